@@ -1,0 +1,351 @@
+"""Every error of lorahub, client and server, in one tree. A class is a row of the table in docs/errors.md:
+its `code` travels as `X-Error-Code`, `status` is the HTTP answer, `exit_code` the command's exit status.
+
+LorahubError
+├── UsageFault               the command or its configuration is wrong          InvalidReference · InvalidConfiguration
+├── InvalidInput             what was sent can't be understood                  InvalidName · InvalidPath · InvalidDigest
+│   │                                                                           InvalidCard · MalformedBody · UnsupportedMediaType
+│   └── InvalidAdapter       the bytes are not a usable adapter                 InvalidSafetensors · InvalidAdapterConfig · UnsafeFile
+├── IntegrityFault           the bytes are not the promised ones                DigestMismatch · SizeMismatch
+├── AccessRefused            who you are is unknown or not enough               NotAuthenticated · InvalidToken · NotPermitted
+│                                                                               GatedRepository · UnsafeEndpoint
+├── NotFound                 it isn't there, or not visible to you              RepositoryNotFound · RevisionNotFound · EntryNotFound
+│                                                                               AccountNotFound · BlobNotFound · RouteNotFound
+├── Conflict                 it is there already, or has moved                  AlreadyExists · ParentMoved · NameRetired
+│                                                                               ProtectedReference · VersionYanked · BlobVanished
+├── LimitExceeded            more than this server takes                        PayloadTooLarge · RangeNotSatisfiable · TooManyRequests
+├── NotSupported             a part of the Hub's protocol that lorahub leaves out
+└── Unavailable              the registry, the network or the disk              RegistryUnreachable · RegistryFailed · DiskFull
+"""
+
+from collections.abc import Iterator
+from typing import Any, ClassVar
+
+
+class LorahubError(Exception):
+    """`message` says what was found and why it is refused, `hint` what to do next.
+
+    `facts` are the values behind the message (paths, digests, findings), JSON-ready.
+    """
+
+    code: ClassVar[str] = "Bug"
+    status: ClassVar[int] = 500
+    exit_code: ClassVar[int] = 70
+    retryable: ClassVar[bool] = False
+
+    def __init__(self, message: str, *, hint: str | None = None, **facts: Any) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+        self.facts = facts
+        self.request_id: str | None = None
+
+
+class UsageFault(LorahubError):
+    """The command line or the configuration is wrong."""
+
+    code, status, exit_code = "Usage", 400, 2
+
+
+class InvalidReference(UsageFault):
+    """Not `[scheme:][//host/]namespace/name[@revision]`."""
+
+    code = "InvalidReference"
+
+
+class InvalidConfiguration(UsageFault):
+    """A setting, a configuration file or an environment variable can't be used."""
+
+    code = "InvalidConfiguration"
+
+
+class InvalidInput(LorahubError):
+    """The request can't be understood."""
+
+    code, status, exit_code = "InvalidInput", 400, 2
+
+
+class InvalidName(InvalidInput):
+    """Not a usable name for an account, a repository, a branch, a version or an alias."""
+
+    code = "InvalidName"
+
+
+class InvalidPath(InvalidInput):
+    """Not a usable path of a file inside a revision."""
+
+    code, status = "InvalidPath", 422
+
+
+class InvalidDigest(InvalidInput):
+    """Not 64 lower-case hex digits."""
+
+    code = "InvalidDigest"
+
+
+class InvalidCard(InvalidInput):
+    """The metadata block of README.md can't be used; `facts["errors"]` lists every fault."""
+
+    code = "InvalidCard"
+
+
+class MalformedBody(InvalidInput):
+    """The request body is not the JSON, NDJSON, form, xorb or shard it should be."""
+
+    code = "MalformedBody"
+
+
+class UnsupportedMediaType(InvalidInput):
+    """The request body is compressed or of another type than this route takes."""
+
+    code, status = "UnsupportedMediaType", 415
+
+
+class InvalidAdapter(InvalidInput):
+    """A file that can't be published."""
+
+    code, status, exit_code = "InvalidAdapter", 422, 7
+
+
+class InvalidSafetensors(InvalidAdapter):
+    """The header breaks a rule of docs/format.md; `facts["rule"]` names it."""
+
+    code = "InvalidSafetensors"
+
+
+class InvalidAdapterConfig(InvalidAdapter):
+    """adapter_config.json is not a JSON object that can be stored and served."""
+
+    code = "InvalidAdapterConfig"
+
+
+class UnsafeFile(InvalidAdapter):
+    """A format that runs code when it is loaded, or one disguised as another."""
+
+    code = "UnsafeFile"
+
+
+class IntegrityFault(LorahubError):
+    """The bytes are not the promised ones."""
+
+    code, status, exit_code = "IntegrityFault", 422, 7
+
+
+class DigestMismatch(IntegrityFault):
+    """The sha256 of the bytes differs from the declared one."""
+
+    code = "DigestMismatch"
+
+
+class SizeMismatch(IntegrityFault):
+    """The number of bytes differs from the declared one."""
+
+    code = "SizeMismatch"
+
+
+class AccessRefused(LorahubError):
+    """Not allowed."""
+
+    code, status, exit_code = "AccessRefused", 403, 4
+
+
+class NotAuthenticated(AccessRefused):
+    """A token is needed and none was sent."""
+
+    code, status = "NotAuthenticated", 401
+
+
+class InvalidToken(AccessRefused):
+    """The token is unknown, expired or revoked.
+
+    The Hub's clients recognise this case by its text and by the absence of `X-Error-Code`.
+    """
+
+    code, status = "InvalidToken", 401
+
+
+class NotPermitted(AccessRefused):
+    """The token is good, but doesn't allow this."""
+
+    code = "NotPermitted"
+
+
+class GatedRepository(AccessRefused):
+    """The repository is visible, but its files are for an authorized list."""
+
+    code = "GatedRepo"
+
+
+class UnsafeEndpoint(AccessRefused):
+    """Sending the token there could hand it to somebody else; nothing was sent."""
+
+    code = "UnsafeEndpoint"
+
+
+class NotFound(LorahubError):
+    """It isn't there, or not visible to the caller: the two look the same."""
+
+    code, status, exit_code = "NotFound", 404, 5
+
+
+class RepositoryNotFound(NotFound):
+    """No such repository, or a private one of somebody else."""
+
+    code = "RepoNotFound"
+
+
+class RevisionNotFound(NotFound):
+    """The repository has no such branch, version, alias or commit."""
+
+    code = "RevisionNotFound"
+
+
+class EntryNotFound(NotFound):
+    """The revision has no such file; `facts["commit"]` is the revision's commit."""
+
+    code = "EntryNotFound"
+
+
+class AccountNotFound(NotFound):
+    """No such user or organisation."""
+
+    code = "AccountNotFound"
+
+
+class BlobNotFound(NotFound):
+    """The caller has not uploaded these bytes, and can't read them anywhere."""
+
+    code, status = "BlobNotFound", 400
+
+
+class RouteNotFound(NotFound):
+    """No such route on this registry."""
+
+    code = "RouteNotFound"
+
+
+class Conflict(LorahubError):
+    """It is there already, or somebody else was first."""
+
+    code, status, exit_code = "Conflict", 409, 6
+
+
+class AlreadyExists(Conflict):
+    """The name is in use."""
+
+    code = "AlreadyExists"
+
+
+class ParentMoved(Conflict):
+    """The branch is no longer at the commit that the change was made for."""
+
+    code, status = "ParentMoved", 412
+
+
+class NameRetired(Conflict):
+    """The name belonged to something that was deleted or renamed; names are never given out again."""
+
+    code, status = "NameRetired", 410
+
+
+class ProtectedReference(Conflict):
+    """A version, which never moves, or an alias that its owners protected."""
+
+    code = "ProtectedReference"
+
+
+class VersionYanked(Conflict):
+    """The version was withdrawn; it is served when named exactly, never through an alias."""
+
+    code = "VersionYanked"
+
+
+class BlobVanished(Conflict):
+    """Uploaded bytes were collected before the commit named them; send them again."""
+
+    code, retryable = "BlobVanished", True
+
+
+class LimitExceeded(LorahubError):
+    """More than this server takes."""
+
+    code, status, exit_code = "LimitExceeded", 422, 2
+
+
+class PayloadTooLarge(LimitExceeded):
+    """A body, a line, a file or a list is over its bound."""
+
+    code, status = "PayloadTooLarge", 413
+
+
+class RangeNotSatisfiable(LimitExceeded):
+    """The requested bytes lie behind the end of the file; `facts["size"]` is its size."""
+
+    code, status = "RangeNotSatisfiable", 416
+
+
+class TooManyRequests(LimitExceeded):
+    """Wait and try again; `facts["retry_after"]` seconds."""
+
+    code, status, exit_code, retryable = "TooManyRequests", 429, 8, True
+
+
+class NotSupported(LorahubError):
+    """The Hub has this, lorahub doesn't."""
+
+    code, status, exit_code = "NotSupported", 501, 2
+
+
+class Unavailable(LorahubError):
+    """The registry, the network or the disk."""
+
+    code, status, exit_code, retryable = "Unavailable", 503, 8, True
+
+
+class RegistryUnreachable(Unavailable):
+    """No answer after the retries."""
+
+    code = "RegistryUnreachable"
+
+
+class RegistryFailed(Unavailable):
+    """An answer that is no answer: 5xx, or not the protocol."""
+
+    code, status = "RegistryFailed", 502
+
+
+class DiskFull(Unavailable):
+    """No space left; nothing half-written is visible."""
+
+    code, status = "DiskFull", 507
+
+
+def all_errors(root: type[LorahubError] = LorahubError) -> Iterator[type[LorahubError]]:
+    """`root` and everything below it, depth first."""
+    yield root
+    for child in root.__subclasses__():
+        yield from all_errors(child)
+
+
+def error_class(code: str | None, status: int) -> type[LorahubError]:
+    """The class that an answer with this `X-Error-Code` and HTTP status stands for."""
+    for candidate in all_errors():
+        if code is not None and candidate.code == code:
+            return candidate
+    by_status: dict[int, type[LorahubError]] = {
+        401: InvalidToken,
+        403: NotPermitted,
+        404: NotFound,
+        409: Conflict,
+        410: NameRetired,
+        412: ParentMoved,
+        413: PayloadTooLarge,
+        416: RangeNotSatisfiable,
+        422: InvalidInput,
+        429: TooManyRequests,
+        501: NotSupported,
+        507: DiskFull,
+    }
+    if status >= 500:
+        return by_status.get(status, RegistryFailed)
+    return by_status.get(status, InvalidInput)

@@ -1,0 +1,65 @@
+"""The digests that the wire carries: sha256 (identity), git blob sha1 (a label that git-shaped clients need)."""
+
+import hashlib
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import NewType
+
+from lorahub.errors import InvalidDigest
+
+Sha256 = NewType("Sha256", str)
+"""64 lower-case hex digits."""
+
+GitSha1 = NewType("GitSha1", str)
+"""40 lower-case hex digits: sha1 of `blob <size>\\0` + content."""
+
+CommitId = NewType("CommitId", str)
+"""40 lower-case hex digits."""
+
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+def parse_sha256(text: object) -> Sha256:
+    """Raises `InvalidDigest` unless `text` is exactly 64 lower-case hex digits."""
+    if not isinstance(text, str) or not _SHA256.fullmatch(text):
+        raise InvalidDigest(f"not a sha256: {str(text)[:80]!r}; expected 64 lower-case hex digits")
+    return Sha256(text)
+
+
+def is_commit_id(text: str) -> bool:
+    return _COMMIT.fullmatch(text) is not None
+
+
+def sha256_of(content: bytes) -> Sha256:
+    return Sha256(hashlib.sha256(content).hexdigest())
+
+
+def git_blob_sha1(content: bytes) -> GitSha1:
+    """The object id git gives a blob of this content."""
+    return GitSha1(hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest())
+
+
+def lfs_pointer(sha256: Sha256, size: int) -> bytes:
+    """The text that stands for a large file in a git tree (git-lfs specification, version 1)."""
+    return f"version https://git-lfs.github.com/spec/v1\noid sha256:{sha256}\nsize {size}\n".encode()
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class FileEntry:
+    """One file of a revision."""
+
+    path: str
+    size: int
+    sha256: Sha256
+
+
+def revision_digest(files: Iterable[FileEntry]) -> Sha256:
+    """The digest of a whole revision: the same files give the same digest in every repository.
+
+    sha256 over the line `lorahub-revision-v1` and, for each file sorted by path (as UTF-8 bytes),
+    the line `path<TAB>size<TAB>sha256`.
+    """
+    lines = [f"{file.path}\t{file.size}\t{file.sha256}\n".encode() for file in files]
+    return sha256_of(b"lorahub-revision-v1\n" + b"".join(sorted(lines, key=lambda line: line.split(b"\t")[0])))
