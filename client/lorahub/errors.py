@@ -9,7 +9,8 @@ LorahubError
 ├── IntegrityFault           the bytes are not the promised ones                DigestMismatch · SizeMismatch
 ├── AccessRefused            who you are is unknown or not enough               NotAuthenticated · InvalidToken · NotPermitted
 │                                                                               GatedRepository · UnsafeEndpoint
-├── NotFound                 it isn't there, or not visible to you              RepositoryNotFound · RevisionNotFound · EntryNotFound
+├── NotFound                 it isn't there, or not visible to you              RepositoryNotFound · RepositoryMoved
+│                                                                               RevisionNotFound · EntryNotFound
 │                                                                               AccountNotFound · BlobNotFound · RouteNotFound
 ├── Conflict                 it is there already, or has moved                  AlreadyExists · ParentMoved · NameRetired
 │                                                                               ProtectedReference · VersionYanked · BlobVanished
@@ -198,6 +199,12 @@ class RevisionNotFound(NotFound):
     """The repository has no such branch, version, alias or commit."""
 
     code = "RevisionNotFound"
+
+
+class RepositoryMoved(NotFound):
+    """The repository has another name now; the answer leads there."""
+
+    code, status = "RepoMoved", 307
 
 
 class EntryNotFound(NotFound):

@@ -1,0 +1,1 @@
+"""People, organisations and tokens, and what they may do."""

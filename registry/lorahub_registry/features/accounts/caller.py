@@ -1,0 +1,24 @@
+"""Hands the principal behind a request to routes."""
+
+from typing import Annotated
+
+from fastapi import Depends, Request
+
+from lorahub.errors import InvalidToken
+from lorahub_registry.features.accounts.permissions import Principal
+from lorahub_registry.features.accounts.service import authenticate
+from lorahub_registry.infrastructure.web.backend import BackendDep
+
+
+def the_caller(request: Request, backend: BackendDep) -> Principal:
+    """Anonymous without an Authorization header. Raises `InvalidToken`."""
+    header = request.headers.get("authorization")
+    if header is None:
+        return authenticate(backend, None)
+    scheme, _, token = header.partition(" ")
+    if scheme.lower() != "bearer":
+        raise InvalidToken("Invalid credentials in Authorization header", hint="send `Authorization: Bearer <token>`")
+    return authenticate(backend, token.strip())
+
+
+Caller = Annotated[Principal, Depends(the_caller)]

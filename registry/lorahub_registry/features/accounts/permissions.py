@@ -1,0 +1,99 @@
+"""Who may do what: one table, and the one function that reads it.
+
+A principal is a token, not its owner: what it may do is its owner's role, cut to the token's scope and namespace.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum, IntEnum
+
+from lorahub.errors import NotAuthenticated, NotPermitted
+from lorahub.protocol.names import similarity_key
+
+
+class Level(IntEnum):
+    """Of a role in a namespace, and of a token's scope."""
+
+    NONE = 0
+    READ = 1
+    WRITE = 2
+    ADMIN = 3
+
+    @classmethod
+    def named(cls, text: str) -> "Level":
+        return cls[text.upper()]
+
+
+class Action(Enum):
+    """Everything that needs permission: (least role in the namespace, least scope of the token)."""
+
+    READ = ("read", Level.READ, Level.READ)
+    WRITE = ("write to", Level.WRITE, Level.WRITE)
+    MANAGE = ("manage", Level.ADMIN, Level.WRITE)  # delete, move, settings, protection, access lists
+    GOVERN = ("govern", Level.ADMIN, Level.ADMIN)  # members of an organisation, tokens
+
+    def __init__(self, verb: str, role: Level, scope: Level) -> None:
+        self.verb = verb
+        self.role = role
+        self.scope = scope
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """Who asks. `account_id` is None for an anonymous caller."""
+
+    account_id: int | None = None
+    name: str = "anonymous"
+    is_admin: bool = False
+    scope: Level = Level.READ
+    namespace: str | None = None
+    token_id: int | None = None
+    token_name: str = ""
+    roles: Mapping[str, Level] = field(default_factory=dict)
+    """Role by similarity key of the namespace; the owner's own is ADMIN."""
+
+    @property
+    def is_anonymous(self) -> bool:
+        return self.account_id is None
+
+    def require_account(self) -> int:
+        """Raises `NotAuthenticated` for an anonymous caller."""
+        if self.account_id is None:
+            raise NotAuthenticated("this needs a token and none was sent", hint="log in: lorahub login")
+        return self.account_id
+
+
+ANONYMOUS = Principal()
+
+
+def may(principal: Principal, action: Action, namespace: str) -> bool:
+    """Whether the principal's role and token reach `action` in this namespace; public reading is decided elsewhere."""
+    if principal.is_anonymous or principal.scope < action.scope:
+        return False
+    key = similarity_key(namespace)
+    if principal.namespace is not None and similarity_key(principal.namespace) != key:
+        return False
+    if principal.is_admin and principal.scope == Level.ADMIN:
+        return True
+    return principal.roles.get(key, Level.NONE) >= action.role
+
+
+def require(principal: Principal, action: Action, namespace: str) -> None:
+    """Raises `NotAuthenticated` or `NotPermitted`."""
+    if may(principal, action, namespace):
+        return
+    principal.require_account()
+    if principal.scope < action.scope:
+        raise NotPermitted(
+            f"the token {principal.token_name!r} has the scope {principal.scope.name.lower()}; "
+            f"to {action.verb} {namespace} takes {action.scope.name.lower()}",
+            hint="use a token of a wider scope",
+        )
+    raise NotPermitted(f"{principal.name} may not {action.verb} {namespace} with this token")
+
+
+def require_site_admin(principal: Principal) -> None:
+    """Raises `NotAuthenticated` or `NotPermitted`."""
+    principal.require_account()
+    if not (principal.is_admin and principal.scope == Level.ADMIN and principal.namespace is None):
+        raise NotPermitted("this is for administrators of the registry")

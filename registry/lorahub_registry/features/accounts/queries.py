@@ -1,0 +1,153 @@
+"""Rows of accounts, memberships and tokens."""
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import delete, select, update
+
+from lorahub_registry.infrastructure.database import Session, now
+from lorahub_registry.infrastructure.database.tables import Account as AccountRow
+from lorahub_registry.infrastructure.database.tables import Membership, RetiredName
+from lorahub_registry.infrastructure.database.tables import Token as TokenRow
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    id: int
+    name: str
+    kind: str
+    fullname: str
+    email: str | None
+    is_admin: bool
+    created_at: datetime
+    disabled_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    id: int
+    account_id: int
+    name: str
+    scope: str
+    namespace: str | None
+    created_at: datetime
+    expires_at: datetime | None
+    last_used_at: datetime | None
+    revoked_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    organisation: Account
+    user: Account
+    role: str
+
+
+def account_by_key(session: Session, key: str) -> Account | None:
+    row = session.scalar(select(AccountRow).where(AccountRow.name_key == key))
+    return row and _account(row)
+
+
+def first_admin(session: Session) -> Account | None:
+    row = session.scalar(select(AccountRow).where(AccountRow.is_admin).order_by(AccountRow.id).limit(1))
+    return row and _account(row)
+
+
+def all_accounts(session: Session) -> list[Account]:
+    return [_account(row) for row in session.scalars(select(AccountRow).order_by(AccountRow.name_key))]
+
+
+def insert_account(session: Session, *, name: str, key: str, kind: str, fullname: str, is_admin: bool) -> Account:
+    row = AccountRow(name=name, name_key=key, kind=kind, fullname=fullname, is_admin=is_admin, created_at=now())
+    session.add(row)
+    session.flush()
+    return _account(row)
+
+
+def set_disabled(session: Session, account_id: int, at: datetime | None) -> None:
+    session.execute(update(AccountRow).where(AccountRow.id == account_id).values(disabled_at=at))
+
+
+def is_name_retired(session: Session, key: str) -> bool:
+    return session.get(RetiredName, key) is not None
+
+
+def token_by_sha256(session: Session, sha256: str) -> tuple[Token, Account] | None:
+    found = session.execute(
+        select(TokenRow, AccountRow)
+        .join(AccountRow, AccountRow.id == TokenRow.account_id)
+        .where(TokenRow.sha256 == sha256)
+    ).first()
+    return found and (_token(found[0]), _account(found[1]))
+
+
+def tokens_of(session: Session, account_id: int) -> list[Token]:
+    statement = select(TokenRow).where(TokenRow.account_id == account_id, TokenRow.revoked_at.is_(None))
+    return [_token(row) for row in session.scalars(statement.order_by(TokenRow.id))]
+
+
+def insert_token(session: Session, *, account_id: int, name: str, sha256: str, scope: str, **bounds: object) -> Token:
+    row = TokenRow(account_id=account_id, name=name, sha256=sha256, scope=scope, created_at=now(), **bounds)
+    session.add(row)
+    session.flush()
+    return _token(row)
+
+
+def revoke_token(session: Session, token_id: int, *, account_id: int) -> bool:
+    changed = session.execute(
+        update(TokenRow)
+        .where(TokenRow.id == token_id, TokenRow.account_id == account_id, TokenRow.revoked_at.is_(None))
+        .values(revoked_at=now())
+        .returning(TokenRow.id)
+    )
+    return changed.first() is not None
+
+
+def touch_token(session: Session, token_id: int) -> None:
+    session.execute(update(TokenRow).where(TokenRow.id == token_id).values(last_used_at=now()))
+
+
+def memberships_of(session: Session, user_id: int) -> list[tuple[Account, str]]:
+    found = session.execute(
+        select(AccountRow, Membership.role)
+        .join(Membership, Membership.organisation_id == AccountRow.id)
+        .where(Membership.user_id == user_id, AccountRow.disabled_at.is_(None))
+        .order_by(AccountRow.name_key)
+    )
+    return [(_account(row), role) for row, role in found]
+
+
+def members_of(session: Session, organisation_id: int) -> list[tuple[Account, str]]:
+    found = session.execute(
+        select(AccountRow, Membership.role)
+        .join(Membership, Membership.user_id == AccountRow.id)
+        .where(Membership.organisation_id == organisation_id)
+        .order_by(AccountRow.name_key)
+    )
+    return [(_account(row), role) for row, role in found]
+
+
+def set_member(session: Session, organisation_id: int, user_id: int, role: str) -> None:
+    session.merge(Membership(organisation_id=organisation_id, user_id=user_id, role=role, created_at=now()))
+
+
+def remove_member(session: Session, organisation_id: int, user_id: int) -> bool:
+    removed = session.execute(
+        delete(Membership)
+        .where(Membership.organisation_id == organisation_id, Membership.user_id == user_id)
+        .returning(Membership.user_id)
+    )
+    return removed.first() is not None
+
+
+def _account(row: AccountRow) -> Account:
+    return Account(
+        row.id, row.name, row.kind, row.fullname, row.email, row.is_admin, row.created_at, row.disabled_at
+    )
+
+
+def _token(row: TokenRow) -> Token:
+    return Token(
+        row.id, row.account_id, row.name, row.scope, row.namespace,
+        row.created_at, row.expires_at, row.last_used_at, row.revoked_at,
+    )  # fmt: skip

@@ -1,0 +1,278 @@
+"""Accounts, organisations and tokens: who somebody is, proved by a token that is stored as its SHA-256 only."""
+
+from dataclasses import dataclass
+from datetime import timedelta
+
+from lorahub.errors import AccountNotFound, AlreadyExists, Conflict, InvalidInput, InvalidName, InvalidToken, NotFound
+from lorahub.protocol.digests import sha256_of
+from lorahub.protocol.names import RESERVED_NAMESPACES, parse_name, similarity_key
+from lorahub.protocol.tokens import is_well_formed, new_token
+from lorahub_registry.features.accounts import queries
+from lorahub_registry.features.accounts.permissions import (
+    ANONYMOUS,
+    Action,
+    Level,
+    Principal,
+    require,
+    require_site_admin,
+)
+from lorahub_registry.features.accounts.queries import Account, Token
+from lorahub_registry.features.audit.service import Event, newest_events, record
+from lorahub_registry.infrastructure.backend import Backend
+from lorahub_registry.infrastructure.database import Session, now
+
+LAST_USED_RESOLUTION = timedelta(minutes=1)
+MAX_TOKEN_DAYS = 3650
+
+
+@dataclass(frozen=True, slots=True)
+class Organisation:
+    account: Account
+    role: str
+
+
+# --- who is asking ----------------------------------------------------------------------------------------------------
+
+
+def authenticate(backend: Backend, token: str | None) -> Principal:
+    """The principal behind a bearer token; anonymous without one. Raises `InvalidToken`."""
+    if token is None:
+        return ANONYMOUS
+    with backend.database.read() as session:
+        principal, is_stale = _principal(session, token)
+    if is_stale:
+        with backend.database.write() as session:
+            queries.touch_token(session, principal.token_id or 0)
+    return principal
+
+
+def _principal(session: Session, token: str) -> tuple[Principal, bool]:
+    found = queries.token_by_sha256(session, sha256_of(token.encode())) if is_well_formed(token) else None
+    if found is None or not _is_good(*found):
+        raise InvalidToken("Invalid credentials in Authorization header", hint="log in again: lorahub login")
+    known, account = found
+    roles = {similarity_key(org.name): Level.named(role) for org, role in queries.memberships_of(session, account.id)}
+    roles[similarity_key(account.name)] = Level.ADMIN
+    principal = Principal(
+        account_id=account.id,
+        name=account.name,
+        is_admin=account.is_admin,
+        scope=Level.named(known.scope),
+        namespace=known.namespace,
+        token_id=known.id,
+        token_name=known.name,
+        roles=roles,
+    )
+    return principal, known.last_used_at is None or now() - known.last_used_at > LAST_USED_RESOLUTION
+
+
+def _is_good(token: Token, account: Account) -> bool:
+    is_expired = token.expires_at is not None and token.expires_at <= now()
+    return token.revoked_at is None and not is_expired and account.disabled_at is None
+
+
+# --- accounts ---------------------------------------------------------------------------------------------------------
+
+
+def find_account(backend: Backend, name: str) -> Account:
+    """Raises `AccountNotFound`."""
+    with backend.database.read() as session:
+        return require_known(session, name)
+
+
+def require_known(session: Session, name: str) -> Account:
+    """Raises `AccountNotFound`."""
+    account = queries.account_by_key(session, similarity_key(name))
+    if account is None:
+        raise AccountNotFound(f"no user or organisation is called {name[:100]!r}")
+    return account
+
+
+def add_user(backend: Backend, name: str, *, by: str, is_admin: bool = False, fullname: str = "") -> Account:
+    """Raises `InvalidName`, `AlreadyExists`."""
+    with backend.database.write() as session:
+        account = _insert_account(session, name, kind="user", fullname=fullname, is_admin=is_admin)
+        record(session, actor=by, action="user.create", subject=account.name, is_admin=is_admin)
+        return account
+
+
+def set_user_disabled(backend: Backend, name: str, *, by: str, is_disabled: bool) -> Account:
+    """A disabled account's tokens stop working at once; its repositories stay. Raises `AccountNotFound`."""
+    with backend.database.write() as session:
+        account = require_known(session, name)
+        queries.set_disabled(session, account.id, now() if is_disabled else None)
+        record(session, actor=by, action="user.disable" if is_disabled else "user.enable", subject=account.name)
+        return require_known(session, name)
+
+
+def first_admin(backend: Backend) -> Account | None:
+    with backend.database.read() as session:
+        return queries.first_admin(session)
+
+
+def all_accounts(backend: Backend) -> list[Account]:
+    with backend.database.read() as session:
+        return queries.all_accounts(session)
+
+
+def _insert_account(session: Session, name: str, *, kind: str, fullname: str, is_admin: bool = False) -> Account:
+    parse_name(name, what="account name")
+    key = similarity_key(name)
+    if name.lower() in RESERVED_NAMESPACES:
+        raise InvalidName(f"the name {name!r} is reserved for the registry's own pages")
+    if queries.account_by_key(session, key) is not None:
+        raise AlreadyExists(f"the name {name!r}, or one that reads the same, is in use")
+    return queries.insert_account(
+        session, name=name, key=key, kind=kind, fullname=fullname[:200] or name, is_admin=is_admin
+    )
+
+
+# --- organisations ----------------------------------------------------------------------------------------------------
+
+
+def organisations_of(backend: Backend, principal: Principal) -> list[Organisation]:
+    if principal.account_id is None:
+        return []
+    with backend.database.read() as session:
+        found = queries.memberships_of(session, principal.account_id)
+    return [Organisation(account, role) for account, role in found]
+
+
+def members_of(backend: Backend, organisation: str) -> list[tuple[Account, str]]:
+    """Raises `AccountNotFound`."""
+    with backend.database.read() as session:
+        return queries.members_of(session, _organisation(session, organisation).id)
+
+
+def create_organisation(backend: Backend, principal: Principal, name: str, fullname: str) -> Account:
+    """The caller becomes its first admin. Raises `InvalidName`, `AlreadyExists`, `NotPermitted`."""
+    creator = principal.require_account()
+    require(principal, Action.GOVERN, principal.name)
+    with backend.database.write() as session:
+        organisation = _insert_account(session, name, kind="organisation", fullname=fullname)
+        queries.set_member(session, organisation.id, creator, "admin")
+        _record(session, principal, "organisation.create", organisation.name)
+        return organisation
+
+
+def set_member(backend: Backend, principal: Principal, organisation: str, user: str, role: str) -> None:
+    """Raises `AccountNotFound`, `NotPermitted`, `Conflict` for the last admin."""
+    require(principal, Action.GOVERN, organisation)
+    with backend.database.write() as session:
+        org, member = _organisation(session, organisation), require_known(session, user)
+        if member.kind != "user":
+            raise InvalidInput(f"{member.name} is an organisation; members are users")
+        queries.set_member(session, org.id, member.id, role)
+        _require_an_admin(session, org)
+        _record(session, principal, "organisation.member", org.name, user=member.name, role=role)
+
+
+def remove_member(backend: Backend, principal: Principal, organisation: str, user: str) -> None:
+    """Raises `AccountNotFound`, `NotPermitted`, `Conflict` for the last admin."""
+    require(principal, Action.GOVERN, organisation)
+    with backend.database.write() as session:
+        org, member = _organisation(session, organisation), require_known(session, user)
+        if not queries.remove_member(session, org.id, member.id):
+            raise AccountNotFound(f"{member.name} is no member of {org.name}")
+        _require_an_admin(session, org)
+        _record(session, principal, "organisation.member", org.name, user=member.name, role=None)
+
+
+def _organisation(session: Session, name: str) -> Account:
+    account = require_known(session, name)
+    if account.kind != "organisation":
+        raise AccountNotFound(f"no organisation is called {name[:100]!r}")
+    return account
+
+
+def _require_an_admin(session: Session, organisation: Account) -> None:
+    if not any(role == "admin" for _, role in queries.members_of(session, organisation.id)):
+        raise Conflict(f"{organisation.name} would be left without an admin", hint="make somebody else admin first")
+
+
+# --- tokens -----------------------------------------------------------------------------------------------------------
+
+
+def own_token(backend: Backend, principal: Principal) -> Token:
+    """The token that the caller came with."""
+    account_id = principal.require_account()
+    with backend.database.read() as session:
+        return next(token for token in queries.tokens_of(session, account_id) if token.id == principal.token_id)
+
+
+def tokens_of(backend: Backend, principal: Principal) -> list[Token]:
+    account_id = principal.require_account()
+    require(principal, Action.GOVERN, principal.name)
+    with backend.database.read() as session:
+        return queries.tokens_of(session, account_id)
+
+
+def create_token(
+    backend: Backend,
+    principal: Principal,
+    *,
+    name: str,
+    scope: str,
+    namespace: str | None = None,
+    lifetime: timedelta | None = None,
+) -> tuple[str, Token]:
+    """A new token for the caller: the text, shown this once, and what is stored of it."""
+    account_id = principal.require_account()
+    require(principal, Action.GOVERN, principal.name)
+    return issue_token(
+        backend, account_id, by=principal.name, name=name, scope=scope, namespace=namespace, lifetime=lifetime
+    )
+
+
+def issue_token(  # noqa: PLR0913 (the columns of a token)
+    backend: Backend,
+    account_id: int,
+    *,
+    by: str,
+    name: str,
+    scope: str,
+    namespace: str | None = None,
+    lifetime: timedelta | None = None,
+) -> tuple[str, Token]:
+    """For `account_id`, whoever asks: callers have checked. Raises `InvalidInput`."""
+    if scope not in ("read", "write", "admin"):
+        raise InvalidInput(f"no such scope: {scope[:40]!r}; there are read, write and admin")
+    if not name.strip() or len(name) > 96 or not name.isprintable():
+        raise InvalidInput("a token needs a name of 1 to 96 printable characters")
+    if lifetime is not None and not timedelta(0) < lifetime <= timedelta(days=MAX_TOKEN_DAYS):
+        raise InvalidInput(f"a token lives between now and {MAX_TOKEN_DAYS} days")
+    text = new_token()
+    with backend.database.write() as session:
+        token = queries.insert_token(
+            session,
+            account_id=account_id,
+            name=name,
+            sha256=sha256_of(text.encode()),
+            scope=scope,
+            namespace=namespace and require_known(session, namespace).name,
+            expires_at=lifetime and now() + lifetime,
+        )
+        record(session, actor=by, action="token.create", subject=name, scope=scope, namespace=namespace)
+    return text, token
+
+
+def revoke_token(backend: Backend, principal: Principal, token_id: int) -> None:
+    """Raises `NotFound` for a token that isn't the caller's."""
+    account_id = principal.require_account()
+    require(principal, Action.GOVERN, principal.name)
+    with backend.database.write() as session:
+        if not queries.revoke_token(session, token_id, account_id=account_id):
+            raise NotFound(f"you have no token with the id {token_id}")
+        _record(session, principal, "token.revoke", str(token_id))
+
+
+def audit_page(backend: Backend, principal: Principal, *, limit: int, before: int | None) -> list[Event]:
+    """Raises `NotPermitted` for anybody but administrators of the registry."""
+    require_site_admin(principal)
+    return newest_events(backend, limit=limit, before=before)
+
+
+def _record(session: Session, principal: Principal, action: str, subject: str, **details: object) -> None:
+    record(
+        session, actor=principal.name, token_id=principal.token_id, action=action, subject=subject, **details
+    )

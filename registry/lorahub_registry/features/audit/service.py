@@ -1,0 +1,33 @@
+"""Records changes. Called inside the transaction of the change, so that neither exists without the other."""
+
+from typing import Any
+
+from lorahub_registry.features.audit import queries
+from lorahub_registry.features.audit.queries import Event
+from lorahub_registry.infrastructure.backend import Backend
+from lorahub_registry.infrastructure.database import Session
+from lorahub_registry.infrastructure.web.request_id import current_request_id
+
+__all__ = ["Event", "newest_events", "record"]
+
+
+def record(
+    session: Session, *, actor: str, action: str, subject: str, token_id: int | None = None, **details: Any
+) -> None:
+    """`action` is `thing.verb`; `details` is JSON-ready and never holds a secret."""
+    queries.insert_event(
+        session,
+        {
+            "actor": actor,
+            "token_id": token_id,
+            "action": action,
+            "subject": subject,
+            "details": details,
+            "request_id": current_request_id.get(),
+        },
+    )
+
+
+def newest_events(backend: Backend, *, limit: int, before: int | None) -> list[Event]:
+    with backend.database.read() as session:
+        return queries.newest_events(session, limit=limit, before=before)

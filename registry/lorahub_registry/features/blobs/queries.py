@@ -1,0 +1,222 @@
+"""Rows of blobs and uploads."""
+
+import secrets
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import delete, exists, func, or_, select, update
+from sqlalchemy.exc import IntegrityError
+
+from lorahub.protocol.digests import GitSha1, Sha256
+from lorahub_registry.infrastructure.database import Session, now
+from lorahub_registry.infrastructure.database.tables import Blob as BlobRow
+from lorahub_registry.infrastructure.database.tables import CommitFile
+from lorahub_registry.infrastructure.database.tables import Upload as UploadRow
+
+__all__ = ["Blob", "IntegrityError", "Upload"]
+
+
+@dataclass(frozen=True, slots=True)
+class Blob:
+    sha256: Sha256
+    size: int
+    git_sha1: GitSha1
+    storage_key: str
+    inspection: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    id: str
+    repository_id: int | None
+    account_id: int
+    declared_sha256: Sha256
+    declared_size: int
+    blob_sha256: Sha256 | None
+    expires_at: datetime
+
+
+def blob_by_sha256(session: Session, sha256: Sha256, *, lock: bool = False) -> Blob | None:
+    """`lock` keeps the row from being collected until the transaction ends (PostgreSQL; SQLite has one writer)."""
+    statement = select(BlobRow).where(BlobRow.sha256 == sha256)
+    row = session.scalar(statement.with_for_update(read=True, key_share=True) if lock else statement)
+    return row and _blob(row)
+
+
+def blobs_by_sha256(session: Session, digests: Iterable[Sha256]) -> dict[Sha256, Blob]:
+    found: dict[Sha256, Blob] = {}
+    wanted = sorted(set(digests))
+    for start in range(0, len(wanted), 500):
+        rows = session.scalars(select(BlobRow).where(BlobRow.sha256.in_(wanted[start : start + 500])))
+        found.update((Sha256(row.sha256), _blob(row)) for row in rows)
+    return found
+
+
+def insert_blob(session: Session, blob: Blob) -> None:
+    session.add(
+        BlobRow(
+            sha256=blob.sha256,
+            size=blob.size,
+            git_sha1=blob.git_sha1,
+            storage_key=blob.storage_key,
+            inspection=blob.inspection,
+            created_at=now(),
+        )
+    )
+    session.flush()
+
+
+def new_upload_id() -> str:
+    return secrets.token_hex(16)
+
+
+def insert_upload(
+    session: Session,
+    *,
+    account_id: int,
+    repository_id: int | None,
+    sha256: Sha256,
+    size: int,
+    expires_at: datetime,
+    blob_sha256: Sha256 | None = None,
+) -> Upload:
+    row = UploadRow(
+        id=new_upload_id(),
+        account_id=account_id,
+        repository_id=repository_id,
+        declared_sha256=sha256,
+        declared_size=size,
+        blob_sha256=blob_sha256,
+        created_at=now(),
+        expires_at=expires_at,
+    )
+    session.add(row)
+    session.flush()
+    return _upload(row)
+
+
+def upload_by_id(session: Session, upload_id: str) -> Upload | None:
+    row = session.get(UploadRow, upload_id)
+    return row and _upload(row)
+
+
+def uploads_of(session: Session, *, account_id: int, repository_id: int, sha256: Sha256, size: int) -> list[Upload]:
+    """Unexpired uploads of these bytes, newest first."""
+    statement = (
+        select(UploadRow)
+        .where(
+            UploadRow.account_id == account_id,
+            UploadRow.repository_id == repository_id,
+            UploadRow.declared_sha256 == sha256,
+            UploadRow.declared_size == size,
+            UploadRow.expires_at > now(),
+        )
+        .order_by(UploadRow.created_at.desc())
+    )
+    return [_upload(row) for row in session.scalars(statement)]
+
+
+def finish_upload(session: Session, upload_id: str, sha256: Sha256, expires_at: datetime) -> bool:
+    """False if the upload is gone: expired and collected."""
+    changed = session.execute(
+        update(UploadRow)
+        .where(UploadRow.id == upload_id)
+        .values(blob_sha256=sha256, expires_at=expires_at)
+        .returning(UploadRow.id)
+    )
+    return changed.first() is not None
+
+
+def holds_lease(session: Session, *, account_id: int, repository_id: int, sha256: Sha256) -> bool:
+    statement = select(UploadRow.id).where(
+        UploadRow.account_id == account_id,
+        UploadRow.repository_id == repository_id,
+        UploadRow.blob_sha256 == sha256,
+    )
+    return session.execute(statement.limit(1)).first() is not None
+
+
+def delete_upload(session: Session, upload_id: str) -> None:
+    session.execute(delete(UploadRow).where(UploadRow.id == upload_id))
+
+
+def release_leases(
+    session: Session, *, account_id: int, repository_id: int | None, digests: Sequence[Sha256]
+) -> None:
+    for start in range(0, len(digests), 500):
+        session.execute(
+            delete(UploadRow).where(
+                UploadRow.account_id == account_id,
+                UploadRow.repository_id == repository_id,
+                UploadRow.blob_sha256.in_(digests[start : start + 500]),
+            )
+        )
+
+
+# --- collection -------------------------------------------------------------------------------------------------------
+
+
+def delete_expired_uploads(session: Session) -> list[str]:
+    """Their ids."""
+    gone = session.execute(delete(UploadRow).where(UploadRow.expires_at <= now()).returning(UploadRow.id))
+    return list(gone.scalars())
+
+
+def unreferenced_blobs(session: Session, *, created_before: datetime, limit: int) -> list[Blob]:
+    statement = select(BlobRow).where(BlobRow.created_at <= created_before, *_is_unreferenced()).limit(limit)
+    return [_blob(row) for row in session.scalars(statement.with_for_update(skip_locked=True))]
+
+
+def delete_blob(session: Session, sha256: Sha256) -> bool:
+    """Only if still nothing refers to it; the foreign keys refuse what this misses."""
+    gone = session.execute(
+        delete(BlobRow).where(BlobRow.sha256 == sha256, *_is_unreferenced()).returning(BlobRow.sha256)
+    )
+    return gone.first() is not None
+
+
+def _is_unreferenced() -> tuple[Any, Any]:
+    return (
+        ~exists().where(CommitFile.blob_sha256 == BlobRow.sha256),
+        ~exists().where(UploadRow.blob_sha256 == BlobRow.sha256),
+    )
+
+
+def is_known_key(session: Session, storage_key: str, upload_id: str) -> bool:
+    """Whether a blob lies under this key, or an upload may still turn what lies there into one."""
+    statement = select(
+        or_(
+            exists().where(BlobRow.storage_key == storage_key),
+            exists().where(UploadRow.id == upload_id),
+        )
+    )
+    return bool(session.scalar(statement))
+
+
+def all_blobs(session: Session, *, after: str, limit: int) -> list[Blob]:
+    """In order of digest, from behind `after`."""
+    statement = select(BlobRow).where(BlobRow.sha256 > after).order_by(BlobRow.sha256).limit(limit)
+    return [_blob(row) for row in session.scalars(statement)]
+
+
+def blob_count_and_bytes(session: Session) -> tuple[int, int]:
+    count, size = session.execute(select(func.count(), func.coalesce(func.sum(BlobRow.size), 0))).one()
+    return int(count), int(size)
+
+
+def _blob(row: BlobRow) -> Blob:
+    return Blob(Sha256(row.sha256), row.size, GitSha1(row.git_sha1), row.storage_key, row.inspection)
+
+
+def _upload(row: UploadRow) -> Upload:
+    return Upload(
+        id=row.id,
+        repository_id=row.repository_id,
+        account_id=row.account_id,
+        declared_sha256=Sha256(row.declared_sha256),
+        declared_size=row.declared_size,
+        blob_sha256=None if row.blob_sha256 is None else Sha256(row.blob_sha256),
+        expires_at=row.expires_at,
+    )

@@ -1,0 +1,194 @@
+"""From received to kept: open an upload → receive → verify → move → record. Bytes first, row last.
+
+Whatever is undone is undone by upload id, never by digest: another upload of the same bytes may have won meanwhile.
+"""
+
+from collections.abc import Iterator
+
+from lorahub.errors import BlobVanished, DigestMismatch, SizeMismatch
+from lorahub.protocol.digests import Sha256, sha256_of
+from lorahub_registry.features.blobs import queries
+from lorahub_registry.features.blobs.inspection import Inspection, inspect
+from lorahub_registry.features.blobs.queries import Blob, Upload
+from lorahub_registry.infrastructure.backend import Backend
+from lorahub_registry.infrastructure.database import Session, now
+from lorahub_registry.infrastructure.failpoints import reach
+from lorahub_registry.infrastructure.storage.object_keys import Staging, blob_key
+
+__all__ = ["Blob", "Upload"]
+
+_TRIES = 5  # a blob that exists when we look and is collected before we lease it; each try has its own bytes at hand
+
+
+def open_upload(backend: Backend, *, account_id: int, repository_id: int | None, sha256: Sha256, size: int) -> Upload:
+    """A place for bytes that are about to come. Written before the first of them."""
+    with backend.database.write() as session:
+        upload = queries.insert_upload(
+            session,
+            account_id=account_id,
+            repository_id=repository_id,
+            sha256=sha256,
+            size=size,
+            expires_at=now() + backend.settings.upload_lifetime,
+        )
+    reach("upload-opened")
+    return upload
+
+
+def find_upload(backend: Backend, upload_id: str) -> Upload | None:
+    with backend.database.read() as session:
+        return queries.upload_by_id(session, upload_id)
+
+
+def unfinished_upload(
+    backend: Backend, *, account_id: int, repository_id: int, sha256: Sha256, size: int
+) -> Upload | None:
+    """The newest upload of these bytes by this account that can be gone on with."""
+    with backend.database.read() as session:
+        found = queries.uploads_of(
+            session, account_id=account_id, repository_id=repository_id, sha256=sha256, size=size
+        )
+    return next((upload for upload in found if upload.blob_sha256 is None), None)
+
+
+def finish_upload(backend: Backend, upload: Upload) -> Blob:
+    """Verifies and keeps what was received under the upload's staging key.
+
+    Raises `SizeMismatch` or `DigestMismatch`, and forgets the bytes; `BlobVanished` if the upload expired meanwhile.
+    """
+    staging = Staging(upload.id)
+    reach("bytes-received")
+    try:
+        inspection = verify(backend, staging.whole, upload)
+    except (SizeMismatch, DigestMismatch):
+        forget_upload(backend, upload.id)
+        raise
+    reach("bytes-verified")
+    blob = _keep(backend, upload, inspection)
+    reach("blob-recorded")
+    backend.blobs.delete(staging.whole)  # still there where the bytes turned out to be known
+    reach("staging-removed")
+    return blob
+
+
+def verify(backend: Backend, key: str, upload: Upload) -> Inspection:
+    """Reads the stored bytes, whatever any client or storage says of them. Raises `SizeMismatch`, `DigestMismatch`."""
+    size = backend.blobs.size(key)
+    if size != upload.declared_size:
+        raise SizeMismatch(
+            f"{size} bytes arrived, {upload.declared_size} were announced", hint="upload the file again"
+        )
+    inspection = inspect(backend.blobs.open_range(key, 0, size), size=size)
+    if inspection.sha256 != upload.declared_sha256:
+        raise DigestMismatch(
+            f"the bytes have the sha256 {inspection.sha256}, announced was {upload.declared_sha256}",
+            hint="the file changed while it was read, or was damaged on the way: upload it again",
+        )
+    return inspection
+
+
+def _keep(backend: Backend, upload: Upload, inspection: Inspection) -> Blob:
+    """Moves the bytes under a key that no client was ever given, and records the blob, unless it is known already."""
+    for _ in range(_TRIES):
+        blob = _use_known(backend, upload, inspection.sha256)
+        if blob is not None:
+            return blob
+        key = blob_key(inspection.sha256, upload.id)
+        backend.blobs.move(Staging(upload.id).whole, key)
+        reach("blob-moved")
+        blob = Blob(inspection.sha256, inspection.size, inspection.git_sha1, key, inspection.findings)
+        try:
+            with backend.database.write() as session:
+                queries.insert_blob(session, blob)
+                _lease(backend, session, upload, blob)
+        except queries.IntegrityError:  # another upload of the same bytes was first: use its blob, drop ours
+            backend.blobs.move(key, Staging(upload.id).whole)
+            continue
+        return blob
+    raise BlobVanished("these bytes are being collected again and again", hint="try again in a moment")
+
+
+def _use_known(backend: Backend, upload: Upload, sha256: Sha256) -> Blob | None:
+    with backend.database.write() as session:
+        blob = queries.blob_by_sha256(session, sha256, lock=True)
+        if blob is not None:
+            _lease(backend, session, upload, blob)
+        return blob
+
+
+def _lease(backend: Backend, session: Session, upload: Upload, blob: Blob) -> None:
+    if not queries.finish_upload(session, upload.id, blob.sha256, now() + backend.settings.upload_lifetime):
+        raise BlobVanished("this upload expired before it was complete", hint="start it again")
+
+
+def store_bytes(backend: Backend, content: bytes, *, account_id: int, repository_id: int | None) -> Blob:
+    """Small content, made or received here, by the same steps as any upload."""
+    upload = open_upload(
+        backend,
+        account_id=account_id,
+        repository_id=repository_id,
+        sha256=sha256_of(content),
+        size=len(content),
+    )
+    with backend.blobs.writer(Staging(upload.id).whole) as file:
+        file.write(content)
+    return finish_upload(backend, upload)
+
+
+def forget_upload(backend: Backend, upload_id: str) -> None:
+    """Row first, bytes second: what a crash leaves between the two has no row, so the collector knows it as garbage."""
+    with backend.database.write() as session:
+        queries.delete_upload(session, upload_id)
+    delete_staged(backend, upload_id)
+
+
+def delete_staged(backend: Backend, upload_id: str) -> None:
+    for stored in list(backend.blobs.list(Staging(upload_id).prefix)):
+        backend.blobs.delete(stored.key)
+
+
+def open_blob(backend: Backend, blob: Blob, start: int, stop: int) -> Iterator[bytes]:
+    """The bytes `[start, stop)`."""
+    return backend.blobs.open_range(blob.storage_key, start, stop)
+
+
+def read_blob(backend: Backend, blob: Blob, *, limit: int) -> bytes:
+    """At most the first `limit` bytes."""
+    return b"".join(open_blob(backend, blob, 0, min(blob.size, limit)))
+
+
+# --- inside somebody's transaction ------------------------------------------------------------------------------------
+
+
+def lease_known(backend: Backend, session: Session, *, account_id: int, repository_id: int, blob: Blob) -> None:
+    """Keeps a blob that its account need not send again from being collected before the commit that names it.
+
+    The caller has made sure that this account may read these bytes. Raises `BlobVanished`.
+    """
+    if queries.blob_by_sha256(session, blob.sha256, lock=True) is None:
+        raise BlobVanished("these bytes were just collected", hint="send them again")
+    queries.insert_upload(
+        session,
+        account_id=account_id,
+        repository_id=repository_id,
+        sha256=blob.sha256,
+        size=blob.size,
+        blob_sha256=blob.sha256,
+        expires_at=now() + backend.settings.upload_lifetime,
+    )
+
+
+def known_blobs(session: Session, digests: list[Sha256]) -> dict[Sha256, Blob]:
+    return queries.blobs_by_sha256(session, digests)
+
+
+def holds_lease(session: Session, *, account_id: int, repository_id: int, sha256: Sha256) -> bool:
+    """Whether this account has brought these very bytes into this repository."""
+    return queries.holds_lease(session, account_id=account_id, repository_id=repository_id, sha256=sha256)
+
+
+def release_leases(
+    session: Session, *, account_id: int, repository_id: int | None, digests: list[Sha256]
+) -> None:
+    """Once a commit refers to the blobs, the leases are spent."""
+    queries.release_leases(session, account_id=account_id, repository_id=repository_id, digests=digests)

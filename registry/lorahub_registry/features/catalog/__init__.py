@@ -1,0 +1,1 @@
+"""What is there: facts and tags of a revision, the model list, the model page data."""

@@ -1,0 +1,1 @@
+"""Reading a revision: files, trees, bytes."""

@@ -1,0 +1,1 @@
+"""Keeping the promises of ARCHITECTURE.md: garbage collection and fsck."""

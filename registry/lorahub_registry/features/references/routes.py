@@ -1,0 +1,242 @@
+"""Refs, commits, branches, tags and super-squash as the Hub has them; versions, aliases and yank as only lorahub does."""
+
+from typing import Annotated, Any
+from html import escape
+
+from fastapi import APIRouter, Query, Request, Response
+from pydantic import BaseModel, Field
+
+from lorahub_registry.features.accounts.caller import Caller
+from lorahub_registry.features.references import service
+from lorahub_registry.features.references.service import Alias, Commit, Reference, Version, Yank
+from lorahub_registry.infrastructure.web.backend import BackendDep, PublicUrl
+from lorahub_registry.infrastructure.web.bodies import json_model
+from lorahub_registry.infrastructure.web.paging import page
+from lorahub_registry.infrastructure.web.parameters import Repo, Revision
+from lorahub_registry.infrastructure.web.raw_path import decode
+from lorahub_registry.infrastructure.web.times import wire_time
+
+router = APIRouter()
+MODEL = "/api/models/{namespace}/{name}"
+OWN = "/api/lorahub/v1/models/{namespace}/{name}"
+COMMITS_PAGE = 50
+LOG_LENGTH = 1000
+
+
+class StartingPoint(BaseModel):
+    starting_point: str | None = Field(default=None, alias="startingPoint", max_length=300)
+
+
+class NewTag(BaseModel):
+    tag: str
+    message: str | None = Field(default=None, max_length=10_000)
+
+
+class Squash(BaseModel):
+    message: str | None = Field(default=None, max_length=10_000)
+
+
+class AliasTarget(BaseModel):
+    revision: str = Field(max_length=300)
+    protected: bool | None = None
+
+
+class YankReason(BaseModel):
+    reason: str = Field(max_length=2000)
+
+
+# --- the Hub's ----------------------------------------------------------------------------------------------------------
+
+
+@router.get(MODEL + "/refs")
+def refs(backend: BackendDep, caller: Caller, repo: Repo) -> dict[str, Any]:
+    found = service.references_of(backend, caller, repo)
+    return {
+        "branches": [_ref(ref, "heads") for ref in found if ref.kind == "branch"],
+        "converts": [],
+        "tags": [_ref(ref, "tags") for ref in found if ref.kind != "branch"],
+        "pullRequests": [],
+    }
+
+
+def _ref(reference: Reference, space: str) -> dict[str, Any]:
+    return {
+        "name": reference.name,
+        "ref": f"refs/{space}/{reference.name}",
+        "targetCommit": reference.commit_id,
+        "kind": reference.kind,
+    }
+
+
+@router.get(MODEL + "/commits/{rev}")
+def commits(  # noqa: PLR0913 (a page)
+    request: Request,
+    backend: BackendDep,
+    caller: Caller,
+    repo: Repo,
+    rev: Revision,
+    url: PublicUrl,
+    expand: Annotated[list[str] | None, Query(alias="expand[]")] = None,
+    cursor: str | None = None,
+) -> Response:
+    found, following = service.commits_page(backend, caller, repo, cursor or rev, limit=COMMITS_PAGE)
+    rows = [_commit(commit, is_formatted="formatted" in (expand or [])) for commit in found]
+    return page(rows, request=request, public_url=url, cursor=following and following.id)
+
+
+def _commit(commit: Commit, *, is_formatted: bool) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "id": commit.id,
+        "title": commit.title,
+        "message": commit.message,
+        "date": wire_time(commit.created_at),
+        "authors": [{"user": commit.author, "avatar": ""}],
+    }
+    if is_formatted:
+        row["formatted"] = {"title": escape(commit.title), "message": escape(commit.message)}
+    return row
+
+
+@router.post(MODEL + "/branch/{rev}")
+def create_branch(
+    backend: BackendDep,
+    caller: Caller,
+    repo: Repo,
+    rev: Revision,
+    body: Annotated[StartingPoint, json_model(StartingPoint)],
+) -> dict[str, Any]:
+    service.create_branch(backend, caller, repo, rev, start=body.starting_point)
+    return {}
+
+
+@router.delete(MODEL + "/branch/{rev}")
+def delete_branch(backend: BackendDep, caller: Caller, repo: Repo, rev: Revision) -> dict[str, Any]:
+    service.delete_branch(backend, caller, repo, rev)
+    return {}
+
+
+@router.post(MODEL + "/tag/{rev}")
+def create_tag(
+    backend: BackendDep, caller: Caller, repo: Repo, rev: Revision, body: Annotated[NewTag, json_model(NewTag)]
+) -> dict[str, Any]:
+    service.create_tag(backend, caller, repo, body.tag, revision=rev, message=body.message or "")
+    return {}
+
+
+@router.delete(MODEL + "/tag/{rev}")
+def delete_tag(backend: BackendDep, caller: Caller, repo: Repo, rev: Revision) -> dict[str, Any]:
+    service.delete_tag(backend, caller, repo, rev)
+    return {}
+
+
+@router.post(MODEL + "/super-squash/{rev}")
+def squash(
+    backend: BackendDep, caller: Caller, repo: Repo, rev: Revision, body: Annotated[Squash, json_model(Squash)]
+) -> dict[str, Any]:
+    service.squash(backend, caller, repo, rev, body.message or "")
+    return {}
+
+
+# --- lorahub's own ----------------------------------------------------------------------------------------------------
+
+
+@router.get(OWN + "/revisions/{rev}")
+def revision(backend: BackendDep, caller: Caller, repo: Repo, rev: Revision, response: Response) -> dict[str, Any]:
+    found = service.revision_of(backend, caller, repo, rev)
+    response.headers["X-Repo-Commit"] = found.commit.id
+    return {
+        "id": found.repository.full_name,
+        "revision": rev,
+        "commit": found.commit.id,
+        "digest": f"sha256:{found.commit.digest}",
+        "version": found.version,
+        "aliases": found.aliases,
+        "yanked": _yank(found.yanked),
+        "createdAt": wire_time(found.commit.created_at),
+        "author": found.commit.author,
+        "message": found.commit.title,
+        "files": [
+            {"path": file.path, "size": file.size, "sha256": file.sha256, "lfs": file.is_lfs} for file in found.files
+        ],
+    }
+
+
+@router.get(OWN + "/versions")
+def versions(backend: BackendDep, caller: Caller, repo: Repo) -> list[dict[str, Any]]:
+    return [_version(version) for version in service.versions_of(backend, caller, repo)]
+
+
+def _version(version: Version) -> dict[str, Any]:
+    return {
+        "name": version.name,
+        "commit": version.commit.id,
+        "digest": f"sha256:{version.commit.digest}",
+        "createdAt": wire_time(version.commit.created_at),
+        "author": version.commit.author,
+        "message": version.commit.title,
+        "size": version.size,
+        "aliases": version.aliases,
+        "yanked": _yank(version.yanked),
+    }
+
+
+def _yank(yank: Yank | None) -> dict[str, Any] | None:
+    return None if yank is None else {"reason": yank.reason, "at": wire_time(yank.at), "by": yank.by}
+
+
+@router.post(OWN + "/versions/{version}/yank")
+def yank(
+    backend: BackendDep, caller: Caller, repo: Repo, version: str, body: Annotated[YankReason, json_model(YankReason)]
+) -> dict[str, Any]:
+    return _version(service.yank(backend, caller, repo, decode(version), reason=body.reason))
+
+
+@router.delete(OWN + "/versions/{version}/yank")
+def unyank(backend: BackendDep, caller: Caller, repo: Repo, version: str) -> dict[str, Any]:
+    return _version(service.yank(backend, caller, repo, decode(version), reason=None))
+
+
+@router.get(OWN + "/aliases")
+def aliases(backend: BackendDep, caller: Caller, repo: Repo) -> list[dict[str, Any]]:
+    return [_alias(alias) for alias in service.aliases_of(backend, caller, repo)]
+
+
+def _alias(alias: Alias) -> dict[str, Any]:
+    return {
+        "name": alias.name,
+        "version": alias.version,
+        "commit": alias.commit_id,
+        "protected": alias.is_protected,
+        "updatedAt": wire_time(alias.updated_at),
+    }
+
+
+@router.put(OWN + "/aliases/{alias}")
+def set_alias(
+    backend: BackendDep, caller: Caller, repo: Repo, alias: str, body: Annotated[AliasTarget, json_model(AliasTarget)]
+) -> dict[str, Any]:
+    set_to = service.set_alias(
+        backend, caller, repo, decode(alias), revision=body.revision, is_protected=body.protected
+    )
+    return _alias(set_to)
+
+
+@router.delete(OWN + "/aliases/{alias}")
+def delete_alias(backend: BackendDep, caller: Caller, repo: Repo, alias: str) -> dict[str, Any]:
+    service.delete_alias(backend, caller, repo, decode(alias))
+    return {}
+
+
+@router.get(OWN + "/ref-log")
+def reference_log(backend: BackendDep, caller: Caller, repo: Repo) -> list[dict[str, Any]]:
+    return [
+        {
+            "kind": move.kind,
+            "name": move.name,
+            "from": move.from_commit,
+            "to": move.to_commit,
+            "by": move.by,
+            "at": wire_time(move.at),
+        }
+        for move in service.reference_log(backend, caller, repo, limit=LOG_LENGTH)
+    ]

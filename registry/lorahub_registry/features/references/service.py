@@ -1,0 +1,359 @@
+"""Acts on branches, tags, versions and aliases: authorise, check the name, change it in one transaction, log the move.
+
+Versions and aliases, and the Hub's tags, share one name space. A version never moves and is never deleted, only yanked;
+an alias moves unless it is protected.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from lorahub.errors import (
+    AlreadyExists,
+    InvalidInput,
+    NotPermitted,
+    ProtectedReference,
+    RevisionNotFound,
+    VersionYanked,
+)
+from lorahub.protocol.names import RepositoryName, is_version, parse_alias, parse_reference_name
+from lorahub_registry.features.accounts.permissions import Action, Principal, may, require
+from lorahub_registry.features.audit.service import record
+from lorahub_registry.features.repositories.service import Repository, permitted, readable, visible
+from lorahub_registry.features.revisions import service as revisions
+from lorahub_registry.features.revisions.service import Commit, Move, NewCommit, NewFile, Reference, RevisionFile
+from lorahub_registry.infrastructure.backend import Backend
+from lorahub_registry.infrastructure.database import Session
+
+LATEST = "latest"
+MAX_REFERENCES = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Yank:
+    reason: str
+    at: datetime
+    by: str
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    name: str
+    commit: Commit
+    size: int
+    aliases: list[str]
+    yanked: Yank | None
+
+
+@dataclass(frozen=True, slots=True)
+class Alias:
+    name: str
+    commit_id: str
+    version: str | None
+    is_protected: bool
+    updated_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Revision:
+    """One revision, whole: what a client needs to fetch and verify it."""
+
+    repository: Repository
+    asked: str
+    commit: Commit
+    version: str | None
+    aliases: list[str]
+    yanked: Yank | None
+    files: list[RevisionFile]
+
+
+# --- reading ----------------------------------------------------------------------------------------------------------
+
+
+def references_of(backend: Backend, principal: Principal, name: RepositoryName) -> list[Reference]:
+    with backend.database.read() as session:
+        return revisions.references_of(session, visible(session, principal, name).id)
+
+
+def commits_page(
+    backend: Backend, principal: Principal, name: RepositoryName, revision: str, *, limit: int
+) -> tuple[list[Commit], Commit | None]:
+    """The newest commits of the revision, and the one that the next page starts with."""
+    with backend.database.read() as session:
+        repository = visible(session, principal, name)
+        head = revisions.resolve(session, repository.id, revision).commit
+        found = revisions.history(session, head, limit=limit + 1)
+        return found[:limit], found[limit] if len(found) > limit else None
+
+
+def revision_of(backend: Backend, principal: Principal, name: RepositoryName, revision: str) -> Revision:
+    """Raises as `readable` and `resolve`."""
+    with backend.database.read() as session:
+        repository = readable(session, principal, name)
+        commit = revisions.resolve(session, repository.id, revision).commit
+        version = revisions.version_of(session, repository.id, commit.id)
+        return Revision(
+            repository=repository,
+            asked=revision,
+            commit=commit,
+            version=version and version.name,
+            aliases=revisions.aliases_of(session, repository.id, commit.id),
+            yanked=version and yank_of(version),
+            files=list(revisions.files_of(session, commit.id).values()),
+        )
+
+
+def versions_of(backend: Backend, principal: Principal, name: RepositoryName) -> list[Version]:
+    """Newest first."""
+    with backend.database.read() as session:
+        repository = visible(session, principal, name)
+        found = [ref for ref in revisions.references_of(session, repository.id) if ref.kind == "version"]
+        return [_version(session, reference) for reference in reversed(found)]
+
+
+def aliases_of(backend: Backend, principal: Principal, name: RepositoryName) -> list[Alias]:
+    with backend.database.read() as session:
+        repository = visible(session, principal, name)
+        found = [ref for ref in revisions.references_of(session, repository.id) if ref.kind == "alias"]
+        return [_alias(session, reference) for reference in found]
+
+
+def reference_log(backend: Backend, principal: Principal, name: RepositoryName, *, limit: int) -> list[Move]:
+    """Newest first."""
+    with backend.database.read() as session:
+        return revisions.newest_moves(session, visible(session, principal, name).id, limit=limit)
+
+
+def yank_of(version: Reference) -> Yank | None:
+    if version.yanked_at is None:
+        return None
+    return Yank(version.yank_reason or "", version.yanked_at, version.yanked_by or "")
+
+
+def _version(session: Session, reference: Reference) -> Version:
+    commit = revisions.resolve(session, reference.repository_id, reference.commit_id).commit
+    return Version(
+        name=reference.name,
+        commit=commit,
+        size=sum(file.size for file in revisions.files_of(session, commit.id).values()),
+        aliases=revisions.aliases_of(session, reference.repository_id, commit.id),
+        yanked=yank_of(reference),
+    )
+
+
+def _alias(session: Session, reference: Reference) -> Alias:
+    version = revisions.version_of(session, reference.repository_id, reference.commit_id)
+    return Alias(
+        reference.name, reference.commit_id, version and version.name, reference.is_protected, reference.updated_at
+    )
+
+
+# --- branches and tags ------------------------------------------------------------------------------------------------
+
+
+def create_branch(
+    backend: Backend, principal: Principal, name: RepositoryName, branch: str, *, start: str | None
+) -> None:
+    """At `start`, or at the head of `main`. Raises `InvalidName`, `AlreadyExists`, `RevisionNotFound`."""
+    with backend.database.write() as session:
+        repository = permitted(session, principal, name, Action.WRITE)
+        parse_reference_name(branch, what="branch")
+        commit = revisions.resolve(session, repository.id, start or "main").commit
+        _create(session, principal, repository, kind="branch", name=branch, commit_id=commit.id)
+
+
+def delete_branch(backend: Backend, principal: Principal, name: RepositoryName, branch: str) -> None:
+    with backend.database.write() as session:
+        repository = permitted(session, principal, name, Action.WRITE)
+        if branch == "main":
+            raise NotPermitted("Cannot delete refs/heads/main")
+        _delete(session, principal, repository, kind="branch", name=branch)
+
+
+def create_tag(
+    backend: Backend, principal: Principal, name: RepositoryName, tag: str, *, revision: str, message: str
+) -> None:
+    """Raises `RevisionNotFound`, `InvalidName`, `AlreadyExists`."""
+    with backend.database.write() as session:
+        repository = permitted(session, principal, name, Action.WRITE)
+        commit = revisions.resolve(session, repository.id, revision).commit
+        parse_reference_name(tag, what="tag")
+        _create(session, principal, repository, kind="tag", name=tag, commit_id=commit.id, message=message)
+
+
+def delete_tag(backend: Backend, principal: Principal, name: RepositoryName, tag: str) -> None:
+    """Raises `ProtectedReference` for a version: those are yanked, not deleted."""
+    with backend.database.write() as session:
+        repository = permitted(session, principal, name, Action.WRITE)
+        if revisions.reference_named(session, repository.id, kind="version", name=tag) is not None:
+            raise ProtectedReference(f"{tag} is a version and stays", hint=f"yank it: lorahub yank {name}@{tag}")
+        kind = "alias" if revisions.reference_named(session, repository.id, kind="alias", name=tag) else "tag"
+        _delete(session, principal, repository, kind=kind, name=tag)
+
+
+def _create(  # noqa: PLR0913 (the columns of a reference)
+    session: Session,
+    principal: Principal,
+    repository: Repository,
+    *,
+    kind: str,
+    name: str,
+    commit_id: str,
+    message: str = "",
+    is_protected: bool = False,
+) -> Reference:
+    if revisions.name_in_use(session, repository.id, kind=kind, name=name):
+        raise AlreadyExists(f"Reference refs/{revisions.space_of(kind)}/{name} already exists")
+    if len(revisions.references_of(session, repository.id)) >= MAX_REFERENCES:
+        raise InvalidInput(f"{repository.full_name} has {MAX_REFERENCES} references, the most there can be")
+    reference = revisions.create_reference(
+        session,
+        repository_id=repository.id,
+        kind=kind,
+        name=name,
+        commit_id=commit_id,
+        by=principal.name,
+        message=message,
+        is_protected=is_protected,
+    )
+    _record(session, principal, f"{kind}.create", repository, name=name, commit=commit_id)
+    return reference
+
+
+def _delete(session: Session, principal: Principal, repository: Repository, *, kind: str, name: str) -> None:
+    reference = revisions.reference_named(session, repository.id, kind=kind, name=name)
+    if reference is None:
+        raise RevisionNotFound(f"Invalid rev id: {name[:200]}")
+    if reference.is_protected:
+        require(principal, Action.MANAGE, repository.namespace)
+    revisions.delete_reference(session, reference, by=principal.name)
+    _record(session, principal, f"{kind}.delete", repository, name=name, commit=reference.commit_id)
+
+
+def squash(backend: Backend, principal: Principal, name: RepositoryName, branch: str, message: str) -> None:
+    """The branch becomes one commit without a parent. Versions, tags and aliases keep theirs."""
+    author_id = principal.require_account()
+    with backend.database.write() as session:
+        repository = permitted(session, principal, name, Action.WRITE)
+        reference = revisions.reference_named(session, repository.id, kind="branch", name=branch)
+        if reference is None:
+            raise RevisionNotFound(f"Invalid rev id: {branch[:200]}")
+        files = revisions.files_of(session, reference.commit_id)
+        title, _, rest = message.partition("\n")
+        commit = revisions.insert_commit(
+            session,
+            NewCommit(
+                repository_id=repository.id,
+                repository_public_id=repository.public_id,
+                parent=None,
+                files={path: NewFile(file.sha256, file.size, file.is_lfs) for path, file in files.items()},
+                title=title or "Super-squash",
+                message=rest.strip(),
+                author_id=author_id,
+                author=principal.name,
+            ),
+        )
+        revisions.move_reference(session, reference, to=commit.id, by=principal.name)
+        _record(session, principal, "branch.squash", repository, name=branch, commit=commit.id)
+
+
+# --- versions and aliases ---------------------------------------------------------------------------------------------
+
+
+def set_alias(
+    backend: Backend, principal: Principal, name: RepositoryName, alias: str, *, revision: str, is_protected: bool | None
+) -> Alias:
+    """Makes or moves an alias. Moving, protecting and unprotecting a protected one takes the right to manage.
+
+    Raises `InvalidName`, `AlreadyExists` where a tag has the name, `RevisionNotFound`, `VersionYanked`, `NotPermitted`.
+    """
+    with backend.database.write() as session:
+        repository = permitted(session, principal, name, Action.WRITE)
+        parse_alias(alias)
+        commit = revisions.resolve(session, repository.id, revision).commit
+        _refuse_yanked(session, repository, commit.id)
+        if is_protected is not None:
+            require(principal, Action.MANAGE, repository.namespace)
+        point_alias(session, principal, repository, alias, commit.id)
+        found = revisions.reference_named(session, repository.id, kind="alias", name=alias)
+        assert found is not None
+        if is_protected is not None and is_protected != found.is_protected:
+            revisions.set_protected(session, found, is_protected=is_protected)
+            _record(session, principal, "alias.protect", repository, name=alias, protected=is_protected)
+        return _alias(session, revisions.reference_named(session, repository.id, kind="alias", name=alias) or found)
+
+
+def point_alias(session: Session, principal: Principal, repository: Repository, alias: str, commit_id: str) -> None:
+    """Inside a transaction whose principal may write. Raises `ProtectedReference`, `AlreadyExists`."""
+    reference = revisions.reference_named(session, repository.id, kind="alias", name=alias)
+    if reference is None:
+        _create(session, principal, repository, kind="alias", name=alias, commit_id=commit_id)
+        return
+    if reference.commit_id == commit_id:
+        return
+    if reference.is_protected and not may(principal, Action.MANAGE, repository.namespace):
+        raise ProtectedReference(
+            f"the alias {alias} of {repository.full_name} is protected; only its owners move it",
+            hint="ask an owner, or use another alias",
+        )
+    revisions.move_reference(session, reference, to=commit_id, by=principal.name)
+    _record(session, principal, "alias.move", repository, name=alias, commit=commit_id)
+
+
+def delete_alias(backend: Backend, principal: Principal, name: RepositoryName, alias: str) -> None:
+    with backend.database.write() as session:
+        repository = permitted(session, principal, name, Action.WRITE)
+        _delete(session, principal, repository, kind="alias", name=alias)
+
+
+def yank(backend: Backend, principal: Principal, name: RepositoryName, version: str, *, reason: str | None) -> Version:
+    """Withdraws a version, or with `reason` None takes that back. `latest` follows to the newest one left.
+
+    Raises `RevisionNotFound`, `InvalidInput` for an empty reason.
+    """
+    if reason is not None and not reason.strip():
+        raise InvalidInput("a yank needs a reason", hint="say what is wrong with the version: --reason '…'")
+    with backend.database.write() as session:
+        repository = permitted(session, principal, name, Action.WRITE)
+        reference = is_version(version) and revisions.reference_named(
+            session, repository.id, kind="version", name=version
+        )
+        if not reference:
+            raise RevisionNotFound(f"Invalid rev id: {version[:200]} is no version of {repository.full_name}")
+        revisions.set_yanked(session, reference, by=None if reason is None else principal.name, reason=reason)
+        action = "version.unyank" if reason is None else "version.yank"
+        _record(session, principal, action, repository, name=version, reason=reason)
+        _follow_latest(session, principal, repository, reference)
+        return _version(session, revisions.reference_named(session, repository.id, kind="version", name=version) or reference)
+
+
+def _follow_latest(session: Session, principal: Principal, repository: Repository, changed: Reference) -> None:
+    """Where `latest` led to a version that was just yanked, it goes back to the newest good one, or away.
+
+    Where it went away with the only version, it comes back with it.
+    """
+    references = revisions.references_of(session, repository.id)
+    latest = next((ref for ref in references if ref.kind == "alias" and ref.name == LATEST), None)
+    good = [ref for ref in references if ref.kind == "version" and ref.yanked_at is None]
+    if latest is not None and latest.commit_id == changed.commit_id and good:
+        point_alias(session, principal, repository, LATEST, good[-1].commit_id)
+    elif latest is not None and latest.commit_id == changed.commit_id:
+        revisions.delete_reference(session, latest, by=principal.name)
+    elif latest is None and [ref.id for ref in good] == [changed.id]:
+        point_alias(session, principal, repository, LATEST, changed.commit_id)
+
+
+def _refuse_yanked(session: Session, repository: Repository, commit_id: str) -> None:
+    version = revisions.version_of(session, repository.id, commit_id)
+    if version is not None and version.yanked_at is not None:
+        raise VersionYanked(f"{version.name} was yanked ({version.yank_reason}); no alias may lead to it")
+
+
+def _record(session: Session, principal: Principal, action: str, repository: Repository, **details: object) -> None:
+    record(
+        session,
+        actor=principal.name,
+        token_id=principal.token_id,
+        action=action,
+        subject=repository.full_name,
+        **details,
+    )

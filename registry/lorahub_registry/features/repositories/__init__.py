@@ -1,0 +1,1 @@
+"""Repositories: names, visibility, settings, access lists, likes."""

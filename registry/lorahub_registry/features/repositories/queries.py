@@ -1,0 +1,258 @@
+"""Rows of repositories, retired names, access requests and likes."""
+
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import delete, func, or_, select, update
+
+from lorahub.protocol.names import RepositoryName
+from lorahub_registry.infrastructure.database import Session, now
+from lorahub_registry.infrastructure.database.tables import AccessRequest as AccessRequestRow
+from lorahub_registry.infrastructure.database.tables import Account, Blob, Commit, CommitFile, Like, RetiredName
+from lorahub_registry.infrastructure.database.tables import Repository as RepositoryRow
+
+
+@dataclass(frozen=True, slots=True)
+class Repository:
+    id: int
+    public_id: str
+    namespace_id: int
+    namespace: str
+    name: str
+    is_private: bool
+    gated: str | None
+    created_at: datetime
+    updated_at: datetime
+    next_version: int
+    downloads: int
+    likes: int
+
+    @property
+    def full_name(self) -> str:
+        return f"{self.namespace}/{self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class AccessRequest:
+    id: str
+    user: str
+    fullname: str
+    email: str | None
+    status: str
+    rejection_reason: str | None
+    requested_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Liker:
+    user: str
+    fullname: str
+    at: datetime
+
+
+def repository_by_key(session: Session, key: str) -> Repository | None:
+    row = session.scalar(select(RepositoryRow).where(RepositoryRow.name_key == key))
+    return row and to_repository(row)
+
+
+def repository_by_id(session: Session, repository_id: int) -> Repository | None:
+    row = session.get(RepositoryRow, repository_id)
+    return row and to_repository(row)
+
+
+def repositories_by_id(session: Session, ids: Sequence[int]) -> list[Repository]:
+    return [to_repository(row) for row in session.scalars(select(RepositoryRow).where(RepositoryRow.id.in_(ids)))]
+
+
+def repositories_in(session: Session, namespace_id: int, *, after: int, limit: int) -> list[Repository]:
+    """In order of id, from behind `after`."""
+    statement = select(RepositoryRow).where(RepositoryRow.namespace_id == namespace_id, RepositoryRow.id > after)
+    return [to_repository(row) for row in session.scalars(statement.order_by(RepositoryRow.id).limit(limit))]
+
+
+def stored_bytes(session: Session, repository_id: int) -> int:
+    """Bytes of the distinct blobs that the repository's commits refer to."""
+    digests = (
+        select(CommitFile.blob_sha256)
+        .join(Commit, Commit.id == CommitFile.commit_id)
+        .where(Commit.repository_id == repository_id)
+        .distinct()
+    )
+    statement = select(func.coalesce(func.sum(Blob.size), 0)).where(Blob.sha256.in_(digests))
+    return int(session.execute(statement).scalar_one())
+
+
+def insert_repository(
+    session: Session, name: RepositoryName, *, key: str, namespace_id: int, is_private: bool
+) -> Repository:
+    at = now()
+    row = RepositoryRow(
+        public_id=secrets.token_hex(12),
+        namespace_id=namespace_id,
+        namespace=name.namespace,
+        name=name.name,
+        name_key=key,
+        is_private=is_private,
+        created_at=at,
+        updated_at=at,
+        next_version=1,
+        downloads=0,
+        likes=0,
+    )
+    session.add(row)
+    session.flush()
+    return to_repository(row)
+
+
+def rename_repository(session: Session, repository_id: int, name: RepositoryName, *, key: str, namespace_id: int) -> None:
+    session.execute(
+        update(RepositoryRow)
+        .where(RepositoryRow.id == repository_id)
+        .values(
+            namespace_id=namespace_id, namespace=name.namespace, name=name.name, name_key=key, updated_at=now()
+        )
+    )
+
+
+def change_repository(session: Session, repository_id: int, **columns: object) -> None:
+    session.execute(update(RepositoryRow).where(RepositoryRow.id == repository_id).values(**columns))
+
+
+def take_version_number(session: Session, repository_id: int, *, at_least: int = 0) -> int:
+    """The next number, or `at_least` if that is higher; numbers below it are spent."""
+    statement = select(RepositoryRow).where(RepositoryRow.id == repository_id).with_for_update()
+    row = session.scalars(statement).one()
+    number = max(row.next_version, at_least)
+    row.next_version = number + 1
+    session.flush()
+    return number
+
+
+def delete_repository(session: Session, repository_id: int) -> None:
+    session.execute(delete(RepositoryRow).where(RepositoryRow.id == repository_id))
+
+
+# --- names that were given up -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Retired:
+    name: str
+    repository_id: int | None
+
+
+def retired_name(session: Session, key: str) -> Retired | None:
+    row = session.get(RetiredName, key)
+    return row and Retired(row.name, row.repository_id)
+
+
+def retire_name(session: Session, key: str, name: str, *, repository_id: int | None) -> None:
+    session.merge(RetiredName(name_key=key, name=name, repository_id=repository_id, retired_at=now()))
+
+
+def give_name_back(session: Session, key: str) -> None:
+    session.execute(delete(RetiredName).where(RetiredName.name_key == key))
+
+
+# --- gated access -----------------------------------------------------------------------------------------------------
+
+
+def access_status(session: Session, repository_id: int, user_id: int) -> str | None:
+    statement = select(AccessRequestRow.status).where(
+        AccessRequestRow.repository_id == repository_id, AccessRequestRow.user_id == user_id
+    )
+    return session.scalar(statement)
+
+
+def set_access(
+    session: Session, repository_id: int, user_id: int, *, status: str, reason: str | None = None
+) -> None:
+    statement = select(AccessRequestRow).where(
+        AccessRequestRow.repository_id == repository_id, AccessRequestRow.user_id == user_id
+    )
+    row = session.scalar(statement)
+    if row is None:
+        row = AccessRequestRow(
+            id=secrets.token_hex(12), repository_id=repository_id, user_id=user_id, requested_at=now(), status=status
+        )
+        session.add(row)
+    row.status, row.rejection_reason = status, reason
+    session.flush()
+
+
+def access_requests(session: Session, repository_id: int, status: str) -> list[AccessRequest]:
+    statement = (
+        select(AccessRequestRow, Account)
+        .join(Account, Account.id == AccessRequestRow.user_id)
+        .where(AccessRequestRow.repository_id == repository_id, AccessRequestRow.status == status)
+        .order_by(AccessRequestRow.requested_at)
+    )
+    return [
+        AccessRequest(
+            row.id, user.name, user.fullname, user.email, row.status, row.rejection_reason, row.requested_at
+        )
+        for row, user in session.execute(statement)
+    ]
+
+
+def user_of_request(session: Session, repository_id: int, request_id: str) -> str | None:
+    statement = (
+        select(Account.name)
+        .join(AccessRequestRow, AccessRequestRow.user_id == Account.id)
+        .where(AccessRequestRow.id == request_id, AccessRequestRow.repository_id == repository_id)
+    )
+    return session.scalar(statement)
+
+
+# --- likes ------------------------------------------------------------------------------------------------------------
+
+
+def set_like(session: Session, repository_id: int, user_id: int, *, liked: bool) -> None:
+    if liked:
+        session.merge(Like(repository_id=repository_id, user_id=user_id, created_at=now()))
+        session.flush()
+    else:
+        session.execute(delete(Like).where(Like.repository_id == repository_id, Like.user_id == user_id))
+    count = select(func.count()).select_from(Like).where(Like.repository_id == repository_id).scalar_subquery()
+    session.execute(update(RepositoryRow).where(RepositoryRow.id == repository_id).values(likes=count))
+
+
+def likers(session: Session, repository_id: int) -> list[Liker]:
+    statement = (
+        select(Account, Like.created_at)
+        .join(Like, Like.user_id == Account.id)
+        .where(Like.repository_id == repository_id)
+        .order_by(Like.created_at)
+    )
+    return [Liker(account.name, account.fullname, at) for account, at in session.execute(statement)]
+
+
+def liked_by(session: Session, user_id: int, *, visible_namespaces: Sequence[int] | None) -> list[tuple[Repository, datetime]]:
+    """Newest first; private ones only in `visible_namespaces` (None: all)."""
+    statement = select(RepositoryRow, Like.created_at).join(Like, Like.repository_id == RepositoryRow.id)
+    statement = statement.where(Like.user_id == user_id)
+    if visible_namespaces is not None:
+        statement = statement.where(
+            or_(~RepositoryRow.is_private, RepositoryRow.namespace_id.in_(visible_namespaces))
+        )
+    found = session.execute(statement.order_by(Like.created_at.desc()))
+    return [(to_repository(row), at) for row, at in found]
+
+
+def to_repository(row: RepositoryRow) -> Repository:
+    return Repository(
+        id=row.id,
+        public_id=row.public_id,
+        namespace_id=row.namespace_id,
+        namespace=row.namespace,
+        name=row.name,
+        is_private=row.is_private,
+        gated=row.gated,
+        created_at=row.created_at,
+        updated_at=row.updated_at,
+        next_version=row.next_version,
+        downloads=row.downloads,
+        likes=row.likes,
+    )

@@ -1,0 +1,378 @@
+"""Repositories: who may see them, what they are called, and what their owners decided about access.
+
+A private repository of somebody else and one that isn't there give the same answer, from the same lines.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal
+
+from lorahub.errors import (
+    AlreadyExists,
+    GatedRepository,
+    InvalidInput,
+    NameRetired,
+    NotFound,
+    RepositoryMoved,
+    RepositoryNotFound,
+)
+from lorahub.protocol.names import RepositoryName, similarity_key
+from lorahub_registry.features.accounts.permissions import Action, Level, Principal, may, require
+from lorahub_registry.features.accounts.service import require_known
+from lorahub_registry.features.audit.service import record
+from lorahub_registry.features.blobs.service import Blob, release_leases, store_bytes
+from lorahub_registry.features.repositories import queries
+from lorahub_registry.features.repositories.queries import AccessRequest, Liker, Repository
+from lorahub_registry.features.revisions.service import (
+    IntegrityError,
+    NewCommit,
+    NewFile,
+    create_reference,
+    insert_commit,
+)
+from lorahub_registry.infrastructure.backend import Backend
+from lorahub_registry.infrastructure.database import Session
+
+__all__ = ["AccessRequest", "Liker", "Repository"]
+
+GIT_ATTRIBUTES = "".join(
+    f"{pattern} filter=lfs diff=lfs merge=lfs -text\n"
+    for pattern in ("*.safetensors", "*.gguf", "*.png", "*.jpg", "*.jpeg", "*.webp", "tokenizer.json")
+).encode()
+"""Every repository's first file, for clients that read it; what goes where is decided by `/preupload`."""
+
+Status = Literal["pending", "accepted", "rejected"]
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    repository: Repository
+    bytes: int
+
+
+# --- finding ----------------------------------------------------------------------------------------------------------
+
+
+def name_key(name: RepositoryName) -> str:
+    return f"{similarity_key(name.namespace)}/{similarity_key(name.name)}"
+
+
+def is_visible(principal: Principal, repository: Repository) -> bool:
+    return not repository.is_private or may(principal, Action.READ, repository.namespace)
+
+
+def visible(session: Session, principal: Principal, name: RepositoryName) -> Repository:
+    """Raises `RepositoryNotFound`, the same for missing and private, and `RepositoryMoved` for a former name."""
+    repository = queries.repository_by_key(session, name_key(name))
+    if repository is None and (retired := queries.retired_name(session, name_key(name))) is not None:
+        moved = retired.repository_id and queries.repository_by_id(session, retired.repository_id)
+        if moved and is_visible(principal, moved):
+            raise RepositoryMoved(f"{name} is now called {moved.full_name}", old=str(name), new=moved.full_name)
+    if repository is None or not is_visible(principal, repository) or not _is_spelled(repository, name):
+        raise RepositoryNotFound(
+            f"Repository not found: {name}, or not visible to {principal.name}",
+            hint="check the name; for a private repository log in with a token that may read it",
+        )
+    return repository
+
+
+def _is_spelled(repository: Repository, name: RepositoryName) -> bool:
+    """`-`, `_` and `.` keep confusable names apart at creation; they are not spellings of one another."""
+    return repository.full_name.lower() == name.key
+
+
+def permitted(session: Session, principal: Principal, name: RepositoryName, action: Action) -> Repository:
+    """The repository, if the principal may do this to it. Raises as `visible` and `permissions.require`."""
+    repository = visible(session, principal, name)
+    if action is not Action.READ:
+        require(principal, action, repository.namespace)
+    return repository
+
+
+def readable(session: Session, principal: Principal, name: RepositoryName) -> Repository:
+    """The repository, if the principal may read its files. Raises as `visible`, and `GatedRepository`."""
+    repository = visible(session, principal, name)
+    if not has_access(session, principal, repository):
+        raise GatedRepository(
+            f"Access to model {repository.full_name} is restricted and you are not in the authorized list.",
+            hint="ask its owners for access",
+        )
+    return repository
+
+
+def has_access(session: Session, principal: Principal, repository: Repository) -> bool:
+    if repository.gated is None or may(principal, Action.READ, repository.namespace):
+        return True
+    if principal.account_id is None:
+        return False
+    return queries.access_status(session, repository.id, principal.account_id) == "accepted"
+
+
+def find(backend: Backend, principal: Principal, name: RepositoryName, action: Action = Action.READ) -> Repository:
+    with backend.database.read() as session:
+        return permitted(session, principal, name, action)
+
+
+def check_readable(backend: Backend, principal: Principal, name: RepositoryName) -> Repository:
+    with backend.database.read() as session:
+        return readable(session, principal, name)
+
+
+def may_read_any(session: Session, principal: Principal, repository_ids: Sequence[int]) -> bool:
+    """Whether the principal may read the files of at least one of these repositories."""
+    found = queries.repositories_by_id(session, repository_ids)
+    return any(is_visible(principal, repo) and has_access(session, principal, repo) for repo in found)
+
+
+# --- life -------------------------------------------------------------------------------------------------------------
+
+
+def create(backend: Backend, principal: Principal, name: RepositoryName, *, is_private: bool) -> Repository:
+    """A repository with the branch `main` and one commit on it. Raises `AlreadyExists`, `NameRetired`, `NotPermitted`."""
+    author_id = principal.require_account()
+    require(principal, Action.WRITE, name.namespace)
+    with backend.database.read() as session:
+        _require_free(session, principal, name)
+    first = store_bytes(backend, GIT_ATTRIBUTES, account_id=author_id, repository_id=None)
+    try:
+        repository = _insert(backend, principal, name, author_id, first, is_private=is_private)
+    except IntegrityError:
+        with backend.database.read() as session:
+            _require_free(session, principal, name)  # somebody took the name since we looked
+        raise
+    with backend.database.write() as session:
+        release_leases(session, account_id=author_id, repository_id=None, digests=[first.sha256])
+    return repository
+
+
+def _insert(  # noqa: PLR0913 (what `create` knows)
+    backend: Backend, principal: Principal, name: RepositoryName, author_id: int, first: Blob, *, is_private: bool
+) -> Repository:
+    with backend.database.write() as session:
+        namespace = require_known(session, name.namespace)
+        _require_free(session, principal, name)
+        named = RepositoryName(namespace.name, name.name)
+        repository = queries.insert_repository(
+            session, named, key=name_key(named), namespace_id=namespace.id, is_private=is_private
+        )
+        commit = insert_commit(
+            session,
+            NewCommit(
+                repository_id=repository.id,
+                repository_public_id=repository.public_id,
+                parent=None,
+                files={".gitattributes": NewFile(first.sha256, first.size, is_lfs=False)},
+                title="initial commit",
+                message="",
+                author_id=author_id,
+                author=principal.name,
+            ),
+        )
+        create_reference(
+            session, repository_id=repository.id, kind="branch", name="main", commit_id=commit.id, by=principal.name
+        )
+        _record(session, principal, "repository.create", repository, private=is_private)
+        return repository
+
+
+def _require_free(session: Session, principal: Principal, name: RepositoryName) -> None:
+    """Raises `AlreadyExists` with the existing repository's name, or `NameRetired`."""
+    key = name_key(name)
+    existing = queries.repository_by_key(session, key)
+    if existing is not None:
+        shown = existing.full_name if is_visible(principal, existing) else str(name)
+        raise AlreadyExists(f"You already created this model repo: {shown}", existing=shown)
+    if queries.retired_name(session, key) is not None:
+        raise NameRetired(
+            f"the name {name} belonged to a repository that was deleted or renamed; names are never given out again",
+            hint="choose another name",
+        )
+
+
+def delete(backend: Backend, principal: Principal, name: RepositoryName) -> None:
+    """The name stays retired for ever; bytes that nothing else refers to are collected later."""
+    with backend.database.write() as session:
+        repository = permitted(session, principal, name, Action.MANAGE)
+        queries.retire_name(session, name_key(name), repository.full_name, repository_id=None)
+        queries.delete_repository(session, repository.id)
+        _record(session, principal, "repository.delete", repository)
+
+
+def move(backend: Backend, principal: Principal, name: RepositoryName, to: RepositoryName) -> Repository:
+    """The old name leads to the new one from now on. Raises `AlreadyExists`, `NameRetired`, `NotPermitted`."""
+    with backend.database.write() as session:
+        repository = permitted(session, principal, name, Action.MANAGE)
+        require(principal, Action.WRITE, to.namespace)
+        namespace = require_known(session, to.namespace)
+        target = RepositoryName(namespace.name, to.name)
+        _free_for_move(session, repository, target)
+        queries.retire_name(session, name_key(name), repository.full_name, repository_id=repository.id)
+        queries.rename_repository(
+            session, repository.id, target, key=name_key(target), namespace_id=namespace.id
+        )
+        _record(session, principal, "repository.move", repository, to=str(target))
+        return queries.repository_by_id(session, repository.id) or repository
+
+
+def _free_for_move(session: Session, repository: Repository, target: RepositoryName) -> None:
+    """A repository may take back a name that was its own."""
+    key = name_key(target)
+    if queries.repository_by_key(session, key) is not None:
+        raise AlreadyExists(f"A model repository called `{target}` already exists")
+    retired = queries.retired_name(session, key)
+    if retired is not None and retired.repository_id != repository.id:
+        raise NameRetired(f"the name {target} was used before; names are never given out again")
+    if retired is not None:
+        queries.give_name_back(session, key)
+
+
+def change_settings(
+    backend: Backend,
+    principal: Principal,
+    name: RepositoryName,
+    *,
+    is_private: bool | None = None,
+    gated: str | Literal[False] | None = None,
+) -> Repository:
+    """None leaves a setting as it is; `gated` False opens the repository."""
+    changes: dict[str, object] = {}
+    if is_private is not None:
+        changes["is_private"] = is_private
+    if gated is not None:
+        changes["gated"] = gated or None
+    with backend.database.write() as session:
+        repository = permitted(session, principal, name, Action.MANAGE)
+        if changes:
+            queries.change_repository(session, repository.id, **changes)
+            _record(session, principal, "repository.settings", repository, **changes)
+        return queries.repository_by_id(session, repository.id) or repository
+
+
+def touch(session: Session, repository_id: int, at: datetime) -> None:
+    """Its content changed."""
+    queries.change_repository(session, repository_id, updated_at=at)
+
+
+def take_version_number(session: Session, repository_id: int, *, at_least: int = 0) -> int:
+    """The number of a new version; no number is given out twice, and none below one that was."""
+    return queries.take_version_number(session, repository_id, at_least=at_least)
+
+
+def usage_page(
+    backend: Backend, principal: Principal, namespace: str, *, after: int, limit: int
+) -> list[Usage]:
+    """The namespace's repositories that the principal may see, with the bytes they hold."""
+    with backend.database.read() as session:
+        account = require_known(session, namespace)
+        found = queries.repositories_in(session, account.id, after=after, limit=limit)
+        return [
+            Usage(repository, queries.stored_bytes(session, repository.id))
+            for repository in found
+            if is_visible(principal, repository)
+        ]
+
+
+def stored_bytes(session: Session, repository_id: int) -> int:
+    return queries.stored_bytes(session, repository_id)
+
+
+# --- gated access -----------------------------------------------------------------------------------------------------
+
+
+def ask_for_access(backend: Backend, principal: Principal, name: RepositoryName) -> str:
+    """The caller's status afterwards: `auto` repositories accept at once."""
+    user_id = principal.require_account()
+    with backend.database.write() as session:
+        repository = visible(session, principal, name)
+        if repository.gated is None:
+            raise InvalidInput(f"{repository.full_name} is not gated; nobody needs to ask")
+        before = queries.access_status(session, repository.id, user_id)
+        status = before or ("accepted" if repository.gated == "auto" else "pending")
+        if before is None:
+            queries.set_access(session, repository.id, user_id, status=status)
+            _record(session, principal, "access.request", repository, status=status)
+        return status
+
+
+def access_requests(backend: Backend, principal: Principal, name: RepositoryName, status: Status) -> list[AccessRequest]:
+    with backend.database.read() as session:
+        repository = permitted(session, principal, name, Action.MANAGE)
+        return queries.access_requests(session, repository.id, status)
+
+
+def handle_access(
+    backend: Backend,
+    principal: Principal,
+    name: RepositoryName,
+    *,
+    user: str | None,
+    request_id: str | None,
+    status: Status,
+    reason: str | None,
+) -> None:
+    """Raises `NotFound` where nobody of this name or request asked."""
+    with backend.database.write() as session:
+        repository = permitted(session, principal, name, Action.MANAGE)
+        asked = user or queries.user_of_request(session, repository.id, request_id or "")
+        account = asked and require_known(session, asked)
+        if not account or queries.access_status(session, repository.id, account.id) is None:
+            raise NotFound(f"there is no such access request to {repository.full_name}")
+        queries.set_access(session, repository.id, account.id, status=status, reason=reason)
+        _record(session, principal, "access.handle", repository, user=account.name, status=status)
+
+
+def grant_access(backend: Backend, principal: Principal, name: RepositoryName, user: str) -> None:
+    """Raises `InvalidInput` if the repository isn't gated or the user has access."""
+    with backend.database.write() as session:
+        repository = permitted(session, principal, name, Action.MANAGE)
+        account = require_known(session, user)
+        if repository.gated is None:
+            raise InvalidInput(f"{repository.full_name} is not gated")
+        if queries.access_status(session, repository.id, account.id) == "accepted":
+            raise InvalidInput(f"{account.name} has access to {repository.full_name} already")
+        queries.set_access(session, repository.id, account.id, status="accepted")
+        _record(session, principal, "access.grant", repository, user=account.name)
+
+
+# --- likes ------------------------------------------------------------------------------------------------------------
+
+
+def set_like(backend: Backend, principal: Principal, name: RepositoryName, *, liked: bool) -> None:
+    user_id = principal.require_account()
+    with backend.database.write() as session:
+        repository = visible(session, principal, name)
+        require(principal, Action.WRITE, principal.name)
+        queries.set_like(session, repository.id, user_id, liked=liked)
+        _record(session, principal, "repository.like" if liked else "repository.unlike", repository)
+
+
+def likers(backend: Backend, principal: Principal, name: RepositoryName) -> list[Liker]:
+    with backend.database.read() as session:
+        return queries.likers(session, visible(session, principal, name).id)
+
+
+def liked_by(backend: Backend, principal: Principal, user: str) -> list[tuple[Repository, datetime]]:
+    with backend.database.read() as session:
+        account = require_known(session, user)
+        found = queries.liked_by(session, account.id, visible_namespaces=visible_namespaces(session, principal))
+        return [(repository, at) for repository, at in found if is_visible(principal, repository)]
+
+
+def visible_namespaces(session: Session, principal: Principal) -> list[int] | None:
+    """Ids of the accounts whose private repositories the principal may see; None: everybody's."""
+    if principal.is_admin and principal.scope == Level.ADMIN and principal.namespace is None:
+        return None
+    known = (require_known(session, namespace) for namespace in principal.roles)
+    return [account.id for account in known if may(principal, Action.READ, account.name)]
+
+
+def _record(session: Session, principal: Principal, action: str, repository: Repository, **details: object) -> None:
+    record(
+        session,
+        actor=principal.name,
+        token_id=principal.token_id,
+        action=action,
+        subject=repository.full_name,
+        **details,
+    )

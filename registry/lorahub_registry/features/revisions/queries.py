@@ -1,0 +1,370 @@
+"""Rows of commits, their files, references and reference moves."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import delete, insert, select, update
+from sqlalchemy.exc import IntegrityError
+
+from lorahub.protocol.digests import CommitId, GitSha1, Sha256
+from lorahub_registry.infrastructure.database import Session, now
+from lorahub_registry.infrastructure.database.tables import Blob as BlobRow
+from lorahub_registry.infrastructure.database.tables import Commit as CommitRow
+from lorahub_registry.infrastructure.database.tables import CommitFile, RefMove
+from lorahub_registry.infrastructure.database.tables import Reference as ReferenceRow
+
+__all__ = ["Commit", "IntegrityError", "Move", "Reference", "RevisionFile"]
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    id: CommitId
+    repository_id: int
+    parent_id: CommitId | None
+    depth: int
+    digest: Sha256
+    title: str
+    message: str
+    author_id: int
+    author: str
+    created_at: datetime
+    request_key: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class RevisionFile:
+    path: str
+    sha256: Sha256
+    size: int
+    git_sha1: GitSha1
+    is_lfs: bool
+    changed_in: CommitId
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """`kind` is branch, tag, version or alias. Branches live in the name space `heads`, all others in `tags`."""
+
+    id: int
+    repository_id: int
+    kind: str
+    name: str
+    commit_id: CommitId
+    message: str
+    is_protected: bool
+    created_at: datetime
+    updated_at: datetime
+    yanked_at: datetime | None
+    yanked_by: str | None
+    yank_reason: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    kind: str
+    name: str
+    from_commit: str | None
+    to_commit: str | None
+    by: str
+    at: datetime
+
+
+def space_of(kind: str) -> str:
+    return "heads" if kind == "branch" else "tags"
+
+
+# --- commits ----------------------------------------------------------------------------------------------------------
+
+
+def commit_by_id(session: Session, repository_id: int, commit_id: str) -> Commit | None:
+    row = session.scalar(select(CommitRow).where(CommitRow.repository_id == repository_id, CommitRow.id == commit_id))
+    return row and _commit(row)
+
+
+def commits_by_prefix(session: Session, repository_id: int, prefix: str) -> list[Commit]:
+    """At most two: enough to tell a unique one from an ambiguous one."""
+    statement = (
+        select(CommitRow)
+        .where(CommitRow.repository_id == repository_id, CommitRow.id >= prefix, CommitRow.id < prefix + "g")
+        .limit(2)
+    )
+    return [_commit(row) for row in session.scalars(statement)]
+
+
+def newest_commit_by_digest(session: Session, repository_id: int, digest: str) -> Commit | None:
+    statement = (
+        select(CommitRow)
+        .where(CommitRow.repository_id == repository_id, CommitRow.digest == digest)
+        .order_by(CommitRow.created_at.desc())
+    )
+    row = session.scalar(statement.limit(1))
+    return row and _commit(row)
+
+
+def commit_by_request(session: Session, repository_id: int, request_key: str) -> Commit | None:
+    statement = select(CommitRow).where(CommitRow.repository_id == repository_id, CommitRow.request_key == request_key)
+    row = session.scalar(statement)
+    return row and _commit(row)
+
+
+def insert_commit(session: Session, commit: Commit, files: Iterable[RevisionFile]) -> None:
+    session.add(
+        CommitRow(
+            id=commit.id,
+            repository_id=commit.repository_id,
+            parent_id=commit.parent_id,
+            depth=commit.depth,
+            digest=commit.digest,
+            title=commit.title,
+            message=commit.message,
+            author_id=commit.author_id,
+            author=commit.author,
+            created_at=commit.created_at,
+            request_key=commit.request_key,
+        )
+    )
+    session.flush()
+    rows = [
+        {
+            "commit_id": commit.id,
+            "path": file.path,
+            "blob_sha256": file.sha256,
+            "is_lfs": file.is_lfs,
+            "changed_in": file.changed_in,
+        }
+        for file in files
+    ]
+    if rows:
+        session.execute(insert(CommitFile), rows)
+
+
+def history(session: Session, head: Commit, *, limit: int) -> list[Commit]:
+    """`head` and its ancestors, newest first, at most `limit`."""
+    found: list[Commit] = []
+    current: Commit | None = head
+    while current is not None and len(found) < limit:
+        found.append(current)
+        parent = current.parent_id
+        current = None if parent is None else commit_by_id(session, current.repository_id, parent)
+    return found
+
+
+def commits_by_id(session: Session, ids: Iterable[str]) -> dict[str, Commit]:
+    found: dict[str, Commit] = {}
+    wanted = sorted(set(ids))
+    for start in range(0, len(wanted), 500):
+        rows = session.scalars(select(CommitRow).where(CommitRow.id.in_(wanted[start : start + 500])))
+        found.update((row.id, _commit(row)) for row in rows)
+    return found
+
+
+# --- files ------------------------------------------------------------------------------------------------------------
+
+
+def _files_statement(commit_id: str):  # type: ignore[no-untyped-def]  # noqa: ANN202 (SQLAlchemy's own, five parameters)
+    return (
+        select(CommitFile, BlobRow.size, BlobRow.git_sha1)
+        .join(BlobRow, BlobRow.sha256 == CommitFile.blob_sha256)
+        .where(CommitFile.commit_id == commit_id)
+    )
+
+
+def files_of(session: Session, commit_id: CommitId) -> dict[str, RevisionFile]:
+    """Every file of the revision by path, in order of path."""
+    found = session.execute(_files_statement(commit_id).order_by(CommitFile.path))
+    return {row.path: _file(row, size, git_sha1) for row, size, git_sha1 in found}
+
+
+def file_at(session: Session, commit_id: CommitId, path: str) -> RevisionFile | None:
+    found = session.execute(_files_statement(commit_id).where(CommitFile.path == path)).first()
+    return found and _file(*found)
+
+
+def is_in_repositories(session: Session, sha256: Sha256, repository_ids: Sequence[int]) -> bool:
+    """Whether any commit of these repositories has this blob."""
+    statement = (
+        select(CommitFile.commit_id)
+        .join(CommitRow, CommitRow.id == CommitFile.commit_id)
+        .where(CommitFile.blob_sha256 == sha256, CommitRow.repository_id.in_(repository_ids))
+    )
+    return session.execute(statement.limit(1)).first() is not None
+
+
+def repositories_with_blob(session: Session, sha256: Sha256, *, limit: int) -> list[int]:
+    statement = (
+        select(CommitRow.repository_id)
+        .join(CommitFile, CommitFile.commit_id == CommitRow.id)
+        .where(CommitFile.blob_sha256 == sha256)
+        .distinct()
+        .limit(limit)
+    )
+    return list(session.scalars(statement))
+
+
+def lfs_files(session: Session, repository_id: int) -> list[tuple[RevisionFile, Commit]]:
+    """Each large file that any commit of the repository has, once for each path and content, with its newest commit."""
+    statement = (
+        select(CommitFile, BlobRow.size, BlobRow.git_sha1, CommitRow)
+        .join(BlobRow, BlobRow.sha256 == CommitFile.blob_sha256)
+        .join(CommitRow, CommitRow.id == CommitFile.commit_id)
+        .where(CommitRow.repository_id == repository_id, CommitFile.is_lfs)
+        .order_by(CommitRow.created_at.desc(), CommitFile.path)
+    )
+    found: dict[tuple[str, str], tuple[RevisionFile, Commit]] = {}
+    for row, size, git_sha1, commit in session.execute(statement):
+        found.setdefault((row.path, row.blob_sha256), (_file(row, size, git_sha1), _commit(commit)))
+    return list(found.values())
+
+
+# --- references -------------------------------------------------------------------------------------------------------
+
+
+def references_of(session: Session, repository_id: int) -> list[Reference]:
+    statement = select(ReferenceRow).where(ReferenceRow.repository_id == repository_id).order_by(ReferenceRow.id)
+    return [_reference(row) for row in session.scalars(statement)]
+
+
+def references_to(session: Session, repository_id: int, commit_id: str) -> list[Reference]:
+    statement = select(ReferenceRow).where(
+        ReferenceRow.repository_id == repository_id, ReferenceRow.commit_id == commit_id
+    )
+    return [_reference(row) for row in session.scalars(statement.order_by(ReferenceRow.id))]
+
+
+def reference_named(
+    session: Session, repository_id: int, *, space: str, name: str, lock: bool = False
+) -> Reference | None:
+    statement = select(ReferenceRow).where(
+        ReferenceRow.repository_id == repository_id, ReferenceRow.space == space, ReferenceRow.name == name
+    )
+    row = session.scalar(statement.with_for_update() if lock else statement)
+    return row and _reference(row)
+
+
+def main_heads(session: Session, repository_ids: Sequence[int]) -> Mapping[int, CommitId]:
+    statement = select(ReferenceRow.repository_id, ReferenceRow.commit_id).where(
+        ReferenceRow.repository_id.in_(repository_ids), ReferenceRow.space == "heads", ReferenceRow.name == "main"
+    )
+    return {repository_id: CommitId(commit_id) for repository_id, commit_id in session.execute(statement)}
+
+
+def insert_reference(
+    session: Session,
+    *,
+    repository_id: int,
+    kind: str,
+    name: str,
+    commit_id: str,
+    message: str = "",
+    is_protected: bool = False,
+) -> Reference:
+    at = now()
+    row = ReferenceRow(
+        repository_id=repository_id,
+        space=space_of(kind),
+        kind=kind,
+        name=name,
+        commit_id=commit_id,
+        message=message,
+        is_protected=is_protected,
+        created_at=at,
+        updated_at=at,
+    )
+    session.add(row)
+    session.flush()
+    return _reference(row)
+
+
+def move_reference(session: Session, reference_id: int, *, expected: str, to: str) -> bool:
+    """Compare-and-swap: False if the reference is no longer at `expected`."""
+    changed = session.execute(
+        update(ReferenceRow)
+        .where(ReferenceRow.id == reference_id, ReferenceRow.commit_id == expected)
+        .values(commit_id=to, updated_at=now())
+        .returning(ReferenceRow.id)
+    )
+    return changed.first() is not None
+
+
+def set_protected(session: Session, reference_id: int, *, is_protected: bool) -> None:
+    session.execute(update(ReferenceRow).where(ReferenceRow.id == reference_id).values(is_protected=is_protected))
+
+
+def set_yanked(session: Session, reference_id: int, *, by: str | None, reason: str | None) -> None:
+    session.execute(
+        update(ReferenceRow)
+        .where(ReferenceRow.id == reference_id)
+        .values(yanked_at=None if by is None else now(), yanked_by=by, yank_reason=reason)
+    )
+
+
+def delete_reference(session: Session, reference_id: int) -> None:
+    session.execute(delete(ReferenceRow).where(ReferenceRow.id == reference_id))
+
+
+def insert_move(
+    session: Session, reference: Reference, *, from_commit: str | None, to_commit: str | None, by: str
+) -> None:
+    session.add(
+        RefMove(
+            repository_id=reference.repository_id,
+            kind=reference.kind,
+            name=reference.name,
+            from_commit=from_commit,
+            to_commit=to_commit,
+            by=by,
+            at=now(),
+        )
+    )
+
+
+def newest_moves(session: Session, repository_id: int, *, limit: int) -> list[Move]:
+    statement = select(RefMove).where(RefMove.repository_id == repository_id).order_by(RefMove.id.desc()).limit(limit)
+    return [
+        Move(row.kind, row.name, row.from_commit, row.to_commit, row.by, row.at) for row in session.scalars(statement)
+    ]
+
+
+def _commit(row: CommitRow) -> Commit:
+    return Commit(
+        id=CommitId(row.id),
+        repository_id=row.repository_id,
+        parent_id=None if row.parent_id is None else CommitId(row.parent_id),
+        depth=row.depth,
+        digest=Sha256(row.digest),
+        title=row.title,
+        message=row.message,
+        author_id=row.author_id,
+        author=row.author,
+        created_at=row.created_at,
+        request_key=row.request_key,
+    )
+
+
+def _file(row: CommitFile, size: int, git_sha1: str) -> RevisionFile:
+    return RevisionFile(
+        path=row.path,
+        sha256=Sha256(row.blob_sha256),
+        size=size,
+        git_sha1=GitSha1(git_sha1),
+        is_lfs=row.is_lfs,
+        changed_in=CommitId(row.changed_in),
+    )
+
+
+def _reference(row: ReferenceRow) -> Reference:
+    return Reference(
+        id=row.id,
+        repository_id=row.repository_id,
+        kind=row.kind,
+        name=row.name,
+        commit_id=CommitId(row.commit_id),
+        message=row.message,
+        is_protected=row.is_protected,
+        created_at=row.created_at,
+        updated_at=row.updated_at,
+        yanked_at=row.yanked_at,
+        yanked_by=row.yanked_by,
+        yank_reason=row.yank_reason,
+    )

@@ -1,0 +1,28 @@
+"""What every service needs to act: settings, database, storage, signer. Built once, passed as the first argument."""
+
+from dataclasses import dataclass
+
+from lorahub_registry.infrastructure.database import Database
+from lorahub_registry.infrastructure.signing import Signer, secret_in_folder
+from lorahub_registry.infrastructure.storage import BlobStore, FolderBlobStore
+from lorahub_registry.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Backend:
+    settings: Settings
+    database: Database
+    blobs: BlobStore
+    signer: Signer
+
+    @classmethod
+    def open(cls, settings: Settings) -> "Backend":
+        """Makes `home` where it is missing. Touches no table: see `database.migrate`."""
+        settings.home.mkdir(parents=True, exist_ok=True, mode=0o700)
+        url = settings.database_url
+        return cls(
+            settings=settings,
+            database=Database(url) if url else Database.in_folder(settings.home),
+            blobs=FolderBlobStore(settings.home / "storage"),
+            signer=Signer(settings.secret or secret_in_folder(settings.home)),
+        )

@@ -1,0 +1,281 @@
+"""Every table on one page. A row is written once and then read; what changes is named in the comments.
+
+Times are UTC with microseconds. Text that a client sent is bounded before it arrives here.
+"""
+
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    DateTime,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Text,
+    TypeDecorator,
+    UniqueConstraint,
+)
+from sqlalchemy.engine import Dialect
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+BigId = BigInteger().with_variant(Integer, "sqlite")  # SQLite numbers rows only in an INTEGER PRIMARY KEY
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """A timezone-aware UTC time, also on SQLite, which stores none."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002
+        return None if value is None else value.astimezone(UTC)
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002
+        return None if value is None else value.replace(tzinfo=UTC)
+
+
+class Table(DeclarativeBase):
+    metadata = MetaData(
+        naming_convention={
+            "ix": "ix_%(column_0_label)s",
+            "uq": "uq_%(table_name)s_%(column_0_name)s",
+            "ck": "ck_%(table_name)s_%(constraint_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_name)s_%(referred_table_name)s",
+            "pk": "pk_%(table_name)s",
+        }
+    )
+    type_annotation_map = {datetime: UtcDateTime, dict[str, Any]: JSON, list[str]: JSON}  # noqa: RUF012
+
+
+# --- who --------------------------------------------------------------------------------------------------------------
+
+
+class Account(Table):
+    """A user or an organisation: whoever can own a namespace."""
+
+    __tablename__ = "accounts"
+    id: Mapped[int] = mapped_column(BigId, primary_key=True)
+    name: Mapped[str] = mapped_column(String(96))
+    name_key: Mapped[str] = mapped_column(String(96), unique=True)  # similarity_key(name): confusable names are one
+    kind: Mapped[str] = mapped_column(String(16))  # user | organisation
+    fullname: Mapped[str] = mapped_column(String(200), default="")
+    email: Mapped[str | None] = mapped_column(String(320))
+    is_admin: Mapped[bool] = mapped_column(Boolean, default=False)  # of the whole registry
+    created_at: Mapped[datetime]
+    disabled_at: Mapped[datetime | None]
+
+
+class Membership(Table):
+    __tablename__ = "memberships"
+    organisation_id: Mapped[int] = mapped_column(ForeignKey("accounts.id"), primary_key=True)
+    user_id: Mapped[int] = mapped_column(ForeignKey("accounts.id"), primary_key=True, index=True)
+    role: Mapped[str] = mapped_column(String(16))  # read | write | admin
+    created_at: Mapped[datetime]
+
+
+class Token(Table):
+    __tablename__ = "tokens"
+    id: Mapped[int] = mapped_column(BigId, primary_key=True)
+    account_id: Mapped[int] = mapped_column(ForeignKey("accounts.id"), index=True)
+    name: Mapped[str] = mapped_column(String(96))
+    sha256: Mapped[str] = mapped_column(String(64), unique=True)  # of the token, which is shown once and not stored
+    scope: Mapped[str] = mapped_column(String(16))  # read | write | admin
+    namespace: Mapped[str | None] = mapped_column(String(96))  # the one namespace it is good for; null: all of its owner's
+    created_at: Mapped[datetime]
+    expires_at: Mapped[datetime | None]
+    last_used_at: Mapped[datetime | None]  # changes, at most once a minute
+    revoked_at: Mapped[datetime | None]
+
+
+class AuditEvent(Table):
+    """One row for each change, written in the change's own transaction; never updated or deleted."""
+
+    __tablename__ = "audit_events"
+    id: Mapped[int] = mapped_column(BigId, primary_key=True)
+    at: Mapped[datetime] = mapped_column(index=True)
+    actor: Mapped[str] = mapped_column(String(96))  # account name: the row outlives the account
+    token_id: Mapped[int | None] = mapped_column(BigId)
+    action: Mapped[str] = mapped_column(String(64), index=True)  # repository.create, version.yank, …
+    subject: Mapped[str] = mapped_column(String(300), index=True)
+    details: Mapped[dict[str, Any]]
+    request_id: Mapped[str | None] = mapped_column(String(128))
+
+
+# --- what -------------------------------------------------------------------------------------------------------------
+
+
+class Repository(Table):
+    __tablename__ = "repositories"
+    id: Mapped[int] = mapped_column(BigId, primary_key=True)
+    public_id: Mapped[str] = mapped_column(String(24), unique=True)
+    namespace_id: Mapped[int] = mapped_column(ForeignKey("accounts.id"), index=True)
+    namespace: Mapped[str] = mapped_column(String(96))
+    name: Mapped[str] = mapped_column(String(96))
+    name_key: Mapped[str] = mapped_column(String(200), unique=True)  # similarity_key of namespace/name
+    is_private: Mapped[bool]
+    gated: Mapped[str | None] = mapped_column(String(16))  # null | auto | manual
+    created_at: Mapped[datetime] = mapped_column(index=True)
+    updated_at: Mapped[datetime] = mapped_column(index=True)
+    next_version: Mapped[int] = mapped_column(Integer, default=1)  # never goes back
+    downloads: Mapped[int] = mapped_column(BigInteger, default=0, index=True)
+    likes: Mapped[int] = mapped_column(Integer, default=0, index=True)
+
+
+class RetiredName(Table):
+    """A name that was given up. It is never given out again; if the repository lives on, it leads there."""
+
+    __tablename__ = "retired_names"
+    name_key: Mapped[str] = mapped_column(String(200), primary_key=True)
+    name: Mapped[str] = mapped_column(String(200))
+    repository_id: Mapped[int | None] = mapped_column(ForeignKey("repositories.id", ondelete="SET NULL"), index=True)
+    retired_at: Mapped[datetime]
+
+
+class Blob(Table):
+    """Verified bytes. `storage_key` is unique to one upload, so a collected blob can come back under another key."""
+
+    __tablename__ = "blobs"
+    sha256: Mapped[str] = mapped_column(String(64), primary_key=True)
+    size: Mapped[int] = mapped_column(BigInteger)
+    git_sha1: Mapped[str] = mapped_column(String(40))
+    storage_key: Mapped[str] = mapped_column(String(200), unique=True)
+    inspection: Mapped[dict[str, Any]]  # what one reading of the bytes found: see blobs.inspection
+    created_at: Mapped[datetime] = mapped_column(index=True)
+
+
+class Upload(Table):
+    """One attempt to bring one object in, written before the first byte: the proof that its account holds the bytes.
+
+    Open while `blob_sha256` is null; then a lease on the blob until `expires_at`. Undone by id only.
+    No object is ever stored without a row here or in `blobs`, so whatever has neither is garbage, whatever its age.
+    """
+
+    __tablename__ = "uploads"
+    id: Mapped[str] = mapped_column(String(32), primary_key=True)  # random; part of the staging key
+    repository_id: Mapped[int | None] = mapped_column(ForeignKey("repositories.id", ondelete="CASCADE"), index=True)
+    account_id: Mapped[int] = mapped_column(ForeignKey("accounts.id"))
+    declared_sha256: Mapped[str] = mapped_column(String(64), index=True)
+    declared_size: Mapped[int] = mapped_column(BigInteger)
+    blob_sha256: Mapped[str | None] = mapped_column(ForeignKey("blobs.sha256", ondelete="RESTRICT"), index=True)
+    created_at: Mapped[datetime]
+    expires_at: Mapped[datetime] = mapped_column(index=True)
+
+
+class Commit(Table):
+    __tablename__ = "commits"
+    id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    repository_id: Mapped[int] = mapped_column(ForeignKey("repositories.id", ondelete="CASCADE"), index=True)
+    parent_id: Mapped[str | None] = mapped_column(String(40))
+    depth: Mapped[int] = mapped_column(Integer)  # number of ancestors
+    digest: Mapped[str] = mapped_column(String(64), index=True)  # revision_digest of the files
+    title: Mapped[str] = mapped_column(Text)
+    message: Mapped[str] = mapped_column(Text)
+    author_id: Mapped[int] = mapped_column(ForeignKey("accounts.id"))
+    author: Mapped[str] = mapped_column(String(96))
+    created_at: Mapped[datetime]
+    request_key: Mapped[str | None] = mapped_column(String(64))  # of the request that made it; a retry finds it again
+
+    __table_args__ = (
+        UniqueConstraint("repository_id", "request_key", name="uq_commits_request"),
+        Index("ix_commits_repository_digest", "repository_id", "digest"),
+    )
+
+
+class CommitFile(Table):
+    __tablename__ = "commit_files"
+    commit_id: Mapped[str] = mapped_column(ForeignKey("commits.id", ondelete="CASCADE"), primary_key=True)
+    path: Mapped[str] = mapped_column(String(1024), primary_key=True)
+    blob_sha256: Mapped[str] = mapped_column(ForeignKey("blobs.sha256", ondelete="RESTRICT"), index=True)
+    is_lfs: Mapped[bool]
+    changed_in: Mapped[str] = mapped_column(String(40))  # the commit that last changed this path
+
+
+class CommitFacts(Table):
+    """What the catalog says of a commit: derived from its files, and derivable again at any time."""
+
+    __tablename__ = "commit_facts"
+    commit_id: Mapped[str] = mapped_column(ForeignKey("commits.id", ondelete="CASCADE"), primary_key=True)
+    tags: Mapped[list[str]]
+    card_data: Mapped[dict[str, Any] | None]
+    library_name: Mapped[str | None] = mapped_column(String(64))
+    pipeline_tag: Mapped[str | None] = mapped_column(String(64))
+    safetensors: Mapped[dict[str, Any] | None]
+
+
+class RepositoryTag(Table):
+    """The tags of `main`'s head, for filters. Rewritten when `main` moves."""
+
+    __tablename__ = "repository_tags"
+    repository_id: Mapped[int] = mapped_column(ForeignKey("repositories.id", ondelete="CASCADE"), primary_key=True)
+    tag: Mapped[str] = mapped_column(String(300), primary_key=True)
+
+    __table_args__ = (Index("ix_repository_tags_tag", "tag", "repository_id"),)
+
+
+class Reference(Table):
+    """A name for a commit. Branches and aliases move; tags and versions don't; `target` changes only with a RefMove."""
+
+    __tablename__ = "refs"
+    id: Mapped[int] = mapped_column(BigId, primary_key=True)
+    repository_id: Mapped[int] = mapped_column(ForeignKey("repositories.id", ondelete="CASCADE"))
+    space: Mapped[str] = mapped_column(String(8))  # heads | tags: tags, versions and aliases share one name space
+    kind: Mapped[str] = mapped_column(String(16))  # branch | tag | version | alias
+    name: Mapped[str] = mapped_column(String(128))
+    commit_id: Mapped[str] = mapped_column(ForeignKey("commits.id"), index=True)
+    message: Mapped[str] = mapped_column(Text, default="")
+    is_protected: Mapped[bool] = mapped_column(Boolean, default=False)
+    created_at: Mapped[datetime]
+    updated_at: Mapped[datetime]
+    yanked_at: Mapped[datetime | None]  # changes: yank and its undo
+    yanked_by: Mapped[str | None] = mapped_column(String(96))
+    yank_reason: Mapped[str | None] = mapped_column(Text)
+
+    __table_args__ = (UniqueConstraint("repository_id", "space", "name", name="uq_refs_name"),)
+
+
+class RefMove(Table):
+    __tablename__ = "ref_moves"
+    id: Mapped[int] = mapped_column(BigId, primary_key=True)
+    repository_id: Mapped[int] = mapped_column(ForeignKey("repositories.id", ondelete="CASCADE"), index=True)
+    kind: Mapped[str] = mapped_column(String(16))
+    name: Mapped[str] = mapped_column(String(128))
+    from_commit: Mapped[str | None] = mapped_column(String(40))
+    to_commit: Mapped[str | None] = mapped_column(String(40))
+    by: Mapped[str] = mapped_column(String(96))
+    at: Mapped[datetime]
+
+
+# --- who may, who did -------------------------------------------------------------------------------------------------
+
+
+class AccessRequest(Table):
+    """One user's standing with one gated repository."""
+
+    __tablename__ = "access_requests"
+    id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    repository_id: Mapped[int] = mapped_column(ForeignKey("repositories.id", ondelete="CASCADE"))
+    user_id: Mapped[int] = mapped_column(ForeignKey("accounts.id"))
+    status: Mapped[str] = mapped_column(String(16))  # pending | accepted | rejected; changes
+    rejection_reason: Mapped[str | None] = mapped_column(Text)
+    requested_at: Mapped[datetime]
+
+    __table_args__ = (UniqueConstraint("repository_id", "user_id", name="uq_access_requests_user"),)
+
+
+class Like(Table):
+    __tablename__ = "likes"
+    repository_id: Mapped[int] = mapped_column(ForeignKey("repositories.id", ondelete="CASCADE"), primary_key=True)
+    user_id: Mapped[int] = mapped_column(ForeignKey("accounts.id"), primary_key=True, index=True)
+    created_at: Mapped[datetime]
+
+
+class DownloadsPerDay(Table):
+    __tablename__ = "downloads_per_day"
+    repository_id: Mapped[int] = mapped_column(ForeignKey("repositories.id", ondelete="CASCADE"), primary_key=True)
+    day: Mapped[str] = mapped_column(String(10), primary_key=True)  # 2026-11-24, UTC
+    count: Mapped[int] = mapped_column(BigInteger)

@@ -1,0 +1,135 @@
+"""The embedded storage: a folder. Temporary file, fsync, rename, fsync of the folder: a crash leaves a whole object or none."""
+
+import errno
+import os
+import secrets
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import BinaryIO
+
+from lorahub.errors import DiskFull
+from lorahub_registry.infrastructure.storage.blob_store import ObjectNotFound, StoredObject
+
+PIECE_BYTES = 1 << 20
+_TEMPORARY = ".writing-"
+_SHORT_LIVED = ("staging/", "xorbs/")  # one folder for each upload: they would pile up
+
+
+class FolderBlobStore:
+    """Objects are files below `root`; a key is a relative path."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        root.mkdir(parents=True, exist_ok=True)
+
+    def path(self, key: str) -> Path:
+        return self.root / key
+
+    @contextmanager
+    def writer(self, key: str) -> Iterator[BinaryIO]:
+        target = self.path(key)
+        temporary = target.with_name(f"{_TEMPORARY}{secrets.token_hex(8)}-{target.name}")
+        with _disk_full_named():
+            try:
+                with _create(temporary) as file:
+                    yield file
+                    file.flush()
+                    os.fsync(file.fileno())
+                temporary.replace(target)
+                _sync_folder(target.parent)
+            except BaseException:
+                temporary.unlink(missing_ok=True)
+                raise
+
+    def open_range(self, key: str, start: int, stop: int) -> Iterator[bytes]:
+        try:
+            file = self.path(key).open("rb", buffering=0)
+        except FileNotFoundError:
+            raise ObjectNotFound(key) from None
+        return _pieces(file, start, stop)
+
+    def size(self, key: str) -> int | None:
+        try:
+            return self.path(key).stat().st_size
+        except FileNotFoundError:
+            return None
+
+    def move(self, key: str, to: str) -> None:
+        source, target = self.path(key), self.path(to)
+        with _disk_full_named():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                source.replace(target)
+            except FileNotFoundError:
+                if not target.exists():
+                    raise ObjectNotFound(key) from None
+            _sync_folder(target.parent)
+
+    def join(self, keys: Sequence[str], to: str) -> None:
+        with self.writer(to) as whole:
+            for key in keys:
+                try:
+                    part = self.path(key).open("rb", buffering=0)
+                except FileNotFoundError:
+                    raise ObjectNotFound(key) from None
+                with part:
+                    shutil.copyfileobj(part, whole, PIECE_BYTES)
+
+    def delete(self, key: str) -> None:
+        path = self.path(key)
+        path.unlink(missing_ok=True)
+        if key.startswith(_SHORT_LIVED):
+            with suppress(OSError):  # not empty yet, or gone already
+                path.parent.rmdir()
+
+    def list(self, prefix: str) -> Iterator[StoredObject]:
+        for folder, _, names in os.walk(self.path(prefix)):
+            for name in names:
+                path = Path(folder) / name
+                try:
+                    status = path.stat()
+                except FileNotFoundError:
+                    continue  # gone since the folder was read
+                modified_at = datetime.fromtimestamp(status.st_mtime, UTC)
+                yield StoredObject(path.relative_to(self.root).as_posix(), status.st_size, modified_at)
+
+
+def _create(path: Path) -> BinaryIO:
+    """A new file; its folder may be removed by `delete` between the two calls, then again."""
+    for _ in range(10):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with suppress(FileNotFoundError):
+            return path.open("xb")
+    return path.open("xb")
+
+
+def _pieces(file: BinaryIO, start: int, stop: int) -> Iterator[bytes]:
+    with file:
+        file.seek(start)
+        while start < stop and (piece := file.read(min(PIECE_BYTES, stop - start))):
+            start += len(piece)
+            yield piece
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _disk_full_named() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise DiskFull(
+                "the registry's storage is full; nothing of this upload is kept",
+                hint="free space on the registry, then try again",
+            ) from error
+        raise

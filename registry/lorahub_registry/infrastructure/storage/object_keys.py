@@ -1,0 +1,44 @@
+"""Where bytes lie. Keys are made of server-made ids and hex digits only; nothing a client wrote is part of one.
+
+    staging/<upload id>/whole          one upload, received in one piece
+    staging/<upload id>/part-<00001>   one upload, received in parts
+    blobs/<ab>/<cd>/<sha256>-<upload>  verified bytes; no client ever held a URL that writes here
+    xorbs/<session>/<hash>             chunks of a Xet upload, until its session is over
+    incoming/<random>                  a request body while it arrives
+"""
+
+from dataclasses import dataclass
+
+from lorahub.protocol.digests import Sha256
+
+
+@dataclass(frozen=True, slots=True)
+class Staging:
+    upload_id: str
+
+    @property
+    def prefix(self) -> str:
+        return f"staging/{self.upload_id}/"
+
+    @property
+    def whole(self) -> str:
+        return f"{self.prefix}whole"
+
+    def part(self, number: int) -> str:
+        return f"{self.prefix}part-{number:05d}"
+
+
+def blob_key(sha256: Sha256, upload_id: str) -> str:
+    return f"blobs/{sha256[:2]}/{sha256[2:4]}/{sha256}-{upload_id}"
+
+
+def xorb_prefix(session: str) -> str:
+    return f"xorbs/{session}/"
+
+
+def xorb_key(session: str, xorb_hash: str) -> str:
+    return f"{xorb_prefix(session)}{xorb_hash}"
+
+
+def incoming_key(name: str) -> str:
+    return f"incoming/{name}"

@@ -1,0 +1,100 @@
+"""Receives request bodies within stated bounds. Receiving is the one thing that runs on the event loop;
+writing, hashing and parsing happen in worker threads, so a slow client holds no thread."""
+
+import asyncio
+import tempfile
+from collections.abc import AsyncIterator
+from typing import Annotated, Any, BinaryIO, TypeVar
+
+from anyio import to_thread
+from fastapi import Depends, Request
+from pydantic import BaseModel, ValidationError
+
+from lorahub.adapters.strict_json import parse_json
+from lorahub.errors import InvalidInput, MalformedBody, PayloadTooLarge, TooManyRequests, UnsupportedMediaType
+from lorahub_registry.infrastructure.web.backend import BackendDep
+from lorahub_registry.infrastructure.web.problems import validation_message
+
+SILENCE_SECONDS = 60  # a client that sends nothing for this long is gone
+_BUFFER_BYTES = 1 << 20
+_SPOOL_MEMORY_BYTES = 1 << 20
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+async def pieces(request: Request, *, limit: int) -> AsyncIterator[bytes]:
+    """The body in pieces of about 1 MiB. Raises `PayloadTooLarge` as soon as `limit` bytes are passed."""
+    _refuse_encoded(request)
+    declared = request.headers.get("content-length", "")
+    if declared.isdigit() and int(declared) > limit:
+        raise PayloadTooLarge(f"the body has {declared} bytes; at most {limit} are taken here")
+    buffer, total = bytearray(), 0
+    stream = request.stream().__aiter__()
+    while (piece := await _next(stream)) is not None:
+        total += len(piece)
+        if total > limit:
+            raise PayloadTooLarge(f"the body is longer than the {limit} bytes taken here")
+        buffer += piece
+        if len(buffer) >= _BUFFER_BYTES:
+            yield bytes(buffer)
+            buffer.clear()
+    if buffer:
+        yield bytes(buffer)
+
+
+async def _next(stream: AsyncIterator[bytes]) -> bytes | None:
+    try:
+        async with asyncio.timeout(SILENCE_SECONDS):
+            return await anext(stream, None)
+    except TimeoutError:
+        raise TooManyRequests(f"nothing arrived for {SILENCE_SECONDS} s", retry_after=5) from None
+
+
+async def receive_into(request: Request, file: BinaryIO, *, limit: int) -> int:
+    """Writes the body to `file`; the number of bytes."""
+    total = 0
+    async for piece in pieces(request, limit=limit):
+        await to_thread.run_sync(file.write, piece)
+        total += len(piece)
+    return total
+
+
+async def raw_body(request: Request, backend: BackendDep) -> bytes:
+    return b"".join([piece async for piece in pieces(request, limit=backend.settings.json_body_bytes)])
+
+
+def json_object(body: Annotated[bytes, Depends(raw_body)]) -> dict[str, Any]:
+    """The body as a JSON object; an empty body is an empty object, as some clients send none."""
+    value = parse_json(body, error=MalformedBody) if body.strip() else {}
+    if not isinstance(value, dict):
+        raise MalformedBody(f"the body is a JSON {type(value).__name__}; expected an object")
+    return value
+
+
+def json_model(model: type[Model]) -> Any:
+    """A dependency: the body as `model`. Unknown fields are ignored, as clients of other generations send them."""
+
+    def read(value: Annotated[dict[str, Any], Depends(json_object)]) -> Model:
+        try:
+            return model.model_validate(value)
+        except ValidationError as error:
+            raise InvalidInput(validation_message(error.errors())) from None
+
+    return Depends(read)
+
+
+async def spooled_body(request: Request, backend: BackendDep) -> AsyncIterator[BinaryIO]:
+    """The body of a commit as a file at its start: in memory while small, on disk beyond 1 MiB."""
+    with tempfile.SpooledTemporaryFile(max_size=_SPOOL_MEMORY_BYTES, dir=backend.settings.home) as file:
+        await receive_into(request, file, limit=backend.settings.commit_body_bytes)  # type: ignore[arg-type]  # it is one
+        file.seek(0)
+        yield file  # type: ignore[misc]  # typeshed's spooled file is no BinaryIO
+
+
+SpooledBody = Annotated[BinaryIO, Depends(spooled_body)]
+
+
+def _refuse_encoded(request: Request) -> None:
+    encoding = request.headers.get("content-encoding", "identity")
+    if encoding != "identity":
+        raise UnsupportedMediaType(f"Content-Encoding {encoding[:40]!r} is not taken; send the body as it is")

@@ -1,0 +1,121 @@
+"""Renders every error as the Hub's clients expect it: status, `X-Error-Code`, `X-Error-Message`, `{"error": …}`."""
+
+import logging
+import sqlite3
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from sqlalchemy.exc import DBAPIError, IntegrityError
+from starlette.exceptions import HTTPException
+
+from lorahub.errors import (
+    Conflict,
+    DiskFull,
+    EntryNotFound,
+    InvalidInput,
+    InvalidToken,
+    LorahubError,
+    RangeNotSatisfiable,
+    RepositoryMoved,
+    RouteNotFound,
+    TooManyRequests,
+    Unavailable,
+)
+
+logger = logging.getLogger("lorahub")
+
+
+def render(error: LorahubError) -> JSONResponse:
+    """The answer to a request that failed with `error`. Never shows what a client must not see: messages are ours."""
+    body = {"error": error.message, "code": error.code, "hint": error.hint, "facts": error.facts}
+    if "url" in error.facts:
+        body["url"] = error.facts["url"]  # where a client of the Hub looks for it when it may use what exists
+    return JSONResponse(body, status_code=error.status, headers=_headers(error))
+
+
+def _headers(error: LorahubError) -> dict[str, str]:
+    headers = {"X-Error-Message": _one_ascii_line(error.message)}
+    if not isinstance(error, InvalidToken):  # a bad token must not look like a missing repository
+        headers["X-Error-Code"] = error.code
+    match error:
+        case EntryNotFound(facts={"commit": commit}):
+            headers["X-Repo-Commit"] = commit  # lets clients remember that the file is not there
+        case RangeNotSatisfiable(facts={"size": size}):
+            headers["Content-Range"] = f"bytes */{size}"
+        case TooManyRequests(facts={"retry_after": seconds}):
+            headers["Retry-After"] = str(seconds)
+            headers["RateLimit"] = f'"api";r=0;t={seconds}'
+        case Unavailable():
+            headers["Retry-After"] = "2"
+    return headers
+
+
+def _redirect(request: Request, error: RepositoryMoved) -> JSONResponse:
+    """The same address with the repository's new name, on the same origin, so that clients keep their token."""
+    sent = f"{request.path_params['namespace']}/{request.path_params['name']}"
+    path = request.scope["path"].replace(f"/{sent}", f"/{error.facts['new']}", 1)
+    response = render(error)
+    response.headers["Location"] = f"{path}?{request.url.query}" if request.url.query else path
+    return response
+
+
+def _one_ascii_line(text: str) -> str:
+    printable = "".join(c if c.isprintable() else " " for c in text)
+    return printable.encode("ascii", "backslashreplace").decode()[:500]
+
+
+def install(app: FastAPI) -> None:
+    """Every way a request can fail ends in `render`."""
+
+    @app.exception_handler(LorahubError)
+    def ours(request: Request, error: LorahubError) -> JSONResponse:
+        if isinstance(error, RepositoryMoved):
+            return _redirect(request, error)
+        if error.status >= 500 and error.status not in (501, 507):
+            logger.error("%s: %s", error.code, error.message)
+        return render(error)
+
+    @app.exception_handler(RequestValidationError)
+    def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
+        return render(InvalidInput(validation_message(error.errors())))
+
+    @app.exception_handler(HTTPException)
+    def routing(request: Request, error: HTTPException) -> JSONResponse:
+        known = RouteNotFound("this registry has nothing at this address", hint="see docs/http-api.md for what it has")
+        response = render(known if error.status_code == 404 else InvalidInput(str(error.detail)))
+        response.status_code = error.status_code
+        response.headers.update(error.headers or {})
+        if request.method == "HEAD":
+            response.body = b""
+        return response
+
+    @app.exception_handler(DBAPIError)
+    def database(_: Request, error: DBAPIError) -> JSONResponse:
+        return render(_database_problem(error))
+
+    @app.exception_handler(Exception)
+    def bug(_: Request, error: Exception) -> JSONResponse:
+        logger.error("unexpected %s", type(error).__name__, exc_info=error)
+        return render(LorahubError("the registry failed; this is a bug in lorahub", hint="report it with the request id"))
+
+
+def validation_message(errors: Any) -> str:
+    """One line that names every fault of a body or a query."""
+    faults = [f"{'.'.join(str(part) for part in fault['loc'])}: {fault['msg']}" for fault in errors]
+    return "; ".join(faults)[:2000]
+
+
+def _database_problem(error: DBAPIError) -> LorahubError:
+    text = str(error.orig)
+    if isinstance(error, IntegrityError):
+        logger.warning("two requests changed the same thing: %s", text)
+        return Conflict("somebody else changed the same thing at the same moment", hint="try again")
+    if isinstance(error.orig, sqlite3.OperationalError) and "full" in text:
+        return DiskFull("the registry's disk is full; nothing of this request is kept")
+    if isinstance(error.orig, sqlite3.OperationalError) or error.connection_invalidated:
+        logger.error("database unavailable: %s", text)
+        return Unavailable("the registry's database is busy or unreachable", hint="try again in a moment")
+    logger.error("database refused a statement", exc_info=error)
+    return LorahubError("the registry failed; this is a bug in lorahub", hint="report it with the request id")

@@ -1,0 +1,31 @@
+"""Routes on the path as it was sent, percent-encoding intact.
+
+Revisions and branches arrive as one encoded element (`feat%2Fx`). Decoding before routing would split them, and decoding
+twice is how traversal gets through: so the path is decoded exactly once, by `decode`, in the route that uses it.
+"""
+
+from urllib.parse import unquote_to_bytes
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from lorahub.errors import InvalidInput
+
+
+class RawPath:
+    """ASGI middleware: `scope["path"]` becomes the undecoded path."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope.get("raw_path"):
+            scope["path"] = scope["raw_path"].split(b"?")[0].decode("latin-1")
+        await self.app(scope, receive, send)
+
+
+def decode(element: str) -> str:
+    """The single decode. Raises `InvalidInput` for what isn't percent-encoded UTF-8."""
+    try:
+        return unquote_to_bytes(element).decode("utf-8")
+    except UnicodeDecodeError:
+        raise InvalidInput(f"the address is not percent-encoded UTF-8: {ascii(element[:200])}") from None

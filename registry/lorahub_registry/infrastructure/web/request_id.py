@@ -1,0 +1,35 @@
+"""Gives each request the id under which its caller and our logs will find it."""
+
+import re
+import secrets
+from contextvars import ContextVar
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+current_request_id: ContextVar[str | None] = ContextVar("current_request_id", default=None)
+
+_USABLE = re.compile(r"[\x21-\x7e]{1,128}")
+
+
+class RequestId:
+    """ASGI middleware: the caller's `X-Request-Id`, else its `X-Amzn-Trace-Id`, else a new one; echoed in the answer."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        offered = headers.get("x-request-id") or headers.get("x-amzn-trace-id") or ""
+        request_id = offered if _USABLE.fullmatch(offered) else secrets.token_hex(12)
+        current_request_id.set(request_id)
+
+        async def send_with_id(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message)["X-Request-Id"] = request_id
+            await send(message)
+
+        await self.app(scope, receive, send_with_id)

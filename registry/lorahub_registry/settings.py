@@ -1,0 +1,49 @@
+"""Every setting of the registry, with its unit, read from the environment (`LORAHUB_…`) once and passed down."""
+
+from datetime import timedelta
+from pathlib import Path
+
+import platformdirs
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+def default_home() -> Path:
+    """The per-user data directory of an embedded registry."""
+    return Path(platformdirs.user_data_dir("lorahub")) / "registry"
+
+
+class Settings(BaseSettings):
+    """A name here is `LORAHUB_<NAME>` in the environment."""
+
+    model_config = SettingsConfigDict(env_prefix="LORAHUB_", frozen=True, extra="ignore")
+
+    home: Path = Field(default_factory=default_home, description="database, blobs and secret of an embedded registry")
+    database_url: str | None = Field(default=None, description="SQLAlchemy URL; default: SQLite in `home`")
+    public_url: str | None = Field(
+        default=None, description="the address clients use, with scheme and any path prefix; default: the request's own Host"
+    )
+    secret: str | None = Field(default=None, description="key of signed URLs; default: made once in `home/secret`")
+
+    inline_file_bytes: int = Field(
+        default=1 << 20, description="bytes; files up to this size travel inside the commit body, larger ones by upload"
+    )
+    commit_line_bytes: int = Field(default=16 << 20, description="bytes; longest line of a commit body")
+    commit_body_bytes: int = Field(default=512 << 20, description="bytes; longest commit body")
+    commit_operations: int = Field(default=10_000, description="most files added or deleted by one commit")
+    revision_files: int = Field(default=10_000, description="most files of one revision")
+    json_body_bytes: int = Field(default=8 << 20, description="bytes; longest JSON or form body")
+    object_bytes: int = Field(default=1 << 40, description="bytes; largest uploaded file")
+    multipart_threshold_bytes: int = Field(default=64 << 20, description="bytes; larger objects are uploaded in parts")
+    part_bytes: int = Field(default=16_000_000, description="bytes; size of every part but the last")
+
+    upload_lifetime: timedelta = Field(
+        default=timedelta(hours=24), description="how long uploaded bytes wait for the commit that names them"
+    )
+    blob_grace: timedelta = Field(
+        default=timedelta(hours=24), description="how long bytes that nothing refers to are kept before collection"
+    )
+    url_lifetime: timedelta = Field(default=timedelta(hours=6), description="how long a signed upload URL is good")
+    xet_token_lifetime: timedelta = Field(default=timedelta(minutes=15), description="how long an upload session token is good")
+
+    failpoint: str | None = Field(default=None, description="name of the step at which the process kills itself (crash tests)")
