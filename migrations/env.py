@@ -3,13 +3,20 @@
 import os
 
 from alembic import context
+from lorahub_registry.infrastructure.database.session import Database
+from lorahub_registry.infrastructure.database.tables import Table, UtcDateTime
+from lorahub_registry.settings import default_home
 from sqlalchemy import Connection, text
 
-from lorahub_registry.infrastructure.database.session import Database
-from lorahub_registry.infrastructure.database.tables import Table
-from lorahub_registry.settings import default_home
+LOCK_TIMEOUT, STATEMENT_TIMEOUT = (
+    "4s",
+    "60s",
+)  # PostgreSQL: a migration gives way to traffic, not the other way round
 
-LOCK_TIMEOUT, STATEMENT_TIMEOUT = "4s", "60s"  # PostgreSQL: a migration gives way to traffic, not the other way round
+
+def render_item(type_: str, item: object, _context: object) -> str | bool:
+    """A migration stays as it was written, whatever becomes of the class that its columns have today."""
+    return "sa.DateTime(timezone=True)" if type_ == "type" and isinstance(item, UtcDateTime) else False
 
 
 def run(connection: Connection) -> None:
@@ -22,6 +29,7 @@ def run(connection: Connection) -> None:
         target_metadata=Table.metadata,
         render_as_batch=connection.dialect.name == "sqlite",
         compare_type=True,
+        render_item=render_item,
     )
     with context.begin_transaction():
         context.run_migrations()

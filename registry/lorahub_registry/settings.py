@@ -21,12 +21,14 @@ class Settings(BaseSettings):
     home: Path = Field(default_factory=default_home, description="database, blobs and secret of an embedded registry")
     database_url: str | None = Field(default=None, description="SQLAlchemy URL; default: SQLite in `home`")
     public_url: str | None = Field(
-        default=None, description="the address clients use, with scheme and any path prefix; default: the request's own Host"
+        default=None,
+        description="the address clients use, with scheme and any path prefix; default: the request's own Host",
     )
     secret: str | None = Field(default=None, description="key of signed URLs; default: made once in `home/secret`")
 
     inline_file_bytes: int = Field(
-        default=1 << 20, description="bytes; files up to this size travel inside the commit body, larger ones by upload"
+        default=1 << 20,
+        description="bytes; files up to this size travel inside the commit body, larger ones by upload",
     )
     commit_line_bytes: int = Field(default=16 << 20, description="bytes; longest line of a commit body")
     commit_body_bytes: int = Field(default=512 << 20, description="bytes; longest commit body")
@@ -41,9 +43,14 @@ class Settings(BaseSettings):
         default=timedelta(hours=24), description="how long uploaded bytes wait for the commit that names them"
     )
     blob_grace: timedelta = Field(
-        default=timedelta(hours=24), description="how long bytes that nothing refers to are kept before collection"
+        default=timedelta(hours=24),
+        description="how long bytes that nothing refers to are kept before collection",
     )
     url_lifetime: timedelta = Field(default=timedelta(hours=6), description="how long a signed upload URL is good")
-    xet_token_lifetime: timedelta = Field(default=timedelta(minutes=15), description="how long an upload session token is good")
+    xet_token_lifetime: timedelta = Field(
+        default=timedelta(minutes=15), description="how long an upload session token is good"
+    )
 
-    failpoint: str | None = Field(default=None, description="name of the step at which the process kills itself (crash tests)")
+    failpoint: str | None = Field(
+        default=None, description="name of the step at which the process kills itself (crash tests)"
+    )

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from itsdangerous import BadData, URLSafeTimedSerializer
-
 from lorahub.errors import InvalidToken
 
 
@@ -28,7 +27,9 @@ class Signer:
         try:
             value: dict[str, Any] = self._serializer(purpose).loads(signed, max_age=int(lifetime.total_seconds()))
         except BadData as error:
-            raise InvalidToken("this signed address is not valid, or no longer", hint="start the upload again") from error
+            raise InvalidToken(
+                "this signed address is not valid, or no longer", hint="start the upload again"
+            ) from error
         return value
 
     def _serializer(self, purpose: str) -> URLSafeTimedSerializer:

@@ -3,8 +3,8 @@
 from typing import Annotated
 
 from fastapi import Depends, Request
-
 from lorahub.errors import InvalidToken
+
 from lorahub_registry.features.accounts.permissions import Principal
 from lorahub_registry.features.accounts.service import authenticate
 from lorahub_registry.infrastructure.web.backend import BackendDep

@@ -141,9 +141,7 @@ def remove_member(session: Session, organisation_id: int, user_id: int) -> bool:
 
 
 def _account(row: AccountRow) -> Account:
-    return Account(
-        row.id, row.name, row.kind, row.fullname, row.email, row.is_admin, row.created_at, row.disabled_at
-    )
+    return Account(row.id, row.name, row.kind, row.fullname, row.email, row.is_admin, row.created_at, row.disabled_at)
 
 
 def _token(row: TokenRow) -> Token:

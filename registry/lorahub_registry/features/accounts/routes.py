@@ -4,9 +4,9 @@ from datetime import datetime, timedelta
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request, Response
+from lorahub.errors import AccountNotFound
 from pydantic import BaseModel, Field
 
-from lorahub.errors import AccountNotFound
 from lorahub_registry.features.accounts import service
 from lorahub_registry.features.accounts.caller import Caller
 from lorahub_registry.features.accounts.service import Account, Token
@@ -118,7 +118,9 @@ def create_token(
 
 
 @router.delete(f"{API}/tokens/{{token_id}}")
-def revoke_token(backend: BackendDep, caller: Caller, token_id: Annotated[int, Field(ge=1, le=2**62)]) -> dict[str, Any]:
+def revoke_token(
+    backend: BackendDep, caller: Caller, token_id: Annotated[int, Field(ge=1, le=2**62)]
+) -> dict[str, Any]:
     service.revoke_token(backend, caller, token_id)
     return {}
 

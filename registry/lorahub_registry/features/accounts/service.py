@@ -3,10 +3,19 @@
 from dataclasses import dataclass
 from datetime import timedelta
 
-from lorahub.errors import AccountNotFound, AlreadyExists, Conflict, InvalidInput, InvalidName, InvalidToken, NotFound
+from lorahub.errors import (
+    AccountNotFound,
+    AlreadyExists,
+    Conflict,
+    InvalidInput,
+    InvalidName,
+    InvalidToken,
+    NotFound,
+)
 from lorahub.protocol.digests import sha256_of
 from lorahub.protocol.names import RESERVED_NAMESPACES, parse_name, similarity_key
 from lorahub.protocol.tokens import is_well_formed, new_token
+
 from lorahub_registry.features.accounts import queries
 from lorahub_registry.features.accounts.permissions import (
     ANONYMOUS,
@@ -224,7 +233,7 @@ def create_token(
     )
 
 
-def issue_token(  # noqa: PLR0913 (the columns of a token)
+def issue_token(
     backend: Backend,
     account_id: int,
     *,
@@ -273,6 +282,4 @@ def audit_page(backend: Backend, principal: Principal, *, limit: int, before: in
 
 
 def _record(session: Session, principal: Principal, action: str, subject: str, **details: object) -> None:
-    record(
-        session, actor=principal.name, token_id=principal.token_id, action=action, subject=subject, **details
-    )
+    record(session, actor=principal.name, token_id=principal.token_id, action=action, subject=subject, **details)

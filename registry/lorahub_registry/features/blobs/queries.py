@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from lorahub.protocol.digests import GitSha1, Sha256
 from sqlalchemy import delete, exists, func, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
-from lorahub.protocol.digests import GitSha1, Sha256
 from lorahub_registry.infrastructure.database import Session, now
 from lorahub_registry.infrastructure.database.tables import Blob as BlobRow
 from lorahub_registry.infrastructure.database.tables import CommitFile
@@ -142,9 +142,7 @@ def delete_upload(session: Session, upload_id: str) -> None:
     session.execute(delete(UploadRow).where(UploadRow.id == upload_id))
 
 
-def release_leases(
-    session: Session, *, account_id: int, repository_id: int | None, digests: Sequence[Sha256]
-) -> None:
+def release_leases(session: Session, *, account_id: int, repository_id: int | None, digests: Sequence[Sha256]) -> None:
     for start in range(0, len(digests), 500):
         session.execute(
             delete(UploadRow).where(
@@ -158,21 +156,34 @@ def release_leases(
 # --- collection -------------------------------------------------------------------------------------------------------
 
 
-def delete_expired_uploads(session: Session) -> list[str]:
-    """Their ids."""
-    gone = session.execute(delete(UploadRow).where(UploadRow.expires_at <= now()).returning(UploadRow.id))
-    return list(gone.scalars())
+def expired_uploads(session: Session) -> list[str]:
+    return list(session.scalars(select(UploadRow.id).where(UploadRow.expires_at <= now())))
 
 
-def unreferenced_blobs(session: Session, *, created_before: datetime, limit: int) -> list[Blob]:
-    statement = select(BlobRow).where(BlobRow.created_at <= created_before, *_is_unreferenced()).limit(limit)
-    return [_blob(row) for row in session.scalars(statement.with_for_update(skip_locked=True))]
+def delete_expired_upload(session: Session, upload_id: str) -> bool:
+    gone = session.execute(
+        delete(UploadRow).where(UploadRow.id == upload_id, UploadRow.expires_at <= now()).returning(UploadRow.id)
+    )
+    return gone.first() is not None
 
 
-def delete_blob(session: Session, sha256: Sha256) -> bool:
+def unreferenced_blobs(session: Session, *, created_before: datetime, after: str, limit: int) -> list[Blob]:
+    """In order of digest, from behind `after`."""
+    statement = (
+        select(BlobRow)
+        .where(BlobRow.created_at <= created_before, BlobRow.sha256 > after, *_is_unreferenced())
+        .order_by(BlobRow.sha256)
+        .limit(limit)
+    )
+    return [_blob(row) for row in session.scalars(statement)]
+
+
+def delete_blob(session: Session, blob: Blob) -> bool:
     """Only if still nothing refers to it; the foreign keys refuse what this misses."""
     gone = session.execute(
-        delete(BlobRow).where(BlobRow.sha256 == sha256, *_is_unreferenced()).returning(BlobRow.sha256)
+        delete(BlobRow)
+        .where(BlobRow.sha256 == blob.sha256, BlobRow.storage_key == blob.storage_key, *_is_unreferenced())
+        .returning(BlobRow.sha256)
     )
     return gone.first() is not None
 

@@ -4,9 +4,11 @@ Whatever is undone is undone by upload id, never by digest: another upload of th
 """
 
 from collections.abc import Iterator
+from datetime import datetime
 
 from lorahub.errors import BlobVanished, DigestMismatch, SizeMismatch
 from lorahub.protocol.digests import Sha256, sha256_of
+
 from lorahub_registry.features.blobs import queries
 from lorahub_registry.features.blobs.inspection import Inspection, inspect
 from lorahub_registry.features.blobs.queries import Blob, Upload
@@ -75,9 +77,7 @@ def verify(backend: Backend, key: str, upload: Upload) -> Inspection:
     """Reads the stored bytes, whatever any client or storage says of them. Raises `SizeMismatch`, `DigestMismatch`."""
     size = backend.blobs.size(key)
     if size != upload.declared_size:
-        raise SizeMismatch(
-            f"{size} bytes arrived, {upload.declared_size} were announced", hint="upload the file again"
-        )
+        raise SizeMismatch(f"{size} bytes arrived, {upload.declared_size} were announced", hint="upload the file again")
     inspection = inspect(backend.blobs.open_range(key, 0, size), size=size)
     if inspection.sha256 != upload.declared_sha256:
         raise DigestMismatch(
@@ -187,8 +187,73 @@ def holds_lease(session: Session, *, account_id: int, repository_id: int, sha256
     return queries.holds_lease(session, account_id=account_id, repository_id=repository_id, sha256=sha256)
 
 
-def release_leases(
-    session: Session, *, account_id: int, repository_id: int | None, digests: list[Sha256]
-) -> None:
+def release_leases(session: Session, *, account_id: int, repository_id: int | None, digests: list[Sha256]) -> None:
     """Once a commit refers to the blobs, the leases are spent."""
     queries.release_leases(session, account_id=account_id, repository_id=repository_id, digests=digests)
+
+
+# --- collection -------------------------------------------------------------------------------------------------------
+
+
+def expired_uploads(backend: Backend) -> list[str]:
+    """Ids of uploads whose time is over."""
+    with backend.database.read() as session:
+        return queries.expired_uploads(session)
+
+
+def unreferenced_blobs(backend: Backend, *, created_before: datetime) -> Iterator[Blob]:
+    """As of when each page of them is read: `collect_blob` looks again."""
+    after = ""
+    while page := _unreferenced_page(backend, created_before, after):
+        yield from page
+        after = page[-1].sha256
+
+
+def _unreferenced_page(backend: Backend, created_before: datetime, after: str) -> list[Blob]:
+    with backend.database.read() as session:
+        return queries.unreferenced_blobs(session, created_before=created_before, after=after, limit=500)
+
+
+def collect_upload(backend: Backend, upload_id: str) -> None:
+    """Forgets an upload whose time is over, unless it was finished, and so renewed, meanwhile."""
+    with backend.database.write() as session:
+        is_gone = queries.delete_expired_upload(session, upload_id)
+    if is_gone:
+        delete_staged(backend, upload_id)
+
+
+def collect_blob(backend: Backend, blob: Blob) -> bool:
+    """Row first, under the foreign keys; then the object. False if something came to refer to it meanwhile."""
+    try:
+        with backend.database.write() as session:
+            is_gone = queries.delete_blob(session, blob)
+    except queries.IntegrityError:
+        return False
+    if is_gone:
+        backend.blobs.delete(blob.storage_key)
+    return is_gone
+
+
+def is_known_object(backend: Backend, key: str) -> bool:
+    """Whether a blob lies under this storage key, or an upload may still make one of what lies there."""
+    upload_id = key.split("/")[1] if key.startswith("staging/") else key.rpartition("-")[2]
+    with backend.database.read() as session:
+        return queries.is_known_key(session, key, upload_id)
+
+
+def all_blobs(backend: Backend, *, page_size: int) -> Iterator[Blob]:
+    after = ""
+    while page := _blob_page(backend, after, page_size):
+        yield from page
+        after = page[-1].sha256
+
+
+def _blob_page(backend: Backend, after: str, limit: int) -> list[Blob]:
+    with backend.database.read() as session:
+        return queries.all_blobs(session, after=after, limit=limit)
+
+
+def still_there(backend: Backend, blob: Blob) -> bool:
+    with backend.database.read() as session:
+        found = queries.blob_by_sha256(session, blob.sha256)
+    return found is not None and found.storage_key == blob.storage_key

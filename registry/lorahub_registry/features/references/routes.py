@@ -1,7 +1,7 @@
 """Refs, commits, branches, tags and super-squash as the Hub has them; versions, aliases and yank as only lorahub does."""
 
-from typing import Annotated, Any
 from html import escape
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel, Field
@@ -69,7 +69,7 @@ def _ref(reference: Reference, space: str) -> dict[str, Any]:
 
 
 @router.get(MODEL + "/commits/{rev}")
-def commits(  # noqa: PLR0913 (a page)
+def commits(
     request: Request,
     backend: BackendDep,
     caller: Caller,
@@ -117,7 +117,11 @@ def delete_branch(backend: BackendDep, caller: Caller, repo: Repo, rev: Revision
 
 @router.post(MODEL + "/tag/{rev}")
 def create_tag(
-    backend: BackendDep, caller: Caller, repo: Repo, rev: Revision, body: Annotated[NewTag, json_model(NewTag)]
+    backend: BackendDep,
+    caller: Caller,
+    repo: Repo,
+    rev: Revision,
+    body: Annotated[NewTag, json_model(NewTag)],
 ) -> dict[str, Any]:
     service.create_tag(backend, caller, repo, body.tag, revision=rev, message=body.message or "")
     return {}
@@ -131,7 +135,11 @@ def delete_tag(backend: BackendDep, caller: Caller, repo: Repo, rev: Revision) -
 
 @router.post(MODEL + "/super-squash/{rev}")
 def squash(
-    backend: BackendDep, caller: Caller, repo: Repo, rev: Revision, body: Annotated[Squash, json_model(Squash)]
+    backend: BackendDep,
+    caller: Caller,
+    repo: Repo,
+    rev: Revision,
+    body: Annotated[Squash, json_model(Squash)],
 ) -> dict[str, Any]:
     service.squash(backend, caller, repo, rev, body.message or "")
     return {}
@@ -186,7 +194,11 @@ def _yank(yank: Yank | None) -> dict[str, Any] | None:
 
 @router.post(OWN + "/versions/{version}/yank")
 def yank(
-    backend: BackendDep, caller: Caller, repo: Repo, version: str, body: Annotated[YankReason, json_model(YankReason)]
+    backend: BackendDep,
+    caller: Caller,
+    repo: Repo,
+    version: str,
+    body: Annotated[YankReason, json_model(YankReason)],
 ) -> dict[str, Any]:
     return _version(service.yank(backend, caller, repo, decode(version), reason=body.reason))
 
@@ -213,7 +225,11 @@ def _alias(alias: Alias) -> dict[str, Any]:
 
 @router.put(OWN + "/aliases/{alias}")
 def set_alias(
-    backend: BackendDep, caller: Caller, repo: Repo, alias: str, body: Annotated[AliasTarget, json_model(AliasTarget)]
+    backend: BackendDep,
+    caller: Caller,
+    repo: Repo,
+    alias: str,
+    body: Annotated[AliasTarget, json_model(AliasTarget)],
 ) -> dict[str, Any]:
     set_to = service.set_alias(
         backend, caller, repo, decode(alias), revision=body.revision, is_protected=body.protected

@@ -16,11 +16,19 @@ from lorahub.errors import (
     VersionYanked,
 )
 from lorahub.protocol.names import RepositoryName, is_version, parse_alias, parse_reference_name
+
 from lorahub_registry.features.accounts.permissions import Action, Principal, may, require
 from lorahub_registry.features.audit.service import record
 from lorahub_registry.features.repositories.service import Repository, permitted, readable, visible
 from lorahub_registry.features.revisions import service as revisions
-from lorahub_registry.features.revisions.service import Commit, Move, NewCommit, NewFile, Reference, RevisionFile
+from lorahub_registry.features.revisions.service import (
+    Commit,
+    Move,
+    NewCommit,
+    NewFile,
+    Reference,
+    RevisionFile,
+)
 from lorahub_registry.infrastructure.backend import Backend
 from lorahub_registry.infrastructure.database import Session
 
@@ -143,7 +151,11 @@ def _version(session: Session, reference: Reference) -> Version:
 def _alias(session: Session, reference: Reference) -> Alias:
     version = revisions.version_of(session, reference.repository_id, reference.commit_id)
     return Alias(
-        reference.name, reference.commit_id, version and version.name, reference.is_protected, reference.updated_at
+        reference.name,
+        reference.commit_id,
+        version and version.name,
+        reference.is_protected,
+        reference.updated_at,
     )
 
 
@@ -190,7 +202,7 @@ def delete_tag(backend: Backend, principal: Principal, name: RepositoryName, tag
         _delete(session, principal, repository, kind=kind, name=tag)
 
 
-def _create(  # noqa: PLR0913 (the columns of a reference)
+def _create(
     session: Session,
     principal: Principal,
     repository: Repository,
@@ -260,7 +272,13 @@ def squash(backend: Backend, principal: Principal, name: RepositoryName, branch:
 
 
 def set_alias(
-    backend: Backend, principal: Principal, name: RepositoryName, alias: str, *, revision: str, is_protected: bool | None
+    backend: Backend,
+    principal: Principal,
+    name: RepositoryName,
+    alias: str,
+    *,
+    revision: str,
+    is_protected: bool | None,
 ) -> Alias:
     """Makes or moves an alias. Moving, protecting and unprotecting a protected one takes the right to manage.
 
@@ -323,7 +341,10 @@ def yank(backend: Backend, principal: Principal, name: RepositoryName, version: 
         action = "version.unyank" if reason is None else "version.yank"
         _record(session, principal, action, repository, name=version, reason=reason)
         _follow_latest(session, principal, repository, reference)
-        return _version(session, revisions.reference_named(session, repository.id, kind="version", name=version) or reference)
+        return _version(
+            session,
+            revisions.reference_named(session, repository.id, kind="version", name=version) or reference,
+        )
 
 
 def _follow_latest(session: Session, principal: Principal, repository: Repository, changed: Reference) -> None:

@@ -5,12 +5,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
+from lorahub.protocol.names import RepositoryName
 from sqlalchemy import delete, func, or_, select, update
 
-from lorahub.protocol.names import RepositoryName
 from lorahub_registry.infrastructure.database import Session, now
 from lorahub_registry.infrastructure.database.tables import AccessRequest as AccessRequestRow
-from lorahub_registry.infrastructure.database.tables import Account, Blob, Commit, CommitFile, Like, RetiredName
+from lorahub_registry.infrastructure.database.tables import (
+    Account,
+    Blob,
+    Commit,
+    CommitFile,
+    Like,
+    RetiredName,
+)
 from lorahub_registry.infrastructure.database.tables import Repository as RepositoryRow
 
 
@@ -106,12 +113,18 @@ def insert_repository(
     return to_repository(row)
 
 
-def rename_repository(session: Session, repository_id: int, name: RepositoryName, *, key: str, namespace_id: int) -> None:
+def rename_repository(
+    session: Session, repository_id: int, name: RepositoryName, *, key: str, namespace_id: int
+) -> None:
     session.execute(
         update(RepositoryRow)
         .where(RepositoryRow.id == repository_id)
         .values(
-            namespace_id=namespace_id, namespace=name.namespace, name=name.name, name_key=key, updated_at=now()
+            namespace_id=namespace_id,
+            namespace=name.namespace,
+            name=name.name,
+            name_key=key,
+            updated_at=now(),
         )
     )
 
@@ -166,16 +179,18 @@ def access_status(session: Session, repository_id: int, user_id: int) -> str | N
     return session.scalar(statement)
 
 
-def set_access(
-    session: Session, repository_id: int, user_id: int, *, status: str, reason: str | None = None
-) -> None:
+def set_access(session: Session, repository_id: int, user_id: int, *, status: str, reason: str | None = None) -> None:
     statement = select(AccessRequestRow).where(
         AccessRequestRow.repository_id == repository_id, AccessRequestRow.user_id == user_id
     )
     row = session.scalar(statement)
     if row is None:
         row = AccessRequestRow(
-            id=secrets.token_hex(12), repository_id=repository_id, user_id=user_id, requested_at=now(), status=status
+            id=secrets.token_hex(12),
+            repository_id=repository_id,
+            user_id=user_id,
+            requested_at=now(),
+            status=status,
         )
         session.add(row)
     row.status, row.rejection_reason = status, reason
@@ -190,9 +205,7 @@ def access_requests(session: Session, repository_id: int, status: str) -> list[A
         .order_by(AccessRequestRow.requested_at)
     )
     return [
-        AccessRequest(
-            row.id, user.name, user.fullname, user.email, row.status, row.rejection_reason, row.requested_at
-        )
+        AccessRequest(row.id, user.name, user.fullname, user.email, row.status, row.rejection_reason, row.requested_at)
         for row, user in session.execute(statement)
     ]
 
@@ -229,14 +242,14 @@ def likers(session: Session, repository_id: int) -> list[Liker]:
     return [Liker(account.name, account.fullname, at) for account, at in session.execute(statement)]
 
 
-def liked_by(session: Session, user_id: int, *, visible_namespaces: Sequence[int] | None) -> list[tuple[Repository, datetime]]:
+def liked_by(
+    session: Session, user_id: int, *, visible_namespaces: Sequence[int] | None
+) -> list[tuple[Repository, datetime]]:
     """Newest first; private ones only in `visible_namespaces` (None: all)."""
     statement = select(RepositoryRow, Like.created_at).join(Like, Like.repository_id == RepositoryRow.id)
     statement = statement.where(Like.user_id == user_id)
     if visible_namespaces is not None:
-        statement = statement.where(
-            or_(~RepositoryRow.is_private, RepositoryRow.namespace_id.in_(visible_namespaces))
-        )
+        statement = statement.where(or_(~RepositoryRow.is_private, RepositoryRow.namespace_id.in_(visible_namespaces)))
     found = session.execute(statement.order_by(Like.created_at.desc()))
     return [(to_repository(row), at) for row, at in found]
 

@@ -3,10 +3,10 @@
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request, Response
-from pydantic import BaseModel, Field
-
 from lorahub.errors import AlreadyExists, InvalidInput, NotSupported
 from lorahub.protocol.names import RepositoryName
+from pydantic import BaseModel, Field
+
 from lorahub_registry.features.accounts.caller import Caller
 from lorahub_registry.features.accounts.permissions import Action
 from lorahub_registry.features.repositories import service
@@ -64,7 +64,10 @@ def _require_model(kind: str | None) -> None:
 
 @router.post("/api/repos/create")
 def create(
-    backend: BackendDep, caller: Caller, url: PublicUrl, body: Annotated[NewRepository, json_model(NewRepository)]
+    backend: BackendDep,
+    caller: Caller,
+    url: PublicUrl,
+    body: Annotated[NewRepository, json_model(NewRepository)],
 ) -> dict[str, Any]:
     caller.require_account()
     _require_model(body.type)
@@ -110,7 +113,7 @@ def settings(
 
 
 @router.get("/api/settings/repositories")
-def own_repositories(  # noqa: PLR0913 (a page)
+def own_repositories(
     request: Request,
     backend: BackendDep,
     caller: Caller,
@@ -122,7 +125,7 @@ def own_repositories(  # noqa: PLR0913 (a page)
 
 
 @router.get("/api/organizations/{organisation}/settings/repositories")
-def organisation_repositories(  # noqa: PLR0913 (a page)
+def organisation_repositories(
     request: Request,
     backend: BackendDep,
     caller: Caller,
@@ -187,7 +190,10 @@ def access_requests(
 
 @router.post(MODEL + "/user-access-request/handle")
 def handle_access(
-    backend: BackendDep, caller: Caller, repo: Repo, body: Annotated[AccessDecision, json_model(AccessDecision)]
+    backend: BackendDep,
+    caller: Caller,
+    repo: Repo,
+    body: Annotated[AccessDecision, json_model(AccessDecision)],
 ) -> dict[str, Any]:
     service.handle_access(
         backend,

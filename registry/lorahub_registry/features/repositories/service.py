@@ -18,6 +18,7 @@ from lorahub.errors import (
     RepositoryNotFound,
 )
 from lorahub.protocol.names import RepositoryName, similarity_key
+
 from lorahub_registry.features.accounts.permissions import Action, Level, Principal, may, require
 from lorahub_registry.features.accounts.service import require_known
 from lorahub_registry.features.audit.service import record
@@ -146,8 +147,14 @@ def create(backend: Backend, principal: Principal, name: RepositoryName, *, is_p
     return repository
 
 
-def _insert(  # noqa: PLR0913 (what `create` knows)
-    backend: Backend, principal: Principal, name: RepositoryName, author_id: int, first: Blob, *, is_private: bool
+def _insert(
+    backend: Backend,
+    principal: Principal,
+    name: RepositoryName,
+    author_id: int,
+    first: Blob,
+    *,
+    is_private: bool,
 ) -> Repository:
     with backend.database.write() as session:
         namespace = require_known(session, name.namespace)
@@ -170,7 +177,12 @@ def _insert(  # noqa: PLR0913 (what `create` knows)
             ),
         )
         create_reference(
-            session, repository_id=repository.id, kind="branch", name="main", commit_id=commit.id, by=principal.name
+            session,
+            repository_id=repository.id,
+            kind="branch",
+            name="main",
+            commit_id=commit.id,
+            by=principal.name,
         )
         _record(session, principal, "repository.create", repository, private=is_private)
         return repository
@@ -208,9 +220,7 @@ def move(backend: Backend, principal: Principal, name: RepositoryName, to: Repos
         target = RepositoryName(namespace.name, to.name)
         _free_for_move(session, repository, target)
         queries.retire_name(session, name_key(name), repository.full_name, repository_id=repository.id)
-        queries.rename_repository(
-            session, repository.id, target, key=name_key(target), namespace_id=namespace.id
-        )
+        queries.rename_repository(session, repository.id, target, key=name_key(target), namespace_id=namespace.id)
         _record(session, principal, "repository.move", repository, to=str(target))
         return queries.repository_by_id(session, repository.id) or repository
 
@@ -259,9 +269,7 @@ def take_version_number(session: Session, repository_id: int, *, at_least: int =
     return queries.take_version_number(session, repository_id, at_least=at_least)
 
 
-def usage_page(
-    backend: Backend, principal: Principal, namespace: str, *, after: int, limit: int
-) -> list[Usage]:
+def usage_page(backend: Backend, principal: Principal, namespace: str, *, after: int, limit: int) -> list[Usage]:
     """The namespace's repositories that the principal may see, with the bytes they hold."""
     with backend.database.read() as session:
         account = require_known(session, namespace)
@@ -295,7 +303,9 @@ def ask_for_access(backend: Backend, principal: Principal, name: RepositoryName)
         return status
 
 
-def access_requests(backend: Backend, principal: Principal, name: RepositoryName, status: Status) -> list[AccessRequest]:
+def access_requests(
+    backend: Backend, principal: Principal, name: RepositoryName, status: Status
+) -> list[AccessRequest]:
     with backend.database.read() as session:
         repository = permitted(session, principal, name, Action.MANAGE)
         return queries.access_requests(session, repository.id, status)

@@ -4,10 +4,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
+from lorahub.protocol.digests import CommitId, GitSha1, Sha256
 from sqlalchemy import delete, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
-from lorahub.protocol.digests import CommitId, GitSha1, Sha256
 from lorahub_registry.infrastructure.database import Session, now
 from lorahub_registry.infrastructure.database.tables import Blob as BlobRow
 from lorahub_registry.infrastructure.database.tables import Commit as CommitRow
@@ -244,7 +244,9 @@ def reference_named(
 
 def main_heads(session: Session, repository_ids: Sequence[int]) -> Mapping[int, CommitId]:
     statement = select(ReferenceRow.repository_id, ReferenceRow.commit_id).where(
-        ReferenceRow.repository_id.in_(repository_ids), ReferenceRow.space == "heads", ReferenceRow.name == "main"
+        ReferenceRow.repository_id.in_(repository_ids),
+        ReferenceRow.space == "heads",
+        ReferenceRow.name == "main",
     )
     return {repository_id: CommitId(commit_id) for repository_id, commit_id in session.execute(statement)}
 

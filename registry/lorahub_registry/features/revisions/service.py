@@ -13,8 +13,16 @@ from datetime import datetime
 
 from lorahub.errors import ParentMoved, RevisionNotFound, VersionYanked
 from lorahub.protocol.digests import CommitId, FileEntry, Sha256, is_commit_id, revision_digest
+
 from lorahub_registry.features.revisions import queries
-from lorahub_registry.features.revisions.queries import Commit, IntegrityError, Move, Reference, RevisionFile, space_of
+from lorahub_registry.features.revisions.queries import (
+    Commit,
+    IntegrityError,
+    Move,
+    Reference,
+    RevisionFile,
+    space_of,
+)
 from lorahub_registry.infrastructure.database import Session, now
 
 __all__ = ["Commit", "IntegrityError", "Move", "Reference", "RevisionFile", "space_of"]
@@ -109,7 +117,9 @@ def _not_found(session: Session, repository_id: int, revision: str) -> RevisionN
     names = [reference.name for reference in queries.references_of(session, repository_id)]
     near = difflib.get_close_matches(revision, names, n=3) or names[-8:]
     return RevisionNotFound(
-        f"Invalid rev id: {revision[:200]}", hint=f"there are: {', '.join(near)}" if near else None, revisions=near
+        f"Invalid rev id: {revision[:200]}",
+        hint=f"there are: {', '.join(near)}" if near else None,
+        revisions=near,
     )
 
 
@@ -146,7 +156,7 @@ def main_heads(session: Session, repository_ids: Sequence[int]) -> Mapping[int, 
 # --- moving names -----------------------------------------------------------------------------------------------------
 
 
-def create_reference(  # noqa: PLR0913 (the columns of a reference)
+def create_reference(
     session: Session,
     *,
     repository_id: int,
@@ -227,7 +237,9 @@ def insert_commit(session: Session, new: NewCommit) -> Commit:
         request_key=new.request_key,
     )
     before = {} if new.parent is None else queries.files_of(session, new.parent.id)
-    queries.insert_commit(session, commit, [_stamped(path, file, before, commit_id) for path, file in new.files.items()])
+    queries.insert_commit(
+        session, commit, [_stamped(path, file, before, commit_id) for path, file in new.files.items()]
+    )
     return commit
 
 

@@ -28,7 +28,9 @@ class Database:
         self.url = url
         self.is_sqlite = make_url(url).get_backend_name() == "sqlite"
         self.engine = _sqlite_engine(url) if self.is_sqlite else create_engine(url, pool_size=20, max_overflow=20)
-        self._reader = self.engine.execution_options(isolation_level="AUTOCOMMIT") if not self.is_sqlite else self.engine
+        self._reader = (
+            self.engine.execution_options(isolation_level="AUTOCOMMIT") if not self.is_sqlite else self.engine
+        )
         self._writer = self.engine.execution_options(lorahub_writes=True)
         self._turn: AbstractContextManager[Any] = threading.Lock() if self.is_sqlite else nullcontext()
 

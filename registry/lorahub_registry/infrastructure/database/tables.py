@@ -85,7 +85,9 @@ class Token(Table):
     name: Mapped[str] = mapped_column(String(96))
     sha256: Mapped[str] = mapped_column(String(64), unique=True)  # of the token, which is shown once and not stored
     scope: Mapped[str] = mapped_column(String(16))  # read | write | admin
-    namespace: Mapped[str | None] = mapped_column(String(96))  # the one namespace it is good for; null: all of its owner's
+    namespace: Mapped[str | None] = mapped_column(
+        String(96)
+    )  # the one namespace it is good for; null: all of its owner's
     created_at: Mapped[datetime]
     expires_at: Mapped[datetime | None]
     last_used_at: Mapped[datetime | None]  # changes, at most once a minute

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from lorahub.errors import DiskFull
+
 from lorahub_registry.infrastructure.storage.blob_store import ObjectNotFound, StoredObject
 
 PIECE_BYTES = 1 << 20

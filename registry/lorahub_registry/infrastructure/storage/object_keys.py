@@ -1,10 +1,10 @@
 """Where bytes lie. Keys are made of server-made ids and hex digits only; nothing a client wrote is part of one.
 
-    staging/<upload id>/whole          one upload, received in one piece
-    staging/<upload id>/part-<00001>   one upload, received in parts
-    blobs/<ab>/<cd>/<sha256>-<upload>  verified bytes; no client ever held a URL that writes here
-    xorbs/<session>/<hash>             chunks of a Xet upload, until its session is over
-    incoming/<random>                  a request body while it arrives
+staging/<upload id>/whole          one upload, received in one piece
+staging/<upload id>/part-<00001>   one upload, received in parts
+blobs/<ab>/<cd>/<sha256>-<upload>  verified bytes; no client ever held a URL that writes here
+xorbs/<session>/<hash>             chunks of a Xet upload, until its session is over
+incoming/<random>                  a request body while it arrives
 """
 
 from dataclasses import dataclass

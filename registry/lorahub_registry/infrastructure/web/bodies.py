@@ -1,5 +1,6 @@
 """Receives request bodies within stated bounds. Receiving is the one thing that runs on the event loop;
-writing, hashing and parsing happen in worker threads, so a slow client holds no thread."""
+writing, hashing and parsing happen in worker threads, so a slow client holds no thread.
+"""
 
 import asyncio
 import tempfile
@@ -8,10 +9,10 @@ from typing import Annotated, Any, BinaryIO, TypeVar
 
 from anyio import to_thread
 from fastapi import Depends, Request
-from pydantic import BaseModel, ValidationError
-
 from lorahub.adapters.strict_json import parse_json
 from lorahub.errors import InvalidInput, MalformedBody, PayloadTooLarge, TooManyRequests, UnsupportedMediaType
+from pydantic import BaseModel, ValidationError
+
 from lorahub_registry.infrastructure.web.backend import BackendDep
 from lorahub_registry.infrastructure.web.problems import validation_message
 

@@ -3,10 +3,10 @@
 from typing import Annotated
 
 from fastapi import Depends, Path
-
 from lorahub.errors import InvalidName, RepositoryNotFound
 from lorahub.protocol.names import RepositoryName
 from lorahub.protocol.paths import FilePath, parse_path
+
 from lorahub_registry.infrastructure.web.raw_path import decode
 
 

@@ -7,9 +7,6 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from sqlalchemy.exc import DBAPIError, IntegrityError
-from starlette.exceptions import HTTPException
-
 from lorahub.errors import (
     Conflict,
     DiskFull,
@@ -23,6 +20,8 @@ from lorahub.errors import (
     TooManyRequests,
     Unavailable,
 )
+from sqlalchemy.exc import DBAPIError, IntegrityError
+from starlette.exceptions import HTTPException
 
 logger = logging.getLogger("lorahub")
 
@@ -98,7 +97,9 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(Exception)
     def bug(_: Request, error: Exception) -> JSONResponse:
         logger.error("unexpected %s", type(error).__name__, exc_info=error)
-        return render(LorahubError("the registry failed; this is a bug in lorahub", hint="report it with the request id"))
+        return render(
+            LorahubError("the registry failed; this is a bug in lorahub", hint="report it with the request id")
+        )
 
 
 def validation_message(errors: Any) -> str:

@@ -6,9 +6,8 @@ twice is how traversal gets through: so the path is decoded exactly once, by `de
 
 from urllib.parse import unquote_to_bytes
 
-from starlette.types import ASGIApp, Receive, Scope, Send
-
 from lorahub.errors import InvalidInput
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 
 class RawPath:
@@ -28,4 +27,4 @@ def decode(element: str) -> str:
     try:
         return unquote_to_bytes(element).decode("utf-8")
     except UnicodeDecodeError:
-        raise InvalidInput(f"the address is not percent-encoded UTF-8: {ascii(element[:200])}") from None
+        raise InvalidInput(f"the address is not percent-encoded UTF-8: {element[:200]!a}") from None

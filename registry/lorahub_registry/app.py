@@ -1,0 +1,68 @@
+"""create_app: the only place that knows every part."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+from typing import Any
+
+from anyio import to_thread
+from fastapi import FastAPI
+
+from lorahub_registry.features.accounts import routes as accounts
+from lorahub_registry.features.catalog import routes as catalog
+from lorahub_registry.features.downloads import routes as downloads
+from lorahub_registry.features.publishing import routes as publishing
+from lorahub_registry.features.references import routes as references
+from lorahub_registry.features.repositories import routes as repositories
+from lorahub_registry.features.uploads import routes as uploads
+from lorahub_registry.infrastructure import failpoints
+from lorahub_registry.infrastructure.backend import Backend
+from lorahub_registry.infrastructure.database import now
+from lorahub_registry.infrastructure.web import problems
+from lorahub_registry.infrastructure.web.raw_path import RawPath
+from lorahub_registry.infrastructure.web.request_id import RequestId
+from lorahub_registry.infrastructure.web.times import wire_time
+
+WORKER_THREADS = 48  # each may hold one database connection and one megabyte of a file
+
+
+def create_app(backend: Backend) -> FastAPI:
+    """The registry over an open backend whose database is migrated. Closes the database when it stops."""
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        to_thread.current_default_thread_limiter().total_tokens = WORKER_THREADS
+        yield
+        backend.database.close()
+
+    app = FastAPI(
+        title="lorahub",
+        version=version("lorahub-registry"),
+        lifespan=lifespan,
+        openapi_url="/api/openapi.json",
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+    )
+    app.state.backend = backend
+    failpoints.arm(backend.settings.failpoint)
+    problems.install(app)
+    _add_own_routes(app)
+    # order matters where a fixed first element could also be a namespace
+    for feature in (accounts, uploads, repositories, references, publishing, catalog, downloads):
+        app.include_router(feature.router)
+    app.add_middleware(RawPath)
+    app.add_middleware(RequestId)
+    return app
+
+
+def _add_own_routes(app: FastAPI) -> None:
+    @app.get("/api/lorahub/v1/server")
+    def server() -> dict[str, Any]:
+        """Who answers, and what time it is there."""
+        return {"name": "lorahub", "version": app.version, "time": wire_time(now())}
+
+    @app.get("/healthz")
+    def healthz() -> dict[str, Any]:
+        """The process answers; says nothing about what it depends on."""
+        return {"status": "ok"}

@@ -1,0 +1,274 @@
+"""`lorahub serve` and `lorahub admin …`: reached from the client's command line by name, so the client never imports us."""
+
+import json
+import logging
+import os
+import socket
+import sys
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import click
+import uvicorn
+from fastapi import FastAPI
+from lorahub.errors import InvalidConfiguration, LorahubError
+
+from lorahub_registry.app import create_app
+from lorahub_registry.features.accounts import service as accounts
+from lorahub_registry.features.maintenance import service as maintenance
+from lorahub_registry.infrastructure.backend import Backend
+from lorahub_registry.infrastructure.database.migrate import upgrade
+from lorahub_registry.settings import Settings
+
+ADMIN = "admin"
+TOKEN_FILE = "admin-token"  # noqa: S105 (a file name)
+DEFAULT_PORT = 8017
+BY_OPERATOR = "(operator)"
+"""The actor of what is done on the machine itself, in the audit log; no account can have this name."""
+
+
+# --- serve ------------------------------------------------------------------------------------------------------------
+
+
+@click.command()
+@click.option("--home", type=click.Path(path_type=Path), help="Folder of the database, the blobs and the secret.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option("--port", default=DEFAULT_PORT, show_default=True, help="Port to listen on; 0 takes a free one.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON line once it listens: url, admin, token.")
+@click.option("--log-level", default="warning", show_default=True, help="debug, info, warning or error.")
+def serve(home: Path | None, host: str, port: int, log_level: str, *, as_json: bool) -> None:
+    """Run a registry: SQLite and a folder, made on the first start."""
+    logging.basicConfig(level=log_level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    backend = _open(home)
+    token = _first_admin(backend)
+    listener = _listen(host, port)
+    url = f"http://{_shown(host)}:{listener.getsockname()[1]}"
+    config = uvicorn.Config(
+        create_app(backend),
+        log_level=log_level,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=30,
+    )
+    server = _AnnouncingServer(config, lambda: _announce(url, token, backend, as_json=as_json))
+    server.run(sockets=[listener])
+
+
+class _AnnouncingServer(uvicorn.Server):
+    """Says that it listens when it does, not before."""
+
+    def __init__(self, config: uvicorn.Config, announce: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._announce = announce
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            self._announce()
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        raise InvalidConfiguration(
+            f"can't listen on {host}:{port}: {error.strerror}",
+            hint="is a registry running there already? Choose another --port, or 0 for any",
+        ) from error
+    listener.listen(1024)
+    return listener
+
+
+def _shown(host: str) -> str:
+    """What a client on this machine can connect to."""
+    if host in ("0.0.0.0", "::"):  # noqa: S104 (it is compared, not bound)
+        return "127.0.0.1"
+    return f"[{host}]" if ":" in host else host
+
+
+def _announce(url: str, token: str | None, backend: Backend, *, as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps({"url": url, "admin": ADMIN, "token": token}))
+    else:
+        click.echo(_welcome(url, token, backend))
+    sys.stdout.flush()
+
+
+def _welcome(url: str, token: str | None, backend: Backend) -> str:
+    shown_token = token or "(the one printed on the first start)"
+    return (
+        f"lorahub registry at {url}   data: {backend.settings.home}\n\n"
+        f"  Admin: {ADMIN}   Token: {shown_token}\n\n"
+        f"  First push, from another terminal:\n"
+        f"    echo {shown_token} | lorahub login {url} --token-file -\n"
+        f"    lorahub push ./my-adapter {ADMIN}/my-adapter\n"
+        f"    lorahub pull {ADMIN}/my-adapter\n\n"
+        f"  Ctrl-C stops it."
+    )
+
+
+def _open(home: Path | None) -> Backend:
+    """The backend of this home, its database at the newest schema."""
+    settings = Settings(home=home.resolve()) if home else Settings()
+    try:
+        backend = Backend.open(settings)
+        upgrade(backend.database)
+    except OSError as error:
+        raise InvalidConfiguration(
+            f"can't use {settings.home}: {error.strerror}", hint="choose another folder with --home"
+        ) from error
+    return backend
+
+
+def _first_admin(backend: Backend) -> str | None:
+    """Makes the admin account on the first start. Its token is kept in the home, readable by its owner only, so that
+    a restart can print it again; delete the file and it is shown no more.
+    """
+    path = backend.settings.home / TOKEN_FILE
+    if accounts.first_admin(backend) is None:
+        admin = accounts.add_user(backend, ADMIN, by=BY_OPERATOR, is_admin=True)
+        token, _ = accounts.issue_token(backend, admin.id, by=BY_OPERATOR, name="first start", scope="admin")
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(descriptor, "w") as file:
+            file.write(token + "\n")
+    return path.read_text().strip() if path.exists() else None
+
+
+# --- admin ------------------------------------------------------------------------------------------------------------
+
+_home = click.option("--home", type=click.Path(path_type=Path), help="Folder of the registry (default: per user).")
+_json = click.option("--json", "as_json", is_flag=True, help="One JSON document on standard output.")
+
+
+@click.group()
+def admin() -> None:
+    """Look after a registry on its own machine."""
+
+
+@admin.group()
+def user() -> None:
+    """Accounts of people."""
+
+
+@user.command("add")
+@click.argument("name")
+@click.option("--fullname", default="", help="Shown on pages.")
+@click.option("--admin", "is_admin", is_flag=True, help="An administrator of the whole registry.")
+@_home
+@_json
+def add_user(name: str, fullname: str, home: Path | None, *, is_admin: bool, as_json: bool) -> None:
+    """Add a user and print a token, shown this once."""
+    backend = _open(home)
+    account = accounts.add_user(backend, name, by=BY_OPERATOR, is_admin=is_admin, fullname=fullname)
+    token, _ = accounts.issue_token(backend, account.id, by=BY_OPERATOR, name="first token", scope="admin")
+    _print({"user": account.name, "token": token}, f"added {account.name}   token: {token}", as_json=as_json)
+
+
+@user.command("ls")
+@_home
+@_json
+def list_users(home: Path | None, *, as_json: bool) -> None:
+    """List users and organisations."""
+    rows = [
+        {
+            "name": account.name,
+            "kind": account.kind,
+            "admin": account.is_admin,
+            "disabled": account.disabled_at is not None,
+            "createdAt": account.created_at.isoformat(),
+        }
+        for account in accounts.all_accounts(_open(home))
+    ]
+    lines = [f"{row['name']:32} {row['kind']:12} {'disabled' if row['disabled'] else ''}" for row in rows]
+    _print(rows, "\n".join(lines), as_json=as_json)
+
+
+@user.command("disable")
+@click.argument("name")
+@click.option("--undo", is_flag=True, help="Let the user in again.")
+@_home
+@_json
+def disable_user(name: str, home: Path | None, *, undo: bool, as_json: bool) -> None:
+    """Stop all tokens of a user at once; repositories stay."""
+    account = accounts.set_user_disabled(_open(home), name, by=BY_OPERATOR, is_disabled=not undo)
+    is_disabled = account.disabled_at is not None
+    shown = f"{account.name} is {'disabled' if is_disabled else 'enabled'}"
+    _print({"user": account.name, "disabled": is_disabled}, shown, as_json=as_json)
+
+
+@admin.command("token")
+@click.argument("user_name", metavar="USER")
+@click.option("--name", default="made by the operator", show_default=True)
+@click.option("--scope", type=click.Choice(["read", "write", "admin"]), default="write", show_default=True)
+@click.option("--namespace", help="Good for this namespace only.")
+@click.option("--days", type=click.IntRange(1, accounts.MAX_TOKEN_DAYS), help="Days until it expires.")
+@_home
+@_json
+def make_token(
+    user_name: str,
+    name: str,
+    scope: str,
+    namespace: str | None,
+    days: int | None,
+    home: Path | None,
+    *,
+    as_json: bool,
+) -> None:
+    """Print a new token for USER, shown this once."""
+    backend = _open(home)
+    account = accounts.find_account(backend, user_name)
+    lifetime = None if days is None else timedelta(days=days)
+    token, _ = accounts.issue_token(
+        backend, account.id, by=BY_OPERATOR, name=name, scope=scope, namespace=namespace, lifetime=lifetime
+    )
+    _print({"user": account.name, "token": token, "scope": scope}, token, as_json=as_json)
+
+
+@admin.command()
+@click.option("--dry-run", is_flag=True, help="Only say what would go.")
+@click.option("--grace-hours", type=float, help="Keep unreferenced bytes younger than this (default: 24).")
+@_home
+@_json
+def gc(grace_hours: float | None, home: Path | None, *, dry_run: bool, as_json: bool) -> None:
+    """Collect bytes that nothing refers to. Safe while the registry runs."""
+    backend = _open(home)
+    grace = backend.settings.blob_grace if grace_hours is None else timedelta(hours=grace_hours)
+    report = maintenance.collect_garbage(backend, grace=grace, is_dry_run=dry_run)
+    _print(report.as_json(), str(report), as_json=as_json)
+
+
+@admin.command()
+@click.option("--deep", is_flag=True, help="Read and hash every stored byte.")
+@_home
+@_json
+def fsck(home: Path | None, *, deep: bool, as_json: bool) -> None:
+    """Prove the registry's invariants; exit status 7 if one doesn't hold."""
+    report = maintenance.check_invariants(_open(home), is_deep=deep)
+    _print(report.as_json(), str(report), as_json=as_json)
+    if report.problems:
+        raise SystemExit(7)
+
+
+@admin.command()
+@_home
+def migrate(home: Path | None) -> None:
+    """Bring the database to the newest schema."""
+    _open(home)
+    click.echo("the database is at the newest schema")
+
+
+def _print(result: Any, shown: str, *, as_json: bool) -> None:
+    click.echo(json.dumps(result) if as_json else shown)
+
+
+def asgi() -> FastAPI:
+    """For other ASGI servers: `uvicorn --factory lorahub_registry.commands:asgi`, settings from the environment."""
+    return create_app(_open(None))
+
+
+__all__ = ["LorahubError", "admin", "asgi", "serve"]

@@ -1,0 +1,204 @@
+"""Reading a revision: one file, or its tree.
+
+Order of the answers to a read: is the token good, is the repository visible, is the gate open, is there such a revision,
+is there such a file.
+"""
+
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from lorahub.errors import EntryNotFound
+from lorahub.protocol.digests import git_blob_sha1, lfs_pointer
+from lorahub.protocol.names import RepositoryName
+from lorahub.protocol.paths import FilePath
+
+from lorahub_registry.features.accounts.permissions import Principal
+from lorahub_registry.features.blobs.service import Blob, known_blobs, open_blob
+from lorahub_registry.features.downloads import queries
+from lorahub_registry.features.references.service import Yank, yank_of
+from lorahub_registry.features.repositories.service import Repository, readable
+from lorahub_registry.features.revisions import service as revisions
+from lorahub_registry.features.revisions.service import Commit, RevisionFile
+from lorahub_registry.infrastructure.backend import Backend
+from lorahub_registry.infrastructure.database import Session
+
+logger = logging.getLogger("lorahub")
+
+_WEIGHTS = (".safetensors", ".gguf")
+
+
+@dataclass(frozen=True, slots=True)
+class OpenFile:
+    """One file of one revision, ready to be read."""
+
+    repository: Repository
+    commit: Commit
+    file: RevisionFile
+    blob: Blob
+    yanked: tuple[str, Yank] | None
+    """Name and reason of the version, where the revision is a yanked one."""
+
+    @property
+    def etag(self) -> str:
+        """sha256 of a large file, git's sha1 of a small one: clients tell them apart by length and check both."""
+        return self.file.sha256 if self.file.is_lfs else self.file.git_sha1
+
+    def read(self, backend: Backend, start: int, stop: int) -> Iterator[bytes]:
+        return open_blob(backend, self.blob, start, stop)
+
+
+@dataclass(frozen=True, slots=True)
+class Folder:
+    path: str
+    oid: str
+    files: tuple[RevisionFile, ...]
+
+
+Entry = RevisionFile | Folder
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    commit: Commit
+    entries: list[Entry]
+    last_commits: dict[str, Commit]
+    """By path: the commit that last changed the entry; filled when the caller wants to know."""
+    following: str | None = None
+    """The path behind which the next page starts."""
+
+
+def open_file(backend: Backend, principal: Principal, name: RepositoryName, revision: str, path: FilePath) -> OpenFile:
+    """Raises as `readable` and `resolve`, and `EntryNotFound`."""
+    with backend.database.read() as session:
+        repository = readable(session, principal, name)
+        commit = revisions.resolve(session, repository.id, revision).commit
+        file = revisions.file_at(session, commit.id, path)
+        if file is None:
+            raise entry_not_found(path, commit)
+        version = revisions.version_of(session, repository.id, commit.id)
+        yank = version and yank_of(version)
+        return OpenFile(
+            repository=repository,
+            commit=commit,
+            file=file,
+            blob=known_blobs(session, [file.sha256])[file.sha256],
+            yanked=(version.name, yank) if version and yank else None,
+        )
+
+
+def entry_not_found(path: str, commit: Commit) -> EntryNotFound:
+    return EntryNotFound(f"Entry not found: {path} is not in revision {commit.id}", commit=commit.id)
+
+
+def count_download(backend: Backend, opened: OpenFile) -> None:
+    """Reads of weights count, each once. A count that can't be written never fails a download."""
+    if not opened.file.path.endswith(_WEIGHTS):
+        return
+    try:
+        with backend.database.write() as session:
+            queries.count_download(session, opened.repository.id)
+    except queries.DatabaseUnavailable as error:
+        logger.warning("a download was not counted", exc_info=error)
+
+
+# --- trees ------------------------------------------------------------------------------------------------------------
+
+
+def list_tree(
+    backend: Backend,
+    principal: Principal,
+    name: RepositoryName,
+    revision: str,
+    *,
+    folder: str,
+    is_recursive: bool,
+    is_expanded: bool,
+    after: str | None,
+    limit: int,
+) -> Listing:
+    """One page of the entries below `folder` ("" for the top): folders first when not recursive, each sorted by path.
+
+    Raises as `readable` and `resolve`, and `EntryNotFound` where nothing is called `folder`.
+    """
+    with backend.database.read() as session:
+        repository = readable(session, principal, name)
+        commit = revisions.resolve(session, repository.id, revision).commit
+        files = list(revisions.files_of(session, commit.id).values())
+        entries = _below(files, folder, is_recursive=is_recursive)
+        if folder and not entries:
+            raise entry_not_found(folder, commit)
+        start = _position_behind(entries, after)
+        shown = entries[start : start + limit]
+        is_last = start + limit >= len(entries)
+        last_commits = _last_commits(session, shown) if is_expanded else {}
+        return Listing(commit, shown, last_commits, None if is_last else shown[-1].path)
+
+
+def paths_info(
+    backend: Backend,
+    principal: Principal,
+    name: RepositoryName,
+    revision: str,
+    paths: Sequence[str],
+    *,
+    is_expanded: bool,
+) -> Listing:
+    """The entries among `paths` that exist, files and folders; unknown ones are left out."""
+    with backend.database.read() as session:
+        repository = readable(session, principal, name)
+        commit = revisions.resolve(session, repository.id, revision).commit
+        everything = _below(list(revisions.files_of(session, commit.id).values()), "", is_recursive=True)
+        by_path = {entry.path: entry for entry in everything}
+        found = [by_path[path] for path in dict.fromkeys(path.strip("/") for path in paths) if path in by_path]
+        return Listing(commit, found, _last_commits(session, found) if is_expanded else {})
+
+
+def _last_commits(session: Session, entries: Sequence[Entry]) -> dict[str, Commit]:
+    changed_in = {
+        entry.path: [file.changed_in for file in (entry.files if isinstance(entry, Folder) else (entry,))]
+        for entry in entries
+    }
+    commits = revisions.commits_by_id(session, [commit_id for ids in changed_in.values() for commit_id in ids])
+    return {
+        path: max((commits[i] for i in ids), key=lambda commit: commit.created_at) for path, ids in changed_in.items()
+    }
+
+
+def _below(files: Sequence[RevisionFile], folder: str, *, is_recursive: bool) -> list[Entry]:
+    prefix = f"{folder}/" if folder else ""
+    inside = [file for file in files if file.path.startswith(prefix)]
+    folders = _folders(inside, prefix)
+    if is_recursive:
+        return sorted([*folders, *inside], key=lambda entry: entry.path)
+    shown_folders = [entry for entry in folders if "/" not in entry.path[len(prefix) :]]
+    shown_files = [file for file in inside if "/" not in file.path[len(prefix) :]]
+    return [*shown_folders, *shown_files]
+
+
+def _folders(files: Sequence[RevisionFile], prefix: str) -> list[Folder]:
+    """Each folder's oid is derived from what it holds: equal content, equal oid."""
+    members: dict[str, list[RevisionFile]] = {}
+    for file in files:
+        parent = file.path
+        while "/" in parent[len(prefix) :]:
+            parent = parent.rpartition("/")[0]
+            members.setdefault(parent, []).append(file)
+    return [_folder(path, members[path]) for path in sorted(members)]
+
+
+def _folder(path: str, files: Sequence[RevisionFile]) -> Folder:
+    lines = "".join(f"{file.path[len(path) :]}\0{file.sha256}\n" for file in files)
+    return Folder(path, git_blob_sha1(b"tree\n" + lines.encode()), tuple(files))
+
+
+def _position_behind(entries: Sequence[Entry], path: str | None) -> int:
+    if path is None:
+        return 0
+    return next((index + 1 for index, entry in enumerate(entries) if entry.path == path), 0)
+
+
+def pointer_of(file: RevisionFile) -> tuple[str, int]:
+    """Git's sha1 of the pointer text that stands for a large file in a git tree, and that text's length in bytes."""
+    pointer = lfs_pointer(file.sha256, file.size)
+    return git_blob_sha1(pointer), len(pointer)

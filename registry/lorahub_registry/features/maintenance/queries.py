@@ -1,0 +1,100 @@
+"""Questions over the whole database, for fsck: each lists what breaks an invariant."""
+
+from collections.abc import Iterator
+
+from sqlalchemy import exists, select
+from sqlalchemy.orm import aliased
+
+from lorahub_registry.infrastructure.database import Session
+from lorahub_registry.infrastructure.database.tables import (
+    AuditEvent,
+    Blob,
+    Commit,
+    CommitFile,
+    Reference,
+    RefMove,
+    Repository,
+)
+
+MOST = 1000  # problems listed of one kind
+
+
+def files_without_blob(session: Session) -> list[tuple[str, str, str]]:
+    statement = (
+        select(CommitFile.commit_id, CommitFile.path, CommitFile.blob_sha256)
+        .outerjoin(Blob, Blob.sha256 == CommitFile.blob_sha256)
+        .where(Blob.sha256.is_(None))
+        .limit(MOST)
+    )
+    return [(commit, path, digest) for commit, path, digest in session.execute(statement)]
+
+
+def references_without_commit(session: Session) -> list[tuple[int, str, str]]:
+    statement = (
+        select(Reference.repository_id, Reference.name, Reference.commit_id)
+        .outerjoin(Commit, (Commit.id == Reference.commit_id) & (Commit.repository_id == Reference.repository_id))
+        .where(Commit.id.is_(None))
+        .limit(MOST)
+    )
+    return [(repository, name, commit) for repository, name, commit in session.execute(statement)]
+
+
+def commits_without_parent(session: Session) -> list[tuple[str, str | None]]:
+    parent = aliased(Commit)
+    statement = (
+        select(Commit.id, Commit.parent_id)
+        .outerjoin(parent, parent.id == Commit.parent_id)
+        .where(Commit.parent_id.is_not(None), parent.id.is_(None))
+        .limit(MOST)
+    )
+    return [(commit, missing) for commit, missing in session.execute(statement)]
+
+
+def repositories_without_main(session: Session) -> list[str]:
+    has_main = exists().where(
+        Reference.repository_id == Repository.id, Reference.space == "heads", Reference.name == "main"
+    )
+    statement = select(Repository.namespace, Repository.name).where(~has_main).limit(MOST)
+    return [f"{namespace}/{name}" for namespace, name in session.execute(statement)]
+
+
+def references_off_their_log(session: Session) -> list[tuple[int, str]]:
+    """References that are not where their last logged move put them."""
+    latest = (
+        select(RefMove.to_commit)
+        .where(
+            RefMove.repository_id == Reference.repository_id,
+            RefMove.name == Reference.name,
+            RefMove.kind == Reference.kind,
+        )
+        .order_by(RefMove.id.desc())
+        .limit(1)
+        .scalar_subquery()
+    )
+    statement = select(Reference.repository_id, Reference.name).where(latest.is_distinct_from(Reference.commit_id))
+    return [(repository, name) for repository, name in session.execute(statement.limit(MOST))]
+
+
+def commits_without_audit(session: Session) -> list[str]:
+    """Commits other than a repository's first (which its creation covers) and squashes, that no audit row names."""
+    named = exists().where(
+        AuditEvent.action == "revision.publish", AuditEvent.details["commit"].as_string() == Commit.id
+    )
+    statement = select(Commit.id).where(Commit.parent_id.is_not(None), ~named).limit(MOST)
+    return list(session.scalars(statement))
+
+
+def all_commits(session: Session, *, after: str, limit: int) -> list[tuple[str, str]]:
+    """Id and digest, in order of id."""
+    statement = select(Commit.id, Commit.digest).where(Commit.id > after).order_by(Commit.id).limit(limit)
+    return [(commit, digest) for commit, digest in session.execute(statement)]
+
+
+def files_of(session: Session, commit_id: str) -> Iterator[tuple[str, int, str]]:
+    statement = (
+        select(CommitFile.path, Blob.size, CommitFile.blob_sha256)
+        .join(Blob, Blob.sha256 == CommitFile.blob_sha256)
+        .where(CommitFile.commit_id == commit_id)
+    )
+    for path, size, digest in session.execute(statement):
+        yield path, size, digest

@@ -1,0 +1,91 @@
+"""What may be published: each new file against the rules of docs/format.md. Every fault is found before any is reported."""
+
+from collections.abc import Callable, Iterator, Mapping
+
+from lorahub.adapters.adapter_config import parse_adapter_config
+from lorahub.adapters.file_kinds import SNIFF_BYTES, check_file
+from lorahub.adapters.limits import LIMITS
+from lorahub.adapters.model_card import validate_card
+from lorahub.errors import InvalidAdapter, InvalidAdapterConfig, InvalidCard, InvalidSafetensors, LorahubError
+
+from lorahub_registry.features.blobs.service import Blob
+
+Read = Callable[[Blob, int], bytes]
+"""At most the first n bytes of a blob."""
+
+
+def check_new_files(files: Mapping[str, Blob], *, is_adapter: bool, read: Read) -> None:
+    """Raises the one fault there is, or `InvalidAdapter` with all of them in `facts["findings"]`.
+
+    `is_adapter`: the revision has an adapter_config.json, so its weights must be finite.
+    """
+    faults = [
+        (path, fault)
+        for path, blob in sorted(files.items())
+        for fault in _faults(path, blob, is_adapter=is_adapter, read=read)
+    ]
+    if not faults:
+        return
+    findings = [
+        {"path": path, "code": fault.code, "message": fault.message, "hint": fault.hint, **_rule(fault)}
+        for path, fault in faults
+    ]
+    first = faults[0][1]
+    if len(faults) > 1:
+        raise InvalidAdapter(
+            f"{len(faults)} files can't be published; the first: {first.message}",
+            hint=first.hint,
+            findings=findings,
+        )
+    first.facts["findings"] = findings
+    raise first
+
+
+def _faults(path: str, blob: Blob, *, is_adapter: bool, read: Read) -> Iterator[LorahubError]:
+    for check in (
+        lambda: check_file(path, read(blob, SNIFF_BYTES)),
+        lambda: _check_safetensors(path, blob, is_adapter=is_adapter),
+        lambda: _check_by_name(path, blob, read),
+    ):
+        try:
+            check()
+        except (InvalidAdapter, InvalidCard) as fault:
+            yield fault
+            return  # one fault a file: the next would be its consequence
+
+
+def _check_safetensors(path: str, blob: Blob, *, is_adapter: bool) -> None:
+    if not path.lower().endswith(".safetensors"):
+        return
+    found = blob.inspection
+    if "fault" in found:
+        raise InvalidSafetensors(f"{path}: {found['fault']['message']}", rule=found["fault"]["rule"])
+    if "safetensors" not in found:
+        raise InvalidSafetensors(
+            f"{path} is not a safetensors file: it doesn't begin with a header length and a `{{`",
+            hint="write it with safetensors.torch.save_file",
+            rule="header-not-json-object",
+        )
+    if is_adapter and found.get("nonfinite"):
+        names = ", ".join(found["nonfinite"])
+        raise InvalidAdapter(
+            f"{path} holds NaN or infinite values in: {names[:500]}",
+            hint="the training diverged; publish an earlier checkpoint",
+            tensors=found["nonfinite"],
+        )
+
+
+def _check_by_name(path: str, blob: Blob, read: Read) -> None:
+    name = path.rpartition("/")[2]
+    if name == "adapter_config.json":
+        if blob.size > LIMITS.config_bytes:
+            raise InvalidAdapterConfig(f"{path} has {blob.size} bytes; at most {LIMITS.config_bytes}")
+        parse_adapter_config(read(blob, blob.size))
+    elif path == "README.md":
+        report = validate_card(read(blob, LIMITS.card_bytes).decode("utf-8", "replace"))
+        if report.errors:
+            raise InvalidCard("Invalid metadata in README.md: " + "; ".join(report.errors), errors=list(report.errors))
+
+
+def _rule(fault: LorahubError) -> dict[str, str]:
+    return {"rule": fault.facts["rule"]} if "rule" in fault.facts else {}

@@ -1,0 +1,95 @@
+"""`preupload` and `commit`, as the Hub's clients call them; the version line is lorahub's own."""
+
+import re
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Header, Query
+from lorahub.errors import InvalidInput, NotSupported
+from lorahub.protocol.paths import parse_path
+from pydantic import BaseModel, Field
+
+from lorahub_registry.features.accounts.caller import Caller
+from lorahub_registry.features.publishing import service
+from lorahub_registry.infrastructure.web.backend import BackendDep, PublicUrl
+from lorahub_registry.infrastructure.web.bodies import SpooledBody, json_model
+from lorahub_registry.infrastructure.web.parameters import Repo, Revision
+
+router = APIRouter()
+MODEL = "/api/models/{namespace}/{name}"
+
+_KEY = re.compile(r"[\x21-\x7e]{1,128}")
+
+
+class CandidateFile(BaseModel):
+    path: str
+    size: int = Field(ge=0, le=1 << 50)
+
+
+class Preupload(BaseModel):
+    files: list[CandidateFile] = Field(max_length=10_000)
+    git_ignore: str | None = Field(default=None, alias="gitIgnore", max_length=1 << 18)
+
+
+def _refuse_pull_request(create_pr: str | None) -> None:
+    if create_pr not in (None, "", "0", "false", "False"):
+        raise NotSupported("this registry has no pull requests", hint="commit to a branch instead")
+
+
+@router.post(MODEL + "/preupload/{rev}")
+def preupload(
+    backend: BackendDep,
+    caller: Caller,
+    repo: Repo,
+    rev: Revision,
+    body: Annotated[Preupload, json_model(Preupload)],
+    create_pr: Annotated[str | None, Query()] = None,
+) -> dict[str, Any]:
+    _refuse_pull_request(create_pr)
+    candidates = [service.Candidate(parse_path(file.path), file.size) for file in body.files]
+    advice = service.advise(backend, caller, repo, rev, candidates, git_ignore=body.git_ignore)
+    return {
+        "files": [
+            {
+                "path": file.path,
+                "uploadMode": "lfs" if file.is_lfs else "regular",
+                "shouldIgnore": file.is_ignored,
+                **({"oid": file.oid} if file.oid else {}),
+            }
+            for file in advice
+        ]
+    }
+
+
+def may_publish(backend: BackendDep, caller: Caller, repo: Repo, rev: Revision) -> None:
+    """Asked before the body is received, so that only who may publish can make the registry read one."""
+    service.authorise(backend, caller, repo, rev)
+
+
+@router.post(MODEL + "/commit/{rev}", dependencies=[Depends(may_publish)])
+def commit(
+    backend: BackendDep,
+    caller: Caller,
+    repo: Repo,
+    rev: Revision,
+    url: PublicUrl,
+    body: SpooledBody,
+    create_pr: Annotated[str | None, Query()] = None,
+    idempotency_key: Annotated[str | None, Header()] = None,
+) -> dict[str, Any]:
+    _refuse_pull_request(create_pr)
+    if idempotency_key is not None and not _KEY.fullmatch(idempotency_key):
+        raise InvalidInput("an Idempotency-Key is 1 to 128 printable ASCII characters")
+    published = service.publish(backend, caller, repo, rev, body, idempotency_key=idempotency_key)
+    made = published.commit
+    answer: dict[str, Any] = {
+        "success": True,
+        "commitOid": made.id,
+        "commitUrl": f"{url}/{published.repository.full_name}/commit/{made.id}",
+        "hookOutput": "",
+    }
+    if published.version is not None:
+        answer["version"] = published.version
+        answer["aliases"] = published.aliases
+        answer["digest"] = f"sha256:{made.digest}"
+        answer["created"] = published.is_new
+    return answer

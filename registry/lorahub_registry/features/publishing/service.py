@@ -1,0 +1,555 @@
+"""Publishing a revision, as its steps:
+
+authorise → read the request → (is it a retry?) → keep inline bytes → lay the tree → inspect → derive facts → record → answer
+
+The bytes of large files came before, through the uploads feature: authorise → open → receive → verify → move. Bytes first,
+row last: a crash anywhere leaves bytes that nothing refers to, for the collector, and never a revision without bytes.
+"""
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, BinaryIO
+
+from lorahub.errors import (
+    AlreadyExists,
+    BlobNotFound,
+    BlobVanished,
+    Conflict,
+    EntryNotFound,
+    InvalidInput,
+    MalformedBody,
+    RevisionNotFound,
+    SizeMismatch,
+)
+from lorahub.protocol.digests import Sha256, sha256_of
+from lorahub.protocol.names import RepositoryName
+from lorahub.protocol.paths import FilePath, check_tree
+
+from lorahub_registry.features.accounts.permissions import Action, Principal
+from lorahub_registry.features.audit.service import record as record_audit
+from lorahub_registry.features.blobs.service import (
+    Blob,
+    holds_lease,
+    known_blobs,
+    read_blob,
+    release_leases,
+    store_bytes,
+)
+from lorahub_registry.features.catalog.service import derive_facts, record_facts
+from lorahub_registry.features.publishing.commit_body import (
+    DeletedFile,
+    DeletedFolder,
+    Header,
+    InlineFile,
+    Line,
+    UploadedFile,
+    VersionWish,
+    read_lines,
+)
+from lorahub_registry.features.publishing.gate import check_new_files
+from lorahub_registry.features.publishing.ignore_rules import is_ignored, parse_rules
+from lorahub_registry.features.references.service import point_alias
+from lorahub_registry.features.repositories.service import (
+    Repository,
+    may_read_any,
+    permitted,
+    take_version_number,
+    touch,
+)
+from lorahub_registry.features.revisions import service as revisions
+from lorahub_registry.features.revisions.service import Commit, NewCommit, NewFile, Reference
+from lorahub_registry.infrastructure.backend import Backend
+from lorahub_registry.infrastructure.database import Session
+from lorahub_registry.infrastructure.failpoints import reach
+
+_TRIES = 200  # how often a commit without `parentCommit` is laid anew on a head that moved meanwhile
+_SHARERS = 200  # repositories asked about before "you may not read this blob anywhere"
+_HISTORY = 1000  # commits searched for the one that a repeated request made
+
+WEIGHTS = (".safetensors", ".gguf")
+_IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".gif")
+
+
+# --- what was asked ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Addition:
+    """A file whose bytes are here. `size` is what the client says, None where it doesn't."""
+
+    path: FilePath
+    sha256: Sha256
+    size: int | None
+    is_lfs: bool
+
+
+Operation = Addition | DeletedFile | DeletedFolder
+
+
+@dataclass(slots=True)
+class Request:
+    """A whole commit request, its inline content already kept."""
+
+    header: Header
+    operations: list[Operation] = field(default_factory=list)
+    version: VersionWish | None = None
+
+    def digest(self) -> str:
+        """Of everything that decides what the commit will hold; equal for a repeated request."""
+        parts = [repr(self.header), *(repr(operation) for operation in self.operations), repr(self.version)]
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """What the caller is told. `version`, `aliases` and `is_new` only where a version was asked for."""
+
+    repository: Repository
+    commit: Commit
+    version: str | None
+    aliases: list[str]
+    is_new: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The tree that the request makes out of `head`."""
+
+    head: Commit
+    files: dict[str, NewFile]
+    added: dict[str, Sha256]
+
+
+# --- the steps --------------------------------------------------------------------------------------------------------
+
+
+def publish(
+    backend: Backend,
+    principal: Principal,
+    name: RepositoryName,
+    branch: str,
+    body: BinaryIO,
+    *,
+    idempotency_key: str | None = None,
+) -> Published:
+    """Makes one commit on `branch`, and with a version line one version. Raises what its steps raise; then nothing is kept."""
+    repository, account_id = authorise(backend, principal, name, branch)
+    request = read_request(backend, body, account_id=account_id, repository=repository)
+    reach("commit-parsed")
+    for _ in range(_TRIES):
+        earlier = find_earlier(backend, repository, branch, request, idempotency_key, principal)
+        if earlier is not None:
+            return earlier
+        plan = lay_tree(backend, principal, repository, branch, request)
+        blobs = inspect(backend, plan)
+        reach("adapter-inspected")
+        facts = derive_facts(backend, plan.files, blobs)
+        published = record(backend, principal, repository, branch, request, plan, facts, idempotency_key)
+        if published is not None:
+            return published
+    raise revisions.branch_moved()
+
+
+def authorise(backend: Backend, principal: Principal, name: RepositoryName, branch: str) -> tuple[Repository, int]:
+    """The repository and the author's id. Raises as `permitted`, and `RevisionNotFound`."""
+    with backend.database.read() as session:
+        repository = permitted(session, principal, name, Action.WRITE)
+        _head(session, repository, branch)
+    return repository, principal.require_account()
+
+
+def read_request(backend: Backend, body: BinaryIO, *, account_id: int, repository: Repository) -> Request:
+    """Reads the body line by line; each inline file is kept as it passes, so that memory holds one at a time."""
+    settings = backend.settings
+    lines = read_lines(body, max_line_bytes=settings.commit_line_bytes, max_lines=settings.commit_operations)
+    first = next(lines)
+    assert isinstance(first, Header)
+    request = Request(first)
+    for line in lines:
+        _take(backend, request, line, account_id, repository)
+    return request
+
+
+def _take(backend: Backend, request: Request, line: Line, account_id: int, repository: Repository) -> None:
+    match line:
+        case InlineFile(path, content):
+            sha256 = _keep_inline(backend, content, account_id, repository)
+            request.operations.append(Addition(path, sha256, len(content), is_lfs=False))
+        case UploadedFile(path, sha256, size):
+            request.operations.append(Addition(path, sha256, size, is_lfs=True))
+        case DeletedFile() | DeletedFolder():
+            request.operations.append(line)
+        case VersionWish() if request.version is None:
+            request.version = line
+        case _:
+            raise MalformedBody("a commit has one header and at most one version")
+
+
+def _keep_inline(backend: Backend, content: bytes, account_id: int, repository: Repository) -> Sha256:
+    sha256 = sha256_of(content)
+    with backend.database.read() as session:
+        is_here = revisions.is_in_repositories(session, sha256, [repository.id])
+    if not is_here:
+        store_bytes(backend, content, account_id=account_id, repository_id=repository.id)
+    return sha256
+
+
+def find_earlier(
+    backend: Backend,
+    repository: Repository,
+    branch: str,
+    request: Request,
+    idempotency_key: str | None,
+    principal: Principal,
+) -> Published | None:
+    """What this very request made before, if it is a retry.
+
+    A client that names an idempotency key is recognised by it; one that doesn't, by the same content on the same parent.
+    """
+    with backend.database.read() as session:
+        head = _head(session, repository, branch)
+        bases = [request.header.parent] if request.header.parent else [head.id, head.parent_id]
+        for base in bases:
+            key = _request_key(repository, branch, request, base, idempotency_key, principal)
+            commit = revisions.commit_by_request(session, repository.id, key)
+            if commit is not None and (idempotency_key or _leads_to(session, head, commit)):
+                return _published(session, repository, commit, request, is_new=True)
+    return None
+
+
+def _request_key(
+    repository: Repository,
+    branch: str,
+    request: Request,
+    base: str | None,
+    idempotency_key: str | None,
+    principal: Principal,
+) -> str:
+    origin = f"key {idempotency_key}" if idempotency_key else f"{request.digest()} on {base}"
+    return hashlib.sha256(f"{repository.public_id}\n{branch}\n{principal.account_id}\n{origin}".encode()).hexdigest()
+
+
+def _leads_to(session: Session, head: Commit, commit: Commit) -> bool:
+    return any(ancestor.id == commit.id for ancestor in revisions.history(session, head, limit=_HISTORY))
+
+
+def lay_tree(backend: Backend, principal: Principal, repository: Repository, branch: str, request: Request) -> Plan:
+    """Applies the operations, in order, to the head's files.
+
+    Raises `ParentMoved`, `EntryNotFound`, `BlobNotFound`, `SizeMismatch`, `InvalidPath`, `InvalidInput`.
+    """
+    with backend.database.read() as session:
+        head = _head(session, repository, branch)
+        _require_parent(head, request.header.parent)
+        before = revisions.files_of(session, head.id)
+        files = {path: NewFile(file.sha256, file.size, file.is_lfs) for path, file in before.items()}
+        added: dict[str, Sha256] = {}
+        sizes = _owned_sizes(session, principal, repository, request, {file.sha256 for file in before.values()})
+        for operation in request.operations:
+            match operation:
+                case Addition(path, sha256, _, is_lfs):
+                    files[path] = NewFile(sha256, sizes[sha256], is_lfs)
+                    added[path] = sha256
+                case _:
+                    for path in _deleted(operation, files, head):
+                        del files[path]
+                        added.pop(path, None)
+    if len(files) > backend.settings.revision_files:
+        raise InvalidInput(f"the revision would have {len(files)} files; at most {backend.settings.revision_files}")
+    check_tree(FilePath(path) for path in files)
+    return Plan(head, files, added)
+
+
+def _owned_sizes(
+    session: Session, principal: Principal, repository: Repository, request: Request, in_tree: set[Sha256]
+) -> dict[Sha256, int]:
+    """The size of every added blob, each proved to be the principal's to use: in the tree, brought by him, or readable."""
+    additions = [operation for operation in request.operations if isinstance(operation, Addition)]
+    blobs = known_blobs(session, [addition.sha256 for addition in additions])
+    for addition in additions:
+        blob = blobs.get(addition.sha256)
+        if blob is None or not (
+            addition.sha256 in in_tree or _may_use(session, principal, repository, addition.sha256)
+        ):
+            raise BlobNotFound(
+                f"the bytes of {addition.path} (sha256 {addition.sha256}) are not here",
+                hint="upload the file before the commit names it",
+                path=addition.path,
+            )
+        if addition.size is not None and addition.size != blob.size:
+            raise SizeMismatch(f"{addition.path} has {blob.size} bytes, the commit says {addition.size}")
+    return {sha256: blob.size for sha256, blob in blobs.items()}
+
+
+def _may_use(session: Session, principal: Principal, repository: Repository, sha256: Sha256) -> bool:
+    account_id = principal.require_account()
+    if holds_lease(session, account_id=account_id, repository_id=repository.id, sha256=sha256):
+        return True
+    sharers = revisions.repositories_with_blob(session, sha256, limit=_SHARERS)
+    return may_read_any(session, principal, sharers)
+
+
+def _deleted(operation: DeletedFile | DeletedFolder, files: Mapping[str, Any], head: Commit) -> list[str]:
+    if operation.path is None:
+        return list(files)
+    inside = [path for path in files if path.startswith(f"{operation.path}/")]
+    exact = [operation.path] if isinstance(operation, DeletedFile) and operation.path in files else []
+    if not exact and not inside:
+        raise EntryNotFound(f"A file with this name doesn't exist: {operation.path}", commit=head.id)
+    return exact or inside
+
+
+def inspect(backend: Backend, plan: Plan) -> dict[Sha256, Blob]:
+    """The blobs of the whole tree, the added ones checked against the rules of docs/format.md. Raises `InvalidAdapter` and kin."""
+    with backend.database.read() as session:
+        blobs = known_blobs(session, [file.sha256 for file in plan.files.values()])
+    check_new_files(
+        {path: blobs[sha256] for path, sha256 in plan.added.items() if sha256 in blobs},
+        is_adapter="adapter_config.json" in plan.files,
+        read=lambda blob, limit: read_blob(backend, blob, limit=limit),
+    )
+    return blobs
+
+
+def record(
+    backend: Backend,
+    principal: Principal,
+    repository: Repository,
+    branch: str,
+    request: Request,
+    plan: Plan,
+    facts: Any,
+    idempotency_key: str | None,
+) -> Published | None:
+    """One short transaction makes it all visible: commit, files, branch, version, aliases, facts, audit.
+
+    None if the branch has moved since the tree was laid and nobody named a parent: lay it again.
+    """
+    key = _request_key(repository, branch, request, request.header.parent or plan.head.id, idempotency_key, principal)
+    try:
+        with backend.database.write() as session:
+            reach("transaction-begun")
+            reference = _branch(session, repository, branch)
+            if reference.commit_id != plan.head.id:
+                return None
+            known = _existing_version(session, repository, request, plan)
+            if known is not None:
+                return _point_at_existing(session, principal, repository, request, known)
+            commit = revisions.insert_commit(session, _new_commit(principal, repository, request, plan, key))
+            reach("commit-inserted")
+            revisions.move_reference(session, reference, to=commit.id, by=principal.name)
+            reach("reference-moved")
+            record_facts(
+                session,
+                repository_id=repository.id,
+                commit_id=commit.id,
+                facts=facts,
+                is_main=branch == "main",
+            )
+            _make_version(session, principal, repository, request, commit)
+            _settle(session, principal, repository, plan, commit)
+            reach("transaction-ready")
+    except revisions.IntegrityError as error:
+        return _explain(backend, repository, plan, error)
+    reach("transaction-committed")
+    with backend.database.read() as session:
+        return _published(session, repository, commit, request, is_new=True)
+
+
+def _new_commit(principal: Principal, repository: Repository, request: Request, plan: Plan, key: str) -> NewCommit:
+    return NewCommit(
+        repository_id=repository.id,
+        repository_public_id=repository.public_id,
+        parent=plan.head,
+        files=plan.files,
+        title=request.header.title,
+        message=request.header.message,
+        author_id=principal.require_account(),
+        author=principal.name,
+        request_key=key,
+    )
+
+
+def _settle(session: Session, principal: Principal, repository: Repository, plan: Plan, commit: Commit) -> None:
+    """The leases are spent: the commit refers to the blobs now."""
+    release_leases(
+        session,
+        account_id=principal.require_account(),
+        repository_id=repository.id,
+        digests=sorted(set(plan.added.values())),
+    )
+    touch(session, repository.id, commit.created_at)
+    record_audit(
+        session,
+        actor=principal.name,
+        token_id=principal.token_id,
+        action="revision.publish",
+        subject=repository.full_name,
+        commit=commit.id,
+        digest=commit.digest,
+    )
+
+
+def _explain(backend: Backend, repository: Repository, plan: Plan, error: Exception) -> None:
+    """A foreign key refused: a blob was collected. A unique key refused: the same request won elsewhere; look again."""
+    with backend.database.read() as session:
+        here = known_blobs(session, list(plan.added.values()))
+    missing = sorted(path for path, sha256 in plan.added.items() if sha256 not in here)
+    if missing:
+        raise BlobVanished(
+            f"the bytes of {missing[0]} were collected before the commit named them",
+            hint="send them again",
+            paths=missing,
+        ) from error
+
+
+# --- versions ---------------------------------------------------------------------------------------------------------
+
+
+def _existing_version(session: Session, repository: Repository, request: Request, plan: Plan) -> Reference | None:
+    """The version that already holds exactly these files: the named one, or else the newest. Raises `AlreadyExists`."""
+    wish = request.version
+    if wish is None:
+        return None
+    digest = revisions.digest_of(plan.files)
+    if wish.number is not None:
+        named = revisions.reference_named(session, repository.id, kind="version", name=f"v{wish.number}")
+        if named is not None and not _holds(session, named, digest):
+            raise AlreadyExists(
+                f"{repository.full_name}@v{wish.number} exists with other files; a version never changes",
+                hint="leave the version out to get the next one",
+            )
+        return named
+    newest = [ref for ref in revisions.references_of(session, repository.id) if ref.kind == "version"][-1:]
+    return newest[0] if newest and newest[0].yanked_at is None and _holds(session, newest[0], digest) else None
+
+
+def _holds(session: Session, version: Reference, digest: Sha256) -> bool:
+    commit = revisions.commit_by_id(session, version.repository_id, version.commit_id)
+    return commit is not None and commit.digest == digest
+
+
+def _point_at_existing(
+    session: Session, principal: Principal, repository: Repository, request: Request, version: Reference
+) -> Published:
+    for alias in request.version.aliases if request.version else ():
+        point_alias(session, principal, repository, alias, version.commit_id)
+    commit = revisions.commit_by_id(session, repository.id, version.commit_id)
+    assert commit is not None
+    return _published(session, repository, commit, request, is_new=False)
+
+
+def _make_version(
+    session: Session, principal: Principal, repository: Repository, request: Request, commit: Commit
+) -> None:
+    wish = request.version
+    if wish is None:
+        return
+    number = take_version_number(session, repository.id, at_least=wish.number or 0)
+    if wish.number is not None and number != wish.number:
+        raise Conflict(
+            f"v{wish.number} is below v{number}, the next free version of {repository.full_name}; versions only go up",
+            hint=f"name v{number} or higher, or leave the version out",
+        )
+    name = f"v{number}"
+    if revisions.name_in_use(session, repository.id, kind="version", name=name):
+        raise AlreadyExists(
+            f"a tag of {repository.full_name} is called {name}",
+            hint="delete the tag, or name a higher version",
+        )
+    revisions.create_reference(
+        session,
+        repository_id=repository.id,
+        kind="version",
+        name=name,
+        commit_id=commit.id,
+        by=principal.name,
+    )
+    for alias in wish.aliases:
+        point_alias(session, principal, repository, alias, commit.id)
+
+
+def _published(
+    session: Session, repository: Repository, commit: Commit, request: Request, *, is_new: bool
+) -> Published:
+    version = revisions.version_of(session, repository.id, commit.id) if request.version else None
+    aliases = revisions.aliases_of(session, repository.id, commit.id) if request.version else []
+    return Published(repository, commit, version and version.name, aliases, is_new)
+
+
+# --- heads ------------------------------------------------------------------------------------------------------------
+
+
+def _branch(session: Session, repository: Repository, branch: str) -> Reference:
+    name = branch.removeprefix("refs/heads/")
+    reference = revisions.reference_named(session, repository.id, kind="branch", name=name)
+    if reference is None:
+        raise RevisionNotFound(f"Invalid rev id: {branch[:200]} is no branch of {repository.full_name}")
+    return reference
+
+
+def _head(session: Session, repository: Repository, branch: str) -> Commit:
+    reference = _branch(session, repository, branch)
+    commit = revisions.commit_by_id(session, repository.id, reference.commit_id)
+    assert commit is not None
+    return commit
+
+
+def _require_parent(head: Commit, parent: str | None) -> None:
+    if parent is not None and not head.id.startswith(parent):
+        raise revisions.branch_moved()
+
+
+# --- preupload --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A file that a client is about to send."""
+
+    path: FilePath
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Advice:
+    """How to send it. `oid` is what is there now under this path, in the form that fits the mode."""
+
+    path: str
+    is_lfs: bool
+    is_ignored: bool
+    oid: str | None
+
+
+def advise(
+    backend: Backend,
+    principal: Principal,
+    name: RepositoryName,
+    branch: str,
+    candidates: Iterable[Candidate],
+    *,
+    git_ignore: str | None,
+) -> list[Advice]:
+    """Raises as `permitted`, and `RevisionNotFound`."""
+    with backend.database.read() as session:
+        repository = permitted(session, principal, name, Action.WRITE)
+        head = _head(session, repository, branch)
+        files = revisions.files_of(session, head.id)
+        own = files.get(".gitignore")
+        ignoring = known_blobs(session, [own.sha256]) if own and git_ignore is None else {}
+    if own and own.sha256 in ignoring:
+        git_ignore = read_blob(backend, ignoring[own.sha256], limit=1 << 16).decode("utf-8", "replace")
+    rules = parse_rules(git_ignore or "")
+    answers = []
+    for candidate in candidates:
+        is_lfs = travels_by_upload(candidate, limit=backend.settings.inline_file_bytes)
+        there = files.get(candidate.path)
+        oid = there and (there.sha256 if is_lfs else there.git_sha1)
+        answers.append(Advice(candidate.path, is_lfs, is_ignored(candidate.path, rules), oid))
+    return answers
+
+
+def travels_by_upload(candidate: Candidate, *, limit: int) -> bool:
+    """Weights, images and whatever is large; the rest fits into the commit."""
+    return candidate.size > limit or (candidate.size > 0 and candidate.path.lower().endswith(WEIGHTS + _IMAGES))
