@@ -1,0 +1,56 @@
+# Each target does one thing. `make` lists them.
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+BIN := .venv/bin
+CLIENTS := 0.36.2 1.18.0 1.33.0
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: help demo test check format lint types imports clients serve bench clean
+
+help: ## list the targets
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+
+.venv/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "lorahub needs Python 3.11 or newer; try: make PYTHON=python3.12")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+# Older Hub clients, each in a folder of its own that tests put first on a subprocess's path.
+.venv/clients/%/.installed: constraints.txt | .venv/.installed
+	$(BIN)/python -m pip install --quiet --target .venv/clients/$* --upgrade 'huggingface_hub==$*' hf_xet
+	touch $@
+
+clients: $(CLIENTS:%=.venv/clients/%/.installed) ## install the older Hub clients for the compatibility tests
+
+demo: .venv/.installed ## train a tiny LoRA, push it, pull it three ways, compare the logits
+	$(BIN)/python examples/demo.py
+
+test: .venv/.installed clients ## format, lint, types, import directions and all tests
+	$(MAKE) --no-print-directory check
+	$(BIN)/pytest -n 2 --dist loadgroup
+
+check: lint types imports ## everything that needs no running registry
+
+format: .venv/.installed ## rewrite the sources in the one format
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+lint: .venv/.installed ## format and lint, nothing is changed
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+types: .venv/.installed ## mypy, strict
+	$(BIN)/mypy
+
+imports: .venv/.installed ## who may import whom
+	$(BIN)/lint-imports
+
+serve: .venv/.installed ## run a registry on this machine
+	$(BIN)/lorahub serve
+
+bench: .venv/.installed ## the measurements in docs/benchmarks.md
+	$(BIN)/python benchmarks/transfer.py
+
+clean: ## remove what the targets installed and made
+	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

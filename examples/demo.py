@@ -1,0 +1,184 @@
+"""lorahub in a minute, on nothing but this machine: a tiny base, a real LoRA trained on it with PEFT, a registry,
+push, three ways of pulling, and the proof that what comes back is what was trained.
+
+`make demo` runs it. No network, no account, nothing left behind but what it prints.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+os.environ.update(HF_HUB_DISABLE_TELEMETRY="1", HF_HUB_DISABLE_PROGRESS_BARS="1", TOKENIZERS_PARALLELISM="false")
+
+BIN = Path(sys.executable).parent
+PROMPT = "the quick brown"
+SENTENCE = "the quick brown fox jumps over the lazy dog. "
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory(prefix="lorahub-demo-") as folder:
+        work = Path(folder)
+        os.environ["HF_HOME"] = str(work / "hf-home")
+        os.environ["LORAHUB_HOME"] = str(work / "lorahub-home")
+        step("Make a tiny Llama-shaped base with a byte-level tokenizer")
+        make_base(work / "base")
+        step("Train a LoRA on it with PEFT")
+        trained = train_adapter(work / "base", work / "adapter")
+        step("Start a registry: SQLite and a folder")
+        with registry(work / "registry") as (url, token):
+            share(work, url, token, trained)
+    step("Done: what was pulled is what was trained, three times over.")
+
+
+def share(work: Path, url: str, token: str, trained: list[float]) -> None:
+    step("Push base and adapter with lorahub")
+    lorahub("login", url, "--token-file", "-", stdin=token)
+    os.environ["LORAHUB_ENDPOINT"] = url
+    lorahub("push", str(work / "base"), "admin/tiny-llama", "-m", "a base of 2 layers")
+    lorahub("push", str(work / "adapter"), "admin/fox-lora", "--alias", "champion", "-m", "knows the fox")
+    lorahub("push", str(work / "adapter"), "admin/fox-lora", "-m", "the same files again")
+
+    step("Pull with lorahub, every byte verified")
+    lorahub("pull", "admin/fox-lora@champion", str(work / "pulled"))
+    compare("lorahub pull", logits(work / "base", work / "pulled"), trained)
+
+    step("Pull with the stock huggingface_hub client: no setting but endpoint and token")
+    from huggingface_hub import snapshot_download
+
+    snapshot = snapshot_download("admin/fox-lora", revision="v1", endpoint=url, token=token)
+    compare("snapshot_download", logits(work / "base", Path(snapshot)), trained)
+
+    step("Load straight from the registry: AutoModel and PeftModel.from_pretrained with HF_ENDPOINT")
+    remote = in_new_process(url, token)
+    compare("from_pretrained", remote, trained)
+
+
+def make_base(folder: Path) -> None:
+    """Two layers of 64, weights from a fixed seed; 256 tokens, one for each byte."""
+    import torch
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=256, hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, max_position_embeddings=128, bos_token_id=0, eos_token_id=0,
+    )  # fmt: skip
+    LlamaForCausalLM(config).save_pretrained(folder)
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE(vocab={char: i for i, char in enumerate(alphabet)}, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer).save_pretrained(folder)
+    say(f"{sum(f.stat().st_size for f in folder.iterdir()) / 1e6:.2f} MB, 2 layers, 256 tokens")
+
+
+def train_adapter(base: Path, folder: Path, steps: int = 120) -> list[float]:
+    """The logits after PROMPT of the model that was trained, while it is still in memory."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    torch.manual_seed(1)
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    model = get_peft_model(
+        AutoModelForCausalLM.from_pretrained(base),
+        LoraConfig(task_type="CAUSAL_LM", r=8, lora_alpha=16, target_modules=["q_proj", "v_proj", "down_proj"]),
+    )
+    model.peft_config["default"].base_model_name_or_path = "admin/tiny-llama"
+    ids = tokenizer(SENTENCE * 2, return_tensors="pt").input_ids
+    optimizer = torch.optim.AdamW((p for p in model.parameters() if p.requires_grad), lr=1e-2)
+    losses = []
+    for _ in range(steps):
+        loss = model(input_ids=ids, labels=ids).loss
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+    model.save_pretrained(folder)
+    trainable, total = model.get_nb_trainable_parameters()
+    say(f"{trainable:,} of {total:,} parameters trained; loss {losses[0]:.2f} → {losses[-1]:.2f}")
+    return last_logits(model, tokenizer)
+
+
+def logits(base: Path, adapter: Path) -> list[float]:
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), adapter)
+    return last_logits(model, AutoTokenizer.from_pretrained(base))
+
+
+def last_logits(model: object, tokenizer: object) -> list[float]:
+    import torch
+
+    with torch.no_grad():
+        found = model.eval()(**tokenizer(PROMPT, return_tensors="pt")).logits  # type: ignore[attr-defined, operator]
+    return list(found[0, -1].tolist())
+
+
+REMOTE = """
+import json, sys
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer
+sys.path.insert(0, {here!r})
+from demo import last_logits
+base = AutoModelForCausalLM.from_pretrained("admin/tiny-llama")
+model = PeftModel.from_pretrained(base, "admin/fox-lora", revision="champion")
+print(json.dumps(last_logits(model, AutoTokenizer.from_pretrained("admin/tiny-llama"))))
+"""
+
+
+def in_new_process(url: str, token: str) -> list[float]:
+    """HF_ENDPOINT is read when the libraries are imported, so a process of its own, as a user would have."""
+    program = REMOTE.format(here=str(Path(__file__).parent))
+    environment = {**os.environ, "HF_ENDPOINT": url, "HF_TOKEN": token}
+    result = subprocess.run([sys.executable, "-c", program], env=environment, stdout=subprocess.PIPE, check=True)
+    return [float(x) for x in json.loads(result.stdout.splitlines()[-1])]
+
+
+def compare(how: str, found: list[float], trained: list[float]) -> None:
+    difference = max(abs(a - b) for a, b in zip(found, trained, strict=True))
+    say(f"✓ {how}: the logits are the trained ones (largest difference {difference:.1e})")
+    if difference > 1e-5:
+        raise SystemExit(f"✗ {how}: the logits differ from the trained ones by {difference}")
+
+
+@contextmanager
+def registry(home: Path) -> Iterator[tuple[str, str]]:
+    """The registry's address and its admin's token."""
+    command = [str(BIN / "lorahub"), "serve", "--home", str(home), "--port", "0", "--json"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        try:
+            said = json.loads(process.stdout.readline())
+            say(f"listens at {said['url']}")
+            yield said["url"], said["token"]
+        finally:
+            process.terminate()
+
+
+def lorahub(*arguments: str, stdin: str | None = None) -> None:
+    say(f"$ lorahub {' '.join(arguments)}")
+    subprocess.run([str(BIN / "lorahub"), *arguments], input=stdin, text=True, check=True)
+
+
+started = time.monotonic()
+
+
+def step(text: str) -> None:
+    print(f"\n[{time.monotonic() - started:5.1f} s] {text}", flush=True)
+
+
+def say(text: str) -> None:
+    print(f"          {text}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,57 @@
+"""Fixtures only: a registry for all tests of a process, one of its own for a test that kills it, names, adapters."""
+
+import itertools
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from builders import write_adapter
+from registry_process import Registry
+
+# Nothing here may reach the internet or a developer's own settings.
+os.environ.update(HF_HUB_DISABLE_TELEMETRY="1", HF_HUB_DISABLE_PROGRESS_BARS="1", DO_NOT_TRACK="1")
+for name in [name for name in os.environ if name.startswith("LORAHUB_") or name in ("HF_TOKEN", "HF_ENDPOINT")]:
+    del os.environ[name]
+
+_numbers = itertools.count(1)
+
+
+@pytest.fixture(scope="session")
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
+    """One registry for many tests; each takes names of its own in it."""
+    running = Registry(tmp_path_factory.mktemp("registry")).start()
+    yield running
+    running.stop()
+    running.assert_sound()
+
+
+@pytest.fixture
+def own_registry(tmp_path: Path) -> Iterator[Registry]:
+    """A registry that the test may kill, fill or restart."""
+    running = Registry(tmp_path / "own-registry").start()
+    yield running
+    running.kill()
+
+
+@pytest.fixture
+def new_user(registry: Registry) -> Callable[[], tuple[str, str]]:
+    """Makes users: (name, token)."""
+
+    def make() -> tuple[str, str]:
+        name = f"user{next(_numbers)}-{os.getpid()}"
+        return name, registry.add_user(name)
+
+    return make
+
+
+@pytest.fixture
+def user(new_user: Callable[[], tuple[str, str]]) -> tuple[str, str]:
+    """A user of this test's own: (name, token)."""
+    return new_user()
+
+
+@pytest.fixture
+def adapter(tmp_path: Path) -> Path:
+    """A small valid PEFT LoRA adapter in a folder."""
+    return write_adapter(tmp_path / "adapter")
