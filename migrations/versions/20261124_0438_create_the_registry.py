@@ -282,6 +282,7 @@ def upgrade() -> None:
         sa.Column("library_name", sa.String(length=64), nullable=True),
         sa.Column("pipeline_tag", sa.String(length=64), nullable=True),
         sa.Column("safetensors", sa.JSON(), nullable=True),
+        sa.Column("config", sa.JSON(), nullable=True),
         sa.ForeignKeyConstraint(
             ["commit_id"], ["commits.id"], name=op.f("fk_commit_facts_commit_id_commits"), ondelete="CASCADE"
         ),

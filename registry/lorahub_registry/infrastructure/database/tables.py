@@ -207,6 +207,7 @@ class CommitFacts(Table):
     library_name: Mapped[str | None] = mapped_column(String(64))
     pipeline_tag: Mapped[str | None] = mapped_column(String(64))
     safetensors: Mapped[dict[str, Any] | None]
+    config: Mapped[dict[str, Any] | None]
 
 
 class RepositoryTag(Table):
