@@ -63,6 +63,9 @@ def finish_upload(backend: Backend, upload: Upload) -> Blob:
     try:
         inspection = verify(backend, staging.whole, upload)
     except (SizeMismatch, DigestMismatch):
+        finished = _finished_meanwhile(backend, upload)
+        if finished is not None:
+            return finished
         forget_upload(backend, upload.id)
         raise
     reach("bytes-verified")
@@ -71,6 +74,13 @@ def finish_upload(backend: Backend, upload: Upload) -> Blob:
     backend.blobs.delete(staging.whole)  # still there where the bytes turned out to be known
     reach("staging-removed")
     return blob
+
+
+def _finished_meanwhile(backend: Backend, upload: Upload) -> Blob | None:
+    """The blob of an upload whose bytes were sent twice at once: the other attempt was first, and is left alone."""
+    with backend.database.read() as session:
+        current = queries.upload_by_id(session, upload.id)
+        return current and current.blob_sha256 and queries.blob_by_sha256(session, current.blob_sha256)
 
 
 def verify(backend: Backend, key: str, upload: Upload) -> Inspection:

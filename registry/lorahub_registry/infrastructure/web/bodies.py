@@ -5,14 +5,24 @@ writing, hashing and parsing happen in worker threads, so a slow client holds no
 import asyncio
 import tempfile
 from collections.abc import AsyncIterator
+from contextlib import AbstractContextManager, asynccontextmanager
 from typing import Annotated, Any, BinaryIO, TypeVar
 
-from anyio import to_thread
+from anyio import CancelScope, to_thread
 from fastapi import Depends, Request
 from lorahub.adapters.strict_json import parse_json
-from lorahub.errors import InvalidInput, MalformedBody, PayloadTooLarge, TooManyRequests, UnsupportedMediaType
+from lorahub.errors import (
+    InvalidInput,
+    MalformedBody,
+    PayloadTooLarge,
+    SizeMismatch,
+    TooManyRequests,
+    UnsupportedMediaType,
+)
 from pydantic import BaseModel, ValidationError
+from starlette.requests import ClientDisconnect
 
+from lorahub_registry.infrastructure.storage import BlobStore
 from lorahub_registry.infrastructure.web.backend import BackendDep
 from lorahub_registry.infrastructure.web.problems import validation_message
 
@@ -47,6 +57,8 @@ async def _next(stream: AsyncIterator[bytes]) -> bytes | None:
     try:
         async with asyncio.timeout(SILENCE_SECONDS):
             return await anext(stream, None)
+    except ClientDisconnect:
+        raise MalformedBody("the connection broke before the body was complete") from None
     except TimeoutError:
         raise TooManyRequests(f"nothing arrived for {SILENCE_SECONDS} s", retry_after=5) from None
 
@@ -58,6 +70,43 @@ async def receive_into(request: Request, file: BinaryIO, *, limit: int) -> int:
         await to_thread.run_sync(file.write, piece)
         total += len(piece)
     return total
+
+
+async def receive_object(
+    request: Request, store: BlobStore, key: str, *, size: int | None = None, limit: int | None = None
+) -> None:
+    """The body becomes the object `key`, or nothing does.
+
+    Raises `SizeMismatch` unless it has exactly `size` bytes, `PayloadTooLarge` over `limit`, `DiskFull`.
+    """
+    most = size if size is not None else limit or 0
+    async with _in_threads(store.writer(key)) as file:
+        try:
+            received = await receive_into(request, file, limit=most)
+        except PayloadTooLarge:
+            if size is None:
+                raise
+            raise SizeMismatch(f"more than the announced {size} bytes arrived") from None
+        if size is not None and received != size:
+            raise SizeMismatch(f"{received} bytes arrived, {size} were announced", hint="send them again")
+
+
+@asynccontextmanager
+async def _in_threads(manager: AbstractContextManager[BinaryIO]) -> AsyncIterator[BinaryIO]:
+    """A blocking context manager, entered and left in worker threads: leaving it waits for the disk."""
+    file = await to_thread.run_sync(manager.__enter__)
+    try:
+        yield file
+    except BaseException as error:
+        with CancelScope(shield=True):
+            await to_thread.run_sync(manager.__exit__, type(error), error, error.__traceback__)
+        raise
+    await to_thread.run_sync(manager.__exit__, None, None, None)
+
+
+async def discard_body(request: Request, *, limit: int) -> None:
+    async for _ in pieces(request, limit=limit):
+        pass
 
 
 async def raw_body(request: Request, backend: BackendDep) -> bytes:

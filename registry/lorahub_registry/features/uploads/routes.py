@@ -1,0 +1,210 @@
+"""Git-LFS and Xet uploads on the wire. Bodies are received on the event loop, straight into storage; all else in threads."""
+
+import json
+from typing import Annotated, Any, Literal
+
+from anyio import to_thread
+from fastapi import APIRouter, Depends, Request, Response
+from fastapi.responses import JSONResponse
+from lorahub.errors import InvalidInput, InvalidToken, LorahubError, NotFound, RouteNotFound
+from lorahub.protocol.names import RepositoryName
+from pydantic import BaseModel, Field
+
+from lorahub_registry.features.accounts.caller import Caller
+from lorahub_registry.features.uploads import service
+from lorahub_registry.features.uploads.service import Slot, Target, Wanted, XetSession
+from lorahub_registry.features.uploads.xorbs import MAX_XORB_BYTES
+from lorahub_registry.infrastructure.web.backend import BackendDep, PublicUrl
+from lorahub_registry.infrastructure.web.bodies import (
+    SpooledBody,
+    discard_body,
+    json_model,
+    receive_object,
+)
+from lorahub_registry.infrastructure.web.parameters import Repo
+from lorahub_registry.infrastructure.web.raw_path import decode
+
+router = APIRouter()
+LFS_TYPE = "application/vnd.git-lfs+json"
+
+
+class LfsObject(BaseModel):
+    oid: str
+    size: int = Field(ge=0, le=1 << 50)
+
+
+class Batch(BaseModel):
+    operation: Literal["upload", "download"]
+    transfers: list[str] = Field(default=["basic"], max_length=20)
+    objects: list[LfsObject]
+    hash_algo: str = "sha256"
+
+
+class Part(BaseModel):
+    part_number: int = Field(alias="partNumber")
+    etag: str
+
+
+class Completion(BaseModel):
+    oid: str
+    parts: list[Part] = Field(max_length=100_000)
+
+
+# --- Git-LFS ----------------------------------------------------------------------------------------------------------
+
+
+@router.post("/{namespace}/{name}.git/info/lfs/objects/batch")
+def batch(
+    backend: BackendDep, caller: Caller, repo: Repo, url: PublicUrl, body: Annotated[Batch, json_model(Batch)]
+) -> JSONResponse:
+    if body.hash_algo != "sha256":
+        raise InvalidInput(f"the hash {body.hash_algo[:40]!r} is not known here; objects are named by sha256")
+    if body.operation == "download":
+        raise InvalidInput("files are downloaded from their addresses, /{namespace}/{name}/resolve/{revision}/{path}")
+    wanted = [Wanted(one.oid, one.size) for one in body.objects]
+    takes_parts = "multipart" in body.transfers
+    targets = service.open_batch(backend, caller, repo, wanted, takes_parts=takes_parts)
+    transfer = "multipart" if any(target.part_sizes for target in targets) else "basic"
+    answer = {"transfer": transfer, "objects": [_target(target, repo, url) for target in targets]}
+    return JSONResponse(answer, media_type=LFS_TYPE)
+
+
+def _target(target: Target, repo: RepositoryName, url: str) -> dict[str, Any]:
+    row: dict[str, Any] = {"oid": target.wanted.sha256, "size": target.wanted.size, "authenticated": True}
+    if target.refusal is not None:
+        return {**row, "error": {"code": target.refusal.status, "message": target.refusal.message}}
+    if target.credential is None:
+        return row
+    verify = {"href": f"{url}/{repo}.git/info/lfs/verify", "header": {}}
+    return {**row, "actions": {"upload": _upload_action(target, f"{url}/lfs/{target.credential}"), "verify": verify}}
+
+
+def _upload_action(target: Target, address: str) -> dict[str, Any]:
+    """The address is the credential: clients send neither a token nor these headers with the bytes."""
+    if not target.part_sizes:
+        return {"href": f"{address}/whole", "header": {}}
+    done = [
+        {"partNumber": number, "etag": service.part_etag(number, target.part_sizes[number - 1])}
+        for number in target.parts_here
+    ]
+    parts = {str(number): f"{address}/parts/{number}" for number in range(1, len(target.part_sizes) + 1)}
+    return {
+        "href": f"{address}/complete",
+        "header": {"chunk_size": str(target.part_sizes[0]), "done": json.dumps(done), **parts},
+    }
+
+
+@router.put("/lfs/{credential}/whole")
+async def put_whole(request: Request, backend: BackendDep, credential: str) -> Response:
+    slot = await to_thread.run_sync(service.slot_for_whole, backend, decode(credential))
+    if await _receive(request, backend, slot) and slot is not None:
+        await to_thread.run_sync(service.finish_whole, backend, slot.upload)
+    return Response(status_code=200)
+
+
+@router.put("/lfs/{credential}/parts/{number}")
+async def put_part(request: Request, backend: BackendDep, credential: str, number: int) -> Response:
+    slot = await to_thread.run_sync(service.slot_for_part, backend, decode(credential), number)
+    await _receive(request, backend, slot)
+    return Response(status_code=200, headers={"ETag": service.part_etag(number, slot.size if slot else 0)})
+
+
+async def _receive(request: Request, backend: BackendDep, slot: Slot | None) -> bool:
+    """Whether bytes were taken; those of a finished upload are read and forgotten, as a retry sends them again."""
+    if slot is None:
+        await discard_body(request, limit=backend.settings.object_bytes)
+        return False
+    await receive_object(request, backend.blobs, slot.key, size=slot.size)
+    return True
+
+
+@router.post("/lfs/{credential}/complete")
+def complete(
+    backend: BackendDep, credential: str, body: Annotated[Completion, json_model(Completion)]
+) -> dict[str, Any]:
+    service.finish_parts(backend, decode(credential), body.oid)
+    return {}
+
+
+@router.post("/{namespace}/{name}.git/info/lfs/verify")
+def verify(
+    backend: BackendDep, caller: Caller, repo: Repo, body: Annotated[LfsObject, json_model(LfsObject)]
+) -> dict[str, Any]:
+    service.check_uploaded(backend, caller, repo, Wanted(body.oid, body.size))
+    return {}
+
+
+# --- Xet --------------------------------------------------------------------------------------------------------------
+
+
+@router.get("/api/models/{namespace}/{name}/xet-write-token/{rev}")
+def xet_write_token(backend: BackendDep, caller: Caller, repo: Repo, url: PublicUrl) -> JSONResponse:
+    element, token = service.xet_token(backend, caller, repo)
+    address = f"{url}/cas/{element}"
+    expires = service.xet_expiry(backend)
+    return JSONResponse(
+        {"casUrl": address, "accessToken": token, "exp": expires},
+        headers={
+            "X-Xet-Cas-Url": address,
+            "X-Xet-Access-Token": token,
+            "X-Xet-Token-Expiration": str(expires),
+            "Cache-Control": "no-store",
+        },
+    )
+
+
+def the_session(request: Request, backend: BackendDep, element: str) -> XetSession:
+    """Upload sessions carry a token of their own; the user's is never sent here."""
+    scheme, _, token = request.headers.get("authorization", "").partition(" ")
+    if scheme.lower() != "bearer":
+        raise InvalidToken("Invalid credentials in Authorization header")
+    return service.xet_session(backend, decode(element), token.strip())
+
+
+Session = Annotated[XetSession, Depends(the_session)]
+
+
+@router.get("/cas/{element}/v1/chunks/default/{chunk}")
+def known_chunks(session: Session) -> None:  # noqa: ARG001 (only a session may ask)
+    raise NotFound("no chunks are shared between uploads")
+
+
+@router.post("/cas/{element}/v1/xorb-grants/default/{xorb}")
+def xorb_grant(session: Session) -> None:  # noqa: ARG001 (only a session may ask)
+    raise NotFound("xorbs are uploaded through the registry")
+
+
+@router.post("/cas/{element}/v1/xorbs/default/{xorb}")
+async def put_xorb(request: Request, backend: BackendDep, session: Session, xorb: str) -> dict[str, Any]:
+    await receive_object(request, backend.blobs, service.xorb_target(session, xorb), limit=MAX_XORB_BYTES)
+    return {"was_inserted": True}
+
+
+@router.post("/cas/{element}/v1/shards")
+def put_shard(backend: BackendDep, session: Session, body: SpooledBody) -> dict[str, Any]:
+    service.take_shard(backend, session, body)
+    return {"result": 1}
+
+
+@router.post("/cas/{element}/v2/shards")
+def put_shard_v2(backend: BackendDep, session: Session, body: SpooledBody) -> Response:
+    """One frame: the result, or the error, which this form of the call shows to its user at once."""
+    try:
+        service.take_shard(backend, session, body)
+        frame: dict[str, Any] = {"type": "result"}
+    except LorahubError as error:
+        if error.status >= 500:
+            raise
+        frame = {"type": "error", "message": error.message, "retryable": False}
+    return Response(json.dumps(frame) + "\n", media_type="application/x-ndjson")
+
+
+@router.post("/v1/telemetry")
+def telemetry() -> Response:
+    """Clients send it unasked; nothing is kept."""
+    return Response(status_code=200)
+
+
+@router.api_route("/cas/{element}/{rest:path}", methods=["GET", "POST", "HEAD"])
+def nothing_else(element: str) -> None:  # noqa: ARG001
+    raise RouteNotFound("uploads only: files are read at their addresses")

@@ -1,0 +1,351 @@
+"""Bringing bytes in, by Git-LFS or by Xet. Both end in `blobs.finish_upload`: received bytes are verified, then moved.
+
+"It is here already" is told only to a principal who may read these bytes, and then leased to him, so that a collection
+between this answer and the commit can't take them away.
+"""
+
+import hashlib
+import re
+import secrets
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from functools import lru_cache
+from typing import Any, BinaryIO
+
+from lorahub.errors import (
+    BlobNotFound,
+    InvalidInput,
+    InvalidToken,
+    LorahubError,
+    MalformedBody,
+    PayloadTooLarge,
+    SizeMismatch,
+)
+from lorahub.protocol.digests import Sha256, parse_sha256
+from lorahub.protocol.names import RepositoryName
+
+from lorahub_registry.features.accounts.permissions import Action, Principal
+from lorahub_registry.features.blobs import service as blobs
+from lorahub_registry.features.blobs.service import Blob, Upload
+from lorahub_registry.features.repositories.service import Repository, may_read_any, permitted
+from lorahub_registry.features.revisions.service import repositories_with_blob
+from lorahub_registry.features.uploads.shards import Segment, ShardFile, read_files
+from lorahub_registry.features.uploads.xorbs import Frame, read_chunks, read_frames
+from lorahub_registry.infrastructure.backend import Backend
+from lorahub_registry.infrastructure.database import Session, now
+from lorahub_registry.infrastructure.storage import ObjectNotFound
+from lorahub_registry.infrastructure.storage.object_keys import Staging, xorb_key
+
+MAX_BATCH = 1000
+_SHARERS = 200  # repositories asked about before "you may not read these bytes anywhere"
+_LFS, _XET = "lfs-upload", "xet-upload"
+_HASH = re.compile(r"[0-9a-f]{64}")
+_SESSION = re.compile(r"n-[0-9a-f]{32}")
+
+
+# --- Git-LFS: the batch -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """An object that a client wants to upload."""
+
+    sha256: str
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where one object goes. Nothing to do where `credential` is None: the bytes are here, and leased to the caller."""
+
+    wanted: Wanted
+    credential: str | None = None
+    part_sizes: tuple[int, ...] = ()
+    """Bytes of each part; empty for an upload in one piece."""
+    parts_here: tuple[int, ...] = ()
+    """Numbers of the parts that an earlier, unfinished upload has left."""
+    refusal: LorahubError | None = None
+
+
+def open_batch(
+    backend: Backend, principal: Principal, name: RepositoryName, wanted: list[Wanted], *, takes_parts: bool
+) -> list[Target]:
+    """A target for each object. Raises as `permitted`; a fault of one object is in its `refusal`."""
+    if len(wanted) > MAX_BATCH:
+        raise PayloadTooLarge(f"{len(wanted)} objects in one batch; at most {MAX_BATCH}")
+    with backend.database.read() as session:
+        repository = permitted(session, principal, name, Action.WRITE)
+    return [_open_one(backend, principal, repository, one, takes_parts=takes_parts) for one in wanted]
+
+
+def _open_one(
+    backend: Backend, principal: Principal, repository: Repository, wanted: Wanted, *, takes_parts: bool
+) -> Target:
+    try:
+        sha256 = parse_sha256(wanted.sha256)
+        _require_size(backend, wanted.size)
+        if _lease_if_known(backend, principal, repository, sha256, wanted.size):
+            return Target(wanted)
+    except LorahubError as error:
+        return Target(wanted, refusal=error)
+    upload = _resume_or_open(backend, principal.require_account(), repository, sha256, wanted.size)
+    part_sizes = _part_sizes(backend, wanted.size) if takes_parts else ()
+    return Target(
+        wanted,
+        credential=backend.signer.sign(_LFS, {"upload": upload.id}),
+        part_sizes=part_sizes,
+        parts_here=_parts_here(backend, upload, part_sizes),
+    )
+
+
+def _require_size(backend: Backend, size: int) -> None:
+    if not 0 < size <= backend.settings.object_bytes:
+        raise PayloadTooLarge(f"an object of {size} bytes; between 1 and {backend.settings.object_bytes} are taken")
+
+
+def _lease_if_known(backend: Backend, principal: Principal, repository: Repository, sha256: Sha256, size: int) -> bool:
+    """Whether the principal need not send these bytes. Raises `SizeMismatch` if he may read them and lies about their size."""
+    account_id = principal.require_account()
+    with backend.database.write() as session:
+        blob = blobs.known_blobs(session, [sha256]).get(sha256)
+        if blob is None or not _may_use(session, principal, repository, sha256):
+            return False
+        if blob.size != size:
+            raise SizeMismatch(f"the object {sha256} has {blob.size} bytes, announced were {size}")
+        blobs.lease_known(backend, session, account_id=account_id, repository_id=repository.id, blob=blob)
+        return True
+
+
+def _may_use(session: Session, principal: Principal, repository: Repository, sha256: Sha256) -> bool:
+    account_id = principal.require_account()
+    if blobs.holds_lease(session, account_id=account_id, repository_id=repository.id, sha256=sha256):
+        return True
+    return may_read_any(session, principal, repositories_with_blob(session, sha256, limit=_SHARERS))
+
+
+def _resume_or_open(backend: Backend, account_id: int, repository: Repository, sha256: Sha256, size: int) -> Upload:
+    which: dict[str, Any] = {
+        "account_id": account_id, "repository_id": repository.id, "sha256": sha256, "size": size
+    }  # fmt: skip
+    return blobs.unfinished_upload(backend, **which) or blobs.open_upload(backend, **which)
+
+
+def _part_sizes(backend: Backend, size: int) -> tuple[int, ...]:
+    if size <= backend.settings.multipart_threshold_bytes:
+        return ()
+    whole, rest = divmod(size, backend.settings.part_bytes)
+    return (backend.settings.part_bytes,) * whole + ((rest,) if rest else ())
+
+
+def _parts_here(backend: Backend, upload: Upload, part_sizes: tuple[int, ...]) -> tuple[int, ...]:
+    staging = Staging(upload.id)
+    return tuple(
+        number for number, size in enumerate(part_sizes, start=1) if backend.blobs.size(staging.part(number)) == size
+    )
+
+
+# --- Git-LFS: the bytes -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """Where a body that is about to arrive goes, and how long it must be. None: it is here already."""
+
+    upload: Upload
+    key: str
+    size: int
+
+
+def slot_for_whole(backend: Backend, credential: str) -> Slot | None:
+    """Raises `InvalidToken` for a credential that is forged, expired or of an upload that is gone."""
+    upload = _upload_of(backend, credential)
+    if upload.blob_sha256 is not None:
+        return None
+    return Slot(upload, Staging(upload.id).whole, upload.declared_size)
+
+
+def slot_for_part(backend: Backend, credential: str, number: int) -> Slot | None:
+    """Raises `InvalidToken`, `InvalidInput` for a number that no part has."""
+    upload = _upload_of(backend, credential)
+    sizes = _part_sizes(backend, upload.declared_size)
+    if not 1 <= number <= len(sizes):
+        raise InvalidInput(f"this upload has {len(sizes)} parts; there is no part {number}")
+    if upload.blob_sha256 is not None:
+        return None
+    return Slot(upload, Staging(upload.id).part(number), sizes[number - 1])
+
+
+def part_etag(number: int, size: int) -> str:
+    """A name for a received part. Says nothing of its bytes: those are hashed as a whole, once all are here."""
+    return f'"part-{number}-{size}"'
+
+
+def finish_whole(backend: Backend, upload: Upload) -> None:
+    """Raises as `finish_upload`."""
+    blobs.finish_upload(backend, upload)
+
+
+def finish_parts(backend: Backend, credential: str, sha256: str) -> None:
+    """Joins the parts and verifies the whole. Repeating it after it worked is no fault.
+
+    Raises `InvalidToken`, `InvalidInput`, `SizeMismatch`, `DigestMismatch`.
+    """
+    upload = _upload_of(backend, credential)
+    if parse_sha256(sha256) != upload.declared_sha256:
+        raise InvalidInput("this upload is of another object")
+    if upload.blob_sha256 is not None:
+        return
+    staging, sizes = Staging(upload.id), _part_sizes(backend, upload.declared_size)
+    missing = sorted(set(range(1, len(sizes) + 1)) - set(_parts_here(backend, upload, sizes)))
+    if missing:
+        raise InvalidInput(f"part {missing[0]} has not arrived, and {len(missing) - 1} more", missing=missing)
+    keys = [staging.part(number) for number in range(1, len(sizes) + 1)]
+    backend.blobs.join(keys, staging.whole)
+    blobs.finish_upload(backend, upload)
+    for key in keys:
+        backend.blobs.delete(key)
+
+
+def _upload_of(backend: Backend, credential: str) -> Upload:
+    signed = backend.signer.read(_LFS, credential, lifetime=backend.settings.url_lifetime)
+    upload = blobs.find_upload(backend, signed["upload"])
+    if upload is None:
+        raise InvalidToken("this upload is over", hint="start it again")
+    return upload
+
+
+def check_uploaded(backend: Backend, principal: Principal, name: RepositoryName, wanted: Wanted) -> None:
+    """LFS `verify`: raises `BlobNotFound` unless the principal has brought exactly these bytes here."""
+    sha256 = parse_sha256(wanted.sha256)
+    with backend.database.read() as session:
+        repository = permitted(session, principal, name, Action.WRITE)
+        blob = blobs.known_blobs(session, [sha256]).get(sha256)
+        if blob is None or blob.size != wanted.size or not _may_use(session, principal, repository, sha256):
+            raise BlobNotFound(f"the object {sha256} of {wanted.size} bytes is not here", hint="upload it again")
+
+
+# --- Xet --------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class XetSession:
+    """One upload session. Its xorbs lie apart from those of any other element, repository or account."""
+
+    element: str
+    repository_id: int
+    account_id: int
+
+    @property
+    def folder(self) -> str:
+        return f"{self.element}-{self.repository_id}-{self.account_id}"
+
+
+def xet_token(backend: Backend, principal: Principal, name: RepositoryName) -> tuple[str, str]:
+    """A new random path element and a short-lived token for uploading into this repository. Raises as `permitted`.
+
+    Clients remember for weeks what they sent to one address and don't send it again, so each gets an address of its own.
+    """
+    with backend.database.read() as session:
+        repository = permitted(session, principal, name, Action.WRITE)
+    bound = {"repository": repository.id, "account": principal.require_account()}
+    return f"n-{secrets.token_hex(16)}", backend.signer.sign(_XET, bound)
+
+
+def xet_expiry(backend: Backend) -> int:
+    """When a token made now runs out, in Unix seconds."""
+    return int((now() + backend.settings.xet_token_lifetime).timestamp())
+
+
+def xet_session(backend: Backend, element: str, token: str) -> XetSession:
+    """Raises `InvalidToken`."""
+    bound = backend.signer.read(_XET, token, lifetime=backend.settings.xet_token_lifetime)
+    if not _SESSION.fullmatch(element):
+        raise InvalidToken("this is no upload address of this registry", hint="start the upload again")
+    return XetSession(element, bound["repository"], bound["account"])
+
+
+def xorb_target(session: XetSession, xorb: str) -> str:
+    """The storage key for a xorb of this session. Raises `MalformedBody` for what is no hash."""
+    if not _HASH.fullmatch(xorb):
+        raise MalformedBody("a xorb is named by 64 lower-case hex digits")
+    return xorb_key(session.folder, xorb)
+
+
+def take_shard(backend: Backend, session: XetSession, shard: BinaryIO) -> int:
+    """Unpacks every file of the shard out of this session's xorbs, and keeps it as an upload. The number of files.
+
+    Raises `MalformedBody`, `SizeMismatch`, `DigestMismatch`, `PayloadTooLarge`.
+    """
+    store = _XorbStore(backend, session)
+    count = 0
+    for file in read_files(shard):
+        _take_file(backend, session, store, file)
+        count += 1
+    return count
+
+
+def _take_file(backend: Backend, session: XetSession, store: "_XorbStore", file: ShardFile) -> Blob:
+    _require_size(backend, file.size)
+    sha256 = file.sha256 or _sha256_of(store.unpack(file))
+    upload = blobs.open_upload(
+        backend,
+        account_id=session.account_id,
+        repository_id=session.repository_id,
+        sha256=sha256,
+        size=file.size,
+    )
+    try:
+        with backend.blobs.writer(Staging(upload.id).whole) as staged:
+            for chunk in store.unpack(file):
+                staged.write(chunk)
+    except BaseException:
+        blobs.forget_upload(backend, upload.id)
+        raise
+    return blobs.finish_upload(backend, upload)
+
+
+def _sha256_of(chunks: Iterator[bytes]) -> Sha256:
+    digest = hashlib.sha256()
+    for chunk in chunks:
+        digest.update(chunk)
+    return Sha256(digest.hexdigest())
+
+
+class _XorbStore:
+    """The xorbs of one session. Holds the frame lists of the few that were read last, never their bytes."""
+
+    def __init__(self, backend: Backend, session: XetSession) -> None:
+        self._backend = backend
+        self._session = session
+        self._frames = lru_cache(maxsize=8)(self._read_frames)
+
+    def unpack(self, file: ShardFile) -> Iterator[bytes]:
+        """The file's chunks in order. Raises `MalformedBody` where a segment doesn't hold what it says."""
+        for segment in file.segments:
+            yield from self._segment(segment)
+
+    def _segment(self, segment: Segment) -> Iterator[bytes]:
+        frames = self._frames(segment.xorb)[segment.first : segment.end]
+        if len(frames) != segment.end - segment.first or sum(frame.unpacked for frame in frames) != segment.size:
+            raise MalformedBody(f"a segment of the shard says other than its xorb {segment.xorb} holds")
+        key = xorb_key(self._session.folder, segment.xorb)
+        yield from read_chunks(lambda start, stop: self._backend.blobs.open_range(key, start, stop), frames)
+
+    def _read_frames(self, xorb: str) -> list[Frame]:
+        key = xorb_key(self._session.folder, xorb)
+        size = self._backend.blobs.size(key)
+        try:
+            if size is None:
+                raise ObjectNotFound(key)
+            return read_frames(lambda start, stop: self._backend.blobs.open_range(key, start, stop), size)
+        except ObjectNotFound:
+            raise MalformedBody(f"this upload has not sent the xorb {xorb}", hint="start the upload again") from None
+
+
+def sweep_xorbs(backend: Backend, *, older_than: datetime) -> int:
+    """Deletes the xorbs of sessions whose tokens have run out; how many."""
+    old = [stored.key for stored in backend.blobs.list("xorbs/") if stored.modified_at < older_than]
+    for key in old:
+        backend.blobs.delete(key)
+    return len(old)
