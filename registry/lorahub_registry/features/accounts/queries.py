@@ -45,12 +45,12 @@ class Member:
 
 def account_by_key(session: Session, key: str) -> Account | None:
     row = session.scalar(select(AccountRow).where(AccountRow.name_key == key))
-    return row and _account(row)
+    return None if row is None else _account(row)
 
 
 def first_admin(session: Session) -> Account | None:
     row = session.scalar(select(AccountRow).where(AccountRow.is_admin).order_by(AccountRow.id).limit(1))
-    return row and _account(row)
+    return None if row is None else _account(row)
 
 
 def all_accounts(session: Session) -> list[Account]:
@@ -78,7 +78,7 @@ def token_by_sha256(session: Session, sha256: str) -> tuple[Token, Account] | No
         .join(AccountRow, AccountRow.id == TokenRow.account_id)
         .where(TokenRow.sha256 == sha256)
     ).first()
-    return found and (_token(found[0]), _account(found[1]))
+    return None if found is None else (_token(found[0]), _account(found[1]))
 
 
 def tokens_of(session: Session, account_id: int) -> list[Token]:

@@ -30,6 +30,8 @@ from lorahub_registry.features.audit.service import Event, newest_events, record
 from lorahub_registry.infrastructure.backend import Backend
 from lorahub_registry.infrastructure.database import Session, now
 
+__all__ = ["Account", "Event", "Token"]
+
 LAST_USED_RESOLUTION = timedelta(minutes=1)
 MAX_TOKEN_DAYS = 3650
 

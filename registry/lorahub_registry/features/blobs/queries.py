@@ -42,7 +42,7 @@ def blob_by_sha256(session: Session, sha256: Sha256, *, lock: bool = False) -> B
     """`lock` keeps the row from being collected until the transaction ends (PostgreSQL; SQLite has one writer)."""
     statement = select(BlobRow).where(BlobRow.sha256 == sha256)
     row = session.scalar(statement.with_for_update(read=True, key_share=True) if lock else statement)
-    return row and _blob(row)
+    return None if row is None else _blob(row)
 
 
 def blobs_by_sha256(session: Session, digests: Iterable[Sha256]) -> dict[Sha256, Blob]:
@@ -99,7 +99,7 @@ def insert_upload(
 
 def upload_by_id(session: Session, upload_id: str) -> Upload | None:
     row = session.get(UploadRow, upload_id)
-    return row and _upload(row)
+    return None if row is None else _upload(row)
 
 
 def uploads_of(session: Session, *, account_id: int, repository_id: int, sha256: Sha256, size: int) -> list[Upload]:

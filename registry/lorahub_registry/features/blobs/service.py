@@ -80,7 +80,9 @@ def _finished_meanwhile(backend: Backend, upload: Upload) -> Blob | None:
     """The blob of an upload whose bytes were sent twice at once: the other attempt was first, and is left alone."""
     with backend.database.read() as session:
         current = queries.upload_by_id(session, upload.id)
-        return current and current.blob_sha256 and queries.blob_by_sha256(session, current.blob_sha256)
+        if current is None or current.blob_sha256 is None:
+            return None
+        return queries.blob_by_sha256(session, current.blob_sha256)
 
 
 def verify(backend: Backend, key: str, upload: Upload) -> Inspection:

@@ -42,16 +42,13 @@ def check_new_files(files: Mapping[str, Blob], *, is_adapter: bool, read: Read) 
 
 
 def _faults(path: str, blob: Blob, *, is_adapter: bool, read: Read) -> Iterator[LorahubError]:
-    for check in (
-        lambda: check_file(path, read(blob, SNIFF_BYTES)),
-        lambda: _check_safetensors(path, blob, is_adapter=is_adapter),
-        lambda: _check_by_name(path, blob, read),
-    ):
-        try:
-            check()
-        except (InvalidAdapter, InvalidCard) as fault:
-            yield fault
-            return  # one fault a file: the next would be its consequence
+    """At most one: the next would be a consequence of the first."""
+    try:
+        check_file(path, read(blob, SNIFF_BYTES))
+        _check_safetensors(path, blob, is_adapter=is_adapter)
+        _check_by_name(path, blob, read)
+    except (InvalidAdapter, InvalidCard) as fault:
+        yield fault
 
 
 def _check_safetensors(path: str, blob: Blob, *, is_adapter: bool) -> None:

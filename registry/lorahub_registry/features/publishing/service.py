@@ -36,7 +36,7 @@ from lorahub_registry.features.blobs.service import (
     release_leases,
     store_bytes,
 )
-from lorahub_registry.features.catalog.service import derive_facts, record_facts
+from lorahub_registry.features.catalog.service import Facts, derive_facts, record_facts
 from lorahub_registry.features.publishing.commit_body import (
     DeletedFile,
     DeletedFolder,
@@ -252,9 +252,9 @@ def lay_tree(backend: Backend, principal: Principal, repository: Repository, bra
                     files[path] = NewFile(sha256, sizes[sha256], is_lfs)
                     added[path] = sha256
                 case _:
-                    for path in _deleted(operation, files, head):
-                        del files[path]
-                        added.pop(path, None)
+                    for gone in _deleted(operation, files, head):
+                        del files[gone]
+                        added.pop(gone, None)
     if len(files) > backend.settings.revision_files:
         raise InvalidInput(f"the revision would have {len(files)} files; at most {backend.settings.revision_files}")
     check_tree(FilePath(path) for path in files)
@@ -294,7 +294,7 @@ def _deleted(operation: DeletedFile | DeletedFolder, files: Mapping[str, Any], h
     if operation.path is None:
         return list(files)
     inside = [path for path in files if path.startswith(f"{operation.path}/")]
-    exact = [operation.path] if isinstance(operation, DeletedFile) and operation.path in files else []
+    exact: list[str] = [operation.path] if isinstance(operation, DeletedFile) and operation.path in files else []
     if not exact and not inside:
         raise EntryNotFound(f"A file with this name doesn't exist: {operation.path}", commit=head.id)
     return exact or inside
@@ -319,7 +319,7 @@ def record(
     branch: str,
     request: Request,
     plan: Plan,
-    facts: Any,
+    facts: Facts,
     idempotency_key: str | None,
 ) -> Published | None:
     """One short transaction makes it all visible: commit, files, branch, version, aliases, facts, audit.
@@ -351,7 +351,8 @@ def record(
             _settle(session, principal, repository, plan, commit)
             reach("transaction-ready")
     except revisions.IntegrityError as error:
-        return _explain(backend, repository, plan, error)
+        _require_blobs(backend, plan, error)
+        return None
     reach("transaction-committed")
     with backend.database.read() as session:
         return _published(session, repository, commit, request, is_new=True)
@@ -391,7 +392,7 @@ def _settle(session: Session, principal: Principal, repository: Repository, plan
     )
 
 
-def _explain(backend: Backend, repository: Repository, plan: Plan, error: Exception) -> None:
+def _require_blobs(backend: Backend, plan: Plan, error: Exception) -> None:
     """A foreign key refused: a blob was collected. A unique key refused: the same request won elsewhere; look again."""
     with backend.database.read() as session:
         here = known_blobs(session, list(plan.added.values()))
@@ -475,7 +476,7 @@ def _published(
 ) -> Published:
     version = revisions.version_of(session, repository.id, commit.id) if request.version else None
     aliases = revisions.aliases_of(session, repository.id, commit.id) if request.version else []
-    return Published(repository, commit, version and version.name, aliases, is_new)
+    return Published(repository, commit, None if version is None else version.name, aliases, is_new)
 
 
 # --- heads ------------------------------------------------------------------------------------------------------------
@@ -545,7 +546,7 @@ def advise(
     for candidate in candidates:
         is_lfs = travels_by_upload(candidate, limit=backend.settings.inline_file_bytes)
         there = files.get(candidate.path)
-        oid = there and (there.sha256 if is_lfs else there.git_sha1)
+        oid = None if there is None else (there.sha256 if is_lfs else there.git_sha1)
         answers.append(Advice(candidate.path, is_lfs, is_ignored(candidate.path, rules), oid))
     return answers
 

@@ -81,7 +81,7 @@ def commits(
 ) -> Response:
     found, following = service.commits_page(backend, caller, repo, cursor or rev, limit=COMMITS_PAGE)
     rows = [_commit(commit, is_formatted="formatted" in (expand or [])) for commit in found]
-    return page(rows, request=request, public_url=url, cursor=following and following.id)
+    return page(rows, request=request, public_url=url, cursor=None if following is None else following.id)
 
 
 def _commit(commit: Commit, *, is_formatted: bool) -> dict[str, Any]:

@@ -32,6 +32,8 @@ from lorahub_registry.features.revisions.service import (
 from lorahub_registry.infrastructure.backend import Backend
 from lorahub_registry.infrastructure.database import Session
 
+__all__ = ["Commit", "Move", "Reference", "RevisionFile"]
+
 LATEST = "latest"
 MAX_REFERENCES = 10_000
 
@@ -103,9 +105,9 @@ def revision_of(backend: Backend, principal: Principal, name: RepositoryName, re
             repository=repository,
             asked=revision,
             commit=commit,
-            version=version and version.name,
+            version=None if version is None else version.name,
             aliases=revisions.aliases_of(session, repository.id, commit.id),
-            yanked=version and yank_of(version),
+            yanked=None if version is None else yank_of(version),
             files=list(revisions.files_of(session, commit.id).values()),
         )
 
@@ -153,7 +155,7 @@ def _alias(session: Session, reference: Reference) -> Alias:
     return Alias(
         reference.name,
         reference.commit_id,
-        version and version.name,
+        None if version is None else version.name,
         reference.is_protected,
         reference.updated_at,
     )

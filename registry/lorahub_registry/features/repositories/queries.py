@@ -61,12 +61,12 @@ class Liker:
 
 def repository_by_key(session: Session, key: str) -> Repository | None:
     row = session.scalar(select(RepositoryRow).where(RepositoryRow.name_key == key))
-    return row and to_repository(row)
+    return None if row is None else to_repository(row)
 
 
 def repository_by_id(session: Session, repository_id: int) -> Repository | None:
     row = session.get(RepositoryRow, repository_id)
-    return row and to_repository(row)
+    return None if row is None else to_repository(row)
 
 
 def repositories_by_id(session: Session, ids: Sequence[int]) -> list[Repository]:
@@ -158,7 +158,7 @@ class Retired:
 
 def retired_name(session: Session, key: str) -> Retired | None:
     row = session.get(RetiredName, key)
-    return row and Retired(row.name, row.repository_id)
+    return None if row is None else Retired(row.name, row.repository_id)
 
 
 def retire_name(session: Session, key: str, name: str, *, repository_id: int | None) -> None:

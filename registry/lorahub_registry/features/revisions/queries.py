@@ -43,6 +43,16 @@ class RevisionFile:
 
 
 @dataclass(frozen=True, slots=True)
+class FileRow:
+    """What a commit stores of one file; size and git sha1 are the blob's."""
+
+    path: str
+    sha256: Sha256
+    is_lfs: bool
+    changed_in: CommitId
+
+
+@dataclass(frozen=True, slots=True)
 class Reference:
     """`kind` is branch, tag, version or alias. Branches live in the name space `heads`, all others in `tags`."""
 
@@ -79,7 +89,7 @@ def space_of(kind: str) -> str:
 
 def commit_by_id(session: Session, repository_id: int, commit_id: str) -> Commit | None:
     row = session.scalar(select(CommitRow).where(CommitRow.repository_id == repository_id, CommitRow.id == commit_id))
-    return row and _commit(row)
+    return None if row is None else _commit(row)
 
 
 def commits_by_prefix(session: Session, repository_id: int, prefix: str) -> list[Commit]:
@@ -99,16 +109,16 @@ def newest_commit_by_digest(session: Session, repository_id: int, digest: str) -
         .order_by(CommitRow.created_at.desc())
     )
     row = session.scalar(statement.limit(1))
-    return row and _commit(row)
+    return None if row is None else _commit(row)
 
 
 def commit_by_request(session: Session, repository_id: int, request_key: str) -> Commit | None:
     statement = select(CommitRow).where(CommitRow.repository_id == repository_id, CommitRow.request_key == request_key)
     row = session.scalar(statement)
-    return row and _commit(row)
+    return None if row is None else _commit(row)
 
 
-def insert_commit(session: Session, commit: Commit, files: Iterable[RevisionFile]) -> None:
+def insert_commit(session: Session, commit: Commit, files: Iterable[FileRow]) -> None:
     session.add(
         CommitRow(
             id=commit.id,
@@ -178,7 +188,7 @@ def files_of(session: Session, commit_id: CommitId) -> dict[str, RevisionFile]:
 
 def file_at(session: Session, commit_id: CommitId, path: str) -> RevisionFile | None:
     found = session.execute(_files_statement(commit_id).where(CommitFile.path == path)).first()
-    return found and _file(*found)
+    return None if found is None else _file(*found)
 
 
 def is_in_repositories(session: Session, sha256: Sha256, repository_ids: Sequence[int]) -> bool:
@@ -239,7 +249,7 @@ def reference_named(
         ReferenceRow.repository_id == repository_id, ReferenceRow.space == space, ReferenceRow.name == name
     )
     row = session.scalar(statement.with_for_update() if lock else statement)
-    return row and _reference(row)
+    return None if row is None else _reference(row)
 
 
 def main_heads(session: Session, repository_ids: Sequence[int]) -> Mapping[int, CommitId]:

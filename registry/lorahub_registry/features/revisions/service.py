@@ -226,7 +226,7 @@ def insert_commit(session: Session, new: NewCommit) -> Commit:
     commit = Commit(
         id=commit_id,
         repository_id=new.repository_id,
-        parent_id=new.parent and new.parent.id,
+        parent_id=None if new.parent is None else new.parent.id,
         depth=0 if new.parent is None else new.parent.depth + 1,
         digest=digest,
         title=new.title,
@@ -237,17 +237,15 @@ def insert_commit(session: Session, new: NewCommit) -> Commit:
         request_key=new.request_key,
     )
     before = {} if new.parent is None else queries.files_of(session, new.parent.id)
-    queries.insert_commit(
-        session, commit, [_stamped(path, file, before, commit_id) for path, file in new.files.items()]
-    )
+    queries.insert_commit(session, commit, [_row(path, file, before, commit_id) for path, file in new.files.items()])
     return commit
 
 
-def _stamped(path: str, file: NewFile, before: Mapping[str, RevisionFile], commit_id: CommitId) -> RevisionFile:
+def _row(path: str, file: NewFile, before: Mapping[str, RevisionFile], commit_id: CommitId) -> FileRow:
+    """An unchanged file keeps the commit that last changed it."""
     old = before.get(path)
-    is_unchanged = old is not None and old.sha256 == file.sha256
-    changed_in = old.changed_in if old is not None and is_unchanged else commit_id
-    return RevisionFile(path, file.sha256, file.size, queries.GitSha1(""), file.is_lfs, changed_in)
+    changed_in = commit_id if old is None or old.sha256 != file.sha256 else old.changed_in
+    return FileRow(path, file.sha256, file.is_lfs, changed_in)
 
 
 def digest_of(files: Mapping[str, NewFile]) -> Sha256:

@@ -6,7 +6,7 @@ import asyncio
 import tempfile
 from collections.abc import AsyncIterator
 from contextlib import AbstractContextManager, asynccontextmanager
-from typing import Annotated, Any, BinaryIO, TypeVar
+from typing import Annotated, Any, BinaryIO, TypeVar, cast
 
 from anyio import CancelScope, to_thread
 from fastapi import Depends, Request
@@ -135,10 +135,10 @@ def json_model(model: type[Model]) -> Any:
 
 async def spooled_body(request: Request, backend: BackendDep) -> AsyncIterator[BinaryIO]:
     """The body of a commit as a file at its start: in memory while small, on disk beyond 1 MiB."""
-    with tempfile.SpooledTemporaryFile(max_size=_SPOOL_MEMORY_BYTES, dir=backend.settings.home) as file:
-        await receive_into(request, file, limit=backend.settings.commit_body_bytes)  # type: ignore[arg-type]  # it is one
+    with tempfile.SpooledTemporaryFile(max_size=_SPOOL_MEMORY_BYTES, dir=str(backend.settings.home)) as file:
+        await receive_into(request, cast(BinaryIO, file), limit=backend.settings.commit_body_bytes)
         file.seek(0)
-        yield file  # type: ignore[misc]  # typeshed's spooled file is no BinaryIO
+        yield cast(BinaryIO, file)  # it is one; typeshed does not say so
 
 
 SpooledBody = Annotated[BinaryIO, Depends(spooled_body)]
