@@ -120,6 +120,11 @@ def check_readable(backend: Backend, principal: Principal, name: RepositoryName)
         return readable(session, principal, name)
 
 
+def repositories_by_id(session: Session, ids: Sequence[int]) -> dict[int, Repository]:
+    """Whoever asks has decided that the caller may see them."""
+    return {repository.id: repository for repository in queries.repositories_by_id(session, ids)}
+
+
 def may_read_any(session: Session, principal: Principal, repository_ids: Sequence[int]) -> bool:
     """Whether the principal may read the files of at least one of these repositories."""
     found = queries.repositories_by_id(session, repository_ids)
