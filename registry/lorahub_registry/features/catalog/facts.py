@@ -6,12 +6,15 @@ indexed and shown.
 """
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from lorahub.errors import InvalidName
-from lorahub.protocol.names import parse_name
+from lorahub.adapters.adapter_config import AdapterConfig, is_hub_id, parse_adapter_config
+from lorahub.adapters.limits import LIMITS
+from lorahub.adapters.model_card import validate_card
+from lorahub.adapters.strict_json import parse_json
+from lorahub.errors import InvalidAdapterConfig, MalformedBody
 
 MAX_TAGS = 200
 MAX_TAG_LENGTH = 300  # characters; the column's
@@ -44,16 +47,19 @@ _HUB = "https://huggingface.co/"
 
 Json = Mapping[str, Any]
 
+Read = Callable[[str, int], bytes | None]
+"""At most the first n bytes of the file at a path; None where there is no such file."""
+
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """What a revision says of itself. A file that is missing or unreadable is an empty mapping."""
+    """What a revision says of itself. A file that is missing or unreadable is None or an empty mapping."""
 
     paths: Sequence[str]
     card: dict[str, Any] | None = None
     """The front matter of README.md, JSON-ready; None where there is none or it can't be read."""
     card_text: str = ""
-    adapter_config: Json = field(default_factory=dict)
+    adapter: AdapterConfig | None = None
     config: Json = field(default_factory=dict)
     model_index: Json = field(default_factory=dict)
     safetensors: Mapping[str, Json] = field(default_factory=dict)
@@ -65,7 +71,7 @@ class Evidence:
 
     @property
     def is_peft(self) -> bool:
-        return "peft_type" in self.adapter_config
+        return self.adapter is not None and self.adapter.peft_type is not None
 
     @property
     def has_diffusers_lora(self) -> bool:
@@ -88,6 +94,36 @@ class Facts:
     def base_models(self) -> list[str]:
         """Names of the base models; a name holds no colon, a relation's tag has one more."""
         return [tag.partition(":")[2] for tag in self.tags if tag.startswith("base_model:") and tag.count(":") == 1]
+
+
+def gather(paths: Sequence[str], read: Read, safetensors: Mapping[str, Json]) -> Evidence:
+    """Reads the few files that describe a revision, each within its limit. Never raises for what they hold."""
+    card_text = (read("README.md", LIMITS.card_bytes) or b"").decode("utf-8", "replace")
+    return Evidence(
+        paths=paths,
+        card=validate_card(card_text).metadata,
+        card_text=card_text,
+        adapter=_adapter_config(read),
+        config=_json_file(read, "config.json"),
+        model_index=_json_file(read, "model_index.json"),
+        safetensors=safetensors,
+    )
+
+
+def _adapter_config(read: Read) -> AdapterConfig | None:
+    content = read("adapter_config.json", LIMITS.config_bytes)
+    try:
+        return None if content is None else parse_adapter_config(content)
+    except InvalidAdapterConfig:
+        return None
+
+
+def _json_file(read: Read, path: str) -> Json:
+    try:
+        value = parse_json(read(path, LIMITS.config_bytes) or b"{}", error=MalformedBody)
+    except MalformedBody:
+        return {}
+    return value if isinstance(value, dict) else {}
 
 
 def derive(evidence: Evidence) -> Facts:
@@ -120,8 +156,8 @@ def task_of(evidence: Evidence) -> str | None:
     named = _text(evidence.front_matter.get("pipeline_tag"), limit=MAX_NAME_LENGTH)
     if named is not None:
         return named
-    if evidence.is_peft:
-        return _PEFT_TASKS.get(str(evidence.adapter_config.get("task_type")))
+    if evidence.adapter is not None and evidence.adapter.task_type in _PEFT_TASKS:
+        return _PEFT_TASKS[evidence.adapter.task_type]
     if evidence.has_diffusers_lora:
         return "text-to-image"
     architecture = next(_texts(evidence.config.get("architectures")), "")
@@ -131,10 +167,10 @@ def task_of(evidence: Evidence) -> str | None:
 def base_models_of(evidence: Evidence) -> list[str]:
     """Names of base models, as the card gives them, else as adapter_config.json does."""
     named = list(_texts(evidence.front_matter.get("base_model")))
-    if not named:
-        named = list(_texts(evidence.adapter_config.get("base_model_name_or_path")))
-    ids = (_hub_id(name) for name in named)
-    return list(dict.fromkeys(name for name in ids if name is not None))[:MAX_BASE_MODELS]
+    if not named and evidence.adapter is not None:
+        named = list(_texts(evidence.adapter.base_model))
+    ids = (name.removeprefix(_HUB) for name in named)
+    return list(dict.fromkeys(name for name in ids if is_hub_id(name)))[:MAX_BASE_MODELS]
 
 
 def relation_of(evidence: Evidence, base_models: Sequence[str]) -> str:
@@ -142,7 +178,11 @@ def relation_of(evidence: Evidence, base_models: Sequence[str]) -> str:
     stated = evidence.front_matter.get("base_model_relation")
     if stated in RELATIONS:
         return str(stated)
-    if evidence.adapter_config or evidence.has_diffusers_lora or "lora" in _texts(evidence.front_matter.get("tags")):
+    if (
+        evidence.adapter is not None
+        or evidence.has_diffusers_lora
+        or "lora" in _texts(evidence.front_matter.get("tags"))
+    ):
         return "adapter"
     if "quantization_config" in evidence.config or any(path.endswith(".gguf") for path in evidence.paths):
         return "quantized"
@@ -175,7 +215,7 @@ def _format_tags(evidence: Evidence) -> Iterator[str]:
     if pipeline is not None:
         yield f"diffusers:{pipeline}"
     yield from filter(None, [_text(evidence.config.get("model_type"), limit=MAX_NAME_LENGTH)])
-    adapter_type = _text(evidence.adapter_config.get("peft_type"), limit=MAX_NAME_LENGTH)
+    adapter_type = _text(evidence.adapter.peft_type, limit=MAX_NAME_LENGTH) if evidence.adapter else None
     if adapter_type is not None:
         yield adapter_type.lower()
     if evidence.has_diffusers_lora:
@@ -196,18 +236,6 @@ def _bounded(tags: Iterable[str]) -> list[str]:
     return list(usable)[:MAX_TAGS]
 
 
-def _hub_id(text: str) -> str | None:
-    """`namespace/name`, or a bare name as the Hub's oldest models have; None for what can only be a path."""
-    name = text.removeprefix(_HUB)
-    parts = name.split("/")
-    try:
-        for part in parts:
-            parse_name(part, what="name")
-    except InvalidName:
-        return None
-    return name if len(parts) <= 2 else None
-
-
 # --- numbers and configuration ----------------------------------------------------------------------------------------
 
 
@@ -226,25 +254,28 @@ def _parameters(files: Mapping[str, Json]) -> dict[str, Any] | None:
 
 
 def _summary(evidence: Evidence) -> dict[str, Any]:
-    summary = _scalars(evidence.config, "model_type")
+    """The few lines of config.json and adapter_config.json that a list of models has use for."""
     architectures = list(_texts(evidence.config.get("architectures")))[:8]
-    if architectures:
-        summary["architectures"] = architectures
-    if evidence.is_peft:
-        summary["peft"] = _scalars(
-            evidence.adapter_config, "peft_type", "task_type", "base_model_name_or_path", "r", "lora_alpha", "use_dora"
-        )
-    return summary
+    summary = {
+        "model_type": _text(evidence.config.get("model_type"), limit=MAX_NAME_LENGTH),
+        "architectures": architectures or None,
+        "peft": _present(_peft_summary(evidence.adapter)) if evidence.adapter else None,
+    }
+    return _present(summary)
 
 
-def _scalars(source: Json, *names: str) -> dict[str, Any]:
-    return {name: source[name] for name in names if name in source and _is_small_scalar(source[name])}
+def _peft_summary(adapter: AdapterConfig) -> dict[str, Any]:
+    return {
+        "peft_type": adapter.peft_type,
+        "task_type": adapter.task_type,
+        "base_model_name_or_path": adapter.base_model,
+        "r": adapter.rank,
+        "lora_alpha": adapter.alpha,
+    }
 
 
-def _is_small_scalar(value: object) -> bool:
-    if isinstance(value, str):
-        return _text(value) is not None
-    return isinstance(value, int | float) and abs(value) < 2**53  # what every JSON reader keeps exactly; False for NaN
+def _present(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def _texts(value: object) -> Iterator[str]:

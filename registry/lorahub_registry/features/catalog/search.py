@@ -1,0 +1,83 @@
+"""What a listing asks for, parsed from what a client wrote in the query."""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+from lorahub.errors import InvalidInput
+
+MAX_TERMS = 20
+MAX_TERM_LENGTH = 300  # characters
+
+Sort = Literal["lastModified", "createdAt", "downloads", "likes", "trendingScore"]
+"""Each descending, the newest repository first among equals."""
+
+_SORTS: dict[str, Sort] = {
+    "lastModified": "lastModified",
+    "last_modified": "lastModified",
+    "createdAt": "createdAt",
+    "created_at": "createdAt",
+    "downloads": "downloads",
+    "likes": "likes",
+    "trendingScore": "trendingScore",
+    "trending_score": "trendingScore",
+}
+_COUNT = re.compile(r"(min|max):([0-9]{1,15}(?:\.[0-9]{1,9})?)([KMBT]?)", re.IGNORECASE)
+_UNITS = {"": 1, "K": 10**3, "M": 10**6, "B": 10**9, "T": 10**12}
+
+
+@dataclass(frozen=True, slots=True)
+class Search:
+    """Every condition must hold."""
+
+    texts: tuple[str, ...] = ()
+    """Lower case; each a part of `namespace/name`."""
+    author: str | None = None
+    tags: tuple[str, ...] = ()
+    is_gated: bool | None = None
+    least_parameters: int | None = None
+    most_parameters: int | None = None
+    sort: Sort = "lastModified"
+
+
+def parse_sort(text: str) -> Sort:
+    """Raises `InvalidInput`."""
+    if text not in _SORTS:
+        known = ", ".join(dict.fromkeys(_SORTS.values()))
+        raise InvalidInput(f"can't sort by {text[:80]!a}", hint=f"sort by one of: {known}")
+    return _SORTS[text]
+
+
+def parse_terms(values: Iterable[str], *, what: str) -> tuple[str, ...]:
+    """The distinct terms of repeated and comma-separated values. Raises `InvalidInput` for too many, or too long."""
+    terms = tuple(dict.fromkeys(term.strip() for value in values for term in value.split(",") if term.strip()))
+    if len(terms) > MAX_TERMS:
+        raise InvalidInput(f"{len(terms)} values of {what}; at most {MAX_TERMS} are taken")
+    return tuple(parse_term(term, what=what) for term in terms)
+
+
+def parse_term(text: str, *, what: str) -> str:
+    """Raises `InvalidInput` for what no stored text can equal, and for what a database can't be asked."""
+    if len(text) > MAX_TERM_LENGTH or not text.isprintable():
+        raise InvalidInput(
+            f"not a usable value of {what}: {text[:80]!a}", hint=f"use at most {MAX_TERM_LENGTH} printable characters"
+        )
+    return text
+
+
+def parse_parameters(text: str) -> tuple[int | None, int | None]:
+    """Least and most number of parameters, from `min:6B,max:128B` or one half of it. Raises `InvalidInput`.
+
+    >>> parse_parameters("min:0.5B"), parse_parameters("min:1K,max:2M")
+    ((500000000, None), (1000, 2000000))
+    """
+    bounds: dict[str, int] = {}
+    for part in text.split(",", 2):
+        match = _COUNT.fullmatch(part.strip())
+        if match is None:
+            raise InvalidInput(
+                f"not a number of parameters: {text[:80]!a}", hint="write min:6B,max:128B or one of the two"
+            )
+        bounds[match[1].lower()] = int(float(match[2]) * _UNITS[match[3].upper()])
+    return bounds.get("min"), bounds.get("max")

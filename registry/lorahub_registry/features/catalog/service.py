@@ -1,0 +1,218 @@
+"""The catalog: facts of revisions, recorded with them or derived when first asked for; pages and entries of models.
+
+Facts are a function of a revision's files. Publishing derives them before its transaction and records them inside it;
+a commit that came another way (the first of a repository, a squash) gets them when somebody looks.
+"""
+
+import logging
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Protocol
+
+from lorahub.errors import InvalidInput, InvalidToken
+from lorahub.protocol.digests import CommitId, Sha256
+from lorahub.protocol.names import RepositoryName
+
+from lorahub_registry.features.accounts.permissions import Principal
+from lorahub_registry.features.blobs.service import Blob, known_blobs, read_blob
+from lorahub_registry.features.catalog import queries
+from lorahub_registry.features.catalog.facts import Facts, derive, gather
+from lorahub_registry.features.catalog.queries import Position
+from lorahub_registry.features.catalog.search import Search, Sort
+from lorahub_registry.features.references.service import yank_of
+from lorahub_registry.features.repositories.service import (
+    Repository,
+    repositories_by_id,
+    stored_bytes,
+    visible,
+    visible_namespaces,
+)
+from lorahub_registry.features.revisions import service as revisions
+from lorahub_registry.features.revisions.service import Commit, RevisionFile
+from lorahub_registry.infrastructure.backend import Backend
+from lorahub_registry.infrastructure.database import Session
+
+__all__ = ["Facts", "derive_facts", "record_facts"]
+
+logger = logging.getLogger("lorahub")
+
+CURSOR_LIFETIME = timedelta(days=1)
+MOST_TAGS_LISTED = 2000
+
+
+class StoredFile(Protocol):
+    """A file of a revision, recorded or about to be."""
+
+    @property
+    def sha256(self) -> Sha256: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """One entry of the catalog: a repository as of one commit. What nobody asked for is empty."""
+
+    repository: Repository
+    commit: Commit
+    facts: Facts
+    files: Sequence[RevisionFile] = ()
+    recent_downloads: int = 0
+    stored_bytes: int = 0
+    children: int = 0
+    warning: str | None = None
+    """Said of a yanked version that was named exactly."""
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    models: list[Model]
+    cursor: str | None
+    """Leads to the next page."""
+
+
+# --- facts ------------------------------------------------------------------------------------------------------------
+
+
+def derive_facts(backend: Backend, files: Mapping[str, StoredFile], blobs: Mapping[Sha256, Blob]) -> Facts:
+    """The facts of these files by path. Reads the small ones that describe the rest; opens no transaction."""
+
+    def read(path: str, limit: int) -> bytes | None:
+        blob = blobs.get(files[path].sha256) if path in files else None
+        return None if blob is None else read_blob(backend, blob, limit=limit)
+
+    found = {path: blobs[file.sha256].inspection for path, file in files.items() if file.sha256 in blobs}
+    weights = {
+        path: inspection["safetensors"]
+        for path, inspection in found.items()
+        if path.endswith(".safetensors") and "safetensors" in inspection
+    }
+    return derive(gather(list(files), read, weights))
+
+
+def record_facts(session: Session, *, repository_id: int, commit_id: CommitId, facts: Facts, is_main: bool) -> None:
+    """Inside the transaction that makes the commit. `is_main`: it is `main`'s new head, which the filters go by."""
+    queries.insert_facts(session, commit_id, facts)
+    if is_main:
+        queries.replace_tags(session, repository_id, facts.tags)
+
+
+def facts_of(backend: Backend, commit_ids: Collection[CommitId]) -> dict[CommitId, Facts]:
+    """Recorded facts, and for commits without any, facts derived now and recorded for the next caller."""
+    with backend.database.read() as session:
+        known = queries.facts_of(session, commit_ids)
+        files = {commit_id: revisions.files_of(session, commit_id) for commit_id in set(commit_ids) - known.keys()}
+        blobs = known_blobs(session, [file.sha256 for tree in files.values() for file in tree.values()])
+    derived = {commit_id: derive_facts(backend, tree, blobs) for commit_id, tree in files.items()}
+    if derived:
+        _remember(backend, derived)
+    return {**known, **derived}
+
+
+def _remember(backend: Backend, derived: Mapping[CommitId, Facts]) -> None:
+    """Saves the next reader the work. Where another did, the repository went or the disk is full, it can wait."""
+    try:
+        with backend.database.write() as session:
+            for commit_id, facts in derived.items():
+                queries.insert_facts(session, commit_id, facts)
+    except (queries.IntegrityError, queries.OperationalError):
+        logger.info("facts of %d commits were not recorded; they are derived again when needed", len(derived))
+
+
+# --- one model --------------------------------------------------------------------------------------------------------
+
+
+def model(
+    backend: Backend, principal: Principal, name: RepositoryName, revision: str, *, wanted: Collection[str]
+) -> Model:
+    """The model at a revision, with what the properties in `wanted` need. Raises as `visible` and `resolve`."""
+    with backend.database.read() as session:
+        repository = visible(session, principal, name)
+        commit = revisions.resolve(session, repository.id, revision).commit
+        version = revisions.version_of(session, repository.id, commit.id)
+    yank = version and yank_of(version)
+    warning = f"{version.name} was yanked: {yank.reason}" if version and yank else None
+    return _describe(backend, principal, [(repository, commit)], wanted, warning=warning)[0]
+
+
+def _describe(
+    backend: Backend,
+    principal: Principal,
+    found: Sequence[tuple[Repository, Commit]],
+    wanted: Collection[str],
+    *,
+    warning: str | None = None,
+) -> list[Model]:
+    facts = facts_of(backend, [commit.id for _, commit in found])
+    ids = [repository.id for repository, _ in found]
+    with backend.database.read() as session:
+        downloads = queries.recent_downloads(session, ids) if "trendingScore" in wanted else {}
+        children = _children(session, principal, found) if "childrenModelCount" in wanted else {}
+        return [
+            Model(
+                repository=repository,
+                commit=commit,
+                facts=facts[commit.id],
+                files=list(revisions.files_of(session, commit.id).values()) if "siblings" in wanted else (),
+                recent_downloads=downloads.get(repository.id, 0),
+                stored_bytes=stored_bytes(session, repository.id) if "usedStorage" in wanted else 0,
+                children=children.get(repository.full_name, 0),
+                warning=warning,
+            )
+            for repository, commit in found
+        ]
+
+
+def _children(session: Session, principal: Principal, found: Sequence[tuple[Repository, Commit]]) -> dict[str, int]:
+    names = [repository.full_name for repository, _ in found]
+    return queries.children(session, names, visible_namespaces=visible_namespaces(session, principal))
+
+
+# --- many models ------------------------------------------------------------------------------------------------------
+
+
+def list_models(
+    backend: Backend,
+    principal: Principal,
+    search: Search,
+    *,
+    cursor: str | None,
+    limit: int,
+    wanted: Collection[str],
+) -> Page:
+    """One page of visible models that satisfy `search`, as of `main`. Raises `InvalidInput` for a cursor not ours."""
+    after = None if cursor is None else _read_cursor(backend, cursor, search.sort)
+    with backend.database.read() as session:
+        namespaces = visible_namespaces(session, principal)
+        places = queries.repositories_page(session, search, visible_namespaces=namespaces, after=after, limit=limit + 1)
+        shown = [place.repository_id for place in places[:limit]]
+        repositories = repositories_by_id(session, shown)
+        heads = revisions.main_heads(session, shown)
+        commits = revisions.commits_by_id(session, list(heads.values()))
+    found = [(repositories[i], commits[heads[i]]) for i in shown if i in repositories and i in heads]
+    following = _write_cursor(backend, places[limit - 1], search.sort) if len(places) > limit else None
+    return Page(_describe(backend, principal, found, wanted), following)
+
+
+def _write_cursor(backend: Backend, place: Position, sort: Sort) -> str:
+    value = place.value.isoformat() if isinstance(place.value, datetime) else int(place.value)
+    return backend.signer.sign("catalog-cursor", {"sort": sort, "value": value, "id": place.repository_id})
+
+
+def _read_cursor(backend: Backend, cursor: str, sort: Sort) -> Position:
+    """Signed, so whatever is read here was written above."""
+    try:
+        written = backend.signer.read("catalog-cursor", cursor, lifetime=CURSOR_LIFETIME)
+    except InvalidToken:
+        written = {}
+    if written.get("sort") != sort:
+        raise InvalidInput(
+            "the cursor is not one of this list, or is too old", hint="start the list again, without a cursor"
+        )
+    value = written["value"]
+    return Position(datetime.fromisoformat(value) if isinstance(value, str) else value, written["id"])
+
+
+def public_tags(backend: Backend) -> list[str]:
+    """The tags in use among public models, the most used first, at most `MOST_TAGS_LISTED`."""
+    with backend.database.read() as session:
+        return queries.public_tags(session, limit=MOST_TAGS_LISTED)
