@@ -1,0 +1,257 @@
+"""The Hub's model info and model list, card validation, and the small routes that its clients try first."""
+
+from collections.abc import Callable, Collection, Sequence
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Request, Response
+from fastapi.responses import JSONResponse, PlainTextResponse
+from lorahub.adapters.model_card import CardReport, validate_card
+from lorahub.errors import InvalidInput, RepositoryNotFound
+from lorahub.protocol.digests import git_blob_sha1, lfs_pointer
+from pydantic import BaseModel, Field
+
+from lorahub_registry.features.accounts.caller import Caller
+from lorahub_registry.features.catalog import service
+from lorahub_registry.features.catalog.search import Search, parse_parameters, parse_sort, parse_term, parse_terms
+from lorahub_registry.features.catalog.service import Model
+from lorahub_registry.features.revisions.service import RevisionFile
+from lorahub_registry.infrastructure.web.backend import BackendDep, PublicUrl
+from lorahub_registry.infrastructure.web.bodies import json_model
+from lorahub_registry.infrastructure.web.paging import page
+from lorahub_registry.infrastructure.web.parameters import Repo, Revision
+from lorahub_registry.infrastructure.web.raw_path import decode
+from lorahub_registry.infrastructure.web.times import wire_time
+
+router = APIRouter()
+MODEL = "/api/models/{namespace}/{name}"
+PAGE, DETAILED_PAGE = 1000, 100  # models; a detailed one takes queries of its own
+ANY_METHOD = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"]
+
+
+# --- what can be said of a model --------------------------------------------------------------------------------------
+
+PROPERTIES: dict[str, Callable[[Model], Any]] = {
+    "author": lambda model: model.repository.namespace,
+    "baseModels": lambda model: model.facts.base_models,
+    "cardData": lambda model: model.facts.card_data,
+    "childrenModelCount": lambda model: model.children,
+    "config": lambda model: model.facts.config,
+    "createdAt": lambda model: wire_time(model.repository.created_at),
+    "disabled": lambda _: False,
+    "downloads": lambda model: model.repository.downloads,
+    "downloadsAllTime": lambda model: model.repository.downloads,
+    "evalResults": lambda _: None,
+    "gated": lambda model: model.repository.gated or False,
+    "gguf": lambda _: None,
+    "inference": lambda _: None,
+    "inferenceProviderMapping": lambda _: None,
+    "lastModified": lambda model: wire_time(model.repository.updated_at),
+    "library_name": lambda model: model.facts.library_name,
+    "likes": lambda model: model.repository.likes,
+    "mask_token": lambda _: None,
+    "model-index": lambda model: (model.facts.card_data or {}).get("model-index"),
+    "modelId": lambda model: model.repository.full_name,
+    "pipeline_tag": lambda model: model.facts.pipeline_tag,
+    "private": lambda model: model.repository.is_private,
+    "resourceGroup": lambda _: None,
+    "safetensors": lambda model: model.facts.safetensors,
+    "sha": lambda model: model.commit.id,
+    "siblings": lambda model: [{"rfilename": file.path} for file in model.files],
+    "spaces": lambda _: [],
+    "tags": lambda model: model.facts.tags,
+    "transformersInfo": lambda _: None,
+    "trendingScore": lambda model: model.recent_downloads,
+    "usedStorage": lambda model: model.stored_bytes,
+    "widgetData": lambda _: None,
+}
+"""By the name that clients ask for; None where this registry has nothing to say."""
+
+INFO = [name for name in PROPERTIES if name not in ("childrenModelCount", "trendingScore")]  # those cost a query each
+ITEM = ["modelId", "author", "private", "createdAt", "downloads", "likes", "tags", "library_name", "pipeline_tag"]
+FULL = [*ITEM, "trendingScore", "sha", "lastModified", "gated", "disabled", "siblings"]
+DETAILS = frozenset({"siblings", "usedStorage"})
+
+
+def _shown(model: Model, properties: Collection[str]) -> dict[str, Any]:
+    """What there is nothing to say about is left out; clients read that as null."""
+    said = {name: value for name in properties if (value := PROPERTIES[name](model)) is not None}
+    return {"_id": model.repository.public_id, "id": model.repository.full_name, **said}
+
+
+def _expanded(values: Sequence[str]) -> list[str]:
+    """Raises `InvalidInput` for a property that no client knows."""
+    wanted = list(dict.fromkeys(name.strip() for value in values for name in value.split(",")))
+    unknown = [name for name in wanted if name not in PROPERTIES]
+    if unknown:
+        raise InvalidInput(f"`expand` takes no {unknown[0][:80]!a}", hint=f"it takes: {', '.join(sorted(PROPERTIES))}")
+    return wanted
+
+
+# --- one model --------------------------------------------------------------------------------------------------------
+
+
+class InfoQuery(BaseModel):
+    blobs: bool = False
+    security_status: bool = Field(default=False, alias="securityStatus")
+    expand: list[str] = []
+
+
+@router.get(MODEL)
+def info(backend: BackendDep, caller: Caller, repo: Repo, query: Annotated[InfoQuery, Query()]) -> Response:
+    return info_at(backend, caller, repo, "main", query)
+
+
+@router.get(MODEL + "/revision/{rev}")
+def info_at(
+    backend: BackendDep, caller: Caller, repo: Repo, rev: Revision, query: Annotated[InfoQuery, Query()]
+) -> Response:
+    properties = _expanded(query.expand) or INFO
+    model = service.model(backend, caller, repo, rev, wanted=properties)
+    shown = _shown(model, properties)
+    if query.blobs and "siblings" in shown:
+        shown["siblings"] = [_sibling(file) for file in model.files]
+    if query.security_status:
+        # every file passed the gate of publishing, or it would not be here
+        shown["securityRepoStatus"] = {"scansDone": True, "filesWithIssues": []}
+    headers: dict[str, str] = {"X-Repo-Commit": model.commit.id}
+    if model.warning is not None:
+        headers["X-HF-Warning"] = f"yanked; {_ascii_line(model.warning)}"
+    return JSONResponse(shown, headers=headers)
+
+
+def _sibling(file: RevisionFile) -> dict[str, Any]:
+    if not file.is_lfs:
+        return {"rfilename": file.path, "size": file.size, "blobId": file.git_sha1}
+    pointer = lfs_pointer(file.sha256, file.size)
+    lfs = {"sha256": file.sha256, "size": file.size, "pointerSize": len(pointer)}
+    return {"rfilename": file.path, "size": file.size, "blobId": git_blob_sha1(pointer), "lfs": lfs}
+
+
+def _ascii_line(text: str) -> str:
+    return "".join(c if " " <= c <= "~" else "?" if c.isprintable() else " " for c in text)
+
+
+@router.api_route("/api/models/{single}", methods=ANY_METHOD)
+def single_segment(single: str) -> None:
+    raise RepositoryNotFound(f"Repository not found: {decode(single)[:200]!a}; names here are namespace/name")
+
+
+# --- many models ------------------------------------------------------------------------------------------------------
+
+
+class ListQuery(BaseModel):
+    """Other parameters of the Hub's (`apps`, `inference`, `direction`, …) ask for nothing that could be told apart."""
+
+    search: list[str] = []
+    author: str | None = None
+    filter: list[str] = []
+    pipeline_tag: str | None = None
+    gated: bool | None = None
+    num_parameters: str | None = None
+    sort: str = "lastModified"
+    limit: int | None = Field(default=None, ge=1)
+    full: bool = False
+    with_card: bool = Field(default=False, alias="cardData")
+    with_config: bool = Field(default=False, alias="config")
+    expand: list[str] = []
+    cursor: str | None = None
+
+    def as_search(self) -> Search:
+        """Raises `InvalidInput`."""
+        least, most = parse_parameters(self.num_parameters) if self.num_parameters else (None, None)
+        return Search(
+            texts=tuple(text.lower() for text in parse_terms(self.search, what="search")),
+            author=parse_term(self.author, what="author") if self.author else None,
+            tags=parse_terms([*self.filter, self.pipeline_tag or ""], what="filter"),  # a task is a tag
+            is_gated=self.gated,
+            least_parameters=least,
+            most_parameters=most,
+            sort=parse_sort(self.sort),
+        )
+
+    def properties(self) -> list[str]:
+        """Raises `InvalidInput`."""
+        if self.expand:
+            return _expanded(self.expand)
+        extra = ["cardData"] * self.with_card + ["config"] * self.with_config
+        return [*(FULL if self.full else ITEM), *extra]
+
+
+@router.get("/api/models")
+def models(
+    request: Request, backend: BackendDep, caller: Caller, url: PublicUrl, query: Annotated[ListQuery, Query()]
+) -> Response:
+    properties = query.properties()
+    most = PAGE if DETAILS.isdisjoint(properties) else DETAILED_PAGE
+    found = service.list_models(
+        backend,
+        caller,
+        query.as_search(),
+        cursor=query.cursor,
+        limit=min(query.limit or most, most),
+        wanted=properties,
+    )
+    items = [_shown(model, properties) for model in found.models]
+    return page(items, request=request, public_url=url, cursor=found.cursor)
+
+
+@router.get("/api/models-tags-by-type")
+def tags_by_type(backend: BackendDep) -> dict[str, list[dict[str, str]]]:
+    """A tag's type is what stands before its first colon; tags without one are of the type `other`."""
+    found: dict[str, list[dict[str, str]]] = {}
+    for tag in service.public_tags(backend):
+        kind, colon, label = tag.partition(":")
+        kind, label = (kind, label) if colon else ("other", tag)
+        found.setdefault(kind, []).append({"id": tag, "label": label, "type": kind})
+    return found
+
+
+# --- cards ------------------------------------------------------------------------------------------------------------
+
+
+class Card(BaseModel):
+    content: str
+
+
+@router.post("/api/validate-yaml")
+def validate_yaml(request: Request, body: Annotated[Card, json_model(Card)]) -> Response:
+    """No token is needed. Uploads read the JSON; `ModelCard.validate` shows the text to its user."""
+    report = validate_card(body.content)
+    status = 400 if report.errors else 200
+    if request.headers.get("accept", "").startswith("text/plain"):
+        return PlainTextResponse(_as_text(report), status_code=status)
+    faults = {
+        "errors": [{"message": message} for message in report.errors],
+        "warnings": [{"message": message} for message in report.warnings],
+    }
+    return JSONResponse(faults, status_code=status)
+
+
+def _as_text(report: CardReport) -> str:
+    errors = [f"- Error: {message}" for message in report.errors]
+    return "\n".join([*errors, *(f"- Warning: {message}" for message in report.warnings)])
+
+
+# --- what clients of the Hub ask on the way ---------------------------------------------------------------------------
+
+
+@router.api_route("/api/datasets", methods=ANY_METHOD)
+@router.api_route("/api/datasets/{rest:path}", methods=ANY_METHOD)
+@router.api_route("/datasets/{rest:path}", methods=ANY_METHOD)
+@router.api_route("/api/spaces", methods=ANY_METHOD)
+@router.api_route("/api/spaces/{rest:path}", methods=ANY_METHOD)
+@router.api_route("/spaces/{rest:path}", methods=ANY_METHOD)
+def not_models() -> None:
+    raise RepositoryNotFound("Repository not found: this registry keeps models, no datasets and no spaces")
+
+
+@router.get("/api/agent-harnesses")
+def agent_harnesses() -> dict[str, Any]:
+    """Which coding agents a client should name in its user agent: none."""
+    return {"standardEnvVars": [], "harnesses": {}}
+
+
+@router.head("/api/telemetry/{rest:path}")
+def telemetry() -> Response:
+    """Clients that send it are answered; nothing is kept."""
+    return Response()
