@@ -40,18 +40,18 @@ def share(work: Path, url: str, token: str, trained: list[float]) -> None:
     step("Push base and adapter with lorahub")
     lorahub("login", url, "--token-file", "-", stdin=token)
     os.environ["LORAHUB_ENDPOINT"] = url
-    lorahub("push", str(work / "base"), "admin/tiny-llama", "-m", "a base of 2 layers")
-    lorahub("push", str(work / "adapter"), "admin/fox-lora", "--alias", "champion", "-m", "knows the fox")
-    lorahub("push", str(work / "adapter"), "admin/fox-lora", "-m", "the same files again")
+    lorahub("push", str(work / "base"), "owner/tiny-llama", "-m", "a base of 2 layers")
+    lorahub("push", str(work / "adapter"), "owner/fox-lora", "--alias", "champion", "-m", "knows the fox")
+    lorahub("push", str(work / "adapter"), "owner/fox-lora", "-m", "the same files again")
 
     step("Pull with lorahub, every byte verified")
-    lorahub("pull", "admin/fox-lora@champion", str(work / "pulled"))
+    lorahub("pull", "owner/fox-lora@champion", str(work / "pulled"))
     compare("lorahub pull", logits(work / "base", work / "pulled"), trained)
 
     step("Pull with the stock huggingface_hub client: no setting but endpoint and token")
     from huggingface_hub import snapshot_download
 
-    snapshot = snapshot_download("admin/fox-lora", revision="v1", endpoint=url, token=token)
+    snapshot = snapshot_download("owner/fox-lora", revision="v1", endpoint=url, token=token)
     compare("snapshot_download", logits(work / "base", Path(snapshot)), trained)
 
     step("Load straight from the registry: AutoModel and PeftModel.from_pretrained with HF_ENDPOINT")
@@ -91,7 +91,7 @@ def train_adapter(base: Path, folder: Path, steps: int = 120) -> list[float]:
         AutoModelForCausalLM.from_pretrained(base),
         LoraConfig(task_type="CAUSAL_LM", r=8, lora_alpha=16, target_modules=["q_proj", "v_proj", "down_proj"]),
     )
-    model.peft_config["default"].base_model_name_or_path = "admin/tiny-llama"
+    model.peft_config["default"].base_model_name_or_path = "owner/tiny-llama"
     ids = tokenizer(SENTENCE * 2, return_tensors="pt").input_ids
     optimizer = torch.optim.AdamW((p for p in model.parameters() if p.requires_grad), lr=1e-2)
     losses = []
@@ -129,9 +129,9 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 sys.path.insert(0, {here!r})
 from demo import last_logits
-base = AutoModelForCausalLM.from_pretrained("admin/tiny-llama")
-model = PeftModel.from_pretrained(base, "admin/fox-lora", revision="champion")
-print(json.dumps(last_logits(model, AutoTokenizer.from_pretrained("admin/tiny-llama"))))
+base = AutoModelForCausalLM.from_pretrained("owner/tiny-llama")
+model = PeftModel.from_pretrained(base, "owner/fox-lora", revision="champion")
+print(json.dumps(last_logits(model, AutoTokenizer.from_pretrained("owner/tiny-llama"))))
 """
 
 

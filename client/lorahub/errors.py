@@ -2,21 +2,25 @@
 its `code` travels as `X-Error-Code`, `status` is the HTTP answer, `exit_code` the command's exit status.
 
 LorahubError
-├── UsageFault               the command or its configuration is wrong          InvalidReference · InvalidConfiguration
-├── InvalidInput             what was sent can't be understood                  InvalidName · InvalidPath · InvalidDigest
-│   │                                                                           InvalidCard · MalformedBody · UnsupportedMediaType
-│   └── InvalidAdapter       the bytes are not a usable adapter                 InvalidSafetensors · InvalidAdapterConfig · UnsafeFile
-├── IntegrityFault           the bytes are not the promised ones                DigestMismatch · SizeMismatch
-├── AccessRefused            who you are is unknown or not enough               NotAuthenticated · InvalidToken · NotPermitted
-│                                                                               GatedRepository · UnsafeEndpoint
-├── NotFound                 it isn't there, or not visible to you              RepositoryNotFound · RepositoryMoved
-│                                                                               RevisionNotFound · EntryNotFound
-│                                                                               AccountNotFound · BlobNotFound · RouteNotFound
-├── Conflict                 it is there already, or has moved                  AlreadyExists · ParentMoved · NameRetired
-│                                                                               ProtectedReference · VersionYanked · BlobVanished
-├── LimitExceeded            more than this server takes                        PayloadTooLarge · RangeNotSatisfiable · TooManyRequests
-├── NotSupported             a part of the Hub's protocol that lorahub leaves out
-└── Unavailable              the registry, the network or the disk              RegistryUnreachable · RegistryFailed · DiskFull
+├── UsageFault           the command or its configuration is wrong   InvalidReference · InvalidConfiguration
+├── InvalidInput         what was sent can't be understood           InvalidName · InvalidPath · InvalidDigest
+│   │                                                                InvalidCard · MalformedBody
+│   │                                                                UnsupportedMediaType
+│   └── InvalidAdapter   the bytes are not a usable adapter          InvalidSafetensors · InvalidAdapterConfig
+│                                                                    UnsafeFile
+├── IntegrityFault       the bytes are not the promised ones         DigestMismatch · SizeMismatch
+├── AccessRefused        who you are is unknown or not enough        NotAuthenticated · InvalidToken · NotPermitted
+│                                                                    GatedRepository · UnsafeEndpoint
+├── NotFound             it isn't there, or not visible to you       RepositoryNotFound · RepositoryMoved
+│                                                                    RevisionNotFound · EntryNotFound
+│                                                                    AccountNotFound · BlobNotFound · RouteNotFound
+├── Conflict             it is there already, or has moved           AlreadyExists · ParentMoved · NameRetired
+│                                                                    ProtectedReference · VersionYanked
+│                                                                    BlobVanished
+├── LimitExceeded        more than this server takes                 PayloadTooLarge · RangeNotSatisfiable
+│                                                                    TooManyRequests
+├── NotSupported         a part of the Hub's protocol that lorahub leaves out
+└── Unavailable          the registry, the network or the disk       RegistryUnreachable · RegistryFailed · DiskFull
 """
 
 from collections.abc import Iterator

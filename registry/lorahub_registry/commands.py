@@ -1,4 +1,7 @@
-"""`lorahub serve` and `lorahub admin …`: reached from the client's command line by name, so the client never imports us."""
+"""`lorahub serve` and `lorahub admin …`.
+
+The client's command line reaches them by name, so that it never imports the registry.
+"""
 
 import json
 import logging
@@ -22,7 +25,7 @@ from lorahub_registry.infrastructure.backend import Backend
 from lorahub_registry.infrastructure.database.migrate import upgrade
 from lorahub_registry.settings import Settings
 
-ADMIN = "admin"
+ADMIN = "owner"  # `admin` is the address of a page
 TOKEN_FILE = "admin-token"  # noqa: S105 (a file name)
 DEFAULT_PORT = 8017
 BY_OPERATOR = "(operator)"

@@ -1,4 +1,4 @@
-"""Access tokens: `lh_` + 40 random base62 characters + 6 of checksum, so that scanners find them and typos are told apart."""
+"""Access tokens: `lh_` + 40 random base62 characters + 6 of checksum, so that scanners find them and typos show."""
 
 import secrets
 import string

@@ -10,7 +10,7 @@ from lorahub.protocol.paths import parse_path
 
 from lorahub_registry.features.accounts.caller import Caller
 from lorahub_registry.features.downloads import service
-from lorahub_registry.features.downloads.service import Entry, Folder, Listing, OpenFile
+from lorahub_registry.features.downloads.service import Entry, Folder, Listing, OpenFile, TreePage
 from lorahub_registry.infrastructure.web.backend import BackendDep, PublicUrl
 from lorahub_registry.infrastructure.web.paging import page
 from lorahub_registry.infrastructure.web.parameters import PathInRevision, Repo, Revision
@@ -96,17 +96,14 @@ def tree(  # noqa: PLR0913 (a page)
     cursor: str | None = None,
 ) -> Response:
     folder = decode(path).strip("/")
-    listing = service.list_tree(
-        backend,
-        caller,
-        repo,
-        rev,
+    wanted = TreePage(
         folder=parse_path(folder) if folder else "",
         is_recursive=recursive,
         is_expanded=expand,
         after=cursor,
         limit=EXPANDED_TREE_PAGE if expand else TREE_PAGE,
     )
+    listing = service.list_tree(backend, caller, repo, rev, wanted)
     rows = [_entry(entry, listing, is_expanded=expand) for entry in listing.entries]
     response = page(rows, request=request, public_url=url, cursor=listing.following)
     response.headers["X-Repo-Commit"] = listing.commit.id

@@ -1,7 +1,7 @@
 """Reading a revision: one file, or its tree.
 
-Order of the answers to a read: is the token good, is the repository visible, is the gate open, is there such a revision,
-is there such a file.
+A read is answered in this order: is the token good, is the repository visible, is the gate open, is there such a
+revision, is there such a file.
 """
 
 import logging
@@ -105,33 +105,35 @@ def count_download(backend: Backend, opened: OpenFile) -> None:
 # --- trees ------------------------------------------------------------------------------------------------------------
 
 
-def list_tree(
-    backend: Backend,
-    principal: Principal,
-    name: RepositoryName,
-    revision: str,
-    *,
-    folder: str,
-    is_recursive: bool,
-    is_expanded: bool,
-    after: str | None,
-    limit: int,
-) -> Listing:
-    """One page of the entries below `folder` ("" for the top): folders first when not recursive, each sorted by path.
+@dataclass(frozen=True, slots=True)
+class TreePage:
+    """Which entries are asked for: those below `folder` ("" for the top), behind the path `after`."""
 
-    Raises as `readable` and `resolve`, and `EntryNotFound` where nothing is called `folder`.
+    folder: str
+    is_recursive: bool
+    is_expanded: bool
+    after: str | None
+    limit: int
+
+
+def list_tree(
+    backend: Backend, principal: Principal, name: RepositoryName, revision: str, page: TreePage
+) -> Listing:
+    """Entries sorted by path; when not recursive, folders before files.
+
+    Raises as `readable` and `resolve`, and `EntryNotFound` where nothing is called so.
     """
     with backend.database.read() as session:
         repository = readable(session, principal, name)
         commit = revisions.resolve(session, repository.id, revision).commit
         files = list(revisions.files_of(session, commit.id).values())
-        entries = _below(files, folder, is_recursive=is_recursive)
-        if folder and not entries:
-            raise entry_not_found(folder, commit)
-        start = _position_behind(entries, after)
-        shown = entries[start : start + limit]
-        is_last = start + limit >= len(entries)
-        last_commits = _last_commits(session, shown) if is_expanded else {}
+        entries = _below(files, page.folder, is_recursive=page.is_recursive)
+        if page.folder and not entries:
+            raise entry_not_found(page.folder, commit)
+        start = _position_behind(entries, page.after)
+        shown = entries[start : start + page.limit]
+        is_last = start + page.limit >= len(entries)
+        last_commits = _last_commits(session, shown) if page.is_expanded else {}
         return Listing(commit, shown, last_commits, None if is_last else shown[-1].path)
 
 

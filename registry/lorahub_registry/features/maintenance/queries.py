@@ -1,7 +1,5 @@
 """Questions over the whole database, for fsck: each lists what breaks an invariant."""
 
-from collections.abc import Iterator
-
 from sqlalchemy import exists, select
 from sqlalchemy.orm import aliased
 
@@ -90,11 +88,11 @@ def all_commits(session: Session, *, after: str, limit: int) -> list[tuple[str, 
     return [(commit, digest) for commit, digest in session.execute(statement)]
 
 
-def files_of(session: Session, commit_id: str) -> Iterator[tuple[str, int, str]]:
+def files_of(session: Session, commit_id: str) -> list[tuple[str, int, str]]:
+    """Path, size and sha256 of every file."""
     statement = (
         select(CommitFile.path, Blob.size, CommitFile.blob_sha256)
         .join(Blob, Blob.sha256 == CommitFile.blob_sha256)
         .where(CommitFile.commit_id == commit_id)
     )
-    for path, size, digest in session.execute(statement):
-        yield path, size, digest
+    return [(path, size, digest) for path, size, digest in session.execute(statement)]

@@ -1,7 +1,7 @@
 """Garbage collection, safe while pushes run, and fsck, the proof that the invariants hold.
 
-What is garbage: an upload that expired; a blob that no commit and no unexpired upload refers to; an object that belongs to
-neither a blob nor an upload. Rows go first, objects after: a crash leaves objects without rows, which are garbage again.
+What is garbage: an upload that expired; a blob that no commit and no unexpired upload refers to; an object that belongs
+to neither a blob nor an upload. Rows go first, objects after: a crash leaves objects without rows, garbage again.
 """
 
 from collections.abc import Iterator

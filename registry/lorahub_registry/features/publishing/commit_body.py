@@ -70,7 +70,10 @@ Line = Header | InlineFile | UploadedFile | DeletedFile | DeletedFolder | Versio
 
 
 def read_lines(body: BinaryIO, *, max_line_bytes: int, max_lines: int) -> Iterator[Line]:
-    """Raises `MalformedBody`, `PayloadTooLarge`, `InvalidPath`, `InvalidDigest`, `InvalidName`; the first line is the header."""
+    """The header first, then the operations.
+
+    Raises `MalformedBody`, `PayloadTooLarge`, `InvalidPath`, `InvalidDigest`, `InvalidName`.
+    """
     count = 0
     while raw := body.readline(max_line_bytes + 1):
         if len(raw) > max_line_bytes:

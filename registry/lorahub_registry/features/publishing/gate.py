@@ -1,4 +1,7 @@
-"""What may be published: each new file against the rules of docs/format.md. Every fault is found before any is reported."""
+"""What may be published: each new file against the rules of docs/format.md.
+
+Every fault is found before any is reported.
+"""
 
 from collections.abc import Callable, Iterator, Mapping
 

@@ -1,4 +1,7 @@
-"""`.gitignore` rules, matched in time linear in the path for each rule: patterns come from clients, so no regex is built."""
+"""`.gitignore` rules, matched without a regular expression: patterns come from clients.
+
+The time for one rule is bounded by the length of the path times the length of the rule.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +19,7 @@ class Rule:
 
 
 def parse_rules(text: str) -> list[Rule]:
-    """The rules of a `.gitignore` (gitignore(5)); what is over the bounds is left out, which ignores less, never more."""
+    """The rules of a `.gitignore` (gitignore(5)). What is over the bounds is left out, so less is ignored."""
     return [rule for line in text.splitlines()[:MAX_RULES] if (rule := _parse(line)) is not None]
 
 

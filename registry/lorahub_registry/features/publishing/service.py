@@ -1,9 +1,10 @@
 """Publishing a revision, as its steps:
 
-authorise → read the request → (is it a retry?) → keep inline bytes → lay the tree → inspect → derive facts → record → answer
+authorise → read the request, keeping inline bytes → (is it a retry?) → lay the tree → inspect → derive facts → record
 
-The bytes of large files came before, through the uploads feature: authorise → open → receive → verify → move. Bytes first,
-row last: a crash anywhere leaves bytes that nothing refers to, for the collector, and never a revision without bytes.
+The bytes of large files came before, through the uploads feature: authorise → open → receive → verify → move. Bytes
+first, row last: a crash anywhere leaves bytes that nothing refers to, for the collector, and never a revision without
+its bytes.
 """
 
 import hashlib
@@ -133,7 +134,10 @@ def publish(
     *,
     idempotency_key: str | None = None,
 ) -> Published:
-    """Makes one commit on `branch`, and with a version line one version. Raises what its steps raise; then nothing is kept."""
+    """Makes one commit on `branch`, and with a version line one version.
+
+    Raises what its steps raise; then nothing is visible, and what was received is kept for a retry, or collected.
+    """
     repository, account_id = authorise(backend, principal, name, branch)
     request = read_request(backend, body, account_id=account_id, repository=repository)
     reach("commit-parsed")
@@ -205,7 +209,7 @@ def find_earlier(
 ) -> Published | None:
     """What this very request made before, if it is a retry.
 
-    A client that names an idempotency key is recognised by it; one that doesn't, by the same content on the same parent.
+    A client that names an idempotency key is recognised by it; any other by the same content on the same parent.
     """
     with backend.database.read() as session:
         head = _head(session, repository, branch)
@@ -264,7 +268,7 @@ def lay_tree(backend: Backend, principal: Principal, repository: Repository, bra
 def _owned_sizes(
     session: Session, principal: Principal, repository: Repository, request: Request, in_tree: set[Sha256]
 ) -> dict[Sha256, int]:
-    """The size of every added blob, each proved to be the principal's to use: in the tree, brought by him, or readable."""
+    """The size of every added blob, each proved to be the principal's to use: in the tree, brought here, or readable."""
     additions = [operation for operation in request.operations if isinstance(operation, Addition)]
     blobs = known_blobs(session, [addition.sha256 for addition in additions])
     for addition in additions:
@@ -301,7 +305,7 @@ def _deleted(operation: DeletedFile | DeletedFolder, files: Mapping[str, Any], h
 
 
 def inspect(backend: Backend, plan: Plan) -> dict[Sha256, Blob]:
-    """The blobs of the whole tree, the added ones checked against the rules of docs/format.md. Raises `InvalidAdapter` and kin."""
+    """The blobs of the whole tree, the added ones checked against docs/format.md. Raises `InvalidAdapter` and kin."""
     with backend.database.read() as session:
         blobs = known_blobs(session, [file.sha256 for file in plan.files.values()])
     check_new_files(

@@ -1,4 +1,4 @@
-"""Refs, commits, branches, tags and super-squash as the Hub has them; versions, aliases and yank as only lorahub does."""
+"""Refs, commits, branches, tags and super-squash as the Hub has them; versions, aliases and yank are lorahub's own."""
 
 from html import escape
 from typing import Annotated, Any
@@ -45,7 +45,7 @@ class YankReason(BaseModel):
     reason: str = Field(max_length=2000)
 
 
-# --- the Hub's ----------------------------------------------------------------------------------------------------------
+# --- the Hub's --------------------------------------------------------------------------------------------------------
 
 
 @router.get(MODEL + "/refs")

@@ -135,7 +135,10 @@ def may_read_any(session: Session, principal: Principal, repository_ids: Sequenc
 
 
 def create(backend: Backend, principal: Principal, name: RepositoryName, *, is_private: bool) -> Repository:
-    """A repository with the branch `main` and one commit on it. Raises `AlreadyExists`, `NameRetired`, `NotPermitted`."""
+    """A repository with the branch `main` and one commit on it.
+
+    Raises `AlreadyExists`, `NameRetired`, `NotPermitted`.
+    """
     author_id = principal.require_account()
     require(principal, Action.WRITE, name.namespace)
     with backend.database.read() as session:

@@ -1,1 +1,1 @@
-"""Commits, their files, and the names that lead to them. Mechanics: who may do what is decided by the features above."""
+"""Commits, their files, and the names that lead to them. Who may do what is decided above."""

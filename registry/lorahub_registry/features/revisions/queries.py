@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 from lorahub.protocol.digests import CommitId, GitSha1, Sha256
 from sqlalchemy import delete, insert, select, update
@@ -172,7 +173,7 @@ def commits_by_id(session: Session, ids: Iterable[str]) -> dict[str, Commit]:
 # --- files ------------------------------------------------------------------------------------------------------------
 
 
-def _files_statement(commit_id: str):  # type: ignore[no-untyped-def]  # noqa: ANN202 (SQLAlchemy's own, five parameters)
+def _files_statement(commit_id: str) -> Any:
     return (
         select(CommitFile, BlobRow.size, BlobRow.git_sha1)
         .join(BlobRow, BlobRow.sha256 == CommitFile.blob_sha256)

@@ -17,6 +17,7 @@ from lorahub.protocol.digests import CommitId, FileEntry, Sha256, is_commit_id, 
 from lorahub_registry.features.revisions import queries
 from lorahub_registry.features.revisions.queries import (
     Commit,
+    FileRow,
     IntegrityError,
     Move,
     Reference,

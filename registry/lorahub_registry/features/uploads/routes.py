@@ -1,4 +1,7 @@
-"""Git-LFS and Xet uploads on the wire. Bodies are received on the event loop, straight into storage; all else in threads."""
+"""Git-LFS and Xet uploads on the wire.
+
+Bodies are received on the event loop, straight into storage; all else happens in threads.
+"""
 
 import json
 from typing import Annotated, Any, Literal

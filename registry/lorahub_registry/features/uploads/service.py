@@ -105,7 +105,7 @@ def _require_size(backend: Backend, size: int) -> None:
 
 
 def _lease_if_known(backend: Backend, principal: Principal, repository: Repository, sha256: Sha256, size: int) -> bool:
-    """Whether the principal need not send these bytes. Raises `SizeMismatch` if he may read them and lies about their size."""
+    """Whether the principal need not send these bytes. Raises `SizeMismatch` for a wrong size of readable ones."""
     account_id = principal.require_account()
     with backend.database.write() as session:
         blob = blobs.known_blobs(session, [sha256]).get(sha256)
@@ -244,7 +244,7 @@ class XetSession:
 def xet_token(backend: Backend, principal: Principal, name: RepositoryName) -> tuple[str, str]:
     """A new random path element and a short-lived token for uploading into this repository. Raises as `permitted`.
 
-    Clients remember for weeks what they sent to one address and don't send it again, so each gets an address of its own.
+    Clients remember for weeks what they sent to one address and don't send it again, so each gets its own address.
     """
     with backend.database.read() as session:
         repository = permitted(session, principal, name, Action.WRITE)

@@ -1,4 +1,7 @@
-"""The embedded storage: a folder. Temporary file, fsync, rename, fsync of the folder: a crash leaves a whole object or none."""
+"""The embedded storage: a folder.
+
+Temporary file, fsync, rename, fsync of the folder: a crash leaves a whole object or none.
+"""
 
 import errno
 import os

@@ -1,7 +1,7 @@
 """Routes on the path as it was sent, percent-encoding intact.
 
-Revisions and branches arrive as one encoded element (`feat%2Fx`). Decoding before routing would split them, and decoding
-twice is how traversal gets through: so the path is decoded exactly once, by `decode`, in the route that uses it.
+Revisions and branches arrive as one encoded element (`feat%2Fx`). Decoding before routing would split them, and
+decoding twice is how traversal gets through: so each element is decoded exactly once, by `decode`, where it is used.
 """
 
 from urllib.parse import unquote_to_bytes

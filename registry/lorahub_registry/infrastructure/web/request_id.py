@@ -13,7 +13,7 @@ _USABLE = re.compile(r"[\x21-\x7e]{1,128}")
 
 
 class RequestId:
-    """ASGI middleware: the caller's `X-Request-Id`, else its `X-Amzn-Trace-Id`, else a new one; echoed in the answer."""
+    """ASGI middleware: the caller's `X-Request-Id`, else `X-Amzn-Trace-Id`, else a new one; echoed in the answer."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app

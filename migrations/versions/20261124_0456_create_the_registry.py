@@ -182,10 +182,7 @@ def upgrade() -> None:
         sa.Column("user_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
         sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
         sa.ForeignKeyConstraint(
-            ["repository_id"],
-            ["repositories.id"],
-            name=op.f("fk_likes_repository_id_repositories"),
-            ondelete="CASCADE",
+            ["repository_id"], ["repositories.id"], name=op.f("fk_likes_repository_id_repositories"), ondelete="CASCADE"
         ),
         sa.ForeignKeyConstraint(["user_id"], ["accounts.id"], name=op.f("fk_likes_user_id_accounts")),
         sa.PrimaryKeyConstraint("repository_id", "user_id", name=op.f("pk_likes")),
@@ -296,10 +293,7 @@ def upgrade() -> None:
         sa.Column("is_lfs", sa.Boolean(), nullable=False),
         sa.Column("changed_in", sa.String(length=40), nullable=False),
         sa.ForeignKeyConstraint(
-            ["blob_sha256"],
-            ["blobs.sha256"],
-            name=op.f("fk_commit_files_blob_sha256_blobs"),
-            ondelete="RESTRICT",
+            ["blob_sha256"], ["blobs.sha256"], name=op.f("fk_commit_files_blob_sha256_blobs"), ondelete="RESTRICT"
         ),
         sa.ForeignKeyConstraint(
             ["commit_id"], ["commits.id"], name=op.f("fk_commit_files_commit_id_commits"), ondelete="CASCADE"
@@ -326,10 +320,7 @@ def upgrade() -> None:
         sa.Column("yank_reason", sa.Text(), nullable=True),
         sa.ForeignKeyConstraint(["commit_id"], ["commits.id"], name=op.f("fk_refs_commit_id_commits")),
         sa.ForeignKeyConstraint(
-            ["repository_id"],
-            ["repositories.id"],
-            name=op.f("fk_refs_repository_id_repositories"),
-            ondelete="CASCADE",
+            ["repository_id"], ["repositories.id"], name=op.f("fk_refs_repository_id_repositories"), ondelete="CASCADE"
         ),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_refs")),
         sa.UniqueConstraint("repository_id", "space", "name", name="uq_refs_name"),
