@@ -67,8 +67,19 @@ PROPERTIES: dict[str, Callable[[Model], Any]] = {
 """By the name that clients ask for; None where this registry has nothing to say."""
 
 INFO = [name for name in PROPERTIES if name not in ("childrenModelCount", "trendingScore")]  # those cost a query each
-ITEM = ["modelId", "author", "private", "createdAt", "downloads", "likes", "tags", "library_name", "pipeline_tag"]
-FULL = [*ITEM, "trendingScore", "sha", "lastModified", "gated", "disabled", "siblings"]
+ITEM = [
+    "modelId",
+    "author",
+    "private",
+    "createdAt",
+    "downloads",
+    "likes",
+    "tags",
+    "library_name",
+    "pipeline_tag",
+    "trendingScore",
+]
+FULL = [*ITEM, "sha", "lastModified", "gated", "disabled", "siblings"]
 DETAILS = frozenset({"siblings", "usedStorage"})
 
 
