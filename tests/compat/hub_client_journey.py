@@ -1,0 +1,174 @@
+"""What a user of the Hub does, with whatever huggingface_hub is first on the path. Run as a program:
+
+    python hub_client_journey.py ENDPOINT TOKEN NAMESPACE
+
+Prints one line for each step that worked; anything that doesn't ends it with a traceback.
+"""
+
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import huggingface_hub
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, hf_hub_download, snapshot_download
+from huggingface_hub.utils import EntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError
+
+ENDPOINT, TOKEN, NAMESPACE, ADAPTER, BIG = sys.argv[1:6]
+REPO = f"{NAMESPACE}/journey-{huggingface_hub.__version__}"
+api = HfApi(endpoint=ENDPOINT, token=TOKEN)
+cache = tempfile.mkdtemp()
+
+
+def download(path: str, revision: str = "main") -> bytes:
+    found = hf_hub_download(REPO, path, revision=revision, endpoint=ENDPOINT, token=TOKEN, cache_dir=cache)
+    return Path(found).read_bytes()
+
+
+def must_raise(kind: type[Exception], act: Callable[[], object]) -> None:
+    try:
+        act()
+    except kind:
+        return
+    raise AssertionError(f"{kind.__name__} was not raised")
+
+
+def create() -> None:
+    assert api.whoami()["name"] == NAMESPACE
+    assert api.create_repo(REPO).repo_id == REPO
+    assert api.create_repo(REPO, exist_ok=True).repo_id == REPO
+    assert api.repo_exists(REPO)
+    assert api.list_repo_files(REPO) == [".gitattributes"]
+
+
+def upload_folder() -> None:
+    api.upload_folder(repo_id=REPO, folder_path=ADAPTER, commit_message="an adapter")
+    head = api.model_info(REPO).sha
+    api.upload_folder(repo_id=REPO, folder_path=ADAPTER, commit_message="nothing new")
+    assert api.model_info(REPO).sha == head, "an upload without changes made a commit"
+    expected = {path.name for path in Path(ADAPTER).iterdir()} | {".gitattributes"}
+    assert set(api.list_repo_files(REPO)) == expected
+
+
+def upload_a_large_file() -> None:
+    api.upload_file(repo_id=REPO, path_or_fileobj=BIG, path_in_repo="weights/big.safetensors")
+    assert download("weights/big.safetensors") == Path(BIG).read_bytes()
+
+
+def upload_a_file_object() -> None:
+    with Path(BIG).open("rb") as file:
+        api.upload_file(repo_id=REPO, path_or_fileobj=file, path_in_repo="weights/copy.safetensors")
+    assert download("weights/copy.safetensors") == Path(BIG).read_bytes()
+
+
+def commit_several_operations() -> None:
+    parent = api.model_info(REPO).sha
+    api.create_commit(
+        repo_id=REPO,
+        operations=[
+            CommitOperationAdd("notes/a.txt", b"a"),
+            CommitOperationAdd("notes/b.txt", b"b"),
+            CommitOperationDelete("weights/copy.safetensors"),
+        ],
+        commit_message="several",
+        parent_commit=parent,
+    )
+    files = api.list_repo_files(REPO)
+    assert "notes/a.txt" in files
+    assert "weights/copy.safetensors" not in files
+    must_raise(
+        Exception,
+        lambda: api.create_commit(
+            repo_id=REPO,
+            operations=[CommitOperationAdd("late.txt", b"late")],
+            commit_message="late",
+            parent_commit=parent,
+        ),
+    )
+    assert "late.txt" not in api.list_repo_files(REPO)
+
+
+def snapshot() -> None:
+    folder = Path(snapshot_download(REPO, endpoint=ENDPOINT, token=TOKEN, cache_dir=cache))
+    for path in Path(ADAPTER).iterdir():
+        assert (folder / path.name).read_bytes() == path.read_bytes()
+    assert (folder / "weights/big.safetensors").read_bytes() == Path(BIG).read_bytes()
+
+
+def trees_and_history() -> None:
+    tree = {entry.path: entry for entry in api.list_repo_tree(REPO, recursive=True, expand=True)}
+    assert tree["weights/big.safetensors"].size == Path(BIG).stat().st_size
+    assert tree["notes"].last_commit.title == "several"
+    assert [entry.path for entry in api.get_paths_info(REPO, ["notes/a.txt", "missing"])] == ["notes/a.txt"]
+    titles = [commit.title for commit in api.list_repo_commits(REPO)]
+    assert titles[0] == "several"
+    assert titles[-1] == "initial commit"
+
+
+def branches_and_tags() -> None:
+    api.create_branch(REPO, branch="feature/x")
+    api.upload_file(repo_id=REPO, path_or_fileobj=b"on a branch", path_in_repo="x.txt", revision="feature/x")
+    assert download("x.txt", "feature/x") == b"on a branch"
+    api.create_tag(REPO, tag="release/1", revision="feature/x", tag_message="first")
+    refs = api.list_repo_refs(REPO)
+    assert {branch.name for branch in refs.branches} == {"main", "feature/x"}
+    assert [tag.name for tag in refs.tags] == ["release/1"]
+    api.delete_branch(REPO, branch="feature/x")
+    assert download("x.txt", "release/1") == b"on a branch"
+    api.delete_tag(REPO, tag="release/1")
+    must_raise(RevisionNotFoundError, lambda: api.model_info(REPO, revision="feature/x"))
+
+
+def what_is_missing() -> None:
+    must_raise(EntryNotFoundError, lambda: download("missing.txt"))
+    must_raise(RevisionNotFoundError, lambda: download("README.md", "no-such-branch"))
+    must_raise(RepositoryNotFoundError, lambda: api.model_info(f"{NAMESPACE}/no-such-repository"))
+
+
+def find_it() -> None:
+    found = api.list_models(filter="base_model:adapter:acme/tiny-llama", author=NAMESPACE)
+    assert REPO in [model.id for model in found]
+    info = api.model_info(REPO, files_metadata=True)
+    assert info.card_data.license == "mit"
+    assert "lora" in info.tags
+    sizes = {sibling.rfilename: sibling.size for sibling in info.siblings}
+    assert sizes["weights/big.safetensors"] == Path(BIG).stat().st_size
+
+
+def read_headers() -> None:
+    header = api.parse_safetensors_file_metadata(REPO, "adapter_model.safetensors")
+    assert any(name.endswith("lora_A.weight") for name in header.tensors)
+
+
+def settings_move_and_delete() -> None:
+    api.delete_folder("notes", repo_id=REPO)
+    api.delete_file("weights/big.safetensors", repo_id=REPO)
+    assert not [path for path in api.list_repo_files(REPO) if path.startswith(("notes/", "weights/"))]
+    api.super_squash_history(REPO, commit_message="one")
+    assert [commit.title for commit in api.list_repo_commits(REPO)] == ["one"]
+    api.move_repo(REPO, f"{REPO}-moved")
+    assert api.model_info(REPO).id == f"{REPO}-moved", "the old name does not lead to the new one"
+    assert download("README.md") == (Path(ADAPTER) / "README.md").read_bytes()
+    api.delete_repo(f"{REPO}-moved")
+    assert not api.repo_exists(f"{REPO}-moved")
+
+
+STEPS = (
+    create,
+    upload_folder,
+    upload_a_large_file,
+    upload_a_file_object,
+    commit_several_operations,
+    snapshot,
+    trees_and_history,
+    branches_and_tags,
+    what_is_missing,
+    find_it,
+    read_headers,
+    settings_move_and_delete,
+)
+
+if __name__ == "__main__":
+    for step in STEPS:
+        step()
+        print(f"{huggingface_hub.__version__}: {step.__name__.replace('_', ' ')}", flush=True)

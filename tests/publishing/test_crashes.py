@@ -1,0 +1,113 @@
+"""`kill -9` of the registry at every named step of a push, then the same push again."""
+
+import itertools
+from pathlib import Path
+
+import httpx2
+import pytest
+import wire
+from builders import lora_weights, write_adapter
+from registry_process import Registry
+
+from lorahub_registry.infrastructure.failpoints import NAMES
+
+
+def push(registry: Registry, repo: str, content: bytes, key: str | None) -> httpx2.Response:
+    """What a client does: upload, then commit; it retries from the start when the registry dies."""
+    with registry.client() as client:
+        wire.upload(client, repo, content)
+        lines = [wire.inline("notes.txt", b"inline"), wire.uploaded("model.safetensors", content), wire.version("latest")]
+        return wire.commit(client, repo, lines, key=key)
+
+
+@pytest.fixture(scope="module")
+def crashing(tmp_path_factory: pytest.TempPathFactory) -> Registry:
+    return Registry(tmp_path_factory.mktemp("crashing"))
+
+
+_seeds = itertools.count(100)
+
+
+@pytest.mark.parametrize("keyed", [True, False], ids=["with a key", "as the stock client"])
+@pytest.mark.parametrize("failpoint", NAMES)
+def test_a_push_that_was_killed_is_repeated_without_loss(crashing: Registry, failpoint: str, keyed: bool) -> None:
+    content = lora_weights(seed=next(_seeds))
+    repo = f"owner/{failpoint}-{'keyed' if keyed else 'plain'}"
+    crashing.start()
+    with crashing.client() as client:
+        wire.create_repo(client, repo)
+        before = wire.head(client, repo)
+    crashing.stop()
+
+    crashing.start(LORAHUB_FAILPOINT=failpoint)
+    with pytest.raises(httpx2.HTTPError):
+        push(crashing, repo, content, "one-push" if keyed else None)
+    crashing.wait_until_dead()
+
+    crashing.start()
+    try:
+        with crashing.client() as client:
+            after_crash = wire.head(client, repo)
+            versions = client.get(f"/api/lorahub/v1/models/{repo}/versions").json()
+            is_committed = after_crash != before
+            assert is_committed == (failpoint == "transaction-committed"), "the commit is visible, or not, as a whole"
+            assert [version["name"] for version in versions] == (["v1"] if is_committed else [])
+        crashing.assert_sound()
+        answer = push(crashing, repo, content, "one-push" if keyed else None)
+        assert answer.status_code == 200, answer.text
+        made = answer.json()
+        if is_committed:
+            assert made["commitOid"] == after_crash, "the retry made a second commit"
+        assert made["version"] == "v1"
+        with crashing.client() as client:
+            assert wire.files(client, repo)["model.safetensors"] == wire.sha256(content)
+            assert client.get(f"/{repo}/resolve/v1/model.safetensors").content == content
+        again = push(crashing, repo, content, "one-push" if keyed else None)
+        assert again.json()["commitOid"] == made["commitOid"], "one more retry made another commit"
+        crashing.admin_command("gc", "--grace-hours", "0")
+        crashing.assert_sound()
+    finally:
+        crashing.kill()
+
+
+def test_nothing_is_left_over_once_uploads_have_expired(tmp_path: Path) -> None:
+    """A crash between two steps leaves an upload; when its time is over, the collector takes all of it."""
+    registry = Registry(tmp_path / "home", settings={"LORAHUB_UPLOAD_LIFETIME": "PT1S"})
+    registry.start()
+    with registry.client() as client:
+        wire.create_repo(client, "owner/left")
+    registry.stop()
+    for number, failpoint in enumerate(("upload-opened", "bytes-received", "blob-moved", "blob-recorded")):
+        registry.start(LORAHUB_FAILPOINT=failpoint)
+        with pytest.raises(httpx2.HTTPError):
+            push(registry, "owner/left", lora_weights(seed=number), None)
+        registry.wait_until_dead()
+    registry.start()
+    try:
+        import time
+
+        time.sleep(1.1)
+        registry.admin_command("gc", "--grace-hours", "0")
+        stored = [path for path in (registry.home / "storage").rglob("*") if path.is_file()]
+        with registry.client() as client:
+            here = set(wire.files(client, "owner/left").values())
+        assert {path.name[:64] for path in stored} == here, "something other than the repository's files is stored"
+        registry.assert_sound()
+    finally:
+        registry.kill()
+
+
+def test_a_restart_keeps_everything(own_registry: Registry, tmp_path: Path) -> None:
+    adapter = write_adapter(tmp_path / "adapter")
+    with own_registry.client() as client:
+        wire.create_repo(client, "owner/kept")
+        content = (adapter / "adapter_model.safetensors").read_bytes()
+        wire.upload(client, "owner/kept", content)
+        made = wire.commit(client, "owner/kept", [wire.uploaded("adapter_model.safetensors", content)]).json()
+    own_registry.kill()
+    token = own_registry.token
+    own_registry.start()
+    assert own_registry.token == token, "the first token changed"
+    with own_registry.client() as client:
+        assert wire.head(client, "owner/kept") == made["commitOid"]
+    own_registry.assert_sound()
