@@ -9,6 +9,7 @@ from lorahub.errors import InvalidInput
 
 MAX_TERMS = 20
 MAX_TERM_LENGTH = 300  # characters
+MOST_PARAMETERS = 2**63 - 1  # what a database compares
 
 Sort = Literal["lastModified", "createdAt", "downloads", "likes", "trendingScore"]
 """Each descending, the newest repository first among equals."""
@@ -79,5 +80,5 @@ def parse_parameters(text: str) -> tuple[int | None, int | None]:
             raise InvalidInput(
                 f"not a number of parameters: {text[:80]!a}", hint="write min:6B,max:128B or one of the two"
             )
-        bounds[match[1].lower()] = int(float(match[2]) * _UNITS[match[3].upper()])
+        bounds[match[1].lower()] = min(int(float(match[2]) * _UNITS[match[3].upper()]), MOST_PARAMETERS)
     return bounds.get("min"), bounds.get("max")

@@ -152,7 +152,7 @@ def _describe(
                 repository=repository,
                 commit=commit,
                 facts=facts[commit.id],
-                files=list(revisions.files_of(session, commit.id).values()) if "siblings" in wanted else (),
+                files=_files(session, commit) if "siblings" in wanted else (),
                 recent_downloads=downloads.get(repository.id, 0),
                 stored_bytes=stored_bytes(session, repository.id) if "usedStorage" in wanted else 0,
                 children=children.get(repository.full_name, 0),
@@ -160,6 +160,11 @@ def _describe(
             )
             for repository, commit in found
         ]
+
+
+def _files(session: Session, commit: Commit) -> list[RevisionFile]:
+    """In order of path, whatever order the database has for text."""
+    return sorted(revisions.files_of(session, commit.id).values(), key=lambda file: file.path)
 
 
 def _children(session: Session, principal: Principal, found: Sequence[tuple[Repository, Commit]]) -> dict[str, int]:
