@@ -172,7 +172,8 @@ def test_a_cursor_belongs_to_one_list(registry: Registry, publisher: Publisher) 
         following = answer.links["next"]["url"]
         assert client.get(following).status_code == 200
         assert client.get(following + "&sort=likes").status_code == 400
-        assert client.get(following[:-1] + ("A" if following[-1] != "A" else "B")).status_code == 400
+        assert client.get(following.replace("cursor=e", "cursor=f")).status_code == 400
+        assert client.get(following[:-4]).status_code == 400
 
 
 # --- what is shown ----------------------------------------------------------------------------------------------------
@@ -287,7 +288,8 @@ def test_private_models_are_invisible_to_others(registry: Registry, new_user: Ne
     owner, stranger = Publisher(registry, *new_user()), Publisher(registry, *new_user())
     hidden = owner.publish("hidden", private=True)
     assert owner.listed() == [hidden]
-    for query in ({}, {"search": "hidden"}, {"filter": "peft"}, {"num_parameters": "min:1"}):
+    queries: list[dict[str, Any]] = [{}, {"search": "hidden"}, {"filter": "peft"}, {"num_parameters": "min:1"}]
+    for query in queries:
         assert list(stranger.api.list_models(author=owner.name, **query)) == []
         assert list(stranger.api.list_models(author=owner.name, token=False, **query)) == []
     with pytest.raises(RepositoryNotFoundError):
@@ -407,7 +409,8 @@ def test_a_person_reads_the_faults_of_a_card_as_text(registry: Registry) -> None
 
 def test_a_card_that_is_no_card_is_refused(registry: Registry) -> None:
     with registry.client(None) as client:
-        for body in ({}, {"content": 5}, {"content": "\0"}, [], "text"):
+        bodies: list[Any] = [{}, {"content": 5}, {"content": "\0"}, [], "text"]
+        for body in bodies:
             assert client.post("/api/validate-yaml", json=body).status_code == 400
 
 
