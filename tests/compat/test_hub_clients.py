@@ -16,10 +16,10 @@ CURRENT = "2.4.0"
 STEPS = 12
 
 
-def client_environment(version: str, home: Path) -> dict[str, str]:
-    """As a user of this version has it; only HF_HOME is ours, so that no cache is shared."""
+def client_environment(registry: Registry, token: str, version: str, home: Path) -> dict[str, str]:
+    """As a user of this version has it: endpoint and token. HF_HOME is ours, so that no cache is shared."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "LORAHUB_"))}
-    environment["HF_HOME"] = str(home)
+    environment |= {"HF_ENDPOINT": registry.url, "HF_TOKEN": token, "HF_HOME": str(home)}
     if version != CURRENT:
         folder = OLDER / version
         assert (folder / "huggingface_hub").is_dir(), f"huggingface_hub {version} is missing; run `make clients`"
@@ -40,7 +40,7 @@ def test_the_journey_of_a_hub_user_works(
     big.write_bytes(weights_of_size(megabytes * 1_000_000, seed=megabytes))
     result = subprocess.run(
         [sys.executable, str(HERE / "hub_client_journey.py"), registry.url, token, name, str(adapter), str(big)],
-        env=client_environment(version, tmp_path / "hf"),
+        env=client_environment(registry, token, version, tmp_path / "hf"),
         capture_output=True,
         text=True,
         check=False,
@@ -60,7 +60,7 @@ def test_lfs_is_used_where_a_user_turns_xet_off(
     big.write_bytes(weights_of_size(80_000_000, seed=3))
     result = subprocess.run(
         [sys.executable, str(HERE / "hub_client_journey.py"), registry.url, token, name, str(adapter), str(big)],
-        env={**client_environment(version, tmp_path / "hf"), "HF_HUB_DISABLE_XET": "1"},
+        env={**client_environment(registry, token, version, tmp_path / "hf"), "HF_HUB_DISABLE_XET": "1"},
         capture_output=True,
         text=True,
         check=False,
@@ -71,7 +71,7 @@ def test_lfs_is_used_where_a_user_turns_xet_off(
 
 def hf(registry: Registry, token: str, home: Path, *arguments: str) -> str:
     """The stock `hf` command."""
-    environment = {**client_environment(CURRENT, home), "HF_ENDPOINT": registry.url, "HF_TOKEN": token}
+    environment = client_environment(registry, token, CURRENT, home)
     command = [str(Path(sys.executable).parent / "hf"), *arguments]
     result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=120)
     assert result.returncode == 0, f"hf {' '.join(arguments)}: {result.stdout}{result.stderr}"
