@@ -183,8 +183,9 @@ def _files_statement(commit_id: str) -> Any:
 
 def files_of(session: Session, commit_id: CommitId) -> dict[str, RevisionFile]:
     """Every file of the revision by path, in order of path."""
-    found = session.execute(_files_statement(commit_id).order_by(CommitFile.path))
-    return {row.path: _file(row, size, git_sha1) for row, size, git_sha1 in found}
+    found = session.execute(_files_statement(commit_id)).all()
+    ordered = sorted(found, key=lambda each: each[0].path)  # here: databases sort text by rules of their own
+    return {row.path: _file(row, size, git_sha1) for row, size, git_sha1 in ordered}
 
 
 def file_at(session: Session, commit_id: CommitId, path: str) -> RevisionFile | None:
