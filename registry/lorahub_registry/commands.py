@@ -105,7 +105,7 @@ def _announce(url: str, token: str | None, backend: Backend, *, as_json: bool) -
 def _welcome(url: str, token: str | None, backend: Backend) -> str:
     shown_token = token or "(the one printed on the first start)"
     return (
-        f"lorahub registry at {url}   data: {backend.settings.home}\n\n"
+        f"lorahub registry at {url}   data: {backend.settings.registry_home}\n\n"
         f"  Admin: {ADMIN}   Token: {shown_token}\n\n"
         f"  First push, from another terminal:\n"
         f"    echo {shown_token} | lorahub login {url} --token-file -\n"
@@ -117,13 +117,13 @@ def _welcome(url: str, token: str | None, backend: Backend) -> str:
 
 def _open(home: Path | None) -> Backend:
     """The backend of this home, its database at the newest schema."""
-    settings = Settings(home=home.resolve()) if home else Settings()
+    settings = Settings(registry_home=home.resolve()) if home else Settings()
     try:
         backend = Backend.open(settings)
         upgrade(backend.database)
     except OSError as error:
         raise InvalidConfiguration(
-            f"can't use {settings.home}: {error.strerror}", hint="choose another folder with --home"
+            f"can't use {settings.registry_home}: {error.strerror}", hint="choose another folder with --home"
         ) from error
     return backend
 
@@ -132,7 +132,7 @@ def _first_admin(backend: Backend) -> str | None:
     """Makes the admin account on the first start. Its token is kept in the home, readable by its owner only, so that
     a restart can print it again; delete the file and it is shown no more.
     """
-    path = backend.settings.home / TOKEN_FILE
+    path = backend.settings.registry_home / TOKEN_FILE
     if accounts.first_admin(backend) is None:
         admin = accounts.add_user(backend, ADMIN, by=BY_OPERATOR, is_admin=True)
         token, _ = accounts.issue_token(backend, admin.id, by=BY_OPERATOR, name="first start", scope="admin")

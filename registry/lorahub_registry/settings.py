@@ -18,13 +18,15 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="LORAHUB_", frozen=True, extra="ignore")
 
-    home: Path = Field(default_factory=default_home, description="database, blobs and secret of an embedded registry")
-    database_url: str | None = Field(default=None, description="SQLAlchemy URL; default: SQLite in `home`")
+    registry_home: Path = Field(
+        default_factory=default_home, description="folder of the database, the blobs and the secret of an embedded registry"
+    )
+    database_url: str | None = Field(default=None, description="SQLAlchemy URL; default: SQLite in the registry home")
     public_url: str | None = Field(
         default=None,
         description="the address clients use, with scheme and any path prefix; default: the request's own Host",
     )
-    secret: str | None = Field(default=None, description="key of signed URLs; default: made once in `home/secret`")
+    secret: str | None = Field(default=None, description="key of signed URLs; default: made once, in the registry home")
 
     inline_file_bytes: int = Field(
         default=1 << 20,

@@ -85,7 +85,7 @@ def collecting(registry: Registry) -> Callable[[], int]:
 
     def run() -> None:
         nonlocal cycles
-        backend = Backend.open(Settings(home=registry.home))
+        backend = Backend.open(Settings(registry_home=registry.home))
         while not stop.wait(0.02):
             collect_garbage(backend, grace=timedelta(0))
             cycles += 1

@@ -18,11 +18,11 @@ class Backend:
     @classmethod
     def open(cls, settings: Settings) -> "Backend":
         """Makes `home` where it is missing. Touches no table: see `database.migrate`."""
-        settings.home.mkdir(parents=True, exist_ok=True, mode=0o700)
+        settings.registry_home.mkdir(parents=True, exist_ok=True, mode=0o700)
         url = settings.database_url
         return cls(
             settings=settings,
-            database=Database(url) if url else Database.in_folder(settings.home),
-            blobs=FolderBlobStore(settings.home / "storage"),
-            signer=Signer(settings.secret or secret_in_folder(settings.home)),
+            database=Database(url) if url else Database.in_folder(settings.registry_home),
+            blobs=FolderBlobStore(settings.registry_home / "storage"),
+            signer=Signer(settings.secret or secret_in_folder(settings.registry_home)),
         )

@@ -135,7 +135,7 @@ def json_model(model: type[Model]) -> Any:
 
 async def spooled_body(request: Request, backend: BackendDep) -> AsyncIterator[BinaryIO]:
     """The body of a commit as a file at its start: in memory while small, on disk beyond 1 MiB."""
-    with tempfile.SpooledTemporaryFile(max_size=_SPOOL_MEMORY_BYTES, dir=str(backend.settings.home)) as file:
+    with tempfile.SpooledTemporaryFile(max_size=_SPOOL_MEMORY_BYTES, dir=str(backend.settings.registry_home)) as file:
         await receive_into(request, cast(BinaryIO, file), limit=backend.settings.commit_body_bytes)
         file.seek(0)
         yield cast(BinaryIO, file)  # it is one; typeshed does not say so

@@ -1,0 +1,64 @@
+"""What the documents promise is there, and what is there is documented."""
+
+import re
+from pathlib import Path
+
+import pytest
+from registry_process import Registry
+
+import lorahub
+from lorahub.errors import LorahubError, all_errors
+from lorahub_registry.infrastructure.failpoints import NAMES
+from lorahub_registry.settings import Settings
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize("error", list(all_errors()), ids=lambda error: error.__name__)
+def test_every_error_has_a_row_in_the_documents(error: type[LorahubError]) -> None:
+    row = f"| `{error.code}` | {error.status} | {error.exit_code} |"
+    assert row in (ROOT / "docs/errors.md").read_text(), f"docs/errors.md lacks: {row}"
+    assert error.__doc__
+
+
+def test_codes_are_unique() -> None:
+    codes = [error.code for error in all_errors()]
+    assert len(codes) == len(set(codes))
+
+
+@pytest.mark.parametrize("name", list(Settings.model_fields))
+def test_every_setting_has_a_row_in_the_documents(name: str) -> None:
+    assert f"`LORAHUB_{name.upper()}`" in (ROOT / "docs/settings.md").read_text()
+    assert Settings.model_fields[name].description
+
+
+def test_every_link_between_the_documents_leads_somewhere() -> None:
+    for page in [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")]:
+        for target in re.findall(r"\]\(([^)#]+)", page.read_text()):
+            if not target.startswith("http"):
+                assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def test_every_failpoint_is_reached_somewhere() -> None:
+    sources = "".join(path.read_text() for path in (ROOT / "registry").rglob("*.py"))
+    for name in NAMES:
+        assert f'reach("{name}")' in sources
+
+
+def test_the_public_names_are_the_promised_ones() -> None:
+    assert sorted(lorahub.__all__) == ["Hub", "LorahubError", "__version__"]
+    for name in lorahub.__all__:
+        assert getattr(lorahub, name)
+
+
+def test_every_route_of_our_own_is_documented(registry: Registry) -> None:
+    with registry.client(None) as client:
+        paths = client.get("/api/openapi.json").json()["paths"]
+    documented = (ROOT / "docs/http-api.md").read_text()
+    for path, operations in paths.items():
+        if path.startswith("/api/lorahub/v1"):
+            short = re.sub(r"\{namespace\}/\{name\}", "{id}", path.removeprefix("/api/lorahub/v1"))
+            for method in operations:
+                row = rf"`{method.upper()} {re.escape(short)}(\?[^`]*)?`"
+                pattern = re.sub(r"\\\{[a-z_]+\\\}", r"\\{[a-z]+\\}", row)
+                assert re.search(pattern, documented), f"docs/http-api.md lacks {method.upper()} {short}"
