@@ -1,0 +1,20 @@
+"""lorahub: push, check and pull LoRA adapters. `Hub` is the SDK; `lorahub …` the command line."""
+
+from typing import TYPE_CHECKING, Any
+
+from lorahub.errors import LorahubError
+
+if TYPE_CHECKING:
+    from lorahub.hub.hub import Hub
+
+__version__ = "0.1.0"
+__all__ = ["Hub", "LorahubError", "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    """The SDK brings an HTTP client along; who imports only names or errors doesn't pay for it."""
+    if name == "Hub":
+        from lorahub.hub.hub import Hub
+
+        return Hub
+    raise AttributeError(f"module 'lorahub' has no attribute {name!r}")

@@ -44,7 +44,7 @@ class AdapterConfig:
 
 def parse_adapter_config(content: bytes) -> AdapterConfig:
     """Raises `InvalidAdapterConfig`."""
-    raw = parse_json(content, error=InvalidAdapterConfig, what="adapter_config.json")
+    raw = parse_json(content, error=InvalidAdapterConfig)
     if not isinstance(raw, dict):
         raise InvalidAdapterConfig("adapter_config.json is not a JSON object", hint="write it with save_pretrained")
     return AdapterConfig(

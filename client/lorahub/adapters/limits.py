@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 
-def _bound(value: int, *, unit: str, reason: str) -> Any:  # noqa: ANN401 (stands where a dataclass wants an int)
+def _bound(value: int, *, unit: str, reason: str) -> Any:
     return field(default=value, metadata={"unit": unit, "reason": reason})
 
 

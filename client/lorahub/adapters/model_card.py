@@ -212,7 +212,7 @@ def _scalar(node: Any, loader: Any) -> Any:
         return _text(value)
     if isinstance(value, float) and not math.isfinite(value):
         raise _Refused(f"the metadata has {node.value[:20]}, which is no finite number")
-    if isinstance(value, int) and abs(value) > LIMITS.integer:
+    if isinstance(value, int) and abs(value) > (1 << 63):
         raise _Refused("the metadata has a number of more than 64 bits")
     return value
 

@@ -12,8 +12,7 @@ _VERSION = re.compile(r"v[1-9][0-9]{0,8}")
 _FOLDED = re.compile(r"[-_.]+")
 
 RESERVED_NAMESPACES = frozenset(
-    "admin api base blob by-hash cas compare datasets docs files healthz join lfs livez login logout metrics new "
-    "notifications oauth organizations readyz search settings spaces startupz static tokens models".split()
+    ["admin", "api", "base", "blob", "by-hash", "cas", "compare", "datasets", "docs", "files", "healthz", "join", "lfs", "livez", "login", "logout", "metrics", "new", "notifications", "oauth", "organizations", "readyz", "search", "settings", "spaces", "startupz", "static", "tokens", "models"]
 )
 """Path elements that the registry's own pages and routes need."""
 
@@ -52,7 +51,7 @@ def parse_name(text: str, *, what: str) -> str:
             hint="use letters, digits and single . _ - inside, at most 96 characters",
         )
     if text.lower().endswith((".git", ".json", ".atom", ".ipynb")):
-        raise InvalidName(f"a {what} can't end in {text[text.rindex('.'):]!r}: {text!r}")
+        raise InvalidName(f"a {what} can't end in {text[text.rindex('.') :]!r}: {text!r}")
     return text
 
 

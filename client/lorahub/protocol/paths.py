@@ -40,14 +40,14 @@ def _check_element(element: str, path: str) -> None:
     _refuse_if(element.lower() == ".git", path, "it has the element '.git'")
     _refuse_if(element[-1] in " .", path, "an element ends in a dot or a space")
     _refuse_if(element[0] == " ", path, "an element begins with a space")
-    _refuse_if(not _FORBIDDEN_CHARACTERS.isdisjoint(element), path, "it has one of \\ : * ? \" < > |")
-    _refuse_if(element.split(".")[0].strip().lower() in _DEVICE_NAMES, path, "it has the name of a Windows device")
+    _refuse_if(not _FORBIDDEN_CHARACTERS.isdisjoint(element), path, 'it has one of \\ : * ? " < > |')
+    _refuse_if(element.split(".", maxsplit=1)[0].strip().lower() in _DEVICE_NAMES, path, "it has the name of a Windows device")
     _refuse_if(len(element.encode()) > MAX_ELEMENT_BYTES, path, f"an element is over {MAX_ELEMENT_BYTES} bytes")
 
 
 def _refuse_if(condition: bool, path: str, why: str) -> None:  # noqa: FBT001 (reads as a sentence)
     if condition:
-        raise InvalidPath(f"path refused, {why}: {ascii(path[:200])}")
+        raise InvalidPath(f"path refused, {why}: {path[:200]!a}")
 
 
 def check_tree(paths: Iterable[FilePath]) -> None:

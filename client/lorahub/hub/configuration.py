@@ -1,0 +1,207 @@
+"""Settings of the client, each with where it came from:
+
+flag › environment › project (lorahub.toml, or [tool.lorahub] of pyproject.toml) › user config.toml › /etc/lorahub › built-in
+
+A project file is somebody else's word: it may name an endpoint, never a token.
+"""
+
+import os
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lorahub.errors import InvalidConfiguration
+
+SYSTEM_FILE = Path("/etc/lorahub/config.toml")
+PROJECT_FILE = "lorahub.toml"
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """A name is a key of the files, `LORAHUB_<NAME>` in the environment and a flag where the command line has one."""
+
+    name: str
+    built_in: str | None
+    help: str
+    choices: tuple[str, ...] = ()
+
+
+SETTINGS: Mapping[str, Setting] = {
+    setting.name: setting
+    for setting in (
+        Setting("endpoint", "http://127.0.0.1:8017", "address of the registry"),
+        Setting("cache", None, "folder of pulled files (default: per user)"),
+        Setting("offline", "false", "never ask the network", ("true", "false")),
+        Setting("format", "human", "what commands print", ("human", "json", "quiet", "agent")),
+        Setting("progress", "auto", "how progress is shown", ("auto", "bar", "plain", "json", "none")),
+        Setting("color", "auto", "colour", ("auto", "always", "never")),
+        Setting("timeout", "60", "seconds without an answer before giving up"),
+        Setting("insecure", "false", "send tokens over http:// to other machines", ("true", "false")),
+        Setting("debug", "false", "show tracebacks", ("true", "false")),
+    )
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    setting: Setting
+    text: str | None
+    origin: str
+    """`flag`, a variable, a file, or `built-in`."""
+    is_from_project: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Configuration:
+    values: Mapping[str, Value]
+
+    def text(self, name: str) -> str:
+        return self.values[name].text or ""
+
+    def flag(self, name: str) -> bool:
+        return self.text(name) == "true"
+
+    @property
+    def timeout(self) -> float:
+        """Seconds."""
+        try:
+            return max(1.0, float(self.text("timeout")))
+        except ValueError:
+            raise InvalidConfiguration(f"timeout is {self.text('timeout')!r}; expected seconds") from None
+
+    @property
+    def cache_folder(self) -> Path:
+        chosen = self.values["cache"].text
+        return Path(chosen).expanduser() if chosen else _user_folder("cache")
+
+
+def home() -> Path:
+    """Where the client keeps tokens and its configuration: `$LORAHUB_HOME`, else the per-user folder."""
+    chosen = os.environ.get("LORAHUB_HOME")
+    return Path(chosen).expanduser() if chosen else _user_folder("config")
+
+
+def _user_folder(kind: str) -> Path:
+    if kind == "cache" and (chosen := os.environ.get("LORAHUB_HOME")):
+        return Path(chosen).expanduser() / "cache"
+    import platformdirs
+
+    find = platformdirs.user_cache_dir if kind == "cache" else platformdirs.user_config_dir
+    return Path(find("lorahub"))
+
+
+def user_file() -> Path:
+    return home() / "config.toml"
+
+
+def load(flags: Mapping[str, str | None] | None = None) -> Configuration:
+    """Raises `InvalidConfiguration` for a file that isn't TOML, an unknown key or a value that isn't one."""
+    layers = list(_layers(flags or {}))
+    return Configuration({name: _first(setting, layers) for name, setting in SETTINGS.items()})
+
+
+@dataclass(frozen=True, slots=True)
+class _Layer:
+    values: Mapping[str, str]
+    origins: Mapping[str, str]
+    is_project: bool = False
+
+
+def _layers(flags: Mapping[str, str | None]) -> Iterator[_Layer]:
+    given = {name: text for name, text in flags.items() if text is not None}
+    yield _Layer(given, dict.fromkeys(given, "flag"))
+    variables = {name: os.environ.get(f"LORAHUB_{name.upper()}", "") for name in SETTINGS}
+    named = {name: _plain(text) for name, text in variables.items() if text}
+    yield _Layer(named, {name: f"LORAHUB_{name.upper()}" for name in named})
+    for path, table, is_project in _files():
+        values = _read(path, table)
+        yield _Layer(values, dict.fromkeys(values, str(path)), is_project)
+
+
+def _files() -> Iterator[tuple[Path, tuple[str, ...], bool]]:
+    for folder in (Path.cwd(), *Path.cwd().parents):
+        if (folder / PROJECT_FILE).is_file():
+            yield folder / PROJECT_FILE, (), True
+            break
+        if (folder / "pyproject.toml").is_file() and _has_table(folder / "pyproject.toml"):
+            yield folder / "pyproject.toml", ("tool", "lorahub"), True
+            break
+    for path in (user_file(), SYSTEM_FILE):
+        if path.is_file():
+            yield path, (), False
+
+
+def _has_table(path: Path) -> bool:
+    try:
+        return b"[tool.lorahub]" in path.read_bytes()
+    except OSError:
+        return False
+
+
+def _read(path: Path, table: tuple[str, ...]) -> dict[str, str]:
+    try:
+        content: Any = tomllib.loads(path.read_text("utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise InvalidConfiguration(f"can't read {path}: {error}", hint="mend or remove the file") from None
+    for key in table:
+        content = content.get(key, {})
+    known = {key: _plain(value) for key, value in content.items() if not isinstance(value, dict)}
+    if "token" in known:
+        raise InvalidConfiguration(
+            f"{path} has a token; tokens don't belong into configuration files",
+            hint="remove it, revoke the token, and run: lorahub login",
+        )
+    for key in known:
+        require_setting(key, origin=str(path))
+    return known
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    text = str(value)
+    return {"1": "true", "yes": "true", "0": "false", "no": "false"}.get(text.lower(), text)
+
+
+def require_setting(name: str, *, origin: str) -> Setting:
+    """Raises `InvalidConfiguration` with the nearest names."""
+    if name not in SETTINGS:
+        import difflib
+
+        near = difflib.get_close_matches(name, SETTINGS, n=3) or sorted(SETTINGS)
+        raise InvalidConfiguration(f"{origin}: no setting is called {name!r}", hint=f"there are: {', '.join(near)}")
+    return SETTINGS[name]
+
+
+def _first(setting: Setting, layers: list[_Layer]) -> Value:
+    for layer in layers:
+        if setting.name in layer.values:
+            text, origin = layer.values[setting.name], layer.origins[setting.name]
+            check_value(setting, text, origin=origin)
+            return Value(setting, text, origin, layer.is_project)
+    return Value(setting, setting.built_in, "built-in")
+
+
+def check_value(setting: Setting, text: str, *, origin: str) -> None:
+    """Raises `InvalidConfiguration`."""
+    if setting.choices and text not in setting.choices:
+        raise InvalidConfiguration(
+            f"{origin}: {setting.name} is {text!r}", hint=f"choose one of: {', '.join(setting.choices)}"
+        )
+
+
+def set_value(name: str, text: str) -> Path:
+    """Writes one setting into the user's file, keeping its comments. Raises `InvalidConfiguration`."""
+    import tomlkit
+
+    check_value(require_setting(name, origin="config"), text, origin="config")
+    path = user_file()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    document = tomlkit.parse(path.read_text("utf-8")) if path.is_file() else tomlkit.document()
+    document[name] = text
+    temporary = path.with_name(f".{path.name}.new")
+    temporary.write_text(tomlkit.dumps(document), "utf-8")
+    temporary.replace(path)
+    return path
