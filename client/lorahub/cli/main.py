@@ -1,11 +1,148 @@
-"""The command line (being replaced)."""
-import importlib, sys
-from lorahub.errors import LorahubError
+"""`lorahub`: the table of commands, and the one place where a failure becomes a message and an exit status.
 
-def main() -> None:
-    name = sys.argv[1]
-    command = getattr(importlib.import_module("lorahub_registry.commands"), name)
+A command is imported when it is called: `lorahub --help` knows them all by their lines below.
+"""
+
+import difflib
+import importlib
+import os
+import sys
+from collections.abc import Mapping, Sequence
+
+import click
+
+from lorahub.errors import DiskFull, InvalidConfiguration, LorahubError, UsageFault
+
+COMMANDS: Mapping[str, tuple[str, str]] = {
+    "push": ("lorahub.cli.push:push", "Publish a folder as a new version."),
+    "pull": ("lorahub.cli.pull:pull", "Fetch a revision, every byte verified, and print where it is."),
+    "info": ("lorahub.cli.info:info", "Show what a reference stands for."),
+    "ls": ("lorahub.cli.ls:ls", "List the versions of a repository, or the files of a revision."),
+    "search": ("lorahub.cli.search:search", "Find repositories."),
+    "alias": ("lorahub.cli.alias:alias", "Make, move, remove and list names for versions."),
+    "yank": ("lorahub.cli.yank:yank", "Withdraw a version; it stays for who names it exactly."),
+    "rm": ("lorahub.cli.rm:rm", "Delete a repository; its name is never given out again."),
+    "login": ("lorahub.cli.login:login", "Save a token for a registry."),
+    "logout": ("lorahub.cli.login:logout", "Forget the token of a registry."),
+    "whoami": ("lorahub.cli.login:whoami", "Show who the registry thinks you are."),
+    "cache": ("lorahub.cli.cache:cache", "List and clear pulled files."),
+    "config": ("lorahub.cli.config:config", "Show and change settings."),
+    "doctor": ("lorahub.cli.doctor:doctor", "Find out what is wrong, for you and for bug reports."),
+    "completion": ("lorahub.cli.completion:completion", "Complete commands in your shell."),
+    "serve": ("lorahub_registry.commands:serve", "Run a registry on this machine."),
+    "admin": ("lorahub_registry.commands:admin", "Look after a registry on its own machine."),
+}
+
+INTERRUPTED = 130
+BUG = 70
+
+
+class LazyGroup(click.Group):
+    """Commands by name; their modules are imported when they are called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 (click's signature)
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        if cmd_name not in COMMANDS:
+            return None
+        module, _, attribute = COMMANDS[cmd_name][0].partition(":")
+        try:
+            command: click.Command = getattr(importlib.import_module(module), attribute)
+        except ModuleNotFoundError as error:
+            if not module.startswith("lorahub_registry"):
+                raise
+            raise InvalidConfiguration(
+                f"`lorahub {cmd_name}` needs the server, and {error.name} is not installed",
+                hint="pip install 'lorahub-registry[server]'",
+            ) from None
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+            near = difflib.get_close_matches(args[0], COMMANDS, n=3)
+            raise UsageFault(
+                f"no command is called {args[0]!r}",
+                hint=f"did you mean: {', '.join(near)}?" if near else "lorahub --help lists them",
+            )
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
+
+
+@click.command(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(None, "--version", package_name="lorahub-registry", message="lorahub %(version)s")
+@click.pass_context
+def cli(ctx: click.Context, **flags: object) -> None:
+    """Push, pull and look after LoRA adapters. A reference is namespace/name[@version]."""
+    ctx.obj = flags
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The entry point of the command `lorahub`."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    _add_global_options()
     try:
-        command.main(sys.argv[2:], prog_name=f"lorahub {name}")
-    except LorahubError as e:
-        print(e.message, file=sys.stderr); sys.exit(e.exit_code)
+        status = cli.main(given, prog_name="lorahub", standalone_mode=False)
+        sys.stdout.flush()
+    except click.exceptions.Exit as exit_:
+        status = exit_.exit_code
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader is gone: nothing more to say
+        status = 0
+    except (KeyboardInterrupt, click.Abort):
+        status = _report(given, _Interrupted("interrupted; what has arrived is kept, run it again to go on"))
+    except Exception as error:  # noqa: BLE001 (the last place: whatever it was, the user gets a sentence)
+        status = _report(given, _known(error))
+    sys.exit(status if isinstance(status, int) else 0)
+
+
+class _Interrupted(LorahubError):
+    code, exit_code, retryable = "Interrupted", INTERRUPTED, True
+
+
+def _add_global_options() -> None:
+    from lorahub.cli.session import GLOBAL_OPTIONS
+
+    known = {option.name for option in cli.params}
+    cli.params.extend(option for option in GLOBAL_OPTIONS if option.name not in known)
+
+
+def _known(error: Exception) -> LorahubError:
+    if isinstance(error, LorahubError):
+        return error
+    if isinstance(error, click.UsageError):
+        context = error.ctx.command_path if error.ctx else "lorahub"
+        return UsageFault(error.format_message(), hint=f"{context} --help")
+    if isinstance(error, OSError) and error.errno in (28, 122):  # ENOSPC, EDQUOT
+        return DiskFull(f"no space left: {error.filename or ''}".rstrip(": "), hint="free space, then run it again")
+    if isinstance(error, OSError):
+        return UsageFault(f"{error.strerror or error}: {error.filename}" if error.filename else str(error))
+    if _is_debugging():
+        raise error
+    return LorahubError(
+        f"lorahub failed: {type(error).__name__}: {error}",
+        hint="this is a bug; report it with the output of: lorahub doctor (LORAHUB_DEBUG=1 shows the traceback)",
+    )
+
+
+def _is_debugging() -> bool:
+    return os.environ.get("LORAHUB_DEBUG", "").lower() in ("1", "true", "yes")
+
+
+def _report(arguments: Sequence[str], error: LorahubError) -> int:
+    from lorahub.cli.output import Output
+
+    if _is_debugging() and error.__cause__ is not None:
+        import traceback
+
+        traceback.print_exception(error)
+    return Output.for_failure(arguments).failure(error)
+
+
+if __name__ == "__main__":
+    main()

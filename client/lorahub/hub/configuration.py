@@ -1,6 +1,6 @@
 """Settings of the client, each with where it came from:
 
-flag › environment › project (lorahub.toml, or [tool.lorahub] of pyproject.toml) › user config.toml › /etc/lorahub › built-in
+flag › environment › project (lorahub.toml, or pyproject.toml's [tool.lorahub]) › user › /etc/lorahub › built-in
 
 A project file is somebody else's word: it may name an endpoint, never a token.
 """

@@ -1,7 +1,7 @@
 """Tokens, kept by host, and sent to no other.
 
-`LORAHUB_TOKEN` belongs to the endpoint that the user named himself. A project file may name an endpoint too, and then no
-token from the environment goes there: the file may be a stranger's.
+`LORAHUB_TOKEN` belongs to the endpoint that the user named himself. A project file may name an endpoint too, and then
+no token from the environment goes there: the file may be a stranger's.
 """
 
 import os
@@ -32,7 +32,8 @@ def host_of(endpoint: str) -> str:
     parts = urlsplit(endpoint)
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.username:
         raise InvalidConfiguration(
-            f"not an address of a registry: {endpoint[:200]!r}", hint="write https://hub.example or http://127.0.0.1:8017"
+            f"not an address of a registry: {endpoint[:200]!r}",
+            hint="write https://hub.example or http://127.0.0.1:8017",
         )
     return f"{parts.scheme}://{parts.netloc.lower()}"
 

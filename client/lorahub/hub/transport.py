@@ -4,7 +4,7 @@ import random
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 from urllib.parse import urlsplit
 
 import httpx2
@@ -31,7 +31,7 @@ class Transport:
             limits=httpx2.Limits(max_connections=16),
         )
 
-    def __enter__(self) -> "Transport":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -66,7 +66,9 @@ class Transport:
             yield response
 
     @contextmanager
-    def _open(self, address: str, headers: Mapping[str, str], *, is_own: bool, hops: int = 5) -> Iterator[httpx2.Response]:
+    def _open(
+        self, address: str, headers: Mapping[str, str], *, is_own: bool, hops: int = 5
+    ) -> Iterator[httpx2.Response]:
         own = self._authorization() if is_own else {}
         with self._client.stream("GET", address, headers={**headers, **own, "Accept-Encoding": "identity"}) as response:
             if response.is_redirect and hops:

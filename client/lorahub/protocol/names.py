@@ -12,7 +12,37 @@ _VERSION = re.compile(r"v[1-9][0-9]{0,8}")
 _FOLDED = re.compile(r"[-_.]+")
 
 RESERVED_NAMESPACES = frozenset(
-    ["admin", "api", "base", "blob", "by-hash", "cas", "compare", "datasets", "docs", "files", "healthz", "join", "lfs", "livez", "login", "logout", "metrics", "new", "notifications", "oauth", "organizations", "readyz", "search", "settings", "spaces", "startupz", "static", "tokens", "models"]
+    [
+        "admin",
+        "api",
+        "base",
+        "blob",
+        "by-hash",
+        "cas",
+        "compare",
+        "datasets",
+        "docs",
+        "files",
+        "healthz",
+        "join",
+        "lfs",
+        "livez",
+        "login",
+        "logout",
+        "metrics",
+        "new",
+        "notifications",
+        "oauth",
+        "organizations",
+        "readyz",
+        "search",
+        "settings",
+        "spaces",
+        "startupz",
+        "static",
+        "tokens",
+        "models",
+    ]
 )
 """Path elements that the registry's own pages and routes need."""
 

@@ -41,7 +41,9 @@ def _check_element(element: str, path: str) -> None:
     _refuse_if(element[-1] in " .", path, "an element ends in a dot or a space")
     _refuse_if(element[0] == " ", path, "an element begins with a space")
     _refuse_if(not _FORBIDDEN_CHARACTERS.isdisjoint(element), path, 'it has one of \\ : * ? " < > |')
-    _refuse_if(element.split(".", maxsplit=1)[0].strip().lower() in _DEVICE_NAMES, path, "it has the name of a Windows device")
+    _refuse_if(
+        element.split(".", maxsplit=1)[0].strip().lower() in _DEVICE_NAMES, path, "it has the name of a Windows device"
+    )
     _refuse_if(len(element.encode()) > MAX_ELEMENT_BYTES, path, f"an element is over {MAX_ELEMENT_BYTES} bytes")
 
 

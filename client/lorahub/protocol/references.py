@@ -42,7 +42,9 @@ class Reference:
         host, rest = _split_host(scheme, rest, text)
         name, at, revision = rest.partition("@")
         if at and not _REVISION.fullmatch(revision):
-            raise _invalid(text, f"{revision[:80]!r} is no revision: a version, an alias, a branch, a commit or sha256:…")
+            raise _invalid(
+                text, f"{revision[:80]!r} is no revision: a version, an alias, a branch, a commit or sha256:…"
+            )
         try:
             return cls(scheme, host, RepositoryName.parse(name), revision or None)
         except InvalidName as error:

@@ -1,0 +1,90 @@
+"""`lorahub doctor`."""
+
+import os
+import platform
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+
+from lorahub.cli.output import Result
+from lorahub.cli.session import Session, command
+from lorahub.errors import LorahubError
+from lorahub.hub import configuration
+from lorahub.hub.hub import Hub
+from lorahub.protocol.tokens import redact
+
+MOST_SKEW_SECONDS = 60
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    name: str
+    ok: bool
+    text: str
+    exit_code: int = 0
+
+
+@command("doctor")
+def doctor(session: Session) -> Result:
+    """Check configuration, registry, clock and token; print what a bug report needs, without secrets."""
+    checks = [*_here(session), *_registry(session)]
+    worst = next((check.exit_code for check in checks if not check.ok), 0)
+    human = "\n".join(f"{'✓' if check.ok else '✗'} {check.name:12} {check.text}" for check in checks)
+    return Result(
+        data={"checks": [asdict(check) for check in checks]},
+        human=human,
+        ids=[check.name for check in checks if not check.ok],
+        rows=[[check.name, "ok" if check.ok else "bad", check.text] for check in checks],
+        exit_code=worst,
+    )
+
+
+def _here(session: Session) -> Iterator[Check]:
+    from lorahub import __version__
+
+    yield Check("lorahub", True, f"{__version__}, Python {platform.python_version()}, {platform.platform()}")
+    settings = session.settings
+    for name in ("endpoint", "cache"):
+        value = settings.values[name]
+        yield Check(name, True, f"{value.text or settings.cache_folder} ({value.origin})")
+    variables = [name for name in os.environ if name.startswith(("LORAHUB_", "HF_")) or name.endswith("_PROXY")]
+    shown = [f"{name}={_shown(name)}" for name in sorted(variables)]
+    yield Check("environment", True, ", ".join(shown) or "nothing of ours is set")
+    yield _writable("home", str(configuration.home()))
+    yield _writable("cache folder", str(settings.cache_folder))
+
+
+def _shown(name: str) -> str:
+    value = os.environ[name]
+    return redact(value) if "TOKEN" in name or "SECRET" in name or "@" in value else value
+
+
+def _writable(name: str, folder: str) -> Check:
+    existing = folder
+    while not os.path.exists(existing):  # noqa: PTH110 (walks up text)
+        existing = os.path.dirname(existing) or "/"  # noqa: PTH120
+    if os.access(existing, os.W_OK):
+        return Check(name, True, folder)
+    return Check(name, False, f"{folder} can't be written", exit_code=2)
+
+
+def _registry(session: Session) -> Iterator[Check]:
+    try:
+        with session.hub() as hub:
+            yield from _asked(hub)
+    except LorahubError as error:
+        yield Check("registry", False, f"{error.message} ({error.hint})", exit_code=error.exit_code)
+
+
+def _asked(hub: Hub) -> Iterator[Check]:
+    server = hub.server()
+    yield Check("registry", True, f"{hub.endpoint}: lorahub {server.get('version')}")
+    there = datetime.fromisoformat(str(server["time"]).replace("Z", "+00:00"))
+    skew = (datetime.now(UTC) - there).total_seconds()
+    text = f"{abs(skew):.0f} s {'ahead of' if skew > 0 else 'behind'} the registry's"
+    yield Check("clock", abs(skew) < MOST_SKEW_SECONDS, text, exit_code=2)
+    if hub.credential is None:
+        yield Check("token", True, "none: public repositories only; lorahub login")
+        return
+    identity = hub.whoami()
+    yield Check("token", True, f"{redact(hub.credential.token)} of {identity.name}, from {hub.credential.origin}")

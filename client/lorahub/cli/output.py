@@ -1,0 +1,150 @@
+"""One result, shown as people, scripts and agents want it. Standard output has the result, standard error all else.
+
+human   sentences and tables
+json    exactly one document, on success and on failure
+quiet   one id or path a line
+agent   tab-separated, nothing cut
+"""
+
+import json
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, TextIO
+
+from lorahub.errors import LorahubError
+
+FORMATS = ("human", "json", "quiet", "agent")
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What a command found or did. `exit_code` 1 is an answer "no"."""
+
+    data: Any
+    """JSON-ready."""
+    human: str
+    ids: Sequence[str] = ()
+    rows: Sequence[Sequence[Any]] = field(default_factory=list)
+    notes: Sequence[str] = ()
+    """Said on standard error."""
+    exit_code: int = 0
+
+
+class Output:
+    def __init__(self, command: str, *, format: str = "human", color: str = "auto") -> None:  # noqa: A002
+        self.command = command
+        self.format = format
+        self.color = color
+
+    @classmethod
+    def for_failure(cls, arguments: Sequence[str]) -> "Output":
+        """Where parsing didn't come far: what the arguments and the environment ask for."""
+        words = [word for word in arguments if not word.startswith("-")]
+        return cls(words[0] if words else "lorahub", format=_asked_format(arguments))
+
+    def success(self, result: Result) -> int:
+        """The exit status."""
+        for note in result.notes:
+            self.note(note)
+        if self.format == "json":
+            self._document(ok=result.exit_code == 0, exit_code=result.exit_code, result=result.data)
+        elif self.format == "quiet":
+            _print("\n".join(result.ids))
+        elif self.format == "agent":
+            _print("\n".join("\t".join(_cell(cell) for cell in row) for row in result.rows))
+        else:
+            _print(self._styled(result.human, sys.stdout))
+        return result.exit_code
+
+    def failure(self, error: LorahubError) -> int:
+        """The exit status."""
+        if self.format == "json":
+            described = {
+                "code": error.code,
+                "message": error.message,
+                "hint": error.hint,
+                "request_id": error.request_id,
+                "retryable": error.retryable,
+                "facts": {key: value for key, value in error.facts.items() if key != "http_status"},
+            }
+            self._document(ok=False, exit_code=error.exit_code, error=described)
+        lines = [f"✗ {error.message}", *self._findings(error)]
+        if error.hint:
+            lines.append(f"  Hint: {error.hint}")
+        if error.request_id:
+            lines.append(f"  Request: {error.request_id}")
+        self.note("\n".join(lines))
+        return error.exit_code
+
+    @staticmethod
+    def _findings(error: LorahubError) -> list[str]:
+        findings = error.facts.get("findings")
+        if not isinstance(findings, list) or len(findings) < 2:
+            return []
+        return [f"    {one.get('path')}: {one.get('message')}" for one in findings if isinstance(one, dict)]
+
+    def note(self, text: str) -> None:
+        print(self._styled(text, sys.stderr), file=sys.stderr)
+
+    def _document(self, *, ok: bool, exit_code: int, result: Any = None, error: Any = None) -> None:
+        schema = f"lorahub.{self.command}/v1"
+        _print(json.dumps({"schema": schema, "ok": ok, "exit_code": exit_code, "result": result, "error": error}))
+
+    def _styled(self, text: str, stream: TextIO) -> str:
+        if not self._has_color(stream):
+            return text
+        return text.replace("✓", "\033[32m✓\033[0m").replace("✗", "\033[31m✗\033[0m")
+
+    def _has_color(self, stream: TextIO) -> bool:
+        if self.color != "auto":
+            return self.color == "always"
+        if os.environ.get("NO_COLOR"):
+            return False
+        return bool(os.environ.get("FORCE_COLOR")) or stream.isatty()
+
+
+def _asked_format(arguments: Sequence[str]) -> str:
+    if "--json" in arguments or "--format=json" in arguments:
+        return "json"
+    for flag, value in zip(arguments, arguments[1:], strict=False):
+        if flag == "--format" and value in FORMATS:
+            return value
+    return os.environ.get("LORAHUB_FORMAT", "human")
+
+
+def _print(text: str) -> None:
+    if text:
+        sys.stdout.write(text + "\n")
+        sys.stdout.flush()
+
+
+def _cell(value: Any) -> str:
+    return "" if value is None else str(value).replace("\t", " ").replace("\n", " ")
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    """Columns as wide as their widest cell.
+
+    >>> print(table(["name", "size"], [["v1", 10]]))
+    name  size
+    v1    10
+    """
+    cells = [list(header), *[[_cell(cell) for cell in row] for row in rows]]
+    widths = [max(len(row[column]) for row in cells) for column in range(len(header))]
+    return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in cells)
+
+
+def size_text(size: int) -> str:
+    """Bytes for people, in powers of ten as disks and networks count them.
+
+    >>> size_text(83_900_000)
+    '83.9 MB'
+    """
+    amount = float(size)
+    for unit in ("B", "kB", "MB", "GB"):
+        if amount < 1000:
+            return f"{amount:.0f} {unit}" if unit == "B" else f"{amount:.1f} {unit}"
+        amount /= 1000
+    return f"{amount:.1f} TB"

@@ -1,0 +1,144 @@
+"""Progress on standard error: a bar where somebody looks, a line now and then where nobody does."""
+
+import json
+import sys
+import threading
+import time
+from typing import Any
+
+from lorahub.cli.output import size_text
+from lorahub.hub.progress import Progress, Silence
+
+PLAIN_SECONDS = 30
+PLAIN_TENTHS = 10
+
+
+def chosen(mode: str, *, is_quiet: bool) -> Progress:
+    """`auto` is a bar on a terminal, plain lines elsewhere, nothing where only ids are wanted."""
+    if mode == "auto":
+        mode = "none" if is_quiet else "bar" if sys.stderr.isatty() else "plain"
+    kinds: dict[str, type[Progress]] = {"bar": Bar, "plain": Plain, "json": JsonLines, "none": Silence}
+    return kinds[mode]()
+
+
+class _Counted:
+    """Counts under a lock; a kind says how it shows the count."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self.what, self.total, self.count, self.started = "", 0, 0, 0.0
+
+    def begin(self, what: str, total: int) -> None:
+        self.what, self.total, self.count, self.started = what, total, 0, time.monotonic()
+        if total:
+            self.show_begin()
+
+    def advance(self, count: int) -> None:
+        with self._lock:
+            self.count += count
+            if self.total:
+                self.show()
+
+    def end(self) -> None:
+        if self.total:
+            self.show_end()
+
+    @property
+    def rate(self) -> str:
+        seconds = max(time.monotonic() - self.started, 1e-3)
+        return f"{size_text(int(self.count / seconds))}/s"
+
+    def show_begin(self) -> None: ...
+
+    def show(self) -> None: ...
+
+    def show_end(self) -> None: ...
+
+
+class Bar(_Counted):
+    """One bar of bytes for the whole transfer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._bar: Any = None
+        self._task: Any = None
+
+    def show_begin(self) -> None:
+        from rich.console import Console
+        from rich.progress import (
+            BarColumn,
+            DownloadColumn,
+            TextColumn,
+            TimeRemainingColumn,
+            TransferSpeedColumn,
+        )
+        from rich.progress import Progress as RichProgress
+
+        self._bar = RichProgress(
+            TextColumn("  {task.description:<24}"),
+            BarColumn(),
+            DownloadColumn(),
+            TransferSpeedColumn(),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+            transient=True,
+        )
+        self._bar.start()
+        self._task = self._bar.add_task(self.what, total=self.total)
+
+    def show(self) -> None:
+        self._bar.update(self._task, completed=self.count)
+
+    def show_end(self) -> None:
+        self._bar.stop()
+
+
+class Plain(_Counted):
+    """A line at the start, at every tenth or half minute, and at the end: for logs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._said_tenth, self._said_at = 0, 0.0
+
+    def show_begin(self) -> None:
+        self._said_tenth, self._said_at = 0, time.monotonic()
+        self._say(f"{self.what}: {size_text(self.total)}")
+
+    def show(self) -> None:
+        tenth = self.count * PLAIN_TENTHS // self.total
+        is_late = time.monotonic() - self._said_at > PLAIN_SECONDS
+        is_news = tenth > self._said_tenth and time.monotonic() - self._said_at > 1
+        if (is_news or is_late) and self.count < self.total:
+            self._said_tenth, self._said_at = tenth, time.monotonic()
+            self._say(f"{self.what}: {self.count * 100 // self.total} %, {self.rate}")
+
+    def show_end(self) -> None:
+        if self.count >= self.total:
+            self._say(f"{self.what}: done, {self.rate}")
+
+    @staticmethod
+    def _say(text: str) -> None:
+        print(f"  {text}", file=sys.stderr, flush=True)
+
+
+class JsonLines(_Counted):
+    """One object a line, for programs that show progress themselves."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._said_at = 0.0
+
+    def show_begin(self) -> None:
+        self._say("begin")
+
+    def show(self) -> None:
+        if time.monotonic() - self._said_at > 0.2:
+            self._say("progress")
+
+    def show_end(self) -> None:
+        self._say("end")
+
+    def _say(self, event: str) -> None:
+        self._said_at = time.monotonic()
+        line = {"event": event, "what": self.what, "bytes": self.count, "total": self.total}
+        print(json.dumps(line), file=sys.stderr, flush=True)

@@ -1,0 +1,40 @@
+"""`lorahub search`."""
+
+from dataclasses import asdict
+
+import click
+
+from lorahub.cli.output import Result, table
+from lorahub.cli.session import Session, command
+
+
+@command("search")
+@click.argument("text", required=False)
+@click.option("--author", metavar="NAME", help="In this namespace.")
+@click.option("--base", metavar="ID", help="Adapters of this base model.")
+@click.option("--tag", "tags", multiple=True, metavar="TAG", help="With this tag; repeatable.")
+@click.option("--sort", type=click.Choice(["lastModified", "createdAt", "downloads", "likes", "trendingScore"]))
+@click.option("--limit", type=click.IntRange(1, 10_000), default=30, show_default=True)
+def search(
+    session: Session,
+    text: str | None,
+    author: str | None,
+    base: str | None,
+    tags: tuple[str, ...],
+    sort: str | None,
+    limit: int,
+) -> Result:
+    """Find repositories whose name has TEXT in it, and that match every option given."""
+    filters = [*tags, *([f"base_model:adapter:{base}"] if base else [])]
+    with session.hub() as hub:
+        found = hub.search(text, author=author, filters=filters, sort=sort, limit=limit)
+    rows = [
+        [model.id, model.library or "", model.downloads, model.updated_at[:10], "private" if model.private else ""]
+        for model in found
+    ]
+    return Result(
+        data=[asdict(model) for model in found],
+        human=table(["repository", "library", "downloads", "updated", ""], rows) if rows else "nothing matches",
+        ids=[model.id for model in found],
+        rows=[[model.id, model.library, model.downloads, model.updated_at, ",".join(model.tags)] for model in found],
+    )

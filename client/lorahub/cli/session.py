@@ -1,0 +1,129 @@
+"""What every command shares: the global options, and the session made of them.
+
+A command is a function of a session that returns a `Result`; `command` turns it into click's.
+"""
+
+import sys
+from collections.abc import Callable
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from lorahub.cli.output import Output, Result
+from lorahub.errors import UsageFault
+
+if TYPE_CHECKING:
+    from lorahub.hub.configuration import Configuration
+    from lorahub.hub.hub import Hub
+
+GLOBAL_OPTIONS = (
+    click.Option(["--endpoint"], metavar="URL", help="Address of the registry."),
+    click.Option(["--token-file"], metavar="FILE", help="Read the token from FILE, or from standard input with -."),
+    click.Option(["--format"], type=click.Choice(["human", "json", "quiet", "agent"]), help="What is printed."),
+    click.Option(["--json"], is_flag=True, help="The same as --format json."),
+    click.Option(["-q", "--quiet"], is_flag=True, help="One id or path a line."),
+    click.Option(["--progress"], type=click.Choice(["auto", "bar", "plain", "json", "none"]), help="How to show it."),
+    click.Option(["--color"], type=click.Choice(["auto", "always", "never"]), help="Colour."),
+    click.Option(["--timeout"], type=float, metavar="SECONDS", help="How long to wait for an answer."),
+    click.Option(["--insecure"], is_flag=True, help="Send the token over http:// to another machine."),
+    click.Option(["--no-input"], is_flag=True, help="Never ask."),
+    click.Option(["-v", "--verbose"], count=True, help="Say more."),
+)
+
+_NAMES = frozenset(option.name for option in GLOBAL_OPTIONS)
+
+
+class Session:
+    """One run of one command."""
+
+    def __init__(self, command: str, flags: dict[str, Any]) -> None:
+        self.command = command
+        self.flags = flags
+
+    @cached_property
+    def settings(self) -> "Configuration":
+        from lorahub.hub import configuration
+
+        texts = {name: self.flags.get(name) for name in ("endpoint", "progress", "color")}
+        timeout = self.flags.get("timeout")
+        return configuration.load(
+            {
+                **texts,
+                "format": self.chosen_format,
+                "timeout": None if timeout is None else str(timeout),
+                "insecure": "true" if self.flags.get("insecure") else None,
+            }
+        )
+
+    @property
+    def chosen_format(self) -> str | None:
+        if self.flags.get("json"):
+            return "json"
+        return "quiet" if self.flags.get("quiet") else self.flags.get("format")
+
+    @cached_property
+    def output(self) -> Output:
+        return Output(self.command, format=self.settings.text("format"), color=self.settings.text("color"))
+
+    def hub(self, endpoint: str | None = None) -> "Hub":
+        """The registry of this run, as its user. Raises `InvalidConfiguration`, `UnsafeEndpoint`."""
+        from lorahub.hub.hub import Hub
+
+        if self.settings.flag("offline"):
+            raise UsageFault("LORAHUB_OFFLINE is set; this needs the registry", hint="unset it")
+        return Hub(
+            endpoint,
+            token_file=self.flags.get("token_file"),
+            settings=self.settings,
+            progress=self.progress(),
+        )
+
+    def progress(self) -> Any:
+        from lorahub.cli import progress
+
+        return progress.chosen(self.settings.text("progress"), is_quiet=self.output.format == "quiet")
+
+    @property
+    def may_ask(self) -> bool:
+        return not self.flags.get("no_input") and sys.stdin.isatty() and sys.stderr.isatty()
+
+    def confirm(self, question: str, *, yes: bool) -> None:
+        """Raises `UsageFault` without --yes where nobody can be asked, `click.Abort` for a no."""
+        if yes:
+            return
+        if not self.may_ask:
+            raise UsageFault(f"this would ask: {question}", hint="add --yes to say so beforehand")
+        click.confirm(question, abort=True, err=True)
+
+
+def command(name: str, **settings: Any) -> Callable[[Callable[..., Result]], click.Command]:
+    """Makes a click command of a function `(session, …) -> Result`; global options may stand before and after it."""
+
+    def make(act: Callable[..., Result]) -> click.Command:
+        def run(**parameters: Any) -> int:
+            context = click.get_current_context()
+            flags = {**_flags_of(context.parent), **{key: parameters.pop(key) for key in _NAMES if parameters[key]}}
+            session = Session(_path_of(context), flags)
+            return session.output.success(act(session, **parameters))
+
+        run.__doc__ = act.__doc__
+        made = click.command(name, context_settings={"help_option_names": ["-h", "--help"]}, **settings)(run)
+        made.params = [*getattr(act, "__click_params__", [])[::-1], *GLOBAL_OPTIONS]
+        return made
+
+    return make
+
+
+def _flags_of(context: click.Context | None) -> dict[str, Any]:
+    """Given before the command's name."""
+    flags: dict[str, Any] = {}
+    while context is not None:
+        if isinstance(context.obj, dict):
+            flags = {**{key: value for key, value in context.obj.items() if value}, **flags}
+        context = context.parent
+    return flags
+
+
+def _path_of(context: click.Context) -> str:
+    return ".".join(context.command_path.split()[1:])

@@ -1,0 +1,323 @@
+"""The SDK. `Hub()` uses the configured endpoint and the token saved for it; every method is one act."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+from urllib.parse import quote
+
+from lorahub.errors import AlreadyExists, EntryNotFound, InvalidReference, RepositoryNotFound, RevisionNotFound
+from lorahub.hub import configuration, credentials, messages
+from lorahub.hub.cache import Cache
+from lorahub.hub.download import Download
+from lorahub.hub.folder import Left, Listing, list_folder
+from lorahub.hub.messages import Alias, Identity, Model, Revision, Version
+from lorahub.hub.progress import Progress, Silence
+from lorahub.hub.transport import Transport
+from lorahub.hub.upload import Upload, Wish
+from lorahub.protocol.digests import FileEntry
+from lorahub.protocol.names import RepositoryName, is_version
+from lorahub.protocol.references import LATEST, Reference
+
+OWN = "/api/lorahub/v1"
+
+
+@dataclass(frozen=True, slots=True)
+class Pushed:
+    """`created` is False where the registry held exactly these files already."""
+
+    repository: str
+    version: str
+    digest: str
+    commit: str
+    aliases: tuple[str, ...]
+    created: bool
+    url: str
+    files: int
+    size: int
+    left: tuple[Left, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Pulled:
+    path: Path
+    revision: Revision
+
+
+class Hub:
+    """One registry, as one user. Use it as a context manager, or let it live as long as the process.
+
+    >>> with Hub("https://hub.example") as hub:          # doctest: +SKIP
+    ...     hub.push("out/", "acme/sql").version
+    'v1'
+    """
+
+    def __init__(
+        self,
+        endpoint: str | None = None,
+        *,
+        token: str | None = None,
+        token_file: str | None = None,
+        settings: configuration.Configuration | None = None,
+        progress: Progress | None = None,
+    ) -> None:
+        """Raises `InvalidConfiguration`, `UnsafeEndpoint`."""
+        self.settings = settings or configuration.load({"endpoint": endpoint})
+        self.endpoint = (endpoint or self.settings.text("endpoint")).rstrip("/")
+        credentials.host_of(self.endpoint)
+        self.credential = (
+            credentials.Credential(token, "argument")
+            if token is not None
+            else credentials.credential_for(self.endpoint, self.settings, token_file=token_file)
+        )
+        self._progress = progress or Silence()
+        self._transport = Transport(
+            self.endpoint, None if self.credential is None else self.credential.token, timeout=self.settings.timeout
+        )
+        self.cache = Cache(self.settings.cache_folder, self.endpoint)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._transport.__exit__(kind, error, trace)
+
+    # --- accounts -----------------------------------------------------------------------------------------------------
+
+    def whoami(self) -> Identity:
+        """Raises `NotAuthenticated`, `InvalidToken`."""
+        return messages.parse_identity(self._transport.json("GET", "/api/whoami-v2"))
+
+    def server(self) -> Mapping[str, Any]:
+        """Name, version and time of the registry."""
+        answer: Mapping[str, Any] = self._transport.json("GET", f"{OWN}/server")
+        return answer
+
+    # --- writing ------------------------------------------------------------------------------------------------------
+
+    def push(
+        self,
+        folder: str | Path,
+        reference: str | Reference,
+        *,
+        message: str | None = None,
+        version: str | None = None,
+        aliases: Sequence[str] = (),
+        latest: bool = True,
+        private: bool = False,
+        create: bool = True,
+    ) -> Pushed:
+        """One new version of exactly the files of `folder`, or the version that holds them already.
+
+        Raises `UsageFault` for a folder without anything to push, and what the registry refuses.
+        """
+        wanted = self._reference(reference)
+        listing = list_folder(Path(folder))
+        if wanted.revision is not None and version is None:
+            version = wanted.revision
+        repository = self._existing(wanted.repository, private=private, create=create)
+        wish = Wish(message or f"Push {Path(folder).resolve().name}", version, _aliases(aliases, latest=latest))
+        answer = Upload(self._transport, repository, self._progress).send(listing.files, wish)
+        return Pushed(
+            repository=str(repository),
+            version=answer["version"],
+            digest=answer["digest"],
+            commit=answer["commitOid"],
+            aliases=tuple(answer["aliases"]),
+            created=bool(answer["created"]),
+            url=f"{self.endpoint}/{repository}/v/{answer['version']}",
+            files=len(listing.files),
+            size=sum(file.size for file in listing.files),
+            left=listing.left,
+        )
+
+    @staticmethod
+    def list_folder(folder: str | Path) -> Listing:
+        """What `push` would send, and what it would leave, and why."""
+        return list_folder(Path(folder))
+
+    def create(self, repository: str, *, private: bool = False, exist_ok: bool = False) -> None:
+        """Raises `AlreadyExists`, `NameRetired`, `NotPermitted`."""
+        name = self._reference(repository).repository
+        body = {
+            "name": name.name,
+            "organization": name.namespace,
+            "visibility": "private" if private else "public",
+            "type": "model",
+        }
+        try:
+            self._transport.json("POST", "/api/repos/create", body=body)
+        except AlreadyExists:
+            if not exist_ok:
+                raise
+
+    def _existing(self, name: RepositoryName, *, private: bool, create: bool) -> RepositoryName:
+        """The repository as the registry spells it; made where it is missing and may be."""
+        try:
+            return RepositoryName.parse(self._transport.json("GET", f"/api/models/{name}")["id"])
+        except RepositoryNotFound:
+            if not create:
+                raise
+        self.create(str(name), private=private, exist_ok=True)
+        return RepositoryName.parse(self._transport.json("GET", f"/api/models/{name}")["id"])
+
+    def delete(self, repository: str) -> None:
+        """The whole repository; its name is never given out again."""
+        name = self._reference(repository).repository
+        body = {"name": name.name, "organization": name.namespace, "type": "model"}
+        self._transport.json("DELETE", "/api/repos/delete", body=body)
+
+    def set_alias(self, reference: str, alias: str, *, protected: bool | None = None) -> Alias:
+        """The alias leads to the reference's revision afterwards. Raises `ProtectedReference`, `VersionYanked`."""
+        wanted = self._reference(reference)
+        body: dict[str, Any] = {"revision": wanted.revision or LATEST}
+        if protected is not None:
+            body["protected"] = protected
+        return messages.parse_alias(self._transport.json("PUT", f"{self._own(wanted)}/aliases/{_q(alias)}", body=body))
+
+    def remove_alias(self, repository: str, alias: str) -> None:
+        self._transport.json("DELETE", f"{self._own(self._reference(repository))}/aliases/{_q(alias)}")
+
+    def yank(self, reference: str, reason: str) -> Version:
+        """The version is served when named exactly, never through an alias."""
+        address = f"{self._own_version(reference)}/yank"
+        return messages.parse_version(self._transport.json("POST", address, body={"reason": reason}))
+
+    def unyank(self, reference: str) -> Version:
+        return messages.parse_version(self._transport.json("DELETE", f"{self._own_version(reference)}/yank"))
+
+    # --- reading ------------------------------------------------------------------------------------------------------
+
+    def revision(self, reference: str | Reference) -> Revision:
+        """What the reference stands for, without its bytes.
+
+        Raises `RevisionNotFound` with the versions and aliases that exist, `RepositoryNotFound`, `GatedRepository`.
+        """
+        wanted = self._reference(reference)
+        asked = wanted.revision or LATEST
+        try:
+            body = self._transport.json("GET", f"{self._own(wanted)}/revisions/{_q(asked)}")
+        except RevisionNotFound as error:
+            raise self._with_what_exists(error, wanted, asked) from None
+        return messages.parse_revision(body)
+
+    def _with_what_exists(self, error: RevisionNotFound, wanted: Reference, asked: str) -> RevisionNotFound:
+        names = [version.name for version in self.versions(str(wanted.repository))[:8]]
+        names += [alias.name for alias in self.aliases(str(wanted.repository))[:8]]
+        hint = (
+            f"there are: {', '.join(names)}"
+            if names
+            else f"it has no versions yet; {wanted.repository}@main is its branch"
+        )
+        told = RevisionNotFound(f"{wanted.repository} has no revision {asked!r}", hint=hint, **error.facts)
+        told.request_id = error.request_id
+        return told
+
+    def versions(self, repository: str) -> list[Version]:
+        """Newest first."""
+        rows = self._transport.json("GET", f"{self._own(self._reference(repository))}/versions")
+        return [messages.parse_version(row) for row in rows]
+
+    def aliases(self, repository: str) -> list[Alias]:
+        rows = self._transport.json("GET", f"{self._own(self._reference(repository))}/aliases")
+        return [messages.parse_alias(row) for row in rows]
+
+    def model(self, repository: str) -> Mapping[str, Any]:
+        """The Hub's information on a repository: tags, card, parameters, downloads."""
+        answer: Mapping[str, Any] = self._transport.json("GET", f"/api/models/{self._reference(repository).repository}")
+        return answer
+
+    def search(
+        self,
+        text: str | None = None,
+        *,
+        author: str | None = None,
+        filters: Sequence[str] = (),
+        sort: str | None = None,
+        limit: int = 30,
+    ) -> list[Model]:
+        """Repositories that match everything given. `filters` are tags, such as `base_model:adapter:acme/tiny`."""
+        given = {"search": text, "author": author, "filter": list(filters) or None, "sort": sort}
+        query: dict[str, Any] | None = {
+            "limit": min(limit, 1000),
+            "full": "true",
+            **{name: value for name, value in given.items() if value is not None},
+        }
+        found: list[Model] = []
+        address: str | None = "/api/models"
+        while address is not None and len(found) < limit:
+            rows, following = self._transport.page(address, query)
+            found += [messages.parse_model(row) for row in rows]
+            address, query = following, None
+        return found[:limit]
+
+    def pull(
+        self,
+        reference: str | Reference,
+        folder: str | Path | None = None,
+        *,
+        include: Sequence[str] = (),
+        exclude: Sequence[str] = (),
+    ) -> Pulled:
+        """The files of a revision, each verified: in `folder`, or in the cache. Other files in `folder` stay.
+
+        `include` and `exclude` are shell patterns on paths. Raises what `revision` raises, `DigestMismatch`, `DiskFull`.
+        """
+        revision = self.revision(reference)
+        files = _chosen(revision, include, exclude)
+        target = Path(folder) if folder is not None else self.cache.snapshot(revision.id, revision.commit)
+        download = Download(self._transport, self.cache, revision, self._progress)
+        download.fetch(files)
+        download.place(files, target)
+        return Pulled(target, revision)
+
+    # --- addresses ----------------------------------------------------------------------------------------------------
+
+    def _reference(self, reference: str | Reference) -> Reference:
+        parsed = Reference.parse(reference) if isinstance(reference, str) else reference
+        if parsed.scheme == "hf":
+            raise InvalidReference(
+                f"{parsed} is on the public Hub; this command works on a lorahub registry",
+                hint="fetch it with: hf download",
+            )
+        if parsed.host is not None and parsed.host != credentials.host_of(self.endpoint).partition("://")[2]:
+            raise InvalidReference(
+                f"{parsed} is on another registry than {self.endpoint}", hint=f"add --endpoint https://{parsed.host}"
+            )
+        return parsed
+
+    @staticmethod
+    def _own(reference: Reference) -> str:
+        return f"{OWN}/models/{reference.repository}"
+
+    def _own_version(self, reference: str) -> str:
+        wanted = self._reference(reference)
+        if wanted.revision is None or not is_version(wanted.revision):
+            raise InvalidReference(f"{reference} names no version", hint=f"write {wanted.repository}@v3")
+        return f"{self._own(wanted)}/versions/{wanted.revision}"
+
+
+def _aliases(given: Sequence[str], *, latest: bool) -> tuple[str, ...]:
+    return tuple(dict.fromkeys([*([LATEST] if latest else []), *given]))
+
+
+def _chosen(revision: Revision, include: Sequence[str], exclude: Sequence[str]) -> list[FileEntry]:
+    from fnmatch import fnmatchcase
+
+    def wanted(path: str) -> bool:
+        is_in = not include or any(fnmatchcase(path, pattern) for pattern in include)
+        return is_in and not any(fnmatchcase(path, pattern) for pattern in exclude)
+
+    files = [file for file in revision.files if wanted(file.path)]
+    if not files and revision.files:
+        raise EntryNotFound(
+            f"no file of {revision.id} matches", hint=f"it has: {', '.join(file.path for file in revision.files[:10])}"
+        )
+    return files
+
+
+def _q(element: str) -> str:
+    return quote(element, safe="")

@@ -1,0 +1,197 @@
+"""Sends a folder: hash, ask what is missing, upload that, and commit everything at once.
+
+Nothing is visible before the commit. A push that breaks off is repeated: what arrived is not sent again.
+"""
+
+import base64
+import hashlib
+import json
+import math
+import uuid
+from collections.abc import Iterator, Sequence
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote
+
+from lorahub.errors import BlobVanished, SizeMismatch, error_class
+from lorahub.hub.folder import PIECE_BYTES, LocalFile, hash_file
+from lorahub.hub.progress import Progress
+from lorahub.hub.transport import Transport
+from lorahub.protocol.digests import Sha256
+from lorahub.protocol.names import RepositoryName
+
+AT_ONCE = 4
+BATCH = 100
+LFS_HEADERS = {"Accept": "application/vnd.git-lfs+json", "Content-Type": "application/vnd.git-lfs+json"}
+
+
+@dataclass(frozen=True, slots=True)
+class HashedFile:
+    path: str
+    local: LocalFile
+    sha256: Sha256
+    is_lfs: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """The version to make of the files. `version` None is the next one."""
+
+    message: str
+    version: str | None
+    aliases: tuple[str, ...]
+
+
+class Upload:
+    """One push of one folder into one repository."""
+
+    def __init__(self, transport: Transport, repository: RepositoryName, progress: Progress) -> None:
+        self._transport = transport
+        self._repository = repository
+        self._progress = progress
+        self._key = uuid.uuid4().hex  # a commit that is sent again because its answer was lost is one commit
+
+    def send(self, files: Sequence[LocalFile], wish: Wish) -> dict[str, Any]:
+        """The registry's answer to the commit: `version`, `digest`, `commitOid`, `created`, `aliases`."""
+        hashed = self._hash(files)
+        for attempt in (1, 2):
+            self._upload([file for file in hashed if file.is_lfs])
+            try:
+                return self._commit(hashed, wish)
+            except BlobVanished:
+                if attempt == 2:
+                    raise
+        raise AssertionError
+
+    def _hash(self, files: Sequence[LocalFile]) -> list[HashedFile]:
+        modes = self._modes(files)
+        self._progress.begin("Hashing", sum(file.size for file in files))
+        try:
+            with ThreadPoolExecutor(AT_ONCE) as pool:
+                digests = list(pool.map(lambda file: hash_file(file.source, self._progress.advance), files))
+        finally:
+            self._progress.end()
+        return [
+            HashedFile(file.path, file, sha256, modes[file.path]) for file, sha256 in zip(files, digests, strict=True)
+        ]
+
+    def _modes(self, files: Sequence[LocalFile]) -> dict[str, bool]:
+        """Path → whether it goes by upload; the registry decides."""
+        modes: dict[str, bool] = {}
+        for start in range(0, len(files), BATCH):
+            body = {"files": [{"path": f.path, "size": f.size, "sample": ""} for f in files[start : start + BATCH]]}
+            answer = self._transport.json("POST", f"/api/models/{self._repository}/preupload/main", body=body)
+            modes.update({file["path"]: file["uploadMode"] == "lfs" for file in answer["files"]})
+        return modes
+
+    # --- bytes --------------------------------------------------------------------------------------------------------
+
+    def _upload(self, files: Sequence[HashedFile]) -> None:
+        distinct = {file.sha256: file for file in files}
+        targets = self._targets(list(distinct.values()))
+        self._progress.begin(f"Pushing {self._repository}", sum(distinct[digest].local.size for digest in targets))
+        try:
+            with ThreadPoolExecutor(AT_ONCE) as pool:
+                jobs = [pool.submit(self._upload_one, distinct[digest], action) for digest, action in targets.items()]
+                done, pending = wait(jobs, return_when=FIRST_EXCEPTION)
+                for job in pending:
+                    job.cancel()
+                for job in done:
+                    job.result()
+        finally:
+            self._progress.end()
+
+    def _targets(self, files: Sequence[HashedFile]) -> dict[Sha256, dict[str, Any]]:
+        """Digest → where to send it, for what the registry doesn't have."""
+        targets: dict[Sha256, dict[str, Any]] = {}
+        for start in range(0, len(files), BATCH):
+            body = {
+                "operation": "upload",
+                "transfers": ["basic", "multipart"],
+                "hash_algo": "sha256",
+                "objects": [{"oid": file.sha256, "size": file.local.size} for file in files[start : start + BATCH]],
+            }
+            address = f"/{self._repository}.git/info/lfs/objects/batch"
+            for answer in self._transport.json("POST", address, body=body)["objects"]:
+                if "error" in answer:
+                    refusal = answer["error"]
+                    raise error_class(None, int(refusal["code"]))(str(refusal["message"]))
+                if "actions" in answer:
+                    targets[Sha256(answer["oid"])] = answer["actions"]["upload"]
+        return targets
+
+    def _upload_one(self, file: HashedFile, action: dict[str, Any]) -> None:
+        header = action.get("header") or {}
+        parts = {int(key): address for key, address in header.items() if key.isdigit()}
+        if not parts:
+            self._put(file, action["href"], 0, file.local.size)
+            return
+        chunk = int(header["chunk_size"])
+        etags = {int(part["partNumber"]): str(part["etag"]) for part in json.loads(header.get("done", "[]"))}
+        for number in range(1, math.ceil(file.local.size / chunk) + 1):
+            size = min(chunk, file.local.size - (number - 1) * chunk)
+            if number in etags:
+                self._progress.advance(size)
+            else:
+                etags[number] = self._put(file, parts[number], (number - 1) * chunk, size)
+        listed = [{"partNumber": number, "etag": etag} for number, etag in sorted(etags.items())]
+        self._transport.post_signed(action["href"], {"oid": file.sha256, "parts": listed})
+
+    def _put(self, file: HashedFile, address: str, start: int, size: int) -> str:
+        """The answer's ETag."""
+        sent = 0
+
+        def body() -> Iterator[bytes]:
+            nonlocal sent
+            self._progress.advance(-sent)
+            sent = 0
+            for piece in _pieces(file.local, start, size):
+                yield piece
+                sent += len(piece)
+                self._progress.advance(len(piece))
+
+        return str(self._transport.put(address, body, size).headers.get("etag", ""))
+
+    # --- commit -------------------------------------------------------------------------------------------------------
+
+    def _commit(self, files: Sequence[HashedFile], wish: Wish) -> dict[str, Any]:
+        """Whatever else `main` holds goes: a version is exactly the folder that was pushed."""
+
+        def body() -> Iterator[bytes]:
+            yield _line("header", {"summary": wish.message, "description": ""})
+            yield _line("deletedFolder", {"path": ""})
+            for file in files:
+                yield _operation(file)
+            yield _line("version", {"name": wish.version, "aliases": list(wish.aliases)})
+
+        address = f"/api/models/{self._repository}/commit/{quote('main')}"
+        headers = {"Content-Type": "application/x-ndjson", "Idempotency-Key": self._key}
+        answer: dict[str, Any] = self._transport.post_bytes(address, body, headers)
+        return answer
+
+
+def _operation(file: HashedFile) -> bytes:
+    if file.is_lfs:
+        described = {"path": file.path, "algo": "sha256", "oid": file.sha256, "size": file.local.size}
+        return _line("lfsFile", described)
+    content = b"".join(_pieces(file.local, 0, file.local.size))
+    if hashlib.sha256(content).hexdigest() != file.sha256:
+        raise SizeMismatch(f"{file.local.source} changed while it was pushed", hint="push again when nothing writes it")
+    return _line("file", {"path": file.path, "content": base64.b64encode(content).decode(), "encoding": "base64"})
+
+
+def _pieces(file: LocalFile, start: int, size: int) -> Iterator[bytes]:
+    with file.source.open("rb", buffering=0) as source:
+        source.seek(start)
+        left = size
+        while left:
+            piece = source.read(min(PIECE_BYTES, left))
+            if not piece:
+                raise SizeMismatch(f"{file.source} became shorter while it was pushed", hint="push again")
+            left -= len(piece)
+            yield piece
+
+
+def _line(key: str, value: dict[str, Any]) -> bytes:
+    return json.dumps({"key": key, "value": value}).encode() + b"\n"
