@@ -1,5 +1,6 @@
-"""adapter_config.json: what PEFT was told when the adapter was made. Read, never run: some of its keys name code to import,
-files to unpickle or patterns to compile, and none of that happens here.
+"""adapter_config.json: what PEFT was told when the adapter was made.
+
+Read, never run: some of its keys name code to import, files to unpickle or patterns to compile. None of that happens.
 """
 
 import math
@@ -84,10 +85,14 @@ def _rank(value: Any) -> int | None:
 
 
 def _alpha(value: Any) -> float | None:
+    if value is None:
+        return None
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if value is None or (is_number and math.isfinite(value) and abs(value) <= 1e9):
-        return value
-    raise InvalidAdapterConfig(f"`lora_alpha` is {str(value)[:40]}; it is a finite number of at most 1e9")
+    if is_number and math.isfinite(value) and abs(value) <= LIMITS.lora_alpha:
+        return float(value)
+    raise InvalidAdapterConfig(
+        f"`lora_alpha` is {str(value)[:40]}; it is a finite number of at most {LIMITS.lora_alpha}"
+    )
 
 
 def _targets(value: Any) -> tuple[str, ...] | str | None:

@@ -1,4 +1,4 @@
-"""What may be stored, by name and by first bytes. Weights are safetensors or GGUF; nothing that runs code on loading."""
+"""What may be stored, by name and by first bytes: weights are safetensors or GGUF, nothing runs code on loading."""
 
 from lorahub.errors import UnsafeFile
 

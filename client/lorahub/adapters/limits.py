@@ -1,4 +1,4 @@
-"""Every bound on untrusted input, each with its unit and reason. docs/format.md repeats them, and a test compares the two."""
+"""Every bound on untrusted input, each with its unit and reason. docs/format.md repeats them; a test compares."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,7 +15,7 @@ class Limits:
     header_bytes: int = _bound(
         8 << 20,
         unit="bytes",
-        reason="65,536 tensors with long names fit; parsing a full one takes 0.2 GB for a second, the format's 100 MB takes 2 GB",
+        reason="65,536 tensors with long names fit; reading a full one takes 0.2 GB, the format's 100 MB takes 2 GB",
     )
     tensors: int = _bound(
         65_536, unit="tensors a file", reason="the largest mixtures of experts have about 60,000 a model"

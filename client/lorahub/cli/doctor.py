@@ -79,7 +79,7 @@ def _registry(session: Session) -> Iterator[Check]:
 def _asked(hub: Hub) -> Iterator[Check]:
     server = hub.server()
     yield Check("registry", True, f"{hub.endpoint}: lorahub {server.get('version')}")
-    there = datetime.fromisoformat(str(server["time"]).replace("Z", "+00:00"))
+    there = datetime.fromisoformat(str(server["time"]))
     skew = (datetime.now(UTC) - there).total_seconds()
     text = f"{abs(skew):.0f} s {'ahead of' if skew > 0 else 'behind'} the registry's"
     yield Check("clock", abs(skew) < MOST_SKEW_SECONDS, text, exit_code=2)

@@ -77,7 +77,7 @@ class LazyGroup(click.Group):
 @click.command(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(None, "--version", package_name="lorahub-registry", message="lorahub %(version)s")
 @click.pass_context
-def cli(ctx: click.Context, **flags: object) -> None:
+def cli(ctx: click.Context, /, **flags: object) -> None:
     """Push, pull and look after LoRA adapters. A reference is namespace/name[@version]."""
     ctx.obj = flags
 

@@ -11,6 +11,7 @@ import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any, TextIO
 
 from lorahub.errors import LorahubError
@@ -108,7 +109,7 @@ class Output:
 def _asked_format(arguments: Sequence[str]) -> str:
     if "--json" in arguments or "--format=json" in arguments:
         return "json"
-    for flag, value in zip(arguments, arguments[1:], strict=False):
+    for flag, value in pairwise(arguments):
         if flag == "--format" and value in FORMATS:
             return value
     return os.environ.get("LORAHUB_FORMAT", "human")

@@ -28,7 +28,6 @@ GLOBAL_OPTIONS = (
     click.Option(["--timeout"], type=float, metavar="SECONDS", help="How long to wait for an answer."),
     click.Option(["--insecure"], is_flag=True, help="Send the token over http:// to another machine."),
     click.Option(["--no-input"], is_flag=True, help="Never ask."),
-    click.Option(["-v", "--verbose"], count=True, help="Say more."),
 )
 
 _NAMES = frozenset(option.name for option in GLOBAL_OPTIONS)
@@ -97,20 +96,24 @@ class Session:
         click.confirm(question, abort=True, err=True)
 
 
-def command(name: str, **settings: Any) -> Callable[[Callable[..., Result]], click.Command]:
+def command(name: str) -> Callable[[Callable[..., Result]], click.Command]:
     """Makes a click command of a function `(session, …) -> Result`; global options may stand before and after it."""
 
     def make(act: Callable[..., Result]) -> click.Command:
         def run(**parameters: Any) -> int:
             context = click.get_current_context()
-            flags = {**_flags_of(context.parent), **{key: parameters.pop(key) for key in _NAMES if parameters[key]}}
+            own = {name: parameters.pop(name) for name in _NAMES}
+            flags = {**_flags_of(context.parent), **{name: value for name, value in own.items() if value}}
             session = Session(_path_of(context), flags)
             return session.output.success(act(session, **parameters))
 
-        run.__doc__ = act.__doc__
-        made = click.command(name, context_settings={"help_option_names": ["-h", "--help"]}, **settings)(run)
-        made.params = [*getattr(act, "__click_params__", [])[::-1], *GLOBAL_OPTIONS]
-        return made
+        return click.Command(
+            name,
+            callback=run,
+            params=[*getattr(act, "__click_params__", [])[::-1], *GLOBAL_OPTIONS],
+            help=act.__doc__,
+            context_settings={"help_option_names": ["-h", "--help"]},
+        )
 
     return make
 

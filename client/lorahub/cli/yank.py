@@ -17,8 +17,8 @@ from lorahub.errors import UsageFault
 def yank(session: Session, reference: str, reason: str | None, *, undo: bool, yes: bool) -> Result:
     """Withdraw a version: lorahub yank acme/sql@v3 --reason "overfit".
 
-    It is still served to who names it exactly, with the reason; no alias leads to it, and latest goes back to the newest
-    good version.
+    It is still served to who names it exactly, with the reason; no alias leads to it, and latest goes back to the
+    newest good version.
     """
     if not undo and not reason:
         raise UsageFault("a yank needs a reason", hint="lorahub yank REF --reason 'what is wrong'")

@@ -110,7 +110,10 @@ class Download:
         return have
 
     def place(self, files: Sequence[FileEntry], folder: Path) -> None:
-        """The files under their names in `folder`; what else is there stays. Raises `InvalidPath` for a link in the way."""
+        """The files under their names in `folder`; what else is there stays.
+
+        Raises `InvalidPath` for a symbolic link in the way.
+        """
         is_cache = folder.is_relative_to(self._cache.folder)
         for file in files:
             target = folder / file.path

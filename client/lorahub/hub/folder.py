@@ -16,33 +16,10 @@ from lorahub.protocol.paths import check_tree, parse_path
 
 PIECE_BYTES = 1 << 20
 
-_PUSHED_SUFFIXES = [
-    ".safetensors",
-    ".gguf",
-    ".json",
-    ".jsonl",
-    ".md",
-    ".txt",
-    ".yaml",
-    ".yml",
-    ".toml",
-    ".model",
-    ".tiktoken",
-    ".jinja",
-    ".spm",
-    ".vocab",
-    ".bpe",
-    ".png",
-    ".jpg",
-    ".jpeg",
-    ".webp",
-    ".gif",
-    ".svg",
-    ".csv",
-    ".tsv",
-    ".py",
-    ".sig",
-]
+_PUSHED_SUFFIXES = tuple(
+    ".safetensors .gguf .json .jsonl .md .txt .yaml .yml .toml .model .tiktoken .jinja .spm .vocab .bpe "
+    ".png .jpg .jpeg .webp .gif .svg .csv .tsv .py .sig".split()
+)
 _PUSHED_NAMES = frozenset({"LICENSE", "NOTICE", "README", "USE_POLICY", "merges.txt", "vocab.txt"})
 _SECRET_SUFFIXES = (".pem", ".key", ".p12", ".pfx", ".keystore", ".kdbx")
 _SECRET_NAMES = frozenset({"id_rsa", "id_dsa", "id_ecdsa", "id_ed25519", "credentials.json", "tokens.toml", "token"})
@@ -122,7 +99,7 @@ def _why_left(path: str, source: Path) -> str | None:
         return "looks like a secret"
     with source.open("rb") as file:
         check_file(path, file.read(SNIFF_BYTES))
-    if name in _PUSHED_NAMES or name.lower().endswith(tuple(_PUSHED_SUFFIXES)):
+    if name in _PUSHED_NAMES or name.lower().endswith(_PUSHED_SUFFIXES):
         return None
     return "not a file that adapters and models have"
 

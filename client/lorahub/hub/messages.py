@@ -93,8 +93,8 @@ def parse_revision(body: Any) -> Revision:
         )
         check_tree(parse_path(file.path) for file in files)
         digest = revision_digest(files)
-        if body["digest"] != f"sha256:{digest}" or not is_commit_id(body["commit"]):
-            raise RegistryFailed("the registry's digest of the revision is not the digest of the files it lists")
+        _require(body["digest"] == f"sha256:{digest}", "its digest is not the digest of the files it lists")
+        _require(is_commit_id(body["commit"]), "its commit is no commit id")
         return Revision(
             id=str(body["id"]),
             commit=body["commit"],
@@ -107,13 +107,16 @@ def parse_revision(body: Any) -> Revision:
             message=str(body["message"]),
             files=files,
         )
-    except RegistryFailed:
-        raise
     except (LorahubError, KeyError, TypeError, ValueError) as error:
         raise RegistryFailed(
             f"the registry sent a revision that can't be right: {error}",
             hint="don't use this registry until it is mended",
         ) from None
+
+
+def _require(condition: bool, what: str) -> None:  # noqa: FBT001 (reads as a sentence)
+    if not condition:
+        raise ValueError(what)
 
 
 def _size(value: Any) -> int:

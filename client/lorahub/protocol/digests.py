@@ -61,5 +61,6 @@ def revision_digest(files: Iterable[FileEntry]) -> Sha256:
     sha256 over the line `lorahub-revision-v1` and, for each file sorted by path (as UTF-8 bytes),
     the line `path<TAB>size<TAB>sha256`.
     """
-    lines = [f"{file.path}\t{file.size}\t{file.sha256}\n".encode() for file in files]
-    return sha256_of(b"lorahub-revision-v1\n" + b"".join(sorted(lines, key=lambda line: line.split(b"\t")[0])))
+    ordered = sorted(files, key=lambda file: file.path.encode())
+    lines = [f"{file.path}\t{file.size}\t{file.sha256}\n".encode() for file in ordered]
+    return sha256_of(b"lorahub-revision-v1\n" + b"".join(lines))

@@ -4,7 +4,7 @@ The client runs the same rules on what a registry tells it to write, so a hostil
 """
 
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import NewType
 
 from lorahub.errors import InvalidPath
@@ -55,15 +55,24 @@ def _refuse_if(condition: bool, path: str, why: str) -> None:  # noqa: FBT001 (r
 def check_tree(paths: Iterable[FilePath]) -> None:
     """A set of paths must be writable on every file system at once.
 
-    Raises `InvalidPath` for two paths that differ in case only, and for a file where another path has a folder.
+    Raises `InvalidPath` for files or folders that differ in case only, and for a file where another path has a folder.
     """
-    seen: dict[str, str] = {}
+    files: dict[str, str] = {}
+    folders: dict[str, str] = {}
     for path in sorted(paths):
-        folded = unicodedata.normalize("NFC", path.casefold())
-        other = seen.setdefault(folded, path)
-        _refuse_if(other != path, path, f"it differs only in case from {other!r}")
-    for folded, path in seen.items():
-        parent = folded
-        while "/" in parent:
-            parent = parent.rpartition("/")[0]
-            _refuse_if(parent in seen, path, f"{seen.get(parent)!r} is a file, not a folder")
+        _require_same_case(files, path, path)
+        for folder in _folders_of(path):
+            _require_same_case(folders, folder, path)
+    for folded, folder in folders.items():
+        _refuse_if(folded in files, folder, f"{files.get(folded)!r} is a file, not a folder")
+
+
+def _require_same_case(seen: dict[str, str], text: str, path: str) -> None:
+    other = seen.setdefault(unicodedata.normalize("NFC", text.casefold()), text)
+    _refuse_if(other != text, path, f"it differs only in case from {other!r}")
+
+
+def _folders_of(path: str) -> Iterator[str]:
+    while "/" in path:
+        path = path.rpartition("/")[0]
+        yield path
