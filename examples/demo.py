@@ -10,11 +10,19 @@ import subprocess
 import sys
 import tempfile
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-os.environ.update(HF_HUB_DISABLE_TELEMETRY="1", HF_HUB_DISABLE_PROGRESS_BARS="1", TOKENIZERS_PARALLELISM="false")
+os.environ.update(
+    PYTHONWARNINGS="ignore",
+    HF_HUB_DISABLE_TELEMETRY="1",
+    HF_HUB_DISABLE_PROGRESS_BARS="1",
+    TOKENIZERS_PARALLELISM="false",
+)
+
+warnings.simplefilter("ignore")  # the libraries' deprecations are not this program's story
 
 BIN = Path(sys.executable).parent
 PROMPT = "the quick brown"
@@ -79,7 +87,7 @@ def make_base(folder: Path) -> None:
     say(f"{sum(f.stat().st_size for f in folder.iterdir()) / 1e6:.2f} MB, 2 layers, 256 tokens")
 
 
-def train_adapter(base: Path, folder: Path, steps: int = 120) -> list[float]:
+def train_adapter(base: Path, folder: Path, steps: int = 200) -> list[float]:
     """The logits after PROMPT of the model that was trained, while it is still in memory."""
     import torch
     from peft import LoraConfig, get_peft_model
@@ -93,7 +101,7 @@ def train_adapter(base: Path, folder: Path, steps: int = 120) -> list[float]:
     )
     model.peft_config["default"].base_model_name_or_path = "owner/tiny-llama"
     ids = tokenizer(SENTENCE * 2, return_tensors="pt").input_ids
-    optimizer = torch.optim.AdamW((p for p in model.parameters() if p.requires_grad), lr=1e-2)
+    optimizer = torch.optim.AdamW((p for p in model.parameters() if p.requires_grad), lr=3e-2)
     losses = []
     for _ in range(steps):
         loss = model(input_ids=ids, labels=ids).loss

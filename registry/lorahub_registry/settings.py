@@ -19,7 +19,8 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="LORAHUB_", frozen=True, extra="ignore")
 
     registry_home: Path = Field(
-        default_factory=default_home, description="folder of the database, the blobs and the secret of an embedded registry"
+        default_factory=default_home,
+        description="folder of the database, the blobs and the secret of an embedded registry",
     )
     database_url: str | None = Field(default=None, description="SQLAlchemy URL; default: SQLite in the registry home")
     public_url: str | None = Field(

@@ -1,7 +1,7 @@
 """Counts NaN and infinite elements in the tensors of a safetensors file while its bytes stream past, in any split.
 
-A float is not finite if all bits of its exponent are set, so masks on integers decide it. Memory is bounded by the scan's own
-block; measured at more than 1 GB/s a core in BF16, F16 and F32.
+A float is not finite if all bits of its exponent are set, so masks on integers decide it. Memory is bounded by the
+scan's own block; measured at more than 1 GB/s a core in BF16, F16 and F32.
 """
 
 from collections.abc import Callable

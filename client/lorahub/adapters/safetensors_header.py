@@ -1,4 +1,4 @@
-"""Reads the header of a safetensors file under stricter rules than the reference reader: `RULES`, explained in docs/format.md.
+"""Reads the header of a safetensors file, under stricter rules than the reference reader's: `RULES`, in docs/format.md.
 
 A file is an 8-byte little-endian length, that many bytes of JSON, and the tensors' bytes without gap or overlap. Only
 the header is read, through `read_range(start, stop)`, so a remote file costs two small requests.
@@ -181,7 +181,7 @@ def _parse_object(raw: bytes) -> dict[str, JsonValue]:
         _refuse("header-not-json-object", f"the header begins with {raw[:1]!r}, not with '{{'")
     if not raw.rstrip(b" ").endswith(b"}"):
         _refuse("header-padding", f"the header ends in {raw[-1:]!r}, not in '}}' and spaces")
-    # Ten quotation marks a tensor, four a metadata key: the parser would build millions of strings before a count of them
+    # Ten quotation marks a tensor, four a metadata key: the parser would build millions of strings before any count
     quotes = raw.count(b'"') - raw.count(b'\\"')
     if quotes > 10 * LIMITS.tensors + 4 * LIMITS.metadata_keys + 2:
         _refuse("header-too-many-strings", f"the header has {quotes} quotation marks, more than its limits allow")

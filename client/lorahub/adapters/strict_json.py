@@ -1,4 +1,4 @@
-"""JSON as one value and nothing else: what this returns can be stored in SQL, sent as JSON and read alike by every parser.
+"""JSON as one value and nothing else: it can be stored in SQL, sent as JSON and read alike by every parser.
 
 Python's own parser takes NaN, 1e999, lone surrogates, UTF-16 and duplicate keys (the last one wins), and stops with
 RecursionError or ValueError on deep nesting and long integers. Each of these is a named refusal here.
@@ -38,26 +38,30 @@ class _Refused(Exception):
 def parse_json(
     raw: bytes, *, error: type[LorahubError], max_bytes: int | None = None, max_depth: int = LIMITS.json_depth
 ) -> JsonValue:
-    """The value. Raises `error` with `facts["rule"]`, a key of `JSON_RULES`.
+    r"""The value. Raises `error` with `facts["rule"]`, a key of `JSON_RULES`.
 
     `-0` is the float -0.0, as in every parser that knows the sign of zero.
 
     >>> from lorahub.errors import MalformedBody
     >>> parse_json(b'{"r": 8}', error=MalformedBody)
     {'r': 8}
-    >>> parse_json(b'{"r": 8, "\\\\u0072": 9}', error=MalformedBody)
+    >>> parse_json(b'{"r": 8, "\\u0072": 9}', error=MalformedBody)
     Traceback (most recent call last):
     lorahub.errors.MalformedBody: the key 'r' occurs twice in one object
     """
     try:
-        if max_bytes is not None and len(raw) > max_bytes:
-            raise _Refused("json-too-large", f"the JSON has {len(raw)} bytes; at most {max_bytes} are taken")
+        _check_length(raw, max_bytes)
         value = _parse(_decode(raw))
         _check_depth(raw, value, max_depth)
         _check_characters(raw, value)
     except _Refused as refused:
         raise error(str(refused), rule=refused.rule) from None
     return value
+
+
+def _check_length(raw: bytes, max_bytes: int | None) -> None:
+    if max_bytes is not None and len(raw) > max_bytes:
+        raise _Refused("json-too-large", f"the JSON has {len(raw)} bytes; at most {max_bytes} are taken")
 
 
 def _decode(raw: bytes) -> str:

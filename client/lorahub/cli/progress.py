@@ -11,6 +11,7 @@ from lorahub.hub.progress import Progress, Silence
 
 PLAIN_SECONDS = 30
 PLAIN_TENTHS = 10
+PLAIN_BYTES = 5_000_000  # less is over before a line about it is read
 
 
 def chosen(mode: str, *, is_quiet: bool) -> Progress:
@@ -94,11 +95,14 @@ class Bar(_Counted):
 
 
 class Plain(_Counted):
-    """A line at the start, at every tenth or half minute, and at the end: for logs."""
+    """A line at the start, at every tenth or half minute, and at the end: for logs. Nothing for a few megabytes."""
 
     def __init__(self) -> None:
         super().__init__()
         self._said_tenth, self._said_at = 0, 0.0
+
+    def begin(self, what: str, total: int) -> None:
+        super().begin(what, total if total >= PLAIN_BYTES else 0)
 
     def show_begin(self) -> None:
         self._said_tenth, self._said_at = 0, time.monotonic()

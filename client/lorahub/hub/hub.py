@@ -264,7 +264,7 @@ class Hub:
     ) -> Pulled:
         """The files of a revision, each verified: in `folder`, or in the cache. Other files in `folder` stay.
 
-        `include` and `exclude` are shell patterns on paths. Raises what `revision` raises, `DigestMismatch`, `DiskFull`.
+        `include` and `exclude` are shell patterns on paths. Raises what `revision` does, `DigestMismatch`, `DiskFull`.
         """
         revision = self.revision(reference)
         files = _chosen(revision, include, exclude)

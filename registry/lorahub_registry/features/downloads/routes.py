@@ -83,7 +83,7 @@ def single_segment(name: str) -> None:
 
 @router.get(MODEL + "/tree/{rev}")
 @router.get(MODEL + "/tree/{rev}/{path:path}")
-def tree(  # noqa: PLR0913 (a page)
+def tree(
     request: Request,
     backend: BackendDep,
     caller: Caller,

@@ -116,9 +116,7 @@ class TreePage:
     limit: int
 
 
-def list_tree(
-    backend: Backend, principal: Principal, name: RepositoryName, revision: str, page: TreePage
-) -> Listing:
+def list_tree(backend: Backend, principal: Principal, name: RepositoryName, revision: str, page: TreePage) -> Listing:
     """Entries sorted by path; when not recursive, folders before files.
 
     Raises as `readable` and `resolve`, and `EntryNotFound` where nothing is called so.

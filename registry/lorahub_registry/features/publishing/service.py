@@ -268,7 +268,7 @@ def lay_tree(backend: Backend, principal: Principal, repository: Repository, bra
 def _owned_sizes(
     session: Session, principal: Principal, repository: Repository, request: Request, in_tree: set[Sha256]
 ) -> dict[Sha256, int]:
-    """The size of every added blob, each proved to be the principal's to use: in the tree, brought here, or readable."""
+    """The size of every added blob, each proved to be the principal's to use: in the tree, brought, or readable."""
     additions = [operation for operation in request.operations if isinstance(operation, Addition)]
     blobs = known_blobs(session, [addition.sha256 for addition in additions])
     for addition in additions:

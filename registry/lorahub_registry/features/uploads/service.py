@@ -34,7 +34,6 @@ from lorahub_registry.features.uploads.shards import Segment, ShardFile, read_fi
 from lorahub_registry.features.uploads.xorbs import Frame, read_chunks, read_frames
 from lorahub_registry.infrastructure.backend import Backend
 from lorahub_registry.infrastructure.database import Session, now
-from lorahub_registry.infrastructure.storage import ObjectNotFound
 from lorahub_registry.infrastructure.storage.object_keys import Staging, xorb_key
 
 MAX_BATCH = 1000
