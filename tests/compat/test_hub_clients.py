@@ -27,9 +27,7 @@ def client_environment(registry: Registry, token: str, version: str, home: Path)
     return environment
 
 
-@pytest.mark.parametrize(
-    ("version", "megabytes"), [(CURRENT, 200), ("1.33.0", 20), ("1.18.0", 80), ("0.36.2", 80)]
-)
+@pytest.mark.parametrize(("version", "megabytes"), [(CURRENT, 200), ("1.33.0", 20), ("1.18.0", 80), ("0.36.2", 80)])
 def test_the_journey_of_a_hub_user_works(
     registry: Registry, new_user: Callable[[], tuple[str, str]], tmp_path: Path, version: str, megabytes: int
 ) -> None:

@@ -72,7 +72,10 @@ def test_a_missing_and_a_short_object_are_found(filled: Registry) -> None:
     ("damage", "says"),
     [
         ("DELETE FROM blobs WHERE size > 1000", "which has no row"),
-        ("UPDATE refs SET commit_id = 'f000000000000000000000000000000000000000' WHERE name = 'v1'", "which is no commit"),
+        (
+            "UPDATE refs SET commit_id = 'f000000000000000000000000000000000000000' WHERE name = 'v1'",
+            "which is no commit",
+        ),
         ("UPDATE commit_files SET path = 'x' WHERE path = 'w.safetensors'", "its files have the digest"),
         ("DELETE FROM refs WHERE name = 'main'", "it has no branch main"),
         ("DELETE FROM ref_moves WHERE name = 'latest'", "is not where its log says"),

@@ -17,7 +17,9 @@ def test_the_newest_migration_gives_the_tables_of_today(tmp_path: Path) -> None:
     database = Database.in_folder(tmp_path)
     upgrade(database)
     with database.engine.connect() as connection:
-        differences = compare_metadata(MigrationContext.configure(connection, opts={"compare_type": True}), Table.metadata)
+        differences = compare_metadata(
+            MigrationContext.configure(connection, opts={"compare_type": True}), Table.metadata
+        )
     database.close()
     assert differences == []
 

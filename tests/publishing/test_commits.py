@@ -44,9 +44,7 @@ def test_a_key_finds_its_first_answer_even_after_other_commits(registry: Registr
         assert (again["commitOid"], again["version"]) == (first["commitOid"], "v1")
 
 
-def test_versions_count_up_and_the_same_files_are_the_same_version(
-    registry: Registry, user: tuple[str, str]
-) -> None:
+def test_versions_count_up_and_the_same_files_are_the_same_version(registry: Registry, user: tuple[str, str]) -> None:
     name, token = user
     with registry.client(token) as client:
         repo = wire.create_repo(client, f"{name}/versions")

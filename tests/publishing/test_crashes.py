@@ -16,7 +16,11 @@ def push(registry: Registry, repo: str, content: bytes, key: str | None) -> http
     """What a client does: upload, then commit; it retries from the start when the registry dies."""
     with registry.client() as client:
         wire.upload(client, repo, content)
-        lines = [wire.inline("notes.txt", b"inline"), wire.uploaded("model.safetensors", content), wire.version("latest")]
+        lines = [
+            wire.inline("notes.txt", b"inline"),
+            wire.uploaded("model.safetensors", content),
+            wire.version("latest"),
+        ]
         return wire.commit(client, repo, lines, key=key)
 
 

@@ -334,12 +334,9 @@ class _XorbStore:
     def _read_frames(self, xorb: str) -> list[Frame]:
         key = xorb_key(self._session.folder, xorb)
         size = self._backend.blobs.size(key)
-        try:
-            if size is None:
-                raise ObjectNotFound(key)
-            return read_frames(lambda start, stop: self._backend.blobs.open_range(key, start, stop), size)
-        except ObjectNotFound:
-            raise MalformedBody(f"this upload has not sent the xorb {xorb}", hint="start the upload again") from None
+        if size is None:
+            raise MalformedBody(f"this upload has not sent the xorb {xorb}", hint="start the upload again")
+        return read_frames(lambda start, stop: self._backend.blobs.open_range(key, start, stop), size)
 
 
 def sweep_xorbs(backend: Backend, *, older_than: datetime) -> int:
