@@ -45,7 +45,7 @@ class AdapterConfig:
 
 def parse_adapter_config(content: bytes) -> AdapterConfig:
     """Raises `InvalidAdapterConfig`."""
-    raw = parse_json(content, error=InvalidAdapterConfig)
+    raw = parse_json(content, error=InvalidAdapterConfig, hint="write adapter_config.json again with save_pretrained")
     if not isinstance(raw, dict):
         raise InvalidAdapterConfig("adapter_config.json is not a JSON object", hint="write it with save_pretrained")
     return AdapterConfig(

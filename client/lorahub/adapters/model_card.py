@@ -6,7 +6,6 @@ So: no aliases, no tags, a size and a depth, and only what JSON can say comes ou
 
 import math
 import re
-from collections.abc import Hashable
 from dataclasses import dataclass, field
 from datetime import date, datetime
 from typing import Any
@@ -95,13 +94,15 @@ def parse_front_matter(text: str) -> dict[str, Any]:
 
 
 def _require_plain(events: Any) -> None:
-    """No anchors, no aliases, bounded depth: checked on the events, before anything is built."""
+    """No anchors, no aliases, no explicit tags, bounded depth: checked on the events, before anything is built."""
     import yaml
 
     depth = 0
     for event in events:
         if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
             raise _Refused("the metadata uses YAML anchors or aliases, which are not taken")
+        if getattr(event, "tag", None) is not None:
+            raise _Refused(f"the metadata uses the YAML tag {event.tag[:100]!r}; tags are not taken")
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if depth > LIMITS.yaml_depth:
             raise _Refused(f"the metadata is nested deeper than {LIMITS.yaml_depth}")
@@ -120,8 +121,8 @@ def _value(node: Any, loader: Any) -> Any:
 def _mapping(node: Any, loader: Any) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for key_node, value_node in node.value:
-        key = key_node.value if hasattr(key_node, "value") else None
-        if not isinstance(key, str) or not isinstance(key, Hashable):
+        key = key_node.value
+        if not isinstance(key, str):
             raise _Refused("a key of the metadata is not a text")
         if key in found:
             raise _Refused(f"the key {key[:100]!r} stands twice in the metadata")

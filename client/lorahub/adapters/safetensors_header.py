@@ -185,7 +185,7 @@ def _parse_object(raw: bytes) -> dict[str, JsonValue]:
     quotes = raw.count(b'"') - raw.count(b'\\"')
     if quotes > 10 * LIMITS.tensors + 4 * LIMITS.metadata_keys + 2:
         _refuse("header-too-many-strings", f"the header has {quotes} quotation marks, more than its limits allow")
-    value = parse_json(raw, error=InvalidSafetensors)
+    value = parse_json(raw, error=InvalidSafetensors, hint=_REWRITE)
     assert isinstance(value, dict)  # it begins with `{`
     return value
 
@@ -225,7 +225,7 @@ def _check_name(name: str) -> None:
         _refuse("name-empty", "a tensor has an empty name")
     if len(name.encode()) > LIMITS.name_bytes:
         _refuse("name-too-long", f"the tensor name {name[:60]!a}… has more than {LIMITS.name_bytes} bytes")
-    if name.isascii() and name.isprintable() and "\\" not in name and "/" not in name:
+    if name.isascii() and name.isprintable() and not {"\\", "/"} & set(name) and name != "..":
         return  # nearly all of them
     if any(unicodedata.category(character) in _FORBIDDEN_CATEGORIES for character in name):
         _refuse("name-forbidden-character", f"the tensor name {name!a} has a control or format character")

@@ -36,7 +36,12 @@ class _Refused(Exception):
 
 
 def parse_json(
-    raw: bytes, *, error: type[LorahubError], max_bytes: int | None = None, max_depth: int = LIMITS.json_depth
+    raw: bytes,
+    *,
+    error: type[LorahubError],
+    max_bytes: int | None = None,
+    max_depth: int = LIMITS.json_depth,
+    hint: str | None = None,
 ) -> JsonValue:
     r"""The value. Raises `error` with `facts["rule"]`, a key of `JSON_RULES`.
 
@@ -55,7 +60,7 @@ def parse_json(
         _check_depth(raw, value, max_depth)
         _check_characters(raw, value)
     except _Refused as refused:
-        raise error(str(refused), rule=refused.rule) from None
+        raise error(str(refused), hint=hint, rule=refused.rule) from None
     return value
 
 
