@@ -51,7 +51,7 @@ def list_folder(folder: Path) -> Listing:
     """Raises `UsageFault` where there is nothing to push, `UnsafeFile` where all the weights are pickles."""
     if not folder.is_dir():
         what = "is a file" if folder.is_file() else "does not exist"
-        raise UsageFault(f"{folder} {what}; a folder with an adapter or a model is needed")
+        raise UsageFault(f"{folder} {what}", hint="name the folder that holds the adapter or the model")
     files: list[LocalFile] = []
     left: list[Left] = []
     refused: LorahubError | None = None

@@ -1,0 +1,389 @@
+"""The command line as people and scripts use it, against a real registry."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from builders import weights_of_size, write_adapter
+from registry_process import LORAHUB, Registry
+
+
+class Cli:
+    """`lorahub` with a home of its own, logged in or not."""
+
+    def __init__(self, home: Path, endpoint: str) -> None:
+        self.home = home
+        self.environment = {
+            **{name: value for name, value in os.environ.items() if not name.startswith(("LORAHUB_", "HF_"))},
+            "LORAHUB_HOME": str(home),
+            "LORAHUB_ENDPOINT": endpoint,
+            "HOME": str(home),
+        }
+
+    def run(self, *arguments: str, stdin: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
+        result = subprocess.run(
+            [LORAHUB, *arguments],
+            env={**self.environment, **environment},
+            input=stdin,
+            capture_output=True,
+            text=True,
+            check=False,
+            cwd=self.home,
+            timeout=120,
+        )
+        assert "Traceback" not in result.stderr, result.stderr
+        return result
+
+    def json(self, *arguments: str, code: int = 0, **environment: str) -> Any:
+        """The one document on standard output, after checking its frame."""
+        result = self.run("--json", *arguments, **environment)
+        assert result.returncode == code, result.stderr
+        document = json.loads(result.stdout)
+        assert result.stdout.count("\n") == 1
+        assert document["exit_code"] == code
+        assert document["ok"] == (code == 0)
+        assert document["schema"].startswith("lorahub.")
+        assert document["schema"].endswith("/v1")
+        return document["result"] if code == 0 else document["error"]
+
+
+@pytest.fixture
+def cli(registry: Registry, user: tuple[str, str], tmp_path: Path) -> Cli:
+    """Logged in as a user of this test's own."""
+    home = tmp_path / "home"
+    home.mkdir()
+    made = Cli(home, registry.url)
+    result = made.run("login", registry.url, "--token-file", "-", stdin=user[1])
+    assert result.returncode == 0, result.stderr
+    return made
+
+
+@pytest.fixture
+def repo(user: tuple[str, str]) -> str:
+    return f"{user[0]}/adapter"
+
+
+def test_the_help_is_quick_and_imports_no_heavy_library() -> None:
+    program = (
+        "import sys\n"
+        "from lorahub.cli.main import main\n"
+        "try: main(['--help'])\nexcept SystemExit: pass\n"
+        "heavy = {'torch', 'numpy', 'rich', 'httpx2', 'fastapi', 'sqlalchemy', 'yaml', 'tomlkit', 'platformdirs'}\n"
+        "print(sorted(heavy & set(sys.modules)), file=sys.stderr)\n"
+    )
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert result.stderr.strip() == "[]"
+    best = 1.0
+    for _ in range(5):
+        started = time.perf_counter()
+        subprocess.run([LORAHUB, "--help"], capture_output=True, check=True)
+        best = min(best, time.perf_counter() - started)
+    assert best < 2 * 0.15, "over twice the budget, which leaves room for a busy machine"
+
+
+def test_every_command_has_help_of_its_own() -> None:
+    from lorahub.cli.main import COMMANDS
+
+    for name in COMMANDS:
+        result = subprocess.run([LORAHUB, name, "-h"], capture_output=True, text=True, check=False)
+        assert result.returncode == 0, result.stderr
+        assert f"lorahub {name}" in result.stdout
+
+
+def test_push_and_pull_keep_every_byte(cli: Cli, repo: str, adapter: Path, tmp_path: Path) -> None:
+    pushed = cli.json("push", str(adapter), repo, "--alias", "champion", "-m", "first")
+    assert (pushed["version"], pushed["created"]) == ("v1", True)
+    assert set(pushed["aliases"]) == {"latest", "champion"}
+    again = cli.json("push", str(adapter), repo)
+    assert (again["version"], again["created"], again["commit"]) == ("v1", False, pushed["commit"])
+    expected = {path.name: path.read_bytes() for path in adapter.iterdir()}
+    for number, revision in enumerate(["", "@v1", "@champion", f"@{pushed['digest']}", f"@{pushed['commit'][:10]}"]):
+        target = tmp_path / f"pulled{number}"
+        pulled = cli.json("pull", f"{repo}{revision}", str(target))
+        assert pulled["digest"] == pushed["digest"]
+        assert {path.name: path.read_bytes() for path in target.iterdir()} == expected
+    cached = cli.run("-q", "pull", repo).stdout.strip()
+    assert (Path(cached) / "README.md").read_bytes() == expected["README.md"]
+
+
+def test_a_second_version_moves_latest_and_a_yank_moves_it_back(cli: Cli, repo: str, adapter: Path) -> None:
+    cli.json("push", str(adapter), repo)
+    write_adapter(adapter, seed=1)
+    cli.json("push", str(adapter), repo)
+    assert cli.json("info", repo)["version"] == "v2"
+    assert [row["name"] for row in cli.json("ls", repo)] == ["v2", "v1"]
+    asked = cli.run("yank", f"{repo}@v2", "--reason", "overfit")
+    assert asked.returncode == 2
+    assert "--yes" in asked.stderr
+    cli.json("yank", f"{repo}@v2", "--reason", "overfit", "--yes")
+    assert cli.json("info", repo)["version"] == "v1"
+    exact = cli.run("pull", f"{repo}@v2")
+    assert exact.returncode == 0
+    assert "was yanked" in exact.stderr
+    cli.json("yank", f"{repo}@v2", "--undo")
+    assert "was yanked" not in cli.run("pull", f"{repo}@v2").stderr
+
+
+def test_aliases_are_made_protected_listed_and_removed(cli: Cli, repo: str, adapter: Path) -> None:
+    cli.json("push", str(adapter), repo, "--no-latest")
+    assert cli.json("alias", "set", f"{repo}@v1", "prod", "--protect")["protected"] is True
+    assert [row["name"] for row in cli.json("alias", "ls", repo)] == ["prod"]
+    cli.json("alias", "rm", repo, "prod")
+    assert cli.json("alias", "ls", repo) == []
+    missing = cli.json("pull", repo, code=5)
+    assert missing["code"] == "RevisionNotFound"
+    assert "v1" in missing["hint"], "the error does not say what there is"
+
+
+def test_a_pushed_folder_leaves_its_secrets_at_home(cli: Cli, repo: str, adapter: Path, tmp_path: Path) -> None:
+    (tmp_path / "id_rsa").write_text("secret")
+    (adapter / "link.json").symlink_to(tmp_path / "id_rsa")
+    for name in (".env", ".netrc", "server.key", "id_rsa", "training_args.bin", "optimizer.pt", "core.dump"):
+        (adapter / name).write_text("secret")
+    (adapter / ".git").mkdir()
+    (adapter / ".git" / "config").write_text("secret")
+    expected = {"README.md", "adapter_config.json", "adapter_model.safetensors"}
+    listed = cli.json("push", str(adapter), repo, "--dry-run")
+    assert {file["path"] for file in listed["files"]} == expected
+    assert cli.json("search", "--author", repo.split("/")[0]) == [], "a dry run made a repository"
+    pushed = cli.json("push", str(adapter), repo)
+    assert {file["path"] for file in cli.json("info", repo)["files"]} == expected
+    assert {left["path"] for left in pushed["left"]} >= {"link.json", ".env", "server.key", "optimizer.pt"}
+
+
+def test_search_finds_by_name_base_and_tag(cli: Cli, repo: str, adapter: Path) -> None:
+    write_adapter(adapter, base="acme/base-of-search")
+    cli.json("push", str(adapter), repo)
+    author = ("--author", repo.split("/")[0])
+    assert [row["id"] for row in cli.json("search", "adapt", *author)] == [repo]
+    assert [row["id"] for row in cli.json("search", "--base", "acme/base-of-search")] == [repo]
+    assert [row["id"] for row in cli.json("search", "--tag", "lora", *author)] == [repo]
+    assert cli.json("search", "no-such-thing-at-all", *author) == []
+    assert cli.run("search", "no-such-thing-at-all", *author).stdout == "nothing matches\n"
+
+
+def test_the_cache_is_listed_and_cleared(cli: Cli, repo: str, adapter: Path) -> None:
+    assert cli.json("cache", "ls") == []
+    cli.json("push", str(adapter), repo)
+    path = Path(cli.json("pull", repo)["path"])
+    assert [row["repository"] for row in cli.json("cache", "ls")] == [repo]
+    assert cli.json("cache", "prune")["files"] == 0
+    assert cli.run("cache", "rm", repo).returncode == 2
+    assert cli.json("cache", "rm", repo, "--yes")["bytes"] > 0
+    assert not path.exists()
+
+
+def test_rm_deletes_for_ever_and_asks_first(cli: Cli, repo: str, adapter: Path) -> None:
+    cli.json("push", str(adapter), repo)
+    assert cli.run("rm", repo).returncode == 2
+    assert cli.run("rm", f"{repo}@v1", "--yes").returncode == 2
+    cli.json("rm", repo, "--yes")
+    assert cli.json("info", repo, code=5)["code"] == "RepoNotFound"
+    assert cli.json("push", str(adapter), repo, code=6)["code"] == "NameRetired"
+
+
+def test_formats_say_the_same_in_their_ways(cli: Cli, repo: str, adapter: Path) -> None:
+    cli.json("push", str(adapter), repo)
+    assert cli.run("ls", repo, "-q").stdout == "v1\n"
+    assert cli.run("--format", "agent", "ls", repo).stdout.split("\t")[0] == "v1"
+    assert "version" in cli.run("ls", repo).stdout
+    assert json.loads(cli.run("ls", repo, LORAHUB_FORMAT="json").stdout)["result"][0]["name"] == "v1"
+    alias = ("alias", "set", f"{repo}@v1", "x")
+    assert "\033[" not in cli.run(*alias).stdout
+    assert "\033[" in cli.run(*alias, "--color", "always").stdout
+
+
+def test_login_checks_the_token_and_keeps_it_for_its_host_only(registry: Registry, tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    cli = Cli(home, registry.url)
+    assert cli.json("whoami", code=4)["code"] == "NotAuthenticated"
+    typo = cli.run("login", registry.url, "--token-file", "-", stdin=registry.token[:-1] + "!")
+    assert typo.returncode == 4
+    assert "checksum" in typo.stderr
+    assert not (home / "tokens.toml").exists()
+    assert cli.run("login", registry.url, "--token-file", "-", stdin=registry.token).returncode == 0
+    assert oct((home / "tokens.toml").stat().st_mode & 0o777) == "0o600"
+    assert cli.json("whoami")["user"] == registry.admin
+    assert cli.run("--token", registry.token, "whoami").returncode == 2, "tokens on command lines end in histories"
+    doctor = cli.run("doctor")
+    assert doctor.returncode == 0, doctor.stdout
+    assert registry.token not in doctor.stdout + doctor.stderr
+    cli.json("logout")
+    assert cli.json("whoami", code=4)["code"] == "NotAuthenticated"
+
+
+def test_settings_come_from_the_nearest_place_that_has_them(cli: Cli, registry: Registry, tmp_path: Path) -> None:
+    project = tmp_path / "project"
+    project.mkdir()
+    (project / "lorahub.toml").write_text('endpoint = "http://127.0.0.1:1"\nprogress = "none"\n')
+    environment = {name: value for name, value in cli.environment.items() if name != "LORAHUB_ENDPOINT"}
+
+    def in_project(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [LORAHUB, *arguments],
+            env={**environment, **variables},
+            cwd=project,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    def origin(name: str, *flags: str, **variables: str) -> tuple[str, str]:
+        value = json.loads(in_project("--json", *flags, "config", "list", **variables).stdout)["result"][name]
+        return value["value"], value["origin"]
+
+    assert origin("endpoint") == ("http://127.0.0.1:1", str(project / "lorahub.toml"))
+    assert origin("endpoint", LORAHUB_ENDPOINT="http://a") == ("http://a", "LORAHUB_ENDPOINT")
+    assert origin("endpoint", "--endpoint", "http://b", LORAHUB_ENDPOINT="http://a") == ("http://b", "flag")
+    cli.json("config", "set", "timeout", "7")
+    assert origin("timeout") == ("7", str(cli.home / "config.toml"))
+    assert origin("color") == ("auto", "built-in")
+    refused = in_project("whoami", LORAHUB_TOKEN=registry.token)
+    assert refused.returncode == 4
+    assert "is not sent to an address that a file chose" in refused.stderr
+    (project / "lorahub.toml").write_text(f'token = "{registry.token}"\n')
+    secret = in_project("whoami")
+    assert secret.returncode == 2
+    assert registry.token not in secret.stderr
+
+
+def test_completion_is_printed_and_installed_once(cli: Cli) -> None:
+    assert "_LORAHUB_COMPLETE" in cli.run("completion", "bash").stdout
+    for _ in range(2):
+        assert cli.run("completion", "zsh", "--install").returncode == 0
+    assert (cli.home / ".zshrc").read_text().count("lorahub completion zsh") == 1
+    words = cli.run(_LORAHUB_COMPLETE="bash_complete", COMP_WORDS="lorahub pu", COMP_CWORD="1").stdout
+    assert {line.split(",")[1] for line in words.splitlines()} == {"push", "pull"}
+
+
+COMMANDS: tuple[tuple[str, ...], ...] = (
+    ("push", "{adapter}", "a/b"),
+    ("push", "{adapter}", "a/b", "--dry-run"),
+    ("pull", "a/b"),
+    ("info", "a/b"),
+    ("ls", "a/b"),
+    ("ls", "a/b@v1"),
+    ("search", "x"),
+    ("alias", "set", "a/b@v1", "x"),
+    ("alias", "rm", "a/b", "x"),
+    ("alias", "ls", "a/b"),
+    ("yank", "a/b@v1", "--reason", "x", "--yes"),
+    ("rm", "a/b", "--yes"),
+    ("whoami",),
+    ("doctor",),
+)
+
+
+@pytest.mark.parametrize("arguments", COMMANDS, ids=" ".join)
+def test_a_registry_that_is_down_is_said_in_a_sentence(
+    tmp_path: Path, adapter: Path, arguments: tuple[str, ...]
+) -> None:
+    cli = Cli(tmp_path, "http://127.0.0.1:9")
+    result = cli.run("--json", *[argument.format(adapter=adapter) for argument in arguments])
+    assert result.returncode == 8, result.stderr
+    document = json.loads(result.stdout)
+    if arguments == ("doctor",):
+        assert [check["name"] for check in document["result"]["checks"] if not check["ok"]] == ["registry"]
+    else:
+        assert document["error"]["code"] == "RegistryUnreachable"
+        assert document["error"]["retryable"] is True
+
+
+@pytest.mark.parametrize("arguments", [c for c in COMMANDS if c[0] != "doctor"], ids=" ".join)
+def test_a_wrong_token_is_said_in_a_sentence(
+    registry: Registry, tmp_path: Path, adapter: Path, arguments: tuple[str, ...]
+) -> None:
+    cli = Cli(tmp_path, registry.url)
+    filled = [argument.format(adapter=adapter) for argument in arguments]
+    error = cli.json(*filled, code=4, LORAHUB_TOKEN="lh_" + "x" * 46)
+    assert error["code"] == "InvalidToken"
+    assert error["hint"]
+    assert error["request_id"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (("pull",), 2),
+        (("pull", "not a reference"), 2),
+        (("pull", "./folder"), 2),
+        (("pull", "hf:a/b"), 2),
+        (("push", "/no/such/folder", "a/b"), 2),
+        (("nonsense",), 2),
+        (("pull", "a/b", "--nonsense"), 2),
+        (("config", "get", "nonsense"), 2),
+        (("config", "set", "format", "nonsense"), 2),
+        (("cache", "rm"), 2),
+        (("yank", "a/b@v1"), 2),
+        (("pull", "nobody/nothing"), 5),
+    ],
+    ids=str,
+)
+def test_a_wrong_command_is_said_in_a_sentence(cli: Cli, arguments: tuple[str, ...], code: int) -> None:
+    error = cli.json(*arguments, code=code)
+    assert error["message"]
+    assert error["hint"]
+
+
+def test_a_full_disk_keeps_what_was_there(cli: Cli, repo: str, adapter: Path, tmp_path: Path) -> None:
+    """A limit on the size of files stands for the disk: the same refusal by the system, without filling one."""
+    (adapter / "big.safetensors").write_bytes(weights_of_size(3_000_000))
+    cli.json("push", str(adapter), repo)
+    target = tmp_path / "target"
+    command = f"ulimit -f 1000; exec {LORAHUB} --json pull {repo} {target}"
+    full = subprocess.run(["bash", "-c", command], env=cli.environment, capture_output=True, text=True, check=False)
+    assert full.returncode == 8, full.stderr
+    assert json.loads(full.stdout)["error"]["code"] == "DiskFull"
+    assert "Traceback" not in full.stderr
+    assert not target.exists(), "a file got its name although the pull failed"
+    cli.json("pull", repo, str(target))
+    assert (target / "big.safetensors").stat().st_size == 3_000_000
+
+
+def test_ctrl_c_is_an_exit_status_and_a_sentence(cli: Cli) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # takes the connection and never answers
+        address = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        process = subprocess.Popen(
+            [LORAHUB, "--json", "info", "a/b"],
+            env={**cli.environment, "LORAHUB_ENDPOINT": address},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        connection, _ = silent.accept()
+        time.sleep(0.5)
+        process.send_signal(signal.SIGINT)
+        stdout, stderr = process.communicate(timeout=20)
+        connection.close()
+    assert process.returncode == 130
+    assert "Traceback" not in stderr
+    assert json.loads(stdout)["error"]["code"] == "Interrupted"
+
+
+def test_the_python_sdk_does_what_the_command_line_does(
+    registry: Registry,
+    new_user: Callable[[], tuple[str, str]],
+    adapter: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from lorahub import Hub
+
+    monkeypatch.setenv("LORAHUB_HOME", str(tmp_path / "home"))
+    name, token = new_user()
+    with Hub(registry.url, token=token) as hub:
+        pushed = hub.push(adapter, f"{name}/sdk", aliases=["champion"])
+        assert (pushed.version, pushed.created) == ("v1", True)
+        pulled = hub.pull(f"{name}/sdk@champion", tmp_path / "pulled", include=["*.json"])
+        assert [path.name for path in pulled.path.iterdir()] == ["adapter_config.json"]
+        assert [model.id for model in hub.search(author=name)] == [f"{name}/sdk"]
+        assert hub.yank(f"{name}/sdk@v1", "a test").yanked is not None
