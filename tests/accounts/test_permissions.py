@@ -1,6 +1,5 @@
 """Who may do what: every act on a repository, by every kind of caller."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import pytest
@@ -209,7 +208,7 @@ def test_every_change_has_one_audit_row(registry: Registry, user: tuple[str, str
     ]
 
 
-def test_confusable_and_reserved_account_names_are_refused(registry: Registry, new_user: Callable[[], object]) -> None:
+def test_confusable_and_reserved_account_names_are_refused(registry: Registry) -> None:
     with registry.client() as client:
         assert client.post(f"{V1}/organisations", json={"name": "Some-Company"}).status_code == 200
         for name in ("some-company", "some_company", "SOME.COMPANY", "api", "admin", "..", "a/b", "a\u202eb", "", "-x"):

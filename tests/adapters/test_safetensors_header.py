@@ -1,4 +1,4 @@
-"""Every attack is refused under its rule, every real file is read, and what we accept the reference reader reads alike."""
+"""Every attack is refused under its rule, and what we accept the reference reader reads alike."""
 
 import json
 import random
@@ -11,11 +11,10 @@ from builders import lora_weights, safetensors_bytes
 from corpus.safetensors_attacks import attacks
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors import SafetensorError, deserialize
-
 from lorahub.adapters.safetensors_header import DTYPE_BITS, RULES, SafetensorsHeader, read_header
 from lorahub.adapters.strict_json import JSON_RULES
 from lorahub.errors import InvalidSafetensors
+from safetensors import SafetensorError, deserialize
 
 ATTACKS = attacks()
 

@@ -153,7 +153,7 @@ def test_a_pushed_folder_leaves_its_secrets_at_home(cli: Cli, repo: str, adapter
     expected = {"README.md", "adapter_config.json", "adapter_model.safetensors"}
     listed = cli.json("push", str(adapter), repo, "--dry-run")
     assert {file["path"] for file in listed["files"]} == expected
-    assert cli.json("search", "--author", repo.split("/")[0]) == [], "a dry run made a repository"
+    assert cli.json("search", "--author", repo.split("/", maxsplit=1)[0]) == [], "a dry run made a repository"
     pushed = cli.json("push", str(adapter), repo)
     assert {file["path"] for file in cli.json("info", repo)["files"]} == expected
     assert {left["path"] for left in pushed["left"]} >= {"link.json", ".env", "server.key", "optimizer.pt"}
@@ -162,7 +162,7 @@ def test_a_pushed_folder_leaves_its_secrets_at_home(cli: Cli, repo: str, adapter
 def test_search_finds_by_name_base_and_tag(cli: Cli, repo: str, adapter: Path) -> None:
     write_adapter(adapter, base="acme/base-of-search")
     cli.json("push", str(adapter), repo)
-    author = ("--author", repo.split("/")[0])
+    author = ("--author", repo.split("/", maxsplit=1)[0])
     assert [row["id"] for row in cli.json("search", "adapt", *author)] == [repo]
     assert [row["id"] for row in cli.json("search", "--base", "acme/base-of-search")] == [repo]
     assert [row["id"] for row in cli.json("search", "--tag", "lora", *author)] == [repo]

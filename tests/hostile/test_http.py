@@ -198,7 +198,8 @@ def test_a_malformed_adapter_config_is_refused(client: httpx2.Client, repo: str,
 
 
 PATHS = [
-    "..", "../x", "a/../../x", "/etc/passwd", "..\\x", "C:\\x", "a//b", "./a", "a/.", ".git/config", "con.txt", "a\u202eb",
+    "..", "../x", "a/../../x", "/etc/passwd", "..\\x", "C:\\x", "a//b", "./a", "a/.", ".git/config", "con.txt",
+    "a\u202eb",
     "a\u200bb", "e\u0301", "a.", "a ", "a" * 300, "x" * 2000, "a:b", "a*b", "a?b", "%2e%2e/..", "a\x7fb", "a\nb",
 ]  # fmt: skip
 
@@ -243,12 +244,14 @@ SEGMENTS = [
 def test_a_malformed_address_is_never_a_server_error(client: httpx2.Client, repo: str, segment: str) -> None:
     for template in (
         "/api/models/{s}/x", "/api/models/x/{s}", "/api/models/{repo}/revision/{s}", "/api/models/{repo}/tree/{s}",
-        "/api/models/{repo}/commits/{s}", "/{repo}/resolve/{s}/a", "/{repo}/resolve/main/{s}", "/{s}/{s}/resolve/main/a",
+        "/api/models/{repo}/commits/{s}", "/{repo}/resolve/{s}/a", "/{repo}/resolve/main/{s}",
+        "/{s}/{s}/resolve/main/a",
         "/api/lorahub/v1/models/{repo}/revisions/{s}", "/api/users/{s}/overview", "/api/users/{s}/likes",
         "/api/organizations/{s}/members", "/api/models?search={s}", "/api/models?author={s}", "/api/models?filter={s}",
         "/api/models?cursor={s}", "/api/models?limit={s}", "/api/models?sort={s}", "/api/models/{repo}?expand={s}",
         "/api/models/{repo}/tree/main?cursor={s}", "/api/models/{repo}/commits/main?cursor={s}", "/lfs/{s}/whole",
-        "/cas/{s}/v1/chunks/default/x", "/api/lorahub/v1/audit?cursor={s}", "/api/models/{repo}/user-access-request/{s}",
+        "/cas/{s}/v1/chunks/default/x", "/api/lorahub/v1/audit?cursor={s}",
+        "/api/models/{repo}/user-access-request/{s}",
     ):  # fmt: skip
         request = client.build_request("GET", "/")
         request.url = request.url.copy_with(raw_path=template.format(s=segment, repo=repo).encode("latin-1"))

@@ -17,9 +17,8 @@ import psutil
 import pytest
 import wire
 from builders import weights_of_size, write_adapter
-from registry_process import LORAHUB, Registry
-
 from lorahub.protocol.digests import FileEntry, Sha256, revision_digest
+from registry_process import LORAHUB, Registry
 
 MB = 1_000_000
 
@@ -35,7 +34,7 @@ def environment(home: Path, registry: Registry) -> dict[str, str]:
 
 
 @pytest.fixture
-def big(registry: Registry, user: tuple[str, str], tmp_path: Path) -> tuple[str, Path]:
+def big(user: tuple[str, str], tmp_path: Path) -> tuple[str, Path]:
     """A repository with a file of 90 MB, and the folder it came from."""
     folder = write_adapter(tmp_path / "big")
     (folder / "big.safetensors").write_bytes(weights_of_size(90 * MB, seed=len(user[0])))
@@ -138,7 +137,7 @@ def test_two_gigabytes_pass_through_a_bounded_memory(own_registry: Registry, tmp
         assert hashlib.file_digest(sent, "sha256").digest() == hashlib.file_digest(got, "sha256").digest()
 
 
-# --- registries that lie ------------------------------------------------------------------------------------------------
+# --- registries that lie ----------------------------------------------------------------------------------------------
 
 
 class Liar(BaseHTTPRequestHandler):

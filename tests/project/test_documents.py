@@ -3,13 +3,12 @@
 import re
 from pathlib import Path
 
-import pytest
-from registry_process import Registry
-
 import lorahub
+import pytest
 from lorahub.errors import LorahubError, all_errors
 from lorahub_registry.infrastructure.failpoints import NAMES
 from lorahub_registry.settings import Settings
+from registry_process import Registry
 
 ROOT = Path(__file__).parents[2]
 

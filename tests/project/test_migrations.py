@@ -6,11 +6,10 @@ from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
-from sqlalchemy import inspect
-
 from lorahub_registry.infrastructure.database import Database
 from lorahub_registry.infrastructure.database.migrate import migrations_folder, upgrade
 from lorahub_registry.infrastructure.database.tables import Table
+from sqlalchemy import inspect
 
 
 def test_the_newest_migration_gives_the_tables_of_today(tmp_path: Path) -> None:

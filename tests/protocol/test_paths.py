@@ -4,7 +4,6 @@ import itertools
 from urllib.parse import quote
 
 import pytest
-
 from lorahub.errors import InvalidPath
 from lorahub.protocol.paths import FilePath, check_tree, parse_path
 

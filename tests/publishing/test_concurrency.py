@@ -4,7 +4,6 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
-from pathlib import Path
 
 import wire
 from builders import lora_weights
@@ -102,7 +101,7 @@ def collecting(registry: Registry) -> Callable[[], int]:
     return finish
 
 
-def test_collecting_while_pushes_run_loses_nothing(own_registry: Registry, tmp_path: Path) -> None:
+def test_collecting_while_pushes_run_loses_nothing(own_registry: Registry) -> None:
     """Eight clients push, delete and push the same bytes again, with a collector that gives no grace."""
     clients, rounds = 8, 12
     shared = [lora_weights(seed=seed) for seed in range(3)]

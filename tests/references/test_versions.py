@@ -38,7 +38,7 @@ def test_every_name_of_a_revision_leads_to_it(registry: Registry, user: tuple[st
 def test_an_alias_moves_and_a_protected_one_only_for_owners(
     registry: Registry, user: tuple[str, str], repo: str
 ) -> None:
-    name, token = user
+    _, token = user
     with registry.client(token) as client:
         made = client.put(f"{V1}/models/{repo}/aliases/champion", json={"revision": "v1", "protected": True})
         assert made.json() | {"updatedAt": ""} == {
