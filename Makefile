@@ -18,7 +18,7 @@ help: ## list the targets
 
 # Older Hub clients, each in a folder of its own that tests put first on a subprocess's path.
 .venv/clients/%/.installed: constraints.txt | .venv/.installed
-	$(BIN)/python -m pip install --quiet --target .venv/clients/$* --upgrade 'huggingface_hub==$*' hf_xet
+	$(BIN)/python -m pip install --quiet --no-warn-conflicts --target .venv/clients/$* --upgrade 'huggingface_hub==$*' hf_xet
 	touch $@
 
 clients: $(CLIENTS:%=.venv/clients/%/.installed) ## install the older Hub clients for the compatibility tests

@@ -29,10 +29,13 @@ class Registry:
     port: int = 0
     process: subprocess.Popen[str] | None = None
 
-    def start(self, **settings: str) -> "Registry":
+    def start(self, *, largest_file_kb: int | None = None, **settings: str) -> "Registry":
+        """`largest_file_kb` stands for a full disk: the system refuses to write a file beyond it."""
         environment = {**os.environ, **self.settings, **settings}
+        limit = "unlimited" if largest_file_kb is None else str(largest_file_kb)
+        serve = [LORAHUB, "serve", "--home", str(self.home), "--port", str(self.port), "--json"]
         self.process = subprocess.Popen(
-            [LORAHUB, "serve", "--home", str(self.home), "--port", str(self.port), "--json"],
+            ["bash", "-c", f'ulimit -f {limit}; exec "$@"', "bash", *serve],
             stdout=subprocess.PIPE,
             text=True,
             env=environment,

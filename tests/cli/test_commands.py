@@ -349,11 +349,52 @@ def test_a_full_disk_keeps_what_was_there(cli: Cli, repo: str, adapter: Path, tm
     assert (target / "big.safetensors").stat().st_size == 3_000_000
 
 
-def test_ctrl_c_is_an_exit_status_and_a_sentence(cli: Cli) -> None:
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("login", "{url}", "--token-file", "{token}"),
+        ("config", "set", "timeout", "7"),
+        ("completion", "zsh", "--install"),
+    ],
+    ids=" ".join,
+)
+def test_a_full_disk_is_said_in_a_sentence(registry: Registry, tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    (tmp_path / "token").write_text(registry.token)
+    cli = Cli(tmp_path, registry.url)
+    filled = [argument.format(url=registry.url, token=tmp_path / "token") for argument in arguments]
+    command = ["bash", "-c", 'ulimit -f 0; exec "$@"', "bash", LORAHUB, "--json", *filled]
+    read, write = os.pipe()  # standard output is no file, so the limit leaves it alone
+    process = subprocess.Popen(command, env=cli.environment, stdout=write, stderr=subprocess.PIPE, text=True)
+    os.close(write)
+    _, stderr = process.communicate(timeout=30)
+    with os.fdopen(read) as stdout:
+        document = json.loads(stdout.read())
+    assert process.returncode == 8, stderr
+    assert document["error"]["code"] == "DiskFull"
+    assert "Traceback" not in stderr
+    assert not (tmp_path / "tokens.toml").exists()
+
+
+def test_a_full_disk_of_the_registry_is_said_and_survived(
+    own_registry: Registry, adapter: Path, tmp_path: Path
+) -> None:
+    own_registry.stop()
+    own_registry.start(largest_file_kb=6000)
+    cli = Cli(tmp_path, own_registry.url)
+    (adapter / "big.safetensors").write_bytes(weights_of_size(20_000_000))
+    error = cli.json("push", str(adapter), "owner/full", code=8, LORAHUB_TOKEN=own_registry.token)
+    assert error["code"] == "DiskFull"
+    (adapter / "big.safetensors").unlink()
+    assert cli.json("push", str(adapter), "owner/full", LORAHUB_TOKEN=own_registry.token)["version"] == "v1"
+    own_registry.assert_sound()
+
+
+@pytest.mark.parametrize("arguments", COMMANDS, ids=" ".join)
+def test_ctrl_c_is_an_exit_status_and_a_sentence(cli: Cli, adapter: Path, arguments: tuple[str, ...]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:  # takes the connection and never answers
         address = f"http://127.0.0.1:{silent.getsockname()[1]}"
         process = subprocess.Popen(
-            [LORAHUB, "--json", "info", "a/b"],
+            [LORAHUB, "--json", *[argument.format(adapter=adapter) for argument in arguments]],
             env={**cli.environment, "LORAHUB_ENDPOINT": address},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -4,6 +4,7 @@ A command is imported when it is called: `lorahub --help` knows them all by thei
 """
 
 import difflib
+import errno
 import importlib
 import os
 import sys
@@ -118,7 +119,7 @@ def _known(error: Exception) -> LorahubError:
     if isinstance(error, click.UsageError):
         context = error.ctx.command_path if error.ctx else "lorahub"
         return UsageFault(error.format_message(), hint=f"{context} --help")
-    if isinstance(error, OSError) and error.errno in (28, 122):  # ENOSPC, EDQUOT
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return DiskFull(f"no space left: {error.filename or ''}".rstrip(": "), hint="free space, then run it again")
     if isinstance(error, OSError):
         return UsageFault(f"{error.strerror or error}: {error.filename}" if error.filename else str(error))

@@ -129,12 +129,15 @@ class Upload:
             return
         chunk = int(header["chunk_size"])
         etags = {int(part["partNumber"]): str(part["etag"]) for part in json.loads(header.get("done", "[]"))}
+        missing = {}
         for number in range(1, math.ceil(file.local.size / chunk) + 1):
             size = min(chunk, file.local.size - (number - 1) * chunk)
             if number in etags:
                 self._progress.advance(size)
             else:
-                etags[number] = self._put(file, parts[number], (number - 1) * chunk, size)
+                missing[number] = (parts[number], (number - 1) * chunk, size)
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            etags.update(zip(missing, pool.map(lambda part: self._put(file, *part), missing.values()), strict=True))
         listed = [{"partNumber": number, "etag": etag} for number, etag in sorted(etags.items())]
         self._transport.post_signed(action["href"], {"oid": file.sha256, "parts": listed})
 

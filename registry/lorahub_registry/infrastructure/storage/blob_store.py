@@ -24,8 +24,9 @@ class ObjectNotFound(LookupError):
 
 class BlobStore(Protocol):
     def writer(self, key: str) -> AbstractContextManager[BinaryIO]:
-        """A file that becomes the object `key`, durably, when the block ends, and nothing when it raises.
+        """A file that becomes the object `key` when the block ends, and nothing when it raises.
 
+        Not durable until it was moved: what is received is verified before that, so a power cut costs a retry at most.
         Raises `DiskFull`.
         """
         ...

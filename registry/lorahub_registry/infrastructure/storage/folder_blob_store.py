@@ -1,6 +1,6 @@
 """The embedded storage: a folder.
 
-Temporary file, fsync, rename, fsync of the folder: a crash leaves a whole object or none.
+What is written appears whole, by a rename; what is moved to its permanent key is on the disk when `move` returns.
 """
 
 import errno
@@ -40,10 +40,7 @@ class FolderBlobStore:
             try:
                 with _create(temporary) as file:
                     yield file
-                    file.flush()
-                    os.fsync(file.fileno())
                 temporary.replace(target)
-                _sync_folder(target.parent)
             except BaseException:
                 temporary.unlink(missing_ok=True)
                 raise
@@ -66,11 +63,12 @@ class FolderBlobStore:
         with _disk_full_named():
             target.parent.mkdir(parents=True, exist_ok=True)
             try:
+                _sync(source)
                 source.replace(target)
             except FileNotFoundError:
                 if not target.exists():
                     raise ObjectNotFound(key) from None
-            _sync_folder(target.parent)
+            _sync(target.parent)
 
     def join(self, keys: Sequence[str], to: str) -> None:
         with self.writer(to) as whole:
@@ -118,8 +116,9 @@ def _pieces(file: BinaryIO, start: int, stop: int) -> Iterator[bytes]:
             yield piece
 
 
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
+def _sync(path: Path) -> None:
+    """Waits until the file, or the folder's entries, are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
