@@ -75,6 +75,8 @@ WRITES: tuple[tuple[str, str, object], ...] = (
     ("DELETE", f"{V1}/models/{{repo}}/aliases/none", None),
     ("POST", f"{V1}/models/{{repo}}/versions/v99/yank", {"reason": "x"}),
     ("GET", "/api/models/{repo}/auth-check/write", None),
+    ("GET", "/api/models/{repo}/lfs-files", None),
+    ("POST", "/api/models/{repo}/lfs-files/batch", {}),
 )
 
 MANAGEMENT: tuple[tuple[str, str, object], ...] = (

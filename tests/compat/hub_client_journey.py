@@ -140,6 +140,12 @@ def read_headers() -> None:
     assert any(name.endswith("lora_A.weight") for name in header.tensors)
 
 
+def look_after_large_files() -> None:
+    found = {file.filename: file for file in api.list_lfs_files(REPO)}
+    assert found["weights/big.safetensors"].size == Path(BIG).stat().st_size
+    assert "weights/copy.safetensors" in found, "deleted from main, but in the history"
+
+
 def settings_move_and_delete() -> None:
     api.delete_folder("notes", repo_id=REPO)
     api.delete_file("weights/big.safetensors", repo_id=REPO)
@@ -165,6 +171,7 @@ STEPS = (
     what_is_missing,
     find_it,
     read_headers,
+    look_after_large_files,
     settings_move_and_delete,
 )
 

@@ -5,7 +5,7 @@ from urllib.parse import quote
 
 from fastapi import APIRouter, Form, Request, Response
 from fastapi.responses import StreamingResponse
-from lorahub.errors import MalformedBody, RepositoryNotFound
+from lorahub.errors import MalformedBody, NotSupported, RepositoryNotFound
 from lorahub.protocol.paths import parse_path
 
 from lorahub_registry.features.accounts.caller import Caller
@@ -76,6 +76,31 @@ def _file_headers(opened: OpenFile, wanted: ByteRange) -> dict[str, str]:
 @router.api_route("/{name}/resolve/{rev}/{path:path}", methods=["GET", "HEAD"])
 def single_segment(name: str) -> None:
     raise RepositoryNotFound(f"Repository not found: {decode(name)[:200]}; names here are namespace/name")
+
+
+@router.get(MODEL + "/lfs-files")
+def large_files(backend: BackendDep, caller: Caller, repo: Repo) -> list[dict[str, Any]]:
+    return [
+        {
+            "fileOid": service.pointer_of(file)[0],
+            "oid": file.sha256,
+            "filename": file.path,
+            "size": file.size,
+            "pushedAt": wire_time(commit.created_at),
+            "ref": None,
+        }
+        for file, commit in service.large_files(backend, caller, repo)
+    ]
+
+
+@router.post(MODEL + "/lfs-files/batch")
+def delete_large_files(backend: BackendDep, caller: Caller, repo: Repo) -> None:
+    """The Hub rewrites every commit; here commits never change, so that a version stays what it was."""
+    service.large_files(backend, caller, repo)
+    raise NotSupported(
+        "commits never change on this registry, so files can't be taken out of them",
+        hint="delete the file in a new commit and yank the versions that have it, or delete the repository",
+    )
 
 
 # --- trees ------------------------------------------------------------------------------------------------------------

@@ -13,11 +13,11 @@ from lorahub.protocol.digests import git_blob_sha1, lfs_pointer
 from lorahub.protocol.names import RepositoryName
 from lorahub.protocol.paths import FilePath
 
-from lorahub_registry.features.accounts.permissions import Principal
+from lorahub_registry.features.accounts.permissions import Action, Principal
 from lorahub_registry.features.blobs.service import Blob, known_blobs, open_blob
 from lorahub_registry.features.downloads import queries
 from lorahub_registry.features.references.service import Yank, yank_of
-from lorahub_registry.features.repositories.service import Repository, readable
+from lorahub_registry.features.repositories.service import Repository, permitted, readable
 from lorahub_registry.features.revisions import service as revisions
 from lorahub_registry.features.revisions.service import Commit, RevisionFile
 from lorahub_registry.infrastructure.backend import Backend
@@ -100,6 +100,13 @@ def count_download(backend: Backend, opened: OpenFile) -> None:
             queries.count_download(session, opened.repository.id)
     except queries.DatabaseUnavailable as error:
         logger.warning("a download was not counted", exc_info=error)
+
+
+def large_files(backend: Backend, principal: Principal, name: RepositoryName) -> list[tuple[RevisionFile, Commit]]:
+    """Every large file that any commit has, once for each path and content, with the newest commit that has it."""
+    with backend.database.read() as session:
+        repository = permitted(session, principal, name, Action.WRITE)
+        return revisions.lfs_files(session, repository.id)
 
 
 # --- trees ------------------------------------------------------------------------------------------------------------
