@@ -34,6 +34,32 @@ def test_the_same_request_twice_is_one_commit(registry: Registry, user: tuple[st
         assert late.json()["commitOid"] not in {first.json()["commitOid"], other.json()["commitOid"]}
 
 
+def test_a_commit_of_a_deleted_branch_can_be_made_again(registry: Registry, user: tuple[str, str]) -> None:
+    name, token = user
+    with registry.client(token) as client:
+        repo = wire.create_repo(client, f"{name}/again")
+        made = []
+        for _ in range(2):
+            assert client.post(f"/api/models/{repo}/branch/b", json={}).status_code == 200
+            answer = wire.commit(client, repo, [wire.inline("a", b"a")], branch="b")
+            assert answer.status_code == 200, answer.text
+            made.append(answer.json()["commitOid"])
+            assert set(wire.files(client, repo, "b")) == {".gitattributes", "a"}
+            assert client.delete(f"/api/models/{repo}/branch/b").status_code == 200
+        assert made[0] != made[1]
+
+
+def test_the_full_name_of_main_is_main(registry: Registry, user: tuple[str, str]) -> None:
+    name, token = user
+    card = b"---\nbase_model: acme/full-name\ntags: [lora]\nlibrary_name: peft\n---\n"
+    with registry.client(token) as client:
+        repo = wire.create_repo(client, f"{name}/fullname")
+        answer = wire.commit(client, repo, [wire.inline("README.md", card)], branch="refs%2Fheads%2Fmain")
+        assert answer.status_code == 200
+        found = client.get("/api/models", params={"filter": "lora", "author": name}).json()
+    assert [model["id"] for model in found] == [repo]
+
+
 def test_a_key_finds_its_first_answer_even_after_other_commits(registry: Registry, user: tuple[str, str]) -> None:
     name, token = user
     with registry.client(token) as client:

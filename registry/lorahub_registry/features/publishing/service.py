@@ -330,7 +330,8 @@ def record(
 
     None if the branch has moved since the tree was laid and nobody named a parent: lay it again.
     """
-    key = _request_key(repository, branch, request, request.header.parent or plan.head.id, idempotency_key, principal)
+    base = request.header.parent or plan.head.id
+    key: str | None = _request_key(repository, branch, request, base, idempotency_key, principal)
     try:
         with backend.database.write() as session:
             reach("transaction-begun")
@@ -340,6 +341,8 @@ def record(
             known = _existing_version(session, repository, request, plan)
             if known is not None:
                 return _point_at_existing(session, principal, repository, request, known)
+            if key and revisions.commit_by_request(session, repository.id, key) is not None:
+                key = None  # the same request once made a commit that no branch leads to any more: this is a new one
             commit = revisions.insert_commit(session, _new_commit(principal, repository, request, plan, key))
             reach("commit-inserted")
             revisions.move_reference(session, reference, to=commit.id, by=principal.name)
@@ -349,7 +352,7 @@ def record(
                 repository_id=repository.id,
                 commit_id=commit.id,
                 facts=facts,
-                is_main=branch == "main",
+                is_main=reference.name == "main",
             )
             _make_version(session, principal, repository, request, commit)
             _settle(session, principal, repository, plan, commit)
@@ -362,7 +365,9 @@ def record(
         return _published(session, repository, commit, request, is_new=True)
 
 
-def _new_commit(principal: Principal, repository: Repository, request: Request, plan: Plan, key: str) -> NewCommit:
+def _new_commit(
+    principal: Principal, repository: Repository, request: Request, plan: Plan, key: str | None
+) -> NewCommit:
     return NewCommit(
         repository_id=repository.id,
         repository_public_id=repository.public_id,
