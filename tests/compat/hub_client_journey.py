@@ -11,7 +11,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import huggingface_hub
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, hf_hub_download, snapshot_download
+from huggingface_hub import (
+    CommitOperationAdd,
+    CommitOperationDelete,
+    HfApi,
+    ModelCard,
+    hf_hub_download,
+    snapshot_download,
+)
 from huggingface_hub.utils import EntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError
 
 ENDPOINT, TOKEN, NAMESPACE, ADAPTER, BIG = sys.argv[1:6]
@@ -51,7 +58,8 @@ def upload_folder() -> None:
 
 
 def upload_a_large_file() -> None:
-    api.upload_file(repo_id=REPO, path_or_fileobj=BIG, path_in_repo="weights/big.safetensors")
+    big = Path(BIG)
+    api.upload_folder(repo_id=REPO, folder_path=big.parent, allow_patterns=[big.name], path_in_repo="weights")
     assert download("weights/big.safetensors") == Path(BIG).read_bytes()
 
 
@@ -59,6 +67,18 @@ def upload_a_file_object() -> None:
     with Path(BIG).open("rb") as file:
         api.upload_file(repo_id=REPO, path_or_fileobj=file, path_in_repo="weights/copy.safetensors")
     assert download("weights/copy.safetensors") == Path(BIG).read_bytes()
+
+
+def upload_and_read_a_card() -> None:
+    card = ModelCard.load(REPO, token=TOKEN)
+    assert card.data.base_model == "acme/tiny-llama"
+    card.data.tags = ["lora", "journey"]
+    if huggingface_hub.__version__.startswith("2."):  # before, validation asks a fixed address on the internet
+        card.push_to_hub(REPO, token=TOKEN)
+    else:
+        api.upload_file(repo_id=REPO, path_or_fileobj=str(card).encode(), path_in_repo="README.md")
+    assert "journey" in api.model_info(REPO).tags
+    api.upload_file(repo_id=REPO, path_or_fileobj=Path(ADAPTER) / "README.md", path_in_repo="README.md")
 
 
 def commit_several_operations() -> None:
@@ -164,6 +184,7 @@ STEPS = (
     upload_folder,
     upload_a_large_file,
     upload_a_file_object,
+    upload_and_read_a_card,
     commit_several_operations,
     snapshot,
     trees_and_history,

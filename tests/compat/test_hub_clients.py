@@ -13,7 +13,7 @@ from registry_process import Registry
 HERE = Path(__file__).parent
 OLDER = Path(sys.prefix) / "clients"
 CURRENT = "2.4.0"
-STEPS = 13
+STEPS = 14
 
 
 def client_environment(registry: Registry, token: str, version: str, home: Path) -> dict[str, str]:

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import random
+import signal
 import subprocess
 import threading
 import time
@@ -295,6 +296,35 @@ def test_nothing_is_written_through_a_symbolic_link(tmp_path: Path) -> None:
         result = pull(url, tmp_path)
     assert result.returncode == 2
     assert list(outside.iterdir()) == []
+
+
+def test_ctrl_c_ends_a_transfer_at_once_and_keeps_what_arrived(tmp_path: Path) -> None:
+    def dribble(self: Liar) -> None:
+        if "/revisions/" in self.path:
+            self.answer(json.dumps(self.revision).encode())
+            return
+        self.send_response(200)
+        self.end_headers()
+        for _ in range(600):
+            self.wfile.write(b"x" * 100_000)
+            time.sleep(0.1)
+
+    with lying(revision=revision(("f.txt", b"x" * 60 * MB))) as (url, handler):
+        handler.do_GET = dribble  # type: ignore[method-assign]
+        variables = {**os.environ, "LORAHUB_HOME": str(tmp_path / "home"), "LORAHUB_ENDPOINT": url}
+        process = subprocess.Popen(
+            [LORAHUB, "pull", "a/b", str(tmp_path / "target")], env=variables, stderr=subprocess.PIPE, text=True
+        )
+        time.sleep(3)
+        process.send_signal(signal.SIGINT)
+        started = time.monotonic()
+        _, stderr = process.communicate(timeout=20)
+    assert time.monotonic() - started < 3
+    assert process.returncode == 130
+    assert "Traceback" not in stderr
+    [part] = (tmp_path / "home").rglob("*.part")
+    assert part.stat().st_size > 0
+    assert not (tmp_path / "target").exists()
 
 
 def test_something_that_is_no_registry_is_said_in_a_sentence(tmp_path: Path) -> None:

@@ -96,7 +96,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader is gone: nothing more to say
         status = 0
     except (KeyboardInterrupt, click.Abort):
-        status = _report(given, _Interrupted("interrupted; what has arrived is kept, run it again to go on"))
+        _report(given, _Interrupted("interrupted; what has arrived is kept, run it again to go on"))
+        os._exit(INTERRUPTED)  # transfers in other threads would hold a normal exit until they are over
     except Exception as error:  # noqa: BLE001 (the last place: whatever it was, the user gets a sentence)
         status = _report(given, _known(error))
     sys.exit(status if isinstance(status, int) else 0)

@@ -8,7 +8,7 @@ import errno
 import hashlib
 import os
 from collections.abc import Sequence
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 from urllib.parse import quote
@@ -19,10 +19,10 @@ from lorahub.errors import DigestMismatch, DiskFull, InvalidPath, SizeMismatch
 from lorahub.hub.cache import Cache, place
 from lorahub.hub.messages import Revision
 from lorahub.hub.progress import Progress
+from lorahub.hub.together import run_all
 from lorahub.hub.transport import Transport, retrying
 from lorahub.protocol.digests import FileEntry
 
-AT_ONCE = 4
 PIECE_BYTES = 1 << 20
 
 
@@ -44,13 +44,8 @@ class Download:
         missing = [file for file in distinct if not self._cache.blob(file.sha256).exists()]
         self._progress.begin(f"Pulling {self._revision.id}", sum(file.size for file in missing))
         try:
-            with ThreadPoolExecutor(AT_ONCE) as pool:
-                jobs = [pool.submit(self._fetch_one, file) for file in sorted(missing, key=lambda f: -f.size)]
-                done, pending = wait(jobs, return_when=FIRST_EXCEPTION)
-                for job in pending:
-                    job.cancel()
-                for job in done:
-                    job.result()
+            largest_first = sorted(missing, key=lambda file: -file.size)
+            run_all([partial(self._fetch_one, file) for file in largest_first])
         finally:
             self._progress.end()
 

@@ -9,19 +9,20 @@ import json
 import math
 import uuid
 from collections.abc import Iterator, Sequence
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 from urllib.parse import quote
 
 from lorahub.errors import BlobVanished, SizeMismatch, error_class
 from lorahub.hub.folder import PIECE_BYTES, LocalFile, hash_file
 from lorahub.hub.progress import Progress
+from lorahub.hub.together import AT_ONCE, run_all
 from lorahub.hub.transport import Transport
 from lorahub.protocol.digests import Sha256
 from lorahub.protocol.names import RepositoryName
 
-AT_ONCE = 4
 BATCH = 100
 LFS_HEADERS = {"Accept": "application/vnd.git-lfs+json", "Content-Type": "application/vnd.git-lfs+json"}
 
@@ -92,13 +93,7 @@ class Upload:
         targets = self._targets(list(distinct.values()))
         self._progress.begin(f"Pushing {self._repository}", sum(distinct[digest].local.size for digest in targets))
         try:
-            with ThreadPoolExecutor(AT_ONCE) as pool:
-                jobs = [pool.submit(self._upload_one, distinct[digest], action) for digest, action in targets.items()]
-                done, pending = wait(jobs, return_when=FIRST_EXCEPTION)
-                for job in pending:
-                    job.cancel()
-                for job in done:
-                    job.result()
+            run_all([partial(self._upload_one, distinct[digest], action) for digest, action in targets.items()])
         finally:
             self._progress.end()
 
@@ -136,8 +131,11 @@ class Upload:
                 self._progress.advance(size)
             else:
                 missing[number] = (parts[number], (number - 1) * chunk, size)
-        with ThreadPoolExecutor(AT_ONCE) as pool:
-            etags.update(zip(missing, pool.map(lambda part: self._put(file, *part), missing.values()), strict=True))
+
+        def put(number: int) -> None:
+            etags[number] = self._put(file, *missing[number])
+
+        run_all([partial(put, number) for number in missing])
         listed = [{"partNumber": number, "etag": etag} for number, etag in sorted(etags.items())]
         self._transport.post_signed(action["href"], {"oid": file.sha256, "parts": listed})
 
