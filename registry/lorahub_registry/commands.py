@@ -104,13 +104,14 @@ def _announce(url: str, token: str | None, backend: Backend, *, as_json: bool) -
 
 def _welcome(url: str, token: str | None, backend: Backend) -> str:
     shown_token = token or "(the one printed on the first start)"
+    where = "" if url == f"http://127.0.0.1:{DEFAULT_PORT}" else f" --endpoint {url}"
     return (
         f"lorahub registry at {url}   data: {backend.settings.registry_home}\n\n"
         f"  Admin: {ADMIN}   Token: {shown_token}\n\n"
         f"  First push, from another terminal:\n"
         f"    echo {shown_token} | lorahub login {url} --token-file -\n"
-        f"    lorahub push ./my-adapter {ADMIN}/my-adapter\n"
-        f"    lorahub pull {ADMIN}/my-adapter\n\n"
+        f"    lorahub push ./my-adapter {ADMIN}/my-adapter{where}\n"
+        f"    lorahub pull {ADMIN}/my-adapter{where}\n\n"
         f"  Ctrl-C stops it."
     )
 
