@@ -130,6 +130,12 @@ class UnsafeFile(InvalidAdapter):
     code = "UnsafeFile"
 
 
+class InvalidBaseModel(InvalidInput):
+    """Files or a layout that are no base model."""
+
+    code, status, exit_code = "InvalidBaseModel", 422, 7
+
+
 class IntegrityFault(LorahubError):
     """The bytes are not the promised ones."""
 

@@ -13,9 +13,7 @@ from lorahub.adapters.strict_json import parse_json
 from lorahub.errors import InvalidAdapterConfig
 
 _DANGEROUS = {
-    "auto_mapping": "names a library that PEFT imports",
     "megatron_config": "is handed to code that PEFT imports",
-    "megatron_core": "names a module that PEFT imports",
     "corda_config": "names files that PEFT unpickles",
     "eva_config": "may name files that PEFT reads",
 }
@@ -38,6 +36,8 @@ class AdapterConfig:
     def warnings(self) -> list[str]:
         """What a reader should know before loading this with PEFT."""
         found = [f"`{key}` {why}" for key, why in _DANGEROUS.items() if self.raw.get(key)]
+        if not _is_of_transformers(self.raw.get("auto_mapping")):
+            found.append("`auto_mapping` names a library that PEFT imports")
         if self.base_model and not is_hub_id(self.base_model):
             found.append(f"`base_model_name_or_path` is a path on somebody's machine: {self.base_model[:200]}")
         return found
@@ -53,7 +53,7 @@ def parse_adapter_config(content: bytes) -> AdapterConfig:
         task_type=_text(raw, "task_type"),
         base_model=_text(raw, "base_model_name_or_path"),
         base_revision=_text(raw, "revision"),
-        rank=_rank(raw.get("r")),
+        rank=None if raw.get("r") == 0 and raw.get("peft_type") == "OFT" else _rank(raw.get("r")),
         alpha=_alpha(raw.get("lora_alpha")),
         target_modules=_targets(raw.get("target_modules")),
         raw=raw,
@@ -69,6 +69,12 @@ def is_hub_id(name: str) -> bool:
     parts = name.split("/")
     usable = all(part and part.strip(".") and all(c.isalnum() or c in "._-" for c in part) for part in parts)
     return len(parts) <= 2 and usable and name.isascii() and len(name) <= 193
+
+
+def _is_of_transformers(mapping: Any) -> bool:
+    """PEFT writes where the base's class came from whenever no task is set; its own default is harmless."""
+    library = mapping.get("parent_library") if isinstance(mapping, dict) else mapping
+    return library is None or (isinstance(library, str) and library.startswith("transformers."))
 
 
 def _text(raw: Mapping[str, Any], key: str) -> str | None:

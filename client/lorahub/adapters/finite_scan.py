@@ -42,6 +42,7 @@ class FiniteScan:
         self._position = 0
         self._carry = b""
         self._counts: dict[str, int] = {}
+        self._nonzero: set[str] = set()
 
     @property
     def is_complete(self) -> bool:
@@ -68,31 +69,39 @@ class FiniteScan:
         """
         return dict(self._counts)
 
+    def zero(self) -> list[str]:
+        """The tensors of floats that hold nothing but zeros, once every byte was fed."""
+        scanned = [tensor.name for tensor in self._tensors if _counter(tensor.dtype) is not None]
+        return [name for name in scanned if name not in self._nonzero]
+
     def _scan(self, part: memoryview) -> None:
         tensor = self._tensors[self._index]
         count = _counter(tensor.dtype)
         if count is None:
             return
         width = 4 if tensor.dtype == "C64" else DTYPE_BITS[tensor.dtype] // 8
-        found = 0
+        found, largest = 0, 0
         if self._carry:  # the chunk before ended inside a number
             missing = width - len(self._carry)
             self._carry += bytes(part[:missing])
             part = part[missing:]
             if len(self._carry) < width:
                 return
-            found += count(memoryview(self._carry))
+            found, largest = count(memoryview(self._carry))
             self._carry = b""
         whole = len(part) - len(part) % width
         for start in range(0, whole, _BLOCK_BYTES):
-            found += count(part[start : min(start + _BLOCK_BYTES, whole)])
+            more, larger = count(part[start : min(start + _BLOCK_BYTES, whole)])
+            found, largest = found + more, max(largest, larger)
         self._carry = bytes(part[whole:])
+        if largest:
+            self._nonzero.add(tensor.name)
         if found:
             self._counts[tensor.name] = self._counts.get(tensor.name, 0) + found
 
 
-def _counter(dtype: str) -> Callable[[memoryview], int] | None:
-    """Counts what isn't finite in whole numbers of `dtype`; None where everything is finite."""
+def _counter(dtype: str) -> Callable[[memoryview], tuple[int, int]] | None:
+    """Of whole numbers of `dtype`: how many aren't finite, and the largest magnitude as a word. None for integers."""
     if dtype in _SIGNLESS:
         word, mask, least = _SIGNLESS[dtype]
         return lambda block: _count_from(block, word, mask, least)
@@ -101,16 +110,18 @@ def _counter(dtype: str) -> Callable[[memoryview], int] | None:
     return None
 
 
-def _count_from(block: memoryview, word: str, mask: int, least: int) -> int:
+def _count_from(block: memoryview, word: str, mask: int, least: int) -> tuple[int, int]:
     import numpy as np
 
     words: Words = np.frombuffer(block, dtype=word)
     magnitudes = words & words.dtype.type(mask)
     # the maximum is twice as fast as a comparison and a count, and nearly every block is finite
-    return int(np.count_nonzero(magnitudes >= least)) if int(magnitudes.max()) >= least else 0
+    largest = int(magnitudes.max())
+    return (int(np.count_nonzero(magnitudes >= least)) if largest >= least else 0), largest
 
 
-def _count_equal(block: memoryview, nan: int) -> int:
+def _count_equal(block: memoryview, nan: int) -> tuple[int, int]:
     import numpy as np
 
-    return int(np.count_nonzero(np.frombuffer(block, dtype="u1") == nan))
+    words = np.frombuffer(block, dtype="u1")
+    return int(np.count_nonzero(words == nan)), int(words.max())

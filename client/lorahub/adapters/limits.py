@@ -32,6 +32,12 @@ class Limits:
         1_000_000, unit="absolute value", reason="alpha divided by the rank scales the update; 1e308 overflows it"
     )
     config_items: int = _bound(65_536, unit="entries a list or mapping", reason="one entry a tensor")
+    index_bytes: int = _bound(
+        16 << 20, unit="bytes", reason="model.safetensors.index.json names every tensor of a model, 100 bytes each"
+    )
+    base_tensors: int = _bound(
+        262_144, unit="tensors a base model", reason="several files of a mixture of experts together"
+    )
     card_bytes: int = _bound(
         64 << 10, unit="bytes", reason="the beginning of README.md in which the metadata block is looked for"
     )

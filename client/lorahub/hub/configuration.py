@@ -32,6 +32,7 @@ SETTINGS: Mapping[str, Setting] = {
     setting.name: setting
     for setting in (
         Setting("endpoint", "http://127.0.0.1:8017", "address of the registry"),
+        Setting("hf_endpoint", "https://huggingface.co", "address of the Hub that hf: means"),
         Setting("cache", None, "folder of pulled files (default: per user)"),
         Setting("offline", "false", "never ask the network", ("true", "false")),
         Setting("format", "human", "what commands print", ("human", "json", "quiet", "agent")),

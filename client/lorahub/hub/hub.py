@@ -7,9 +7,12 @@ from types import TracebackType
 from typing import Any, Self
 from urllib.parse import quote
 
+from lorahub.adapters.base_model import BaseModel
 from lorahub.errors import AlreadyExists, EntryNotFound, InvalidReference, RepositoryNotFound, RevisionNotFound
 from lorahub.hub import configuration, credentials, messages
+from lorahub.hub.bases import document_of
 from lorahub.hub.cache import Cache
+from lorahub.hub.checking import Checked, Checker
 from lorahub.hub.download import Download
 from lorahub.hub.folder import Left, Listing, list_folder
 from lorahub.hub.messages import Alias, Identity, Model, Revision, Version
@@ -84,6 +87,11 @@ class Hub:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._transport.__exit__(kind, error, trace)
+
+    @property
+    def transport(self) -> Transport:
+        """The connection itself, for what reads headers by ranges."""
+        return self._transport
 
     # --- accounts -----------------------------------------------------------------------------------------------------
 
@@ -273,6 +281,54 @@ class Hub:
         download.fetch(files)
         download.place(files, target)
         return Pulled(target, revision)
+
+    # --- bases and checks ---------------------------------------------------------------------------------------------
+
+    def add_base(self, base: BaseModel, name: str, *, revision: str | None = None) -> Mapping[str, Any]:
+        """Registers a base by its layout, and its weights where they were hashed, under this name.
+
+        Raises `NotPermitted`, `InvalidBaseModel`, `AlreadyExists` where the revision is known with another layout.
+        """
+        document = document_of(base) | {"names": [name], "revision": revision or base.revision}
+        answer: Mapping[str, Any] = self._transport.json("POST", f"{OWN}/bases", body=document)
+        return answer
+
+    def bases(self, text: str | None = None) -> list[Mapping[str, Any]]:
+        """Registered bases, without their layouts."""
+        query = {"search": text} if text else None
+        return list(self._transport.json("GET", f"{OWN}/bases", query=query))
+
+    def adapters_of(self, base: str) -> list[str]:
+        """References of the newest version of every adapter that you may see and that names this base."""
+        name = base.removeprefix("hf:").partition("@")[0]
+        found: list[str] = []
+        address: str | None = f"{OWN}/bases/{quote(name)}/adapters"
+        while address is not None:
+            rows, address = self._transport.page(address)
+            found += [str(row["reference"]) for row in rows]
+        return found
+
+    def check(
+        self,
+        adapter: str,
+        *bases: str,
+        level: str = "shapes",
+        runtimes: Sequence[str] = (),
+    ) -> list[Checked]:
+        """Checks a folder or a reference on this machine: one result for each base, or for the base it names."""
+        checker = Checker(self.settings, lambda: self._transport, level=level, runtimes=runtimes)
+        return checker.run(adapter, bases)
+
+    def check_all(self, adapters: Sequence[str], bases: Sequence[str]) -> Mapping[str, Any]:
+        """The registry's own verdicts, from what it has stored: every adapter against every base."""
+        body = {"adapters": list(adapters), "bases": list(bases)}
+        answer: Mapping[str, Any] = self._transport.json("POST", f"{OWN}/checks", body=body)
+        return answer
+
+    def identify(self, digests: Sequence[str]) -> Mapping[str, Sequence[Mapping[str, Any]]]:
+        """sha256 -> where files with these bytes are, among what you may read."""
+        answer: Mapping[str, Any] = self._transport.json("POST", f"{OWN}/by-hash", body={"sha256": list(digests)})
+        return {str(digest): list(places) for digest, places in answer.items()}
 
     # --- addresses ----------------------------------------------------------------------------------------------------
 

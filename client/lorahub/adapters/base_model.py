@@ -1,0 +1,297 @@
+r"""A base model as far as headers tell: its layout, its configuration, and the digests that identify it.
+
+Only headers are read, a few kilobytes a file. The digests are those of docs/format.md:
+
+layout   sha256 of `lorahub-base-layout-v1\\n` and a line `name\\tdtype\\td0,d1,…\\n` for each tensor, by name
+weights  the same with `lorahub-base-weights-v1\\n` and `\\t<sha256 of the tensor's bytes>` behind each line
+"""
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+from lorahub.adapters.files import Files, header_of, read_whole
+from lorahub.adapters.findings import Evidence, Finding, finding
+from lorahub.adapters.limits import LIMITS
+from lorahub.adapters.safetensors_header import DTYPE_BITS, SafetensorsHeader
+from lorahub.adapters.strict_json import parse_json
+from lorahub.errors import InvalidBaseModel, InvalidSafetensors
+
+LAYOUT_LINE = "lorahub-base-layout-v1\n"
+WEIGHTS_LINE = "lorahub-base-weights-v1\n"
+
+_INDEXES = ("model.safetensors.index.json", "diffusion_pytorch_model.safetensors.index.json")
+_SINGLE = ("model.safetensors", "diffusion_pytorch_model.safetensors", "pytorch_model.safetensors")
+_NOT_WEIGHTS = ("adapter_model", "adapters.", "adapter.", "pytorch_lora_weights", "consolidated", "model_head")
+_PACKED = (".qweight", ".qzeros", ".absmax", ".quant_map", ".weight_scale_inv", ".weight_packed", "_blocks", ".SCB")
+
+
+@dataclass(frozen=True, slots=True)
+class BaseTensor:
+    dtype: str
+    shape: tuple[int, ...]
+    sha256: str | None = None
+    """Of its bytes, where they were read."""
+
+    @property
+    def bytes(self) -> int:
+        bits = DTYPE_BITS[self.dtype]
+        for size in self.shape:
+            bits *= size
+        return bits // 8
+
+
+@dataclass(frozen=True)
+class BaseModel:
+    """`tensors` by name. In a pipeline of several models, names begin with the folder: `unet.down_blocks.0…`."""
+
+    tensors: Mapping[str, BaseTensor]
+    config: Mapping[str, Any] = field(default_factory=dict)
+    name: str | None = None
+    revision: str | None = None
+    names: frozenset[str] = frozenset()
+    """Every name it is known by."""
+    files: Mapping[str, str] = field(default_factory=dict)
+    """sha256 of the weight files, by path, as far as known."""
+    findings: tuple[Finding, ...] = ()
+
+    @cached_property
+    def layout_digest(self) -> str:
+        return hashlib.sha256(self.layout_text().encode()).hexdigest()
+
+    @cached_property
+    def weights_digest(self) -> str | None:
+        """None where the weights weren't read."""
+        if not self.has_weights:
+            return None
+        return hashlib.sha256((WEIGHTS_LINE + "".join(self._lines(with_bytes=True))).encode()).hexdigest()
+
+    @property
+    def has_weights(self) -> bool:
+        return bool(self.tensors) and all(tensor.sha256 for tensor in self.tensors.values())
+
+    def layout_text(self) -> str:
+        return LAYOUT_LINE + "".join(self._lines(with_bytes=False))
+
+    def weights_text(self) -> str | None:
+        return WEIGHTS_LINE + "".join(self._lines(with_bytes=True)) if self.has_weights else None
+
+    def _lines(self, *, with_bytes: bool) -> Iterator[str]:
+        for name, tensor in sorted(self.tensors.items(), key=lambda item: item[0].encode()):
+            shape = ",".join(map(str, tensor.shape))
+            yield f"{name}\t{tensor.dtype}\t{shape}{f'{chr(9)}{tensor.sha256}' if with_bytes else ''}\n"
+
+    @property
+    def parameters(self) -> int:
+        total = 0
+        for tensor in self.tensors.values():
+            elements = 1
+            for size in tensor.shape:
+                elements *= size
+            total += elements
+        return total
+
+    @property
+    def bytes(self) -> int:
+        return sum(tensor.bytes for tensor in self.tensors.values())
+
+    @property
+    def dtypes(self) -> list[str]:
+        return sorted({tensor.dtype for tensor in self.tensors.values()})
+
+    @property
+    def text_config(self) -> Mapping[str, Any]:
+        """The part of config.json that describes the language model."""
+        inner = self.config.get("text_config")
+        return inner if isinstance(inner, dict) else self.config
+
+    @property
+    def model_type(self) -> str | None:
+        value = self.config.get("model_type")
+        return value if isinstance(value, str) else None
+
+    @property
+    def architecture(self) -> str | None:
+        """`LlamaForCausalLM`; a pipeline's is its class."""
+        named = self.config.get("architectures")
+        first = named[0] if isinstance(named, list) and named else self.config.get("_class_name")
+        return first if isinstance(first, str) else None
+
+    @property
+    def is_quantised(self) -> bool:
+        return "quantization_config" in self.config or any(name.endswith(_PACKED) for name in self.tensors)
+
+    def named(self, *names: str, revision: str | None = None) -> "BaseModel":
+        """The same base, known by these names too."""
+        return replace(self, name=self.name or names[0], revision=revision, names=self.names | set(names))
+
+
+# --- reading ----------------------------------------------------------------------------------------------------------
+
+
+def read_base(files: Files, *, name: str | None = None, digest: Callable[[str], str | None] | None = None) -> BaseModel:
+    """The base in these files, from headers alone.
+
+    `digest(path)` is the sha256 of a file, where somebody knows it. Raises `InvalidBaseModel` where no weights are
+    there, or a header is malformed.
+    """
+    config = _json(files, "model_index.json") or _json(files, "config.json")
+    tensors: dict[str, BaseTensor] = {}
+    findings: list[Finding] = []
+    sums: dict[str, str] = {}
+    for prefix, folder in _components(files):
+        paths, found = _weight_files(files, folder)
+        findings += found
+        for path in paths:
+            _add(tensors, prefix, _header(files, path), path)
+            known = digest(path) if digest else None
+            if known:
+                sums[path] = known
+        findings += _against_index(files, folder, tensors, prefix)
+    if not tensors:
+        raise InvalidBaseModel(
+            "no weights are there: a base model has *.safetensors files",
+            hint="name the folder or repository that holds model.safetensors and config.json",
+        )
+    base = BaseModel(tensors, config, name, names=frozenset([name] if name else []), files=sums)
+    return replace(base, findings=(*findings, *_quantised(base)))
+
+
+def weight_files(files: Files) -> list[tuple[str, str]]:
+    """The files that hold the base's weights: (prefix of the tensors' names, path)."""
+    return [(prefix, path) for prefix, folder in _components(files) for path in _weight_files(files, folder)[0]]
+
+
+def _components(files: Files) -> list[tuple[str, str]]:
+    """(prefix of tensor names, folder): one for a plain model, one for each part of a diffusers pipeline."""
+    if "model_index.json" not in files.sizes:
+        return [("", "")]
+    folders = {path.split("/")[0] for path in files.sizes if path.count("/") == 1 and path.endswith(".safetensors")}
+    return [(f"{folder}.", f"{folder}/") for folder in sorted(folders)]
+
+
+def _weight_files(files: Files, folder: str) -> tuple[list[str], list[Finding]]:
+    for name in _INDEXES:
+        if folder + name in files.sizes:
+            return _shards(files, folder, name)
+    for name in _SINGLE:
+        if folder + name in files.sizes:
+            return [folder + name], []
+    here = [path for path in files.sizes if path.startswith(folder) and "/" not in path[len(folder) :]]
+    names = [path for path in here if path.endswith(".safetensors")]
+    return [path for path in names if not path[len(folder) :].startswith(_NOT_WEIGHTS)], []
+
+
+def _shards(files: Files, folder: str, index: str) -> tuple[list[str], list[Finding]]:
+    placed = _json(files, folder + index).get("weight_map")
+    if not isinstance(placed, dict) or not all(isinstance(path, str) for path in placed.values()):
+        raise InvalidBaseModel(f"{folder}{index} has no weight_map from tensors to files")
+    named = sorted({folder + path for path in placed.values()})
+    missing = [path for path in named if path not in files.sizes]
+    if not missing:
+        return named, []
+    broken = finding(
+        "LH108", f"{len(missing)} of {len(named)} weight files are missing", (Evidence(path) for path in missing)
+    )
+    return [path for path in named if path in files.sizes], [broken]
+
+
+def _against_index(files: Files, folder: str, tensors: Mapping[str, BaseTensor], prefix: str) -> Iterator[Finding]:
+    index = next((folder + name for name in _INDEXES if folder + name in files.sizes), None)
+    if index is None:
+        return
+    placed = _json(files, index).get("weight_map")
+    complete = isinstance(placed, dict) and all(folder + str(path) in files.sizes for path in placed.values())
+    absent = [name for name in placed if prefix + name not in tensors] if complete and isinstance(placed, dict) else []
+    if absent:
+        yield finding("LH108", f"{len(absent)} tensors of {index} are in no file", (Evidence(name) for name in absent))
+
+
+def _quantised(base: BaseModel) -> Iterator[Finding]:
+    if base.is_quantised:
+        packed = [name for name in base.tensors if name.endswith(_PACKED)]
+        yield finding("LH107", "the base's weights are quantised", (Evidence(name) for name in packed[:20]))
+
+
+def _header(files: Files, path: str) -> SafetensorsHeader:
+    try:
+        return header_of(files, path, allow_empty=True)
+    except InvalidSafetensors as error:
+        raise InvalidBaseModel(f"{path}: {error.message}", hint=error.hint, rule=error.facts.get("rule")) from None
+
+
+def _add(tensors: dict[str, BaseTensor], prefix: str, header: SafetensorsHeader, path: str) -> None:
+    for entry in header.tensors:
+        name = prefix + entry.name
+        if name in tensors:
+            raise InvalidBaseModel(f"the tensor {name} is in two files, {path} is one of them")
+        tensors[name] = BaseTensor(entry.dtype, entry.shape)
+
+
+def _json(files: Files, path: str) -> dict[str, Any]:
+    raw = read_whole(files, path, limit=LIMITS.index_bytes + 1)
+    if raw is None:
+        return {}
+    value = parse_json(raw, error=InvalidBaseModel, max_bytes=LIMITS.index_bytes)
+    return value if isinstance(value, dict) else {}
+
+
+# --- as text ----------------------------------------------------------------------------------------------------------
+
+
+def parse_layout(text: str) -> dict[str, BaseTensor]:
+    r"""The tensors of `layout_text()` or `weights_text()`. Raises `InvalidBaseModel`.
+
+    >>> parse_layout("lorahub-base-layout-v1\\nw\\tBF16\\t2,3\\n")
+    {'w': BaseTensor(dtype='BF16', shape=(2, 3), sha256=None)}
+    """
+    first, *lines = text.split("\n")
+    if f"{first}\n" not in (LAYOUT_LINE, WEIGHTS_LINE) or not lines or lines.pop() != "":
+        raise InvalidBaseModel(f"a layout begins with the line {LAYOUT_LINE.strip()} and ends with a line feed")
+    columns = 3 if f"{first}\n" == LAYOUT_LINE else 4
+    tensors = dict(_layout_line(line, columns) for line in lines)
+    if not tensors or len(tensors) != len(lines):
+        raise InvalidBaseModel("a layout names at least one tensor, and none twice")
+    if len(tensors) > LIMITS.base_tensors:
+        raise InvalidBaseModel(f"the layout names {len(tensors)} tensors; at most {LIMITS.base_tensors} are taken")
+    return tensors
+
+
+def _layout_line(line: str, columns: int) -> tuple[str, BaseTensor]:
+    parts = line.split("\t")
+    if len(parts) != columns or parts[1] not in DTYPE_BITS or not parts[0] or not parts[0].isprintable():
+        raise InvalidBaseModel(f"not a line of a layout: {line[:100]!a}")
+    name, dtype, shape = parts[:3]
+    sizes = shape.split(",") if shape else []
+    if len(sizes) > LIMITS.dimensions or not all(size.isdecimal() and size.isascii() for size in sizes):
+        raise InvalidBaseModel(f"not a shape: {shape[:100]!a}")
+    numbers = tuple(int(size[:12]) for size in sizes)
+    if any(number > LIMITS.dimension for number in numbers) or len(name.encode()) > LIMITS.name_bytes:
+        raise InvalidBaseModel(f"a dimension or a name is too large: {line[:100]!a}")
+    digest = parts[3] if columns == 4 else None
+    if digest is not None and (len(digest) != 64 or set(digest) - set("0123456789abcdef")):
+        raise InvalidBaseModel(f"not a sha256: {digest[:80]!a}")
+    return name, BaseTensor(dtype, numbers, digest)
+
+
+def base_from_text(
+    text: str,
+    config: Mapping[str, Any],
+    *,
+    names: Iterable[str] = (),
+    revision: str | None = None,
+    files: Mapping[str, str] | None = None,
+) -> BaseModel:
+    """A base from its stored form. Raises `InvalidBaseModel`."""
+    known = list(names)
+    base = BaseModel(
+        parse_layout(text),
+        config,
+        known[0] if known else None,
+        revision,
+        frozenset(known),
+        files or {},
+    )
+    return replace(base, findings=tuple(_quantised(base)))

@@ -1,0 +1,489 @@
+"""The checker: does this adapter fit this base? From headers alone, in milliseconds.
+
+Every finding is collected. What the adapter's own files show was found when they were read; here its modules are
+looked up in the base's layout, and shapes, layers, names and digests compared.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+from lorahub.adapters.adapter import Adapter, Kind, Part, PartKind, Shape, Update
+from lorahub.adapters.base_model import BaseModel
+from lorahub.adapters.base_names import BaseNames, Weight
+from lorahub.adapters.findings import Evidence, Finding, Verdict, finding, has_errors, shape_text, worst_first
+from lorahub.adapters.patterns import layer_index
+from lorahub.adapters.rules import RULE_SET
+from lorahub.adapters.runtimes import RuntimeVerdict, judge_runtimes
+
+_HEADS = frozenset("score classifier qa_outputs v_head summary pooler classification_head regression_head".split())
+_VOCABULARY = frozenset("embed_tokens lm_head wte word_embeddings embed_in embed_out shared tok_embeddings".split())
+_PACKED = ("qweight", "weight_packed", "weight_scale_inv")
+_DAMAGED = frozenset({"LH206", "LH208", "LH209", "LH220"})
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What a check found. `bound` maps each update's module to the base weight it adds to."""
+
+    verdict: Verdict
+    findings: tuple[Finding, ...]
+    matched: int
+    of: int
+    runtimes: tuple[RuntimeVerdict, ...] = ()
+    bound: Mapping[str, Weight] = field(default_factory=dict)
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "verdict": self.verdict.value,
+            "matched": self.matched,
+            "of": self.of,
+            "rule_set": RULE_SET,
+            "findings": [found.as_json() for found in self.findings],
+            "runtimes": [runtime.as_json() for runtime in self.runtimes],
+        }
+
+
+def check(
+    adapter: Adapter, base: BaseModel | None, *, level: str = "shapes", recorded: BaseModel | None = None
+) -> Report:
+    """The verdict on an adapter for a base; without a base, on the adapter alone.
+
+    `level`: `metadata` compares names, revisions and digests; `shapes` the layout too; `drift` also the bytes of the
+    weights that the adapter updates, against `recorded`, the base it was trained on, where both are known.
+    """
+    if base is None:
+        return _without_base(adapter)
+    if level == "metadata":
+        return _by_name(adapter, base)
+    comparison = _Comparison(adapter, base)
+    findings = _causes([*adapter.findings, *comparison.findings()])
+    if level == "drift":
+        findings += _drift(comparison, recorded)
+    verdict = _verdict(adapter, base, findings, is_packed=bool(comparison.packed))
+    return Report(
+        verdict,
+        tuple(worst_first(findings)),
+        len(comparison.matched),
+        len(comparison.matched) + len(comparison.unmatched),
+        tuple(judge_runtimes(adapter, base)),
+        {update.module: weight for update, weight in comparison.matched if isinstance(update, Update)},
+    )
+
+
+def recheck(report: Report, findings: Iterable[Finding], adapter: Adapter, base: BaseModel | None) -> Report:
+    """The report with these findings instead, and the verdict that follows from them."""
+    kept = worst_first(findings)
+    verdict = report.verdict
+    if has_errors(kept):
+        verdict = Verdict.INCOMPATIBLE
+    elif verdict is Verdict.INCOMPATIBLE:
+        known = base is not None and adapter.is_known
+        same = base is not None and same_weights(adapter, base)
+        verdict = (Verdict.COMPATIBLE if same else Verdict.FITS) if known else Verdict.UNDECIDED
+    return replace(report, findings=tuple(kept), verdict=verdict)
+
+
+def _by_name(adapter: Adapter, base: BaseModel) -> Report:
+    findings = [*adapter.findings, *_identity(adapter, base)]
+    verdict = Verdict.INCOMPATIBLE if has_errors(findings) else Verdict.UNDECIDED
+    if verdict is Verdict.UNDECIDED and same_weights(adapter, base):
+        verdict = Verdict.COMPATIBLE
+    total = len(adapter.updates)
+    return Report(verdict, tuple(worst_first(findings)), 0, total, tuple(judge_runtimes(adapter, base)))
+
+
+def _drift(comparison: "_Comparison", recorded: BaseModel | None) -> list[Finding]:
+    """LH109 where weights that the adapter updates have other bytes than those it was trained on."""
+    if recorded is None or same_weights(comparison.adapter, comparison.base):
+        return []
+    names = sorted({place.tensor for _, weight in comparison.matched for place in weight.places})
+    pairs = [(name, recorded.tensors.get(name), comparison.base.tensors[name]) for name in names]
+    moved = [
+        Evidence(name, now.sha256, before.sha256)
+        for name, before, now in pairs
+        if before is not None and before.sha256 and now.sha256 and before.sha256 != now.sha256
+    ]
+    if not moved:
+        return []
+    return [finding("LH109", f"{len(moved)} of {len(names)} weights that the adapter updates have other bytes", moved)]
+
+
+def _without_base(adapter: Adapter) -> Report:
+    findings = list(adapter.findings)
+    if adapter.claim.name and not has_errors(findings):
+        findings.append(
+            finding("LH106", f"{adapter.claim.name[:200]} isn't known here", [Evidence(adapter.claim.name)])
+        )
+    verdict = Verdict.INCOMPATIBLE if has_errors(findings) else Verdict.UNDECIDED
+    total = len(adapter.updates)
+    return Report(verdict, tuple(worst_first(findings)), 0, total, tuple(judge_runtimes(adapter, None)))
+
+
+def _causes(findings: list[Finding]) -> list[Finding]:
+    """Without consequences: a module that isn't in the base needn't be told to lie outside the targets too."""
+    absent = {piece.name for found in findings if found.rule in ("LH201", "LH205", "LH210") for piece in found.evidence}
+
+    def is_new(found: Finding) -> bool:
+        return found.rule != "LH213" or not {piece.name for piece in found.evidence} <= absent
+
+    return [found for found in findings if is_new(found)]
+
+
+def _verdict(adapter: Adapter, base: BaseModel, findings: Iterable[Finding], *, is_packed: bool) -> Verdict:
+    if has_errors(findings):
+        return Verdict.INCOMPATIBLE
+    if not adapter.is_known or is_packed:
+        return Verdict.UNDECIDED
+    return Verdict.COMPATIBLE if same_weights(adapter, base) else Verdict.FITS
+
+
+def same_weights(adapter: Adapter, base: BaseModel) -> bool:
+    """Whether the adapter records the digest of exactly these weights, or of the files that hold them."""
+    claim = adapter.claim
+    if claim.weights is not None and base.weights_digest is not None:
+        return claim.weights == base.weights_digest
+    recorded, known = set(claim.files.values()), set(base.files.values())
+    return bool(recorded) and (recorded == known or (adapter.format == "kohya" and recorded <= known))
+
+
+class _Comparison:
+    """One adapter laid on one base."""
+
+    def __init__(self, adapter: Adapter, base: BaseModel) -> None:
+        self.adapter = adapter
+        self.base = base
+        self.names = BaseNames(base)
+        self.matched: list[tuple[Update | Part, Weight]] = []
+        self.unmatched: list[Update | Part] = []
+        self.packed: list[str] = []
+        self.change: tuple[str, str] | None = None
+        self._match()
+
+    def findings(self) -> Iterator[Finding]:
+        yield from self.base.findings
+        yield from _identity(self.adapter, self.base)
+        addressed = [*self.unmatched, *(piece for piece, _ in self.matched)]
+        if addressed and not self.matched and not self.packed:
+            yield self._nothing()
+            return
+        yield from self._absent()
+        yield from self._shapes()
+        yield from self._coverage()
+        yield from self._tied()
+        yield from self._widths()
+        yield from self._prefix()
+
+    # --- lookup -------------------------------------------------------------------------------------------------------
+
+    def _match(self) -> None:
+        every: list[Update | Part] = [*self.adapter.updates, *self.adapter.parts]
+        pieces = [piece for piece in every if _is_addressed(piece)]
+        places = {piece.module: self._replicated(piece.module) for piece in pieces}
+        resolved, self.change = self.names.resolve(places.values(), self.adapter.naming)
+        for piece in pieces:
+            module = resolved.get(places[piece.module])
+            weight = None if module is None else self._weight(piece, module)
+            if weight is not None:
+                self.matched.append((piece, weight))
+            elif module is not None and self._is_packed(module):
+                self.packed.append(module)
+            elif not (isinstance(piece, Part) and piece.leaf in _HEADS):
+                self.unmatched.append(piece)
+
+    def _weight(self, piece: Update | Part, module: str) -> Weight | None:
+        parameters = piece.parameters if isinstance(piece, Update) else (piece.parameter,)
+        weight = self.names.find(module, parameters)
+        return None if weight is None or (self.base.is_quantised and weight.dtype == "U8") else weight
+
+    def _is_packed(self, module: str) -> bool:
+        own = self.names.modules.get(module, [])
+        weight = self.names.weights.get(f"{module}.weight")
+        return any(name in own for name in _PACKED) or (weight is not None and weight.dtype in ("U8", "I32"))
+
+    def _replicated(self, module: str) -> str:
+        """The base's module of a replicated layer: new layer i is the i-th of the concatenated ranges."""
+        ranges = self.adapter.options.get("layer_replication")
+        index = layer_index(module)
+        if not ranges or index is None:
+            return module
+        order = [number for start, stop in _ranges(ranges) for number in range(start, stop)]
+        return module.replace(f".{index}.", f".{order[index]}.", 1) if index < len(order) else module
+
+    # --- modules ------------------------------------------------------------------------------------------------------
+
+    def _nothing(self) -> Finding:
+        wanted = [piece.module for piece in self.unmatched]
+        there = next((module for module in self.names.modules if layer_index(module) is not None), "")
+        return finding(
+            "LH210",
+            f"0 of {len(wanted)} modules are in the base; the adapter has {wanted[0]}, the base has {there}",
+            (Evidence(module) for module in wanted),
+        )
+
+    def _absent(self) -> Iterator[Finding]:
+        beyond: list[Evidence] = []
+        absent: list[Evidence] = []
+        highest = self._highest_layer
+        for piece in self.unmatched:
+            index = layer_index(self._moved(piece.module))
+            if index is not None and highest is not None and index > highest:
+                beyond.append(Evidence(piece.module, f"layer {index}", f"layers 0 to {highest}"))
+            else:
+                absent.append(Evidence(piece.module, _what(piece), self._siblings(piece.module)))
+        if beyond:
+            layers = sorted({int((piece.found or "").split()[-1]) for piece in beyond})
+            yield finding(
+                "LH205",
+                f"{len(beyond)} modules are in layers {layers[0]} to {layers[-1]}; the base has {(highest or 0) + 1} layers",
+                beyond,
+            )
+        if absent:
+            has = f"; the base has {absent[0].expected}" if absent[0].expected else ""
+            yield finding("LH201", f"{len(absent)} modules are not in the base, first {absent[0].name}{has}", absent)
+
+    @cached_property
+    def _highest_layer(self) -> int | None:
+        """Of the base, among modules named like those that the adapter found."""
+        heads = {
+            weight.name.split(f".{layer_index(weight.name)}.")[0]
+            for _, weight in self.matched
+            if layer_index(weight.name) is not None
+        }
+        numbers = [
+            index
+            for module in self.names.modules
+            if (index := layer_index(module)) is not None and module.split(f".{index}.")[0] in heads
+        ]
+        return max(numbers, default=None)
+
+    def _moved(self, module: str) -> str:
+        if self.change and module.startswith(self.change[0]):
+            return self.change[1] + module[len(self.change[0]) :]
+        return module
+
+    def _siblings(self, module: str) -> str | None:
+        parent = self._moved(module).rpartition(".")[0]
+        leaves = {
+            name[len(parent) + 1 :].partition(".")[0] for name in self.names.modules if name.startswith(f"{parent}.")
+        }
+        return ", ".join(sorted(leaves)[:8]) or None
+
+    # --- shapes -------------------------------------------------------------------------------------------------------
+
+    def _shapes(self) -> Iterator[Finding]:
+        by_rule: dict[str, list[Evidence]] = {}
+        for piece, weight in self.matched:
+            rule = _compare(piece, weight)
+            if rule is not None:
+                pair = Evidence(piece.module, shape_text(_asked(piece)), shape_text(weight.shape))
+                by_rule.setdefault(rule, []).append(pair)
+        for rule, evidence in by_rule.items():
+            first = evidence[0]
+            flag = next((u.transposed for u in self.adapter.updates if u.module == first.name), False)
+            told = {
+                "LH202": f"the update is {first.found}, the weight is {first.expected}",
+                "LH204": f"{first.found} here, {first.expected} in the base",
+                "LH211": f"fits only as {'(out, in)' if flag else '(in, out)'}, fan_in_fan_out is {str(flag).lower()}",
+            }[rule]
+            yield finding(rule, f"{len(evidence)} of {len(self.matched)} modules, first {first.name}: {told}", evidence)
+
+    # --- what else ----------------------------------------------------------------------------------------------------
+
+    def _coverage(self) -> Iterator[Finding]:
+        """Targets of the configuration that the base has and the file has no tensors for."""
+        settings = self.adapter.options.get("settings")
+        damaged = any(found.rule in _DAMAGED for found in self.adapter.findings)
+        if (
+            settings is None
+            or damaged
+            or self.unmatched
+            or not self.adapter.updates
+            or self.adapter.options.get("layer_replication")
+        ):
+            return
+        have = {weight.name for _, weight in self.matched}
+        expected: list[str] = []
+        for name, weight in self.names.weights.items():
+            module, _, parameter = name.rpartition(".")
+            if parameter == "weight" and len(weight.shape) > 1 and name == weight.places[0].tensor:
+                own = self._as_adapter(module)
+                if settings.covers(own) and not settings.saves(own):
+                    expected.append(name)
+        absent = [name for name in expected if name not in have]
+        if absent and len(absent) < len(expected):
+            present = len(expected) - len(absent)
+            yield finding(
+                "LH207",
+                f"{present} of the {len(expected)} modules that target_modules names have tensors; not {absent[0]}",
+                (Evidence(name) for name in absent),
+            )
+
+    def _as_adapter(self, module: str) -> str:
+        if self.change and module.startswith(self.change[1]):
+            return self.change[0] + module[len(self.change[1]) :]
+        return module
+
+    def _tied(self) -> Iterator[Finding]:
+        tied = next((weight for weight in self.names.weights.values() if weight.is_tied), None)
+        if tied is None or not (self.base.architecture or "").endswith(("CausalLM", "LMHeadModel", "Generation")):
+            return
+        shared = tied.places[0].tensor
+        kinds = (PartKind.REPLACEMENT,)
+        sides = {
+            "head" if weight.is_tied else "embedding"
+            for piece, weight in self.matched
+            if weight.places[0].tensor == shared and (isinstance(piece, Update) or piece.kind in kinds)
+        }
+        if len(sides) == 1:
+            side = sides.pop()
+            yield finding("LH218", f"only the {side} side of the tied weight {shared} is updated", [Evidence(shared)])
+
+    def _widths(self) -> Iterator[Finding]:
+        """Prompts, prefixes and bottlenecks have no weight in the base; their width is the model's."""
+        for part in self.adapter.parts:
+            asked = self._expected_width(part)
+            width = part.shape[-1] if part.shape else None
+            if asked is not None and width is not None and width != asked:
+                name = next(iter(part.tensors.values())).name
+                evidence = [Evidence(name, str(width), str(asked))]
+                yield finding("LH202", f"{name} has the width {width}, the base has {asked}", evidence)
+
+    def _expected_width(self, part: Part) -> int | None:
+        config = self.base.text_config
+        hidden = _whole(config, "hidden_size", "n_embd", "d_model")
+        if part.kind is PartKind.PROMPT or (part.kind is PartKind.PREFIX and part.parameter == "adaption_prompt"):
+            return hidden
+        if part.kind is PartKind.BOTTLENECK:
+            return hidden
+        layers = _whole(config, "num_hidden_layers", "n_layer")
+        heads = _whole(config, "num_attention_heads", "n_head")
+        if part.kind is not PartKind.PREFIX or not hidden or not layers or not heads:
+            return None
+        groups = _whole(config, "num_key_value_heads") or heads
+        return layers * 2 * groups * (_whole(config, "head_dim") or hidden // heads)
+
+    def _prefix(self) -> Iterator[Finding]:
+        if self.change and self.change[1]:
+            strip, add = self.change
+            told = (
+                f"`{strip}…` in the adapter, `{add}…` in the base" if strip else f"the base's names begin with `{add}`"
+            )
+            yield finding("LH221", told, [Evidence(strip or "(nothing)", strip, add)])
+
+
+# --- which base it is ---------------------------------------------------------------------------------------------------
+
+
+def _identity(adapter: Adapter, base: BaseModel) -> Iterator[Finding]:
+    claim = adapter.claim
+    if same_weights(adapter, base):
+        return
+    differs = [
+        Evidence(what, recorded, known)
+        for what, recorded, known in (
+            ("layout", claim.layout, base.layout_digest),
+            ("weights", claim.weights, base.weights_digest),
+        )
+        if recorded and known and recorded != known
+    ]
+    if differs:
+        what = " and ".join(piece.name for piece in differs)
+        yield finding("LH103", f"the recorded digest of the base's {what} is another one", differs)
+    elif claim.layout == base.layout_digest and claim.layout:
+        yield from _revision(adapter, base)
+        return
+    if claim.name and base.names and not _is_called(claim.name, base.names):
+        called = ", ".join(sorted(base.names)[:5])
+        evidence = [Evidence("base_model_name_or_path", claim.name[:200], called)]
+        if not any(found.rule == "LH104" for found in adapter.findings):
+            yield finding("LH101", f"the adapter names {claim.name[:200]}, the base is called {called}", evidence)
+    elif not differs:
+        yield from _revision(adapter, base)
+
+
+def _revision(adapter: Adapter, base: BaseModel) -> Iterator[Finding]:
+    recorded, known = adapter.claim.revision, base.revision
+    if recorded and known and not (known.startswith(recorded) or recorded.startswith(known)):
+        evidence = [Evidence("revision", recorded[:80], known[:80])]
+        yield finding("LH102", f"recorded is revision {recorded[:80]}, this one is {known[:80]}", evidence)
+
+
+# --- shapes -----------------------------------------------------------------------------------------------------------
+
+
+def _is_addressed(piece: Update | Part) -> bool:
+    if isinstance(piece, Update):
+        return True
+    return piece.kind in (
+        PartKind.BIAS,
+        PartKind.BIAS_DELTA,
+        PartKind.REPLACEMENT,
+        PartKind.BASE_COPY,
+        PartKind.TOKEN_ROWS,
+    )
+
+
+def _asked(piece: Update | Part) -> Shape:
+    if isinstance(piece, Update) and piece.transposed and piece.kind is Kind.LINEAR and len(piece.shape) == 2:
+        return piece.shape[::-1]
+    return piece.shape
+
+
+def _compare(piece: Update | Part, weight: Weight) -> str | None:
+    """The rule that the pair breaks, if any."""
+    asked, there = _asked(piece), weight.shape
+    if _agrees(asked, there):
+        return _beyond_vocabulary(piece, there)
+    if isinstance(piece, Update):
+        if len(asked) == 3 and len(there) == 3 and _agrees((asked[0], asked[2], asked[1]), there):
+            return None  # experts stored (experts, in, out); PEFT reads it off the shape
+        if len(asked) == 2 and len(there) == 2 and piece.kind is Kind.LINEAR and _agrees(asked[::-1], there):
+            return "LH211"
+    if piece.leaf in _VOCABULARY and len(asked) == len(there) == 2 and _agrees(asked[1:], there[1:]):
+        return "LH204"
+    return "LH202"
+
+
+def _agrees(asked: Shape, there: tuple[int, ...]) -> bool:
+    if len(asked) == len(there):
+        return all(want is None or want == size for want, size in zip(asked, there, strict=True))
+    if len(asked) != 2 or len(there) < 2:
+        return len(asked) == 1 and asked[0] is None
+    rest = 1
+    for size in there[1:]:
+        rest *= size
+    return asked[0] in (None, there[0]) and asked[1] in (None, rest)  # a convolution, flattened
+
+
+def _beyond_vocabulary(piece: Update | Part, there: tuple[int, ...]) -> str | None:
+    is_rows = isinstance(piece, Part) and piece.kind is PartKind.TOKEN_ROWS
+    return "LH204" if is_rows and piece.indices and max(piece.indices) >= there[0] else None  # type: ignore[union-attr]
+
+
+def _what(piece: Update | Part) -> str:
+    return f"{piece.method} {shape_text(piece.shape)}" if isinstance(piece, Update) else piece.kind.value
+
+
+def _is_called(claimed: str, names: Iterable[str]) -> bool:
+    def plain(name: str) -> str:
+        return name.removeprefix("hf:").partition("@")[0].strip("/").lower()
+
+    return plain(claimed) in {plain(name) for name in names}
+
+
+def _ranges(value: Any) -> list[tuple[int, int]]:
+    pairs = value if isinstance(value, list) else []
+    good = [
+        pair for pair in pairs if isinstance(pair, list) and len(pair) == 2 and all(isinstance(n, int) for n in pair)
+    ]
+    return [(start, stop) for start, stop in good if 0 <= start <= stop <= 10_000]
+
+
+def _whole(config: Mapping[str, Any], *names: str) -> int | None:
+    for name in names:
+        value = config.get(name)
+        if isinstance(value, int) and not isinstance(value, bool) and value > 0:
+            return value
+    return None

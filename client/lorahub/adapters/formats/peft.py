@@ -1,0 +1,679 @@
+"""PEFT's own directories: adapter_config.json and adapter_model.safetensors, as PEFT 0.21 writes and reads them.
+
+The tensors are the truth, the configuration is a claim: where the two disagree, a finding says so.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import pairwise
+from typing import Any
+
+from lorahub.adapters.adapter import Adapter, BaseClaim, Kind, Part, PartKind, Update
+from lorahub.adapters.adapter_config import AdapterConfig, is_hub_id
+from lorahub.adapters.findings import Evidence, shape_text
+from lorahub.adapters.formats import reading as methods
+from lorahub.adapters.formats.peft_settings import SETTINGS, TYPES
+from lorahub.adapters.formats.reading import Reading, Tensors
+from lorahub.adapters.patterns import ends_with, is_target, layer_index, pattern_key
+from lorahub.adapters.safetensors_header import TensorEntry
+
+_SUFFIXES = {
+    "lora_A.weight": ("lora", "down"),
+    "lora_B.weight": ("lora", "up"),
+    "lora_B.bias": ("lora", "up_bias"),
+    "lora_A": ("lora", "down"),
+    "lora_B": ("lora", "up"),
+    "lora_E": ("lora", "diagonal"),
+    "lora_diag": ("lora", "diagonal"),
+    "lora_magnitude_vector": ("lora", "magnitude"),
+    "lora_magnitude_vector.weight": ("lora", "magnitude"),
+    "lora_velora_embed": ("lora", "ignored"),
+    "lora_embedding_A": ("embedding", "down"),
+    "lora_embedding_B": ("embedding", "up"),
+    "hada_w1_a": ("loha", "w1_a"),
+    "hada_w1_b": ("loha", "w1_b"),
+    "hada_w2_a": ("loha", "w2_a"),
+    "hada_w2_b": ("loha", "w2_b"),
+    "hada_t1": ("loha", "t1"),
+    "hada_t2": ("loha", "t2"),
+    "lokr_w1": ("lokr", "w1"),
+    "lokr_w1_a": ("lokr", "w1_a"),
+    "lokr_w1_b": ("lokr", "w1_b"),
+    "lokr_w2": ("lokr", "w2"),
+    "lokr_w2_a": ("lokr", "w2_a"),
+    "lokr_w2_b": ("lokr", "w2_b"),
+    "lokr_t2": ("lokr", "t2"),
+    "ia3_l": ("ia3", "factor"),
+    "vera_lambda_b": ("vera", "lambda_b"),
+    "vera_lambda_d": ("vera", "lambda_d"),
+    "oft_R.weight": ("oft", "rotation"),
+    "oft_R": ("oft", "rotation"),
+    "boft_R": ("boft", "rotation"),
+    "boft_s": ("boft", "factor"),
+    "hra_u": ("hra", "reflections"),
+    "hira_A": ("hira", "down"),
+    "hira_B": ("hira", "up"),
+    "fourierft_spectrum": ("fourierft", "spectrum"),
+    "waveft_spectrum": ("waveft", "spectrum"),
+    "shira_weight": ("shira", "values"),
+    "shira_indices": ("shira", "indices"),
+    "ln_tuning_layers.weight": ("ln_tuning", "weight"),
+    "ln_tuning_layers.bias": ("ln_tuning", "bias"),
+    "trainable_tokens_delta": ("tokens", "rows"),
+    "token_adapter.trainable_tokens_delta": ("tokens", "rows"),
+    "adaption_prompt": ("adaption_prompt", "prompt"),
+    "adaption_gate": ("adaption_prompt", "gate"),
+}
+"""What a tensor's name ends in -> (family, role). AdaLoRA's factors have no `.weight`."""
+
+_FLAT_ROLES = frozenset(
+    "up_bias magnitude diagonal lambda_b lambda_d spectrum values weight bias gate factor alpha".split()
+)
+_SHARED = ("vera_A", "vera_B", "randlora_A", "randlora_B", "vblora_vector_bank", "pvera_A", "pvera_B")
+_FREE = {"fourierft", "waveft", "shira"}
+_METHODS = {
+    "LORA": "lora",
+    "ADALORA": "adalora",
+    "LOHA": "loha",
+    "LOKR": "lokr",
+    "IA3": "ia3",
+    "VERA": "vera",
+    "OFT": "oft",
+    "BOFT": "boft",
+    "HRA": "hra",
+    "HIRA": "hira",
+}
+_PROMPTS = {"PROMPT_TUNING", "MULTITASK_PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING", "CPT", "CARTRIDGE"}
+_WRAPPERS = ("base_model.model.", "base_model.", "_orig_mod.", "module.")
+_EMBEDDINGS = ("embed_tokens", "lm_head", "wte", "word_embeddings", "embed_in", "embed_out", "shared", "tok_embeddings")
+_CHANGES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
+_TWICE = ("classifier", "score")
+
+
+def read_peft(config: AdapterConfig, entries: Iterable[TensorEntry], *, weights_file: str) -> Adapter:
+    """`entries` are the tensors of `weights_file`. Never raises: what can't be understood is a finding."""
+    reader = _Reader(config)
+    reader.take(entries)
+    reader.check_claims()
+    reader.reading.close()
+    return reader.adapter(weights_file)
+
+
+class Settings:
+    """adapter_config.json as PEFT applies it to one module."""
+
+    def __init__(self, raw: Mapping[str, Any]) -> None:
+        self.raw = raw
+        self.rank = _number(raw.get("r", raw.get("init_r")), 8)
+        self.alpha = _number(raw.get("lora_alpha", raw.get("alpha")), 8)
+        self.ranks = _patterns(raw.get("rank_pattern"))
+        self.alphas = _patterns(raw.get("alpha_pattern"))
+        self.targets: tuple[str, ...] | str | None = _names(raw.get("target_modules"))
+        excluded = _names(raw.get("exclude_modules"))
+        self.excluded: tuple[str, ...] | str = excluded if excluded is not None else ()
+        saved = _names(raw.get("modules_to_save"))
+        self.saved: tuple[str, ...] = (saved,) if isinstance(saved, str) else saved or ()
+        self.parameters: tuple[str, ...] = _list(raw.get("target_parameters"))
+        layers = raw.get("layers_to_transform")
+        self.layers = [layers] if isinstance(layers, int) else layers if isinstance(layers, list) else None
+
+    def rank_of(self, module: str) -> float:
+        return self._of(self.ranks, module, self.rank)
+
+    def alpha_of(self, module: str) -> float:
+        return self._of(self.alphas, module, self.alpha)
+
+    @staticmethod
+    def _of(patterns: Mapping[str, float], module: str, default: float) -> float:
+        key = pattern_key(patterns, module)
+        return default if key is None else patterns[key]
+
+    def scale(self, module: str, rank: int) -> float:
+        """Alpha / r, with rsLoRA alpha / √r."""
+        root = self.raw.get("use_rslora") is True
+        return self.alpha_of(module) / (rank**0.5 if root else rank)
+
+    def covers(self, module: str) -> bool | None:
+        """Whether PEFT makes a layer for the module; None where the configuration doesn't say."""
+        if self.targets is None or self.targets == "all-linear":
+            return None
+        if self.excluded and is_target(self.excluded, module):
+            return False
+        covered = is_target(self.targets, module)
+        if covered and self.layers is not None and not isinstance(self.targets, str):
+            return self._layer_of(module) in self.layers
+        return covered
+
+    def _layer_of(self, module: str) -> int | None:
+        patterns = _list(self.raw.get("layers_pattern"))
+        if patterns:
+            parts = module.split(".")
+            for before, number in pairwise(parts):
+                if before in patterns and number.isdecimal():
+                    return int(number)
+        return layer_index(module)
+
+    def saves(self, module: str) -> bool:
+        """PEFT wraps every module whose name ends in one of `modules_to_save`, with all that is in it."""
+        path = module
+        while path:
+            if any(path.endswith(name) for name in self.saved):
+                return True
+            path = path.rpartition(".")[0]
+        return False
+
+    def is_feedforward(self, module: str) -> bool:
+        named = _names(self.raw.get("feedforward_modules"))
+        return bool(named is not None and is_target(named, module))
+
+
+class _Reader:
+    def __init__(self, config: AdapterConfig) -> None:
+        self.config = config
+        self.raw = config.raw
+        self.settings = Settings(config.raw)
+        self.reading = Reading()
+        self.groups: dict[tuple[str, str, int], dict[str, TensorEntry]] = {}
+        self.names: dict[tuple[str, str, int], str] = {}
+        self.twice: list[Evidence] = []
+        self.elements: dict[str, int] = {}
+        self.copies = 0
+
+    # --- tensors --------------------------------------------------------------------------------------------------
+
+    def take(self, entries: Iterable[TensorEntry]) -> None:
+        entries = list(entries)
+        for entry in entries:
+            self.elements[entry.dtype] = self.elements.get(entry.dtype, 0) + entry.elements
+        for entry in methods.check_entries(entries, self.reading, allow_flat=self._may_be_flat):
+            self._sort(entry)
+        for (module, family, nesting), tensors in self.groups.items():
+            self._make(module, family, nesting, tensors)
+        if self.twice:
+            self.reading.add(
+                "LH215",
+                f"{len(self.twice)} tensors have a second of the same meaning, first {self.twice[0].name}",
+                self.twice,
+            )
+
+    def _may_be_flat(self, name: str) -> bool:
+        found = _suffix(name)
+        return found is None or found[2] in _FLAT_ROLES or self.config.peft_type not in _METHODS
+
+    def _sort(self, entry: TensorEntry) -> None:
+        name = _unwrapped(entry.name)
+        if name in _SHARED or name == "prompt_embeddings":
+            if name == "prompt_embeddings":
+                self._prompt(entry)
+            return
+        found = _suffix(name)
+        if found is None:
+            self._other(name, entry)
+            return
+        path, family, role = found
+        module, nesting = _module(path)
+        tensors = self.groups.setdefault((module, family, nesting), {})
+        if role in tensors:
+            self.twice.append(Evidence(entry.name, None, f"once; also {tensors[role].name}"))
+        tensors[role] = entry
+
+    def _other(self, name: str, entry: TensorEntry) -> None:
+        """Whole tensors, biases, and the tensors of methods that are known by name only."""
+        path, _, parameter = name.rpartition(".")
+        own = f"{(self.config.peft_type or '').lower()}_"
+        if any(part.startswith(own) for part in name.split(".")) and self.config.peft_type not in _METHODS:
+            module = ".".join(part for part in name.partition(f".{own}")[0].split("."))
+            self.groups.setdefault((module, "other", 0), {})[parameter] = entry
+        elif parameter in ("weight", "bias") and not any(
+            part.startswith(("lora_", "hada_", "lokr_")) for part in path.split(".")
+        ):
+            self._whole(path, parameter, entry)
+        else:
+            self.reading.unknown.append(entry)
+
+    def _whole(self, path: str, parameter: str, entry: TensorEntry) -> None:
+        module, nesting = _module(path)
+        if nesting and parameter == "weight":
+            kind = PartKind.BASE_COPY
+        elif parameter == "bias" and not self.settings.saves(module):
+            kind = PartKind.BIAS
+        else:
+            kind = PartKind.REPLACEMENT
+        self.reading.parts.append(Part(kind, module, {parameter: entry}, entry.shape, parameter))
+
+    def _prompt(self, entry: TensorEntry) -> None:
+        kind = PartKind.PREFIX if self.config.peft_type == "PREFIX_TUNING" else PartKind.PROMPT
+        self.reading.parts.append(Part(kind, "", {"embeddings": entry}, entry.shape, "prompt_embeddings"))
+
+    # --- one module -----------------------------------------------------------------------------------------------
+
+    def _make(self, module: str, family: str, nesting: int, tensors: Tensors) -> None:
+        update: Update | None = None
+        if family == "lora":
+            update = self._lora(module, nesting, tensors)
+        elif family == "embedding":
+            update = methods.embedding(module, tensors, self.reading, scale=self._scale(module))
+        elif family == "loha":
+            update = methods.hadamard(module, tensors, self.reading, scale=self._plain_scale(module))
+        elif family == "lokr":
+            update = methods.kronecker(module, tensors, self.reading, scale=self._kron_scale(module))
+        elif family == "hira":
+            update = methods.low_rank(module, tensors, self.reading, method="hira", scale=lambda _: 1.0)
+        elif family in ("ln_tuning", "tokens", "adaption_prompt"):
+            self._part(module, family, tensors)
+        else:
+            update = self._shaped(module, family, tensors)
+        if update is not None:
+            self.reading.updates.append(update)
+
+    def _scale(self, module: str) -> Callable[[int], float]:
+        return lambda rank: self.settings.scale(module, rank)
+
+    def _plain_scale(self, module: str) -> Callable[[int], float]:
+        return lambda rank: self.settings.alpha_of(module) / rank
+
+    def _kron_scale(self, module: str) -> Callable[[int | None], float]:
+        """Alpha / r always, with the configured r where both factors are whole."""
+        return lambda rank: self.settings.alpha_of(module) / (rank or self.settings.rank_of(module))
+
+    def _lora(self, module: str, nesting: int, tensors: Tensors) -> Update | None:
+        if self.config.peft_type == "ADALORA":
+            return methods.low_rank(
+                module,
+                tensors,
+                self.reading,
+                method="adalora",
+                scale=lambda rank: self.settings.alpha / (rank + 1e-5),
+                transposed=self._is_transposed(),
+            )
+        parameters = self._parameters(module, nesting)
+        if parameters:
+            return self._experts(module, nesting, parameters, tensors)
+        return methods.low_rank(
+            module, tensors, self.reading, scale=self._scale(module), transposed=self._is_transposed()
+        )
+
+    def _is_transposed(self) -> bool:
+        return self.raw.get("fan_in_fan_out") is True
+
+    def _parameters(self, module: str, nesting: int) -> tuple[str, ...]:
+        """The bare parameters of this module that are targets. PEFT nests their wrappers: the first has the deepest."""
+        if self.settings.covers(module) and not nesting:
+            return ()
+        names = [
+            parameter.rpartition(".")[2]
+            for parameter in self.settings.parameters
+            if ends_with(module, parameter.rpartition(".")[0])
+        ]
+        return tuple(sorted(set(names), key=_place_in_module))
+
+    def _experts(self, module: str, nesting: int, parameters: tuple[str, ...], tensors: Tensors) -> Update | None:
+        """`down` (experts·r, in), expert by expert; `up` (out, r·experts), rank by rank (PEFT `ParamWrapper`)."""
+        if not methods.require(tensors, module, ("down", "up"), self.reading):
+            return None
+        down, up = tensors["down"], tensors["up"]
+        if not methods.agree({"down": down.shape[0], "up": up.shape[1]}, module, self.reading):
+            return None
+        rank = int(self.settings.rank_of(module))
+        experts = down.shape[0] // rank if rank else 0
+        if not experts or down.shape[0] % rank:
+            evidence = [Evidence(down.name, str(down.shape[0]), f"a multiple of {rank}")]
+            self.reading.add("LH203", f"{module}: {down.shape[0]} rows are no multiple of the rank {rank}", evidence)
+            return None
+        own = parameters[len(parameters) - 1 - nesting :] if nesting < len(parameters) else parameters
+        return Update(
+            module,
+            "lora",
+            tensors,
+            (experts, up.shape[0], down.shape[1]),
+            rank,
+            self.settings.scale(module, rank),
+            parameters=(own[0],),
+        )
+
+    def _shaped(self, module: str, family: str, tensors: Tensors) -> Update | None:
+        """Methods that fix one side of the weight, or none."""
+        required = _REQUIRED.get(family, ())
+        if not methods.require(tensors, module, required, self.reading):
+            return None
+        shape, rank = _sides(family, tensors, self.raw, is_feedforward=self.settings.is_feedforward(module))
+        method = family if family != "other" else (self.config.peft_type or "other").lower()
+        return Update(module, method, tensors, shape, rank, transposed=self._is_transposed())
+
+    def _part(self, module: str, family: str, tensors: Tensors) -> None:
+        add = self.reading.parts.append
+        if family == "ln_tuning":
+            for parameter, entry in tensors.items():
+                add(Part(PartKind.REPLACEMENT, module, {parameter: entry}, entry.shape, parameter))
+        elif family == "tokens":
+            rows = tensors["rows"]
+            indices = self._token_indices(module)
+            if indices and len(indices) != rows.shape[0]:
+                evidence = [Evidence(rows.name, f"{rows.shape[0]} rows", f"{len(indices)} tokens")]
+                self.reading.add("LH212", f"{module}: {len(indices)} token indices, {rows.shape[0]} rows", evidence)
+            add(Part(PartKind.TOKEN_ROWS, module, tensors, (None, *rows.shape[1:]), indices=indices))
+        elif methods.require(tensors, module, ("prompt", "gate"), self.reading):
+            add(Part(PartKind.PREFIX, module, tensors, (None, tensors["prompt"].shape[-1]), "adaption_prompt"))
+
+    def _token_indices(self, module: str) -> tuple[int, ...]:
+        value = self.raw.get("trainable_token_indices", self.raw.get("token_indices"))
+        if isinstance(value, dict):
+            value = next((rows for name, rows in value.items() if ends_with(module, name)), None)
+        return tuple(item for item in value if isinstance(item, int)) if isinstance(value, list) else ()
+
+    # --- claims ---------------------------------------------------------------------------------------------------
+
+    def check_claims(self) -> None:
+        self._check_type()
+        self._check_ranks()
+        self._check_flags()
+        self._check_targets()
+        self._check_saved()
+        self._check_prompt()
+        self._check_settings()
+
+    def _check_type(self) -> None:
+        kind = self.config.peft_type
+        families = {family for _, family, _ in self.groups} - {"tokens", "ln_tuning"}
+        own: dict[str, set[str | None]] = {
+            "lora": {"LORA", "ADALORA", "QALORA"},
+            "embedding": {"LORA"},
+            "other": {kind},
+        }
+        if kind is not None and kind not in TYPES:
+            self.reading.add("LH306", f"peft_type {kind[:60]!r} isn't known", [Evidence("peft_type", kind[:100])])
+            return
+        wrong = sorted(f for f in families if kind not in own.get(f, {f.upper()}))
+        if wrong and not self.reading.unknown:
+            evidence = [Evidence("peft_type", kind, ", ".join(w.upper() for w in wrong))]
+            self.reading.add("LH212", f"peft_type is {kind}, the tensors are of {', '.join(wrong)}", evidence)
+
+    def _check_ranks(self) -> None:
+        wrong = []
+        for update in self.reading.updates:
+            if update.method not in ("lora", "adalora", "loha", "hira") or update.rank is None:
+                continue
+            expected = self.settings.rank_of(update.module)
+            if self.config.peft_type == "ADALORA":
+                continue  # ranks shrink while it trains; the tensors keep the first one
+            if update.rank != expected:
+                wrong.append(Evidence(update.module, str(update.rank), f"{expected:g}"))
+        still = [update for update in self.reading.updates if update.scale == 0]
+        if still:
+            evidence = [Evidence(update.module, "scale 0", "lora_alpha above 0") for update in still]
+            self.reading.add("LH203", f"lora_alpha is 0: {len(still)} updates are multiplied by 0", evidence)
+        if wrong:
+            first = wrong[0]
+            self.reading.add(
+                "LH203",
+                f"{len(wrong)} modules have another rank than the configuration says, first {first.name}: "
+                f"{first.found} instead of {first.expected}",
+                wrong,
+            )
+
+    def _check_flags(self) -> None:
+        if self.config.peft_type != "LORA":
+            return
+        plain = [update for update in self.reading.updates if update.method == "lora"]
+        flags = (
+            ("use_dora", "magnitude", "DoRA's magnitudes", self.raw.get("use_dora") is True),
+            ("lora_bias", "up_bias", "biases of lora_B", self.raw.get("lora_bias") is True),
+        )
+        for flag, role, what, is_on in flags:
+            having = [u for u in plain if role in u.tensors]
+            lacking = [u for u in plain if role not in u.tensors]
+            if is_on and lacking:
+                evidence = [Evidence(u.module, None, role) for u in lacking]
+                self.reading.add("LH212", f"{flag} is on, {len(lacking)} modules have no {what}", evidence)
+            if having and not is_on:
+                evidence = [Evidence(u.tensors[role].name) for u in having]
+                self.reading.add("LH212", f"{flag} is off, {len(having)} modules have {what}", evidence)
+        self._check_biases()
+
+    def _check_biases(self) -> None:
+        biases = [part for part in self.reading.parts if part.kind is PartKind.BIAS]
+        mode = self.raw.get("bias", "none")
+        if biases and mode == "none":
+            evidence = [Evidence(next(iter(part.tensors.values())).name) for part in biases]
+            self.reading.add("LH212", f"bias is none, the file has {len(biases)} biases", evidence)
+        if not biases and mode in ("all", "lora_only") and self.reading.updates:
+            self.reading.add("LH214", f"bias is {mode}, the file has no bias", [Evidence("bias", str(mode), "none")])
+
+    def _check_targets(self) -> None:
+        outside = [
+            Evidence(update.module)
+            for update in self.reading.updates
+            if self.settings.covers(update.module) is False and update.parameters == ("weight",)
+            if not (update.kind is Kind.EMBEDDING and self.settings.covers(update.module))
+        ]
+        if outside:
+            self.reading.add(
+                "LH213", f"{len(outside)} modules are outside target_modules, first {outside[0].name}", outside
+            )
+        unused = [Evidence("target_modules", name) for name in self._unused_targets()]
+        for setting, patterns in (("rank_pattern", self.settings.ranks), ("alpha_pattern", self.settings.alphas)):
+            modules = [update.module for update in self.reading.updates]
+            used = {pattern_key({key: value}, module) for key, value in patterns.items() for module in modules}
+            unused += [Evidence(setting, key) for key in patterns if key not in used]
+        if unused and self.reading.updates:
+            names = ", ".join(f"{piece.name} {piece.found}" for piece in unused[:5])
+            self.reading.add("LH214", f"nothing in the file matches {names}", unused)
+
+    def _unused_targets(self) -> Iterator[str]:
+        """Only where tensors of targets are kept one by one, and nothing else explains their absence."""
+        targets = self.settings.targets
+        broken = self.reading.missing or self.reading.ranks or any(f.rule == "LH209" for f in self.reading.findings)
+        if targets is None or isinstance(targets, str) or broken:
+            return
+        modules = [module for module, _, _ in self.groups]
+        modules += [part.module for part in self.reading.parts]
+        for name in targets:
+            if not any(ends_with(module, name) for module in modules):
+                yield name
+
+    def _check_saved(self) -> None:
+        whole = [part for part in self.reading.parts if part.kind is PartKind.REPLACEMENT]
+        if self.config.peft_type in ("LN_TUNING", "TRAINABLE_TOKENS"):
+            return
+        outside = [
+            Evidence(next(iter(part.tensors.values())).name)
+            for part in whole
+            if not self.settings.saves(part.module) and part.leaf not in _EMBEDDINGS
+        ]
+        if outside:
+            self.reading.add(
+                "LH213", f"{len(outside)} whole tensors are not in modules_to_save, first {outside[0].name}", outside
+            )
+        unused = [name for name in self.settings.saved if not any(_saves(name, part.module) for part in whole)]
+        if set(unused) < set(_TWICE) and any(name in _TWICE for name in self.settings.saved if name not in unused):
+            unused = []  # PEFT writes both names for every classifier
+        if unused:
+            evidence = [Evidence("modules_to_save", name) for name in unused]
+            self.reading.add(
+                "LH214", f"modules_to_save names {', '.join(unused[:5])}, the file has no such module", evidence
+            )
+
+    def _check_prompt(self) -> None:
+        prompts = [part for part in self.reading.parts if part.parameter == "prompt_embeddings"]
+        if self.config.peft_type in _PROMPTS and not prompts:
+            self.reading.add("LH208", "prompt_embeddings is missing", [Evidence("prompt_embeddings")])
+        claimed = self.raw.get("num_virtual_tokens")
+        for part in prompts:
+            if self.config.peft_type in ("PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING") and claimed not in (
+                None,
+                part.shape[0],
+            ):
+                evidence = [Evidence("prompt_embeddings", shape_text(part.shape), f"{claimed} rows")]
+                self.reading.add("LH212", f"num_virtual_tokens is {claimed}, there are {part.shape[0]}", evidence)
+
+    def _check_settings(self) -> None:
+        unknown = sorted(set(self.raw) - SETTINGS)
+        if unknown:
+            evidence = [Evidence(key, str(self.raw[key])[:100]) for key in unknown]
+            self.reading.add("LH217", f"not known: {', '.join(unknown[:8])}", evidence)
+        init = self.raw.get("init_lora_weights")
+        changed = next(
+            (name for name in _CHANGES_BASE if isinstance(init, str) and init.lower().startswith(name)), None
+        )
+        if changed or self.raw.get("kasa_config"):
+            what = f"init_lora_weights is {init}" if changed else "kasa_config is set"
+            self.reading.add("LH216", what, [Evidence("init_lora_weights", str(init))])
+        if self.raw.get("layer_replication"):
+            self.reading.add(
+                "LH219",
+                f"layer_replication is {str(self.raw['layer_replication'])[:100]}",
+                [Evidence("layer_replication", str(self.raw["layer_replication"])[:200])],
+            )
+        for warning in self.config.warnings:
+            if not warning.startswith("`base_model_name_or_path`"):
+                self.reading.add("LH307", warning, [Evidence(warning.split("`")[1])])
+
+    # --- the whole ------------------------------------------------------------------------------------------------
+
+    def adapter(self, weights_file: str) -> Adapter:
+        kind = self.config.peft_type
+        return Adapter(
+            format="peft",
+            method=_METHODS.get(kind or "", (kind or "unknown").lower()),
+            updates=tuple(self.reading.updates),
+            parts=tuple(self.reading.parts),
+            claim=BaseClaim(self.config.base_model, self.config.base_revision),
+            options=self._options(),
+            targets=self.settings.targets,
+            findings=tuple(self.reading.findings),
+            weights_file=weights_file,
+            dtypes=self.elements,
+        )
+
+    def _options(self) -> dict[str, Any]:
+        raw = self.raw
+        options: dict[str, Any] = {
+            "rslora": raw.get("use_rslora") is True,
+            "dora": any("magnitude" in update.tensors for update in self.reading.updates),
+            "alpha": self.settings.alpha,
+            "rank": self.settings.rank,
+            "patterns": bool(self.settings.ranks or self.settings.alphas),
+            "layer_replication": raw.get("layer_replication"),
+            "init": raw.get("init_lora_weights"),
+            "settings": self.settings,
+            "not_mergeable": next(
+                (key for key in ("alora_invocation_tokens", "use_qalora", "arrow_config") if raw.get(key)), None
+            ),
+        }
+        return {key: value for key, value in options.items() if value not in (None, False)}
+
+
+# --- names ------------------------------------------------------------------------------------------------------------
+
+
+def _unwrapped(name: str) -> str:
+    """Without the wrappers of PeftModel, torch.compile and data parallelism."""
+    for wrapper in _WRAPPERS:
+        name = name.removeprefix(wrapper)
+    return name
+
+
+def _suffix(name: str) -> tuple[str, str, str] | None:
+    """(path of the module, family, role) of a factor's name, with the adapter name `default` left out."""
+    parts = [part for part in name.split(".") if part not in ("default", "_orig_mod")]
+    for count in (1, 2):
+        found = _SUFFIXES.get(".".join(parts[-count:])) if len(parts) > count else None
+        if found:
+            path = ".".join(parts[:-count]).removesuffix(".token_adapter")
+            return path, *found
+    return None
+
+
+def _module(path: str) -> tuple[str, int]:
+    """The module, and how many wrappers of bare parameters lie around it: `mlp.experts.base_layer` is (mlp.experts, 1).
+
+    >>> _module("mlp.experts.base_layer"), _module("attn.base_layer.out_proj")
+    (('mlp.experts', 1), ('attn.out_proj', 0))
+    """
+    parts = path.split(".")
+    nesting = 0
+    while parts and parts[-1] == "base_layer":
+        parts.pop()
+        nesting += 1
+    return ".".join(part for part in parts if part != "base_layer"), nesting
+
+
+_MODULE_ORDER = ("gate_up_proj", "gate_proj", "up_proj", "w1", "w3", "down_proj", "w2")
+
+
+def _place_in_module(parameter: str) -> tuple[int, str]:
+    """PEFT wraps bare parameters in the order of the module, which is gate, up, down in every known block."""
+    return (_MODULE_ORDER.index(parameter) if parameter in _MODULE_ORDER else len(_MODULE_ORDER), parameter)
+
+
+def _saves(name: str, module: str) -> bool:
+    path = module
+    while path:
+        if path.endswith(name):
+            return True
+        path = path.rpartition(".")[0]
+    return False
+
+
+# --- shapes -----------------------------------------------------------------------------------------------------------
+
+_REQUIRED = {
+    "ia3": ("factor",),
+    "vera": ("lambda_b", "lambda_d"),
+    "oft": ("rotation",),
+    "boft": ("rotation", "factor"),
+    "hra": ("reflections",),
+    "shira": ("values", "indices"),
+    "fourierft": ("spectrum",),
+    "waveft": ("spectrum",),
+}
+
+
+def _sides(
+    family: str, tensors: Tensors, raw: Mapping[str, Any], *, is_feedforward: bool
+) -> tuple[tuple[int | None, ...], int | None]:
+    """((out, in) as far as the method fixes them, rank)."""
+    if family == "ia3":
+        size = methods.elements(tensors["factor"])
+        return ((None, size) if is_feedforward else (size, None)), None
+    if family == "vera":
+        return (tensors["lambda_b"].shape[0], None), tensors["lambda_d"].shape[0]
+    if family == "oft":
+        blocks, triangle = tensors["rotation"].shape[0], tensors["rotation"].shape[-1]
+        width = None if raw.get("block_share") is True else blocks * methods.rotation_size(triangle)
+        return (None, width), None
+    if family == "boft":
+        shape = tensors["rotation"].shape
+        return (tensors["factor"].shape[0], shape[-3] * shape[-1]), None
+    if family == "hra":
+        return (None, tensors["reflections"].shape[0]), tensors["reflections"].shape[1]
+    return (None, None), None
+
+
+# --- values of the configuration --------------------------------------------------------------------------------------
+
+
+def _number(value: Any, default: float) -> float:
+    return value if isinstance(value, int | float) and not isinstance(value, bool) else default
+
+
+def _patterns(value: Any) -> dict[str, float]:
+    if not isinstance(value, dict):
+        return {}
+    return {
+        key: number for key, number in value.items() if isinstance(number, int | float) and not isinstance(number, bool)
+    }
+
+
+def _names(value: Any) -> tuple[str, ...] | str | None:
+    return value if isinstance(value, str) else None if not isinstance(value, list) else _list(value)
+
+
+def _list(value: Any) -> tuple[str, ...]:
+    if isinstance(value, str):
+        return (value,)
+    return tuple(item for item in value if isinstance(item, str)) if isinstance(value, list) else ()
+
+
+def local_base(name: str | None) -> bool:
+    """Whether a base's name is a path on somebody's machine."""
+    return name is not None and not is_hub_id(name)

@@ -1,0 +1,145 @@
+"""State dicts without a configuration: loralib's, torchtune's, and lorahub's own form (docs/format.md).
+
+The own form is a safetensors file whose metadata has `lorahub.method`: `bottleneck` for Houlsby's and Pfeiffer's
+adapters, `bitfit` for biases alone. `lorahub.scale` is a number that multiplies every update.
+"""
+
+from collections.abc import Iterable, Mapping
+
+from lorahub.adapters.adapter import Adapter, BaseClaim, Naming, Part, PartKind, Update
+from lorahub.adapters.formats import reading as methods
+from lorahub.adapters.formats.reading import Reading, Tensors
+from lorahub.adapters.safetensors_header import TensorEntry
+
+_TORCHTUNE = {"lora_a.weight": "down", "lora_b.weight": "up", "magnitude": "magnitude"}
+_LORALIB = {"lora_A": "down", "lora_B": "up"}
+_BOTTLENECK = {"down.weight": "down", "up.weight": "up", "down.bias": "down_bias", "up.bias": "up_bias"}
+
+
+def is_torchtune(names: Iterable[str]) -> bool:
+    return any(name.endswith((".lora_a.weight", ".lora_b.weight")) for name in names)
+
+
+def is_loralib(names: Iterable[str]) -> bool:
+    return any(name.endswith((".lora_A", ".lora_B")) and not name.startswith("base_model.") for name in names)
+
+
+def is_own(metadata: Mapping[str, str]) -> bool:
+    return "lorahub.method" in metadata
+
+
+def read_torchtune(entries: Iterable[TensorEntry], metadata: Mapping[str, str], *, weights_file: str) -> Adapter:
+    return _read(entries, metadata, _TORCHTUNE, "torchtune", Naming.TORCHTUNE, weights_file)
+
+
+def read_loralib(entries: Iterable[TensorEntry], metadata: Mapping[str, str], *, weights_file: str) -> Adapter:
+    """`lora_A` (rank, in), `lora_B` (out, rank), no scale in the file: alpha / r of the training script."""
+    return _read(entries, metadata, _LORALIB, "loralib", Naming.DOTTED, weights_file)
+
+
+def _read(
+    entries: Iterable[TensorEntry],
+    metadata: Mapping[str, str],
+    roles: Mapping[str, str],
+    format_name: str,
+    naming: Naming,
+    weights_file: str,
+) -> Adapter:
+    reading = Reading()
+    entries = list(entries)
+    groups: dict[str, dict[str, TensorEntry]] = {}
+    for entry in methods.check_entries(entries, reading, allow_flat=lambda name: not name.endswith(tuple(roles))):
+        found = next((ending for ending in roles if entry.name.endswith(f".{ending}")), None)
+        if found:
+            groups.setdefault(entry.name[: -len(found) - 1], {})[roles[found]] = entry
+        elif entry.name.endswith(".bias"):
+            module = entry.name.removesuffix(".bias")
+            reading.parts.append(Part(PartKind.BIAS, module, {"bias": entry}, entry.shape, "bias"))
+        else:
+            reading.unknown.append(entry)
+    scale = _scale(metadata)
+    for module, tensors in groups.items():
+        update = methods.low_rank(module, tensors, reading, scale=lambda _: scale)
+        if update is not None:
+            reading.updates.append(update)
+    reading.close()
+    return _adapter(format_name, "lora", reading, entries, metadata, weights_file, naming)
+
+
+def read_own(entries: Iterable[TensorEntry], metadata: Mapping[str, str], *, weights_file: str) -> Adapter:
+    """The form of docs/format.md, section "Methods without a format of their own"."""
+    reading = Reading()
+    entries = list(entries)
+    method = metadata["lorahub.method"]
+    kept = methods.check_entries(entries, reading, allow_flat=lambda name: name.endswith(".bias"))
+    if method == "bitfit":
+        _biases(kept, reading, is_delta=metadata.get("lorahub.bias") == "delta")
+    elif method == "bottleneck":
+        _bottlenecks(kept, reading)
+    else:
+        reading.add("LH306", f"lorahub.method {method[:60]!r} isn't known")
+    reading.close()
+    return _adapter("lorahub", method[:60], reading, entries, metadata, weights_file, Naming.DOTTED)
+
+
+def _biases(entries: Iterable[TensorEntry], reading: Reading, *, is_delta: bool) -> None:
+    kind = PartKind.BIAS_DELTA if is_delta else PartKind.BIAS
+    for entry in entries:
+        module, _, leaf = entry.name.rpartition(".")
+        if leaf == "bias":
+            reading.parts.append(Part(kind, module, {"bias": entry}, entry.shape, "bias"))
+        else:
+            reading.unknown.append(entry)
+
+
+def _bottlenecks(entries: Iterable[TensorEntry], reading: Reading) -> None:
+    groups: dict[str, dict[str, TensorEntry]] = {}
+    for entry in entries:
+        found = next((ending for ending in _BOTTLENECK if entry.name.endswith(f".{ending}")), None)
+        if found is None:
+            reading.unknown.append(entry)
+        else:
+            groups.setdefault(entry.name[: -len(found) - 1], {})[_BOTTLENECK[found]] = entry
+    for module, tensors in groups.items():
+        _bottleneck(module, tensors, reading)
+
+
+def _bottleneck(module: str, tensors: Tensors, reading: Reading) -> None:
+    if not methods.require(tensors, module, ("down", "up"), reading):
+        return
+    down, up = tensors["down"], tensors["up"]
+    if methods.agree({"down": down.shape[0], "up": up.shape[1]}, module, reading):
+        reading.parts.append(Part(PartKind.BOTTLENECK, module, tensors, (up.shape[0], down.shape[1])))
+
+
+def _scale(metadata: Mapping[str, str]) -> float:
+    try:
+        return float(metadata.get("lorahub.scale", "1"))
+    except ValueError:
+        return 1.0
+
+
+def _adapter(
+    format_name: str,
+    method: str,
+    reading: Reading,
+    entries: list[TensorEntry],
+    metadata: Mapping[str, str],
+    weights_file: str,
+    naming: Naming,
+) -> Adapter:
+    elements: dict[str, int] = {}
+    for entry in entries:
+        elements[entry.dtype] = elements.get(entry.dtype, 0) + entry.elements
+    updates: tuple[Update, ...] = tuple(reading.updates)
+    return Adapter(
+        format=format_name,
+        method=method,
+        updates=updates,
+        parts=tuple(reading.parts),
+        naming=naming,
+        claim=BaseClaim(metadata.get("lorahub.base") or None),
+        findings=tuple(reading.findings),
+        weights_file=weights_file,
+        dtypes=elements,
+    )

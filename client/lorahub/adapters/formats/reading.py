@@ -1,0 +1,183 @@
+"""What every format's reader does alike: collect tensors by module and role, and make updates of them."""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from math import isqrt, prod
+
+from lorahub.adapters.adapter import Kind, Part, Shape, Update
+from lorahub.adapters.findings import Evidence, Finding, finding, shape_text
+from lorahub.adapters.safetensors_header import TensorEntry
+
+Tensors = Mapping[str, TensorEntry]
+"""The tensors of one module, by role."""
+
+WEIGHT_DTYPES = frozenset({"F64", "F32", "F16", "BF16"})
+_INTEGER_ROLES = frozenset({"indices"})
+
+
+@dataclass(slots=True)
+class Reading:
+    """What a reader has found so far."""
+
+    updates: list[Update] = field(default_factory=list)
+    parts: list[Part] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)
+    unknown: list[TensorEntry] = field(default_factory=list)
+    missing: list[Evidence] = field(default_factory=list)
+    ranks: list[Evidence] = field(default_factory=list)
+
+    def add(self, rule: str, message: str, evidence: Iterable[Evidence] = (), **more: object) -> None:
+        self.findings.append(finding(rule, message, evidence, **more))  # type: ignore[arg-type]
+
+    def close(self) -> None:
+        """Turns what was collected tensor by tensor into one finding each."""
+        if self.unknown:
+            names = [Evidence(entry.name, shape_text(entry.shape)) for entry in self.unknown]
+            self.add("LH206", f"{_count(names, 'tensor')} of no known method, first {names[0].name}", names)
+        if self.missing:
+            first = self.missing[0]
+            self.add(
+                "LH208", f"{_count(self.missing, 'factor')} missing: {first.name} has no {first.expected}", self.missing
+            )
+        if self.ranks:
+            first = self.ranks[0]
+            self.add(
+                "LH220",
+                f"the factors of {_count(self.ranks, 'module')} have different ranks, first {first.name}: {first.found}",
+                self.ranks,
+            )
+
+
+def _count(things: list[Evidence], what: str) -> str:
+    return (
+        f"1 {what} is" if len(things) == 1 and what == "factor" else f"{len(things)} {what}{'s' * (len(things) != 1)}"
+    )
+
+
+def check_entries(
+    entries: Iterable[TensorEntry], reading: Reading, *, allow_flat: Callable[[str], bool]
+) -> list[TensorEntry]:
+    """Leaves out what can't be a factor: empty or flattened tensors, and dtypes that can't be multiplied."""
+    kept, broken, odd = [], [], []
+    for entry in entries:
+        if not entry.elements or (len(entry.shape) < 2 and not allow_flat(entry.name)):
+            broken.append(Evidence(entry.name, shape_text(entry.shape), "two dimensions or more"))
+        else:
+            kept.append(entry)
+            if entry.dtype not in WEIGHT_DTYPES and not entry.name.endswith("indices"):
+                odd.append(Evidence(entry.name, entry.dtype, "F32, BF16 or F16"))
+    if broken:
+        reading.add(
+            "LH209", f"{_count(broken, 'tensor')} without elements or flattened, first {broken[0].name}", broken
+        )
+    if odd:
+        reading.add("LH304", f"{_count(odd, 'tensor')} of dtype {odd[0].found}", odd)
+    return kept
+
+
+def require(tensors: Tensors, module: str, roles: Iterable[str], reading: Reading) -> bool:
+    """Whether all factors are there; what isn't is remembered for LH208."""
+    absent = [role for role in roles if role not in tensors]
+    reading.missing += [Evidence(module, ", ".join(tensors), role) for role in absent]
+    return not absent
+
+
+def agree(ranks: Mapping[str, int], module: str, reading: Reading) -> bool:
+    """Whether the inner dimensions are one number; if not, LH220."""
+    if len(set(ranks.values())) <= 1:
+        return True
+    found = ", ".join(f"{role} {rank}" for role, rank in ranks.items())
+    reading.ranks.append(Evidence(module, found, "one rank"))
+    return False
+
+
+# --- the methods: factors -> the update's shape -----------------------------------------------------------------------
+
+
+def low_rank(
+    module: str,
+    tensors: Tensors,
+    reading: Reading,
+    *,
+    method: str = "lora",
+    scale: Callable[[int], float],
+    transposed: bool = False,
+) -> Update | None:
+    """`down` (rank, in[, k…]), `up` (out, rank[, 1…]): ΔW = scale · up · down. `mid` is Tucker's core (rank, rank, k…)."""
+    if not require(tensors, module, ("down", "up"), reading):
+        return None
+    down, up = tensors["down"], tensors["up"]
+    rank = down.shape[0]
+    if not agree({"down": rank, "up": up.shape[1]}, module, reading):
+        return None
+    shape: Shape = (up.shape[0], *down.shape[1:])
+    if "mid" in tensors:
+        shape = (up.shape[0], down.shape[1], *tensors["mid"].shape[2:])
+    kind = Kind.CONV if len(shape) > 2 else Kind.LINEAR
+    return Update(module, method, tensors, shape, rank, scale(rank), kind, transposed=transposed)
+
+
+def embedding(module: str, tensors: Tensors, reading: Reading, *, scale: Callable[[int], float]) -> Update | None:
+    """`down` (rank, rows), `up` (width, rank): the rows get scale · (up · down)ᵀ."""
+    if not require(tensors, module, ("down", "up"), reading):
+        return None
+    down, up = tensors["down"], tensors["up"]
+    if not agree({"down": down.shape[0], "up": up.shape[1]}, module, reading):
+        return None
+    rank = down.shape[0]
+    return Update(module, "lora", tensors, (down.shape[1], up.shape[0]), rank, scale(rank), Kind.EMBEDDING)
+
+
+def hadamard(module: str, tensors: Tensors, reading: Reading, *, scale: Callable[[int], float]) -> Update | None:
+    """LoHa: ΔW = scale · (w1_a·w1_b) ∘ (w2_a·w2_b); with cores t1, t2 (rank, rank, k…) the a factors are (rank, out)."""
+    if not require(tensors, module, ("w1_a", "w1_b", "w2_a", "w2_b"), reading):
+        return None
+    if "t1" in tensors or "t2" in tensors:
+        if not require(tensors, module, ("t1", "t2"), reading):
+            return None
+        rank, out = tensors["w1_a"].shape
+        shape: Shape = (out, tensors["w1_b"].shape[1], *tensors["t1"].shape[2:])
+        inner = {"w1_b": tensors["w1_b"].shape[0], "w2_b": tensors["w2_b"].shape[0], "w1_a": rank}
+    else:
+        out, rank = tensors["w1_a"].shape
+        shape = (out, tensors["w1_b"].shape[1])
+        inner = {role: tensors[role].shape[0] for role in ("w1_b", "w2_b")} | {"w1_a": rank}
+    if not agree(inner, module, reading):
+        return None
+    return Update(module, "loha", tensors, shape, rank, scale(rank))
+
+
+def kronecker(
+    module: str, tensors: Tensors, reading: Reading, *, scale: Callable[[int | None], float]
+) -> Update | None:
+    """LoKr: ΔW = scale · kron(w1, w2), either of them whole or a product of two factors."""
+    one, two = _kron_half(module, tensors, "w1", reading), _kron_half(module, tensors, "w2", reading)
+    if one is None or two is None:
+        return None
+    shape = (one[0] * two[0], one[1] * two[1], *two[2:])
+    rank = next((tensors[f"{half}_b"].shape[0] for half in ("w1", "w2") if f"{half}_b" in tensors), None)
+    return Update(module, "lokr", tensors, shape, rank, scale(rank))
+
+
+def _kron_half(module: str, tensors: Tensors, half: str, reading: Reading) -> tuple[int, ...] | None:
+    if half in tensors:
+        return tensors[half].shape
+    if not require(tensors, module, (f"{half}_a", f"{half}_b"), reading):
+        return None
+    a, b, core = tensors[f"{half}_a"].shape, tensors[f"{half}_b"].shape, tensors.get("t2" if half == "w2" else "t1")
+    if core is not None:
+        return (a[1], b[1], *core.shape[2:])
+    return (a[0], b[1]) if agree({f"{half}_a": a[1], f"{half}_b": b[0]}, module, reading) else None
+
+
+def rotation_size(triangle: int) -> int:
+    """b, of a block (b, b) whose upper triangle has b(b−1)/2 elements.
+
+    >>> rotation_size(6)
+    4
+    """
+    return (1 + isqrt(1 + 8 * triangle)) // 2
+
+
+def elements(entry: TensorEntry) -> int:
+    return prod(entry.shape)

@@ -1,0 +1,184 @@
+"""`lorahub check`."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from lorahub.cli.output import Result, size_text, table
+from lorahub.cli.session import Session, command
+from lorahub.errors import UsageFault
+from lorahub.hub.checking import FAIL_ON, LEVELS, Checked, Checker, summary
+from lorahub.hub.lock import LOCK, read_lock
+from lorahub.hub.reports import REPORTS, cell, counts, runtime_cell, step_summary, worst_first
+
+
+@command("check")
+@click.argument("adapters", nargs=-1)
+@click.option(
+    "--base", "bases", multiple=True, metavar="BASE", help="A folder, a name, or hf:org/name@rev; repeatable."
+)
+@click.option("--all-of", metavar="BASE", help="Every adapter that the registry knows for this base.")
+@click.option("--level", type=click.Choice(LEVELS), default="shapes", help="How deep to look.", show_default=True)
+@click.option("--for", "runtimes", multiple=True, metavar="RUNTIME", help="Must load there too: vllm, llama.cpp, …")
+@click.option(
+    "--fail-on", type=click.Choice(FAIL_ON), default="incompatible", show_default=True, help="What is exit 1."
+)
+@click.option("--report", "reports", multiple=True, metavar="KIND=FILE", help=f"Also write: {', '.join(REPORTS)}.")
+def check(session: Session, adapters: Sequence[str], **wishes: Any) -> Result:
+    """Prove whether ADAPTERS fit a base: from headers alone, no weights are read.
+
+    ADAPTERS are folders, files, references (acme/sql@v3, hf:org/name) or lorahub.lock. Without --base, the base that
+    each adapter names is used. Exit 1 says that one doesn't fit.
+    """
+    transport = _Transport(session)
+    checker = Checker(
+        session.settings,
+        transport,
+        level=wishes["level"],
+        runtimes=wishes["runtimes"],
+        progress=session.progress(),
+    )
+    bases = list(wishes["bases"])
+    pairs = _wanted(session, adapters, bases, wishes["all_of"])
+    results = [checked for spec, against in pairs for checked in checker.run(spec, against)]
+    if not results:
+        raise UsageFault("there is nothing to check", hint="name a folder, a reference, or lorahub.lock")
+    written = _write(results, wishes["reports"])
+    return _result(results, checker, bases, written, fail_on=wishes["fail_on"])
+
+
+class _Transport:
+    """The registry's connection, made when the first name needs it."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._hub: Any = None
+
+    def __call__(self) -> Any:
+        if self._hub is None:
+            self._hub = self._session.hub()
+        return self._hub.transport
+
+
+def _wanted(
+    session: Session, adapters: Sequence[str], bases: list[str], all_of: str | None
+) -> list[tuple[str, list[str]]]:
+    """(adapter, its bases). A lock file stands for the adapters in it, each with the base it records."""
+    pairs: list[tuple[str, list[str]]] = []
+    for spec in adapters:
+        if Path(spec).name == LOCK and Path(spec).is_file():
+            pairs += [(entry.pinned, bases or ([entry.base] if entry.base else [])) for entry in read_lock(Path(spec))]
+        else:
+            pairs.append((spec, bases))
+    if all_of is not None:
+        with session.hub() as hub:
+            found = hub.adapters_of(all_of)
+        pairs += [(spec, [_revised(all_of, base) for base in bases] or [all_of]) for spec in found]
+    return pairs
+
+
+def _revised(base: str, other: str) -> str:
+    """`@next` is another revision of the same base."""
+    return base.partition("@")[0] + other if other.startswith("@") else other
+
+
+def _write(results: Sequence[Checked], wishes: Sequence[str]) -> list[str]:
+    written = []
+    for wish in wishes:
+        kind, _, place = wish.partition("=")
+        if kind not in REPORTS:
+            raise UsageFault(f"no report is called {kind!r}", hint=f"there are: {', '.join(REPORTS)}")
+        text = REPORTS[kind](results)
+        if place in ("", "-"):
+            click.echo(text)
+        else:
+            Path(place).parent.mkdir(parents=True, exist_ok=True)
+            Path(place).write_text(text, "utf-8")
+            written.append(place)
+    where = os.environ.get("GITHUB_STEP_SUMMARY")
+    if where and not any(wish.startswith("summary=") for wish in wishes):
+        with Path(where).open("a", encoding="utf-8") as file:
+            file.write(step_summary(results))
+    return written
+
+
+def _result(
+    results: Sequence[Checked], checker: Checker, bases: Sequence[str], written: Sequence[str], *, fail_on: str
+) -> Result:
+    fails = any(checked.fails(fail_on) for checked in results)
+    data = {
+        "checks": [checked.as_json() for checked in results],
+        "summary": summary(results),
+        "level": checker.level,
+        "bytes_read": checker.bytes_read,
+    }
+    human = _human(results, checker) if len(results) > 1 else _one(results[0])
+    return Result(
+        data=data,
+        human=human,
+        ids=[f"{checked.verdict.value} {checked.adapter}" for checked in results],
+        rows=[[c.adapter, c.base or "", c.verdict.value, ",".join(f.rule for f in c.report.findings)] for c in results],
+        notes=[f"  wrote {place}" for place in written],
+        exit_code=1 if fails else 0,
+    )
+
+
+def _human(results: Sequence[Checked], checker: Checker) -> str:
+    """A row for each adapter, a column for each base, then for each runtime that was asked for."""
+    bases = list(dict.fromkeys(checked.base or "no base" for checked in results))
+    rows: dict[str, list[str]] = {}
+    for checked in worst_first(results):
+        row = rows.setdefault(checked.adapter, [""] * (len(bases) + len(checker.runtimes)))
+        row[bases.index(checked.base or "no base")] = cell(checked)
+        for number, runtime in enumerate(checker.runtimes):
+            row[len(bases) + number] = runtime_cell(checked, runtime)
+    shown = table(["adapter", *bases, *checker.runtimes], [[name, *row] for name, row in rows.items()])
+    details = [_findings(checked) for checked in worst_first(results) if checked.report.findings]
+    read = f"   (headers only, {size_text(checker.bytes_read)} read)" if checker.bytes_read else ""
+    return "\n".join([shown, *(f"\n{text}" for text in details), f"\n{counts(results)}{read}"])
+
+
+_WORDS = {
+    "compatible": "✓ {adapter} is compatible with {base}: these are the weights it was trained on",
+    "fits": "✓ {adapter} fits {base}",
+    "incompatible": "✗ {adapter} does not fit {base}",
+    "undecided": "? {adapter}: whether it fits {base} can't be told",
+}
+
+
+def _one(checked: Checked) -> str:
+    said = _WORDS[checked.verdict.value].format(adapter=checked.adapter, base=checked.base or "any base")
+    facts = checked.facts
+    ranks = ", ".join(map(str, facts["ranks"]))
+    what = f"{facts['format']} {facts['method']}" + (f", rank {ranks}" if ranks else "")
+    matched = f"; {checked.report.matched} of {checked.report.of} modules matched" if checked.base else ""
+    lines = [said, f"  {what}{matched}"]
+    if checked.report.findings:
+        lines.append(_findings(checked, name=False))
+    lines += [f"  ignored {found.rule}: {reason}" for found, reason in checked.ignored]
+    usable = [judged.runtime for judged in checked.report.runtimes if judged.is_usable]
+    if usable and checked.verdict.value != "incompatible":
+        lines.append(f"  loads in: {', '.join(usable)}")
+    for runtime in checked.wanted:
+        lines.append(f"  {runtime}: {runtime_cell(checked, runtime)}")
+    return "\n".join(lines)
+
+
+def _findings(checked: Checked, *, name: bool = True) -> str:
+    lines = [f"{checked.adapter} × {checked.base or 'no base'}"] if name else []
+    for found in checked.report.findings:
+        lines.append(f"  {found.rule} {found.severity.value}: {found.message}")
+        for piece in found.evidence[:3]:
+            if piece.found or piece.expected:
+                lines.append(
+                    f"        {piece.name}: {piece.found or '–'}"
+                    + (f", expected {piece.expected}" if piece.expected else "")
+                )
+        if len(found.evidence) > 3:
+            lines.append(f"        … and {len(found.evidence) - 3} more (--json has them all)")
+        if found.hint:
+            lines.append(f"        Hint: {found.hint}")
+    return "\n".join(lines)

@@ -1,0 +1,271 @@
+"""Checks by name: several adapters against several bases, with the project's ignore rules, and what that means for CI."""
+
+import tomllib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+from lorahub.adapters.adapter import Adapter
+from lorahub.adapters.base_model import BaseModel
+from lorahub.adapters.check import Report, check, recheck
+from lorahub.adapters.files import Files, FolderFiles
+from lorahub.adapters.findings import Evidence, Finding, Verdict, finding
+from lorahub.adapters.reader import read_adapter
+from lorahub.adapters.rules import RULES, Severity
+from lorahub.adapters.runtimes import RUNTIMES, Loads
+from lorahub.adapters.weights import scan_weights
+from lorahub.errors import InvalidConfiguration, LorahubError, NotFound, UsageFault
+from lorahub.hub.bases import Bases, OpenedBase, hash_folder, hub_transport, is_folder
+from lorahub.hub.configuration import PROJECT_FILE, Configuration
+from lorahub.hub.progress import Progress, Silence
+from lorahub.hub.remote_files import RemoteFiles
+from lorahub.hub.transport import Transport
+from lorahub.protocol.references import LATEST, Reference, local_path
+
+LEVELS = ("metadata", "shapes", "drift", "load")
+FAIL_ON = ("incompatible", "undecided", "warning", "never")
+
+
+@dataclass(frozen=True, slots=True)
+class OpenedAdapter:
+    """An adapter's files, wherever they are. `place` is a path in this project that a finding can point to."""
+
+    name: str
+    files: Files
+    place: str | None = None
+    yanked: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """One adapter against one base. `ignored` are findings that the project has set aside, with their reasons."""
+
+    adapter: str
+    base: str | None
+    report: Report
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    place: str | None = None
+    ignored: tuple[tuple[Finding, str], ...] = ()
+    wanted: tuple[str, ...] = ()
+    """Runtimes that were asked for."""
+
+    @property
+    def verdict(self) -> Verdict:
+        return self.report.verdict
+
+    def fails(self, fail_on: str) -> bool:
+        """Whether CI should be red."""
+        if fail_on == "never":
+            return False
+        if self.verdict is Verdict.INCOMPATIBLE or any(self._lacks(runtime) for runtime in self.wanted):
+            return True
+        if fail_on == "undecided" and self.verdict is Verdict.UNDECIDED:
+            return True
+        return fail_on == "warning" and any(f.severity is Severity.WARNING for f in self.report.findings)
+
+    def _lacks(self, runtime: str) -> bool:
+        return any(
+            judged.runtime == runtime and judged.loads in (Loads.NO, Loads.WRONG) for judged in self.report.runtimes
+        )
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "adapter": self.adapter,
+            "base": self.base,
+            **self.report.as_json(),
+            "facts": dict(self.facts),
+            "place": self.place,
+            "ignored": [{**found.as_json(), "reason": reason} for found, reason in self.ignored],
+        }
+
+
+class Checker:
+    """Runs checks. Use it as a context manager: it keeps connections and bases it has read."""
+
+    def __init__(
+        self,
+        settings: Configuration,
+        transport: Callable[[], Transport],
+        *,
+        level: str = "shapes",
+        runtimes: Sequence[str] = (),
+        progress: Progress | None = None,
+    ) -> None:
+        self._settings = settings
+        self._transport = transport
+        self._progress = progress or Silence()
+        self._bases = Bases(settings, transport)
+        self._opened: dict[str, OpenedBase] = {}
+        self.level = level
+        self.runtimes = tuple(runtimes)
+        self.ignores = read_ignores(project_file())
+        self.bytes_read = 0
+        unknown = [runtime for runtime in runtimes if runtime not in RUNTIMES]
+        if unknown:
+            raise UsageFault(f"no runtime is called {unknown[0]!r}", hint=f"there are: {', '.join(RUNTIMES)}")
+
+    def adapter(self, spec: str) -> OpenedAdapter:
+        """A folder, a file, a reference of the registry or of the Hub. Raises what the network says."""
+        if is_folder(spec):
+            return _local(spec)
+        if self._settings.flag("offline"):
+            raise UsageFault(f"LORAHUB_OFFLINE is set; {spec} needs the network", hint="unset it, or name a folder")
+        reference = Reference.parse(spec)
+        if spec.startswith("hf:"):
+            transport = hub_transport(self._settings)
+            files = RemoteFiles(transport, str(reference.repository), reference.revision or "main")
+            return OpenedAdapter(spec, files)
+        return self._from_registry(spec, reference)
+
+    def _from_registry(self, spec: str, reference: Reference) -> OpenedAdapter:
+        transport = self._transport()
+        wanted = reference.revision or LATEST
+        found = transport.json("GET", f"/api/lorahub/v1/models/{reference.repository}/revisions/{wanted}")
+        files = RemoteFiles(transport, str(reference.repository), str(found["commit"]))
+        yanked = found.get("yanked")
+        return OpenedAdapter(spec, files, yanked=yanked["reason"] if isinstance(yanked, dict) else None)
+
+    def base(self, spec: str) -> BaseModel:
+        if spec not in self._opened:
+            if self.level == "drift" and is_folder(spec):
+                self._opened[spec] = OpenedBase(hash_folder(local_path(spec), self._progress), "folder")
+            else:
+                self._opened[spec] = self._bases.open(spec)
+            self.bytes_read += self._opened[spec].bytes_read
+        return self._opened[spec].base
+
+    def run(self, spec: str, bases: Sequence[str]) -> list[Checked]:
+        """One result for each base; without any, against the base that the adapter names, if it can be found."""
+        opened = self.adapter(spec)
+        adapter = read_adapter(opened.files)
+        before = list(self._beside(opened, adapter))
+        if isinstance(opened.files, RemoteFiles):
+            self.bytes_read += opened.files.bytes_read
+        named: list[tuple[str | None, BaseModel | None]] = (
+            [(base, self.base(base)) for base in bases] if bases else [self._recorded(adapter)]
+        )
+        return [self._one(opened, adapter, name, base, before) for name, base in named]
+
+    def _beside(self, opened: OpenedAdapter, adapter: Adapter) -> Iterable[Finding]:
+        if opened.yanked is not None:
+            yield finding("LH502", f"{opened.name} was yanked: {opened.yanked}", [Evidence(opened.name)])
+        if self.level in ("drift", "load") and adapter.weights_file is not None:
+            yield from scan_weights(opened.files, adapter)
+
+    def _recorded(self, adapter: Adapter) -> tuple[str | None, BaseModel | None]:
+        name = adapter.claim.name
+        if name is None or self.level == "metadata":
+            return name, None
+        try:
+            return name, self.base(name)
+        except LorahubError as error:
+            if isinstance(error, NotFound | UsageFault) or error.retryable:
+                return name, None
+            raise
+
+    def _one(
+        self,
+        opened: OpenedAdapter,
+        adapter: Adapter,
+        name: str | None,
+        base: BaseModel | None,
+        before: Sequence[Finding],
+    ) -> Checked:
+        report = check(adapter, base, level=self.level)
+        more = list(before)
+        if self.level == "load" and base is not None and name is not None and is_folder(name):
+            from lorahub.hub.loading import load_findings
+
+            more += load_findings(opened.files, local_path(name))
+        kept, ignored = self._without_ignored(opened.name, [*report.findings, *more])
+        return Checked(
+            opened.name,
+            name,
+            recheck(report, kept, adapter, base) if more or ignored else report,
+            facts={"format": adapter.format, "method": adapter.method, "ranks": adapter.ranks},
+            place=opened.place,
+            ignored=tuple(ignored),
+            wanted=self.runtimes,
+        )
+
+    def _without_ignored(
+        self, name: str, findings: Sequence[Finding]
+    ) -> tuple[list[Finding], list[tuple[Finding, str]]]:
+        kept: list[Finding] = []
+        ignored: list[tuple[Finding, str]] = []
+        for found in findings:
+            rule = next((i for i in self.ignores if i.rule == found.rule and i.covers(name)), None)
+            if rule is None:
+                kept.append(found)
+            else:
+                ignored.append((found, rule.reason))
+        return kept, ignored
+
+
+def _local(spec: str) -> OpenedAdapter:
+    place = local_path(spec)
+    if not place.exists():
+        raise UsageFault(
+            f"{place} isn't there", hint="name a folder with adapter_config.json, a file, or namespace/name"
+        )
+    files = FolderFiles(place)
+    pointed = next((name for name in ("adapter_config.json", *files.sizes) if name in files.sizes), None)
+    shown = place / pointed if pointed is not None and place.is_dir() else place
+    return OpenedAdapter(spec, files, place=shown.as_posix())
+
+
+# --- what a project sets aside ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Ignore:
+    """`[[check.ignore]]` of lorahub.toml: a rule that doesn't count for an adapter, why, and until when."""
+
+    rule: str
+    adapter: str
+    reason: str
+    until: date
+
+    def covers(self, name: str) -> bool:
+        """By the reference without its revision, or by the folder's path; `*` stands for all."""
+        plain = name.removeprefix("./").rstrip("/")
+        return date.today() <= self.until and self.adapter in ("*", plain, plain.partition("@")[0])  # noqa: DTZ011
+
+
+def project_file() -> Path | None:
+    """The nearest lorahub.toml, from here upwards."""
+    for folder in (Path.cwd(), *Path.cwd().parents):
+        if (folder / PROJECT_FILE).is_file():
+            return folder / PROJECT_FILE
+    return None
+
+
+def read_ignores(path: Path | None) -> list[Ignore]:
+    """Raises `InvalidConfiguration` for an entry without a reason or an expiry date."""
+    if path is None:
+        return []
+    try:
+        content = tomllib.loads(path.read_text("utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise InvalidConfiguration(f"can't read {path}: {error}") from None
+    table = content.get("check", {})
+    entries = table.get("ignore", []) if isinstance(table, dict) else []
+    return [_ignore(entry, path) for entry in entries]
+
+
+def _ignore(entry: Any, path: Path) -> Ignore:
+    fields = entry if isinstance(entry, dict) else {}
+    rule, reason, until = fields.get("rule"), fields.get("reason"), fields.get("until")
+    if rule not in RULES or not isinstance(reason, str) or not reason.strip() or not isinstance(until, date):
+        raise InvalidConfiguration(
+            f"{path}: an entry of check.ignore needs a known rule, a reason and an expiry date",
+            hint='[[check.ignore]] rule = "LH402" adapter = "acme/sql" reason = "served by PEFT only" until = 2027-01-01',
+        )
+    return Ignore(rule, str(fields.get("adapter", "*")), reason, until)
+
+
+def summary(results: Sequence[Checked]) -> dict[str, int]:
+    """How many of each verdict."""
+    return {verdict.value: sum(checked.verdict is verdict for checked in results) for verdict in Verdict}

@@ -1,0 +1,98 @@
+"""Adapters of the real PEFT are read as PEFT itself understands them, and fit the base they were made on."""
+
+from pathlib import Path
+
+import pytest
+from corpus.peft_corpus import BASES, CASES, build, make_base, write, write_base
+from lorahub.adapters.adapter import Update
+from lorahub.adapters.base_model import BaseModel, read_base
+from lorahub.adapters.check import check
+from lorahub.adapters.files import FolderFiles
+from lorahub.adapters.reader import read_adapter
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import nn
+
+pytestmark = pytest.mark.xdist_group("peft-corpus")
+
+
+@pytest.fixture(scope="module")
+def bases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, BaseModel]:
+    root = tmp_path_factory.mktemp("bases")
+    return {name: read_base(FolderFiles(write_base(name, root / name)), name=f"acme/{name}") for name in BASES}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_fits_its_own_base(name: str, bases: dict[str, BaseModel], tmp_path: Path) -> None:
+    case = CASES[name]
+    write(case, tmp_path)
+
+    adapter = read_adapter(FolderFiles(tmp_path))
+    report = check(adapter, bases[case.base])
+
+    assert adapter.format == "peft"
+    assert adapter.method == case.method
+    assert {found.rule for found in report.findings} == case.expected, report.findings
+    assert report.verdict == "fits"
+    assert report.matched == report.of
+
+
+@pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.method in ("lora", "loha", "lokr")])
+def test_rank_scale_and_place_are_those_of_peft(name: str, bases: dict[str, BaseModel], tmp_path: Path) -> None:
+    case = CASES[name]
+    model = write(case, tmp_path)
+    shapes = {module: tuple(layer.weight.shape) for module, layer in _weighted(make_base(case.base))}
+
+    adapter = read_adapter(FolderFiles(tmp_path))
+
+    found = {(update.module, update.parameters[0]): update for update in adapter.updates}
+    theirs = dict(_layers(model))
+    assert found.keys() == theirs.keys()
+    for key, layer in theirs.items():
+        update = found[key]
+        if case.method != "lokr":
+            assert update.rank == layer.r["default"], key
+        assert update.scale == pytest.approx(layer.scaling["default"], rel=1e-12), key
+        if key[1] == "weight" and not case.config().__dict__.get("layer_replication"):
+            assert _as_stored(update) == shapes[update.module], key
+
+
+def _layers(model: nn.Module) -> list[tuple[tuple[str, str], BaseTunerLayer]]:
+    found = []
+    for name, layer in model.base_model.model.named_modules():
+        if isinstance(layer, BaseTunerLayer) and getattr(layer, "r", {}).get("default"):
+            parameter = getattr(layer, "parameter_name", "weight")
+            module = ".".join(part for part in name.split(".") if part != "base_layer")
+            found.append(((module, parameter), layer))
+    return found
+
+
+def _weighted(model: nn.Module) -> list[tuple[str, nn.Module]]:
+    return [
+        (name, layer)
+        for name, layer in model.named_modules()
+        if isinstance(getattr(layer, "weight", None), nn.Parameter)
+    ]
+
+
+def _as_stored(update: Update) -> tuple[int | None, ...]:
+    return update.shape[::-1] if update.transposed else update.shape
+
+
+def test_an_adapter_of_transformers_own_loader_has_no_wrapper_in_its_names(
+    bases: dict[str, BaseModel], tmp_path: Path
+) -> None:
+    from safetensors.numpy import load_file, save_file
+
+    write(CASES["lora"], tmp_path)
+    weights = tmp_path / "adapter_model.safetensors"
+    bare = {name.removeprefix("base_model.model."): array for name, array in load_file(weights).items()}
+    save_file({name.replace(".weight", ".default.weight"): array for name, array in bare.items()}, weights)
+
+    report = check(read_adapter(FolderFiles(tmp_path)), bases["llama"])
+
+    assert (report.verdict, report.matched, report.findings) == ("fits", 6, ())
+
+
+def test_every_case_is_built(tmp_path: Path) -> None:
+    assert len(CASES) >= 50
+    assert build(CASES["lora"]) is not None
