@@ -6,14 +6,16 @@ LorahubError
 ├── InvalidInput         what was sent can't be understood           InvalidName · InvalidPath · InvalidDigest
 │   │                                                                InvalidCard · MalformedBody
 │   │                                                                UnsupportedMediaType
+│   │                                                                InvalidBaseModel · NotConvertible
 │   └── InvalidAdapter   the bytes are not a usable adapter          InvalidSafetensors · InvalidAdapterConfig
-│                                                                    UnsafeFile
+│                                                                    UnsafeFile · AdapterDoesNotFit
 ├── IntegrityFault       the bytes are not the promised ones         DigestMismatch · SizeMismatch
 ├── AccessRefused        who you are is unknown or not enough        NotAuthenticated · InvalidToken · NotPermitted
 │                                                                    GatedRepository · UnsafeEndpoint
 ├── NotFound             it isn't there, or not visible to you       RepositoryNotFound · RepositoryMoved
 │                                                                    RevisionNotFound · EntryNotFound
-│                                                                    AccountNotFound · BlobNotFound · RouteNotFound
+│                                                                    AccountNotFound · BlobNotFound · BaseNotFound
+│                                                                    RouteNotFound
 ├── Conflict             it is there already, or has moved           AlreadyExists · ParentMoved · NameRetired
 │                                                                    ProtectedReference · VersionYanked
 │                                                                    BlobVanished
@@ -130,10 +132,22 @@ class UnsafeFile(InvalidAdapter):
     code = "UnsafeFile"
 
 
+class AdapterDoesNotFit(InvalidAdapter):
+    """The adapter doesn't fit the base it names; `facts["findings"]` says why."""
+
+    code = "AdapterDoesNotFit"
+
+
 class InvalidBaseModel(InvalidInput):
     """Files or a layout that are no base model."""
 
     code, status, exit_code = "InvalidBaseModel", 422, 7
+
+
+class NotConvertible(InvalidInput):
+    """The adapter can't be written in the other format without a loss."""
+
+    code, status, exit_code = "NotConvertible", 422, 7
 
 
 class IntegrityFault(LorahubError):
@@ -233,6 +247,12 @@ class BlobNotFound(NotFound):
     """The caller has not uploaded these bytes, and can't read them anywhere."""
 
     code, status = "BlobNotFound", 400
+
+
+class BaseNotFound(NotFound):
+    """No base model is known by this name or digest."""
+
+    code = "BaseNotFound"
 
 
 class RouteNotFound(NotFound):

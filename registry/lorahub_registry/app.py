@@ -9,7 +9,9 @@ from anyio import to_thread
 from fastapi import FastAPI
 
 from lorahub_registry.features.accounts import routes as accounts
+from lorahub_registry.features.bases import routes as bases
 from lorahub_registry.features.catalog import routes as catalog
+from lorahub_registry.features.checks import routes as checks
 from lorahub_registry.features.downloads import routes as downloads
 from lorahub_registry.features.publishing import routes as publishing
 from lorahub_registry.features.references import routes as references
@@ -49,7 +51,7 @@ def create_app(backend: Backend) -> FastAPI:
     problems.install(app)
     _add_own_routes(app)
     # order matters where a fixed first element could also be a namespace
-    for feature in (accounts, uploads, repositories, references, publishing, catalog, downloads):
+    for feature in (accounts, bases, checks, uploads, repositories, references, publishing, catalog, downloads):
         app.include_router(feature.router)
     app.add_middleware(RawPath)
     app.add_middleware(RequestId)

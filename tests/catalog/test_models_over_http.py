@@ -208,6 +208,8 @@ def test_what_info_shows(publisher: Publisher) -> None:
         f"base_model:{publisher.base}",
         f"base_model:adapter:{publisher.base}",
         "license:mit",
+        "rank:4",
+        *(f"fits:{runtime}" for runtime in ("peft", "vllm", "sglang", "lorax", "llama.cpp", "ollama", "mlx")),
     ]
     assert (info.pipeline_tag, info.base_models) == ("text-generation", [publisher.base])
     assert info.safetensors is not None

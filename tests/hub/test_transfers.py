@@ -42,6 +42,12 @@ def big(user: tuple[str, str], tmp_path: Path) -> tuple[str, Path]:
     return f"owner/{user[0]}-big", folder
 
 
+def _wait_for_bytes(process: subprocess.Popen[bytes], home: Path) -> None:
+    """Until the pull has some of the file, or is over."""
+    while process.poll() is None and not any(path.stat().st_size for path in home.rglob("*.part")):
+        time.sleep(0.005)
+
+
 def test_a_pull_that_is_killed_goes_on_where_it_stopped(
     registry: Registry, big: tuple[str, Path], tmp_path: Path
 ) -> None:
@@ -52,7 +58,8 @@ def test_a_pull_that_is_killed_goes_on_where_it_stopped(
     chance, resumed = random.Random(1), 0
     for _ in range(6):
         process = subprocess.Popen([LORAHUB, "pull", repo, str(target)], env=variables, stdout=subprocess.DEVNULL)
-        time.sleep(chance.uniform(0.15, 0.5))
+        _wait_for_bytes(process, tmp_path / "home")
+        time.sleep(chance.uniform(0, 0.05))
         process.kill()
         process.wait()
         resumed += any(path.stat().st_size for path in (tmp_path / "home").rglob("*.part"))

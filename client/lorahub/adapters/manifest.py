@@ -89,7 +89,7 @@ def _described(claim: BaseClaim, base: BaseModel | None) -> dict[str, Any]:
             "files": dict(claim.files),
         }
     return {
-        "name": base.name,
+        "name": claim.name if claim.name in base.names else base.name,
         "revision": base.revision,
         "layout": base.layout_digest,
         "weights": base.weights_digest,

@@ -14,6 +14,7 @@ from lorahub.errors import RepositoryNotFound
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.argument("reference")
 @click.option("-m", "--message", help="What changed.")
+@click.option("--base", metavar="BASE", help="The base model: a folder, hf:org/name@rev, or a name of the registry.")
 @click.option("--version", metavar="vN", help="The version to make (default: the next).")
 @click.option("--alias", "aliases", multiple=True, metavar="NAME", help="Point this alias at the version; repeatable.")
 @click.option("--no-latest", is_flag=True, help="Leave the alias latest where it is.")
@@ -38,6 +39,7 @@ def push(session: Session, folder: Path, reference: str, *, dry_run: bool, **wis
             latest=not wishes["no_latest"],
             private=bool(wishes["private"]),
             create=bool(wishes["create"]),
+            base=wishes["base"],  # type: ignore[arg-type]
         )
     name = f"{pushed.repository}@{pushed.version}"
     verb = "Pushed" if pushed.created else "Already there:"

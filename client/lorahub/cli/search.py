@@ -1,6 +1,7 @@
 """`lorahub search`."""
 
 from dataclasses import asdict
+from typing import Any
 
 import click
 
@@ -12,22 +13,21 @@ from lorahub.cli.session import Session, command
 @click.argument("text", required=False)
 @click.option("--author", metavar="NAME", help="In this namespace.")
 @click.option("--base", metavar="ID", help="Adapters of this base model.")
+@click.option("--rank", metavar="N..M", help="Of this rank: 16, 8..64, 8.., ..64.")
+@click.option("--target", "targets", multiple=True, metavar="MODULE", help="That updates this module; repeatable.")
+@click.option("--fits", multiple=True, metavar="RUNTIME", help="That loads there: vllm, llama.cpp, …; repeatable.")
 @click.option("--tag", "tags", multiple=True, metavar="TAG", help="With this tag; repeatable.")
 @click.option("--sort", type=click.Choice(["lastModified", "createdAt", "downloads", "likes", "trendingScore"]))
 @click.option("--limit", type=click.IntRange(1, 10_000), default=30, show_default=True)
 def search(
     session: Session,
     text: str | None,
-    author: str | None,
-    base: str | None,
     tags: tuple[str, ...],
-    sort: str | None,
-    limit: int,
+    **wishes: Any,
 ) -> Result:
     """Find repositories whose name has TEXT in it, and that match every option given."""
-    filters = [*tags, *([f"base_model:adapter:{base}"] if base else [])]
     with session.hub() as hub:
-        found = hub.search(text, author=author, filters=filters, sort=sort, limit=limit)
+        found = hub.search(text, filters=tags, **wishes)
     rows = [
         [model.id, model.library or "", model.downloads, model.updated_at[:10], "private" if model.private else ""]
         for model in found

@@ -8,11 +8,20 @@ from typing import Any, Self
 from urllib.parse import quote
 
 from lorahub.adapters.base_model import BaseModel
-from lorahub.errors import AlreadyExists, EntryNotFound, InvalidReference, RepositoryNotFound, RevisionNotFound
+from lorahub.adapters.adapter_config import is_hub_id
+from lorahub.errors import (
+    AlreadyExists,
+    EntryNotFound,
+    InvalidReference,
+    NotFound,
+    RepositoryNotFound,
+    RevisionNotFound,
+)
 from lorahub.hub import configuration, credentials, messages
-from lorahub.hub.bases import document_of
+from lorahub.hub.bases import Bases, base_from_document, document_of
 from lorahub.hub.cache import Cache
 from lorahub.hub.checking import Checked, Checker
+from lorahub.hub.describe import describe
 from lorahub.hub.download import Download
 from lorahub.hub.folder import Left, Listing, list_folder
 from lorahub.hub.messages import Alias, Identity, Model, Revision, Version
@@ -117,12 +126,15 @@ class Hub:
         latest: bool = True,
         private: bool = False,
         create: bool = True,
+        base: str | None = None,
     ) -> Pushed:
         """One new version of exactly the files of `folder`, or the version that holds them already.
 
-        Raises `UsageFault` for a folder without anything to push, and what the registry refuses.
+        lorahub.json is written into the folder where it is missing or untrue; `base` names the base model whose digests
+        it records (a folder, hf:org/name, a name of this registry). Raises `UsageFault` for a folder without anything to push, and what the registry refuses.
         """
         wanted = self._reference(reference)
+        self._describe(Path(folder), base)
         listing = list_folder(Path(folder))
         if wanted.revision is not None and version is None:
             version = wanted.revision
@@ -141,6 +153,21 @@ class Hub:
             size=sum(file.size for file in listing.files),
             left=listing.left,
         )
+
+    def _describe(self, folder: Path, base: str | None) -> None:
+        bases = Bases(self.settings, lambda: self._transport)
+        opened = bases.open(base).base if base is not None else None
+
+        def find(name: str) -> BaseModel | None:
+            if not is_hub_id(name):
+                return None
+            try:
+                return base_from_document(self._transport.json("GET", f"{OWN}/bases/{quote(name)}"))
+            except NotFound:
+                return None
+
+        if folder.is_dir():
+            describe(folder, find, opened)
 
     @staticmethod
     def list_folder(folder: str | Path) -> Listing:
@@ -244,11 +271,28 @@ class Hub:
         *,
         author: str | None = None,
         filters: Sequence[str] = (),
+        base: str | None = None,
+        rank: str | None = None,
+        targets: Sequence[str] = (),
+        fits: Sequence[str] = (),
         sort: str | None = None,
         limit: int = 30,
     ) -> list[Model]:
-        """Repositories that match everything given. `filters` are tags, such as `base_model:adapter:acme/tiny`."""
-        given = {"search": text, "author": author, "filter": list(filters) or None, "sort": sort}
+        """Repositories that match everything given. `filters` are tags, such as `base_model:adapter:acme/tiny`.
+
+        The rest goes by what was measured: `base` by name, `rank` as `16` or `8..64`, `targets` as `q_proj`, `fits` as
+        `vllm`.
+        """
+        given = {
+            "search": text,
+            "author": author,
+            "filter": list(filters) or None,
+            "base": base,
+            "rank": rank,
+            "target": list(targets) or None,
+            "fits": list(fits) or None,
+            "sort": sort,
+        }
         query: dict[str, Any] | None = {
             "limit": min(limit, 1000),
             "full": "true",

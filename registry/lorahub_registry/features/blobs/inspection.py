@@ -17,6 +17,7 @@ from lorahub.errors import InvalidSafetensors
 from lorahub.protocol.digests import GitSha1, Sha256
 
 _MOST_NAMES = 20
+_MOST_ZERO = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +25,8 @@ class Inspection:
     """What one reading of the bytes found. `findings` is JSON-ready and stored beside the digests:
 
     `{"safetensors": {"parameters": {dtype: count}, "total": count, "tensors": n, "metadata": {…}}}`, or
-    `{"fault": {"rule", "message"}}`, or nothing for other files; `"nonfinite": {tensor: count}` where there are any.
+    `{"fault": {"rule", "message"}}`, or nothing for other files; `"nonfinite": {tensor: count}` and
+    `"zero": [tensor]` where there are any.
     """
 
     sha256: Sha256
@@ -95,6 +97,8 @@ class _SafetensorsReading:
         found: dict[str, Any] = {"safetensors": _summary(self.header)}
         if nonfinite := self.scan.nonfinite():
             found["nonfinite"] = dict(sorted(nonfinite.items())[:_MOST_NAMES])
+        if zero := self.scan.zero():
+            found["zero"] = sorted(zero)[:_MOST_ZERO]
         return found
 
 

@@ -64,6 +64,8 @@ class Evidence:
     model_index: Json = field(default_factory=dict)
     safetensors: Mapping[str, Json] = field(default_factory=dict)
     """By path: `{"parameters": {dtype: count}, "total": count}` as `blobs.inspection` found it."""
+    measured: Sequence[str] = ()
+    """Tags from a check of the adapter: `rank:16`, `fits:vllm`."""
 
     @property
     def front_matter(self) -> Json:
@@ -96,7 +98,9 @@ class Facts:
         return [tag.partition(":")[2] for tag in self.tags if tag.startswith("base_model:") and tag.count(":") == 1]
 
 
-def gather(paths: Sequence[str], read: Read, safetensors: Mapping[str, Json]) -> Evidence:
+def gather(
+    paths: Sequence[str], read: Read, safetensors: Mapping[str, Json], *, measured: Sequence[str] = ()
+) -> Evidence:
     """Reads the few files that describe a revision, each within its limit. Never raises for what they hold."""
     card_text = (read("README.md", LIMITS.card_bytes) or b"").decode("utf-8", "replace")
     return Evidence(
@@ -107,6 +111,7 @@ def gather(paths: Sequence[str], read: Read, safetensors: Mapping[str, Json]) ->
         config=_json_file(read, "config.json"),
         model_index=_json_file(read, "model_index.json"),
         safetensors=safetensors,
+        measured=measured,
     )
 
 
@@ -204,6 +209,7 @@ def _tags(evidence: Evidence) -> Iterator[str]:
     yield from (f"arxiv:{number}" for number in _ARXIV.findall(evidence.card_text))
     yield from _base_model_tags(evidence)
     yield from (f"license:{name.lower()}" for name in _texts(card.get("license")))
+    yield from evidence.measured
 
 
 def _format_tags(evidence: Evidence) -> Iterator[str]:

@@ -15,6 +15,8 @@ from lorahub_registry.features.catalog.search import Search, Sort
 from lorahub_registry.infrastructure.database import Session, now
 from lorahub_registry.infrastructure.database.tables import (
     Account,
+    AdapterFacts,
+    AdapterLabel,
     CommitFacts,
     DownloadsPerDay,
     Reference,
@@ -128,7 +130,26 @@ def _conditions(search: Search) -> list[ColumnElement[bool]]:
         conditions.append(Repository.gated.is_not(None) if search.is_gated else Repository.gated.is_(None))
     if search.least_parameters is not None or search.most_parameters is not None:
         conditions.append(_has_parameters(search.least_parameters, search.most_parameters))
+    if search.asks_for_adapters:
+        conditions.append(_is_adapter(search))
     return conditions
+
+
+def _is_adapter(search: Search) -> ColumnElement[bool]:
+    """By what was measured of the head of `main`. An adapter of several ranks is found by each range that meets one."""
+    wanted = [Reference.space == "heads", Reference.name == "main"]
+    if search.base is not None:
+        wanted.append(AdapterFacts.base_key == search.base.lower())
+    if search.least_rank is not None:
+        wanted.append(AdapterFacts.most_rank >= search.least_rank)
+    if search.most_rank is not None:
+        wanted.append(AdapterFacts.least_rank <= search.most_rank)
+    wanted += [
+        AdapterFacts.commit_id.in_(select(AdapterLabel.commit_id).where(AdapterLabel.label == label))
+        for label in search.labels
+    ]
+    heads = select(Reference.repository_id).join(AdapterFacts, AdapterFacts.commit_id == Reference.commit_id)
+    return Repository.id.in_(heads.where(*wanted))
 
 
 def _has_parameters(least: int | None, most: int | None) -> ColumnElement[bool]:

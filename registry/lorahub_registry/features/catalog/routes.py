@@ -12,7 +12,14 @@ from pydantic import BaseModel, Field
 
 from lorahub_registry.features.accounts.caller import Caller
 from lorahub_registry.features.catalog import service
-from lorahub_registry.features.catalog.search import Search, parse_parameters, parse_sort, parse_term, parse_terms
+from lorahub_registry.features.catalog.search import (
+    Search,
+    parse_parameters,
+    parse_ranks,
+    parse_sort,
+    parse_term,
+    parse_terms,
+)
 from lorahub_registry.features.catalog.service import Model
 from lorahub_registry.features.revisions.service import RevisionFile
 from lorahub_registry.infrastructure.web.backend import BackendDep, PublicUrl
@@ -159,6 +166,12 @@ class ListQuery(BaseModel):
     pipeline_tag: str | None = None
     gated: bool | None = None
     num_parameters: str | None = None
+    base: str | None = None
+    rank: str | None = None
+    target: list[str] = []
+    fits: list[str] = []
+    method: str | None = None
+    verdict: str | None = None
     sort: str = "lastModified"
     limit: int | None = Field(default=None, ge=1)
     full: bool = False
@@ -170,6 +183,7 @@ class ListQuery(BaseModel):
     def as_search(self) -> Search:
         """Raises `InvalidInput`."""
         least, most = parse_parameters(self.num_parameters) if self.num_parameters else (None, None)
+        ranks = parse_ranks(self.rank) if self.rank else (None, None)
         return Search(
             texts=tuple(text.lower() for text in parse_terms(self.search, what="search")),
             author=parse_term(self.author, what="author") if self.author else None,
@@ -177,8 +191,21 @@ class ListQuery(BaseModel):
             is_gated=self.gated,
             least_parameters=least,
             most_parameters=most,
+            base=parse_term(self.base, what="base").removeprefix("hf:") if self.base else None,
+            labels=self._labels(),
+            least_rank=ranks[0],
+            most_rank=ranks[1],
             sort=parse_sort(self.sort),
         )
+
+    def _labels(self) -> tuple[str, ...]:
+        asked = {
+            "target": parse_terms(self.target, what="target"),
+            "fits": parse_terms(self.fits, what="fits"),
+            "method": parse_terms([self.method or ""], what="method"),
+            "verdict": parse_terms([self.verdict or ""], what="verdict"),
+        }
+        return tuple(f"{kind}:{value}" for kind, values in asked.items() for value in values)
 
     def properties(self) -> list[str]:
         """Raises `InvalidInput`."""

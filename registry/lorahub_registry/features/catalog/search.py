@@ -8,6 +8,7 @@ from typing import Literal
 from lorahub.errors import InvalidInput
 
 MAX_TERMS = 20
+MOST_RANK = 999_999
 MAX_TERM_LENGTH = 300  # characters
 MOST_PARAMETERS = 2**63 - 1  # what a database compares
 
@@ -39,7 +40,30 @@ class Search:
     is_gated: bool | None = None
     least_parameters: int | None = None
     most_parameters: int | None = None
+    base: str | None = None
+    """The base's name, as adapters claim it."""
+    labels: tuple[str, ...] = ()
+    """`target:q_proj`, `fits:vllm`, `method:lora`, `verdict:fits`: what was measured of an adapter."""
+    least_rank: int | None = None
+    most_rank: int | None = None
     sort: Sort = "lastModified"
+
+    @property
+    def asks_for_adapters(self) -> bool:
+        return bool(self.base or self.labels or self.least_rank or self.most_rank)
+
+
+def parse_ranks(text: str) -> tuple[int, int]:
+    """Least and most rank, from `16` or `8..64`, either end left out. Raises `InvalidInput`.
+
+    >>> parse_ranks("8..64"), parse_ranks("16"), parse_ranks("..32")
+    ((8, 64), (16, 16), (1, 32))
+    """
+    least, dots, most = text.partition("..")
+    ends = (least or "1", (most or str(MOST_RANK)) if dots else least)
+    if not all(end.isascii() and end.isdecimal() and len(end) <= 6 for end in ends):
+        raise InvalidInput(f"not a range of ranks: {text[:40]!a}", hint="write 16, 8..64, 8.. or ..64")
+    return int(ends[0]), int(ends[1])
 
 
 def parse_sort(text: str) -> Sort:

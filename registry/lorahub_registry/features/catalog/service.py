@@ -73,8 +73,17 @@ class Page:
 # --- facts ------------------------------------------------------------------------------------------------------------
 
 
-def derive_facts(backend: Backend, files: Mapping[str, StoredFile], blobs: Mapping[Sha256, Blob]) -> Facts:
-    """The facts of these files by path. Reads the small ones that describe the rest; opens no transaction."""
+def derive_facts(
+    backend: Backend,
+    files: Mapping[str, StoredFile],
+    blobs: Mapping[Sha256, Blob],
+    *,
+    measured: Sequence[str] = (),
+) -> Facts:
+    """The facts of these files by path. Reads the small ones that describe the rest; opens no transaction.
+
+    `measured` are tags that a check of the adapter adds.
+    """
 
     def read(path: str, limit: int) -> bytes | None:
         blob = blobs.get(files[path].sha256) if path in files else None
@@ -86,7 +95,7 @@ def derive_facts(backend: Backend, files: Mapping[str, StoredFile], blobs: Mappi
         for path, inspection in found.items()
         if path.endswith(".safetensors") and "safetensors" in inspection
     }
-    return derive(gather(list(files), read, weights))
+    return derive(gather(list(files), read, weights, measured=measured))
 
 
 def record_facts(session: Session, *, repository_id: int, commit_id: CommitId, facts: Facts, is_main: bool) -> None:

@@ -1,6 +1,7 @@
 """Publishing a revision, as its steps:
 
-authorise → read the request, keeping inline bytes → (is it a retry?) → lay the tree → inspect → derive facts → record
+authorise → read the request, keeping inline bytes → (is it a retry?) → lay the tree → inspect → check against the base
+→ derive facts → record
 
 The bytes of large files came before, through the uploads feature: authorise → open → receive → verify → move. Bytes
 first, row last: a crash anywhere leaves bytes that nothing refers to, for the collector, and never a revision without
@@ -38,6 +39,8 @@ from lorahub_registry.features.blobs.service import (
     store_bytes,
 )
 from lorahub_registry.features.catalog.service import Facts, derive_facts, record_facts
+from lorahub_registry.features.checks import service as checks
+from lorahub_registry.features.checks.service import Judged
 from lorahub_registry.features.publishing.commit_body import (
     DeletedFile,
     DeletedFolder,
@@ -122,6 +125,14 @@ class Plan:
     added: dict[str, Sha256]
 
 
+@dataclass(frozen=True, slots=True)
+class Derived:
+    """What is recorded beside the files: the catalog's facts, and of an adapter the measured ones with their verdict."""
+
+    facts: Facts
+    judged: Judged | None
+
+
 # --- the steps --------------------------------------------------------------------------------------------------------
 
 
@@ -148,8 +159,10 @@ def publish(
         plan = lay_tree(backend, principal, repository, branch, request)
         blobs = inspect(backend, plan)
         reach("adapter-inspected")
-        facts = derive_facts(backend, plan.files, blobs)
-        published = record(backend, principal, repository, branch, request, plan, facts, idempotency_key)
+        judged = check_adapter(backend, principal, repository, plan, blobs)
+        facts = derive_facts(backend, plan.files, blobs, measured=checks.tags_of(judged) if judged else ())
+        found = Derived(facts, judged)
+        published = record(backend, principal, repository, branch, request, plan, found, idempotency_key)
         if published is not None:
             return published
     raise revisions.branch_moved()
@@ -316,6 +329,16 @@ def inspect(backend: Backend, plan: Plan) -> dict[Sha256, Blob]:
     return blobs
 
 
+def check_adapter(
+    backend: Backend, principal: Principal, repository: Repository, plan: Plan, blobs: dict[Sha256, Blob]
+) -> Judged | None:
+    """The adapter against the base it names. Raises `InvalidAdapter`, `AdapterDoesNotFit` with every finding."""
+    judged = checks.judge(backend, principal, plan.files, blobs)
+    if judged is not None:
+        checks.admit(backend, repository, judged, changed=plan.added)
+    return judged
+
+
 def record(
     backend: Backend,
     principal: Principal,
@@ -323,7 +346,7 @@ def record(
     branch: str,
     request: Request,
     plan: Plan,
-    facts: Facts,
+    found: Derived,
     idempotency_key: str | None,
 ) -> Published | None:
     """One short transaction makes it all visible: commit, files, branch, version, aliases, facts, audit.
@@ -351,9 +374,11 @@ def record(
                 session,
                 repository_id=repository.id,
                 commit_id=commit.id,
-                facts=facts,
+                facts=found.facts,
                 is_main=reference.name == "main",
             )
+            if found.judged is not None:
+                checks.record(session, commit.id, found.judged)
             _make_version(session, principal, repository, request, commit)
             _settle(session, principal, repository, plan, commit)
             reach("transaction-ready")

@@ -14,6 +14,7 @@ from sqlalchemy import (
     ForeignKey,
     Index,
     Integer,
+    LargeBinary,
     MetaData,
     String,
     Text,
@@ -282,3 +283,85 @@ class DownloadsPerDay(Table):
     repository_id: Mapped[int] = mapped_column(ForeignKey("repositories.id", ondelete="CASCADE"), primary_key=True)
     day: Mapped[str] = mapped_column(String(10), primary_key=True)  # 2026-11-24, UTC
     count: Mapped[int] = mapped_column(BigInteger)
+
+
+# --- what fits what ---------------------------------------------------------------------------------------------------
+
+
+class BaseModel(Table):
+    """A base model by its digests. A row is a fact: it never changes, whoever registered it."""
+
+    __tablename__ = "base_models"
+    id: Mapped[int] = mapped_column(BigId, primary_key=True)
+    identity: Mapped[str] = mapped_column(String(64), unique=True)  # sha256 over layout, weights and files
+    layout_digest: Mapped[str] = mapped_column(String(64), index=True)
+    weights_digest: Mapped[str | None] = mapped_column(String(64), index=True)
+    layout: Mapped[bytes] = mapped_column(LargeBinary)  # zlib of the canonical text
+    files: Mapped[dict[str, Any]]
+    config: Mapped[dict[str, Any]]
+    architecture: Mapped[str | None] = mapped_column(String(128))
+    parameters: Mapped[int] = mapped_column(BigInteger)
+    tensors: Mapped[int] = mapped_column(Integer)
+    created_at: Mapped[datetime]
+
+
+class BaseName(Table):
+    """What a base is called, and at which revision. A name and revision mean one base for ever."""
+
+    __tablename__ = "base_names"
+    id: Mapped[int] = mapped_column(BigId, primary_key=True)
+    base_id: Mapped[int] = mapped_column(ForeignKey("base_models.id"), index=True)
+    name: Mapped[str] = mapped_column(String(200))
+    name_key: Mapped[str] = mapped_column(String(200))  # lower case
+    revision: Mapped[str] = mapped_column(String(64), default="")
+    added_by: Mapped[str] = mapped_column(String(96))
+    added_at: Mapped[datetime]
+
+    __table_args__ = (UniqueConstraint("name_key", "revision", name="uq_base_names_name"),)
+
+
+class AdapterFacts(Table):
+    """What was measured of a commit that is an adapter, and the verdict for the base it names."""
+
+    __tablename__ = "adapter_facts"
+    commit_id: Mapped[str] = mapped_column(ForeignKey("commits.id", ondelete="CASCADE"), primary_key=True)
+    digest: Mapped[str] = mapped_column(String(64), index=True)  # of the adapter's own files: cards may change
+    method: Mapped[str] = mapped_column(String(64))
+    least_rank: Mapped[int | None] = mapped_column(Integer)
+    most_rank: Mapped[int | None] = mapped_column(Integer)
+    base_key: Mapped[str | None] = mapped_column(String(300), index=True)  # the base's name in lower case, as claimed
+    base_id: Mapped[int | None] = mapped_column(ForeignKey("base_models.id"), index=True)
+    verdict: Mapped[str] = mapped_column(String(16))
+    rule_set: Mapped[int] = mapped_column(Integer)
+    facts: Mapped[dict[str, Any]]
+    report: Mapped[dict[str, Any]]
+
+
+class AdapterLabel(Table):
+    """`target:q_proj`, `fits:vllm`, …: what a search for adapters can ask."""
+
+    __tablename__ = "adapter_labels"
+    commit_id: Mapped[str] = mapped_column(ForeignKey("commits.id", ondelete="CASCADE"), primary_key=True)
+    label: Mapped[str] = mapped_column(String(300), primary_key=True)
+
+    __table_args__ = (Index("ix_adapter_labels_label", "label", "commit_id"),)
+
+
+class Check(Table):
+    """One verdict, kept: the same adapter, base and rules always have the same."""
+
+    __tablename__ = "checks"
+    adapter_digest: Mapped[str] = mapped_column(String(64), primary_key=True)
+    base_id: Mapped[int] = mapped_column(ForeignKey("base_models.id"), primary_key=True)
+    rule_set: Mapped[int] = mapped_column(Integer, primary_key=True)
+    verdict: Mapped[str] = mapped_column(String(16))
+    report: Mapped[dict[str, Any]]
+    at: Mapped[datetime]
+
+
+class CheckPolicy(Table):
+    """What happens to an adapter that doesn't fit its base, where it isn't refused."""
+
+    __tablename__ = "check_policies"
+    repository_id: Mapped[int] = mapped_column(ForeignKey("repositories.id", ondelete="CASCADE"), primary_key=True)
+    policy: Mapped[str] = mapped_column(String(16))  # warn; changes

@@ -1,0 +1,56 @@
+"""Exact conversions between adapter formats: the output adds the same ΔW to the same weights, or is refused.
+
+Tensors are only renamed, transposed, permuted and filled up with zeros; a scale is multiplied in where the target has
+no place for it, in float64 and rounded once to F32. Anything else raises `NotConvertible`, which says why.
+"""
+
+from collections.abc import Callable
+from typing import Literal, get_args
+
+from lorahub.adapters.base_model import BaseModel
+from lorahub.adapters.files import BytesFiles, Files
+from lorahub.adapters.reader import CONFIG, read_adapter
+from lorahub.conversion.gguf import from_gguf, write_gguf_adapter
+from lorahub.conversion.image import place, write_diffusers, write_kohya
+from lorahub.conversion.lora import Lora, read_lora, refuse_broken
+from lorahub.conversion.mlx import write_mlx
+from lorahub.conversion.peft import normalize, write_peft
+from lorahub.errors import NotConvertible
+
+Target = Literal["peft", "peft-normalized", "diffusers", "kohya", "gguf", "mlx"]
+TARGETS: tuple[Target, ...] = get_args(Target)
+
+_IMAGE = ("diffusers", "kohya")
+_WRITERS: dict[str, Callable[[Lora, BaseModel | None], dict[str, bytes]]] = {
+    "peft": write_peft,
+    "diffusers": write_diffusers,
+    "kohya": write_kohya,
+    "gguf": write_gguf_adapter,
+    "mlx": write_mlx,
+}
+
+
+def convert(files: Files, target: Target, base: BaseModel | None = None) -> dict[str, bytes]:
+    """All files of the adapter in the target's format, by path; the same bytes for the same input.
+
+    `base` is needed where names or rows depend on it: from and to GGUF, and from kohya's folded names. An adapter that
+    has the target's format already is handed back as it is. Raises `NotConvertible`.
+    """
+    if target not in TARGETS:
+        raise NotConvertible(f"no target {target!r}", hint=f"the targets are {', '.join(TARGETS)}")
+    adapter = read_adapter(files)
+    refuse_broken(adapter)
+    if target == "peft-normalized":
+        own = files if adapter.format == "peft" else BytesFiles(convert(files, "peft", base))
+        return normalize(own, base)
+    if adapter.format == target != "diffusers":  # which has several spellings
+        return {path: files.read(path, 0, files.sizes[path]) for path in (CONFIG, adapter.weights_file) if path in files.sizes}
+    lora = read_lora(files, adapter)
+    if adapter.format == "gguf":
+        lora = from_gguf(lora, base)
+    if adapter.format in _IMAGE or target in _IMAGE:
+        lora = place(lora, base)
+    return _WRITERS[target](lora, base)
+
+
+__all__ = ["TARGETS", "NotConvertible", "Target", "convert"]

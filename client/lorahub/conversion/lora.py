@@ -1,0 +1,236 @@
+"""What all formats share: for each module a pair of factors and a scale, ΔW = scale · up · down.
+
+Whatever an adapter has beyond that is refused here, by name, for no other format has a place for it.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from math import prod
+
+from lorahub.adapters.adapter import Adapter, Kind, Naming, PartKind, Update
+from lorahub.adapters.files import Files, header_of
+from lorahub.adapters.rules import Severity
+from lorahub.adapters.safetensors_header import TensorEntry
+from lorahub.conversion.arrays import Array, read_array
+from lorahub.errors import NotConvertible
+
+SOURCES = frozenset({"peft", "diffusers", "kohya", "gguf", "mlx"})
+CHANGES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
+"""Values of `init_lora_weights` with which PEFT changes the base when it loads the adapter."""
+
+_ROLES = frozenset({"down", "up", "a", "b", "magnitude", "up_bias", "alpha"})
+_NAMES = {
+    PartKind.BIAS: "biases",
+    PartKind.BIAS_DELTA: "biases",
+    PartKind.REPLACEMENT: "modules_to_save",
+    PartKind.TOKEN_ROWS: "trainable_token_indices",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """One module's update: `down` (rank, in[, k…]), `up` (out, rank[, 1…]), `magnitude` and `up_bias` (out).
+
+    Of an embedding, `down` is (rank, rows) and `up` (width, rank).
+    """
+
+    module: str
+    down: Array
+    up: Array
+    scale: float
+    magnitude: Array | None = None
+    up_bias: Array | None = None
+    is_embedding: bool = False
+
+    @property
+    def rank(self) -> int:
+        return self.down.shape[0]
+
+    @property
+    def alpha(self) -> float:
+        """What the scale is a quotient of: scale · rank."""
+        return as_written(self.scale * self.rank)
+
+    @property
+    def leaf(self) -> str:
+        return self.module.rpartition(".")[2]
+
+    def folded(self, factor: float = 1.0) -> "Layer":
+        """With scale · factor multiplied into `up` and a scale of 1 / factor."""
+        return replace(self, up=self.up.times(self.scale * factor), scale=1 / factor)
+
+    def padded(self, rank: int) -> "Layer":
+        """With zeros up to this rank, which change nothing; the scale stays."""
+        return replace(self, down=self.down.padded(0, rank), up=self.up.padded(1, rank))
+
+
+@dataclass(frozen=True, slots=True)
+class Lora:
+    """An adapter of plain LoRA, or DoRA, on its way from one format to another."""
+
+    layers: tuple[Layer, ...]
+    naming: Naming
+    base_name: str | None = None
+    dropout: float = 0.0
+    architecture: str | None = None
+
+    @property
+    def is_dora(self) -> bool:
+        return any(layer.magnitude is not None for layer in self.layers)
+
+    def equal_ranks(self) -> tuple[Layer, ...]:
+        """The layers with zeros up to the largest rank."""
+        rank = max(layer.rank for layer in self.layers)
+        return tuple(layer.padded(rank) for layer in self.layers)
+
+
+Load = Callable[[TensorEntry], Array]
+
+
+def as_written(value: float) -> float:
+    """An int where it is one, so that alpha is written as 16 rather than as 16.0; rounded where only the last digits
+    of the multiplication say otherwise.
+    """
+    near = round(value, 9)
+    return int(near) if near == int(near) else value
+
+
+def refuse_broken(adapter: Adapter) -> None:
+    """Raises `NotConvertible` for what isn't an adapter of a format known here, or is damaged."""
+    worst = next((found for found in adapter.findings if found.severity is Severity.ERROR), None)
+    if worst is not None:
+        raise NotConvertible(worst.message, hint=worst.hint, rule=worst.rule)
+    if adapter.format not in SOURCES:
+        raise NotConvertible(
+            f"conversions from {adapter.format} aren't known", hint=f"they start from {', '.join(sorted(SOURCES))}"
+        )
+    if any(found.rule == "LH206" for found in adapter.findings):
+        raise NotConvertible("tensors of no known method would be lost", hint="see `lorahub check`", rule="LH206")
+
+
+def refuse_special(adapter: Adapter) -> None:
+    """Raises `NotConvertible` for what changes the arithmetic in a way that factors and a scale don't tell."""
+    settings = adapter.options.get("settings")
+    raw: Mapping[str, object] = settings.raw if settings is not None else {}
+    init = str(raw.get("init_lora_weights", "")).lower()
+    for setting, is_on, why in (
+        (f"init_lora_weights={init}", init.startswith(CHANGES_BASE), "PEFT changes the base when it loads it"),
+        ("kasa_config", bool(raw.get("kasa_config")), "PEFT changes the base when it loads it"),
+        ("use_bdlora", bool(raw.get("use_bdlora")), "its factors are stacks of diagonal blocks"),
+        (str(adapter.options.get("not_mergeable")), "not_mergeable" in adapter.options, "it acts on activations"),
+    ):
+        if is_on:
+            raise NotConvertible(
+                f"the adapter needs {setting}: {why}", hint="merge it into its base, or train a plain LoRA"
+            )
+    methods = sorted({update.method for update in adapter.updates} - {"lora"})
+    if methods or not adapter.updates:
+        what = ", ".join(methods) or adapter.method
+        raise NotConvertible(f"the method is {what}; only LoRA and DoRA convert", hint="merge it into its base")
+
+
+def refuse_beside(adapter: Adapter) -> None:
+    """Raises `NotConvertible` for whole tensors beside the updates. Copies of the base's own weights may be left out."""
+    for part in adapter.parts:
+        if part.kind is not PartKind.BASE_COPY:
+            what = _NAMES.get(part.kind, part.kind.value)
+            raise NotConvertible(
+                f"the adapter has {what}, first {part.name}; the target has no place for them",
+                hint="train without them, or merge the adapter into its base",
+            )
+    if adapter.options.get("layer_replication"):
+        raise NotConvertible(
+            "layer_replication makes layers that the base of the target doesn't have", hint="keep it in PEFT's format"
+        )
+
+
+def read_lora(files: Files, adapter: Adapter) -> Lora:
+    """The factors in memory, every module under the adapter's own name for it. Raises `NotConvertible`."""
+    refuse_special(adapter)
+    refuse_beside(adapter)
+    load = loader(files, adapter)
+    settings = adapter.options.get("settings")
+    dropout = settings.raw.get("lora_dropout") if settings is not None else None
+    return Lora(
+        tuple(_layer(update, load) for update in adapter.updates),
+        adapter.naming,
+        adapter.claim.name,
+        float(dropout) if isinstance(dropout, int | float) else 0.0,
+        adapter.architecture,
+    )
+
+
+def loader(files: Files, adapter: Adapter) -> Load:
+    """Reads tensors of the adapter's file."""
+    path = adapter.weights_file
+    assert path is not None  # an adapter without weights is broken
+    if path.endswith(".gguf"):
+        return lambda entry: read_array(files, path, entry, data_start=0)
+    start = header_of(files, path, allow_empty=True).data_start
+    return lambda entry: read_array(files, path, entry, data_start=start)
+
+
+def _layer(update: Update, load: Load) -> Layer:
+    odd = sorted(set(update.tensors) - _ROLES)
+    if odd:
+        raise NotConvertible(f"{update.module} has a factor of its own, {odd[0]}", hint="merge it into its base")
+    if update.parameters != ("weight",) or (len(update.shape) == 3 and update.kind is Kind.LINEAR):
+        raise NotConvertible(
+            f"{update.module} is a stack of experts, which no other format adapts", hint="keep it in PEFT's format"
+        )
+    pieces = {role: load(entry) for role, entry in update.tensors.items() if role != "alpha"}
+    down = pieces["down"] if "down" in pieces else pieces["a"].transposed
+    up = pieces["up"] if "up" in pieces else pieces["b"].transposed
+    magnitude = None
+    if "magnitude" in pieces:
+        magnitude = _by_output(pieces["magnitude"], update, is_kohya=update.tensors["magnitude"].name.endswith("scale"))
+    return Layer(
+        update.module,
+        down,
+        up,
+        update.scale,
+        magnitude,
+        pieces.get("up_bias"),
+        is_embedding=update.kind is Kind.EMBEDDING,
+    )
+
+
+def _by_output(magnitude: Array, update: Update, *, is_kohya: bool) -> Array:
+    """DoRA's magnitude as (out). PEFT writes (out) or (1, out, 1…); LyCORIS's `dora_scale` (out, 1…) is the same, its
+    older (1, in, 1…) is the norm of each input column, which PEFT doesn't have.
+    """
+    axis = 1 if not is_kohya and len(magnitude.shape) > 1 else 0
+    size = magnitude.shape[axis]
+    out = update.shape[-1] if update.kind is Kind.EMBEDDING else update.shape[0]
+    if size != out or prod(magnitude.shape) != size:
+        raise NotConvertible(
+            f"dora_scale of {update.module} is {list(magnitude.shape)}: norms of inputs, where PEFT has norms of outputs",
+            hint="train with wd_on_out=True",
+        )
+    return magnitude.reshaped(size)
+
+
+def refuse_layers(lora: Lora, target: str, *, dora: bool = False, up_bias: bool = False, conv: bool = False) -> None:
+    """Raises `NotConvertible` for layers that the target can't hold; the flags say what it can."""
+    for layer in lora.layers:
+        if layer.magnitude is not None and not dora:
+            _refuse(layer, "DoRA's magnitudes", target)
+        if layer.up_bias is not None and not up_bias:
+            _refuse(layer, "a bias of lora_B (lora_bias)", target)
+        if len(layer.down.shape) > 2 and not conv:
+            _refuse(layer, "a convolution", target)
+        if layer.is_embedding:
+            _refuse(layer, "an update to an embedding", target)
+
+
+def refuse_dtypes(layers: Iterable[Layer], target: str) -> None:
+    """F64 has no place in runtimes on GPUs, and rounding it isn't exact."""
+    for layer in layers:
+        if "F64" in (layer.down.dtype, layer.up.dtype):
+            raise NotConvertible(f"{layer.module} is F64, which {target} doesn't read", hint="save the adapter in F32")
+
+
+def _refuse(layer: Layer, what: str, target: str) -> None:
+    raise NotConvertible(
+        f"{layer.module} has {what}; {target} has no place for it", hint="merge the adapter into its base instead"
+    )

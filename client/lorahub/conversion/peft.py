@@ -1,0 +1,201 @@
+"""PEFT's directories: written from factors, and brought into the form that every server loads right.
+
+Normal means: `lora_alpha == r`, no rsLoRA, no patterns, one rank; vLLM, LoRAX and SGLang read no more than these two
+numbers. The scale is in lora_B then, ΔW = lora_B · lora_A.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+from lorahub.adapters.adapter import Adapter, Kind, Part, PartKind, Update
+from lorahub.adapters.adapter_config import parse_adapter_config
+from lorahub.adapters.base_model import BaseModel
+from lorahub.adapters.base_names import BaseNames
+from lorahub.adapters.files import Files, header_of, read_whole
+from lorahub.adapters.formats.peft import Settings
+from lorahub.adapters.limits import LIMITS
+from lorahub.adapters.patterns import ends_with
+from lorahub.adapters.reader import CONFIG, read_adapter
+from lorahub.adapters.safetensors_header import TensorEntry
+from lorahub.conversion.arrays import Array, Raw, write_json, write_safetensors
+from lorahub.conversion.image import COMPONENTS
+from lorahub.conversion.lora import Layer, Lora, Load, as_written, loader, refuse_special
+from lorahub.errors import NotConvertible
+
+WEIGHTS = "adapter_model.safetensors"
+_PREFIX = "base_model.model."
+_METADATA = {"format": "pt"}
+
+
+# --- from factors -----------------------------------------------------------------------------------------------------
+
+
+def write_peft(lora: Lora, base: BaseModel | None) -> dict[str, bytes]:
+    """adapter_config.json and adapter_model.safetensors. Of a pipeline, the adapter of its only adapted part."""
+    layers, transposed = _of_one_model(lora.layers), lora.architecture == "gpt2"
+    tensors: dict[str, Array | Raw] = {
+        f"{_PREFIX}{layer.module}.{name}": array for layer in layers for name, array in factors(layer)
+    }
+    config = {
+        "base_model_name_or_path": lora.base_name,
+        "bias": "none",
+        "fan_in_fan_out": transposed,
+        "inference_mode": True,
+        "init_lora_weights": True,
+        "lora_dropout": lora.dropout,
+        "modules_to_save": None,
+        "peft_type": "LORA",
+        "revision": None,
+        "task_type": None,
+        **lora_settings(layers, targets=_targets([layer.module for layer in layers], base)),
+    }
+    return {CONFIG: write_json(dict(sorted(config.items()))), WEIGHTS: write_safetensors(tensors, _METADATA)}
+
+
+def factors(layer: Layer) -> Iterator[tuple[str, Array]]:
+    """(ending of the name, tensor), as PEFT and diffusers have them."""
+    ending = ("lora_embedding_A", "lora_embedding_B") if layer.is_embedding else ("lora_A.weight", "lora_B.weight")
+    yield ending[0], layer.down
+    yield ending[1], layer.up
+    if layer.up_bias is not None:
+        yield "lora_B.bias", layer.up_bias
+    if layer.magnitude is not None:
+        inner = (1,) * (len(layer.down.shape) - 2)
+        yield "lora_magnitude_vector", layer.magnitude.reshaped(1, -1, *inner) if inner else layer.magnitude
+
+
+def lora_settings(layers: Iterable[Layer], *, targets: list[str]) -> dict[str, Any]:
+    """What LoraConfig says of ranks and scales: alpha = scale · rank, the commonest as the default, others by pattern."""
+    layers = list(layers)
+    ranks = {layer.module: layer.rank for layer in layers}
+    alphas = {layer.module: layer.alpha for layer in layers}
+    rank, alpha = _commonest(ranks.values()), _commonest(alphas.values())
+    return {
+        "alpha_pattern": _pattern(alphas, alpha),
+        "lora_alpha": alpha,
+        "lora_bias": any(layer.up_bias is not None for layer in layers),
+        "r": rank,
+        "rank_pattern": _pattern(ranks, rank),
+        "target_modules": targets,
+        "use_dora": any(layer.magnitude is not None for layer in layers),
+        "use_rslora": False,
+    }
+
+
+def _commonest(values: Iterable[Any]) -> Any:
+    counted = Counter(values)
+    return min(counted, key=lambda value: (-counted[value], value))
+
+
+def _pattern(values: Mapping[str, Any], default: Any) -> dict[str, Any]:
+    """Modules with another value than the default. A key serves every module that ends in it, the first that fits
+    wins: so longer names stand first, and a module that would fall under another's key has one of its own.
+    """
+    keys = [module for module, value in values.items() if value != default]
+    shadowed = [
+        module for module in values if values[module] == default and any(ends_with(module, key) for key in keys)
+    ]
+    return {module: values[module] for module in sorted([*keys, *shadowed], key=lambda name: (-len(name), name))}
+
+
+def _targets(modules: list[str], base: BaseModel | None) -> list[str]:
+    """The last names (q_proj) where the base has no others that end so; without a base, the modules' full names."""
+    leaves = {module.rpartition(".")[2] for module in modules}
+    if base is not None:
+        named = (name.removesuffix(".weight") for name, tensor in base.tensors.items() if len(tensor.shape) > 1)
+        if sum(module.rpartition(".")[2] in leaves for module in named) == len(modules):
+            return sorted(leaves)
+    return sorted(modules)
+
+
+def _of_one_model(layers: tuple[Layer, ...]) -> tuple[Layer, ...]:
+    heads = {layer.module.partition(".")[0] for layer in layers}
+    if not heads & set(COMPONENTS):
+        return layers
+    if len(heads) > 1:
+        raise NotConvertible(
+            f"the adapter has parts for {', '.join(sorted(heads))}; a PEFT directory is for one model",
+            hint="convert to diffusers, whose files are for a pipeline",
+        )
+    return tuple(replace(layer, module=layer.module.partition(".")[2]) for layer in layers)
+
+
+# --- the normal form --------------------------------------------------------------------------------------------------
+
+
+def normalize(files: Files, base: BaseModel | None) -> dict[str, bytes]:
+    """A PEFT adapter with its scales in lora_B and one rank; all else stays. Copies of the base's weights go."""
+    adapter = read_adapter(files)
+    if adapter.method != "lora":
+        raise NotConvertible(f"the method is {adapter.method}; only LoRA has a normal form", hint="use it as it is")
+    refuse_special(adapter)
+    raw = dict(parse_adapter_config(read_whole(files, CONFIG, limit=LIMITS.config_bytes) or b"").raw)
+    rank = max(update.rank or 0 for update in adapter.updates)
+    load, content = loader(files, adapter), _content(files, adapter)
+    changed = {entry.name: array for update in adapter.updates for entry, array in _normal(update, rank, load)}
+    dropped = set(_base_copies(adapter, base))
+    tensors: dict[str, Array | Raw] = {
+        _plain(entry.name): changed.get(entry.name) or content(entry)
+        for entry in header_of(files, adapter.weights_file or WEIGHTS).tensors
+        if entry.name not in dropped
+    }
+    raw |= {"r": rank, "lora_alpha": rank, "use_rslora": False, "rank_pattern": {}, "alpha_pattern": {}}
+    return {CONFIG: write_json(raw), WEIGHTS: write_safetensors(tensors, _METADATA)}
+
+
+def _normal(update: Update, rank: int, load: Load) -> Iterator[tuple[TensorEntry, Array]]:
+    """The scale multiplies lora_B and its bias, which PEFT scales too; zeros fill both factors up to the rank."""
+    down, up = load(update.tensors["down"]), load(update.tensors["up"]).times(update.scale)
+    if update.parameters != ("weight",):
+        down, up = _wider_experts(down, up, update, rank)
+    else:
+        down, up = down.padded(0, rank), up.padded(1, rank)
+    yield update.tensors["down"], down
+    yield update.tensors["up"], up
+    if "up_bias" in update.tensors:
+        yield update.tensors["up_bias"], load(update.tensors["up_bias"]).times(update.scale)
+
+
+def _wider_experts(down: Array, up: Array, update: Update, rank: int) -> tuple[Array, Array]:
+    """`down` is (experts · r, in), expert by expert; `up` (out, r · experts), rank by rank (PEFT `ParamWrapper`)."""
+    experts, own = update.shape[0] or 1, update.rank or rank
+    wide = down.reshaped(experts, own, -1).padded(1, rank).reshaped(experts * rank, -1)
+    return wide, up.reshaped(-1, own, experts).padded(1, rank).reshaped(-1, rank * experts)
+
+
+def _content(files: Files, adapter: Adapter) -> Any:
+    path = adapter.weights_file or WEIGHTS
+    start = header_of(files, path).data_start
+    return lambda entry: Raw(entry.dtype, entry.shape, files.read(path, start + entry.start, start + entry.stop))
+
+
+def _plain(name: str) -> str:
+    """As PEFT writes it: with its prefix, without the adapter's name and torch.compile's."""
+    for wrapper in ("_orig_mod.", "module."):
+        name = name.removeprefix(wrapper)
+    parts = [part for part in name.split(".") if part not in ("default", "_orig_mod")]
+    plain = ".".join(parts)
+    return plain if plain.startswith("base_model.") else _PREFIX + plain
+
+
+def _base_copies(adapter: Adapter, base: BaseModel | None) -> Iterator[str]:
+    """Names of `base_layer.weight`. Raises `NotConvertible` where the base shows that it is no copy."""
+    copies = [part for part in adapter.parts if part.kind is PartKind.BASE_COPY]
+    names = BaseNames(base) if base is not None and copies else None
+    for part in copies:
+        entry = next(iter(part.tensors.values()))
+        if names is not None:
+            _compare(part, entry, names)
+        yield entry.name
+
+
+def _compare(part: Part, entry: TensorEntry, names: BaseNames) -> None:
+    resolved, _ = names.resolve([part.module], adapter_naming(part))
+    weight = names.find(resolved.get(part.module, part.module), ("weight",))
+    if weight is not None and weight.shape != entry.shape:
+        raise NotConvertible(
+            f"{entry.name} is {list(entry.shape)}, the base has {list(weight.shape)}: no copy, it can't be left out",
+            hint="publish the base with its resized vocabulary, or keep the adapter as it is",
+        )

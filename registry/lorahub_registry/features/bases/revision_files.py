@@ -1,0 +1,38 @@
+"""The files of a stored revision, as the readers of adapters and bases want them."""
+
+from collections.abc import Mapping
+from typing import Protocol
+
+from lorahub.protocol.digests import Sha256
+
+from lorahub_registry.features.blobs.service import Blob, open_blob
+from lorahub_registry.infrastructure.backend import Backend
+
+
+class StoredFile(Protocol):
+    """A file of a revision, recorded or about to be."""
+
+    @property
+    def sha256(self) -> Sha256: ...
+
+
+class RevisionFiles:
+    """Reads ranges of blobs; headers cost kilobytes, whatever the files' size."""
+
+    def __init__(self, backend: Backend, files: Mapping[str, StoredFile], blobs: Mapping[Sha256, Blob]) -> None:
+        self._backend = backend
+        self._blobs = {path: blobs[file.sha256] for path, file in files.items() if file.sha256 in blobs}
+        self.sizes = {path: blob.size for path, blob in self._blobs.items()}
+
+    def read(self, path: str, start: int, stop: int) -> bytes:
+        blob = self._blobs[path]
+        return b"".join(open_blob(self._backend, blob, start, min(stop, blob.size)))
+
+    def sha256(self, path: str) -> str | None:
+        blob = self._blobs.get(path)
+        return None if blob is None else blob.sha256
+
+    def inspection(self, path: str) -> Mapping[str, object]:
+        """What the one reading of the bytes found when they came in."""
+        blob = self._blobs.get(path)
+        return {} if blob is None else blob.inspection

@@ -1,0 +1,204 @@
+"""Base models: registered by their layout, found by name, by digest, or in a repository of this registry.
+
+A base is a fact, its digests; a name is somebody's claim. So anybody who may write to a namespace may name bases in it,
+and only administrators may name the rest; a name and revision, once given, stay.
+"""
+
+import hashlib
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from threading import Lock
+from typing import Any
+
+from lorahub.adapters.base_model import BaseModel, base_from_text, read_base
+from lorahub.errors import AlreadyExists, BaseNotFound, InvalidBaseModel, InvalidName, LorahubError
+from lorahub.protocol.names import RepositoryName
+
+from lorahub_registry.features.accounts.permissions import Action, Principal, may, require, require_site_admin
+from lorahub_registry.features.audit.service import record as record_audit
+from lorahub_registry.features.bases import queries
+from lorahub_registry.features.bases.queries import NamedBase, StoredBase
+from lorahub_registry.features.bases.revision_files import RevisionFiles
+from lorahub_registry.features.blobs.service import known_blobs
+from lorahub_registry.features.repositories.service import readable
+from lorahub_registry.features.revisions import service as revisions
+from lorahub_registry.infrastructure.backend import Backend
+from lorahub_registry.infrastructure.database import Session
+
+__all__ = ["NamedBase", "StoredBase"]
+
+_KEPT_LAYOUTS = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A base with its layout; `id` is None for one that was read from a repository and isn't registered."""
+
+    base: BaseModel
+    id: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class NewBase:
+    """What a client says of a base; the layout proves its digests."""
+
+    name: str
+    revision: str
+    layout: str
+    config: Mapping[str, Any]
+    files: Mapping[str, str]
+
+
+# --- registering ------------------------------------------------------------------------------------------------------
+
+
+def register(backend: Backend, principal: Principal, new: NewBase) -> NamedBase:
+    """Raises `NotPermitted`, `InvalidBaseModel`, `InvalidName`, `AlreadyExists` where the name means another base."""
+    _may_name(principal, new.name)
+    base = base_from_text(new.layout, new.config, names=[new.name], revision=new.revision or None, files=new.files)
+    with backend.database.write() as session:
+        known = queries.name_row(session, new.name, new.revision)
+        stored = _store(session, base)
+        if known is not None and known.base.id != stored.id:
+            at = f"@{new.revision}" if new.revision else ""
+            raise AlreadyExists(
+                f"{new.name}{at} is registered with the layout {known.base.layout_digest[:12]}…",
+                hint="name a revision: lorahub base add SOURCE NAME --revision REVISION",
+            )
+        if known is None:
+            queries.insert_name(session, stored.id, new.name, new.revision, principal.name)
+            record_audit(
+                session,
+                actor=principal.name,
+                token_id=principal.token_id,
+                action="base.register",
+                subject=new.name,
+                revision=new.revision,
+                layout=stored.layout_digest,
+                weights=stored.weights_digest,
+            )
+        made = queries.name_row(session, new.name, new.revision)
+    assert made is not None
+    return made
+
+
+def _may_name(principal: Principal, name: str) -> None:
+    principal.require_account()
+    try:
+        namespace = RepositoryName.parse(name).namespace
+    except InvalidName:
+        if not name or len(name) > 200 or not name.isprintable() or name != name.strip():
+            raise
+        require_site_admin(principal)
+        return
+    if not may(principal, Action.WRITE, namespace):
+        if principal.is_admin:
+            require_site_admin(principal)
+        else:
+            require(principal, Action.WRITE, namespace)
+
+
+def _store(session: Session, base: BaseModel) -> StoredBase:
+    identity = _identity(base)
+    known = queries.base_by_identity(session, identity)
+    return known if known is not None else queries.insert_base(session, base, identity)
+
+
+def _identity(base: BaseModel) -> str:
+    files = "".join(f"{path}\t{digest}\n" for path, digest in sorted(base.files.items()))
+    return hashlib.sha256(f"{base.layout_digest}\n{base.weights_digest or ''}\n{files}".encode()).hexdigest()
+
+
+# --- finding ----------------------------------------------------------------------------------------------------------
+
+
+class _Layouts:
+    """The layouts used last: parsing one of 723 tensors takes milliseconds, and a base has many adapters."""
+
+    def __init__(self) -> None:
+        self._kept: OrderedDict[tuple[str, int], BaseModel] = OrderedDict()
+        self._lock = Lock()
+
+    def get(self, key: tuple[str, int]) -> BaseModel | None:
+        with self._lock:
+            if key in self._kept:
+                self._kept.move_to_end(key)
+            return self._kept.get(key)
+
+    def put(self, key: tuple[str, int], base: BaseModel) -> None:
+        with self._lock:
+            self._kept[key] = base
+            while len(self._kept) > _KEPT_LAYOUTS:
+                self._kept.popitem(last=False)
+
+
+_layouts = _Layouts()
+
+
+def find(backend: Backend, principal: Principal, name: str, revision: str | None = None) -> Found:
+    """A registered base by name or `sha256:…`, else a repository that holds weights. Raises `BaseNotFound`."""
+    name = name.removeprefix("hf:")
+    name, _, written = name.partition("@")
+    revision = revision or written or None
+    with backend.database.read() as session:
+        if name.startswith("sha256:"):
+            by_digest = queries.base_by_weights(session, name.removeprefix("sha256:"))
+            named = None
+        else:
+            by_digest = None
+            named = queries.newest_named(session, name, revision)
+    if named is not None:
+        return load(backend, named.base, revision=named.revision or None)
+    if by_digest is not None:
+        return load(backend, by_digest)
+    return Found(_of_repository(backend, principal, name, revision), None)
+
+
+def load(backend: Backend, stored: StoredBase, *, revision: str | None = None) -> Found:
+    """The stored base with its layout and all its names."""
+    key = (str(backend.database), stored.id)
+    base = _layouts.get(key)
+    with backend.database.read() as session:
+        names = queries.names_of(session, [stored.id]).get(stored.id, [])
+        if base is None:
+            text, config = queries.layout_of(session, stored.id)
+    if base is None:
+        base = base_from_text(text, config, files=stored.files)
+        _layouts.put(key, base)
+    return Found(replace(base, name=names[0] if names else None, names=frozenset(names), revision=revision), stored.id)
+
+
+def load_by_id(backend: Backend, base_id: int) -> Found | None:
+    with backend.database.read() as session:
+        stored = queries.base_by_id(session, base_id)
+    return None if stored is None else load(backend, stored)
+
+
+def _of_repository(backend: Backend, principal: Principal, name: str, revision: str | None) -> BaseModel:
+    try:
+        parsed = RepositoryName.parse(name)
+        with backend.database.read() as session:
+            repository = readable(session, principal, parsed)
+            commit = revisions.resolve(session, repository.id, revision or "main").commit
+            files = revisions.files_of(session, commit.id)
+            blobs = known_blobs(session, [file.sha256 for file in files.values()])
+        held = RevisionFiles(backend, files, blobs)
+        base = read_base(held, name=repository.full_name, digest=held.sha256)
+    except InvalidBaseModel as error:
+        raise BaseNotFound(f"{name} is no base model: {error.message}", hint=error.hint) from None
+    except LorahubError:
+        raise BaseNotFound(
+            f"no base is called {name[:200]}", hint=f"register it: lorahub base add hf:{name[:200]}"
+        ) from None
+    return replace(base, revision=commit.id)
+
+
+def list_named(
+    backend: Backend, text: str | None, *, after: int | None, limit: int
+) -> list[tuple[int, NamedBase, int]]:
+    """(id, base, how many commits name it), newest first."""
+    with backend.database.read() as session:
+        found = queries.named_bases(session, text, after=after, limit=limit)
+        adapters = queries.adapters_by_base(session, [named.name for _, named in found])
+    return [(number, named, adapters.get(named.name.lower(), 0)) for number, named in found]

@@ -1,0 +1,132 @@
+"""Checks over HTTP: one adapter, many against many, adapters of a base, and look-up by content."""
+
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Query, Request, Response
+from lorahub.errors import InvalidInput
+from lorahub.protocol.digests import Sha256, parse_sha256
+from lorahub.protocol.references import LATEST, Reference
+from pydantic import BaseModel, Field
+
+from lorahub_registry.features.accounts.caller import Caller
+from lorahub_registry.features.checks import service
+from lorahub_registry.features.checks.service import Checked, FilePlace
+from lorahub_registry.infrastructure.web.backend import BackendDep, PublicUrl
+from lorahub_registry.infrastructure.web.bodies import json_model
+from lorahub_registry.infrastructure.web.paging import page
+from lorahub_registry.infrastructure.web.parameters import Repo, Revision
+from lorahub_registry.infrastructure.web.raw_path import decode
+
+router = APIRouter(prefix="/api/lorahub/v1")
+PAGE = 100
+
+Text = Annotated[str, Field(min_length=1, max_length=300)]
+
+
+class Checks(BaseModel):
+    """`all_of` adds every adapter that names this base; `@next` among the bases is another revision of it."""
+
+    adapters: list[Text] = Field(default_factory=list, max_length=1000)
+    bases: list[Text] = Field(default_factory=list, max_length=100)
+    all_of: Text | None = None
+
+
+class Digests(BaseModel):
+    sha256: list[str] = Field(max_length=1000)
+
+
+class Policy(BaseModel):
+    policy: Literal["refuse", "warn"]
+
+
+@router.get("/models/{namespace}/{name}/check/{rev}")
+def check(
+    backend: BackendDep,
+    caller: Caller,
+    repo: Repo,
+    rev: Revision,
+    base: Annotated[str | None, Query(max_length=300)] = None,
+) -> dict[str, Any]:
+    return _shown(service.check_revision(backend, caller, repo, rev, base))
+
+
+@router.put("/models/{namespace}/{name}/check-policy")
+def set_policy(
+    backend: BackendDep, caller: Caller, repo: Repo, body: Annotated[Policy, json_model(Policy)]
+) -> dict[str, str]:
+    return {"policy": service.set_policy(backend, caller, repo, body.policy)}
+
+
+@router.post("/checks")
+def check_all(backend: BackendDep, caller: Caller, body: Annotated[Checks, json_model(Checks)]) -> dict[str, Any]:
+    wanted = [Reference.parse(text) for text in body.adapters]
+    pairs = [(reference.repository, reference.revision or LATEST) for reference in wanted]
+    bases = body.bases
+    if body.all_of is not None:
+        name = body.all_of.removeprefix("hf:").partition("@")[0]
+        found = service.adapters_of(backend, caller, name, after=None, limit=service.MOST_PAIRS + 1)
+        pairs += [(Reference.parse(repository.full_name).repository, commit) for _, repository, commit in found]
+        bases = [name + base if base.startswith("@") else base for base in bases]
+    results = [_shown(checked) for checked in service.check_all(backend, caller, pairs, bases)]
+    verdicts = [result["verdict"] for result in results]
+    return {"checks": results, "summary": {verdict: verdicts.count(verdict) for verdict in sorted(set(verdicts))}}
+
+
+@router.get("/bases/{name}/adapters")
+@router.get("/bases/{namespace}/{name}/adapters")
+def adapters(
+    backend: BackendDep,
+    caller: Caller,
+    request: Request,
+    url: PublicUrl,
+    name: str,
+    namespace: str = "",
+    cursor: Annotated[int | None, Query(ge=0, le=1 << 62)] = None,
+) -> Response:
+    base = "/".join(decode(part) for part in (namespace, name) if part)
+    found = service.adapters_of(backend, caller, base, after=cursor, limit=PAGE + 1)
+    rows = [
+        {"reference": repository.full_name, "commit": commit, "private": repository.is_private}
+        for _, repository, commit in found[:PAGE]
+    ]
+    following = str(found[PAGE - 1][0]) if len(found) > PAGE else None
+    return page(rows, request=request, public_url=url, cursor=following)
+
+
+@router.get("/by-hash/{sha256}")
+def by_hash(backend: BackendDep, caller: Caller, sha256: str) -> list[dict[str, Any]]:
+    digest = parse_sha256(decode(sha256))
+    return [_place(place) for place in service.places_of(backend, caller, [digest])[digest]]
+
+
+@router.post("/by-hash")
+def by_hashes(
+    backend: BackendDep, caller: Caller, body: Annotated[Digests, json_model(Digests)]
+) -> dict[str, list[dict[str, Any]]]:
+    digests: list[Sha256] = list(dict.fromkeys(parse_sha256(text) for text in body.sha256))
+    if not digests:
+        raise InvalidInput("no digest is asked for")
+    found = service.places_of(backend, caller, digests)
+    return {digest: [_place(place) for place in places] for digest, places in found.items()}
+
+
+def _shown(checked: Checked) -> dict[str, Any]:
+    return {
+        "adapter": checked.adapter,
+        "commit": checked.commit,
+        "base": checked.base,
+        **checked.report,
+        "facts": checked.facts,
+        "kept": checked.is_kept,
+    }
+
+
+def _place(place: FilePlace) -> dict[str, Any]:
+    revision = place.version or place.commit
+    return {
+        "reference": f"{place.repository.full_name}@{revision}",
+        "repository": place.repository.full_name,
+        "commit": place.commit,
+        "version": place.version,
+        "path": place.path,
+    }

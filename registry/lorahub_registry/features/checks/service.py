@@ -1,0 +1,350 @@
+"""Checks: what an adapter is, measured from its header, and whether it fits the base it names or any other.
+
+A verdict is a function of the adapter's bytes, the base's digests and the set of rules: it is kept under these three,
+and made again only where one of them changed.
+"""
+
+import hashlib
+import logging
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from lorahub.adapters.adapter import Adapter, BaseClaim
+from lorahub.adapters.base_model import BaseModel
+from lorahub.adapters.check import Report, check, recheck
+from lorahub.adapters.findings import Finding, has_errors
+from lorahub.adapters.manifest import MANIFEST, measured_facts
+from lorahub.adapters.reader import CONFIG, read_adapter
+from lorahub.adapters.rules import RULE_SET, Severity
+from lorahub.adapters.weights import weight_findings
+from lorahub.errors import AdapterDoesNotFit, InvalidAdapter, InvalidInput, LorahubError, NotFound
+from lorahub.protocol.digests import CommitId, Sha256
+from lorahub.protocol.names import RepositoryName
+
+from lorahub_registry.features.accounts.permissions import Action, Principal
+from lorahub_registry.features.audit.service import record as record_audit
+from lorahub_registry.features.bases import service as bases
+from lorahub_registry.features.bases.revision_files import RevisionFiles, StoredFile
+from lorahub_registry.features.bases.service import Found
+from lorahub_registry.features.blobs.service import Blob, known_blobs
+from lorahub_registry.features.checks import queries
+from lorahub_registry.features.checks.queries import Judged, Verdict
+from lorahub_registry.features.repositories.service import (
+    Repository,
+    permitted,
+    readable,
+    repositories_by_id,
+    visible_namespaces,
+)
+from lorahub_registry.features.revisions import service as revisions
+from lorahub_registry.infrastructure.backend import Backend
+from lorahub_registry.infrastructure.database import Session
+
+__all__ = ["Judged"]
+
+logger = logging.getLogger("lorahub")
+
+POLICIES = ("refuse", "warn")
+MOST_PAIRS = 1000  # of one request: adapters × bases
+MOST_DIGESTS = 1000
+_MOST_PLACES = 2000
+_INCOMPLETE = frozenset({"LH308"})  # files come one commit at a time with some clients
+_OWN_FILES = (CONFIG, MANIFEST)
+
+
+# --- one adapter ------------------------------------------------------------------------------------------------------
+
+
+def judge(
+    backend: Backend, principal: Principal, files: Mapping[str, StoredFile], blobs: Mapping[Sha256, Blob]
+) -> Judged | None:
+    """Facts and verdict of the adapter in these files; None where they are none, or not complete yet."""
+    held = RevisionFiles(backend, files, blobs)
+    adapter = read_adapter(held)
+    if not _is_adapter(adapter, held):
+        return None
+    found = base_of(backend, principal, adapter.claim)
+    return _judged(adapter, held, found)
+
+
+def _is_adapter(adapter: Adapter, files: RevisionFiles) -> bool:
+    """A base model is read as one of no known format; so is a repository with nothing but a card."""
+    if any(finding.rule in _INCOMPLETE for finding in adapter.findings):
+        return False
+    return adapter.format != "unknown" or CONFIG in files.sizes
+
+
+def base_of(backend: Backend, principal: Principal, claim: BaseClaim) -> Found | None:
+    """The base that an adapter claims: by the digest of its weights, by name and revision, by its layout."""
+    wishes: list[tuple[str, str | None]] = []
+    if claim.weights:
+        wishes.append((f"sha256:{claim.weights}", None))
+    if claim.name:
+        wishes += [(claim.name, claim.revision)] if claim.revision else []
+        wishes.append((claim.name, None))
+    if claim.layout:
+        wishes.append((f"sha256:{claim.layout}", None))
+    for name, revision in wishes:
+        try:
+            return bases.find(backend, principal, name, revision)
+        except LorahubError:
+            continue
+    return None
+
+
+def _judged(adapter: Adapter, files: RevisionFiles, found: Found | None) -> Judged:
+    report = _report(adapter, files, None if found is None else found.base)
+    facts = _facts(adapter, report)
+    return Judged(
+        digest=adapter_digest(files, adapter),
+        method=adapter.method,
+        ranks=adapter.ranks,
+        base_name=adapter.claim.name,
+        base_id=None if found is None else found.id,
+        verdict=report.verdict.value,
+        rule_set=RULE_SET,
+        facts=facts,
+        report=report.as_json(),
+        labels=list(_labels(adapter, report)),
+    )
+
+
+def _report(adapter: Adapter, files: RevisionFiles, base: BaseModel | None) -> Report:
+    report = check(adapter, base)
+    inspection = files.inspection(adapter.weights_file or "")
+    nonfinite, zero = inspection.get("nonfinite"), inspection.get("zero")
+    more = weight_findings(
+        adapter,
+        nonfinite=nonfinite if isinstance(nonfinite, dict) else {},
+        zero=zero if isinstance(zero, list) else [],
+    )
+    return recheck(report, [*report.findings, *more], adapter, base)
+
+
+def adapter_digest(files: RevisionFiles, adapter: Adapter) -> str:
+    """sha256 over the files that make the adapter, without its card."""
+    own = sorted({*_OWN_FILES, adapter.weights_file or ""} & set(files.sizes))
+    return hashlib.sha256("".join(f"{path}\t{files.sha256(path)}\n" for path in own).encode()).hexdigest()
+
+
+def _facts(adapter: Adapter, report: Report) -> dict[str, Any]:
+    claim = adapter.claim
+    switches = ("rslora", "dora", "patterns", "layer_replication", "init", "alpha")
+    return {
+        **measured_facts(adapter),
+        "base": {
+            "name": claim.name,
+            "revision": claim.revision,
+            "layout": claim.layout,
+            "weights": claim.weights,
+        },
+        "options": {name: adapter.options[name] for name in switches if name in adapter.options},
+        "mergeable": adapter.is_mergeable,
+        "matched": report.matched,
+        "runtimes": {judged.runtime: judged.loads.value for judged in report.runtimes},
+    }
+
+
+def _labels(adapter: Adapter, report: Report) -> Iterator[str]:
+    yield f"method:{adapter.method}"
+    yield f"format:{adapter.format}"
+    yield f"verdict:{report.verdict.value}"
+    for target in measured_facts(adapter)["targets"]:
+        yield f"target:{target}"
+    for judged in report.runtimes:
+        if judged.is_usable:
+            yield f"fits:{judged.runtime}"
+
+
+def tags_of(judged: Judged) -> list[str]:
+    """What the catalog shows of it as tags: rank and who can load it."""
+    ranks = [f"rank:{rank}" for rank in list(judged.ranks)[:8]]
+    return [*ranks, *(label for label in judged.labels if label.startswith("fits:"))]
+
+
+# --- the gate ---------------------------------------------------------------------------------------------------------
+
+
+def admit(backend: Backend, repository: Repository, judged: Judged, *, changed: Iterable[str]) -> None:
+    """Refuses an adapter that is malformed, or doesn't fit the base it names.
+
+    Raises `InvalidAdapter` and `AdapterDoesNotFit` with every finding. Only what the commit changes is judged: a card
+    can be mended beside an adapter that came before a rule did.
+    """
+    if not any(path == CONFIG or path == MANIFEST or path.endswith((".safetensors", ".gguf")) for path in changed):
+        return
+    findings = [found for found in judged.report["findings"] if found["severity"] == Severity.ERROR.value]
+    if not findings:
+        return
+    is_malformed = judged.base_id is None and judged.facts["matched"] == 0
+    with backend.database.read() as session:
+        policy = queries.policy_of(session, repository.id)
+    first = findings[0]
+    shown = [{**found, "path": found["rule"]} for found in findings]
+    if is_malformed or any(found["rule"] in _MALFORMED for found in findings):
+        raise InvalidAdapter(
+            f"the adapter can't be published: {first['rule']} {first['message']}", hint=first["hint"], findings=shown
+        )
+    if policy == "refuse":
+        raise AdapterDoesNotFit(
+            f"the adapter doesn't fit {judged.base_name}: {first['rule']} {first['message']}",
+            hint=f"{first['hint']}; an owner may let it in: PUT …/check-policy warn",
+            findings=shown,
+        )
+
+
+_MALFORMED = frozenset(
+    {"LH203", "LH206", "LH208", "LH209", "LH212", "LH213", "LH215", "LH220", "LH301", "LH302", "LH304", "LH305"}
+)
+"""What is wrong with the adapter itself, whatever the base."""
+
+
+def record(session: Session, commit_id: str, judged: Judged) -> None:
+    """Inside the transaction that makes the commit."""
+    queries.insert_facts(session, commit_id, judged)
+
+
+def set_policy(backend: Backend, principal: Principal, name: RepositoryName, policy: str) -> str:
+    """`refuse` or `warn`: what happens to an adapter that doesn't fit its base. Raises as `permitted`."""
+    if policy not in POLICIES:
+        raise InvalidInput(f"no policy is called {policy[:60]!r}", hint=f"choose one of: {', '.join(POLICIES)}")
+    with backend.database.write() as session:
+        repository = permitted(session, principal, name, Action.MANAGE)
+        if queries.policy_of(session, repository.id) != policy:
+            queries.set_policy(session, repository.id, policy)
+            record_audit(
+                session,
+                actor=principal.name,
+                token_id=principal.token_id,
+                action="repository.check_policy",
+                subject=repository.full_name,
+                policy=policy,
+            )
+    return policy
+
+
+# --- asking -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """An answer about one adapter and one base. `is_kept`: the verdict was known already."""
+
+    adapter: str
+    commit: str
+    base: str | None
+    verdict: str
+    report: Mapping[str, Any]
+    facts: Mapping[str, Any]
+    is_kept: bool = False
+
+
+def check_revision(
+    backend: Backend, principal: Principal, name: RepositoryName, revision: str, base: str | None
+) -> Checked:
+    """The adapter of a revision against a base, or against the one it names. Raises `NotFound` where it is none."""
+    opened = _open(backend, principal, name, revision)
+    if base is not None:
+        return _against(backend, opened, base, bases.find(backend, principal, base))
+    found = base_of(backend, principal, opened.adapter.claim)
+    if found is None:
+        judged = _judged(opened.adapter, opened.files, None)
+        return Checked(opened.name, opened.commit, judged.base_name, judged.verdict, judged.report, judged.facts)
+    return _against(backend, opened, opened.adapter.claim.name or str(found.base.name), found)
+
+
+def check_all(
+    backend: Backend, principal: Principal, references: Sequence[tuple[RepositoryName, str]], wanted: Sequence[str]
+) -> list[Checked]:
+    """Every adapter against every base; without bases, against the one each names.
+
+    Raises `InvalidInput` for more than `MOST_PAIRS`, and what opening each raises.
+    """
+    if len(references) * max(1, len(wanted)) > MOST_PAIRS:
+        raise InvalidInput(f"{len(references)} adapters × {len(wanted)} bases; at most {MOST_PAIRS} pairs a request")
+    if not wanted:
+        return [check_revision(backend, principal, name, revision, None) for name, revision in references]
+    found = [(base, bases.find(backend, principal, base)) for base in wanted]
+    opened = [_open(backend, principal, name, revision) for name, revision in references]
+    return [_against(backend, adapter, base, one) for adapter in opened for base, one in found]
+
+
+@dataclass(frozen=True, slots=True)
+class _Opened:
+    name: str
+    commit: CommitId
+    adapter: Adapter
+    files: RevisionFiles
+
+
+def _open(backend: Backend, principal: Principal, name: RepositoryName, revision: str) -> _Opened:
+    with backend.database.read() as session:
+        repository = readable(session, principal, name)
+        commit = revisions.resolve(session, repository.id, revision).commit
+        files = revisions.files_of(session, commit.id)
+        blobs = known_blobs(session, [file.sha256 for file in files.values()])
+    held = RevisionFiles(backend, files, blobs)
+    adapter = read_adapter(held)
+    if not _is_adapter(adapter, held):
+        raise NotFound(f"{repository.full_name} has no adapter at {revision[:80]}", hint="is it a base model?")
+    return _Opened(repository.full_name, commit.id, adapter, held)
+
+
+def _against(backend: Backend, opened: _Opened, base: str, found: Found) -> Checked:
+    digest = adapter_digest(opened.files, opened.adapter)
+    facts = measured_facts(opened.adapter)
+    if found.id is not None:
+        with backend.database.read() as session:
+            kept = queries.verdict_of(session, digest, found.id, RULE_SET)
+        if kept is not None:
+            return Checked(opened.name, opened.commit, base, kept.verdict, kept.report, facts, is_kept=True)
+    report = _report(opened.adapter, opened.files, found.base)
+    made = Verdict(report.verdict.value, report.as_json())
+    if found.id is not None:
+        _keep(backend, digest, found.id, made)
+    return Checked(opened.name, opened.commit, base, made.verdict, made.report, facts)
+
+
+def _keep(backend: Backend, digest: str, base_id: int, verdict: Verdict) -> None:
+    """Saves the next asker the work; where another did, or the disk is full, it can wait."""
+    try:
+        with backend.database.write() as session:
+            queries.insert_verdict(session, digest, base_id, RULE_SET, verdict)
+    except (queries.IntegrityError, queries.OperationalError):
+        logger.info("the verdict on %s was not kept; it is made again when needed", digest[:12])
+
+
+def adapters_of(
+    backend: Backend, principal: Principal, base: str, *, after: int | None, limit: int
+) -> list[tuple[int, Repository, CommitId]]:
+    """Repositories whose `main` is an adapter that names this base, as far as the principal may see them."""
+    with backend.database.read() as session:
+        namespaces = visible_namespaces(session, principal)
+        rows = queries.adapters_of_base(session, base, visible_namespaces=namespaces, after=after, limit=limit)
+        known = repositories_by_id(session, [repository_id for repository_id, _ in rows])
+    return [(number, known[number], commit) for number, commit in rows if number in known]
+
+
+@dataclass(frozen=True, slots=True)
+class FilePlace:
+    repository: Repository
+    commit: str
+    version: str | None
+    path: str
+
+
+def places_of(backend: Backend, principal: Principal, digests: Sequence[Sha256]) -> dict[Sha256, list[FilePlace]]:
+    """Where files with these bytes are, among what the principal may see. Raises `InvalidInput` for too many."""
+    if len(digests) > MOST_DIGESTS:
+        raise InvalidInput(f"{len(digests)} digests; at most {MOST_DIGESTS} a request")
+    with backend.database.read() as session:
+        namespaces = visible_namespaces(session, principal)
+        rows = queries.places_of(session, digests, visible_namespaces=namespaces, limit=_MOST_PLACES)
+        known = repositories_by_id(session, sorted({row.repository_id for row in rows}))
+    found: dict[Sha256, list[FilePlace]] = {digest: [] for digest in digests}
+    for row in rows:
+        is_version_known = any(p.commit == row.commit_id and p.path == row.path for p in found[row.sha256])
+        if row.repository_id in known and not is_version_known:
+            found[row.sha256].append(FilePlace(known[row.repository_id], row.commit_id, row.version, row.path))
+    return found
