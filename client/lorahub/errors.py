@@ -7,8 +7,9 @@ LorahubError
 │   │                                                                InvalidCard · MalformedBody
 │   │                                                                UnsupportedMediaType
 │   │                                                                InvalidBaseModel · NotConvertible
-│   └── InvalidAdapter   the bytes are not a usable adapter          InvalidSafetensors · InvalidAdapterConfig
-│                                                                    UnsafeFile · AdapterDoesNotFit
+│   └── InvalidAdapter   the bytes are not a usable adapter          InvalidSafetensors · InvalidGguf
+│                                                                    InvalidAdapterConfig · UnsafeFile
+│                                                                    AdapterDoesNotFit
 ├── IntegrityFault       the bytes are not the promised ones         DigestMismatch · SizeMismatch
 ├── AccessRefused        who you are is unknown or not enough        NotAuthenticated · InvalidToken · NotPermitted
 │                                                                    GatedRepository · UnsafeEndpoint
@@ -118,6 +119,12 @@ class InvalidSafetensors(InvalidAdapter):
     """The header breaks a rule of docs/format.md; `facts["rule"]` names it."""
 
     code = "InvalidSafetensors"
+
+
+class InvalidGguf(InvalidAdapter):
+    """The header of a GGUF file breaks a rule; `facts["rule"]` names it."""
+
+    code = "InvalidGguf"
 
 
 class InvalidAdapterConfig(InvalidAdapter):

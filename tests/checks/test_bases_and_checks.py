@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from builders import lora_config, lora_weights, safetensors_bytes, write_adapter
 from lorahub import Hub
-from lorahub.adapters.files import FolderFiles
 from lorahub.errors import AdapterDoesNotFit, AlreadyExists, InvalidAdapter, NotPermitted, RepositoryNotFound
 from lorahub.hub.bases import hash_folder, read_folder
 from lorahub.hub.progress import Silence
@@ -132,7 +131,7 @@ def test_a_name_and_revision_mean_one_base_for_ever(scene: Scene) -> None:
     assert scene.own(f"/bases/{scene.base}", revision="next").json()["layout_digest"] == other.layout_digest
 
 
-def test_nobody_names_a_base_in_a_namespace_of_others(scene: Scene, new_user: NewUser, registry: Registry) -> None:
+def test_nobody_names_a_base_in_a_namespace_of_others(scene: Scene, new_user: NewUser) -> None:
     _, token = new_user()
     with pytest.raises(NotPermitted):
         scene.hub_of(token).add_base(read_folder(scene.folder), scene.base, revision="mine")
@@ -300,7 +299,7 @@ def test_a_file_is_known_by_its_bytes(scene: Scene) -> None:
     assert scene.own("/by-hash/xyz").status_code == 400
 
 
-def test_private_files_are_found_by_their_owner_only(scene: Scene, new_user: NewUser, registry: Registry) -> None:
+def test_private_files_are_found_by_their_owner_only(scene: Scene, new_user: NewUser) -> None:
     folder = write_adapter(scene.root / "hidden", base=scene.base, seed=77)
     scene.hub.push(folder, f"{scene.name}/hidden", private=True)
     digest = hashlib.sha256((folder / "adapter_model.safetensors").read_bytes()).hexdigest()
@@ -323,9 +322,8 @@ def test_the_checks_of_a_private_repository_are_private(scene: Scene, new_user: 
 # --- reading bases from hubs ------------------------------------------------------------------------------------------
 
 
-def test_a_base_on_a_hub_is_read_by_ranges(scene: Scene, tmp_path: Path) -> None:
+def test_a_base_on_a_hub_is_read_by_ranges(scene: Scene) -> None:
     """The registry stands in for the Hub: the protocol is the same."""
     scene.hub.push(scene.folder, f"{scene.name}/model")
     results = scene.hub.check(str(scene.adapter()), f"{scene.name}/model")
     assert (results[0].verdict, results[0].report.matched) == ("fits", 2)
-    assert FolderFiles(tmp_path) is not None

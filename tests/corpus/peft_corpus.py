@@ -109,9 +109,7 @@ CASES: dict[str, Case] = {
     "lora-exclude": Case("llama", lambda: lora(exclude_modules=["model.layers.1.self_attn.q_proj"])),
     "lora-patterns": Case(
         "llama",
-        lambda: lora(
-            rank_pattern={"q_proj": 2, r"layers\.[12]\.self_attn\.v_proj": 6}, alpha_pattern={"v_proj": 3}
-        ),
+        lambda: lora(rank_pattern={"q_proj": 2, r"layers\.[12]\.self_attn\.v_proj": 6}, alpha_pattern={"v_proj": 3}),
     ),
     "lora-pattern-order": Case("llama", lambda: lora(rank_pattern={"1.self_attn.q_proj": 2, "q_proj": 6})),
     "rslora": Case("llama", lambda: lora(use_rslora=True)),
@@ -138,9 +136,7 @@ CASES: dict[str, Case] = {
     "lora-experts-down": Case(
         "moe", lambda: lora(target_modules=["q_proj"], target_parameters=["mlp.experts.down_proj"])
     ),
-    "lora-replicated": Case(
-        "llama", lambda: lora(layer_replication=[[0, 2], [1, 3]]), expected=frozenset({"LH219"})
-    ),
+    "lora-replicated": Case("llama", lambda: lora(layer_replication=[[0, 2], [1, 3]]), expected=frozenset({"LH219"})),
     "pissa": Case("llama", lambda: lora(init_lora_weights="pissa"), expected=frozenset({"LH216"})),
     "olora": Case("llama", lambda: lora(init_lora_weights="olora"), expected=frozenset({"LH216"})),
     "gaussian": Case("llama", lambda: lora(init_lora_weights="gaussian")),
@@ -159,7 +155,11 @@ CASES: dict[str, Case] = {
         "conv", "lokr", peft.LoKrConfig, *FOREIGN, r=2, alpha=8, target_modules=["first"], use_effective_conv2d=True
     ),
     "ia3": _case(
-        "llama", "ia3", peft.IA3Config, target_modules=["k_proj", "v_proj", "down_proj"], feedforward_modules=["down_proj"]
+        "llama",
+        "ia3",
+        peft.IA3Config,
+        target_modules=["k_proj", "v_proj", "down_proj"],
+        feedforward_modules=["down_proj"],
     ),
     "vera": _case("llama", "vera", peft.VeraConfig, r=4, target_modules=["q_proj"]),
     "vera-no-projection": _case(
@@ -185,17 +185,20 @@ CASES: dict[str, Case] = {
     "c3a": _case("llama", "c3a", peft.C3AConfig, block_size=4, target_modules=["q_proj"]),
     "delora": _case("llama", "delora", peft.DeloraConfig, r=2, target_modules=["q_proj"]),
     "gralora": _case("llama", "gralora", peft.GraloraConfig, r=4, gralora_k=2, target_modules=["q_proj"]),
-    "prompt": _case(
-        "llama", "prompt_tuning", peft.PromptTuningConfig, num_virtual_tokens=4, task_type="CAUSAL_LM"
-    ),
+    "prompt": _case("llama", "prompt_tuning", peft.PromptTuningConfig, num_virtual_tokens=4, task_type="CAUSAL_LM"),
     "p-tuning": _case(
-        "llama", "p_tuning", peft.PromptEncoderConfig, num_virtual_tokens=4, encoder_hidden_size=8, task_type="CAUSAL_LM"
+        "llama",
+        "p_tuning",
+        peft.PromptEncoderConfig,
+        num_virtual_tokens=4,
+        encoder_hidden_size=8,
+        task_type="CAUSAL_LM",
     ),
     "prefix": _case("llama", "prefix_tuning", peft.PrefixTuningConfig, num_virtual_tokens=4, task_type="CAUSAL_LM"),
     "adaption-prompt": _case(
         "llama", "adaption_prompt", peft.AdaptionPromptConfig, adapter_len=4, adapter_layers=2, task_type="CAUSAL_LM"
     ),
-}  # fmt: skip
+}
 
 
 def write_base(name: str, folder: Path) -> Path:

@@ -60,7 +60,7 @@ class PartKind(StrEnum):
     BIAS_DELTA = "bias_delta"  # is added to the base's
     REPLACEMENT = "replacement"  # a whole tensor in place of the base's: modules_to_save, LayerNorm tuning
     BASE_COPY = "base_copy"  # the base's own tensor, saved beside the adapter
-    TOKEN_ROWS = "token_rows"  # rows of an embedding, in place of the base's
+    TOKEN_ROWS = "token_rows"  # noqa: S105 rows of an embedding, in place of the base's
     PROMPT = "prompt"  # virtual tokens before the input
     PREFIX = "prefix"  # keys and values before those of every layer
     BOTTLENECK = "bottleneck"  # modules of its own between the base's (Houlsby, Pfeiffer)

@@ -499,7 +499,9 @@ _BLOCK = re.compile(r"^(?:.+\.)?(?:layers|h|blocks)\.(\d+)\.(.+)$")
 
 
 def gguf_name(module: str) -> str | None:
-    """>>> gguf_name("model.layers.3.self_attn.q_proj"), gguf_name("lm_head")
+    """Name a module as llama.cpp does; None where it has no name for it.
+
+    >>> gguf_name("model.layers.3.self_attn.q_proj"), gguf_name("lm_head")
     ('blk.3.attn_q', 'output')
     """
     return _gguf_name(module)

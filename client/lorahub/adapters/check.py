@@ -236,7 +236,7 @@ class _Comparison:
             layers = sorted({int((piece.found or "").split()[-1]) for piece in beyond})
             yield finding(
                 "LH205",
-                f"{len(beyond)} modules are in layers {layers[0]} to {layers[-1]}; the base has {(highest or 0) + 1} layers",
+                f"{len(beyond)} modules are in layers {layers[0]} to {layers[-1]}; the base has {(highest or 0) + 1}",
                 beyond,
             )
         if absent:
@@ -373,7 +373,7 @@ class _Comparison:
             yield finding("LH221", told, [Evidence(strip or "(nothing)", strip, add)])
 
 
-# --- which base it is ---------------------------------------------------------------------------------------------------
+# --- which base it is -------------------------------------------------------------------------------------------------
 
 
 def _identity(adapter: Adapter, base: BaseModel) -> Iterator[Finding]:

@@ -92,7 +92,9 @@ def worst_first(findings: Iterable[Finding]) -> list[Finding]:
 
 
 def shape_text(shape: Iterable[int | None] | None) -> str:
-    """>>> shape_text((4096, None))
+    """Write a shape for people.
+
+    >>> shape_text((4096, None))
     '[4096, any]'
     """
     return "nothing" if shape is None else f"[{', '.join('any' if size is None else str(size) for size in shape)}]"

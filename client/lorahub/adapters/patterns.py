@@ -45,7 +45,9 @@ def is_literal(expression: str) -> bool:
 
 
 def ends_with(module: str, name: str) -> bool:
-    """>>> ends_with("a.q_proj", "q_proj"), ends_with("a.xq_proj", "q_proj")
+    """Whether the last names of the module are `name`.
+
+    >>> ends_with("a.q_proj", "q_proj"), ends_with("a.xq_proj", "q_proj")
     (True, False)
     """
     return module == name or module.endswith("." + name)

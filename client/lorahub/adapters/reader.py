@@ -11,6 +11,7 @@ from lorahub.adapters.files import Files, header_of, read_whole
 from lorahub.adapters.findings import Evidence, Finding, finding
 from lorahub.adapters.formats.adapterhub import is_adapterhub, read_adapterhub
 from lorahub.adapters.formats.diffusers import is_diffusers, read_diffusers
+from lorahub.adapters.formats.gguf import read_gguf_adapter
 from lorahub.adapters.formats.kohya import is_kohya, read_kohya
 from lorahub.adapters.formats.mlx import is_mlx, read_mlx
 from lorahub.adapters.formats.peft import read_peft
@@ -22,6 +23,7 @@ from lorahub.adapters.formats.plain import (
     read_own,
     read_torchtune,
 )
+from lorahub.adapters.gguf_file import read_gguf
 from lorahub.adapters.limits import LIMITS
 from lorahub.adapters.manifest import MANIFEST, Manifest, parse_manifest
 from lorahub.adapters.model_card import validate_card
@@ -63,9 +65,6 @@ def _read(files: Files) -> Adapter:
         return _without_weights(files)
     try:
         if path.endswith(".gguf"):
-            from lorahub.adapters.formats.gguf import read_gguf_adapter
-            from lorahub.adapters.gguf_file import read_gguf
-
             header = read_gguf(lambda start, stop: files.read(path, start, stop), size=files.sizes[path])
             return read_gguf_adapter(header, weights_file=path)
         return _read_safetensors(files, path)

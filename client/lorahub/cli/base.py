@@ -99,8 +99,8 @@ def _described(found: BaseModel) -> list[str]:
         f"  weights  sha256:{found.weights_digest}" if found.weights_digest else "  weights  not hashed: shapes only"
     )
     return [
-        f"  {what}, {_count(found.parameters)} parameters in {len(found.tensors)} tensors of {', '.join(found.dtypes)}, "
-        f"{size_text(found.bytes)}",
+        f"  {what}, {_count(found.parameters)} parameters, {size_text(found.bytes)}",
+        f"  {len(found.tensors)} tensors of {', '.join(found.dtypes)}",
         f"  layout   sha256:{found.layout_digest}",
         weights,
     ]
@@ -127,7 +127,8 @@ def _at(revision: str | None) -> str:
 
 
 def _count(number: int) -> str:
-    """
+    """A large number for people.
+
     >>> _count(8_030_261_248)
     '8.0B'
     """

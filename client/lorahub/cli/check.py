@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from lorahub.adapters.findings import Evidence
 from lorahub.cli.output import Result, size_text, table
 from lorahub.cli.session import Session, command
 from lorahub.errors import UsageFault
@@ -26,6 +27,7 @@ from lorahub.hub.reports import REPORTS, cell, counts, runtime_cell, step_summar
 @click.option(
     "--fail-on", type=click.Choice(FAIL_ON), default="incompatible", show_default=True, help="What is exit 1."
 )
+@click.option("--offline", is_flag=True, help="Use bases that were read before, ask no network.")
 @click.option("--report", "reports", multiple=True, metavar="KIND=FILE", help=f"Also write: {', '.join(REPORTS)}.")
 def check(session: Session, adapters: Sequence[str], **wishes: Any) -> Result:
     """Prove whether ADAPTERS fit a base: from headers alone, no weights are read.
@@ -33,6 +35,8 @@ def check(session: Session, adapters: Sequence[str], **wishes: Any) -> Result:
     ADAPTERS are folders, files, references (acme/sql@v3, hf:org/name) or lorahub.lock. Without --base, the base that
     each adapter names is used. Exit 1 says that one doesn't fit.
     """
+    if wishes["offline"]:
+        session.flags["offline"] = "true"
     transport = _Transport(session)
     checker = Checker(
         session.settings,
@@ -47,7 +51,7 @@ def check(session: Session, adapters: Sequence[str], **wishes: Any) -> Result:
     if not results:
         raise UsageFault("there is nothing to check", hint="name a folder, a reference, or lorahub.lock")
     written = _write(results, wishes["reports"])
-    return _result(results, checker, bases, written, fail_on=wishes["fail_on"])
+    return _result(results, checker, written, fail_on=wishes["fail_on"])
 
 
 class _Transport:
@@ -68,7 +72,7 @@ def _wanted(
 ) -> list[tuple[str, list[str]]]:
     """(adapter, its bases). A lock file stands for the adapters in it, each with the base it records."""
     pairs: list[tuple[str, list[str]]] = []
-    for spec in adapters:
+    for spec in dict.fromkeys(map(_folder_of, adapters)):
         if Path(spec).name == LOCK and Path(spec).is_file():
             pairs += [(entry.pinned, bases or ([entry.base] if entry.base else [])) for entry in read_lock(Path(spec))]
         else:
@@ -78,6 +82,15 @@ def _wanted(
             found = hub.adapters_of(all_of)
         pairs += [(spec, [_revised(all_of, base) for base in bases] or [all_of]) for spec in found]
     return pairs
+
+
+def _folder_of(spec: str) -> str:
+    """An adapter's own file stands for its folder, so that a list of changed files is a list of adapters."""
+    place = Path(spec)
+    is_part = place.name == "adapter_config.json" or (
+        place.is_file() and place.with_name("adapter_config.json").is_file()
+    )
+    return str(place.parent) if is_part and place.name != LOCK else spec
 
 
 def _revised(base: str, other: str) -> str:
@@ -105,9 +118,7 @@ def _write(results: Sequence[Checked], wishes: Sequence[str]) -> list[str]:
     return written
 
 
-def _result(
-    results: Sequence[Checked], checker: Checker, bases: Sequence[str], written: Sequence[str], *, fail_on: str
-) -> Result:
+def _result(results: Sequence[Checked], checker: Checker, written: Sequence[str], *, fail_on: str) -> Result:
     fails = any(checked.fails(fail_on) for checked in results)
     data = {
         "checks": [checked.as_json() for checked in results],
@@ -171,14 +182,14 @@ def _findings(checked: Checked, *, name: bool = True) -> str:
     lines = [f"{checked.adapter} × {checked.base or 'no base'}"] if name else []
     for found in checked.report.findings:
         lines.append(f"  {found.rule} {found.severity.value}: {found.message}")
-        for piece in found.evidence[:3]:
-            if piece.found or piece.expected:
-                lines.append(
-                    f"        {piece.name}: {piece.found or '–'}"
-                    + (f", expected {piece.expected}" if piece.expected else "")
-                )
+        lines += [_evidence(piece) for piece in found.evidence[:3] if piece.found or piece.expected]
         if len(found.evidence) > 3:
             lines.append(f"        … and {len(found.evidence) - 3} more (--json has them all)")
         if found.hint:
             lines.append(f"        Hint: {found.hint}")
     return "\n".join(lines)
+
+
+def _evidence(piece: Evidence) -> str:
+    expected = f", expected {piece.expected}" if piece.expected else ""
+    return f"        {piece.name}: {piece.found or '–'}{expected}"

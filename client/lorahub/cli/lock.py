@@ -51,9 +51,8 @@ def verify(session: Session, place: Path) -> Result:
     ]
     lines = [table(["reference", "locked", "now", ""], rows)]
     if moved:
-        lines.append(
-            f"✗ LH503: {len(moved)} of {len(pairs)} references lead to other files now\n  Hint: lorahub lock, and read the difference"
-        )
+        lines.append(f"✗ LH503: {len(moved)} of {len(pairs)} references lead to other files now")
+        lines.append("  Hint: lorahub lock, and read the difference")
     else:
         lines.append(f"✓ {len(pairs)} references lead to the locked files")
     return Result(

@@ -44,7 +44,7 @@ class Session:
     def settings(self) -> "Configuration":
         from lorahub.hub import configuration
 
-        texts = {name: self.flags.get(name) for name in ("endpoint", "progress", "color")}
+        texts = {name: self.flags.get(name) for name in ("endpoint", "progress", "color", "offline")}
         timeout = self.flags.get("timeout")
         return configuration.load(
             {

@@ -7,6 +7,7 @@ no place for it, in float64 and rounded once to F32. Anything else raises `NotCo
 from collections.abc import Callable
 from typing import Literal, get_args
 
+from lorahub.adapters.adapter import Adapter
 from lorahub.adapters.base_model import BaseModel
 from lorahub.adapters.files import BytesFiles, Files
 from lorahub.adapters.reader import CONFIG, read_adapter
@@ -44,13 +45,18 @@ def convert(files: Files, target: Target, base: BaseModel | None = None) -> dict
         own = files if adapter.format == "peft" else BytesFiles(convert(files, "peft", base))
         return normalize(own, base)
     if adapter.format == target != "diffusers":  # which has several spellings
-        return {path: files.read(path, 0, files.sizes[path]) for path in (CONFIG, adapter.weights_file) if path in files.sizes}
+        return _own_files(files, adapter)
     lora = read_lora(files, adapter)
     if adapter.format == "gguf":
         lora = from_gguf(lora, base)
     if adapter.format in _IMAGE or target in _IMAGE:
         lora = place(lora, base)
     return _WRITERS[target](lora, base)
+
+
+def _own_files(files: Files, adapter: Adapter) -> dict[str, bytes]:
+    own = [path for path in (CONFIG, adapter.weights_file) if path is not None and path in files.sizes]
+    return {path: files.read(path, 0, files.sizes[path]) for path in own}
 
 
 __all__ = ["TARGETS", "NotConvertible", "Target", "convert"]

@@ -56,7 +56,9 @@ class Array:
             product = self.wide() * factor
             values = product if self.dtype == "F64" else product.astype("<f4")
         if not np.isfinite(values).all():
-            raise NotConvertible(f"a factor times its scale, {factor:g}, is beyond F32", hint="look for NaN or infinity")
+            raise NotConvertible(
+                f"a factor times its scale, {factor:g}, is beyond F32", hint="look for NaN or infinity"
+            )
         return Array("F64" if self.dtype == "F64" else "F32", values)
 
     def wide(self) -> Any:

@@ -130,7 +130,7 @@ def refuse_special(adapter: Adapter) -> None:
 
 
 def refuse_beside(adapter: Adapter) -> None:
-    """Raises `NotConvertible` for whole tensors beside the updates. Copies of the base's own weights may be left out."""
+    """Raises `NotConvertible` for whole tensors beside the updates. Copies of the base's weights may go."""
     for part in adapter.parts:
         if part.kind is not PartKind.BASE_COPY:
             what = _NAMES.get(part.kind, part.kind.value)
@@ -165,6 +165,10 @@ def loader(files: Files, adapter: Adapter) -> Load:
     path = adapter.weights_file
     assert path is not None  # an adapter without weights is broken
     if path.endswith(".gguf"):
+        if "Q8_0" in adapter.dtypes:
+            raise NotConvertible(
+                "the factors are quantised (Q8_0)", hint="convert the adapter that they were made from"
+            )
         return lambda entry: read_array(files, path, entry, data_start=0)
     start = header_of(files, path, allow_empty=True).data_start
     return lambda entry: read_array(files, path, entry, data_start=start)
@@ -204,7 +208,7 @@ def _by_output(magnitude: Array, update: Update, *, is_kohya: bool) -> Array:
     out = update.shape[-1] if update.kind is Kind.EMBEDDING else update.shape[0]
     if size != out or prod(magnitude.shape) != size:
         raise NotConvertible(
-            f"dora_scale of {update.module} is {list(magnitude.shape)}: norms of inputs, where PEFT has norms of outputs",
+            f"dora_scale of {update.module} is {list(magnitude.shape)}: norms of inputs; PEFT has norms of outputs",
             hint="train with wd_on_out=True",
         )
     return magnitude.reshaped(size)

@@ -9,19 +9,18 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from lorahub.adapters.adapter import Adapter, Kind, Part, PartKind, Update
+from lorahub.adapters.adapter import Adapter, Naming, Part, PartKind, Update
 from lorahub.adapters.adapter_config import parse_adapter_config
 from lorahub.adapters.base_model import BaseModel
 from lorahub.adapters.base_names import BaseNames
 from lorahub.adapters.files import Files, header_of, read_whole
-from lorahub.adapters.formats.peft import Settings
+from lorahub.adapters.formats.diffusers import COMPONENTS
 from lorahub.adapters.limits import LIMITS
 from lorahub.adapters.patterns import ends_with
 from lorahub.adapters.reader import CONFIG, read_adapter
 from lorahub.adapters.safetensors_header import TensorEntry
 from lorahub.conversion.arrays import Array, Raw, write_json, write_safetensors
-from lorahub.conversion.image import COMPONENTS
-from lorahub.conversion.lora import Layer, Lora, Load, as_written, loader, refuse_special
+from lorahub.conversion.lora import Layer, Load, Lora, loader, refuse_special
 from lorahub.errors import NotConvertible
 
 WEIGHTS = "adapter_model.safetensors"
@@ -67,7 +66,7 @@ def factors(layer: Layer) -> Iterator[tuple[str, Array]]:
 
 
 def lora_settings(layers: Iterable[Layer], *, targets: list[str]) -> dict[str, Any]:
-    """What LoraConfig says of ranks and scales: alpha = scale · rank, the commonest as the default, others by pattern."""
+    """What LoraConfig says of ranks and scales, alpha = scale · rank: the commonest as default, others by pattern."""
     layers = list(layers)
     ranks = {layer.module: layer.rank for layer in layers}
     alphas = {layer.module: layer.alpha for layer in layers}
@@ -192,7 +191,7 @@ def _base_copies(adapter: Adapter, base: BaseModel | None) -> Iterator[str]:
 
 
 def _compare(part: Part, entry: TensorEntry, names: BaseNames) -> None:
-    resolved, _ = names.resolve([part.module], adapter_naming(part))
+    resolved, _ = names.resolve([part.module], Naming.DOTTED)
     weight = names.find(resolved.get(part.module, part.module), ("weight",))
     if weight is not None and weight.shape != entry.shape:
         raise NotConvertible(

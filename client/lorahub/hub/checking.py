@@ -1,4 +1,4 @@
-"""Checks by name: several adapters against several bases, with the project's ignore rules, and what that means for CI."""
+"""Checks by name: adapters against bases, with what the project sets aside, and what that means for CI."""
 
 import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -261,7 +261,7 @@ def _ignore(entry: Any, path: Path) -> Ignore:
     if rule not in RULES or not isinstance(reason, str) or not reason.strip() or not isinstance(until, date):
         raise InvalidConfiguration(
             f"{path}: an entry of check.ignore needs a known rule, a reason and an expiry date",
-            hint='[[check.ignore]] rule = "LH402" adapter = "acme/sql" reason = "served by PEFT only" until = 2027-01-01',
+            hint="docs/rules/README.md shows one",
         )
     return Ignore(rule, str(fields.get("adapter", "*")), reason, until)
 

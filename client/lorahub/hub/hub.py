@@ -7,8 +7,8 @@ from types import TracebackType
 from typing import Any, Self
 from urllib.parse import quote
 
-from lorahub.adapters.base_model import BaseModel
 from lorahub.adapters.adapter_config import is_hub_id
+from lorahub.adapters.base_model import BaseModel
 from lorahub.errors import (
     AlreadyExists,
     EntryNotFound,
@@ -130,8 +130,9 @@ class Hub:
     ) -> Pushed:
         """One new version of exactly the files of `folder`, or the version that holds them already.
 
-        lorahub.json is written into the folder where it is missing or untrue; `base` names the base model whose digests
-        it records (a folder, hf:org/name, a name of this registry). Raises `UsageFault` for a folder without anything to push, and what the registry refuses.
+        lorahub.json is written into the folder where it is missing or untrue; `base` names the base whose digests
+        it records (a folder, hf:org/name, a name of this registry). Raises `UsageFault` for a folder without anything to
+        push, and what the registry refuses, `AdapterDoesNotFit` among it.
         """
         wanted = self._reference(reference)
         self._describe(Path(folder), base)

@@ -1,4 +1,4 @@
-"""lorahub.lock: which commit and which bytes each reference of a project stood for, so that CI runs on the same ones."""
+"""lorahub.lock: which commit and which bytes each reference of a project stands for, so that CI runs on the same."""
 
 import tomllib
 from collections.abc import Iterable

@@ -137,7 +137,8 @@ def markdown(results: Sequence[Checked]) -> str:
 
 
 def _md_finding(found: Finding) -> str:
-    return f"- **[{found.rule}]({RULE_PAGES}/{found.rule}.md)** {found.severity.value}: {_md(found.message)}  \n  {_md(found.hint or '')}"
+    link = f"**[{found.rule}]({RULE_PAGES}/{found.rule}.md)**"
+    return f"- {link} {found.severity.value}: {_md(found.message)}  \n  {_md(found.hint or '')}"
 
 
 def _md(text: str) -> str:
@@ -243,7 +244,14 @@ def _plain(text: str) -> str:
     return "".join(character for character in text if character in "\n\t" or character.isprintable())
 
 
+def as_json(results: Sequence[Checked]) -> str:
+    """Every result whole, as `lorahub check --json` has it in `result`."""
+    document = {"checks": [checked.as_json() for checked in results], "summary": summary(results)}
+    return json.dumps(document, indent=2) + "\n"
+
+
 REPORTS: Mapping[str, Callable[[Sequence[Checked]], str]] = {
+    "json": as_json,
     "github": annotations,
     "summary": step_summary,
     "markdown": markdown,

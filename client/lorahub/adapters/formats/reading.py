@@ -43,7 +43,7 @@ class Reading:
             first = self.ranks[0]
             self.add(
                 "LH220",
-                f"the factors of {_count(self.ranks, 'module')} have different ranks, first {first.name}: {first.found}",
+                f"the factors of {_count(self.ranks, 'module')} differ in rank, first {first.name}: {first.found}",
                 self.ranks,
             )
 
@@ -103,7 +103,7 @@ def low_rank(
     scale: Callable[[int], float],
     transposed: bool = False,
 ) -> Update | None:
-    """`down` (rank, in[, k…]), `up` (out, rank[, 1…]): ΔW = scale · up · down. `mid` is Tucker's core (rank, rank, k…)."""
+    """`down` (rank, in[, k…]), `up` (out, rank[, 1…]): ΔW = scale · up · down. `mid` is Tucker's core."""
     if not require(tensors, module, ("down", "up"), reading):
         return None
     down, up = tensors["down"], tensors["up"]
@@ -129,7 +129,7 @@ def embedding(module: str, tensors: Tensors, reading: Reading, *, scale: Callabl
 
 
 def hadamard(module: str, tensors: Tensors, reading: Reading, *, scale: Callable[[int], float]) -> Update | None:
-    """LoHa: ΔW = scale · (w1_a·w1_b) ∘ (w2_a·w2_b); with cores t1, t2 (rank, rank, k…) the a factors are (rank, out)."""
+    """LoHa: ΔW = scale · (w1_a·w1_b) ∘ (w2_a·w2_b); with cores t1, t2 (rank, rank, k…) the `a` are (rank, out)."""
     if not require(tensors, module, ("w1_a", "w1_b", "w2_a", "w2_b"), reading):
         return None
     if "t1" in tensors or "t2" in tensors:

@@ -13,7 +13,6 @@ from typing import Any
 from lorahub.adapters.adapter import Adapter, BaseClaim
 from lorahub.adapters.base_model import BaseModel
 from lorahub.adapters.check import Report, check, recheck
-from lorahub.adapters.findings import Finding, has_errors
 from lorahub.adapters.manifest import MANIFEST, measured_facts
 from lorahub.adapters.reader import CONFIG, read_adapter
 from lorahub.adapters.rules import RULE_SET, Severity
@@ -172,7 +171,7 @@ def admit(backend: Backend, repository: Repository, judged: Judged, *, changed: 
     Raises `InvalidAdapter` and `AdapterDoesNotFit` with every finding. Only what the commit changes is judged: a card
     can be mended beside an adapter that came before a rule did.
     """
-    if not any(path == CONFIG or path == MANIFEST or path.endswith((".safetensors", ".gguf")) for path in changed):
+    if not any(path in _OWN_FILES or path.endswith((".safetensors", ".gguf")) for path in changed):
         return
     findings = [found for found in judged.report["findings"] if found["severity"] == Severity.ERROR.value]
     if not findings:

@@ -127,7 +127,7 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Derived:
-    """What is recorded beside the files: the catalog's facts, and of an adapter the measured ones with their verdict."""
+    """What is recorded beside the files: the catalog's facts, and of an adapter the measured ones and a verdict."""
 
     facts: Facts
     judged: Judged | None
