@@ -244,7 +244,7 @@ def _json(files: Files, path: str) -> dict[str, Any]:
 def parse_layout(text: str) -> dict[str, BaseTensor]:
     r"""The tensors of `layout_text()` or `weights_text()`. Raises `InvalidBaseModel`.
 
-    >>> parse_layout("lorahub-base-layout-v1\\nw\\tBF16\\t2,3\\n")
+    >>> parse_layout("lorahub-base-layout-v1\nw\tBF16\t2,3\n")
     {'w': BaseTensor(dtype='BF16', shape=(2, 3), sha256=None)}
     """
     first, *lines = text.split("\n")

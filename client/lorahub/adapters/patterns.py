@@ -30,7 +30,7 @@ def _compiled(expression: str) -> Any:
 def full_match(expression: str, name: str) -> bool | None:
     r"""`re.fullmatch`, or None where the expression can't be evaluated.
 
-    >>> full_match(r".*\\.(q|v)_proj", "model.layers.0.self_attn.q_proj")
+    >>> full_match(r".*\.(q|v)_proj", "model.layers.0.self_attn.q_proj")
     True
     >>> full_match(r"(?=x)x", "x") is None
     True

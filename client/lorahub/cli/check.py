@@ -27,7 +27,6 @@ from lorahub.hub.reports import REPORTS, cell, counts, runtime_cell, step_summar
 @click.option(
     "--fail-on", type=click.Choice(FAIL_ON), default="incompatible", show_default=True, help="What is exit 1."
 )
-@click.option("--offline", is_flag=True, help="Use bases that were read before, ask no network.")
 @click.option("--report", "reports", multiple=True, metavar="KIND=FILE", help=f"Also write: {', '.join(REPORTS)}.")
 def check(session: Session, adapters: Sequence[str], **wishes: Any) -> Result:
     """Prove whether ADAPTERS fit a base: from headers alone, no weights are read.
@@ -35,8 +34,6 @@ def check(session: Session, adapters: Sequence[str], **wishes: Any) -> Result:
     ADAPTERS are folders, files, references (acme/sql@v3, hf:org/name) or lorahub.lock. Without --base, the base that
     each adapter names is used. Exit 1 says that one doesn't fit.
     """
-    if wishes["offline"]:
-        session.flags["offline"] = "true"
     transport = _Transport(session)
     checker = Checker(
         session.settings,

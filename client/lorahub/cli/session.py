@@ -27,6 +27,7 @@ GLOBAL_OPTIONS = (
     click.Option(["--color"], type=click.Choice(["auto", "always", "never"]), help="Colour."),
     click.Option(["--timeout"], type=float, metavar="SECONDS", help="How long to wait for an answer."),
     click.Option(["--insecure"], is_flag=True, help="Send the token over http:// to another machine."),
+    click.Option(["--offline"], is_flag=True, help="Ask no network; use what was read before."),
     click.Option(["--no-input"], is_flag=True, help="Never ask."),
 )
 
@@ -44,13 +45,14 @@ class Session:
     def settings(self) -> "Configuration":
         from lorahub.hub import configuration
 
-        texts = {name: self.flags.get(name) for name in ("endpoint", "progress", "color", "offline")}
+        texts = {name: self.flags.get(name) for name in ("endpoint", "progress", "color")}
         timeout = self.flags.get("timeout")
         return configuration.load(
             {
                 **texts,
                 "format": self.chosen_format,
                 "timeout": None if timeout is None else str(timeout),
+                "offline": "true" if self.flags.get("offline") else None,
                 "insecure": "true" if self.flags.get("insecure") else None,
             }
         )

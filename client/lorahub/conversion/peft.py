@@ -100,13 +100,24 @@ def _pattern(values: Mapping[str, Any], default: Any) -> dict[str, Any]:
 
 
 def _targets(modules: list[str], base: BaseModel | None) -> list[str]:
-    """The last names (q_proj) where the base has no others that end so; without a base, the modules' full names."""
-    leaves = {module.rpartition(".")[2] for module in modules}
+    """The last names (q_proj, to_out.0) where nothing else in the base ends so; without a base, the full names."""
+    endings = tuple(sorted({_ending(module) for module in modules}))
     if base is not None:
-        named = (name.removesuffix(".weight") for name, tensor in base.tensors.items() if len(tensor.shape) > 1)
-        if sum(module.rpartition(".")[2] in leaves for module in named) == len(modules):
-            return sorted(leaves)
+        every = {".".join(parts[:count]) for parts in map(_parts, base.tensors) for count in range(1, len(parts))}
+        if sum(f".{module}".endswith(tuple(f".{ending}" for ending in endings)) for module in every) == len(modules):
+            return list(endings)
     return sorted(modules)
+
+
+def _parts(name: str) -> list[str]:
+    return name.split(".")
+
+
+def _ending(module: str) -> str:
+    """The last name; a number is none of its own."""
+    parts = _parts(module)
+    count = next((count for count, part in enumerate(reversed(parts), 1) if not part.isdecimal()), len(parts))
+    return ".".join(parts[-count:])
 
 
 def _of_one_model(layers: tuple[Layer, ...]) -> tuple[Layer, ...]:

@@ -131,8 +131,8 @@ class Hub:
         """One new version of exactly the files of `folder`, or the version that holds them already.
 
         lorahub.json is written into the folder where it is missing or untrue; `base` names the base whose digests
-        it records (a folder, hf:org/name, a name of this registry). Raises `UsageFault` for a folder without anything to
-        push, and what the registry refuses, `AdapterDoesNotFit` among it.
+        it records (a folder, hf:org/name, a name of this registry). Raises `UsageFault` for a folder without anything
+        to push, and what the registry refuses, `AdapterDoesNotFit` among it.
         """
         wanted = self._reference(reference)
         self._describe(Path(folder), base)
