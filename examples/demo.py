@@ -52,6 +52,14 @@ def share(work: Path, url: str, token: str, trained: list[float]) -> None:
     lorahub("push", str(work / "adapter"), "owner/fox-lora", "--alias", "champion", "-m", "knows the fox")
     lorahub("push", str(work / "adapter"), "owner/fox-lora", "-m", "the same files again")
 
+    step("Check: does it fit its base? Headers only, no weights are read")
+    lorahub("base", "add", str(work / "base"), "owner/tiny-llama")
+    lorahub("check", "owner/fox-lora@v1", "--base", "owner/tiny-llama", "--for", "vllm")
+    step("Check it against the wrong base: a readable reason, and exit code 1")
+    make_base(work / "wider", width=96)
+    said = lorahub("check", str(work / "adapter"), "--base", str(work / "wider"), code=1)
+    say(f"exit code {said}")
+
     step("Pull with lorahub, every byte verified")
     lorahub("pull", "owner/fox-lora@champion", str(work / "pulled"))
     compare("lorahub pull", logits(work / "base", work / "pulled"), trained)
@@ -67,15 +75,15 @@ def share(work: Path, url: str, token: str, trained: list[float]) -> None:
     compare("from_pretrained", remote, trained)
 
 
-def make_base(folder: Path) -> None:
-    """Two layers of 64, weights from a fixed seed; 256 tokens, one for each byte."""
+def make_base(folder: Path, *, width: int = 64) -> None:
+    """Two layers, weights from a fixed seed; 256 tokens, one for each byte."""
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
     torch.manual_seed(0)
     config = LlamaConfig(
-        vocab_size=256, hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,
+        vocab_size=256, hidden_size=width, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,
         num_key_value_heads=2, max_position_embeddings=128, bos_token_id=0, eos_token_id=0,
     )  # fmt: skip
     LlamaForCausalLM(config).save_pretrained(folder)
@@ -172,9 +180,13 @@ def registry(home: Path) -> Iterator[tuple[str, str]]:
             process.terminate()
 
 
-def lorahub(*arguments: str, stdin: str | None = None) -> None:
+def lorahub(*arguments: str, stdin: str | None = None, code: int = 0) -> int:
+    """Raises `SystemExit` for another exit code than the story wants."""
     say(f"$ lorahub {' '.join(arguments)}")
-    subprocess.run([str(BIN / "lorahub"), *arguments], input=stdin, text=True, check=True)
+    result = subprocess.run([str(BIN / "lorahub"), *arguments], input=stdin, text=True, check=False)
+    if result.returncode != code:
+        raise SystemExit(f"✗ lorahub {arguments[0]}: exit code {result.returncode}, expected {code}")
+    return code
 
 
 started = time.monotonic()

@@ -119,7 +119,7 @@ class BaseModel:
         first = named[0] if isinstance(named, list) and named else self.config.get("_class_name")
         return first if isinstance(first, str) else None
 
-    @property
+    @cached_property
     def is_quantised(self) -> bool:
         return "quantization_config" in self.config or any(name.endswith(_PACKED) for name in self.tensors)
 
