@@ -5,7 +5,7 @@ is needed, and served with ranges by a server that speaks the Hub's protocol. Wh
 know the base, CPU to check one adapter after imports, and beside it what a user would do otherwise: load the adapter
 with PEFT onto the model's shape on torch's meta device, which needs no weights either, but all of torch.
 
-    make bench-check
+    make bench
 """
 
 import json
@@ -126,7 +126,7 @@ def read_over_http(folder: Path) -> str:
     server.server_close()
     assert len(base.tensors) == 723
     return (
-        f"{len(base.tensors)} tensors, {base.bytes / 1e9:.0f} GB, {SHARDS} shards: {files.bytes_read / 1e6:.2f} MB read "
+        f"{len(base.tensors)} tensors, {base.bytes / 1e9:.0f} GB, {SHARDS} shards: {files.bytes_read / 1e6:.2f} MB "
         f"in {files.requests} requests, {seconds:.2f} s"
     )
 

@@ -31,7 +31,7 @@ class Registry:
 
     def start(self, *, largest_file_kb: int | None = None, **settings: str) -> "Registry":
         """`largest_file_kb` stands for a full disk: the system refuses to write a file beyond it."""
-        environment = {**os.environ, **self.settings, **settings}
+        environment = {**os.environ, "LORAHUB_WORKER": "false", **self.settings, **settings}
         limit = "unlimited" if largest_file_kb is None else str(largest_file_kb)
         serve = [LORAHUB, "serve", "--home", str(self.home), "--port", str(self.port), "--json"]
         self.process = subprocess.Popen(

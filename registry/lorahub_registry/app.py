@@ -16,6 +16,7 @@ from lorahub_registry.features.downloads import routes as downloads
 from lorahub_registry.features.publishing import routes as publishing
 from lorahub_registry.features.references import routes as references
 from lorahub_registry.features.repositories import routes as repositories
+from lorahub_registry.features.statistics import routes as statistics
 from lorahub_registry.features.uploads import routes as uploads
 from lorahub_registry.infrastructure import failpoints
 from lorahub_registry.infrastructure.backend import Backend
@@ -51,7 +52,18 @@ def create_app(backend: Backend) -> FastAPI:
     problems.install(app)
     _add_own_routes(app)
     # order matters where a fixed first element could also be a namespace
-    for feature in (accounts, bases, checks, uploads, repositories, references, publishing, catalog, downloads):
+    for feature in (
+        accounts,
+        bases,
+        checks,
+        statistics,
+        uploads,
+        repositories,
+        references,
+        publishing,
+        catalog,
+        downloads,
+    ):
         app.include_router(feature.router)
     app.add_middleware(RawPath)
     app.add_middleware(RequestId)

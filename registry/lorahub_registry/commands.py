@@ -7,8 +7,10 @@ import json
 import logging
 import os
 import socket
+import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -56,7 +58,34 @@ def serve(home: Path | None, host: str, port: int, log_level: str, *, as_json: b
         timeout_graceful_shutdown=30,
     )
     server = _AnnouncingServer(config, lambda: _announce(url, token, backend, as_json=as_json))
-    server.run(sockets=[listener])
+    with _worker_beside(backend):
+        server.run(sockets=[listener])
+
+
+@contextmanager
+def _worker_beside(backend: Backend) -> Iterator[None]:
+    """A process of its own: its arithmetic would hold up every request, and its memory isn't the server's."""
+    if not backend.settings.worker:
+        yield
+        return
+    command = [sys.executable, "-m", "lorahub_registry.worker", str(backend.settings.registry_home), str(os.getpid())]
+    with subprocess.Popen(command) as process:  # noqa: S603 (our own program, our own arguments)
+        try:
+            yield
+        finally:
+            process.terminate()
+
+
+@click.command()
+@click.option("--home", type=click.Path(path_type=Path), help="Folder of the registry.")
+@click.option(
+    "--name", default="worker-1", show_default=True, help="Of this worker alone: it takes up its own work again."
+)
+def worker(home: Path | None, name: str) -> None:
+    """Run background jobs: one more worker beside the one that `serve` starts."""
+    from lorahub_registry import worker as jobs
+
+    jobs.run(_open(home), name=name)
 
 
 class _AnnouncingServer(uvicorn.Server):

@@ -29,6 +29,8 @@ class Settings(BaseSettings):
     )
     secret: str | None = Field(default=None, description="key of signed URLs; default: made once, in the registry home")
 
+    worker: bool = Field(default=True, description="whether `serve` also runs a worker process for background jobs")
+
     inline_file_bytes: int = Field(
         default=1 << 20,
         description="bytes; files up to this size travel inside the commit body, larger ones by upload",

@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as ET
@@ -166,7 +165,7 @@ def test_a_base_that_was_read_before_needs_no_network(project: Project) -> None:
 
 
 @pytest.fixture
-def reports(project: Project) -> Iterator[dict[str, str]]:
+def reports(project: Project) -> dict[str, str]:
     kinds = {
         "sarif": "out/r.sarif",
         "junit": "out/r.xml",
@@ -176,7 +175,7 @@ def reports(project: Project) -> Iterator[dict[str, str]]:
     }
     wishes = [f"--report={kind}={place}" for kind, place in kinds.items()]
     project.check("adapters/good", "adapters/bad", "--base", "base", *wishes, code=1)
-    yield {kind: (project.root / place).read_text() for kind, place in kinds.items()}
+    return {kind: (project.root / place).read_text() for kind, place in kinds.items()}
 
 
 def test_sarif_is_valid_and_points_into_the_project(reports: dict[str, str]) -> None:

@@ -7,15 +7,13 @@ https://github.com/ggml-org/llama.cpp/blob/master/ggml/src/gguf.cpp.
 """
 
 import struct
-import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from math import prod
-from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn, TypeAlias
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
 
 from lorahub.adapters.limits import LIMITS
 from lorahub.adapters.safetensors_header import ReadRange
-from lorahub.errors import InvalidGguf
 
 if TYPE_CHECKING:
     import numpy as np

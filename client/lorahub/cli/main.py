@@ -28,6 +28,8 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "lock": ("lorahub.cli.lock:lock", "Write down which files references stand for."),
     "verify": ("lorahub.cli.lock:verify", "Compare a lock file with the registry."),
     "identify": ("lorahub.cli.identify:identify", "Find out what files are, by their bytes."),
+    "convert": ("lorahub.cli.convert:convert", "Write an adapter in another format, exactly."),
+    "import": ("lorahub.cli.import_:import_", "Turn a pickled checkpoint into safetensors."),
     "login": ("lorahub.cli.login:login", "Save a token for a registry."),
     "logout": ("lorahub.cli.login:logout", "Forget the token of a registry."),
     "whoami": ("lorahub.cli.login:whoami", "Show who the registry thinks you are."),
@@ -36,6 +38,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "doctor": ("lorahub.cli.doctor:doctor", "Find out what is wrong, for you and for bug reports."),
     "completion": ("lorahub.cli.completion:completion", "Complete commands in your shell."),
     "serve": ("lorahub_registry.commands:serve", "Run a registry on this machine."),
+    "worker": ("lorahub_registry.commands:worker", "Run background jobs of a registry."),
     "admin": ("lorahub_registry.commands:admin", "Look after a registry on its own machine."),
 }
 

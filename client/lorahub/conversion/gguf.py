@@ -39,6 +39,7 @@ ARCHITECTURES = {
 _PERMUTED = frozenset({"llama", "granite"})
 _HEADS = {"q_proj": "num_attention_heads", "k_proj": "num_key_value_heads"}
 _EDGES = ("lm_head", "embed_tokens", "wte")
+_OWNERS = {"layers": "model.", "h": "transformer."}
 _PREFIXES = (
     "model.layers.",
     "layers.",
@@ -70,8 +71,12 @@ def write_gguf_adapter(lora: Lora, base: BaseModel | None) -> dict[str, bytes]:
         **({"general.base_model.count": 1, "general.base_model.0.name": lora.base_name} if lora.base_name else {}),
     }
     file = io.BytesIO()
-    write_gguf(file, metadata, ((name, array.values) for name, array in sorted(tensors.items())))
+    write_gguf(file, metadata, [_named(name, array) for name, array in sorted(tensors.items())])
     return {WEIGHTS: file.getvalue()}
+
+
+def _named(name: str, array: Array) -> tuple[str, Any] | tuple[str, Any, str]:
+    return (name, array.values, "BF16") if array.dtype == "BF16" else (name, array.values)
 
 
 def from_gguf(lora: Lora, base: BaseModel | None) -> Lora:
@@ -86,9 +91,15 @@ def from_gguf(lora: Lora, base: BaseModel | None) -> Lora:
     absent = [layer.module for layer in lora.layers if layer.module not in resolved]
     if absent:
         raise NotConvertible(f"{len(absent)} tensors aren't in the base, first {absent[0]}", hint="name another base")
-    named = [replace(layer, module=resolved[layer.module]) for layer in lora.layers]
+    named = [replace(layer, module=_in_memory(resolved[layer.module], base)) for layer in lora.layers]
     layers = tuple(replace(layer, up=_rows(layer, architecture, config, forwards=False)) for layer in named)
     return replace(lora, layers=layers, naming=Naming.DOTTED)
+
+
+def _in_memory(module: str, base: BaseModel) -> str:
+    """As the model calls it: a checkpoint saved without its head, such as GPT-2's, has the names of the part alone."""
+    has_head = (base.architecture or "").endswith(("ForCausalLM", "LMHeadModel"))
+    return _OWNERS.get(module.partition(".")[0], "") + module if has_head else module
 
 
 def _architecture(base: BaseModel | None) -> str:

@@ -9,6 +9,7 @@ from math import prod
 
 from lorahub.adapters.adapter import Adapter, Kind, Naming, PartKind, Update
 from lorahub.adapters.files import Files, header_of
+from lorahub.adapters.gguf_file import read_gguf
 from lorahub.adapters.rules import Severity
 from lorahub.adapters.safetensors_header import TensorEntry
 from lorahub.conversion.arrays import Array, read_array
@@ -164,13 +165,12 @@ def loader(files: Files, adapter: Adapter) -> Load:
     """Reads tensors of the adapter's file."""
     path = adapter.weights_file
     assert path is not None  # an adapter without weights is broken
+    if "Q8_0" in adapter.dtypes:
+        raise NotConvertible("the factors are quantised (Q8_0)", hint="convert the adapter that they were made from")
     if path.endswith(".gguf"):
-        if "Q8_0" in adapter.dtypes:
-            raise NotConvertible(
-                "the factors are quantised (Q8_0)", hint="convert the adapter that they were made from"
-            )
-        return lambda entry: read_array(files, path, entry, data_start=0)
-    start = header_of(files, path, allow_empty=True).data_start
+        start = read_gguf(lambda start, stop: files.read(path, start, stop), size=files.sizes[path]).data_start
+    else:
+        start = header_of(files, path, allow_empty=True).data_start
     return lambda entry: read_array(files, path, entry, data_start=start)
 
 

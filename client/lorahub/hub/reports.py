@@ -11,7 +11,6 @@ from lorahub.adapters.rules import RULES, Severity
 from lorahub.adapters.runtimes import Loads, RuntimeVerdict
 from lorahub.hub.checking import Checked, summary
 
-RULE_PAGES = "https://github.com/lorahub/lorahub/blob/main/docs/rules"
 MARKER = "<!-- lorahub check -->"
 """First line of the Markdown report: whoever posts it finds its own comment again, and edits it."""
 
@@ -137,8 +136,7 @@ def markdown(results: Sequence[Checked]) -> str:
 
 
 def _md_finding(found: Finding) -> str:
-    link = f"**[{found.rule}]({RULE_PAGES}/{found.rule}.md)**"
-    return f"- {link} {found.severity.value}: {_md(found.message)}  \n  {_md(found.hint or '')}"
+    return f"- **{found.rule}** {found.severity.value}: {_md(found.message)}  \n  {_md(found.hint or '')}"
 
 
 def _md(text: str) -> str:
@@ -157,7 +155,6 @@ def sarif(results: Sequence[Checked]) -> str:
         "tool": {
             "driver": {
                 "name": "lorahub",
-                "informationUri": RULE_PAGES,
                 "rules": [_sarif_rule(rule) for rule in used],
             }
         },
@@ -178,8 +175,7 @@ def _sarif_rule(rule: str) -> dict[str, Any]:
         "name": rule,
         "shortDescription": {"text": known.title},
         "fullDescription": {"text": known.cause},
-        "help": {"text": known.cure},
-        "helpUri": f"{RULE_PAGES}/{rule}.md",
+        "help": {"text": f"{known.cause} {known.cure}. Example: {known.example}"},
         "defaultConfiguration": {"level": _SEVERITIES[known.severity]},
     }
 

@@ -63,6 +63,7 @@ from lorahub_registry.features.repositories.service import (
 )
 from lorahub_registry.features.revisions import service as revisions
 from lorahub_registry.features.revisions.service import Commit, NewCommit, NewFile, Reference
+from lorahub_registry.features.statistics.service import want as want_statistics
 from lorahub_registry.infrastructure.backend import Backend
 from lorahub_registry.infrastructure.database import Session
 from lorahub_registry.infrastructure.failpoints import reach
@@ -379,6 +380,7 @@ def record(
             )
             if found.judged is not None:
                 checks.record(session, commit.id, found.judged)
+                want_statistics(session, found.judged.digest, commit.id)
             _make_version(session, principal, repository, request, commit)
             _settle(session, principal, repository, plan, commit)
             reach("transaction-ready")

@@ -359,6 +359,19 @@ class Check(Table):
     at: Mapped[datetime]
 
 
+class AdapterStatistics(Table):
+    """How large an adapter's updates are, once for its bytes. The row is the wish, until a worker has fulfilled it."""
+
+    __tablename__ = "adapter_statistics"
+    adapter_digest: Mapped[str] = mapped_column(String(64), primary_key=True)
+    commit_id: Mapped[str] = mapped_column(ForeignKey("commits.id", ondelete="CASCADE"), index=True)  # has the files
+    status: Mapped[str] = mapped_column(String(16), index=True)  # wanted | done | failed; changes once
+    reason: Mapped[str | None] = mapped_column(Text)
+    statistics: Mapped[dict[str, Any] | None]
+    wanted_at: Mapped[datetime]
+    done_at: Mapped[datetime | None]
+
+
 class CheckPolicy(Table):
     """What happens to an adapter that doesn't fit its base, where it isn't refused."""
 

@@ -1,0 +1,18 @@
+"""Statistics over HTTP."""
+
+from typing import Any
+
+from fastapi import APIRouter
+
+from lorahub_registry.features.accounts.caller import Caller
+from lorahub_registry.features.statistics import service
+from lorahub_registry.infrastructure.web.backend import BackendDep
+from lorahub_registry.infrastructure.web.parameters import Repo, Revision
+
+router = APIRouter(prefix="/api/lorahub/v1")
+
+
+@router.get("/models/{namespace}/{name}/statistics/{rev}")
+def statistics(backend: BackendDep, caller: Caller, repo: Repo, rev: Revision) -> dict[str, Any]:
+    found = service.statistics_at(backend, caller, repo, rev)
+    return {"status": found.status, "reason": found.reason, "statistics": found.statistics}

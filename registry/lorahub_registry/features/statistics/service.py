@@ -1,0 +1,180 @@
+"""Weight statistics: wanted when an adapter is published, computed by a worker, once for the same bytes.
+
+The factors of one module are in memory at a time; ΔW never is. Where the base's weights are stored here, the norms are
+also given relative to the weights they are added to.
+"""
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from lorahub.adapters.adapter import Adapter, Update
+from lorahub.adapters.base_model import weight_files
+from lorahub.adapters.check import check
+from lorahub.adapters.files import header_of
+from lorahub.adapters.patterns import layer_index
+from lorahub.adapters.reader import read_adapter
+from lorahub.adapters.safetensors_header import TensorEntry
+from lorahub.adapters.weight_statistics import UpdateStatistics, decode, is_computable, statistics_of
+from lorahub.errors import LorahubError, NotFound
+from lorahub.protocol.names import RepositoryName, similarity_key
+
+from lorahub_registry.features.accounts.permissions import Level, Principal
+from lorahub_registry.features.bases import service as bases
+from lorahub_registry.features.bases.revision_files import RevisionFiles
+from lorahub_registry.features.blobs.service import known_blobs
+from lorahub_registry.features.checks.service import adapter_digest
+from lorahub_registry.features.repositories.service import readable, repositories_by_id
+from lorahub_registry.features.revisions import service as revisions
+from lorahub_registry.features.statistics import queries
+from lorahub_registry.features.statistics.queries import Outcome
+from lorahub_registry.infrastructure.backend import Backend
+from lorahub_registry.infrastructure.database import Session
+
+__all__ = ["Outcome"]
+
+MOST_BASE_BYTES = 8 << 30
+"""Of the base's weights that are read for the norms of one adapter; beyond it they stay unknown."""
+_PIECE_BYTES = 4 << 20
+
+
+def want(session: Session, digest: str, commit_id: str) -> None:
+    """Inside the transaction that makes the commit."""
+    queries.insert_wish(session, digest, commit_id)
+
+
+def wanted(backend: Backend, *, limit: int = 100) -> list[str]:
+    with backend.database.read() as session:
+        return queries.wishes(session, limit=limit)
+
+
+def statistics_at(backend: Backend, principal: Principal, name: RepositoryName, revision: str) -> Outcome:
+    """What is known of the adapter at a revision. Raises as `readable` and `resolve`, `NotFound` where it is none."""
+    with backend.database.read() as session:
+        repository = readable(session, principal, name)
+        commit = revisions.resolve(session, repository.id, revision).commit
+        files = revisions.files_of(session, commit.id)
+        blobs = known_blobs(session, [file.sha256 for file in files.values()])
+    held = RevisionFiles(backend, files, blobs)
+    with backend.database.read() as session:
+        found = queries.outcome_of(session, adapter_digest(held, read_adapter(held)))
+    if found is None:
+        raise NotFound(f"{repository.full_name} has no adapter at {revision[:80]}")
+    return found
+
+
+# --- the work ---------------------------------------------------------------------------------------------------------
+
+
+def fulfil(backend: Backend, digest: str) -> str:
+    """Computes and keeps the statistics that were wanted; the status. The same result, however often it runs."""
+    with backend.database.read() as session:
+        wish = queries.wish(session, digest)
+        if wish is None:
+            return "gone"
+        files = revisions.files_of(session, wish.commit_id)
+        blobs = known_blobs(session, [file.sha256 for file in files.values()])
+        repository = repositories_by_id(session, [wish.repository_id])[wish.repository_id]
+    held = RevisionFiles(backend, files, blobs)
+    try:
+        outcome = Outcome("done", None, _compute(backend, held, repository.namespace))
+    except (LorahubError, ValueError, KeyError, MemoryError) as error:
+        outcome = Outcome("failed", f"{type(error).__name__}: {error}"[:500], None)
+    with backend.database.write() as session:
+        queries.settle(session, digest, outcome)
+    return outcome.status
+
+
+def _compute(backend: Backend, files: RevisionFiles, namespace: str) -> dict[str, Any]:
+    adapter = read_adapter(files)
+    path = adapter.weights_file
+    if path is None or not path.endswith(".safetensors"):
+        return {"modules": {}, "layers": {}, "skipped": {"*": "only safetensors are computed"}}
+    norms = _base_norms(backend, adapter, namespace)
+    start = header_of(files, path).data_start
+    modules: dict[str, UpdateStatistics] = {}
+    skipped: dict[str, str] = {}
+    for update in adapter.updates:
+        if not is_computable(update):
+            skipped[update.module] = f"{update.method}, rank {update.rank}"
+            continue
+        factors = {role: decode(entry, _raw(files, path, start, entry)) for role, entry in _factors(update)}
+        modules[update.module] = statistics_of(update, factors, base_norm=norms.get(update.module))
+    return {
+        "modules": {module: one.as_json() for module, one in modules.items()},
+        "layers": _layers(modules),
+        "skipped": skipped,
+    }
+
+
+def _factors(update: Update) -> Iterator[tuple[str, TensorEntry]]:
+    for role, entry in update.tensors.items():
+        if role not in ("magnitude", "up_bias", "alpha", "ignored"):
+            yield role, entry
+
+
+def _raw(files: RevisionFiles, path: str, start: int, entry: TensorEntry) -> bytes:
+    return files.read(path, start + entry.start, start + entry.stop)
+
+
+def _layers(modules: Mapping[str, UpdateStatistics]) -> dict[str, float]:
+    """‖ΔW‖_F of all updates of a layer together."""
+    squares: dict[str, float] = {}
+    for module, one in modules.items():
+        index = layer_index(module)
+        if index is not None and one.frobenius is not None:
+            squares[str(index)] = squares.get(str(index), 0.0) + one.frobenius**2
+    return {index: math.sqrt(total) for index, total in squares.items()}
+
+
+# --- the base ---------------------------------------------------------------------------------------------------------
+
+
+def _base_norms(backend: Backend, adapter: Adapter, namespace: str) -> dict[str, float]:
+    """‖W‖_F by the adapter's modules, where the base is a repository here that the adapter's namespace may read."""
+    if adapter.claim.name is None:
+        return {}
+    reader = Principal(account_id=-1, name="(worker)", roles={similarity_key(namespace): Level.READ})
+    try:
+        name = RepositoryName.parse(adapter.claim.name.removeprefix("hf:"))
+        with backend.database.read() as session:
+            repository = readable(session, reader, name)
+            commit = revisions.resolve(session, repository.id, adapter.claim.revision or "main").commit
+            files = revisions.files_of(session, commit.id)
+            blobs = known_blobs(session, [file.sha256 for file in files.values()])
+        found = bases.find(backend, reader, adapter.claim.name, adapter.claim.revision)
+    except LorahubError:
+        return {}
+    held = RevisionFiles(backend, files, blobs)
+    bound = {module: weight.places for module, weight in check(adapter, found.base).bound.items()}
+    wanted = {place.tensor for places in bound.values() for place in places if len(places) == 1 and place.rows is None}
+    norms = dict(_norms(held, wanted))
+    return {module: norms[places[0].tensor] for module, places in bound.items() if places[0].tensor in norms}
+
+
+def _norms(files: RevisionFiles, wanted: set[str]) -> Iterator[tuple[str, float]]:
+    entries = [(path, header_of(files, path, allow_empty=True), prefix) for prefix, path in weight_files(files)]
+    chosen = [
+        (path, header.data_start, prefix, entry)
+        for path, header, prefix in entries
+        for entry in header.tensors
+        if prefix + entry.name in wanted
+    ]
+    if sum(entry.stop - entry.start for _, _, _, entry in chosen) > MOST_BASE_BYTES:
+        return
+    for path, start, prefix, entry in chosen:
+        yield prefix + entry.name, _norm(files, path, start, entry)
+
+
+def _norm(files: RevisionFiles, path: str, start: int, entry: TensorEntry) -> float:
+    """Piece by piece: a base's weight is larger than all of an adapter."""
+    import numpy as np
+
+    total = 0.0
+    for begin in range(entry.start, entry.stop, _PIECE_BYTES):
+        stop = min(begin + _PIECE_BYTES, entry.stop)
+        raw = files.read(path, start + begin, start + stop)
+        elements = (stop - begin) * entry.elements // (entry.stop - entry.start)
+        values = decode(TensorEntry(entry.name, entry.dtype, (elements,), begin, stop), raw)
+        total += float(np.dot(values, values))
+    return math.sqrt(total)

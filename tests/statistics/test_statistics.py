@@ -1,0 +1,108 @@
+"""Weight statistics, computed by the worker that `lorahub serve` starts beside itself."""
+
+import json
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import numpy as np
+import psutil
+import pytest
+from builders import lora_weights, safetensors_bytes, write_adapter
+from lorahub import Hub
+from registry_process import Registry
+from safetensors.numpy import load
+
+pytestmark = pytest.mark.xdist_group("statistics")
+
+
+@pytest.fixture
+def working(own_registry: Registry) -> Registry:
+    """A registry with its worker."""
+    own_registry.stop()
+    own_registry.settings = {"LORAHUB_WORKER": "true"}
+    return own_registry.start()
+
+
+def settled(client: httpx2.Client, repo: str, *, seconds: float = 40) -> dict[str, Any]:
+    end = time.monotonic() + seconds
+    while True:
+        answer: dict[str, Any] = client.get(f"/api/lorahub/v1/models/{repo}/statistics/main").json()
+        if answer["status"] != "wanted" or time.monotonic() > end:
+            return answer
+        time.sleep(0.2)
+
+
+def write_base(folder: Path) -> dict[str, np.ndarray]:
+    random = np.random.default_rng(3)
+    folder.mkdir()
+    tensors = {f"model.layers.{n}.self_attn.q_proj.weight": random.standard_normal((16, 16)) for n in range(2)}
+    (folder / "model.safetensors").write_bytes(safetensors_bytes(tensors))
+    (folder / "config.json").write_text(json.dumps({"model_type": "llama", "architectures": ["LlamaForCausalLM"]}))
+    return tensors
+
+
+def worker_of(registry: Registry) -> psutil.Process:
+    assert registry.process is not None
+    (worker,) = psutil.Process(registry.process.pid).children(recursive=True)
+    return worker
+
+
+def test_norms_and_singular_values_are_those_of_the_formed_update(working: Registry, tmp_path: Path) -> None:
+    base = write_base(tmp_path / "base")
+    with Hub(working.url, token=working.token) as hub, working.client(working.token) as client:
+        hub.push(tmp_path / "base", "owner/base")
+        hub.push(write_adapter(tmp_path / "adapter", base="owner/base"), "owner/adapter")
+        answer = settled(client, "owner/adapter")
+
+    assert answer["status"] == "done", answer
+    weights = load(lora_weights())
+    modules = answer["statistics"]["modules"]
+    squares = 0.0
+    for layer in range(2):
+        name = f"model.layers.{layer}.self_attn.q_proj"
+        down, up = (weights[f"base_model.model.{name}.lora_{half}.weight"].astype(np.float64) for half in "AB")
+        update = 2.0 * up @ down
+        values = np.linalg.svd(update, compute_uv=False)
+        assert modules[name]["frobenius"] == pytest.approx(np.linalg.norm(update), rel=1e-12)
+        assert modules[name]["singular_values"] == pytest.approx(values[:4], rel=1e-9)
+        norm = np.linalg.norm(base[f"{name}.weight"].astype(np.float32))
+        assert modules[name]["relative"] == pytest.approx(np.linalg.norm(update) / norm, rel=1e-6)
+        assert answer["statistics"]["layers"][str(layer)] == pytest.approx(np.linalg.norm(update), rel=1e-12)
+        squares += np.linalg.norm(update) ** 2
+    assert squares > 0
+
+
+def test_a_killed_worker_loses_nothing(working: Registry, tmp_path: Path) -> None:
+    with Hub(working.url, token=working.token) as hub, working.client(working.token) as client:
+        os.kill(worker_of(working).pid, signal.SIGKILL)
+        hub.push(write_adapter(tmp_path / "adapter"), "owner/adapter")
+        assert settled(client, "owner/adapter", seconds=2)["status"] == "wanted"
+    working.stop()
+    working.start()
+    with working.client(working.token) as client:
+        assert settled(client, "owner/adapter")["status"] == "done"
+
+
+def test_the_worker_ends_with_its_registry(working: Registry) -> None:
+    worker = worker_of(working)
+    working.kill()
+    gone, _ = psutil.wait_procs([worker], timeout=20)
+    assert gone
+
+
+def test_what_has_no_product_of_factors_says_so(working: Registry, tmp_path: Path) -> None:
+    folder = write_adapter(tmp_path / "ia3")
+    name = "base_model.model.model.layers.0.self_attn.q_proj.ia3_l"
+    (folder / "adapter_model.safetensors").write_bytes(safetensors_bytes({name: np.ones((16, 1))}))
+    config = {"peft_type": "IA3", "base_model_name_or_path": "acme/tiny-llama", "target_modules": ["q_proj"]}
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    with Hub(working.url, token=working.token) as hub, working.client(working.token) as client:
+        hub.push(folder, "owner/ia3")
+        answer = settled(client, "owner/ia3")
+        assert client.get("/api/lorahub/v1/models/owner/nothing/statistics/main").status_code == 404
+    assert answer["status"] == "done"
+    assert answer["statistics"]["skipped"] == {"model.layers.0.self_attn.q_proj": "ia3, rank None"}
