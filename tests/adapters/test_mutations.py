@@ -407,6 +407,12 @@ def the_base_is_quantised(it: Broken) -> None:
     it.config["base_model_name_or_path"] = "acme/llama-packed"
 
 
+@mutation("LH501", verdict="fits", base="llama-noncommercial")
+def the_base_forbids_what_the_adapter_allows(it: Broken) -> None:
+    it.config["base_model_name_or_path"] = "acme/llama-noncommercial"
+    it.extra["README.md"] = b"---\nlicense: mit\n---\n"
+
+
 # --- the file ---------------------------------------------------------------------------------------------------------
 
 
@@ -470,6 +476,8 @@ def _variants(root: Path) -> None:
 
     llama(hidden_size=32).save_pretrained(root / "llama-wide")
     llama(num_hidden_layers=2).save_pretrained(root / "llama-shallow")
+    llama().save_pretrained(root / "llama-noncommercial")
+    (root / "llama-noncommercial" / "README.md").write_text("---\nlicense: cc-by-nc-4.0\n---\n")
     llama().save_pretrained(root / "llama-incomplete", max_shard_size="5KB")
     next((root / "llama-incomplete").glob("model-00001*")).unlink()
     tensors = load_file(root / "llama" / "model.safetensors")

@@ -125,6 +125,22 @@ def test_gguf_to_peft_is_the_same_adapter(name: str, bases: Callable[[str], Base
     torch.testing.assert_close(logits[1], logits[0], rtol=0, atol=1e-6)
 
 
+def test_a_checkpoint_without_its_head_has_shorter_names(bases: Callable[[str], BaseModel], tmp_path: Path) -> None:
+    """As openai-community/gpt2 lies on the Hub: `h.0…`, where the model and its adapters have `transformer.h.0…`."""
+    write(CASES["lora-gpt2"], tmp_path)
+    base = bases("gpt2")
+    bare = BaseModel({name.removeprefix("transformer."): t for name, t in base.tensors.items()}, base.config)
+    made = BytesFiles(convert(FolderFiles(tmp_path), "gguf", bare))
+
+    modules = {
+        update.module
+        for found in (base, bare)
+        for update in read_adapter(BytesFiles(convert(made, "peft", found))).updates
+    }
+
+    assert modules == {update.module for update in read_adapter(FolderFiles(tmp_path)).updates}
+
+
 def _base_of(case: Case) -> transformers.PreTrainedModel:
     from corpus.peft_corpus import make_base
 

@@ -1,10 +1,12 @@
 """What the documents promise is there, and what is there is documented."""
 
+import importlib.util
 import re
 from pathlib import Path
 
 import lorahub
 import pytest
+from lorahub.adapters.rules import RULES
 from lorahub.errors import LorahubError, all_errors
 from lorahub_registry.infrastructure.failpoints import NAMES
 from lorahub_registry.settings import Settings
@@ -61,3 +63,16 @@ def test_every_route_of_our_own_is_documented(registry: Registry) -> None:
                 row = rf"`{method.upper()} {re.escape(short)}(\?[^`]*)?`"
                 pattern = re.sub(r"\\\{[a-z_]+\\\}", r"\\{[a-z]+\\}", row)
                 assert re.search(pattern, documented), f"docs/http-api.md lacks {method.upper()} {short}"
+
+
+def test_every_rule_has_its_page_and_is_found_somewhere() -> None:
+    spec = importlib.util.spec_from_file_location("generate", ROOT / "docs" / "rules" / "generate.py")
+    assert spec is not None
+    assert spec.loader is not None
+    generate = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(generate)
+    written = {path.name: path.read_text() for path in (ROOT / "docs" / "rules").glob("*.md")}
+    assert written == generate.pages(), "run docs/rules/generate.py"
+    sources = [path for path in (ROOT / "client").rglob("*.py") if path.name != "rules.py"]
+    text = "".join(path.read_text() for path in sources)
+    assert [rule for rule in RULES if f'"{rule}"' not in text and f"{rule}:" not in text] == []

@@ -126,6 +126,8 @@ class Adapter:
     """Elements by dtype."""
     architecture: str | None = None
     """Of the base, where the file says so (GGUF)."""
+    licence: str | None = None
+    """Of the card."""
 
     @property
     def is_known(self) -> bool:

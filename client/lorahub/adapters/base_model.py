@@ -15,6 +15,7 @@ from typing import Any
 from lorahub.adapters.files import Files, header_of, read_whole
 from lorahub.adapters.findings import Evidence, Finding, finding
 from lorahub.adapters.limits import LIMITS
+from lorahub.adapters.model_card import validate_card
 from lorahub.adapters.safetensors_header import DTYPE_BITS, SafetensorsHeader
 from lorahub.adapters.strict_json import parse_json
 from lorahub.errors import InvalidBaseModel, InvalidSafetensors
@@ -102,6 +103,12 @@ class BaseModel:
         return sorted({tensor.dtype for tensor in self.tensors.values()})
 
     @property
+    def licence(self) -> str | None:
+        """Of the card, kept beside the configuration."""
+        value = self.config.get("license")
+        return value if isinstance(value, str) else None
+
+    @property
     def text_config(self) -> Mapping[str, Any]:
         """The part of config.json that describes the language model."""
         inner = self.config.get("text_config")
@@ -155,6 +162,8 @@ def read_base(files: Files, *, name: str | None = None, digest: Callable[[str], 
             "no weights are there: a base model has *.safetensors files",
             hint="name the folder or repository that holds model.safetensors and config.json",
         )
+    if licence := _licence(files):
+        config = {**config, "license": licence}
     base = BaseModel(tensors, config, name, names=frozenset([name] if name else []), files=sums)
     return replace(base, findings=(*findings, *_quantised(base)))
 
@@ -228,6 +237,12 @@ def _add(tensors: dict[str, BaseTensor], prefix: str, header: SafetensorsHeader,
         if name in tensors:
             raise InvalidBaseModel(f"the tensor {name} is in two files, {path} is one of them")
         tensors[name] = BaseTensor(entry.dtype, entry.shape)
+
+
+def _licence(files: Files) -> str | None:
+    card = read_whole(files, "README.md", limit=LIMITS.card_bytes)
+    value = (validate_card((card or b"").decode("utf-8", "replace")).metadata or {}).get("license")
+    return value.lower() if isinstance(value, str) else None
 
 
 def _json(files: Files, path: str) -> dict[str, Any]:

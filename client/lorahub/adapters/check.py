@@ -13,6 +13,7 @@ from lorahub.adapters.adapter import Adapter, Kind, Part, PartKind, Shape, Updat
 from lorahub.adapters.base_model import BaseModel
 from lorahub.adapters.base_names import BaseNames, Weight
 from lorahub.adapters.findings import Evidence, Finding, Verdict, finding, has_errors, shape_text, worst_first
+from lorahub.adapters.licences import conflict
 from lorahub.adapters.patterns import layer_index
 from lorahub.adapters.rules import RULE_SET
 from lorahub.adapters.runtimes import RuntimeVerdict, judge_runtimes
@@ -164,6 +165,7 @@ class _Comparison:
     def findings(self) -> Iterator[Finding]:
         yield from self.base.findings
         yield from _identity(self.adapter, self.base)
+        yield from _terms(self.adapter, self.base)
         addressed = [*self.unmatched, *(piece for piece, _ in self.matched)]
         if addressed and not self.matched and not self.packed:
             yield self._nothing()
@@ -401,6 +403,12 @@ def _identity(adapter: Adapter, base: BaseModel) -> Iterator[Finding]:
             yield finding("LH101", f"the adapter names {claim.name[:200]}, the base is called {called}", evidence)
     elif not differs:
         yield from _revision(adapter, base)
+
+
+def _terms(adapter: Adapter, base: BaseModel) -> Iterator[Finding]:
+    why = conflict(base.licence, adapter.licence)
+    if why is not None:
+        yield finding("LH501", why, [Evidence("license", adapter.licence, base.licence)])
 
 
 def _revision(adapter: Adapter, base: BaseModel) -> Iterator[Finding]:

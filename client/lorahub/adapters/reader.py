@@ -56,7 +56,7 @@ def read_adapter(files: Files) -> Adapter:
     found = [*adapter.findings, *faults, *(_about_base(claim) if adapter.format != "unknown" else ())]
     if manifest is not None:
         found += manifest.differences(adapter)
-    return replace(adapter, claim=claim, findings=tuple(found))
+    return replace(adapter, claim=claim, findings=tuple(found), licence=licence_of(files))
 
 
 def _read(files: Files) -> Adapter:
@@ -204,6 +204,13 @@ def _named_by_card(card: bytes | None) -> str | None:
     value = metadata.get("base_model")
     first = value[0] if isinstance(value, list) and value else value
     return first if isinstance(first, str) and first else None
+
+
+def licence_of(files: Files) -> str | None:
+    """As the card names it, in lower case."""
+    card = read_whole(files, "README.md", limit=LIMITS.card_bytes)
+    value = (validate_card((card or b"").decode("utf-8", "replace")).metadata or {}).get("license")
+    return value.lower() if isinstance(value, str) else None
 
 
 def _about_base(claim: BaseClaim) -> Iterable[Finding]:

@@ -253,11 +253,6 @@ _TABLE = (
          "LoRAX drops a layer type if one of its layers has no tensors.",
          "train all layers, or use another runtime",
          "q_proj in layers 16 to 31 only"),
-    Rule("LH412", _N, "can't be merged",
-         "The method isn't an update of weights (prompts, prefixes, bottleneck modules, activated LoRA): it works beside "
-         "them.",
-         "serve it unmerged",
-         "PREFIX_TUNING"),
     # --- LH5xx: terms and locks ----------------------------------------------------------------------------------------
     Rule("LH501", _W, "the licences don't go together",
          "The base's licence restricts what the adapter's licence allows.",

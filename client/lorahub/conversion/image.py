@@ -25,9 +25,9 @@ _UNET = frozenset(
 _TRANSFORMER = frozenset("transformer_blocks single_transformer_blocks x_embedder context_embedder".split())
 _ORIGINAL = frozenset(
     "input_blocks output_blocks middle_block out time_embed label_emb double_blocks single_blocks joint_blocks "
-    "img_in txt_in time_in vector_in guidance_in final_layer".split()
+    "img_in txt_in time_in vector_in guidance_in final_layer h wte".split()
 )
-"""Heads of Stability's and Black Forest Labs' names."""
+"""Heads of Stability's and Black Forest Labs' names, and of GPT-2's, which has a part called `transformer` too."""
 _CLIP = ("text_encoder", "text_encoder_2")
 
 
@@ -41,7 +41,7 @@ def place(lora: Lora, base: BaseModel | None) -> Lora:
     twice = next((name for name in names if names.count(name) > 1), None) if len(set(names)) < len(names) else None
     if twice:
         raise NotConvertible(f"two layers are for {twice}", hint="the names of two trainers are mixed in this file")
-    return replace(lora, layers=layers, naming=Naming.DOTTED)
+    return replace(lora, layers=layers, naming=Naming.DOTTED, of_pipeline=True)
 
 
 def _located(layers: Iterable[Layer], naming: Naming, base: BaseModel | None) -> Iterator[Layer]:

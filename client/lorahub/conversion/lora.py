@@ -74,6 +74,8 @@ class Lora:
     base_name: str | None = None
     dropout: float = 0.0
     architecture: str | None = None
+    of_pipeline: bool = False
+    """Whether the modules' names begin with a part of a pipeline. `transformer.` alone doesn't tell: GPT-2 has it."""
 
     @property
     def is_dora(self) -> bool:

@@ -14,7 +14,6 @@ from lorahub.adapters.adapter_config import parse_adapter_config
 from lorahub.adapters.base_model import BaseModel
 from lorahub.adapters.base_names import BaseNames
 from lorahub.adapters.files import Files, header_of, read_whole
-from lorahub.adapters.formats.diffusers import COMPONENTS
 from lorahub.adapters.limits import LIMITS
 from lorahub.adapters.patterns import ends_with
 from lorahub.adapters.reader import CONFIG, read_adapter
@@ -33,7 +32,7 @@ _METADATA = {"format": "pt"}
 
 def write_peft(lora: Lora, base: BaseModel | None) -> dict[str, bytes]:
     """adapter_config.json and adapter_model.safetensors. Of a pipeline, the adapter of its only adapted part."""
-    layers, transposed = _of_one_model(lora.layers), lora.architecture == "gpt2"
+    layers, transposed = _of_one_model(lora), lora.architecture == "gpt2"
     tensors: dict[str, Array | Raw] = {
         f"{_PREFIX}{layer.module}.{name}": array for layer in layers for name, array in factors(layer)
     }
@@ -120,16 +119,16 @@ def _ending(module: str) -> str:
     return ".".join(parts[-count:])
 
 
-def _of_one_model(layers: tuple[Layer, ...]) -> tuple[Layer, ...]:
-    heads = {layer.module.partition(".")[0] for layer in layers}
-    if not heads & set(COMPONENTS):
-        return layers
+def _of_one_model(lora: Lora) -> tuple[Layer, ...]:
+    if not lora.of_pipeline:
+        return lora.layers
+    heads = {layer.module.partition(".")[0] for layer in lora.layers}
     if len(heads) > 1:
         raise NotConvertible(
             f"the adapter has parts for {', '.join(sorted(heads))}; a PEFT directory is for one model",
             hint="convert to diffusers, whose files are for a pipeline",
         )
-    return tuple(replace(layer, module=layer.module.partition(".")[2]) for layer in layers)
+    return tuple(replace(layer, module=layer.module.partition(".")[2]) for layer in lora.layers)
 
 
 # --- the normal form --------------------------------------------------------------------------------------------------

@@ -17,7 +17,15 @@ from lorahub.adapters.rules import RULES, Severity
 from lorahub.adapters.runtimes import RUNTIMES, Loads
 from lorahub.adapters.weights import scan_weights
 from lorahub.errors import InvalidConfiguration, LorahubError, NotFound, UsageFault
-from lorahub.hub.bases import Bases, OpenedBase, hash_folder, hub_transport, is_folder
+from lorahub.hub.bases import (
+    OWN,
+    Bases,
+    OpenedBase,
+    base_from_document,
+    hash_folder,
+    hub_transport,
+    is_folder,
+)
 from lorahub.hub.configuration import PROJECT_FILE, Configuration
 from lorahub.hub.progress import Progress, Silence
 from lorahub.hub.remote_files import RemoteFiles
@@ -173,7 +181,7 @@ class Checker:
         base: BaseModel | None,
         before: Sequence[Finding],
     ) -> Checked:
-        report = check(adapter, base, level=self.level)
+        report = check(adapter, base, level=self.level, recorded=self._trained_on(adapter))
         more = list(before)
         if self.level == "load" and base is not None and name is not None and is_folder(name):
             from lorahub.hub.loading import load_findings
@@ -189,6 +197,15 @@ class Checker:
             ignored=tuple(ignored),
             wanted=self.runtimes,
         )
+
+    def _trained_on(self, adapter: Adapter) -> BaseModel | None:
+        """The very base that lorahub.json records, where the registry has its digests: what drift is measured from."""
+        if self.level != "drift" or adapter.claim.weights is None or self._settings.flag("offline"):
+            return None
+        try:
+            return base_from_document(self._transport().json("GET", f"{OWN}/sha256:{adapter.claim.weights}"))
+        except LorahubError:
+            return None
 
     def _without_ignored(
         self, name: str, findings: Sequence[Finding]
