@@ -45,7 +45,7 @@ def test_a_file_of_llama_cpp_is_read(tmp_path: Path) -> None:
     assert [(t.name, t.ggml_type, t.shape) for t in header.tensors] == [
         (t.name, t.tensor_type.name, tuple(int(n) for n in reversed(t.shape))) for t in theirs.tensors
     ]
-    assert [t.start for t in header.tensors] == [int(t.data_offset) for t in theirs.tensors]
+    assert [header.data_start + t.start for t in header.tensors] == [int(t.data_offset) for t in theirs.tensors]
     assert header.metadata["adapter.lora.alpha"] == 8.0
     assert header.metadata["adapter.alora.words"] == ["one", "two"]
     assert header.metadata["tokens"] == SkippedArray(3000)

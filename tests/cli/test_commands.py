@@ -155,7 +155,7 @@ def test_a_pushed_folder_leaves_its_secrets_at_home(cli: Cli, repo: str, adapter
     assert {file["path"] for file in listed["files"]} == expected
     assert cli.json("search", "--author", repo.split("/", maxsplit=1)[0]) == [], "a dry run made a repository"
     pushed = cli.json("push", str(adapter), repo)
-    assert {file["path"] for file in cli.json("info", repo)["files"]} == expected
+    assert {file["path"] for file in cli.json("info", repo)["files"]} == expected | {"lorahub.json"}
     assert {left["path"] for left in pushed["left"]} >= {"link.json", ".env", "server.key", "optimizer.pt"}
 
 
@@ -425,6 +425,6 @@ def test_the_python_sdk_does_what_the_command_line_does(
         pushed = hub.push(adapter, f"{name}/sdk", aliases=["champion"])
         assert (pushed.version, pushed.created) == ("v1", True)
         pulled = hub.pull(f"{name}/sdk@champion", tmp_path / "pulled", include=["*.json"])
-        assert [path.name for path in pulled.path.iterdir()] == ["adapter_config.json"]
+        assert sorted(path.name for path in pulled.path.iterdir()) == ["adapter_config.json", "lorahub.json"]
         assert [model.id for model in hub.search(author=name)] == [f"{name}/sdk"]
         assert hub.yank(f"{name}/sdk@v1", "a test").yanked is not None

@@ -1,153 +1,79 @@
-"""Reads the header of a GGUF file (llama.cpp's adapters and models), strictly and without its data, and writes GGUF 3.
+"""GGUF files of llama.cpp: the header read strictly, by ranges; adapters written, the same bytes for the same values.
 
-A file is `GGUF`, a version, two counts, that many typed key-value pairs and tensor descriptions, and the tensors' bytes,
-each at a multiple of the alignment; all little-endian. Source of the format:
-https://github.com/ggml-org/ggml/blob/master/docs/gguf.md; what it leaves open is taken as llama.cpp's reader takes it:
-https://github.com/ggml-org/llama.cpp/blob/master/ggml/src/gguf.cpp.
+Layout (ggml-org/ggml docs/gguf.md): magic `GGUF`, version (u32), number of tensors and of key-value pairs (u64), the
+pairs, for each tensor name, dimensions (fastest first), type and offset, then the tensors' bytes, aligned.
 """
 
 import struct
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from math import prod
-from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
+from typing import Any, BinaryIO, NoReturn
 
 from lorahub.adapters.limits import LIMITS
 from lorahub.adapters.safetensors_header import ReadRange
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    Array: TypeAlias = NDArray[np.generic]
-    TensorToWrite: TypeAlias = tuple[str, Array] | tuple[str, Array, str]
-
-GGML_TYPES = {
-    0: ("F32", 1, 4),
-    1: ("F16", 1, 2),
-    2: ("Q4_0", 32, 18),
-    3: ("Q4_1", 32, 20),
-    6: ("Q5_0", 32, 22),
-    7: ("Q5_1", 32, 24),
-    8: ("Q8_0", 32, 34),
-    9: ("Q8_1", 32, 40),
-    10: ("Q2_K", 256, 84),
-    11: ("Q3_K", 256, 110),
-    12: ("Q4_K", 256, 144),
-    13: ("Q5_K", 256, 176),
-    14: ("Q6_K", 256, 210),
-    15: ("Q8_K", 256, 292),
-    16: ("IQ2_XXS", 256, 66),
-    17: ("IQ2_XS", 256, 74),
-    18: ("IQ3_XXS", 256, 98),
-    19: ("IQ1_S", 256, 50),
-    20: ("IQ4_NL", 32, 18),
-    21: ("IQ3_S", 256, 110),
-    22: ("IQ2_S", 256, 82),
-    23: ("IQ4_XS", 256, 136),
-    24: ("I8", 1, 1),
-    25: ("I16", 1, 2),
-    26: ("I32", 1, 4),
-    27: ("I64", 1, 8),
-    28: ("F64", 1, 8),
-    29: ("IQ1_M", 256, 56),
-    30: ("BF16", 1, 2),
-    34: ("TQ1_0", 256, 54),
-    35: ("TQ2_0", 256, 66),
-    39: ("MXFP4", 32, 17),
-    40: ("NVFP4", 64, 36),
-    41: ("Q1_0", 128, 18),
-}
-"""Number in the file -> name, elements a block, bytes a block; as in gguf-py 0.19, which a test compares."""
+from lorahub.errors import InvalidGguf
 
 RULES = {
-    "magic": "a file that begins with `GGUF`",
-    "big-endian": "numbers in little-endian order",
-    "version-unsupported": "version 2 or 3 of the format",
-    "file-truncated": "as many bytes as the file's size says",
-    "header-too-large": "a header of at most the bytes that the caller takes, 64 MiB unless it says otherwise",
-    "header-beyond-file": "a header, its strings and arrays included, that ends inside the file",
-    "too-many-metadata-keys": f"at most {LIMITS.metadata_keys} keys in the metadata",
-    "no-tensors": "at least one tensor",
+    "not-gguf": "the file begins with `GGUF`",
+    "version-unknown": "version 2 or 3, little-endian",
+    "file-truncated": "as many bytes as the header announces",
+    "header-too-large": "a header within its bound",
     "too-many-tensors": f"at most {LIMITS.tensors} tensors",
-    "name-empty": "tensors and metadata keys have names",
-    "name-too-long": f"names of tensors and metadata keys of at most {LIMITS.name_bytes} bytes",
-    "name-forbidden-character": "no control, format, private or unassigned character in a name",
-    "name-not-normal": "names in Unicode NFC, so that names that look alike are alike",
-    "name-path-like": "no tensor name that leaves a folder: no `..` element, no leading `/`, no backslash",
-    "text-not-utf8": "texts in UTF-8",
-    "duplicate-key": "each metadata key once",
-    "duplicate-tensor": "each tensor name once",
-    "value-type-unknown": "one of the 13 value types of the format",
-    "array-nested": "no arrays of arrays",
-    "bool-not-0-or-1": "booleans that are 0 or 1",
-    "alignment-invalid": "`general.alignment` is a UINT32 and a power of two",
-    "type-unknown": "a ggml type that is in use",
+    "too-many-keys": f"at most {LIMITS.metadata_keys} keys",
+    "string-too-long": "texts within the header",
+    "not-text": "names and texts in UTF-8",
+    "type-unknown": "value types of the format",
+    "array-nested": "no list within a list",
+    "key-twice": "no key twice",
+    "name-twice": "no tensor name twice",
+    "name-too-long": f"printable names of 1 to {LIMITS.name_bytes} bytes",
     "too-many-dimensions": f"at most {LIMITS.dimensions} dimensions",
-    "dimension-too-large": f"dimensions of at most {LIMITS.dimension}",
-    "tensor-empty": "no tensor without elements",
-    "block-misaligned": "rows of whole blocks of the type",
-    "offset-misaligned": "tensors that begin at a multiple of the alignment",
-    "offsets-beyond-file": "tensors that end inside the file",
+    "dimension-too-large": f"dimensions from 1 to {LIMITS.dimension}",
+    "tensor-type-unknown": "tensor types of ggml",
+    "block-misaligned": "rows of whole blocks",
+    "alignment-odd": "an alignment that is a power of two, at most 4096",
+    "offset-misaligned": "offsets at multiples of the alignment",
     "overlap": "no byte in two tensors",
-    "hole": "nothing but the padding between two tensors",
-    "trailing-bytes": "nothing but the padding behind the last tensor",
-    "value-not-writable": "to be written: text, booleans, integers of 32 bits, floats, lists of such integers or texts",
-    "array-not-writable": "to be written: arrays of float32 or float16, or of uint16 named BF16",
+    "beyond-file": "tensors that end inside the file",
 }
 """Rule -> what it asks for. The rule is `facts["rule"]` of `InvalidGguf`."""
 
-GgufValue: TypeAlias = str | bool | int | float | list[int] | list[str]
-"""What can be written: STRING, BOOL, UINT32, FLOAT32, and arrays of UINT32 and STRING."""
+BLOCKS = {
+    "F32": (0, 1, 4), "F16": (1, 1, 2), "Q4_0": (2, 32, 18), "Q4_1": (3, 32, 20), "Q5_0": (6, 32, 22),
+    "Q5_1": (7, 32, 24), "Q8_0": (8, 32, 34), "Q8_1": (9, 32, 40), "Q2_K": (10, 256, 84), "Q3_K": (11, 256, 110),
+    "Q4_K": (12, 256, 144), "Q5_K": (13, 256, 176), "Q6_K": (14, 256, 210), "Q8_K": (15, 256, 292),
+    "IQ2_XXS": (16, 256, 66), "IQ2_XS": (17, 256, 74), "IQ3_XXS": (18, 256, 98), "IQ1_S": (19, 256, 50),
+    "IQ4_NL": (20, 32, 18), "IQ3_S": (21, 256, 110), "IQ2_S": (22, 256, 82), "IQ4_XS": (23, 256, 136),
+    "I8": (24, 1, 1), "I16": (25, 1, 2), "I32": (26, 1, 4), "I64": (27, 1, 8), "F64": (28, 1, 8),
+    "IQ1_M": (29, 256, 56), "BF16": (30, 1, 2), "TQ1_0": (34, 256, 54), "TQ2_0": (35, 256, 66),
+    "MXFP4": (39, 32, 17), "NVFP4": (40, 64, 36), "Q1_0": (41, 128, 18),
+}  # fmt: skip
+"""Type -> (number in the file, elements a block, bytes a block): gguf-py 0.19 `GGML_QUANT_SIZES`."""
 
-KEPT_ITEMS = 1024
-"""Items an array of the metadata may have to be kept; one longer is a vocabulary's."""
-
-_UINT32, _FLOAT32, _BOOL, _STRING, _ARRAY = 4, 6, 7, 8, 9
-_SCALARS = {
-    0: ("UINT8", "B"),
-    1: ("INT8", "b"),
-    2: ("UINT16", "H"),
-    3: ("INT16", "h"),
-    _UINT32: ("UINT32", "I"),
-    5: ("INT32", "i"),
-    _FLOAT32: ("FLOAT32", "f"),
-    _BOOL: ("BOOL", "B"),
-    10: ("UINT64", "Q"),
-    11: ("INT64", "q"),
-    12: ("FLOAT64", "d"),
-}
-"""Value type in the file -> its name and its format character of `struct`."""
-
-_ALIGNMENT_KEY = "general.alignment"
-_DEFAULT_ALIGNMENT = 32
-_NUMBER_OF_TYPE = {name: number for number, (name, _, _) in GGML_TYPES.items()}
-_WRITABLE = {("float32", "F32"): "<f4", ("float16", "F16"): "<f2", ("uint16", "BF16"): "<u2"}
-"""Kind of array, ggml type -> the words in the file."""
-
-_FIRST_CHUNK = 64 << 10  # holds an adapter's header whole
-_LARGEST_CHUNK = 8 << 20  # bounds the memory; a vocabulary takes about nine requests
-_U32 = struct.Struct("<I")
-_U64 = struct.Struct("<Q")
-_REWRITE = "write it again with llama.cpp's convert_lora_to_gguf.py"
-_SEND_AGAIN = "the copy is incomplete or damaged; make it again and compare its sha256"
+_TYPES = {number: name for name, (number, _, _) in BLOCKS.items()}
+_SCALARS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
+_WRITTEN = {"float32": "F32", "float16": "F16", "uint16": "BF16"}
+_STRING, _ARRAY = 8, 9
+_KEPT_ITEMS = 1024
+_ALIGNMENT = 32
+_FIRST_BYTES = 64 << 10
+_TEXT_BYTES = 1 << 20
+_CURE = "write the file again with llama.cpp's convert_lora_to_gguf.py, or: lorahub convert"
 
 
 @dataclass(frozen=True, slots=True)
 class SkippedArray:
-    """Stands for an array of more than `KEPT_ITEMS` items; `type` is theirs, such as STRING."""
+    """A list too long to be kept, such as a vocabulary."""
 
-    type: str
     length: int
 
 
-MetadataValue: TypeAlias = str | bool | int | float | list[Any] | SkippedArray
-"""What is read: all 13 types. A float may be NaN or infinite."""
+GgufValue = str | bool | int | float | list[str] | list[int] | list[float] | SkippedArray
 
 
 @dataclass(frozen=True, slots=True)
 class GgufTensor:
-    """One tensor. `shape` is row-major, the reverse of the file's; `start` and `stop` count bytes from `data_start`."""
+    """`shape` slowest dimension first, as numpy has it; `start` and `stop` count bytes from `data_start`."""
 
     name: str
     ggml_type: str
@@ -155,142 +81,219 @@ class GgufTensor:
     start: int
     stop: int
 
-    @property
-    def elements(self) -> int:
-        return prod(self.shape)
-
 
 @dataclass(frozen=True, slots=True)
 class GgufHeader:
-    """What a file says of itself; `tensors` in the order of their bytes. `alignment` and `data_start` are in bytes."""
+    """What a file says of itself; `tensors` in the file's order."""
 
     version: int
-    metadata: dict[str, MetadataValue]
+    metadata: Mapping[str, GgufValue]
     tensors: tuple[GgufTensor, ...]
     alignment: int
     data_start: int
 
 
 def read_gguf(read_range: ReadRange, *, size: int, max_header_bytes: int = 64 << 20) -> GgufHeader:
-    """Reads the header in chunks of 64 KiB, then twice that and so on to 8 MiB; one chunk is held at a time.
-
-    `size` is the whole file's, in bytes. Long arrays of numbers are jumped over, long arrays of text read and dropped.
-    Raises `InvalidGguf` with `facts["rule"]`, a key of `RULES`, and what `read_range` raises.
-    """
-    cursor = _Cursor(read_range, size=size, bound=max_header_bytes)
-    version = _version(cursor)
-    tensor_count, key_count = cursor.u64(), cursor.u64()
-    _check_counts(tensor_count, key_count)
-    metadata = _metadata(cursor, key_count)
+    """Reads as much of the file as its header takes. Raises `InvalidGguf` with `facts["rule"]`, a key of `RULES`."""
+    cursor = _Cursor(read_range, size, max_header_bytes)
+    if cursor.take(4) != b"GGUF":
+        _refuse("not-gguf", "the file doesn't begin with GGUF")
+    version = int(cursor.number("<I"))
+    if version not in (2, 3):
+        _refuse("version-unknown", f"version {version}; 2 and 3 are read")
+    tensors, keys = int(cursor.number("<Q")), int(cursor.number("<Q"))
+    if tensors > LIMITS.tensors:
+        _refuse("too-many-tensors", f"{tensors} tensors; at most {LIMITS.tensors} are taken")
+    if keys > LIMITS.metadata_keys:
+        _refuse("too-many-keys", f"{keys} keys; at most {LIMITS.metadata_keys} are taken")
+    metadata = _metadata(cursor, keys)
     alignment = _alignment(metadata)
-    tensors = _tensors(cursor, tensor_count)
-    data_start = _padded(cursor.at, alignment)
-    _check_cover(tensors, alignment, size - data_start)
-    return GgufHeader(version, metadata, tuple(tensors), alignment, data_start)
-
-
-def write_gguf(file: BinaryIO, metadata: Mapping[str, GgufValue], tensors: Iterable["TensorToWrite"]) -> GgufHeader:
-    """Writes GGUF 3 and returns its header as `read_gguf` will. Same arguments, same bytes: the order given is kept.
-
-    A tensor is a name and an array of float32 or float16, or a name, the uint16 words of bfloat16 and "BF16". `bool`
-    becomes BOOL, `int` UINT32, `float` FLOAT32. `general.alignment`, in bytes, is obeyed. All arrays are held at once.
-    Raises `InvalidGguf` before anything is written, and what `file.write` raises.
-    """
-    arrays = [_writable(*entry) for entry in tensors]
-    alignment = _alignment(metadata)
-    head = b"".join(_encoded_header(metadata, arrays, alignment))
-    head += bytes(-len(head) % alignment)
-    end = max(
-        (start + array.nbytes for (_, array, _), start in zip(arrays, _starts(arrays, alignment), strict=True)),
-        default=0,
-    )
-    header = read_gguf(lambda start, stop: head[start:stop], size=len(head) + end)
-    file.write(head)
-    for _, array, _ in arrays:
-        file.write(array.tobytes())
-        file.write(bytes(-array.nbytes % alignment))
-    return header
+    entries = [_entry(cursor) for _ in range(tensors)]
+    if len({name for name, _, _, _ in entries}) < len(entries):
+        _refuse("name-twice", "two tensors have one name")
+    data_start = -(-cursor.position // alignment) * alignment
+    placed = [_placed(entry, alignment) for entry in entries]
+    _check_places(placed, size - data_start)
+    return GgufHeader(version, metadata, tuple(placed), alignment, data_start)
 
 
 class _Cursor:
-    """Walks a file forwards through a window that is refilled in growing chunks."""
+    """Reads forward, fetching twice as much each time it runs out."""
 
-    __slots__ = ("_base", "_bound", "_chunk", "_offset", "_read_range", "_size", "_window")
-
-    def __init__(self, read_range: ReadRange, *, size: int, bound: int) -> None:
+    def __init__(self, read_range: ReadRange, size: int, bound: int) -> None:
         self._read_range = read_range
         self._size = size
         self._bound = bound
-        self._chunk = _FIRST_CHUNK
-        self._window = b""
-        self._base = 0  # of the window in the file
-        self._offset = 0  # in the window; behind its end after a skip
-
-    @property
-    def at(self) -> int:
-        """The next byte's place in the file."""
-        return self._base + self._offset
-
-    def u32(self) -> int:
-        return int(_U32.unpack_from(self._window, self._advance(4))[0])
-
-    def u64(self) -> int:
-        return int(_U64.unpack_from(self._window, self._advance(8))[0])
+        self._held = b""
+        self.position = 0
 
     def take(self, count: int) -> bytes:
-        offset = self._advance(count)
-        return self._window[offset : offset + count]
+        end = self.position + count
+        if end > self._size:
+            _refuse("file-truncated", f"the header wants byte {end}, the file has {self._size}")
+        if end > self._bound:
+            _refuse("header-too-large", f"the header has more than {self._bound} bytes")
+        if end > len(self._held):
+            stop = min(self._size, max(end, 2 * len(self._held), _FIRST_BYTES))
+            self._held += self._read_range(len(self._held), stop)
+            if end > len(self._held):
+                _refuse("file-truncated", f"{len(self._held)} of {end} bytes are there")
+        taken = self._held[self.position : end]
+        self.position = end
+        return taken
 
-    def text(self, what: str) -> str:
-        raw = self.take(self.u64())
+    def number(self, code: str) -> int | float | bool:
+        value: int | float | bool = struct.unpack(code, self.take(struct.calcsize(code)))[0]
+        return value
+
+    def text(self, *, longest: int) -> str:
+        length = int(self.number("<Q"))
+        if length > longest:
+            _refuse("string-too-long", f"a text of {length} bytes; at most {longest} are taken here")
         try:
-            return raw.decode()
+            return self.take(length).decode("utf-8")
         except UnicodeDecodeError:
-            _refuse("text-not-utf8", f"{what} is not UTF-8: {raw[:60]!r}")
+            _refuse("not-text", "a text is not UTF-8")
 
-    def skip(self, count: int) -> None:
-        """Passes over bytes without reading those outside the window."""
-        self._check_room(count)
-        self._offset += count
 
-    def skip_texts(self, count: int) -> None:
-        """Passes over length-prefixed texts; a hostile header has millions of them, hence the short loop."""
-        self._check_room(8 * count)
-        unpack_from = _U64.unpack_from
-        while count:
-            offset, last = self._advance(8) + 0, len(self._window) - 8
-            while count and offset <= last:
-                offset += 8 + unpack_from(self._window, offset)[0]
-                count -= 1
-            self._offset = offset
-            self._check_room(0)
+def _metadata(cursor: _Cursor, count: int) -> dict[str, GgufValue]:
+    found: dict[str, GgufValue] = {}
+    for _ in range(count):
+        key = cursor.text(longest=LIMITS.name_bytes)
+        if key in found:
+            _refuse("key-twice", f"the key {key[:80]!a} is there twice")
+        found[key] = _value(cursor, int(cursor.number("<I")))
+    return found
 
-    def _advance(self, count: int) -> int:
-        """Makes sure that the window holds the next `count` bytes, passes them, and returns where they begin in it."""
-        if self._offset + count > len(self._window):
-            self._check_room(count)
-            self._refill(count)
-        offset = self._offset
-        self._offset += count
-        return offset
 
-    def _check_room(self, count: int) -> None:
-        stop = self.at + count
-        if stop > self._size:
-            _refuse(
-                "header-beyond-file",
-                f"the header goes on to byte {stop} or further; the file has {self._size}",
-                hint=_SEND_AGAIN,
-            )
-        if stop > self._bound:
-            _refuse("header-too-large", f"the header has {stop} bytes or more; at most {self._bound} are taken")
+def _value(cursor: _Cursor, kind: int) -> GgufValue:
+    if kind == _STRING:
+        return cursor.text(longest=_TEXT_BYTES)
+    if kind == _ARRAY:
+        return _array(cursor)
+    return _scalar(cursor, kind)
 
-    def _refill(self, count: int) -> None:
-        kept = self._window[self._offset :]
-        start = self.at + len(kept)
-        stop = min(max(self.at + count, start + self._chunk), self._size, self._bound)
-        got = self._read_range(start, stop)
-        if len(got) != stop - start:
-            _refuse("file-truncated", f"{len(got)} of the bytes {start} to {stop} are there", hint=_SEND_AGAIN)
-        self._base, self._offset, self._window = self.at, 0, kept + got
-        self._chunk = min(2 * self._chunk, _LARGEST_CHUNK)
+
+def _scalar(cursor: _Cursor, kind: int) -> bool | int | float:
+    if kind not in _SCALARS:
+        _refuse("type-unknown", f"a value of type {kind}")
+    return cursor.number(_SCALARS[kind])
+
+
+def _array(cursor: _Cursor) -> GgufValue:
+    kind, length = int(cursor.number("<I")), int(cursor.number("<Q"))
+    if kind == _ARRAY:
+        _refuse("array-nested", "a list within a list")
+    if kind != _STRING and kind not in _SCALARS:
+        _refuse("type-unknown", f"a list of type {kind}")
+    if kind == _STRING and length > 1 << 22:
+        _refuse("header-too-large", f"a list of {length} texts")
+    if length <= _KEPT_ITEMS:
+        return [_value(cursor, kind) for _ in range(length)]  # type: ignore[return-value]  # one type a list
+    if kind == _STRING:
+        for _ in range(length):
+            cursor.text(longest=_TEXT_BYTES)
+    else:
+        cursor.take(length * struct.calcsize(_SCALARS[kind]))
+    return SkippedArray(length)
+
+
+def _alignment(metadata: Mapping[str, GgufValue]) -> int:
+    value = metadata.get("general.alignment", _ALIGNMENT)
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= 4096 or value & (value - 1):
+        _refuse("alignment-odd", f"general.alignment is {str(value)[:40]}")
+    return value
+
+
+Entry = tuple[str, str, tuple[int, ...], int]
+"""(name, type, shape, offset)."""
+
+
+def _entry(cursor: _Cursor) -> Entry:
+    name = cursor.text(longest=1 << 16)
+    if not 0 < len(name.encode()) <= LIMITS.name_bytes or not name.isprintable():
+        _refuse("name-too-long", f"not a usable tensor name: {name[:80]!a}")
+    dimensions = int(cursor.number("<I"))
+    if dimensions > LIMITS.dimensions:
+        _refuse("too-many-dimensions", f"tensor {name!a} has {dimensions} dimensions")
+    sizes = tuple(int(cursor.number("<Q")) for _ in range(dimensions))
+    if any(not 1 <= size <= LIMITS.dimension for size in sizes):
+        _refuse("dimension-too-large", f"tensor {name!a} has the shape {list(sizes)}")
+    kind = int(cursor.number("<I"))
+    if kind not in _TYPES:
+        _refuse("tensor-type-unknown", f"tensor {name!a} has the type {kind}")
+    return name, _TYPES[kind], sizes[::-1], int(cursor.number("<Q"))
+
+
+def _placed(entry: Entry, alignment: int) -> GgufTensor:
+    name, kind, shape, offset = entry
+    _, block, block_bytes = BLOCKS[kind]
+    elements = 1
+    for size in shape:
+        elements *= size
+    if (shape[-1] if shape else 1) % block:
+        _refuse("block-misaligned", f"tensor {name!a}: rows of {shape[-1]} are no multiple of {kind}'s {block}")
+    if offset % alignment:
+        _refuse("offset-misaligned", f"tensor {name!a} begins at {offset}, no multiple of {alignment}")
+    return GgufTensor(name, kind, shape, offset, offset + elements // block * block_bytes)
+
+
+def _check_places(tensors: Iterable[GgufTensor], size: int) -> None:
+    end = 0
+    for tensor in sorted(tensors, key=lambda tensor: tensor.start):
+        if tensor.start < end:
+            _refuse("overlap", f"tensor {tensor.name!a} begins inside the one before it")
+        end = tensor.stop
+        if end > size:
+            _refuse("beyond-file", f"tensor {tensor.name!a} ends at byte {end} of {size} bytes of data")
+
+
+def _refuse(rule: str, message: str) -> NoReturn:
+    raise InvalidGguf(message, hint=_CURE, rule=rule)
+
+
+# --- writing ----------------------------------------------------------------------------------------------------------
+
+
+def write_gguf(file: BinaryIO, metadata: Mapping[str, GgufValue], tensors: Iterable[tuple[str, Any]]) -> None:
+    """GGUF v3. Arrays of float32, float16, or uint16 words of bfloat16; whole numbers become u32, fractions f32."""
+    listed = list(tensors)
+    head = bytearray(b"GGUF" + struct.pack("<IQQ", 3, len(listed), len(metadata)))
+    for key, value in metadata.items():
+        head += _text_bytes(key) + _value_bytes(value)
+    offset = 0
+    for name, array in listed:
+        number = BLOCKS[_WRITTEN[array.dtype.name]][0]
+        head += _text_bytes(name) + struct.pack(f"<I{array.ndim}Q", array.ndim, *array.shape[::-1])
+        head += struct.pack("<IQ", number, offset)
+        offset += -(-array.nbytes // _ALIGNMENT) * _ALIGNMENT
+    file.write(bytes(head) + b"\0" * (-len(head) % _ALIGNMENT))
+    for _, array in listed:
+        file.write(array.tobytes() + b"\0" * (-array.nbytes % _ALIGNMENT))
+
+
+def _text_bytes(text: str) -> bytes:
+    raw = text.encode()
+    return struct.pack("<Q", len(raw)) + raw
+
+
+def _value_bytes(value: GgufValue) -> bytes:
+    kind, raw = _typed(value)
+    return struct.pack("<I", kind) + raw
+
+
+def _typed(value: GgufValue) -> tuple[int, bytes]:
+    """(type in the file, bytes)."""
+    if isinstance(value, bool):
+        return 7, struct.pack("<?", value)
+    if isinstance(value, int):
+        return 4, struct.pack("<I", value)
+    if isinstance(value, float):
+        return 6, struct.pack("<f", value)
+    if isinstance(value, str):
+        return _STRING, _text_bytes(value)
+    if isinstance(value, SkippedArray):
+        raise TypeError("a list that was skipped can't be written")
+    items = [_typed(item) for item in value]
+    kind = items[0][0] if items else 4
+    return _ARRAY, struct.pack("<IQ", kind, len(items)) + b"".join(raw for _, raw in items)

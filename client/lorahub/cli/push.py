@@ -80,5 +80,8 @@ def _would_push(session: Session, folder: Path, reference: str) -> Result:
         human=human,
         ids=[file.path for file in listing.files],
         rows=[[file.path, file.size] for file in listing.files],
-        notes=[f"  would stay: {left.path} ({left.why})" for left in listing.left],
+        notes=[
+            *(f"  would stay: {left.path} ({left.why})" for left in listing.left),
+            *([] if (folder / "lorahub.json").is_file() else ["  lorahub.json would be written beside an adapter"]),
+        ],
     )

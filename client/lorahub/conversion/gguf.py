@@ -71,12 +71,8 @@ def write_gguf_adapter(lora: Lora, base: BaseModel | None) -> dict[str, bytes]:
         **({"general.base_model.count": 1, "general.base_model.0.name": lora.base_name} if lora.base_name else {}),
     }
     file = io.BytesIO()
-    write_gguf(file, metadata, [_named(name, array) for name, array in sorted(tensors.items())])
+    write_gguf(file, metadata, [(name, array.values) for name, array in sorted(tensors.items())])
     return {WEIGHTS: file.getvalue()}
-
-
-def _named(name: str, array: Array) -> tuple[str, Any] | tuple[str, Any, str]:
-    return (name, array.values, "BF16") if array.dtype == "BF16" else (name, array.values)
 
 
 def from_gguf(lora: Lora, base: BaseModel | None) -> Lora:
