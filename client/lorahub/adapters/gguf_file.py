@@ -134,7 +134,7 @@ class _Cursor:
         if end > self._bound:
             _refuse("header-too-large", f"the header has more than {self._bound} bytes")
         if end > len(self._held):
-            stop = min(self._size, max(end, 2 * len(self._held), _FIRST_BYTES))
+            stop = min(self._size, self._bound, max(end, 2 * len(self._held), _FIRST_BYTES))
             self._held += self._read_range(len(self._held), stop)
             if end > len(self._held):
                 _refuse("file-truncated", f"{len(self._held)} of {end} bytes are there")
@@ -231,8 +231,9 @@ def _placed(entry: Entry, alignment: int) -> GgufTensor:
     elements = 1
     for size in shape:
         elements *= size
-    if (shape[-1] if shape else 1) % block:
-        _refuse("block-misaligned", f"tensor {name!a}: rows of {shape[-1]} are no multiple of {kind}'s {block}")
+    row = shape[-1] if shape else 1
+    if row % block:
+        _refuse("block-misaligned", f"tensor {name!a}: rows of {row} are no multiple of {kind}'s {block}")
     if offset % alignment:
         _refuse("offset-misaligned", f"tensor {name!a} begins at {offset}, no multiple of {alignment}")
     return GgufTensor(name, kind, shape, offset, offset + elements // block * block_bytes)
@@ -261,15 +262,16 @@ def write_gguf(file: BinaryIO, metadata: Mapping[str, GgufValue], tensors: Itera
     head = bytearray(b"GGUF" + struct.pack("<IQQ", 3, len(listed), len(metadata)))
     for key, value in metadata.items():
         head += _text_bytes(key) + _value_bytes(value)
-    offset = 0
+    alignment, offset = _alignment(metadata), 0
     for name, array in listed:
         number = BLOCKS[_WRITTEN[array.dtype.name]][0]
         head += _text_bytes(name) + struct.pack(f"<I{array.ndim}Q", array.ndim, *array.shape[::-1])
         head += struct.pack("<IQ", number, offset)
-        offset += -(-array.nbytes // _ALIGNMENT) * _ALIGNMENT
-    file.write(bytes(head) + b"\0" * (-len(head) % _ALIGNMENT))
+        offset += -(-array.nbytes // alignment) * alignment
+    file.write(bytes(head) + b"\0" * (-len(head) % alignment))
     for _, array in listed:
-        file.write(array.tobytes() + b"\0" * (-array.nbytes % _ALIGNMENT))
+        words = array.astype(array.dtype.newbyteorder("<"), copy=False)
+        file.write(words.tobytes() + b"\0" * (-array.nbytes % alignment))
 
 
 def _text_bytes(text: str) -> bytes:
@@ -296,4 +298,6 @@ def _typed(value: GgufValue) -> tuple[int, bytes]:
         raise TypeError("a list that was skipped can't be written")
     items = [_typed(item) for item in value]
     kind = items[0][0] if items else 4
+    if any(other != kind for other, _ in items):
+        raise TypeError("a list of several types can't be written")
     return _ARRAY, struct.pack("<IQ", kind, len(items)) + b"".join(raw for _, raw in items)

@@ -65,7 +65,11 @@ def _read(files: Files) -> Adapter:
         return _without_weights(files)
     try:
         if path.endswith(".gguf"):
-            header = read_gguf(lambda start, stop: files.read(path, start, stop), size=files.sizes[path])
+            header = read_gguf(
+                lambda start, stop: files.read(path, start, stop),
+                size=files.sizes[path],
+                max_header_bytes=LIMITS.header_bytes,
+            )
             return read_gguf_adapter(header, weights_file=path)
         return _read_safetensors(files, path)
     except InvalidAdapterConfig as error:
