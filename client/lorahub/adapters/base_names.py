@@ -248,13 +248,14 @@ _FAMILIES = (
 
 def _renamed(weights: Mapping[str, Weight]) -> Names:
     """The two spellings of the same UNet, and of Flux: Stability's and Black Forest Labs', and diffusers'."""
+    deep = any(".down_blocks.3." in f".{name}" or ".output_blocks.11." in f".{name}" for name in weights)
     for name, weight in weights.items():
         component, _, rest = name.partition(".")
         if component in ("unet", "transformer"):
             prefix = f"{component}."
         else:
             prefix, rest = "", name
-        for other in _unet_spellings(rest):
+        for other in _unet_spellings(rest, _SPELLINGS[deep]):
             yield Weight(prefix + other, weight.shape, weight.dtype, weight.places)
     yield from _flux_originals(weights)
 
@@ -312,15 +313,14 @@ _UNET_HEADS = frozenset(
 )
 
 
-def _unet_spellings(name: str) -> Iterator[str]:
+def _unet_spellings(name: str, table: Iterable[tuple[str, str]]) -> Iterator[str]:
     if name.partition(".")[0] not in _UNET_HEADS:
         return
-    for table in _SPELLINGS.values():
-        for ours, theirs in table:
-            if name.startswith(ours):
-                yield theirs + _inner(name[len(ours) :], ours)
-            elif name.startswith(theirs):
-                yield ours + _inner(name[len(theirs) :], ours)
+    for ours, theirs in table:
+        if name.startswith(ours):
+            yield theirs + _inner(name[len(ours) :], ours)
+        elif name.startswith(theirs):
+            yield ours + _inner(name[len(theirs) :], ours)
 
 
 def _inner(rest: str, block: str) -> str:
