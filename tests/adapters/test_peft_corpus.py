@@ -1,11 +1,12 @@
 """Adapters of the real PEFT are read as PEFT itself understands them, and fit the base they were made on."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from corpus.peft_corpus import BASES, CASES, make_base, write, write_base
 from lorahub.adapters.adapter import Update
-from lorahub.adapters.base_model import BaseModel, read_base
+from lorahub.adapters.base_model import BaseModel, BaseTensor, read_base
 from lorahub.adapters.check import check
 from lorahub.adapters.files import FolderFiles
 from lorahub.adapters.reader import read_adapter
@@ -91,3 +92,25 @@ def test_an_adapter_of_transformers_own_loader_has_no_wrapper_in_its_names(
     report = check(read_adapter(FolderFiles(tmp_path)), bases["llama"])
 
     assert (report.verdict, report.matched, report.findings) == ("fits", 6, ())
+
+
+def test_a_language_model_inside_another_is_found_under_both_spellings(tmp_path: Path) -> None:
+    """Transformers 5 renames `language_model.model.…` on disk to `model.language_model.…` in memory."""
+    write(CASES["lora"], tmp_path)
+    adapter = read_adapter(FolderFiles(tmp_path))
+    shapes = {"q_proj": (16, 16), "v_proj": (8, 16)}
+    tensors = {
+        f"language_model.model.layers.{layer}.self_attn.{leaf}.weight": BaseTensor("F32", shape)
+        for layer in range(3)
+        for leaf, shape in shapes.items()
+    }
+    vision = {f"vision_tower.layers.{layer}.self_attn.q_proj.weight": BaseTensor("F32", (12, 12)) for layer in range(3)}
+    inner = replace(
+        adapter,
+        updates=tuple(
+            replace(u, module=u.module.replace("model.layers", "model.language_model.layers")) for u in adapter.updates
+        ),
+    )
+    report = check(inner, BaseModel(tensors | vision, name="acme/llama", names=frozenset(["acme/llama"])))
+    assert (report.verdict, report.matched) == ("fits", 6)
+    assert {weight.name.partition(".")[0] for weight in report.bound.values()} == {"language_model"}

@@ -403,3 +403,58 @@ def _other_base(folder: Path) -> Path:
     names = [f"model.layers.{layer}.self_attn.q_proj.weight" for layer in range(2)]
     (folder / "model.safetensors").write_bytes(safetensors_bytes({name: np.ones((8, 8)) for name in names}))
     return folder
+
+
+# --- the Hub's protocol as a source -----------------------------------------------------------------------------------
+
+
+def test_a_base_on_a_hub_costs_kilobytes(project: Project, registry: Registry) -> None:
+    """A registry stands in for the public Hub, whose protocol it speaks."""
+    big = project.root / "big"
+    big.mkdir()
+    random = np.random.default_rng(1)
+    for layer in range(2):
+        name = f"model.layers.{layer}.self_attn.q_proj.weight"
+        filler = {f"filler.{layer}": random.standard_normal((500, 1000))}
+        (big / f"part{layer}.safetensors").write_bytes(
+            safetensors_bytes({name: random.standard_normal((16, 16)), **filler})
+        )
+    with Hub(registry.url, token=project.token) as hub:
+        hub.push(big, f"{project.name}/big")
+    hub_of = {"LORAHUB_HF_ENDPOINT": registry.url, "HF_TOKEN": project.token}
+    shown = json.loads(project.check("--json", "adapters/good", "--base", f"hf:{project.name}/big", **hub_of).stdout)[
+        "result"
+    ]
+    assert [check["verdict"] for check in shown["checks"]] == ["fits"]
+    assert 0 < shown["bytes_read"] < 64 << 10
+    project.run("lorahub", "base", "add", f"hf:{project.name}/big", f"{project.name}/renamed", **hub_of)
+    listed = json.loads(project.run("lorahub", "base", "ls", f"{project.name}/renamed", "--json").stdout)["result"]
+    assert [(base["name"], base["tensors"]) for base in listed] == [(f"{project.name}/renamed", 4)]
+    assert listed[0]["files"].keys() == {"part0.safetensors", "part1.safetensors"}
+
+
+def test_a_project_file_cannot_have_the_hubs_token(project: Project, registry: Registry) -> None:
+    with Hub(registry.url, token=project.token) as hub:
+        hub.push(project.folder, f"{project.name}/secret", private=True)
+    configuration = project.root / "lorahub.toml"
+    configuration.write_text(f'{configuration.read_text()}hf_endpoint = "{registry.url}"\n')
+    wanted = ("adapters/good", "--base", f"hf:{project.name}/secret")
+    project.check(*wanted, code=5, HF_TOKEN=project.token)
+    project.check(*wanted, LORAHUB_HF_ENDPOINT=registry.url, HF_TOKEN=project.token)
+
+
+def test_info_and_policy(project: Project) -> None:
+    shown = project.run("lorahub", "info", f"{project.name}/good@v1").stdout
+    assert f"lora, rank 4, on q_proj; made for {project.base}" in shown
+    refused = project.run("lorahub", "push", "adapters/bad", f"{project.name}/bad", code=7)
+    assert "LH202" in refused.stderr
+    assert f"lorahub policy {project.name}/bad warn" in refused.stderr
+    project.run("lorahub", "policy", f"{project.name}/bad", "warn")
+    project.run("lorahub", "push", "adapters/bad", f"{project.name}/bad")
+    assert f"does not fit {project.base} (LH202" in project.run("lorahub", "info", f"{project.name}/bad@v1").stdout
+
+
+def test_a_file_is_identified_by_its_bytes(project: Project) -> None:
+    found = project.run("lorahub", "identify", "adapters/good/adapter_model.safetensors")
+    assert f"{project.name}/good@v1" in found.stdout
+    assert "unknown" in project.run("lorahub", "identify", "lorahub.toml", code=1).stdout

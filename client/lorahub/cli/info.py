@@ -1,5 +1,8 @@
 """`lorahub info`."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import click
 
 from lorahub.cli.output import Result, size_text
@@ -14,12 +17,15 @@ def info(session: Session, reference: str) -> Result:
     with session.hub() as hub:
         revision = hub.revision(reference)
         model = hub.model(reference)
+        checked = hub.checked(reference)
     tags = [str(tag) for tag in model.get("tags") or ()]
     lines = [
         resolved(reference, revision),
         f"  by {revision.author}, {revision.created_at}: {revision.message}",
         f"  {len(revision.files)} files, {size_text(revision.size)}; {model.get('downloads', 0)} downloads",
     ]
+    if checked is not None:
+        lines.append(_verdict(checked))
     if revision.aliases:
         lines.append(f"  aliases: {', '.join(revision.aliases)}")
     if tags:
@@ -30,6 +36,7 @@ def info(session: Session, reference: str) -> Result:
         "downloads": model.get("downloads"),
         "private": model.get("private"),
         "card": model.get("cardData"),
+        "check": checked,
     }
     return Result(
         data=data,
@@ -38,3 +45,16 @@ def info(session: Session, reference: str) -> Result:
         rows=[[key, value] for key, value in data.items() if not isinstance(value, list | dict)],
         notes=yank_notes(revision),
     )
+
+
+def _verdict(checked: Mapping[str, Any]) -> str:
+    """What it is, and whether it fits: `lora, rank 16, on q_proj, v_proj; fits acme/llama-7b`."""
+    facts = checked["facts"]
+    ranks = ", ".join(map(str, facts["ranks"]))
+    what = ", ".join(
+        filter(None, [facts["method"], f"rank {ranks}" if ranks else "", f"on {', '.join(facts['targets'][:8])}"])
+    )
+    rules = ", ".join(found["rule"] for found in checked["findings"])
+    base = checked["base"] or "an unknown base"
+    said = {"compatible": f"made for {base}", "fits": f"fits {base}", "incompatible": f"does not fit {base}"}
+    return f"  {what}; {said.get(checked['verdict'], f'undecided for {base}')}" + (f" ({rules})" if rules else "")

@@ -370,6 +370,30 @@ class Hub:
         answer: Mapping[str, Any] = self._transport.json("POST", f"{OWN}/checks", body=body)
         return answer
 
+    def checked(self, reference: str | Reference) -> Mapping[str, Any] | None:
+        """The registry's verdict on the adapter of a revision, with its measured facts; None where it is no adapter."""
+        wanted = self._reference(reference)
+        try:
+            address = f"{self._own(wanted)}/check/{_q(wanted.revision or LATEST)}"
+            answer: Mapping[str, Any] = self._transport.json("GET", address)
+        except NotFound as error:
+            if error.code != NotFound.code:
+                raise
+            return None
+        return answer
+
+    def statistics(self, reference: str | Reference) -> Mapping[str, Any]:
+        """`status` wanted, done or failed; then `statistics` by module and layer. Raises `NotFound` for no adapter."""
+        wanted = self._reference(reference)
+        address = f"{self._own(wanted)}/statistics/{_q(wanted.revision or LATEST)}"
+        answer: Mapping[str, Any] = self._transport.json("GET", address)
+        return answer
+
+    def set_policy(self, repository: str, policy: str) -> None:
+        """`refuse` or `warn`: what happens to an adapter that doesn't fit the base it names."""
+        address = f"{self._own(self._reference(repository))}/check-policy"
+        self._transport.json("PUT", address, body={"policy": policy})
+
     def identify(self, digests: Sequence[str]) -> Mapping[str, Sequence[Mapping[str, Any]]]:
         """sha256 -> where files with these bytes are, among what you may read."""
         answer: Mapping[str, Any] = self._transport.json("POST", f"{OWN}/by-hash", body={"sha256": list(digests)})

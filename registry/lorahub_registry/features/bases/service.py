@@ -141,6 +141,8 @@ def find(backend: Backend, principal: Principal, name: str, revision: str | None
     name = name.removeprefix("hf:")
     name, _, written = name.partition("@")
     revision = revision or written or None
+    if not name.isprintable() or len(name) > 300 or not (revision or "").isprintable():
+        raise BaseNotFound(f"no base is called {name[:80]!a}")
     with backend.database.read() as session:
         if name.startswith("sha256:"):
             by_digest = queries.base_by_weights(session, name.removeprefix("sha256:"))

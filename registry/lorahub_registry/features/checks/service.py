@@ -176,19 +176,18 @@ def admit(backend: Backend, repository: Repository, judged: Judged, *, changed: 
     findings = [found for found in judged.report["findings"] if found["severity"] == Severity.ERROR.value]
     if not findings:
         return
-    is_malformed = judged.base_id is None and judged.facts["matched"] == 0
     with backend.database.read() as session:
         policy = queries.policy_of(session, repository.id)
     first = findings[0]
     shown = [{**found, "path": found["rule"]} for found in findings]
-    if is_malformed or any(found["rule"] in _MALFORMED for found in findings):
+    if any(found["rule"] in _MALFORMED for found in findings):
         raise InvalidAdapter(
             f"the adapter can't be published: {first['rule']} {first['message']}", hint=first["hint"], findings=shown
         )
     if policy == "refuse":
         raise AdapterDoesNotFit(
             f"the adapter doesn't fit {judged.base_name}: {first['rule']} {first['message']}",
-            hint=f"{first['hint']}; an owner may let it in: PUT …/check-policy warn",
+            hint=f"{first['hint']}; to publish it all the same: lorahub policy {repository.full_name} warn",
             findings=shown,
         )
 
