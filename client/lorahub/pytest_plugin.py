@@ -108,8 +108,8 @@ def _check(adapter: str, base: str | None, *, level: str, offline: bool) -> "Che
     from lorahub.hub.hub import Hub
 
     settings = configuration.load({"offline": "true"} if offline else None)
-    with Hub(settings=settings) as hub:
-        return Checker(settings, lambda: hub.transport, level=level).run(adapter, [base] if base else [])[0]
+    with Hub(settings=settings) as hub, Checker(settings, lambda: hub.transport, level=level) as checker:
+        return checker.run(adapter, [base] if base else [])[0]
 
 
 def _require(checked: "Checked", *, strict: bool) -> None:

@@ -98,14 +98,14 @@ class BaseNames:
     @cached_property
     def is_pipeline(self) -> bool:
         heads = {name.partition(".")[0] for name in self.weights}
-        return (bool(heads & {"unet", "transformer_blocks"}) and "text_encoder" in heads) or "unet" in heads
+        return not heads.isdisjoint(("unet", "text_encoder"))
 
     @cached_property
     def by_rule(self) -> dict[str, str]:
         """Names by the rules of llama.cpp and torchtune -> module."""
         found: dict[str, str] = {}
         for module in self.modules:
-            for name in (_gguf_name(module), _torchtune_name(module)):
+            for name in (gguf_name(module), _torchtune_name(module)):
                 if name is not None:
                     found.setdefault(name, module)
         return found
@@ -504,10 +504,6 @@ def gguf_name(module: str) -> str | None:
     >>> gguf_name("model.layers.3.self_attn.q_proj"), gguf_name("lm_head")
     ('blk.3.attn_q', 'output')
     """
-    return _gguf_name(module)
-
-
-def _gguf_name(module: str) -> str | None:
     leaf = module.rpartition(".")[2]
     if leaf in ("embed_tokens", "wte"):
         return "token_embd"

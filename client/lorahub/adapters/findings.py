@@ -70,18 +70,6 @@ def finding(
     return Finding(rule, message, tuple(evidence), hint or known.cure, severity or known.severity, facts)
 
 
-def finding_from_json(value: Mapping[str, Any]) -> Finding:
-    """The inverse of `as_json`, as far as evidence was kept."""
-    return Finding(
-        rule=value["rule"],
-        message=value["message"],
-        evidence=tuple(Evidence(**piece) for piece in value["evidence"]),
-        hint=value["hint"],
-        severity=Severity(value["severity"]),
-        facts=value.get("facts", {}),
-    )
-
-
 def has_errors(findings: Iterable[Finding]) -> bool:
     return any(finding.severity is Severity.ERROR for finding in findings)
 

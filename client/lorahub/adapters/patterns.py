@@ -73,9 +73,18 @@ def is_target(targets: str | Iterable[str], module: str) -> bool | None:
 
 
 def is_saved(saved: Iterable[str], module: str) -> bool:
-    r"""Whether a module lies in one of `modules_to_save`: `(^|.*\\.)name($|\\..*)`."""
-    dotted = f".{module}."
-    return any(f".{name}." in dotted for name in saved)
+    """Whether a module lies in one of `modules_to_save`: PEFT wraps each whose name *ends* so, dots or none.
+
+    >>> is_saved(["norm"], "model.layers.0.input_layernorm"), is_saved(["lm_head"], "model.norm")
+    (True, False)
+    """
+    names = tuple(saved)
+    path = module
+    while path:
+        if path.endswith(names):
+            return bool(names)
+        path = path.rpartition(".")[0]
+    return False
 
 
 def layer_index(module: str) -> int | None:

@@ -34,17 +34,16 @@ def check(session: Session, adapters: Sequence[str], **wishes: Any) -> Result:
     ADAPTERS are folders, files, references (acme/sql@v3, hf:org/name) or lorahub.lock. Without --base, the base that
     each adapter names is used. Exit 1 says that one doesn't fit.
     """
-    transport = _Transport(session)
     checker = Checker(
         session.settings,
-        transport,
+        _Transport(session),
         level=wishes["level"],
         runtimes=wishes["runtimes"],
         progress=session.progress(),
     )
-    bases = list(wishes["bases"])
-    pairs = _wanted(session, adapters, bases, wishes["all_of"])
-    results = [checked for spec, against in pairs for checked in checker.run(spec, against)]
+    pairs = _wanted(session, adapters, list(wishes["bases"]), wishes["all_of"])
+    with checker:
+        results = [checked for spec, against in pairs for checked in checker.run(spec, against)]
     if not results:
         raise UsageFault("there is nothing to check", hint="name a folder, a reference, or lorahub.lock")
     written = _write(results, wishes["reports"])

@@ -2,10 +2,11 @@
 
 import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from lorahub.adapters.adapter import Adapter
 from lorahub.adapters.base_model import BaseModel
@@ -90,7 +91,7 @@ class Checked:
 
 
 class Checker:
-    """Runs checks. Use it as a context manager: it keeps connections and bases it has read."""
+    """Runs checks, and keeps the bases it has read. Use it as a context manager: it closes what it opened."""
 
     def __init__(
         self,
@@ -106,6 +107,7 @@ class Checker:
         self._progress = progress or Silence()
         self._bases = Bases(settings, transport)
         self._opened: dict[str, OpenedBase] = {}
+        self._connections = ExitStack()
         self.level = level
         self.runtimes = tuple(runtimes)
         self.ignores = read_ignores(project_file())
@@ -113,6 +115,12 @@ class Checker:
         unknown = [runtime for runtime in runtimes if runtime not in RUNTIMES]
         if unknown:
             raise UsageFault(f"no runtime is called {unknown[0]!r}", hint=f"there are: {', '.join(RUNTIMES)}")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._connections.close()
 
     def adapter(self, spec: str) -> OpenedAdapter:
         """A folder, a file, a reference of the registry or of the Hub. Raises what the network says."""
@@ -122,7 +130,7 @@ class Checker:
             raise UsageFault(f"LORAHUB_OFFLINE is set; {spec} needs the network", hint="unset it, or name a folder")
         reference = Reference.parse(spec)
         if spec.startswith("hf:"):
-            transport = hub_transport(self._settings)
+            transport = self._connections.enter_context(hub_transport(self._settings))
             files = RemoteFiles(transport, str(reference.repository), reference.revision or "main")
             return OpenedAdapter(spec, files)
         return self._from_registry(spec, reference)

@@ -361,8 +361,8 @@ class Hub:
         runtimes: Sequence[str] = (),
     ) -> list[Checked]:
         """Checks a folder or a reference on this machine: one result for each base, or for the base it names."""
-        checker = Checker(self.settings, lambda: self._transport, level=level, runtimes=runtimes)
-        return checker.run(adapter, bases)
+        with Checker(self.settings, lambda: self._transport, level=level, runtimes=runtimes) as checker:
+            return checker.run(adapter, bases)
 
     def check_all(self, adapters: Sequence[str], bases: Sequence[str]) -> Mapping[str, Any]:
         """The registry's own verdicts, from what it has stored: every adapter against every base."""

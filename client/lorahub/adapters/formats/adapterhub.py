@@ -23,9 +23,6 @@ def is_adapterhub(config: Mapping[str, Any]) -> bool:
 def read_adapterhub(config: Mapping[str, Any], entries: Iterable[TensorEntry], *, weights_file: str) -> Adapter:
     reading = Reading()
     entries = list(entries)
-    elements: dict[str, int] = {}
-    for entry in entries:
-        elements[entry.dtype] = elements.get(entry.dtype, 0) + entry.elements
     inner: dict[str, Any] = config["config"]
     loras: dict[str, dict[str, TensorEntry]] = {}
     bottlenecks: dict[str, dict[str, TensorEntry]] = {}
@@ -34,7 +31,9 @@ def read_adapterhub(config: Mapping[str, Any], entries: Iterable[TensorEntry], *
     for module, tensors in loras.items():
         _lora(module, tensors, reading, inner)
     for module, tensors in bottlenecks.items():
-        _bottleneck(module, tensors, reading)
+        part = methods.bottleneck(module, tensors, reading)
+        if part is not None:
+            reading.parts.append(part)
     _check_width(config, reading)
     reading.close()
     architecture = inner.get("architecture")
@@ -48,7 +47,7 @@ def read_adapterhub(config: Mapping[str, Any], entries: Iterable[TensorEntry], *
         claim=BaseClaim(base if isinstance(base, str) else None),
         findings=tuple(reading.findings),
         weights_file=weights_file,
-        dtypes=elements,
+        dtypes=methods.count_elements(entries),
     )
 
 
@@ -90,15 +89,6 @@ def _lora(module: str, tensors: Tensors, reading: Reading, config: Mapping[str, 
     update = methods.low_rank(module, roles, reading, scale=scale)
     if update is not None:
         reading.updates.append(update)
-
-
-def _bottleneck(module: str, tensors: Tensors, reading: Reading) -> None:
-    """`down` (bottleneck, width), `up` (width, bottleneck), each perhaps with a bias."""
-    if not methods.require(tensors, module, ("down", "up"), reading):
-        return
-    down, up = tensors["down"], tensors["up"]
-    if methods.agree({"down": down.shape[0], "up": up.shape[1]}, module, reading):
-        reading.parts.append(Part(PartKind.BOTTLENECK, module, tensors, (up.shape[0], down.shape[1])))
 
 
 def _check_width(config: Mapping[str, Any], reading: Reading) -> None:

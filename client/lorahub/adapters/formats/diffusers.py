@@ -3,7 +3,7 @@ settings of PEFT in the header under `lora_adapter_metadata`. Files of diffusion
 names (`diffusion_model.…`) are read too; the base's dictionary knows them.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from lorahub.adapters.adapter import Adapter, BaseClaim, Update
@@ -52,10 +52,7 @@ def read_diffusers(
 ) -> Adapter:
     """`alphas`: values of `.alpha` tensors by module, where they were read; without any, a module's scale is 1."""
     reading = Reading()
-    elements: dict[str, int] = {}
     entries = list(entries)
-    for entry in entries:
-        elements[entry.dtype] = elements.get(entry.dtype, 0) + entry.elements
     groups: dict[str, dict[str, TensorEntry]] = {}
     for entry in methods.check_entries(entries, reading, allow_flat=lambda name: name.endswith(_FLAT)):
         found = _split(entry.name)
@@ -77,7 +74,7 @@ def read_diffusers(
         options={"dora": True} if dora else {},
         findings=tuple(reading.findings),
         weights_file=weights_file,
-        dtypes=elements,
+        dtypes=methods.count_elements(entries),
     )
 
 
@@ -156,6 +153,3 @@ def _check_ranks(reading: Reading, stated: Mapping[str, Settings]) -> None:
             f"{wrong[0].found} instead of {wrong[0].expected}",
             wrong,
         )
-
-
-Scale = Callable[[int], float]

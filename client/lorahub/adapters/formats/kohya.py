@@ -6,7 +6,6 @@ A folded name is ambiguous by itself; it is looked up among the base's own names
 from collections.abc import Iterable, Mapping
 
 from lorahub.adapters.adapter import Adapter, BaseClaim, Naming, Part, PartKind, Update
-from lorahub.adapters.findings import Evidence
 from lorahub.adapters.formats import reading as methods
 from lorahub.adapters.formats.reading import Reading, Tensors
 from lorahub.adapters.safetensors_header import TensorEntry
@@ -62,7 +61,8 @@ def read_kohya(
     A module without a known alpha has the scale that `ss_network_alpha` says, else 1 (kohya: alpha = dim).
     """
     reading = Reading()
-    groups, elements = _groups(list(entries), reading)
+    entries = list(entries)
+    groups = _groups(entries, reading)
     for module, tensors in groups.items():
         _make(module, tensors, reading, metadata, alphas or {})
     reading.close()
@@ -78,14 +78,11 @@ def read_kohya(
         options={"dora": True} if dora else {},
         findings=tuple(reading.findings),
         weights_file=weights_file,
-        dtypes=elements,
+        dtypes=methods.count_elements(entries),
     )
 
 
-def _groups(entries: list[TensorEntry], reading: Reading) -> tuple[dict[str, dict[str, TensorEntry]], dict[str, int]]:
-    elements: dict[str, int] = {}
-    for entry in entries:
-        elements[entry.dtype] = elements.get(entry.dtype, 0) + entry.elements
+def _groups(entries: list[TensorEntry], reading: Reading) -> dict[str, dict[str, TensorEntry]]:
     groups: dict[str, dict[str, TensorEntry]] = {}
     flat = lambda name: name.partition(".")[2] in _FLAT  # noqa: E731
     for entry in methods.check_entries(entries, reading, allow_flat=flat):
@@ -94,7 +91,7 @@ def _groups(entries: list[TensorEntry], reading: Reading) -> tuple[dict[str, dic
             groups.setdefault(module, {})[_ROLES[ending][1]] = entry
         else:
             reading.unknown.append(entry)
-    return groups, elements
+    return groups
 
 
 def _make(
@@ -142,7 +139,3 @@ def _claim(metadata: Mapping[str, str]) -> BaseClaim:
     name = metadata.get("ss_sd_model_name") or metadata.get("modelspec.architecture")
     files = {metadata.get("ss_sd_model_name", "base"): digest} if len(digest) == 64 else {}
     return BaseClaim(name=name, files=files)
-
-
-def alpha_evidence(module: str, alpha: float) -> Evidence:
-    return Evidence(module, f"alpha {alpha:g}")

@@ -22,9 +22,6 @@ def is_mlx(config: Mapping[str, Any]) -> bool:
 def read_mlx(config: Mapping[str, Any], entries: Iterable[TensorEntry], *, weights_file: str) -> Adapter:
     reading = Reading()
     entries = list(entries)
-    elements: dict[str, int] = {}
-    for entry in entries:
-        elements[entry.dtype] = elements.get(entry.dtype, 0) + entry.elements
     groups: dict[str, dict[str, TensorEntry]] = {}
     for entry in methods.check_entries(entries, reading, allow_flat=_may_be_flat):
         module, _, leaf = entry.name.rpartition(".")
@@ -51,7 +48,7 @@ def read_mlx(config: Mapping[str, Any], entries: Iterable[TensorEntry], *, weigh
         options={"dora": True} if is_dora else {},
         findings=tuple(reading.findings),
         weights_file=weights_file,
-        dtypes=elements,
+        dtypes=methods.count_elements(entries),
     )
 
 

@@ -8,12 +8,12 @@ from itertools import pairwise
 from typing import Any
 
 from lorahub.adapters.adapter import Adapter, BaseClaim, Kind, Part, PartKind, Update
-from lorahub.adapters.adapter_config import AdapterConfig, is_hub_id
+from lorahub.adapters.adapter_config import AdapterConfig
 from lorahub.adapters.findings import Evidence, shape_text
 from lorahub.adapters.formats import reading as methods
 from lorahub.adapters.formats.peft_settings import SETTINGS, TYPES
 from lorahub.adapters.formats.reading import Reading, Tensors
-from lorahub.adapters.patterns import ends_with, is_target, layer_index, pattern_key
+from lorahub.adapters.patterns import ends_with, is_saved, is_target, layer_index, pattern_key
 from lorahub.adapters.safetensors_header import TensorEntry
 
 _SUFFIXES = {
@@ -154,12 +154,7 @@ class Settings:
 
     def saves(self, module: str) -> bool:
         """PEFT wraps every module whose name ends in one of `modules_to_save`, with all that is in it."""
-        path = module
-        while path:
-            if any(path.endswith(name) for name in self.saved):
-                return True
-            path = path.rpartition(".")[0]
-        return False
+        return is_saved(self.saved, module)
 
     def is_feedforward(self, module: str) -> bool:
         named = _names(self.raw.get("feedforward_modules"))
@@ -175,15 +170,14 @@ class _Reader:
         self.groups: dict[tuple[str, str, int], dict[str, TensorEntry]] = {}
         self.names: dict[tuple[str, str, int], str] = {}
         self.twice: list[Evidence] = []
-        self.elements: dict[str, int] = {}
+        self.elements: Mapping[str, int] = {}
         self.copies = 0
 
     # --- tensors --------------------------------------------------------------------------------------------------
 
     def take(self, entries: Iterable[TensorEntry]) -> None:
         entries = list(entries)
-        for entry in entries:
-            self.elements[entry.dtype] = self.elements.get(entry.dtype, 0) + entry.elements
+        self.elements = methods.count_elements(entries)
         for entry in methods.check_entries(entries, self.reading, allow_flat=self._may_be_flat):
             self._sort(entry)
         for (module, family, nesting), tensors in self.groups.items():
@@ -483,7 +477,7 @@ class _Reader:
             self.reading.add(
                 "LH213", f"{len(outside)} whole tensors are not in modules_to_save, first {outside[0].name}", outside
             )
-        unused = [name for name in self.settings.saved if not any(_saves(name, part.module) for part in whole)]
+        unused = [name for name in self.settings.saved if not any(is_saved([name], part.module) for part in whole)]
         if set(unused) < set(_TWICE) and any(name in _TWICE for name in self.settings.saved if name not in unused):
             unused = []  # PEFT writes both names for every classifier
         if unused:
@@ -605,15 +599,6 @@ def _place_in_module(parameter: str) -> tuple[int, str]:
     return (_MODULE_ORDER.index(parameter) if parameter in _MODULE_ORDER else len(_MODULE_ORDER), parameter)
 
 
-def _saves(name: str, module: str) -> bool:
-    path = module
-    while path:
-        if path.endswith(name):
-            return True
-        path = path.rpartition(".")[0]
-    return False
-
-
 # --- shapes -----------------------------------------------------------------------------------------------------------
 
 _REQUIRED = {
@@ -672,8 +657,3 @@ def _list(value: Any) -> tuple[str, ...]:
     if isinstance(value, str):
         return (value,)
     return tuple(item for item in value if isinstance(item, str)) if isinstance(value, list) else ()
-
-
-def local_base(name: str | None) -> bool:
-    """Whether a base's name is a path on somebody's machine."""
-    return name is not None and not is_hub_id(name)

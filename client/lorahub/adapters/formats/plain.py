@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 
 from lorahub.adapters.adapter import Adapter, BaseClaim, Naming, Part, PartKind, Update
 from lorahub.adapters.formats import reading as methods
-from lorahub.adapters.formats.reading import Reading, Tensors
+from lorahub.adapters.formats.reading import Reading
 from lorahub.adapters.safetensors_header import TensorEntry
 
 _TORCHTUNE = {"lora_a.weight": "down", "lora_b.weight": "up", "magnitude": "magnitude"}
@@ -101,15 +101,9 @@ def _bottlenecks(entries: Iterable[TensorEntry], reading: Reading) -> None:
         else:
             groups.setdefault(entry.name[: -len(found) - 1], {})[_BOTTLENECK[found]] = entry
     for module, tensors in groups.items():
-        _bottleneck(module, tensors, reading)
-
-
-def _bottleneck(module: str, tensors: Tensors, reading: Reading) -> None:
-    if not methods.require(tensors, module, ("down", "up"), reading):
-        return
-    down, up = tensors["down"], tensors["up"]
-    if methods.agree({"down": down.shape[0], "up": up.shape[1]}, module, reading):
-        reading.parts.append(Part(PartKind.BOTTLENECK, module, tensors, (up.shape[0], down.shape[1])))
+        part = methods.bottleneck(module, tensors, reading)
+        if part is not None:
+            reading.parts.append(part)
 
 
 def _scale(metadata: Mapping[str, str]) -> float:
@@ -128,9 +122,6 @@ def _adapter(
     weights_file: str,
     naming: Naming,
 ) -> Adapter:
-    elements: dict[str, int] = {}
-    for entry in entries:
-        elements[entry.dtype] = elements.get(entry.dtype, 0) + entry.elements
     updates: tuple[Update, ...] = tuple(reading.updates)
     return Adapter(
         format=format_name,
@@ -141,5 +132,5 @@ def _adapter(
         claim=BaseClaim(metadata.get("lorahub.base") or None),
         findings=tuple(reading.findings),
         weights_file=weights_file,
-        dtypes=elements,
+        dtypes=methods.count_elements(entries),
     )

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from math import isqrt, prod
 
-from lorahub.adapters.adapter import Kind, Part, Shape, Update
+from lorahub.adapters.adapter import Kind, Part, PartKind, Shape, Update
 from lorahub.adapters.findings import Evidence, Finding, finding, shape_text
 from lorahub.adapters.safetensors_header import TensorEntry
 
@@ -73,6 +73,14 @@ def check_entries(
     if odd:
         reading.add("LH304", f"{_count(odd, 'tensor')} of dtype {odd[0].found}", odd)
     return kept
+
+
+def count_elements(entries: Iterable[TensorEntry]) -> dict[str, int]:
+    """Elements by dtype."""
+    found: dict[str, int] = {}
+    for entry in entries:
+        found[entry.dtype] = found.get(entry.dtype, 0) + entry.elements
+    return found
 
 
 def require(tensors: Tensors, module: str, roles: Iterable[str], reading: Reading) -> bool:
@@ -168,6 +176,16 @@ def _kron_half(module: str, tensors: Tensors, half: str, reading: Reading) -> tu
     if core is not None:
         return (a[1], b[1], *core.shape[2:])
     return (a[0], b[1]) if agree({f"{half}_a": a[1], f"{half}_b": b[0]}, module, reading) else None
+
+
+def bottleneck(module: str, tensors: Tensors, reading: Reading) -> Part | None:
+    """`down` (bottleneck, width) and `up` (width, bottleneck), each perhaps with a bias, between the base's modules."""
+    if not require(tensors, module, ("down", "up"), reading):
+        return None
+    down, up = tensors["down"], tensors["up"]
+    if not agree({"down": down.shape[0], "up": up.shape[1]}, module, reading):
+        return None
+    return Part(PartKind.BOTTLENECK, module, tensors, (up.shape[0], down.shape[1]))
 
 
 def rotation_size(triangle: int) -> int:
