@@ -40,7 +40,7 @@ def fold(name: str, *, several: bool = False) -> str:
 
 
 def places(report: Report) -> dict[str, list[tuple[str, tuple[int, int] | None]]]:
-    return {module: [(p.tensor, p.rows) for p in weight.places] for module, weight in report.bound.items()}
+    return {update.module: [(p.tensor, p.rows) for p in weight.places] for update, weight in report.bound}
 
 
 def judged(adapter: Adapter, pipeline: str) -> Report:

@@ -123,7 +123,7 @@ def test_module_rank_scale_and_shape(name: str) -> None:
     report = check(adapter, base())
     assert (adapter.format, adapter.method) == (name, "lora")
     assert (report.verdict, rules(report), report.matched) == ("fits", [], len(wanted))
-    assert sorted(weight.name for weight in report.bound.values()) == sorted(f"{module}.weight" for module in wanted)
+    assert sorted(weight.name for _, weight in report.bound) == sorted(f"{module}.weight" for module in wanted)
     assert {(u.rank, u.scale) for u in adapter.updates} == {(RANK, 2.5)}
 
 

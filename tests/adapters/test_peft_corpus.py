@@ -113,4 +113,16 @@ def test_a_language_model_inside_another_is_found_under_both_spellings(tmp_path:
     )
     report = check(inner, BaseModel(tensors | vision, name="acme/llama", names=frozenset(["acme/llama"])))
     assert (report.verdict, report.matched) == ("fits", 6)
-    assert {weight.name.partition(".")[0] for weight in report.bound.values()} == {"language_model"}
+    assert {weight.name.partition(".")[0] for _, weight in report.bound} == {"language_model"}
+
+
+def test_stacked_experts_lead_to_every_experts_own_tensors(bases: dict[str, BaseModel], tmp_path: Path) -> None:
+    """gate over up in one update: the rows of each expert's two tensors on disk."""
+    write(CASES["lora-experts"], tmp_path)
+    report = check(read_adapter(FolderFiles(tmp_path)), bases["moe"])
+    assert len(report.bound) == 4
+    for update, weight in report.bound:
+        if update.parameters == ("gate_up_proj",) and len(weight.places) > 1:
+            assert [place.rows for place in weight.places] == [(0, 12), (12, 24)] * 4
+            assert [place.expert for place in weight.places] == [0, 0, 1, 1, 2, 2, 3, 3]
+        assert update.shape == weight.shape

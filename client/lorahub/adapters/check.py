@@ -5,7 +5,7 @@ looked up in the base's layout, and shapes, layers, names and digests compared.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -26,14 +26,14 @@ _DAMAGED = frozenset({"LH206", "LH208", "LH209", "LH220"})
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What a check found. `bound` maps each update's module to the base weight it adds to."""
+    """What a check found. `bound` has each update with the base weight it adds to."""
 
     verdict: Verdict
     findings: tuple[Finding, ...]
     matched: int
     of: int
     runtimes: tuple[RuntimeVerdict, ...] = ()
-    bound: Mapping[str, Weight] = field(default_factory=dict)
+    bound: tuple[tuple[Update, Weight], ...] = ()
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -69,7 +69,7 @@ def check(
         len(comparison.matched),
         len(comparison.matched) + len(comparison.unmatched),
         tuple(judge_runtimes(adapter, base)),
-        {update.module: weight for update, weight in comparison.matched if isinstance(update, Update)},
+        tuple((update, weight) for update, weight in comparison.matched if isinstance(update, Update)),
     )
 
 

@@ -146,10 +146,13 @@ def _base_norms(backend: Backend, adapter: Adapter, namespace: str) -> dict[str,
     except LorahubError:
         return {}
     held = RevisionFiles(backend, files, blobs)
-    bound = {module: weight.places for module, weight in check(adapter, found.base).bound.items()}
-    wanted = {place.tensor for places in bound.values() for place in places if len(places) == 1 and place.rows is None}
-    norms = dict(_norms(held, wanted))
-    return {module: norms[places[0].tensor] for module, places in bound.items() if places[0].tensor in norms}
+    whole = {
+        update.module: weight.places[0].tensor
+        for update, weight in check(adapter, found.base).bound
+        if len(weight.places) == 1 and weight.places[0].rows is None
+    }
+    norms = dict(_norms(held, set(whole.values())))
+    return {module: norms[tensor] for module, tensor in whole.items() if tensor in norms}
 
 
 def _norms(files: RevisionFiles, wanted: set[str]) -> Iterator[tuple[str, float]]:
