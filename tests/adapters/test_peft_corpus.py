@@ -117,7 +117,7 @@ def test_a_language_model_inside_another_is_found_under_both_spellings(tmp_path:
 
 
 def test_stacked_experts_lead_to_every_experts_own_tensors(bases: dict[str, BaseModel], tmp_path: Path) -> None:
-    """gate over up in one update: the rows of each expert's two tensors on disk."""
+    """Gate over up in one update: the rows of each expert's two tensors on disk."""
     write(CASES["lora-experts"], tmp_path)
     report = check(read_adapter(FolderFiles(tmp_path)), bases["moe"])
     assert len(report.bound) == 4

@@ -443,6 +443,12 @@ def test_a_project_file_cannot_have_the_hubs_token(project: Project, registry: R
     project.check(*wanted, LORAHUB_HF_ENDPOINT=registry.url, HF_TOKEN=project.token)
 
 
+def test_a_rule_is_explained(project: Project) -> None:
+    assert "Cure: " in project.run("lorahub", "explain", "lh202").stdout
+    assert "LH503" in project.run("lorahub", "explain", "-q").stdout
+    project.run("lorahub", "explain", "LH999", code=2)
+
+
 def test_info_and_policy(project: Project) -> None:
     shown = project.run("lorahub", "info", f"{project.name}/good@v1").stdout
     assert f"lora, rank 4, on q_proj; made for {project.base}" in shown

@@ -18,6 +18,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "push": ("lorahub.cli.push:push", "Publish a folder as a new version."),
     "pull": ("lorahub.cli.pull:pull", "Fetch a revision, every byte verified, and print where it is."),
     "check": ("lorahub.cli.check:check", "Prove whether adapters fit a base model."),
+    "explain": ("lorahub.cli.explain:explain", "Show cause and cure of a rule."),
     "base": ("lorahub.cli.base:base", "Register base models, and show what is known of them."),
     "info": ("lorahub.cli.info:info", "Show what a reference stands for."),
     "ls": ("lorahub.cli.ls:ls", "List the versions of a repository, or the files of a revision."),
