@@ -265,6 +265,17 @@ def test_which_adapters_still_fit_the_new_revision(scene: Scene) -> None:
     assert sorted(scene.hub.adapters_of(scene.base)) == [breaks, fits]
 
 
+def test_a_thousand_checks_take_an_account(registry: Registry, scene: Scene) -> None:
+    scene.hub.push(scene.adapter(), f"{scene.name}/sql")
+    body = {"adapters": [f"{scene.name}/sql"], "bases": [scene.base]}
+    with registry.client(None) as anonymous:
+        assert anonymous.post("/api/lorahub/v1/checks", json=body).status_code == 401
+        one = anonymous.get(f"/api/lorahub/v1/models/{scene.name}/sql/check/v1")
+        assert one.json()["verdict"] == "compatible"
+    many = {"adapters": [f"{scene.name}/sql"] * 600, "bases": [scene.base, scene.base]}
+    assert scene.client.post("/api/lorahub/v1/checks", json=many).status_code == 400
+
+
 def test_adapters_are_searched_by_what_was_measured(scene: Scene) -> None:
     small, large = f"{scene.name}/small", f"{scene.name}/large"
     scene.hub.push(scene.adapter("small", rank=2), small)

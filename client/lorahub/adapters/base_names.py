@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 
 from lorahub.adapters.adapter import Naming
 from lorahub.adapters.base_model import BaseModel, BaseTensor
@@ -37,6 +38,8 @@ class Weight:
 
 
 Names = Iterator[Weight]
+
+_MOST_CHANGES = 64  # each is tried on every module
 
 _EXPERT = re.compile(
     r"^(.+\.)?experts\.(\d+)\.(gate_proj|up_proj|down_proj|w1|w2|w3|linear|linear_1|linear_v)\.weight$"
@@ -136,8 +139,9 @@ class BaseNames:
 
     def _prefix_change(self, modules: list[str]) -> tuple[str, str] | None:
         """(what to take off, what to put before) that finds the most of the modules; the smallest change wins ties."""
-        candidates = dict.fromkeys(
-            change for module in modules[:: max(1, len(modules) // 8)][:8] for change in self._changes(module)
+        sample = modules[:: max(1, len(modules) // 8)][:8]
+        candidates = islice(
+            dict.fromkeys(change for module in sample for change in self._changes(module)), _MOST_CHANGES
         )
         best, most = None, 0
         for strip, add in candidates:
@@ -155,7 +159,7 @@ class BaseNames:
                 return
             if count and self._has(rest):
                 yield strip, ""
-            for longer in self._endings.get(".".join(rest.split(".")[-3:]), ()):
+            for longer in self._endings.get(".".join(rest.split(".")[-3:]), ())[:_MOST_CHANGES]:
                 if longer != rest and longer.endswith("." + rest):
                     yield strip, longer[: -len(rest)]
 

@@ -7,6 +7,7 @@ looked up in the base's layout, and shapes, layers, names and digests compared.
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import islice
 from typing import Any
 
 from lorahub.adapters.adapter import Adapter, Kind, Part, PartKind, Shape, Update
@@ -21,6 +22,8 @@ from lorahub.adapters.runtimes import RuntimeVerdict, judge_runtimes
 _HEADS = frozenset("score classifier qa_outputs v_head summary pooler classification_head regression_head".split())
 _VOCABULARY = frozenset("embed_tokens lm_head wte word_embeddings embed_in embed_out shared tok_embeddings".split())
 _PACKED = ("qweight", "weight_packed", "weight_scale_inv")
+_MOST_LAYERS = 10_000
+_MOST_SIBLINGS = 8  # each search goes through the whole base
 _DAMAGED = frozenset({"LH206", "LH208", "LH209", "LH220"})
 
 
@@ -204,13 +207,17 @@ class _Comparison:
         weight = self.names.weights.get(f"{module}.weight")
         return any(name in own for name in _PACKED) or (weight is not None and weight.dtype in ("U8", "I32"))
 
+    @cached_property
+    def _order(self) -> list[int]:
+        """Of replicated layers: the base's layer for each new one."""
+        ranges = _ranges(self.adapter.options.get("layer_replication"))
+        return list(islice((number for start, stop in ranges for number in range(start, stop)), _MOST_LAYERS))
+
     def _replicated(self, module: str) -> str:
         """The base's module of a replicated layer: new layer i is the i-th of the concatenated ranges."""
-        ranges = self.adapter.options.get("layer_replication")
-        index = layer_index(module)
-        if not ranges or index is None:
+        index, order = layer_index(module), self._order
+        if not order or index is None:
             return module
-        order = [number for start, stop in _ranges(ranges) for number in range(start, stop)]
         return module.replace(f".{index}.", f".{order[index]}.", 1) if index < len(order) else module
 
     # --- modules ------------------------------------------------------------------------------------------------------
@@ -233,7 +240,8 @@ class _Comparison:
             if index is not None and highest is not None and index > highest:
                 beyond.append(Evidence(piece.module, f"layer {index}", f"layers 0 to {highest}"))
             else:
-                absent.append(Evidence(piece.module, _what(piece), self._siblings(piece.module)))
+                near = self._siblings(piece.module) if len(absent) < _MOST_SIBLINGS else None
+                absent.append(Evidence(piece.module, _what(piece), near))
         if beyond:
             layers = sorted({int((piece.found or "").split()[-1]) for piece in beyond})
             yield finding(

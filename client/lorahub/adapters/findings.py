@@ -8,6 +8,7 @@ from typing import Any
 from lorahub.adapters.rules import RULES, Severity
 
 _MOST_SHOWN = 200
+_LONGEST = 1000  # characters: names and settings are somebody's, and findings are stored and shown
 
 
 class Verdict(StrEnum):
@@ -28,7 +29,7 @@ class Evidence:
     expected: str | None = None
 
     def as_json(self) -> dict[str, str | None]:
-        return {"name": self.name, "found": self.found, "expected": self.expected}
+        return {"name": _short(self.name), "found": _short(self.found), "expected": _short(self.expected)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +68,11 @@ def finding(
 ) -> Finding:
     """A finding with the rule's own severity and cure, unless said otherwise."""
     known = RULES[rule]
-    return Finding(rule, message, tuple(evidence), hint or known.cure, severity or known.severity, facts)
+    return Finding(rule, message[:_LONGEST], tuple(evidence), hint or known.cure, severity or known.severity, facts)
+
+
+def _short(text: str | None) -> str | None:
+    return text if text is None or len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
 
 
 def has_errors(findings: Iterable[Finding]) -> bool:

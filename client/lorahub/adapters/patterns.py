@@ -1,13 +1,15 @@
 """PEFT's patterns: which modules a list of names or a regular expression means.
 
 An expression that somebody sent is never given to `re`, whose time has no bound: RE2 matches in linear time and has
-neither look-around nor back references. One that RE2 refuses can't be evaluated; `matches` says None then.
+neither look-around nor back references. Names are looked up in sets by the module's endings, so that a thousand names
+and a thousand modules are a thousand steps; of expressions only `MOST_EXPRESSIONS` of one setting are tried.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
 from typing import Any
 
+MOST_EXPRESSIONS = 64
 _LONGEST = 4096
 _MEMORY = 1 << 20
 
@@ -44,32 +46,68 @@ def is_literal(expression: str) -> bool:
     return all(character.isalnum() or character in "._-" for character in expression)
 
 
-def ends_with(module: str, name: str) -> bool:
-    """Whether the last names of the module are `name`.
+def endings(module: str) -> Iterator[str]:
+    """The module's name, and what is left of it behind each dot.
 
-    >>> ends_with("a.q_proj", "q_proj"), ends_with("a.xq_proj", "q_proj")
-    (True, False)
+    >>> list(endings("layers.0.q_proj"))
+    ['layers.0.q_proj', '0.q_proj', 'q_proj']
     """
-    return module == name or module.endswith("." + name)
+    while module:
+        yield module
+        module = module.partition(".")[2]
 
 
-def pattern_key(patterns: Mapping[str, Any], module: str) -> str | None:
-    r"""The first key, in the file's order, that `re.match(rf"(.*\\.)?({key})$", module)` accepts (PEFT 0.21
-    `get_pattern_key`).
+class Names:
+    """`target_modules` and its like: a list means modules that end so, a text is an expression."""
+
+    def __init__(self, given: Iterable[str] | str) -> None:
+        self.expression = given if isinstance(given, str) else None
+        self._names = frozenset() if isinstance(given, str) else frozenset(given)
+
+    def match(self, module: str) -> bool | None:
+        """None where the expression can't be evaluated."""
+        if self.expression is not None:
+            return full_match(self.expression, module)
+        return not self._names.isdisjoint(endings(module))
+
+
+class Patterns:
+    r"""`rank_pattern` and `alpha_pattern`: the first key, in the file's order, that the end of a module's name matches.
+
+    PEFT 0.21 `get_pattern_key`: `re.match(rf"(.*\.)?({key})$", module)`.
     """
-    for key in patterns:
-        if is_literal(key) and ends_with(module, key):
-            return key
-        if not is_literal(key) and full_match(rf"(.*\.)?({key})", module):
-            return key
-    return None
 
+    def __init__(self, values: Mapping[str, float]) -> None:
+        self.values = values
+        order = {key: number for number, key in enumerate(values)}
+        self._literals = {key: number for key, number in order.items() if is_literal(key)}
+        self._expressions = [(number, key) for key, number in order.items() if key not in self._literals]
 
-def is_target(targets: str | Iterable[str], module: str) -> bool | None:
-    """Whether `target_modules` names the module: a list by name or ending, a text as an expression."""
-    if isinstance(targets, str):
-        return full_match(targets, module)
-    return any(ends_with(module, name) for name in targets)
+    def __bool__(self) -> bool:
+        return bool(self.values)
+
+    def value(self, module: str, default: float) -> float:
+        key = self.key(module)
+        return default if key is None else self.values[key]
+
+    def key(self, module: str) -> str | None:
+        """The key that counts for this module."""
+        numbers = [(self._literals[ending], ending) for ending in endings(module) if ending in self._literals]
+        best = min(numbers, default=None)
+        for number, key in self._expressions[:MOST_EXPRESSIONS]:
+            if best is not None and best[0] < number:
+                break
+            if full_match(rf"(.*\.)?({key})", module):
+                return key
+        return None if best is None else best[1]
+
+    def unused(self, modules: Iterable[str]) -> list[str]:
+        """Keys that match none of the modules."""
+        listed = list(modules)
+        ends = {ending for module in listed for ending in endings(module)}
+        idle = [key for key in self._literals if key not in ends]
+        tried = [key for _, key in self._expressions[:MOST_EXPRESSIONS]]
+        return idle + [key for key in tried if not any(full_match(rf"(.*\.)?({key})", module) for module in listed)]
 
 
 def is_saved(saved: Iterable[str], module: str) -> bool:
@@ -94,6 +132,6 @@ def layer_index(module: str) -> int | None:
     12
     """
     for part in module.split(".")[1:]:
-        if part.isdecimal():
+        if part.isascii() and part.isdecimal() and len(part) < 9:
             return int(part)
     return None

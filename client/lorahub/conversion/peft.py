@@ -15,7 +15,7 @@ from lorahub.adapters.base_model import BaseModel
 from lorahub.adapters.base_names import BaseNames
 from lorahub.adapters.files import Files, header_of, read_whole
 from lorahub.adapters.limits import LIMITS
-from lorahub.adapters.patterns import ends_with
+from lorahub.adapters.patterns import Names
 from lorahub.adapters.reader import CONFIG, read_adapter
 from lorahub.adapters.safetensors_header import TensorEntry
 from lorahub.conversion.arrays import Array, Raw, write_json, write_safetensors
@@ -92,9 +92,8 @@ def _pattern(values: Mapping[str, Any], default: Any) -> dict[str, Any]:
     wins: so longer names stand first, and a module that would fall under another's key has one of its own.
     """
     keys = [module for module, value in values.items() if value != default]
-    shadowed = [
-        module for module in values if values[module] == default and any(ends_with(module, key) for key in keys)
-    ]
+    shadowing = Names(keys)
+    shadowed = [module for module in values if values[module] == default and shadowing.match(module)]
     return {module: values[module] for module in sorted([*keys, *shadowed], key=lambda name: (-len(name), name))}
 
 

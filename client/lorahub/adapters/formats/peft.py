@@ -13,7 +13,7 @@ from lorahub.adapters.findings import Evidence, shape_text
 from lorahub.adapters.formats import reading as methods
 from lorahub.adapters.formats.peft_settings import SETTINGS, TYPES
 from lorahub.adapters.formats.reading import Reading, Tensors
-from lorahub.adapters.patterns import ends_with, is_saved, is_target, layer_index, pattern_key
+from lorahub.adapters.patterns import Names, Patterns, endings, is_saved, layer_index
 from lorahub.adapters.safetensors_header import TensorEntry
 
 _SUFFIXES = {
@@ -87,6 +87,7 @@ _WRAPPERS = ("base_model.model.", "base_model.", "_orig_mod.", "module.")
 _EMBEDDINGS = ("embed_tokens", "lm_head", "wte", "word_embeddings", "embed_in", "embed_out", "shared", "tok_embeddings")
 _CHANGES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 _TWICE = ("classifier", "score")
+_MOST_SAVED = 256  # each name is tried on each module; real adapters have two
 
 
 def read_peft(config: AdapterConfig, entries: Iterable[TensorEntry], *, weights_file: str) -> Adapter:
@@ -105,27 +106,26 @@ class Settings:
         self.raw = raw
         self.rank = _number(raw.get("r", raw.get("init_r")), 8)
         self.alpha = _number(raw.get("lora_alpha", raw.get("alpha")), 8)
-        self.ranks = _patterns(raw.get("rank_pattern"))
-        self.alphas = _patterns(raw.get("alpha_pattern"))
+        self.ranks = Patterns(_patterns(raw.get("rank_pattern")))
+        self.alphas = Patterns(_patterns(raw.get("alpha_pattern")))
         self.targets: tuple[str, ...] | str | None = _names(raw.get("target_modules"))
-        excluded = _names(raw.get("exclude_modules"))
-        self.excluded: tuple[str, ...] | str = excluded if excluded is not None else ()
-        saved = _names(raw.get("modules_to_save"))
-        self.saved: tuple[str, ...] = (saved,) if isinstance(saved, str) else saved or ()
-        self.parameters: tuple[str, ...] = _list(raw.get("target_parameters"))
+        self.saved: tuple[str, ...] = _list(raw.get("modules_to_save"))
+        self._targets = Names(self.targets or ())
+        self._excluded = Names(_names(raw.get("exclude_modules")) or ())
+        self._feedforward = Names(_names(raw.get("feedforward_modules")) or ())
+        self._parameters: dict[str, list[str]] = {}
+        for parameter in _list(raw.get("target_parameters")):
+            owner, _, leaf = parameter.rpartition(".")
+            self._parameters.setdefault(owner, []).append(leaf)
         layers = raw.get("layers_to_transform")
-        self.layers = [layers] if isinstance(layers, int) else layers if isinstance(layers, list) else None
+        listed = [layers] if isinstance(layers, int) else layers
+        self.layers = frozenset(n for n in listed if isinstance(n, int)) if isinstance(listed, list) else None
 
     def rank_of(self, module: str) -> float:
-        return self._of(self.ranks, module, self.rank)
+        return self.ranks.value(module, self.rank)
 
     def alpha_of(self, module: str) -> float:
-        return self._of(self.alphas, module, self.alpha)
-
-    @staticmethod
-    def _of(patterns: Mapping[str, float], module: str, default: float) -> float:
-        key = pattern_key(patterns, module)
-        return default if key is None else patterns[key]
+        return self.alphas.value(module, self.alpha)
 
     def scale(self, module: str, rank: int) -> float:
         """Alpha / r, with rsLoRA alpha / √r."""
@@ -136,9 +136,9 @@ class Settings:
         """Whether PEFT makes a layer for the module; None where the configuration doesn't say."""
         if self.targets is None or self.targets == "all-linear":
             return None
-        if self.excluded and is_target(self.excluded, module):
+        if self._excluded.match(module):
             return False
-        covered = is_target(self.targets, module)
+        covered = self._targets.match(module)
         if covered and self.layers is not None and not isinstance(self.targets, str):
             return self._layer_of(module) in self.layers
         return covered
@@ -154,11 +154,14 @@ class Settings:
 
     def saves(self, module: str) -> bool:
         """PEFT wraps every module whose name ends in one of `modules_to_save`, with all that is in it."""
-        return is_saved(self.saved, module)
+        return is_saved(self.saved[:_MOST_SAVED], module)
 
     def is_feedforward(self, module: str) -> bool:
-        named = _names(self.raw.get("feedforward_modules"))
-        return bool(named is not None and is_target(named, module))
+        return bool(self._feedforward.match(module))
+
+    def parameters_of(self, module: str) -> list[str]:
+        """The bare parameters of the module that `target_parameters` names."""
+        return [leaf for ending in endings(module) for leaf in self._parameters.get(ending, ())]
 
 
 class _Reader:
@@ -293,12 +296,7 @@ class _Reader:
         """The bare parameters of this module that are targets. PEFT nests their wrappers: the first has the deepest."""
         if self.settings.covers(module) and not nesting:
             return ()
-        names = [
-            parameter.rpartition(".")[2]
-            for parameter in self.settings.parameters
-            if ends_with(module, parameter.rpartition(".")[0])
-        ]
-        return tuple(sorted(set(names), key=_place_in_module))
+        return tuple(sorted(set(self.settings.parameters_of(module)), key=_place_in_module))
 
     def _experts(self, module: str, nesting: int, parameters: tuple[str, ...], tensors: Tensors) -> Update | None:
         """`down` (experts·r, in), expert by expert; `up` (out, r·experts), rank by rank (PEFT `ParamWrapper`)."""
@@ -351,7 +349,7 @@ class _Reader:
     def _token_indices(self, module: str) -> tuple[int, ...]:
         value = self.raw.get("trainable_token_indices", self.raw.get("token_indices"))
         if isinstance(value, dict):
-            value = next((rows for name, rows in value.items() if ends_with(module, name)), None)
+            value = next((value[ending] for ending in endings(module) if ending in value), None)
         return tuple(item for item in value if isinstance(item, int)) if isinstance(value, list) else ()
 
     # --- claims ---------------------------------------------------------------------------------------------------
@@ -446,8 +444,7 @@ class _Reader:
         unused = [Evidence("target_modules", name) for name in self._unused_targets()]
         for setting, patterns in (("rank_pattern", self.settings.ranks), ("alpha_pattern", self.settings.alphas)):
             modules = [update.module for update in self.reading.updates]
-            used = {pattern_key({key: value}, module) for key, value in patterns.items() for module in modules}
-            unused += [Evidence(setting, key) for key in patterns if key not in used]
+            unused += [Evidence(setting, key) for key in patterns.unused(modules)]
         if unused and self.reading.updates:
             names = ", ".join(f"{piece.name} {piece.found}" for piece in unused[:5])
             self.reading.add("LH214", f"nothing in the file matches {names}", unused)
@@ -460,11 +457,14 @@ class _Reader:
             return
         modules = [module for module, _, _ in self.groups]
         modules += [part.module for part in self.reading.parts]
-        for name in targets:
-            if not any(ends_with(module, name) for module in modules):
-                yield name
+        ends = {ending for module in modules for ending in endings(module)}
+        yield from (name for name in targets if name not in ends)
 
     def _check_saved(self) -> None:
+        if len(self.settings.saved) > _MOST_SAVED:
+            evidence = [Evidence("modules_to_save", f"{len(self.settings.saved)} names", f"at most {_MOST_SAVED}")]
+            self.reading.add("LH305", f"modules_to_save has {len(self.settings.saved)} names", evidence)
+            return
         whole = [part for part in self.reading.parts if part.kind is PartKind.REPLACEMENT]
         if self.config.peft_type in ("LN_TUNING", "TRAINABLE_TOKENS"):
             return

@@ -257,8 +257,10 @@ def check_all(
 ) -> list[Checked]:
     """Every adapter against every base; without bases, against the one each names.
 
-    Raises `InvalidInput` for more than `MOST_PAIRS`, and what opening each raises.
+    It may be a thousand checks, so it takes an account. Raises `NotAuthenticated`, `InvalidInput` for more than
+    `MOST_PAIRS`, and what opening each raises.
     """
+    principal.require_account()
     if len(references) * max(1, len(wanted)) > MOST_PAIRS:
         raise InvalidInput(f"{len(references)} adapters × {len(wanted)} bases; at most {MOST_PAIRS} pairs a request")
     if not wanted:
