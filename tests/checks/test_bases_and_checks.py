@@ -338,3 +338,20 @@ def test_a_base_on_a_hub_is_read_by_ranges(scene: Scene) -> None:
     scene.hub.push(scene.folder, f"{scene.name}/model")
     results = scene.hub.check(str(scene.adapter()), f"{scene.name}/model")
     assert (results[0].verdict, results[0].report.matched) == ("fits", 2)
+
+
+def test_a_manifest_follows_the_weights_and_keeps_what_its_maker_said(scene: Scene) -> None:
+    folder, repo = scene.adapter(), f"{scene.name}/kept"
+    scene.hub.push(folder, repo)
+    place = folder / "lorahub.json"
+    written = json.loads(place.read_text())
+    place.write_text(json.dumps(written | {"origin": "trained", "run": {"steps": 200}}))
+    assert scene.hub.push(folder, repo).version == "v2"
+    (folder / "adapter_model.safetensors").write_bytes(lora_weights(seed=9))
+    assert scene.hub.push(folder, repo).version == "v3"
+    again = json.loads(place.read_text())
+    assert (again["origin"], again["run"], again["base"]) == ("trained", {"steps": 200}, written["base"])
+    digest = hashlib.sha256((folder / "adapter_model.safetensors").read_bytes()).hexdigest()
+    assert {file["path"]: file["sha256"] for file in again["files"]}["adapter_model.safetensors"] == digest
+    assert again["compatibility"]["vllm"]["loads"] == "yes"
+    assert scene.hub.push(folder, repo).created is False

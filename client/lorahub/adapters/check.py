@@ -169,6 +169,9 @@ class _Comparison:
         yield from self.base.findings
         yield from _identity(self.adapter, self.base)
         yield from _terms(self.adapter, self.base)
+        if any(found.rule == "LH108" for found in self.base.findings):
+            yield from self._shapes()  # of what is there; the rest would be told absent
+            return
         addressed = [*self.unmatched, *(piece for piece, _ in self.matched)]
         if addressed and not self.matched and not self.packed:
             yield self._nothing()

@@ -1,5 +1,6 @@
 """A set of files that can be read in part: a folder, a revision of a repository, what was just uploaded."""
 
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
@@ -15,6 +16,10 @@ class Files(Protocol):
 
     def read(self, path: str, start: int, stop: int) -> bytes:
         """The bytes [start, stop) of a file; fewer where it ends before."""
+        ...
+
+    def sha256(self, path: str) -> str | None:
+        """Of a file, where it is known without reading it."""
         ...
 
 
@@ -37,6 +42,9 @@ class FolderFiles:
             file.seek(start)
             return file.read(stop - start)
 
+    def sha256(self, path: str) -> str | None:  # noqa: ARG002 (nobody has read it)
+        return None
+
     def path(self, path: str) -> Path:
         return self._root / path
 
@@ -50,6 +58,9 @@ class BytesFiles:
 
     def read(self, path: str, start: int, stop: int) -> bytes:
         return self._contents[path][start:stop]
+
+    def sha256(self, path: str) -> str | None:
+        return hashlib.sha256(self._contents[path]).hexdigest()
 
 
 def read_whole(files: Files, path: str, *, limit: int) -> bytes | None:

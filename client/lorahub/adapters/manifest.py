@@ -4,14 +4,16 @@
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from lorahub.adapters.adapter import Adapter, BaseClaim
 from lorahub.adapters.base_model import BaseModel
+from lorahub.adapters.files import Files
 from lorahub.adapters.findings import Evidence, Finding, finding
 from lorahub.adapters.limits import LIMITS
+from lorahub.adapters.runtimes import judge_runtimes
 from lorahub.adapters.strict_json import parse_json
 from lorahub.errors import InvalidAdapterConfig
 
@@ -23,21 +25,42 @@ _HEX = frozenset("0123456789abcdef")
 
 
 @dataclass(frozen=True, slots=True)
+class StatedFile:
+    """One of the adapter's own files, as it was when the manifest was written."""
+
+    path: str
+    size: int
+    sha256: str
+
+    def differences(self, files: Files) -> Iterator[Evidence]:
+        size = files.sizes.get(self.path)
+        if size is None:
+            return  # files may come one commit at a time
+        known = files.sha256(self.path)
+        if size != self.size:
+            yield Evidence(self.path, f"{self.size} bytes", f"{size} bytes")
+        elif known is not None and known != self.sha256:
+            yield Evidence(self.path, self.sha256, known)
+
+
+@dataclass(frozen=True, slots=True)
 class Manifest:
     """`adapter` has measured facts by name, `raw` the whole object."""
 
     base: BaseClaim | None
     adapter: Mapping[str, Any] = field(default_factory=dict)
+    files: tuple[StatedFile, ...] = ()
     raw: Mapping[str, Any] = field(default_factory=dict)
 
-    def differences(self, adapter: Adapter) -> list[Finding]:
-        """LH309 for each fact that is stated and measured differently."""
+    def differences(self, adapter: Adapter, files: Files) -> list[Finding]:
+        """LH309 for what is stated and measured differently: facts, sizes, and digests where they are known."""
         measured = measured_facts(adapter)
         wrong = [
             Evidence(name, _text(stated), _text(measured[name]))
             for name, stated in self.adapter.items()
             if name in measured and stated is not None and stated != measured[name]
         ]
+        wrong += [piece for stated in self.files for piece in stated.differences(files)]
         if not wrong or not adapter.is_known:
             return []
         first = wrong[0]
@@ -68,13 +91,33 @@ def measured_facts(adapter: Adapter) -> dict[str, Any]:
     }
 
 
-def write_manifest(adapter: Adapter, base: BaseModel | None, *, origin: str = "external") -> bytes:
-    """lorahub.json for the adapter, deterministic; the base's digests where it is known."""
+def write_manifest(
+    adapter: Adapter,
+    base: BaseModel | None,
+    *,
+    files: Iterable[StatedFile] = (),
+    before: Mapping[str, Any] | None = None,
+) -> bytes:
+    """lorahub.json for the adapter, deterministic; the base's digests where it is known.
+
+    What only its maker knows (origin, data, run, code, hardware, parents) is taken from `before`, else null.
+    """
+    known = before or {}
     value = {
         "schema": SCHEMA,
-        "origin": origin,
+        "origin": known.get("origin", "external"),
         "base": _described(adapter.claim, base),
         "adapter": measured_facts(adapter),
+        "files": [{"path": one.path, "bytes": one.size, "sha256": one.sha256} for one in files],
+        "compatibility": {
+            judged.runtime: {
+                "loads": judged.loads.value,
+                "needs": judged.needs,
+                "reasons": [r for r, _ in judged.reasons],
+            }
+            for judged in judge_runtimes(adapter, base)
+        },
+        **{key: known.get(key) for key in ("data", "run", "code", "hardware", "parents")},
     }
     return (json.dumps(value, indent=2, sort_keys=True) + "\n").encode()
 
@@ -107,9 +150,35 @@ def parse_manifest(raw: bytes) -> Manifest:
             f"lorahub.json has the schema {str(value.get('schema'))[:40]}; this version reads {SCHEMA}",
             hint="use a newer lorahub, or delete the file; lorahub push writes it anew",
         )
-    base, adapter = value.get("base"), value.get("adapter")
+    base, adapter, origin = value.get("base"), value.get("adapter"), value.get("origin")
+    if origin is not None and origin not in ORIGINS:
+        raise InvalidAdapterConfig(
+            f"lorahub.json has the origin {str(origin)[:60]!r}", hint=f"one of: {', '.join(ORIGINS)}"
+        )
     return Manifest(
-        _base(base) if isinstance(base, dict) else None, adapter if isinstance(adapter, dict) else {}, value
+        _base(base) if isinstance(base, dict) else None,
+        adapter if isinstance(adapter, dict) else {},
+        tuple(_files(value.get("files"))),
+        value,
+    )
+
+
+def _files(value: Any) -> Iterator[StatedFile]:
+    for entry in value if isinstance(value, list) else []:
+        path, size, digest = (
+            (entry.get(key) for key in ("path", "bytes", "sha256")) if isinstance(entry, dict) else (None,) * 3
+        )
+        if not isinstance(path, str) or not isinstance(size, int) or not isinstance(digest, str):
+            raise _bad_files()
+        if not is_sha256(digest):
+            raise _bad_files()
+        yield StatedFile(path, size, digest)
+
+
+def _bad_files() -> InvalidAdapterConfig:
+    return InvalidAdapterConfig(
+        "`files` of lorahub.json is not a list of path, bytes and sha256",
+        hint="delete the file; lorahub push writes it anew",
     )
 
 

@@ -55,7 +55,7 @@ def read_adapter(files: Files) -> Adapter:
     claim = _claim(adapter.claim, manifest, files)
     found = [*adapter.findings, *faults, *(_about_base(claim) if adapter.format != "unknown" else ())]
     if manifest is not None:
-        found += manifest.differences(adapter)
+        found += manifest.differences(adapter, files)
     return replace(adapter, claim=claim, findings=tuple(found), licence=licence_of(files))
 
 

@@ -1,33 +1,48 @@
-"""Writes lorahub.json beside an adapter before it is pushed: what it is, and the digests of its base."""
+"""Writes lorahub.json beside an adapter before it is pushed: what it is, its files, and the digests of its base."""
 
-from collections.abc import Callable
+import hashlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from lorahub.adapters.adapter import Adapter
 from lorahub.adapters.base_model import BaseModel
 from lorahub.adapters.files import FolderFiles
-from lorahub.adapters.manifest import MANIFEST, write_manifest
-from lorahub.adapters.reader import read_adapter
+from lorahub.adapters.manifest import MANIFEST, Manifest, StatedFile, parse_manifest, write_manifest
+from lorahub.adapters.reader import CONFIG, read_adapter
+from lorahub.errors import InvalidAdapterConfig
 
 
 def describe(folder: Path, find: Callable[[str], BaseModel | None], base: BaseModel | None) -> bool:
     """Whether lorahub.json was written.
 
-    What is there and still true stays, so that the same adapter pushed twice is the same version. `find` knows bases by
-    name; `base` was named by the caller, and then its digests replace those that are there.
+    What is there and still true stays, so that pushing an adapter twice is one version. `find` knows bases by name,
+    and is asked for an adapter without a lorahub.json; `base` was named by the caller, and replaces what was recorded.
     """
-    adapter = read_adapter(FolderFiles(folder))
-    if not folder.is_dir() or adapter.format == "unknown" or not (adapter.updates or adapter.parts):
+    files = FolderFiles(folder)
+    adapter = read_adapter(files)
+    if adapter.format == "unknown" or not (adapter.updates or adapter.parts):
         return False
     place = folder / MANIFEST
-    is_true = place.is_file() and not any(found.rule in ("LH309", "LH305") for found in adapter.findings)
-    if is_true and base is None:
+    before, stated = _before(place), list(_stated(files, adapter))
+    if base is None and before and stated == list(before.files) and not before.differences(adapter, files):
         return False
-    if base is None and adapter.claim.name and not adapter.claim.layout:
+    if base is None and before is None and adapter.claim.name:
         base = find(adapter.claim.name)
-    content = write_manifest(adapter, base)
-    if place.is_file() and place.read_bytes() == content:
-        return False
+    content = write_manifest(adapter, base, files=stated, before=before.raw if before else None)
     part = folder / f".{MANIFEST}.part"
     part.write_bytes(content)
     part.replace(place)
     return True
+
+
+def _before(place: Path) -> Manifest | None:
+    try:
+        return parse_manifest(place.read_bytes()) if place.is_file() else None
+    except InvalidAdapterConfig:
+        return None
+
+
+def _stated(files: FolderFiles, adapter: Adapter) -> Iterator[StatedFile]:
+    for path in sorted({CONFIG, adapter.weights_file or CONFIG} & set(files.sizes)):
+        with files.path(path).open("rb") as file:
+            yield StatedFile(path, files.sizes[path], hashlib.file_digest(file, "sha256").hexdigest())
