@@ -311,7 +311,7 @@ def test_a_file_is_known_by_its_bytes(scene: Scene) -> None:
 
 
 def test_private_files_are_found_by_their_owner_only(scene: Scene, new_user: NewUser) -> None:
-    folder = write_adapter(scene.root / "hidden", base=scene.base, seed=77)
+    folder = write_adapter(scene.root / "hidden", base=scene.base, seed=20_377)
     scene.hub.push(folder, f"{scene.name}/hidden", private=True)
     digest = hashlib.sha256((folder / "adapter_model.safetensors").read_bytes()).hexdigest()
     _, token = new_user()
@@ -347,7 +347,7 @@ def test_a_manifest_follows_the_weights_and_keeps_what_its_maker_said(scene: Sce
     written = json.loads(place.read_text())
     place.write_text(json.dumps(written | {"origin": "trained", "run": {"steps": 200}}))
     assert scene.hub.push(folder, repo).version == "v2"
-    (folder / "adapter_model.safetensors").write_bytes(lora_weights(seed=9))
+    (folder / "adapter_model.safetensors").write_bytes(lora_weights(seed=20_309))
     assert scene.hub.push(folder, repo).version == "v3"
     again = json.loads(place.read_text())
     assert (again["origin"], again["run"], again["base"]) == ("trained", {"steps": 200}, written["base"])
