@@ -157,6 +157,18 @@ class NotConvertible(InvalidInput):
     code, status, exit_code = "NotConvertible", 422, 7
 
 
+class NotMergeable(InvalidInput):
+    """An adapter that no arithmetic on this base's weights stands for, or a result that its dtype can't hold."""
+
+    code, status, exit_code = "NotMergeable", 422, 7
+
+
+class InvalidRecipe(InvalidInput):
+    """A recipe of a merge that can't be read, or asks for what doesn't exist."""
+
+    code, status, exit_code = "InvalidRecipe", 422, 2
+
+
 class IntegrityFault(LorahubError):
     """The bytes are not the promised ones."""
 
@@ -320,6 +332,12 @@ class PayloadTooLarge(LimitExceeded):
     """A body, a line, a file or a list is over its bound."""
 
     code, status = "PayloadTooLarge", 413
+
+
+class MergeTooLarge(LimitExceeded):
+    """A merge that costs more than is allowed, told from headers."""
+
+    code, status = "MergeTooLarge", 422
 
 
 class RangeNotSatisfiable(LimitExceeded):

@@ -29,7 +29,7 @@ _DAMAGED = frozenset({"LH206", "LH208", "LH209", "LH220"})
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What a check found. `bound` has each update with the base weight it adds to."""
+    """What a check found. `bound` has each update with the base weight it adds to, `placed` each part that has one."""
 
     verdict: Verdict
     findings: tuple[Finding, ...]
@@ -37,6 +37,7 @@ class Report:
     of: int
     runtimes: tuple[RuntimeVerdict, ...] = ()
     bound: tuple[tuple[Update, Weight], ...] = ()
+    placed: tuple[tuple[Part, Weight], ...] = ()
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -73,6 +74,7 @@ def check(
         len(comparison.matched) + len(comparison.unmatched),
         tuple(judge_runtimes(adapter, base)),
         tuple((update, weight) for update, weight in comparison.matched if isinstance(update, Update)),
+        tuple((part, weight) for part, weight in comparison.matched if isinstance(part, Part)),
     )
 
 
@@ -213,8 +215,7 @@ class _Comparison:
     @cached_property
     def _order(self) -> list[int]:
         """Of replicated layers: the base's layer for each new one."""
-        ranges = _ranges(self.adapter.options.get("layer_replication"))
-        return list(islice((number for start, stop in ranges for number in range(start, stop)), _MOST_LAYERS))
+        return replicated_layers(self.adapter)
 
     def _replicated(self, module: str) -> str:
         """The base's module of a replicated layer: new layer i is the i-th of the concatenated ranges."""
@@ -490,6 +491,12 @@ def _is_called(claimed: str, names: Iterable[str]) -> bool:
         return name.removeprefix("hf:").partition("@")[0].strip("/").lower()
 
     return plain(claimed) in {plain(name) for name in names}
+
+
+def replicated_layers(adapter: Adapter) -> list[int]:
+    """The base's layer for each layer of the adapter's model; empty where it replicates none."""
+    ranges = _ranges(adapter.options.get("layer_replication"))
+    return list(islice((number for start, stop in ranges for number in range(start, stop)), _MOST_LAYERS))
 
 
 def _ranges(value: Any) -> list[tuple[int, int]]:

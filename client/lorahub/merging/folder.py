@@ -1,0 +1,218 @@
+"""A merged model written to a folder: several threads, resumable, and nothing half-done under its name.
+
+Bytes go to `.<name>.merging` beside the folder, which is renamed when it is complete. A journal there says which pieces
+are written; it counts as long as the machine wasn't restarted, for what a killed process wrote is in the page cache.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import suppress
+from itertools import islice
+from pathlib import Path
+from threading import Lock
+
+from threadpoolctl import threadpool_limits
+
+from lorahub.errors import AlreadyExists
+from lorahub.merging.layout import Extent, WeightFile
+from lorahub.merging.plan import MergePlan
+
+Progress = Callable[[int], None]
+Piece = tuple[WeightFile, Extent, int, int]
+"""The bytes [start, stop) of a tensor."""
+
+_PIECE = 16 << 20
+_JOURNAL = "journal"
+
+
+def write_model(
+    plan: MergePlan, folder: Path, *, threads: int | None = None, progress: Progress = lambda _: None
+) -> Path:
+    """All files of the plan in `folder`. `progress` is called with the bytes just written, from any thread.
+
+    Raises `AlreadyExists` where the folder has files, and what computing raises; then the pieces so far are kept for
+    the next try.
+    """
+    if folder.exists() and any(folder.iterdir()):
+        raise AlreadyExists(f"{folder} has files already", hint="name another folder, or remove it")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial = folder.parent / f".{folder.name}.merging"
+    with _Work(plan, partial) as work:
+        work.prepare()
+        with threadpool_limits(limits=1, user_api="blas"):
+            work.run(threads or os.cpu_count() or 1, progress)
+    (partial / _JOURNAL).unlink()
+    if folder.exists():
+        folder.rmdir()
+    partial.rename(folder)
+    return folder
+
+
+class _Work:
+    """The files under way. Also used by several processes' threads, each on pieces of its own."""
+
+    def __init__(self, plan: MergePlan, place: Path) -> None:
+        self.plan = plan
+        self.place = place
+        self._handles: dict[str, int] = {}
+        self._sources: dict[str, int | None] = {}
+        self._lock = Lock()
+        self._journal = place / _JOURNAL
+
+    def __enter__(self) -> "_Work":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for handle in (*self._handles.values(), *(source for source in self._sources.values() if source is not None)):
+            os.close(handle)
+
+    def prepare(self) -> None:
+        """The pieces of an earlier try are kept if they are of the same plan and of this boot."""
+        self.done = self._read_journal()
+        if self.done is None:
+            shutil.rmtree(self.place, ignore_errors=True)
+            self.place.mkdir(parents=True)
+            self._journal.write_text(json.dumps(self._identity()) + "\n")
+            self.done = set()
+        for path, file in self.plan.weights.items():
+            place = self.place / path
+            place.parent.mkdir(parents=True, exist_ok=True)
+            handle = self._handles[path] = os.open(place, os.O_RDWR | os.O_CREAT, 0o644)
+            if os.fstat(handle).st_size != file.size:
+                _reserve(handle, file.size)
+            _write(handle, file.header, 0)
+
+    def run(self, threads: int, progress: Progress) -> None:
+        self._write_others()
+        pieces = self._pieces()
+        with ThreadPoolExecutor(threads) as pool, self._journal.open("a") as journal:
+            running: set[Future[tuple[str, int]]] = set()
+            try:
+                for piece in pieces:
+                    if self._name(piece) in (self.done or ()):
+                        progress(piece[3] - piece[2])
+                        continue
+                    running.add(pool.submit(self._write_piece, piece))
+                    if len(running) > 2 * threads:
+                        running = self._collect(running, journal, progress)
+                while running:
+                    running = self._collect(running, journal, progress)
+            except BaseException:
+                for future in running:
+                    future.cancel()
+                raise
+
+    def _collect(self, running: set[Future[tuple[str, int]]], journal: object, progress: Progress) -> set[Future[tuple[str, int]]]:
+        finished, rest = wait(running, return_when=FIRST_COMPLETED)
+        for future in finished:
+            name, size = future.result()
+            print(name, file=journal, flush=True)  # type: ignore[call-overload]  # noqa: T201
+            progress(size)
+        return rest
+
+    # --- pieces -------------------------------------------------------------------------------------------------------
+
+    def _pieces(self) -> Iterator[Piece]:
+        """Tensors in order, large ones in pieces of whole blocks."""
+        for file in self.plan.weights.values():
+            for extent in file.extents:
+                size = extent.stop - extent.start
+                block = _PIECE if extent.is_copy else self.plan.block_bytes(extent)
+                step = max(1, _PIECE // block) * block
+                for start in range(0, size, step):
+                    yield file, extent, start, min(size, start + step)
+
+    def _name(self, piece: Piece) -> str:
+        file, extent, start, _ = piece
+        return f"{file.path} {extent.start + start}"
+
+    def _write_piece(self, piece: Piece) -> tuple[str, int]:
+        file, extent, start, stop = piece
+        handle, at = self._handles[file.path], extent.start + start
+        if not (extent.is_copy and self._copy(handle, at, extent, start, stop)):
+            for block in self.plan.extent(file, extent, start, stop):
+                _write(handle, block, at)
+                at += len(block)
+        return self._name(piece), stop - start
+
+    def _copy(self, handle: int, at: int, extent: Extent, start: int, stop: int) -> bool:
+        """Inside the kernel, where the base is a local file."""
+        assert extent.source is not None  # what is copied is somewhere
+        source = self._source(extent.source.path)
+        if source is None:
+            return False
+        begin = extent.source.start + start
+        while start < stop:
+            try:
+                moved = os.copy_file_range(source, handle, stop - start, begin, at)
+            except OSError:
+                return False
+            if not moved:
+                return False
+            start, begin, at = start + moved, begin + moved, at + moved
+        return True
+
+    def _source(self, path: str) -> int | None:
+        with self._lock:
+            if path not in self._sources:
+                local = getattr(self.plan.base_files, "path", None)
+                is_here = local is not None and hasattr(os, "copy_file_range")
+                self._sources[path] = os.open(local(path), os.O_RDONLY) if is_here else None
+            return self._sources[path]
+
+    def _write_others(self) -> None:
+        for path, size in self.plan.files.items():
+            if path in self.plan.weights:
+                continue
+            place = self.place / path
+            place.parent.mkdir(parents=True, exist_ok=True)
+            with place.open("wb") as file:
+                for piece in self.plan.stream(path, 0, size):
+                    file.write(piece)
+
+    # --- the journal --------------------------------------------------------------------------------------------------
+
+    def _identity(self) -> dict[str, str]:
+        return {"digest": self.plan.digest, "boot": _boot()}
+
+    def _read_journal(self) -> set[str] | None:
+        with suppress(OSError, ValueError):
+            first, *names = self._journal.read_text().split("\n")
+            if json.loads(first) == self._identity() and _boot():
+                return set(names[:-1])  # a line without its end wasn't written whole
+        return None
+
+
+def _boot() -> str:
+    with suppress(OSError):
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    return ""
+
+
+def _reserve(handle: int, size: int) -> None:
+    """Takes the space at once, so that a full disk shows before any work is done."""
+    os.ftruncate(handle, 0)
+    if size:
+        try:
+            os.posix_fallocate(handle, 0, size)
+        except (AttributeError, OSError) as error:
+            if getattr(error, "errno", None) == _NO_SPACE:
+                raise
+            os.ftruncate(handle, size)
+
+
+_NO_SPACE = 28
+
+
+def _write(handle: int, content: bytes, at: int) -> None:
+    view = memoryview(content)
+    while view:
+        written = os.pwrite(handle, view, at)
+        view, at = view[written:], at + written
+
+
+def take(pieces: Iterator[Piece], count: int) -> list[Piece]:
+    return list(islice(pieces, count))

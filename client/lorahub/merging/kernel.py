@@ -1,0 +1,185 @@
+"""The canonical kernel: what a tensor's changes come to, block by block.
+
+A block is a fixed number of rows; whoever asks for one byte gets it from the whole block, so blocking, threads and
+ranges can't change a result. Sums are float64, `up` is multiplied by scale · weight first, and a result is rounded as
+`rounding` says. The version is in `recipe.KERNEL`.
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from threading import Lock
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lorahub.adapters.adapter import Part, PartKind, Update
+from lorahub.adapters.safetensors_header import TensorEntry
+from lorahub.errors import NotMergeable
+from lorahub.merging.combine import COMBINATIONS, Options
+from lorahub.merging.methods import of_expert, step_of
+from lorahub.merging.recipe import Recipe
+from lorahub.merging.rounding import FLOATS, narrow, scratch, widen
+from lorahub.merging.steps import Added, Chain, Product, Replaced, RowFactors, Rows, Shifted, Step
+from lorahub.merging.targets import Change, Member, Target, is_sum, is_whole
+
+if TYPE_CHECKING:
+    from lorahub.merging.rounding import Matrix
+
+BLOCK_ELEMENTS = 1 << 18
+"""Of a block, at most, but for one row: half a megabyte of BF16, which stays in a core's cache."""
+_MOST_KEPT = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Kernel:
+    """One tensor. `chains` have a step and a weight for each adapter."""
+
+    target: Target
+    block_rows: int
+    chains: tuple[tuple[Step, float], ...]
+    recipe: Recipe
+    is_plain: bool
+    """Whether the chains come one after another: sums, or one adapter with a weight of 1."""
+
+    def block(self, raw: bytes, dtype: str, start: int) -> bytes:
+        """The rows from `start` rounded to the target's dtype; `raw` are those of the base, of `dtype`."""
+        rows, columns = self.target.matrix
+        count = min(self.block_rows, rows - start)
+        base = widen(raw, dtype).reshape(-1, columns) if raw else np.zeros((count, columns), np.float32)
+        if not self.chains:
+            return narrow(base, self.target.dtype)
+        first = self.chains[0][0]
+        if len(self.chains) == 1 and isinstance(first, Product) and self.is_plain:
+            total = first.rows(start, start + count, scratch(count * columns).reshape(count, columns))
+            total += base
+            return narrow(total, self.target.dtype)
+        return narrow(self._rows(base.astype(np.float64), start), self.target.dtype)
+
+    def _rows(self, base: "Matrix", start: int) -> "Matrix":
+        if self.is_plain:
+            for step, _ in self.chains:
+                base = step.apply(base, start)
+            return base
+        deltas = [step.apply(base.copy(), start) - base for step, _ in self.chains]
+        recipe = self.recipe
+        options = Options(recipe.density, recipe.rank, recipe.seed, self.target.name)
+        base += COMBINATIONS[recipe.method].apply(deltas, [weight for _, weight in self.chains], options)
+        return base
+
+
+class Kernels:
+    """Makes kernels, and keeps the last few: factors are read when their tensor's turn comes."""
+
+    def __init__(self, members: Sequence[Member], recipe: Recipe) -> None:
+        self.members = members
+        self.recipe = recipe
+        self._kept: OrderedDict[str, Kernel] = OrderedDict()
+        self._steps_kept: OrderedDict[tuple[int, float], Step] = OrderedDict()
+        self._locks: dict[str, Lock] = {}
+        self._lock = Lock()
+
+    def is_whole(self, target: Target) -> bool:
+        if self.recipe.method != "sum" and target.changes:
+            return True
+        return is_whole(target, self.members)
+
+    def block_rows(self, target: Target) -> int:
+        rows, columns = target.matrix
+        return rows if self.is_whole(target) else max(1, min(rows, BLOCK_ELEMENTS // max(1, columns)))
+
+    def of(self, target: Target) -> Kernel:
+        with self._lock:
+            lock = self._locks.setdefault(target.name, Lock())
+        with lock:
+            kernel = self._kept.get(target.name)
+            if kernel is None:
+                kernel = self._make(target)
+            with self._lock:
+                self._kept[target.name] = kernel
+                self._kept.move_to_end(target.name)
+                while len(self._kept) > _MOST_KEPT:
+                    self._locks.pop(self._kept.popitem(last=False)[0], None)
+        return kernel
+
+    def _make(self, target: Target) -> Kernel:
+        changes = target.changes
+        by_member = [[change for change in changes if change.member == number] for number in range(len(self.members))]
+        present = [(group, group[0].weight) for group in by_member if group]
+        is_additive = is_sum(changes, self.members) and self.recipe.method == "sum"
+        is_plain = is_additive or (len(present) == 1 and present[0][1] == 1 and self.recipe.method == "sum")
+        chains = tuple(
+            (_chain([*self._steps(target, group, fold=is_additive)]), 1.0 if is_additive else weight)
+            for group, weight in present
+        )
+        if is_additive and all(isinstance(step, Product) for step, _ in chains):
+            chains = ((_concatenated([step for step, _ in chains]), 1.0),) if chains else ()
+        return Kernel(target, self.block_rows(target), chains, self.recipe, is_plain)
+
+    def _steps(self, target: Target, changes: Sequence[Change], *, fold: bool) -> Iterator[Step]:
+        for change in sorted(changes, key=_turn):
+            member = self.members[change.member]
+            weight = change.weight if fold else 1.0
+            if isinstance(change.piece, Part):
+                yield _part_step(change.piece, member, change, target, weight)
+            elif change.is_bias:
+                yield _bias_step(change.piece, member, weight)
+            else:
+                step = self._step(change.piece, member, change.target.shape, weight)
+                yield of_expert(step, change.place.expert, change.place.rows)
+
+    def _step(self, update: Update, member: Member, shape: tuple[int, ...], weight: float) -> Step:
+        """Of a whole weight; experts that lie in tensors of their own share it."""
+        key = (id(update), weight)
+        with self._lock:
+            step = self._steps_kept.get(key)
+        if step is None:
+            step = step_of(update, member.factors, member.settings, shape=shape, weight=weight)
+            with self._lock:
+                self._steps_kept[key] = step
+                while len(self._steps_kept) > _MOST_KEPT:
+                    self._steps_kept.popitem(last=False)
+        return step
+
+
+def _turn(change: Change) -> int:
+    """Whole tensors first, then what is added to them, rows of tokens last."""
+    if isinstance(change.piece, Update):
+        return 1
+    return 2 if change.piece.kind is PartKind.TOKEN_ROWS else 0
+
+
+def _chain(steps: Sequence[Step]) -> Step:
+    return steps[0] if len(steps) == 1 else Chain(steps)
+
+
+def _concatenated(steps: Sequence[Any]) -> Step:
+    """Products summed: one product of stacked factors, exactly."""
+    if len(steps) == 1:
+        return steps[0]  # type: ignore[no-any-return]
+    left = np.concatenate([step.left for step in steps], axis=1)
+    return Product(left, np.concatenate([step.right for step in steps], axis=0))
+
+
+def _part_step(part: Part, member: Member, change: Change, target: Target, weight: float) -> Step:
+    entry: TensorEntry = next(iter(part.tensors.values()))
+    if part.kind is PartKind.TOKEN_ROWS:
+        entry = part.tensors.get("rows", entry)
+        if len(part.indices) != entry.shape[0]:
+            raise NotMergeable(f"{part.name}: the configuration doesn't say which tokens its rows are for")
+        return Rows(np.array(part.indices, np.int64), member.factors.load(entry).reshape(entry.shape[0], -1))
+    if entry.dtype not in FLOATS:
+        raise NotMergeable(f"{entry.name} is {entry.dtype}", hint="save the adapter in F32, BF16 or F16")
+    read: Callable[[int, int], Matrix] = member.factors.rows(entry)
+    step: Step = Added(read, weight) if part.kind is PartKind.BIAS_DELTA else Replaced(read)
+    rows = change.place.rows
+    assert rows is None or part.kind is PartKind.BIAS_DELTA or target.shape == entry.shape
+    return Shifted(step, rows[0]) if rows is not None and rows[0] else step
+
+
+def _bias_step(update: Update, member: Member, weight: float) -> Step:
+    """IA3 multiplies its module's bias too; a bias of lora_B is added, scaled."""
+    if update.method == "ia3":
+        return RowFactors(member.factors.load(update.tensors["factor"]).reshape(-1))
+    entry = update.tensors["up_bias"]
+    return Added(member.factors.rows(entry), update.scale * weight)

@@ -1,0 +1,427 @@
+"""Each method's formula: an update and its factors -> the step that it is. docs/merging.md has them in a table.
+
+Steps are made for the weight as (out, in); `oriented` turns them for weights stored (in, out).
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from math import isqrt, prod
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lorahub.adapters.adapter import Kind, Update
+from lorahub.errors import NotMergeable
+from lorahub.merging.factors import Factors
+from lorahub.merging.steps import (
+    Added,
+    Chain,
+    ColumnFactors,
+    Flipped,
+    Hadamard,
+    Kronecker,
+    Magnitude,
+    Permuted,
+    Product,
+    Reflections,
+    Residual,
+    Rotation,
+    RowFactors,
+    RowRotation,
+    Scaled,
+    Shifted,
+    Sparse,
+    Stacked,
+    Step,
+)
+
+if TYPE_CHECKING:
+    from lorahub.merging.rounding import Matrix
+
+Settings = Mapping[str, Any]
+Roles = Mapping[str, "Matrix"]
+
+ADDITIVE = frozenset({"lora", "adalora", "loha", "lokr", "vera", "shira", "full"})
+"""Methods whose ΔW doesn't depend on W, unless they are DoRA or change the base."""
+
+MERGEABLE = ADDITIVE | {"ia3", "oft", "boft", "hra", "hira"}
+_TRUNCATING = ("pissa", "olora")
+_UNKNOWABLE = {
+    "corda": "the covariances that its start was made of are not in its files",
+    "loftq": "the base was replaced by a quantised copy of itself",
+    "lora_ga": "the gradients that its start was made of are not in its files",
+    "pissa_niter": "its start is a randomised decomposition, another one each time that it is loaded",
+}
+_CONVERT = "save it with PEFT's path_initial_model_for_weight_conversion, which makes a plain LoRA of it"
+
+
+def refuse_unmergeable(update: Update, settings: Settings, *, is_stack: bool) -> None:
+    """Raises `NotMergeable`, from headers alone."""
+    if update.method not in MERGEABLE:
+        raise NotMergeable(
+            f"{update.module}: the method {update.method} isn't merged here", hint="merge it with the PEFT that made it"
+        )
+    init = str(settings.get("init_lora_weights", "")).lower()
+    for name, why in _UNKNOWABLE.items():
+        if init.startswith(name):
+            raise NotMergeable(f"init_lora_weights={init}: {why}", hint=_CONVERT)
+    if is_stack and (update.method != "lora" or "magnitude" in update.tensors):
+        raise NotMergeable(f"{update.module} is a stack of experts with {update.method}", hint="use plain LoRA")
+
+
+def needs_whole(update: Update, settings: Settings) -> bool:
+    """Whether one row of the result depends on other rows of the weight."""
+    if _changes_base(settings) or (update.method == "oft" and len(update.tensors["rotation"].shape) == 3):
+        return True  # kohya's OFT turns outputs
+    if "magnitude" in update.tensors:
+        return update.transposed or update.kind is Kind.EMBEDDING or _is_by_input(update)
+    return update.transposed and update.method in ("oft", "boft", "hra", "lokr")
+
+
+def is_additive(update: Update, settings: Settings) -> bool:
+    return update.method in ADDITIVE and "magnitude" not in update.tensors and not _changes_base(settings)
+
+
+def step_of(update: Update, factors: Factors, settings: Settings, *, shape: tuple[int, ...], weight: float) -> Step:
+    """`shape` is the stored weight's; `weight` multiplies an additive update and is 1 for others.
+
+    Raises `NotMergeable` where factors are missing.
+    """
+    roles = {
+        role: factors.load(entry)
+        for role, entry in update.tensors.items()
+        if role not in ("indices", "alpha", "ignored", "weight")
+    }
+    if len(update.shape) == 3 and update.kind is Kind.LINEAR and update.method == "lora":
+        return _experts(update, roles, shape, update.scale * weight)
+    step = _MAKERS[update.method](_Case(update, roles, factors, settings, shape, update.scale * weight))
+    return oriented(step) if update.transposed and update.kind is Kind.LINEAR else step
+
+
+def oriented(step: Step) -> Step:
+    """The step for the transposed weight: row by row where the method allows it."""
+    if isinstance(step, Product):
+        return step.flipped
+    if isinstance(step, Hadamard):
+        return Hadamard(step.one.flipped, step.two.flipped)
+    if isinstance(step, Scaled):
+        return Scaled(step.factor.flipped)
+    if isinstance(step, RowFactors):
+        return ColumnFactors(step.factors)
+    if isinstance(step, ColumnFactors):
+        return RowFactors(step.factors)
+    if isinstance(step, Sparse):
+        return Sparse(step.values, step.at[::-1])
+    return step if isinstance(step, Added) else Flipped(step)
+
+
+def of_expert(step: Step, expert: int | None, rows: tuple[int, int] | None) -> Step:
+    """The step for a tensor that is one expert, or some rows, of the weight that the step is for."""
+    if expert is not None:
+        assert isinstance(step, Stacked)  # only stacks have experts
+        step = step.steps[expert]
+    return Shifted(step, rows[0]) if rows is not None and rows[0] else step
+
+
+class _Case:
+    """One update with its factors in memory."""
+
+    def __init__(
+        self,
+        update: Update,
+        roles: Roles,
+        factors: Factors,
+        settings: Settings,
+        shape: tuple[int, ...],
+        scale: float,
+    ) -> None:
+        self.update = update
+        self.roles = roles
+        self.factors = factors
+        self.settings = settings
+        self.shape = shape
+        self.scale = scale
+
+    @property
+    def out_in(self) -> tuple[int, int]:
+        """Of the weight, convolutions flattened."""
+        rows, columns = self.shape[0], prod(self.shape[1:])
+        return (columns, rows) if self.update.transposed else (rows, columns)
+
+
+# --- sums of products -------------------------------------------------------------------------------------------------
+
+
+def _lora(case: _Case) -> Step:
+    """ΔW = s · up · down (arXiv:2106.09685); DoRA's magnitude and inits that take from the base around it."""
+    step: Step = _low_rank(case)
+    remove = _taken_away(case)
+    if remove is not None:
+        step = Residual(remove, step)
+    return _dora(case, step) if "magnitude" in case.roles else step
+
+
+def _low_rank(case: _Case) -> Product:
+    down, up = _down_up(case)
+    if "diagonal" in case.roles:
+        down = down * case.roles["diagonal"].reshape(-1, 1)
+    if case.update.kind is Kind.EMBEDDING:
+        down, up = up.T, down.T
+    return Product(np.ascontiguousarray(up) * case.scale, np.ascontiguousarray(down))
+
+
+def _down_up(case: _Case) -> tuple["Matrix", "Matrix"]:
+    """down (r, in·k·k), up (out, r)."""
+    roles = case.roles
+    if "a" in roles:  # MLX: lora_a (in, r), lora_b (r, out)
+        return roles["a"].T, roles["b"].T
+    down, up = roles["down"], roles["up"].reshape(len(roles["up"]), -1)
+    if "mid" in roles:  # Tucker: mid (r, r, k, k), down (r, in)
+        core = np.einsum("ijkl,jn->inkl", roles["mid"], down.reshape(len(down), -1))
+        return core.reshape(len(core), -1), up
+    if case.update.kind is Kind.EMBEDDING and down.shape[0] != up.shape[1]:
+        down = down.T  # llama.cpp keeps it by token
+    return down.reshape(len(down), -1), up
+
+
+def _adalora(case: _Case) -> Step:
+    """ΔW = s · B · (A ∘ E), E (r, 1) (arXiv:2303.10512)."""
+    return _low_rank(case)
+
+
+def _loha(case: _Case) -> Step:
+    one, two = (_hadamard_half(case.roles, number) for number in "12")
+    return Hadamard(Product(one.left * case.scale, one.right), two)
+
+
+def _hadamard_half(roles: Roles, number: str) -> Product:
+    """w_a · w_b; with Tucker's core t (r, r, k, k): Σ_ij t[i, j] w_a[i, out] w_b[j, in]."""
+    a, b, core = roles[f"w{number}_a"], roles[f"w{number}_b"], roles.get(f"t{number}")
+    if core is None:
+        return Product(a, b)
+    right = np.einsum("ijkl,jn->inkl", core, b)
+    return Product(np.ascontiguousarray(a.T), right.reshape(len(right), -1))
+
+
+def _lokr(case: _Case) -> Step:
+    one, two = (_kronecker_half(case.roles, half) for half in ("w1", "w2"))
+    return Kronecker(one.reshape(len(one), -1) * case.scale, two.reshape(len(two), -1))
+
+
+def _kronecker_half(roles: Roles, half: str) -> "Matrix":
+    if half in roles:
+        return roles[half]
+    a, b, core = roles[f"{half}_a"], roles[f"{half}_b"], roles.get("t2" if half == "w2" else "t1")
+    return a @ b if core is None else np.einsum("ijkl,ip,jr->prkl", core, a, b)
+
+
+def _vera(case: _Case) -> Step:
+    """ΔW = (λ_b ∘ B) · (λ_d ∘ A), both shared by all modules (arXiv:2310.11454)."""
+    shared = case.factors.shared
+    if "vera_A" not in shared or "vera_B" not in shared:
+        raise NotMergeable(
+            "VeRA's shared projections are not in the file (save_projection=false); they come from torch's random "
+            "numbers, which may differ between versions",
+            hint="save the adapter with save_projection=True",
+        )
+    out, width = case.out_in
+    down, up = (case.factors.load(shared[name]) for name in ("vera_A", "vera_B"))
+    left = case.roles["lambda_b"][:, None] * up[:out]
+    return Product(left * case.scale, case.roles["lambda_d"][:, None] * down[:, :width])
+
+
+def _shira(case: _Case) -> Step:
+    at = case.factors.integers(case.update.tensors["indices"])
+    out, width = case.out_in
+    inside = at.ndim == 2 and len(at) == 2 and at.min(initial=0) >= 0
+    if not inside or at[0].max(initial=0) >= out or at[1].max(initial=0) >= width:
+        raise NotMergeable(f"{case.update.module}: indices outside the weight", hint="save the adapter again")
+    return Sparse(case.roles["values"].reshape(-1) * case.scale, at)
+
+
+def _full(case: _Case) -> Step:
+    return Added(case.factors.rows(case.update.tensors["weight"]), case.scale)
+
+
+def _experts(update: Update, roles: Roles, shape: tuple[int, ...], scale: float) -> Step:
+    """One product an expert. PEFT stores `down` (experts·r, in) by expert and `up` (out, r·experts) by rank; MLX
+    (experts, r, in) and (experts, out, r).
+    """
+    experts, out, width = (size or 0 for size in update.shape)
+    rank = update.rank or 1
+    if "a" in roles:
+        downs, ups = roles["a"].reshape(experts, rank, width), roles["b"].reshape(experts, out, rank)
+    else:
+        downs = roles["down"].reshape(experts, rank, width)
+        ups = roles["up"].reshape(out, rank, experts).transpose(2, 0, 1)
+    is_turned = len(shape) == 3 and shape[1:] != (out, width)
+    steps = [Product(np.ascontiguousarray(up) * scale, down) for up, down in zip(ups, downs, strict=True)]
+    return Stacked([step.flipped for step in steps] if is_turned else steps, width if is_turned else out)
+
+
+# --- DoRA -------------------------------------------------------------------------------------------------------------
+
+
+def _dora(case: _Case, inner: Step) -> Step:
+    magnitude = case.roles["magnitude"].reshape(-1)
+    if case.update.kind is Kind.EMBEDDING:
+        return Magnitude(inner, magnitude, axis=0)
+    if _is_by_input(case.update):
+        return Magnitude(inner, magnitude, axis=0, group=prod(case.shape[2:]))
+    return Magnitude(inner, magnitude)
+
+
+def _is_by_input(update: Update) -> bool:
+    """LyCORIS's older `dora_scale` (1, in, 1…) is the norm of each input, not of each output."""
+    shape = update.tensors["magnitude"].shape
+    is_kohya = update.tensors["magnitude"].name.endswith("dora_scale")
+    return is_kohya and len(shape) > 1 and shape[0] == 1 and shape[1] != 1
+
+
+# --- inits that change the base ---------------------------------------------------------------------------------------
+
+
+def _changes_base(settings: Settings) -> bool:
+    init = str(settings.get("init_lora_weights", "")).lower()
+    return init.startswith(_TRUNCATING) or bool(settings.get("kasa_config"))
+
+
+def _taken_away(case: _Case) -> Callable[["Matrix"], "Matrix"] | None:
+    """What PEFT subtracts from the base when it loads the adapter: W (out, in) -> the same shape."""
+    init, rank = str(case.settings.get("init_lora_weights", "")).lower(), case.update.rank or 1
+    if case.settings.get("kasa_config"):
+        return lambda weight: _svd_part(weight, slice(min(weight.shape) - rank, None))
+    if init.startswith("pissa"):
+        return lambda weight: _svd_part(weight, slice(rank))
+    if init.startswith("olora"):
+        return lambda weight: _qr_part(weight, rank) * case.update.scale
+    return None
+
+
+def _svd_part(weight: "Matrix", part: slice) -> "Matrix":
+    u, s, v = np.linalg.svd(weight, full_matrices=False)
+    return np.asarray((u[:, part] * s[part]) @ v[part], np.float64)
+
+
+def _qr_part(weight: "Matrix", rank: int) -> "Matrix":
+    q, r = np.linalg.qr(weight)
+    return np.asarray(q[:, :rank] @ r[:rank], np.float64)
+
+
+# --- factors and rotations --------------------------------------------------------------------------------------------
+
+
+def _ia3(case: _Case) -> Step:
+    """W ∘ l: for each output, for feed-forward modules each input (arXiv:2205.05638)."""
+    factors = case.roles["factor"].reshape(-1)
+    if case.update.shape[0] is None:
+        return ColumnFactors(np.repeat(factors, prod(case.shape[2:]) if len(case.shape) > 2 else 1))
+    return RowFactors(factors)
+
+
+def _hira(case: _Case) -> Step:
+    return Scaled(_low_rank(case))
+
+
+def _oft(case: _Case) -> Step:
+    raw = case.roles["rotation"]
+    if raw.ndim == 3:
+        return _kohya_oft(case, raw)
+    size = (1 + isqrt(1 + 8 * raw.shape[1])) // 2
+    skew = np.zeros((len(raw), size, size))
+    above = np.triu_indices(size, 1)
+    skew[:, above[0], above[1]] = raw
+    skew -= skew.transpose(0, 2, 1)
+    blocks = _rotations(skew, case.settings)
+    width = case.out_in[1]
+    return Rotation(np.broadcast_to(blocks, (width // size, size, size)) if len(blocks) == 1 else blocks)
+
+
+def _rotations(skew: "Matrix", settings: Settings) -> "Matrix":
+    """Cayley's transform (I − Q)(I + Q)⁻¹, or its series I + 2Q + 2Q² + … + Qⁿ as PEFT cuts it."""
+    unit = np.eye(skew.shape[-1])
+    if settings.get("use_cayley_neumann", True) is False:
+        return np.asarray((unit - skew) @ np.linalg.inv(unit + skew), np.float64)
+    terms = settings.get("num_cayley_neumann_terms", 5)
+    blocks = np.broadcast_to(unit, skew.shape).copy()
+    if terms > 1:
+        blocks += 2 * skew
+    if terms > 2:
+        power = skew @ skew
+        blocks += 2 * power
+        for _ in range(3, min(terms, _MOST_TERMS) - 1):
+            power = power @ skew
+            blocks += 2 * power
+        blocks += power @ skew
+    return blocks
+
+
+_MOST_TERMS = 64
+
+
+def _kohya_oft(case: _Case, raw: "Matrix") -> Step:
+    """Blocks (count, b, b) turn outputs; made skew-symmetric first (kohya-ss `networks/oft.py`)."""
+    skew = raw - raw.transpose(0, 2, 1)
+    if "alpha" in case.update.tensors:
+        limit = float(case.factors.load(case.update.tensors["alpha"]).reshape(-1)[0]) * case.shape[0]
+        norm = float(np.linalg.norm(skew)) + 1e-8
+        skew = skew * (min(norm, limit) / norm) if limit > 0 else skew
+    unit = np.eye(skew.shape[-1])
+    return RowRotation(np.asarray((unit + skew) @ np.linalg.inv(unit - skew), np.float64))
+
+
+def _boft(case: _Case) -> Step:
+    """Butterflies of block rotations, then a factor for each output (arXiv:2311.06243)."""
+    raw = case.roles["rotation"]
+    raw = raw if raw.ndim == 4 else raw[None]
+    skew = (raw - raw.transpose(0, 1, 3, 2)) / 2
+    unit = np.eye(raw.shape[-1])
+    levels, count, size = raw.shape[:3]
+    steps: list[Step] = []
+    for level in range(levels):
+        step: Step = Rotation((unit - skew[level]) @ np.linalg.inv(unit + skew[level]))
+        if levels > 1:
+            order = _butterfly(count * size, count // 2**level, size // 2)
+            step = Permuted(step, np.argsort(order))
+        steps.append(step)
+    return Chain([*steps, RowFactors(case.roles["factor"].reshape(-1))])
+
+
+def _butterfly(width: int, count: int, half: int) -> "np.typing.NDArray[np.int64]":
+    """PEFT's `block_butterfly_perm`: inside each of `count` blocks, groups of `half` columns, even ones first."""
+    block = width // count
+    groups = np.arange(block).reshape(-1, half)
+    inner = np.concatenate([groups[::2], groups[1::2]]).reshape(-1)
+    return np.asarray((np.arange(0, width, block)[:, None] + inner).reshape(-1), np.int64)
+
+
+def _hra(case: _Case) -> Step:
+    vectors = case.roles["reflections"]
+    if case.settings.get("apply_GS") is True:
+        vectors = np.stack(list(_gram_schmidt(vectors)), axis=1)
+    return Reflections(vectors / np.linalg.norm(vectors, axis=0))
+
+
+def _gram_schmidt(vectors: "Matrix") -> Iterator["Matrix"]:
+    done: list[Matrix] = []
+    for vector in vectors.T:
+        rest = vector.copy()
+        for earlier in done:
+            rest -= (earlier @ rest) * earlier
+        done.append(rest / np.linalg.norm(rest))
+        yield done[-1]
+
+
+_MAKERS: Mapping[str, Callable[[_Case], Step]] = {
+    "lora": _lora,
+    "adalora": _adalora,
+    "loha": _loha,
+    "lokr": _lokr,
+    "vera": _vera,
+    "shira": _shira,
+    "full": _full,
+    "ia3": _ia3,
+    "hira": _hira,
+    "oft": _oft,
+    "boft": _boft,
+    "hra": _hra,
+}

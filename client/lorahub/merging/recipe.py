@@ -1,0 +1,181 @@
+"""A merge as a small file: what is merged, with which weights, how.
+
+    kind: lorahub-merge-v1
+    base: meta/llama-3@v1
+    adapters:
+      - {source: acme/sql@v2, weight: 0.7}
+      - {source: acme/polite, weight: 0.3, layers: {"layers.[0-7]..*": 0}}
+    method: sum
+"""
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import yaml
+
+from lorahub.errors import InvalidRecipe
+from lorahub.merging.combine import COMBINATIONS
+from lorahub.merging.rounding import FLOATS
+
+RECIPE = "lorahub-merge.yaml"
+"""The file's name, in a repository or folder."""
+KIND = "lorahub-merge-v1"
+KERNEL = "lorahub-kernel-1"
+"""Which arithmetic the bytes come from; another one is another digest."""
+MOST_BYTES = 64 << 10
+MOST_ADAPTERS = 32
+_MOST_LAYERS = 256
+_DTYPES = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16", **{name: name for name in FLOATS}}
+_KEYS = {"kind", "base", "adapters", "method", "density", "rank", "seed", "dtype"}
+
+
+@dataclass(frozen=True, slots=True)
+class Ingredient:
+    """One adapter: `weight` for every module, but for those that a pattern of `layers` names."""
+
+    source: str
+    weight: float = 1.0
+    layers: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """`dtype` is a safetensors name, None for the base's own."""
+
+    base: str
+    adapters: tuple[Ingredient, ...]
+    method: str = "sum"
+    density: float = 1.0
+    rank: int = 0
+    seed: int = 0
+    dtype: str | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """What differs from the defaults is left out."""
+        asked = COMBINATIONS[self.method].options
+        value: dict[str, Any] = {"kind": KIND, "base": self.base, "adapters": [_entry(one) for one in self.adapters]}
+        value["method"] = self.method
+        value |= {name: getattr(self, name) for name in asked}
+        return value | ({"dtype": self.dtype} if self.dtype else {})
+
+    def as_yaml(self) -> str:
+        return yaml.safe_dump(self.as_json(), sort_keys=False, allow_unicode=True)
+
+    def digest(self, identities: Mapping[str, Any]) -> str:
+        """sha256 of the recipe, the kernel, and the digests of what it names."""
+        value = {"kernel": KERNEL, "recipe": self.as_json(), "of": identities}
+        return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def _entry(one: Ingredient) -> dict[str, Any]:
+    value = asdict(one)
+    return value if value["layers"] else {"source": one.source, "weight": one.weight}
+
+
+def parse_recipe(text: str | bytes) -> Recipe:
+    """Of YAML or JSON. Raises `InvalidRecipe`, naming the field."""
+    if len(text) > MOST_BYTES:
+        raise InvalidRecipe(f"the recipe is longer than {MOST_BYTES >> 10} KiB")
+    try:
+        value = yaml.load(text, _PlainLoader)  # noqa: S506 (a SafeLoader without aliases)
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError) as error:
+        raise InvalidRecipe(f"the recipe is not YAML: {str(error).splitlines()[0]}", hint="see docs/merging.md") from None
+    return recipe_of(value)
+
+
+class _PlainLoader(yaml.SafeLoader):
+    """Without aliases, which can grow a small file to gigabytes."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("aliases are not taken")
+        return super().compose_node(parent, index)
+
+
+def recipe_of(value: Any) -> Recipe:
+    """Of a parsed document. Raises `InvalidRecipe`."""
+    if not isinstance(value, dict):
+        raise InvalidRecipe("a recipe is a mapping with base and adapters", hint="see docs/merging.md")
+    unknown = sorted(str(key)[:60] for key in value if key not in _KEYS)
+    if unknown:
+        raise InvalidRecipe(f"unknown field {unknown[0]!r}", hint=f"known are {', '.join(sorted(_KEYS))}")
+    if value.get("kind", KIND) != KIND:
+        raise InvalidRecipe(f"kind is {str(value['kind'])[:60]!r}; known is {KIND}")
+    method = value.get("method", "sum")
+    if method not in COMBINATIONS:
+        raise InvalidRecipe(f"unknown method {str(method)[:60]!r}", hint=f"known are {', '.join(COMBINATIONS)}")
+    recipe = Recipe(
+        base=_text(value, "base"),
+        adapters=_ingredients(value.get("adapters")),
+        method=method,
+        density=_number(value, "density", 1.0),
+        rank=_whole(value, "rank"),
+        seed=_whole(value, "seed"),
+        dtype=_dtype(value.get("dtype")),
+    )
+    _refuse_senseless(recipe, value)
+    return recipe
+
+
+def _refuse_senseless(recipe: Recipe, value: Mapping[str, Any]) -> None:
+    asked = COMBINATIONS[recipe.method].options
+    for name in ("density", "rank", "seed"):
+        if name in value and name not in asked:
+            raise InvalidRecipe(f"the method {recipe.method} has no {name}")
+    if not 0 < recipe.density <= 1:
+        raise InvalidRecipe(f"density is {recipe.density:g}; it is a share above 0, at most 1")
+    if "rank" in asked and not 0 < recipe.rank <= 1 << 16:
+        raise InvalidRecipe(f"the method {recipe.method} asks for a rank, a whole number above 0")
+
+
+def _ingredients(value: Any) -> tuple[Ingredient, ...]:
+    if not isinstance(value, list) or not 0 < len(value) <= MOST_ADAPTERS:
+        raise InvalidRecipe(f"adapters is a list of 1 to {MOST_ADAPTERS} adapters")
+    return tuple(_ingredient(entry, number) for number, entry in enumerate(value, 1))
+
+
+def _ingredient(entry: Any, number: int) -> Ingredient:
+    if isinstance(entry, str):
+        entry = {"source": entry}
+    if not isinstance(entry, dict) or set(entry) - {"source", "weight", "layers"}:
+        raise InvalidRecipe(f"adapter {number} has source, weight and layers, and nothing else")
+    layers = entry.get("layers") or {}
+    if not isinstance(layers, dict) or len(layers) > _MOST_LAYERS or not all(isinstance(key, str) for key in layers):
+        raise InvalidRecipe(f"adapter {number}: layers maps patterns of module names to weights")
+    weights = {key: _number(layers, key, 1.0) for key in layers}
+    return Ingredient(_text(entry, "source"), _number(entry, "weight", 1.0), weights)
+
+
+def _text(value: Mapping[str, Any], key: str) -> str:
+    text = value.get(key)
+    if not isinstance(text, str) or not 0 < len(text) <= 1024:
+        raise InvalidRecipe(f"{key} is missing, or isn't text", hint="name it as namespace/name@revision, or a folder")
+    return text
+
+
+def _number(value: Mapping[str, Any], key: str, default: float) -> float:
+    number = value.get(key, default)
+    if isinstance(number, bool) or not isinstance(number, int | float) or not math.isfinite(number):
+        raise InvalidRecipe(f"{key} is no number")
+    if abs(number) > 1e6:
+        raise InvalidRecipe(f"{key} is {number:g}, beyond a million")
+    return float(number)
+
+
+def _whole(value: Mapping[str, Any], key: str) -> int:
+    number = value.get(key, 0)
+    if isinstance(number, bool) or not isinstance(number, int) or not 0 <= number < 1 << 63:
+        raise InvalidRecipe(f"{key} is no whole number")
+    return number
+
+
+def _dtype(value: Any) -> str | None:
+    if value is None:
+        return None
+    if not isinstance(value, str) or value not in _DTYPES:
+        raise InvalidRecipe(f"unknown dtype {str(value)[:40]!r}", hint="float32, bfloat16, float16 or float64")
+    return _DTYPES[value]

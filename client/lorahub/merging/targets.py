@@ -1,0 +1,335 @@
+"""Which tensors come out of a merge, and what each is made of: from headers alone.
+
+Layers are replicated, tied heads separated and new heads added here; the arithmetic comes later.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from math import prod
+from typing import Any
+
+from lorahub.adapters.adapter import Adapter, Kind, Part, PartKind, Update
+from lorahub.adapters.base_model import BaseModel
+from lorahub.adapters.base_names import Place, Weight
+from lorahub.adapters.check import Report, check, replicated_layers
+from lorahub.adapters.findings import has_errors
+from lorahub.adapters.patterns import Patterns, layer_index
+from lorahub.adapters.safetensors_header import TensorEntry
+from lorahub.errors import AdapterDoesNotFit, NotMergeable
+from lorahub.merging.factors import Factors
+from lorahub.merging.methods import is_additive, needs_whole, refuse_unmergeable
+from lorahub.merging.recipe import Ingredient
+from lorahub.merging.rounding import FLOATS
+
+_HEAD = "lm_head.weight"
+
+
+@dataclass(frozen=True)
+class Member:
+    """One adapter of a merge, as far as headers tell."""
+
+    adapter: Adapter
+    factors: Factors
+    ingredient: Ingredient
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        settings = self.adapter.options.get("settings")
+        return settings.raw if settings is not None else {}
+
+    def weight_of(self, module: str) -> float:
+        if not self.ingredient.layers:
+            return self.ingredient.weight
+        return Patterns(self.ingredient.layers).value(module, self.ingredient.weight)
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What one piece of one adapter does to a tensor. `place` is the part of the piece's weight that the tensor is."""
+
+    member: int
+    weight: float
+    piece: Update | Part
+    target: Weight
+    place: Place
+    is_bias: bool = False
+    """Of an update: what it does to its module's bias, rather than to its weight."""
+
+
+@dataclass
+class Target:
+    """A tensor that comes out. `source` is the base's tensor that it starts from, None for a new one."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    source: str | None
+    changes: list[Change] = field(default_factory=list)
+
+    @property
+    def is_stack(self) -> bool:
+        return any(len(change.piece.shape) == 3 and _is_linear(change.piece) for change in self.changes)
+
+    @property
+    def matrix(self) -> tuple[int, int]:
+        """(rows, columns) that steps see."""
+        if len(self.shape) < 2:
+            return prod(self.shape), 1
+        if self.is_stack:
+            return prod(self.shape[:-1]), self.shape[-1]
+        return self.shape[0], prod(self.shape[1:])
+
+    @property
+    def bytes(self) -> int:
+        return prod(self.shape) * FLOATS[self.dtype] if self.dtype in FLOATS else 0
+
+
+@dataclass(frozen=True)
+class Model:
+    """What comes out. `configuration` are the values of config.json that change."""
+
+    targets: Mapping[str, list[Target]]
+    """By the base's tensor that they stand in the place of; under "" those that stand behind the last."""
+    configuration: Mapping[str, Any]
+    notes: tuple[str, ...]
+    layers: Sequence[int] = ()
+    """The base's layer for each layer, where layers are replicated."""
+
+
+def _is_linear(piece: Update | Part) -> bool:
+    return isinstance(piece, Update) and piece.kind is Kind.LINEAR
+
+
+def fit(member: Member, base: BaseModel) -> Report:
+    """Raises `AdapterDoesNotFit` or `NotMergeable`."""
+    adapter, name = member.adapter, member.ingredient.source
+    if base.is_quantised:
+        raise NotMergeable(
+            f"the weights of {base.name or 'the base'} are quantised", hint="merge into the 16-bit model it was made from"
+        )
+    report = check(adapter, base)
+    if has_errors(report.findings) or not adapter.is_known:
+        worst = report.findings[0]
+        raise AdapterDoesNotFit(f"{name}: {worst.message}", hint=worst.hint, rule=worst.rule)
+    if not adapter.is_mergeable:
+        why = adapter.options.get("not_mergeable") or adapter.method
+        raise NotMergeable(
+            f"{name} acts on activations ({why}), not on weights: there is nothing to merge",
+            hint="load it beside its base",
+        )
+    if adapter.format in ("gguf", "torchtune"):
+        raise NotMergeable(
+            f"{name} is in the format of {adapter.format}, whose rows of q and k are in another order",
+            hint="merge the adapter that it was made from",
+        )
+    return report
+
+
+def model_of(base: BaseModel, members: Sequence[Member], dtype: str | None) -> Model:
+    """Raises `AdapterDoesNotFit` and `NotMergeable`."""
+    return _Builder(base, members, dtype).build()
+
+
+class _Builder:
+    def __init__(self, base: BaseModel, members: Sequence[Member], dtype: str | None) -> None:
+        self.base = base
+        self.members = members
+        self.dtype = dtype
+        self.order = self._replication()
+        self.notes: list[str] = []
+        self.configuration: dict[str, Any] = {}
+        self.targets: dict[str, list[Target]] = {name: self._copies(name) for name in base.tensors}
+        self.by_name = {target.name: target for made in self.targets.values() for target in made}
+        self.embedding: str | None = None
+        self.head: list[Change] = []
+
+    def build(self) -> Model:
+        for number, member in enumerate(self.members):
+            report = fit(member, self.base)
+            self._take(number, member, report)
+        self._separate_head()
+        for target in self.by_name.values():
+            self._resize(target)
+        if self.order:
+            self.configuration["num_hidden_layers"] = len(self.order)
+            self.notes.append(f"layers are replicated: the model has {len(self.order)}")
+        if self.dtype:
+            self.configuration["dtype"] = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}[
+                self.dtype
+            ]
+        return Model(self.targets, self.configuration, tuple(self.notes), self.order)
+
+    # --- tensors ------------------------------------------------------------------------------------------------------
+
+    def _replication(self) -> list[int]:
+        orders = {tuple(replicated_layers(member.adapter)) for member in self.members}
+        if len(orders) > 1:
+            raise NotMergeable("the adapters replicate layers in different ways", hint="merge them one at a time")
+        return list(orders.pop())
+
+    def _copies(self, name: str) -> list[Target]:
+        tensor, index = self.base.tensors[name], layer_index(name)
+        dtype = self.dtype if self.dtype and tensor.dtype in FLOATS else tensor.dtype
+        if not self.order or index is None:
+            return [Target(name, dtype, tensor.shape, name)]
+        places = [new for new, old in enumerate(self.order) if old == index]
+        return [Target(_renumbered(name, index, new), dtype, tensor.shape, name) for new in places]
+
+    def _named(self, place: str, module: str) -> Target:
+        """The tensor that stands for `place` in the layer of the adapter's `module`."""
+        old, new = layer_index(place), layer_index(module)
+        name = _renumbered(place, old, new) if self.order and old is not None and new is not None else place
+        return self.by_name[name]
+
+    # --- pieces -------------------------------------------------------------------------------------------------------
+
+    def _take(self, number: int, member: Member, report: Report) -> None:
+        embedding = [*report.bound, *report.placed]
+        is_both = member.settings.get("ensure_weight_tying") is True
+        for piece, weight in embedding:
+            if is_both and weight.is_tied:
+                continue  # the embedding carries it for both
+            if isinstance(piece, Update):
+                self._take_update(number, member, piece, weight)
+            else:
+                self._take_part(number, member, piece, weight)
+        known = {id(piece) for piece, _ in embedding}
+        for part in member.adapter.parts:
+            if id(part) not in known:
+                self._take_new(number, member, part)
+
+    def _take_update(self, number: int, member: Member, update: Update, weight: Weight) -> None:
+        is_stack = len(update.shape) == 3 and update.kind is Kind.LINEAR
+        refuse_unmergeable(update, member.settings, is_stack=is_stack)
+        self._refuse_whole_of_parts(member, update, weight)
+        factor = member.weight_of(update.module)
+        self._place(number, factor, update, weight)
+        touches_bias = "up_bias" in update.tensors or (update.method == "ia3" and update.shape[0] is not None)
+        bias = f"{weight.places[0].tensor.removesuffix('.weight')}.bias"
+        if touches_bias and bias in self.base.tensors:
+            tensor = self.base.tensors[bias]
+            change = Change(number, factor, update, Weight(bias, tensor.shape, tensor.dtype, ()), Place(bias), is_bias=True)
+            self._named(bias, update.module).changes.append(change)
+        elif "up_bias" in update.tensors:
+            raise NotMergeable(
+                f"{update.module} has a bias on lora_B, its layer in the base has none", hint="train without lora_bias"
+            )
+
+    def _refuse_whole_of_parts(self, member: Member, update: Update, weight: Weight) -> None:
+        if len(weight.places) > 1 and needs_whole(update, member.settings):
+            raise NotMergeable(
+                f"{update.module} is stored in {len(weight.places)} pieces, and {update.method} needs it whole",
+                hint="merge it with PEFT",
+            )
+
+    def _take_part(self, number: int, member: Member, part: Part, weight: Weight) -> None:
+        entry = next(iter(part.tensors.values()))
+        if part.kind is PartKind.BASE_COPY and entry.shape == weight.shape:
+            return  # the base is at hand
+        if part.kind in (PartKind.REPLACEMENT, PartKind.BIAS) and len(weight.places) > 1:
+            raise NotMergeable(f"{part.name} is stored in pieces in the base", hint="merge it with PEFT")
+        self._place(number, member.weight_of(part.module), part, weight)
+
+    def _take_new(self, number: int, member: Member, part: Part) -> None:
+        """A module that the base's file doesn't have: a head for another task."""
+        if part.kind is not PartKind.REPLACEMENT:
+            raise NotMergeable(f"{part.name} has no place in the base", hint="see `lorahub check`")
+        entry = next(iter(part.tensors.values()))
+        if part.name in self.by_name:
+            raise NotMergeable(f"two adapters bring {part.name}", hint="merge them one at a time")
+        target = Target(part.name, self.dtype or entry.dtype, entry.shape, None)
+        weight = Weight(part.name, entry.shape, entry.dtype, (Place(part.name),))
+        target.changes.append(Change(number, 1.0, part, weight, Place(part.name)))
+        self.targets.setdefault("", []).append(target)
+        self.by_name[part.name] = target
+        self.notes.append(f"{part.name} is new: it comes from the adapter")
+
+    def _place(self, number: int, factor: float, piece: Update | Part, weight: Weight) -> None:
+        changes = [Change(number, factor, piece, weight, place) for place in weight.places]
+        if weight.is_tied:
+            self.head += changes
+            self.embedding = weight.places[0].tensor
+            return
+        for change in changes:
+            target = self._named(change.place.tensor, piece.module)
+            if target.dtype not in FLOATS:
+                raise NotMergeable(f"{target.name} is {target.dtype}", hint="merge into a base of BF16, F16 or F32")
+            target.changes.append(change)
+
+    # --- tied heads, resized vocabularies -----------------------------------------------------------------------------
+
+    def _separate_head(self) -> None:
+        """A head that is the input embedding becomes a tensor of its own where only one of the two changes.
+
+        Rows of trained tokens change both: PEFT ties the two.
+        """
+        tied = self.base.text_config.get("tie_word_embeddings", self.base.config.get("tie_word_embeddings"))
+        source = self.embedding or self._tied_embedding()
+        if source is None or not (tied or self.head):
+            return
+        own = [change for change in self.by_name[source].changes if not self._is_for_both(change)]
+        if not own and not self.head:
+            return
+        both = [change for change in self.by_name[source].changes if self._is_for_both(change)]
+        name = source.rpartition("model.embed_tokens")[0] + _HEAD if "model.embed_tokens" in source else _HEAD
+        tensor = self.base.tensors[source]
+        head = Target(name, self.by_name[source].dtype, tensor.shape, source, [*both, *self.head])
+        self.targets[source].append(head)
+        self.by_name[name] = head
+        self.configuration["tie_word_embeddings"] = False
+        self.notes.append(f"{name} is a tensor of its own now: the adapter changes only one of the two tied weights")
+
+    def _tied_embedding(self) -> str | None:
+        return next((name for name in self.base.tensors if name.endswith(("embed_tokens.weight", "wte.weight"))), None)
+
+    def _is_for_both(self, change: Change) -> bool:
+        is_rows = isinstance(change.piece, Part) and change.piece.kind is PartKind.TOKEN_ROWS
+        return is_rows or self.members[change.member].settings.get("ensure_weight_tying") is True
+
+    def _resize(self, target: Target) -> None:
+        """A whole tensor of another size in its place: a vocabulary that grew."""
+        wholes = [
+            _entry(change.piece)
+            for change in target.changes
+            if isinstance(change.piece, Part) and change.piece.kind in (PartKind.REPLACEMENT, PartKind.BASE_COPY)
+        ]
+        sizes = {entry.shape for entry in wholes} - {target.shape}
+        if not sizes:
+            return
+        if len(sizes) > 1 or len(self.members) > 1:
+            raise NotMergeable(f"{target.name} is resized, by one adapter of several", hint="merge them one at a time")
+        target.shape = sizes.pop()
+        if target.name.endswith(("embed_tokens.weight", "wte.weight", _HEAD)):
+            self.configuration["vocab_size"] = target.shape[0]
+            self.notes.append(f"the vocabulary has {target.shape[0]} tokens, as the adapter's")
+
+
+def _entry(part: Part) -> TensorEntry:
+    return next(iter(part.tensors.values()))
+
+
+def _renumbered(name: str, old: int | None, new: int | None) -> str:
+    return name.replace(f".{old}.", f".{new}.", 1)
+
+
+def is_whole(target: Target, members: Sequence[Member]) -> bool:
+    """Whether a row of the result depends on other rows."""
+    updates = _updates(target.changes)
+    return any(needs_whole(update, members[number].settings) for number, update in updates)
+
+
+def is_sum(changes: Iterable[Change], members: Sequence[Member]) -> bool:
+    """Whether all changes only add something that doesn't depend on the weight."""
+    for change in changes:
+        if isinstance(change.piece, Part):
+            if change.piece.kind is not PartKind.BIAS_DELTA:
+                return False
+        elif not (is_additive(change.piece, members[change.member].settings)):
+            return False
+    return True
+
+
+def _updates(changes: Iterable[Change]) -> Iterator[tuple[int, Update]]:
+    for change in changes:
+        if isinstance(change.piece, Update) and not change.is_bias:
+            yield change.member, change.piece
