@@ -6,9 +6,10 @@ from lorahub.errors import LorahubError
 
 if TYPE_CHECKING:
     from lorahub.hub.hub import Hub
+    from lorahub.swapping.session import Session
 
 __version__ = "0.1.0"
-__all__ = ["Hub", "LorahubError", "__version__"]
+__all__ = ["Hub", "LorahubError", "Session", "__version__"]
 
 
 def __getattr__(name: str) -> Any:
@@ -17,4 +18,8 @@ def __getattr__(name: str) -> Any:
         from lorahub.hub.hub import Hub
 
         return Hub
+    if name == "Session":
+        from lorahub.swapping.session import Session
+
+        return Session
     raise AttributeError(f"module 'lorahub' has no attribute {name!r}")

@@ -30,6 +30,8 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "lock": ("lorahub.cli.lock:lock", "Write down which files references stand for."),
     "verify": ("lorahub.cli.lock:verify", "Compare a lock file with the registry."),
     "identify": ("lorahub.cli.identify:identify", "Find out what files are, by their bytes."),
+    "merge": ("lorahub.cli.merge:merge", "Fold adapters into their base, exactly."),
+    "merge-job": ("lorahub.cli.merge:merge_job", "Show, await or cancel a merge on the registry."),
     "convert": ("lorahub.cli.convert:convert", "Write an adapter in another format, exactly."),
     "import": ("lorahub.cli.import_:import_", "Turn a pickled checkpoint into safetensors."),
     "login": ("lorahub.cli.login:login", "Save a token for a registry."),

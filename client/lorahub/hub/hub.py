@@ -1,19 +1,22 @@
 """The SDK. `Hub()` uses the configured endpoint and the token saved for it; every method is one act."""
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import quote
 
 from lorahub.adapters.adapter_config import is_hub_id
 from lorahub.adapters.base_model import BaseModel
 from lorahub.errors import (
     AlreadyExists,
+    Conflict,
     EntryNotFound,
     InvalidReference,
     NotFound,
+    NotMergeable,
     RepositoryNotFound,
     RevisionNotFound,
 )
@@ -31,6 +34,9 @@ from lorahub.hub.upload import Upload, Wish
 from lorahub.protocol.digests import FileEntry
 from lorahub.protocol.names import RepositoryName, is_version
 from lorahub.protocol.references import LATEST, Reference
+
+if TYPE_CHECKING:
+    from lorahub.merging.recipe import Recipe  # brings numpy, which most commands don't need
 
 OWN = "/api/lorahub/v1"
 
@@ -55,6 +61,9 @@ class Pushed:
 class Pulled:
     path: Path
     revision: Revision
+
+
+_POLL_SECONDS = 0.5
 
 
 class Hub:
@@ -398,6 +407,62 @@ class Hub:
         """sha256 -> where files with these bytes are, among what you may read."""
         answer: Mapping[str, Any] = self._transport.json("POST", f"{OWN}/by-hash", body={"sha256": list(digests)})
         return {str(digest): list(places) for digest, places in answer.items()}
+
+    # --- merges -------------------------------------------------------------------------------------------------------
+
+    def fetch(self, reference: str) -> Path:
+        """The folder in the cache that holds a revision, fetched where it wasn't."""
+        return self.pull(reference).path
+
+    def merge(self, recipe: "Recipe", folder: str | Path, *, threads: int | None = None) -> Path:
+        """Folds adapters into a base on this machine: W' = W + s·BA. A merge that was interrupted goes on.
+
+        Raises `NotMergeable`, `AdapterDoesNotFit`, `MergeTooLarge` before anything is written; `AlreadyExists`.
+        """
+        from lorahub.hub.merging import Merger
+
+        with Merger(self.settings, lambda: self) as merger:
+            return merger.write(merger.plan(recipe), Path(folder), threads=threads, progress=self._progress)
+
+    def plan_merge(self, recipe: "Recipe") -> Mapping[str, Any]:
+        """What the registry would merge: files with sizes, cost, digest. Nothing is started."""
+        answer: Mapping[str, Any] = self._transport.json("POST", f"{OWN}/merges/plan", body=recipe.as_json())
+        return answer
+
+    def start_merge(self, recipe: "Recipe", target: str, *, private: bool = False) -> Mapping[str, Any]:
+        """Asks the registry to merge, and to publish the result in the repository `target`.
+
+        The same recipe for the same target is the same job. Raises what planning raises, `TooManyRequests`.
+        """
+        body = {"recipe": recipe.as_json(), "target": str(self._reference(target).repository), "private": private}
+        answer: Mapping[str, Any] = self._transport.json("POST", f"{OWN}/merges", body=body)
+        return answer
+
+    def merge_job(self, job: str) -> Mapping[str, Any]:
+        """`status` queued, running, done, failed or cancelled; `bytes`, `done`, and the `reference` of the result."""
+        answer: Mapping[str, Any] = self._transport.json("GET", f"{OWN}/merges/{_q(job)}")
+        return answer
+
+    def cancel_merge(self, job: str) -> Mapping[str, Any]:
+        answer: Mapping[str, Any] = self._transport.json("POST", f"{OWN}/merges/{_q(job)}/cancel")
+        return answer
+
+    def wait_for_merge(self, job: str, progress: Progress | None = None) -> Mapping[str, Any]:
+        """Until it is over. Raises `NotMergeable` where it failed, `Conflict` where it was cancelled."""
+        shown, seen = progress or self._progress, 0
+        found = self.merge_job(job)
+        shown.begin("merging", int(found["bytes"]))
+        while found["status"] in ("queued", "running"):
+            time.sleep(_POLL_SECONDS)
+            found = self.merge_job(job)
+            shown.advance(int(found["done"]) - seen)
+            seen = int(found["done"])
+        shown.end()
+        if found["status"] == "failed":
+            raise NotMergeable(str(found["error"]), hint="see the registry's log for the rest")
+        if found["status"] == "cancelled":
+            raise Conflict(f"the merge {job} was cancelled")
+        return found
 
     # --- addresses ----------------------------------------------------------------------------------------------------
 

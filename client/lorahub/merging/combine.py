@@ -78,7 +78,9 @@ def dare_ties(deltas: Deltas, weights: Sequence[float], options: Options) -> "Ma
 
 COMBINATIONS: dict[str, Combination] = {
     "sum": Combination(weighted_sum, "every ΔW exactly: the rank is the sum of the ranks"),
-    "svd": Combination(truncated, "the largest singular directions of the sum; the rest is an error it reports", ("rank",)),
+    "svd": Combination(
+        truncated, "the largest singular directions of the sum; the rest is an error it reports", ("rank",)
+    ),
     "magnitude": Combination(magnitude_pruned, "the largest elements of each ΔW", ("density",)),
     "dare": Combination(dare, "each ΔW in expectation", ("density", "seed")),
     "ties": Combination(ties, "what most adapters agree on in sign", ("density",)),

@@ -10,9 +10,9 @@ import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
-from itertools import islice
 from pathlib import Path
 from threading import Lock
+from typing import Self, TextIO
 
 from threadpoolctl import threadpool_limits
 
@@ -21,6 +21,8 @@ from lorahub.merging.layout import Extent, WeightFile
 from lorahub.merging.plan import MergePlan
 
 Progress = Callable[[int], None]
+Written = Future[tuple[str, int]]
+"""A piece's name and size, once it is written."""
 Piece = tuple[WeightFile, Extent, int, int]
 """The bytes [start, stop) of a tensor."""
 
@@ -29,9 +31,16 @@ _JOURNAL = "journal"
 
 
 def write_model(
-    plan: MergePlan, folder: Path, *, threads: int | None = None, progress: Progress = lambda _: None
+    plan: MergePlan,
+    folder: Path,
+    *,
+    threads: int | None = None,
+    fingerprint: str = "",
+    progress: Progress = lambda _: None,
 ) -> Path:
-    """All files of the plan in `folder`. `progress` is called with the bytes just written, from any thread.
+    """All files of the plan in `folder`. `progress` is called with the bytes just written.
+
+    `fingerprint` is of sources whose digests aren't known: pieces of an earlier try count only with the same one.
 
     Raises `AlreadyExists` where the folder has files, and what computing raises; then the pieces so far are kept for
     the next try.
@@ -40,7 +49,7 @@ def write_model(
         raise AlreadyExists(f"{folder} has files already", hint="name another folder, or remove it")
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = folder.parent / f".{folder.name}.merging"
-    with _Work(plan, partial) as work:
+    with _Work(plan, partial, fingerprint) as work:
         work.prepare()
         with threadpool_limits(limits=1, user_api="blas"):
             work.run(threads or os.cpu_count() or 1, progress)
@@ -52,17 +61,19 @@ def write_model(
 
 
 class _Work:
-    """The files under way. Also used by several processes' threads, each on pieces of its own."""
+    """The files under way."""
 
-    def __init__(self, plan: MergePlan, place: Path) -> None:
+    def __init__(self, plan: MergePlan, place: Path, fingerprint: str) -> None:
         self.plan = plan
+        self.fingerprint = fingerprint
         self.place = place
         self._handles: dict[str, int] = {}
         self._sources: dict[str, int | None] = {}
         self._lock = Lock()
         self._journal = place / _JOURNAL
+        self.done: set[str] | None = None
 
-    def __enter__(self) -> "_Work":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -89,7 +100,7 @@ class _Work:
         self._write_others()
         pieces = self._pieces()
         with ThreadPoolExecutor(threads) as pool, self._journal.open("a") as journal:
-            running: set[Future[tuple[str, int]]] = set()
+            running: set[Written] = set()
             try:
                 for piece in pieces:
                     if self._name(piece) in (self.done or ()):
@@ -105,11 +116,13 @@ class _Work:
                     future.cancel()
                 raise
 
-    def _collect(self, running: set[Future[tuple[str, int]]], journal: object, progress: Progress) -> set[Future[tuple[str, int]]]:
+    @staticmethod
+    def _collect(running: set[Written], journal: TextIO, progress: Progress) -> set[Written]:
         finished, rest = wait(running, return_when=FIRST_COMPLETED)
         for future in finished:
             name, size = future.result()
-            print(name, file=journal, flush=True)  # type: ignore[call-overload]  # noqa: T201
+            journal.write(f"{name}\n")
+            journal.flush()
             progress(size)
         return rest
 
@@ -158,9 +171,9 @@ class _Work:
     def _source(self, path: str) -> int | None:
         with self._lock:
             if path not in self._sources:
-                local = getattr(self.plan.base_files, "path", None)
-                is_here = local is not None and hasattr(os, "copy_file_range")
-                self._sources[path] = os.open(local(path), os.O_RDONLY) if is_here else None
+                files = self.plan.base_files
+                is_here = isinstance(files, FolderFiles) and hasattr(os, "copy_file_range")
+                self._sources[path] = os.open(files.path(path), os.O_RDONLY) if is_here else None
             return self._sources[path]
 
     def _write_others(self) -> None:
@@ -176,7 +189,7 @@ class _Work:
     # --- the journal --------------------------------------------------------------------------------------------------
 
     def _identity(self) -> dict[str, str]:
-        return {"digest": self.plan.digest, "boot": _boot()}
+        return {"digest": self.plan.digest, "sources": self.fingerprint, "boot": _boot()}
 
     def _read_journal(self) -> set[str] | None:
         with suppress(OSError, ValueError):
@@ -212,7 +225,3 @@ def _write(handle: int, content: bytes, at: int) -> None:
     while view:
         written = os.pwrite(handle, view, at)
         view, at = view[written:], at + written
-
-
-def take(pieces: Iterator[Piece], count: int) -> list[Piece]:
-    return list(islice(pieces, count))

@@ -24,6 +24,8 @@ from lorahub.merging.steps import Added, Chain, Product, Replaced, RowFactors, R
 from lorahub.merging.targets import Change, Member, Target, is_sum, is_whole
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from lorahub.merging.rounding import Matrix
 
 BLOCK_ELEMENTS = 1 << 18
@@ -44,17 +46,31 @@ class Kernel:
 
     def block(self, raw: bytes, dtype: str, start: int) -> bytes:
         """The rows from `start` rounded to the target's dtype; `raw` are those of the base, of `dtype`."""
+        return narrow(self._exact(self._base(raw, dtype, start), start), self.target.dtype)
+
+    def loss(self, raw: bytes, dtype: str, start: int) -> tuple[float, float]:
+        """Of a block: (‖rounded − W′‖², ‖W′ − W‖²)."""
+        base = self._base(raw, dtype, start).astype(np.float64)
+        exact = np.array(self._exact(base, start), np.float64)
+        lost = widen(narrow(exact, self.target.dtype), self.target.dtype).reshape(exact.shape) - exact
+        moved = exact - self._base(raw, dtype, start)
+        return float(np.sum(lost**2)), float(np.sum(moved**2))
+
+    def _base(self, raw: bytes, dtype: str, start: int) -> "NDArray[Any]":
         rows, columns = self.target.matrix
         count = min(self.block_rows, rows - start)
-        base = widen(raw, dtype).reshape(-1, columns) if raw else np.zeros((count, columns), np.float32)
+        return widen(raw, dtype).reshape(count, columns) if raw else np.zeros((count, columns), np.float32)
+
+    def _exact(self, base: "NDArray[Any]", start: int) -> "NDArray[Any]":
+        """What the rows come to before they are rounded."""
         if not self.chains:
-            return narrow(base, self.target.dtype)
+            return base
         first = self.chains[0][0]
         if len(self.chains) == 1 and isinstance(first, Product) and self.is_plain:
-            total = first.rows(start, start + count, scratch(count * columns).reshape(count, columns))
+            total = first.rows(start, start + len(base), scratch(base.size).reshape(base.shape))
             total += base
-            return narrow(total, self.target.dtype)
-        return narrow(self._rows(base.astype(np.float64), start), self.target.dtype)
+            return total
+        return self._rows(base.astype(np.float64), start)
 
     def _rows(self, base: "Matrix", start: int) -> "Matrix":
         if self.is_plain:

@@ -20,7 +20,7 @@ _DTYPE_ORDER = (
 
 @dataclass(frozen=True, slots=True)
 class Extent:
-    """A tensor in a merged file, bytes [start, stop); `copied` says where the same bytes are in the base, if they are."""
+    """A tensor in a merged file, bytes [start, stop); `source` is where it was in the base."""
 
     target: Target
     start: int
@@ -67,14 +67,18 @@ class WeightFile:
 def weight_file(files: Files, path: str, prefix: str, targets: Mapping[str, Sequence[Target]]) -> WeightFile:
     """The merged form of one of the base's weight files; `prefix` is what the base's names have before the file's."""
     header = header_of(files, path, allow_empty=True)
-    made = [(entry, target) for entry in header.tensors for target in targets[prefix + entry.name]]
-    made += [(None, target) for target in targets.get("", ())]
+    pairs = [(entry, target) for entry in header.tensors for target in targets[prefix + entry.name]]
+    new = targets.get("", ())
     entries = {entry.name: entry for entry in header.tensors}
-    is_same = len(made) == len(header.tensors) and all(
-        entry is not None and (prefix + entry.name, entry.dtype, entry.shape) == (target.name, target.dtype, target.shape)
-        for entry, target in made
+    is_same = (
+        not new
+        and len(pairs) == len(header.tensors)
+        and all(
+            (prefix + entry.name, entry.dtype, entry.shape) == (target.name, target.dtype, target.shape)
+            for entry, target in pairs
+        )
     )
-    named = [target for _, target in made]
+    named = [*(target for _, target in pairs), *new]
     if is_same:
         raw = files.read(path, 0, header.data_start)
     else:

@@ -99,18 +99,8 @@ def step_of(update: Update, factors: Factors, settings: Settings, *, shape: tupl
 
 def oriented(step: Step) -> Step:
     """The step for the transposed weight: row by row where the method allows it."""
-    if isinstance(step, Product):
+    if isinstance(step, Product | Hadamard | Scaled | RowFactors | ColumnFactors | Sparse):
         return step.flipped
-    if isinstance(step, Hadamard):
-        return Hadamard(step.one.flipped, step.two.flipped)
-    if isinstance(step, Scaled):
-        return Scaled(step.factor.flipped)
-    if isinstance(step, RowFactors):
-        return ColumnFactors(step.factors)
-    if isinstance(step, ColumnFactors):
-        return RowFactors(step.factors)
-    if isinstance(step, Sparse):
-        return Sparse(step.values, step.at[::-1])
     return step if isinstance(step, Added) else Flipped(step)
 
 
@@ -170,7 +160,7 @@ def _low_rank(case: _Case) -> Product:
 
 
 def _down_up(case: _Case) -> tuple["Matrix", "Matrix"]:
-    """down (r, in·k·k), up (out, r)."""
+    """Down (r, in·k·k), up (out, r)."""
     roles = case.roles
     if "a" in roles:  # MLX: lora_a (in, r), lora_b (r, out)
         return roles["a"].T, roles["b"].T

@@ -16,9 +16,9 @@ from lorahub.adapters.limits import LIMITS
 from lorahub.adapters.manifest import MANIFEST
 from lorahub.adapters.reader import read_adapter
 from lorahub.errors import InvalidBaseModel, MergeTooLarge
+from lorahub.merging.factors import Factors
 from lorahub.merging.kernel import Kernels
 from lorahub.merging.layout import Extent, WeightFile, index_of, weight_file
-from lorahub.merging.factors import Factors
 from lorahub.merging.recipe import KERNEL, Ingredient, Recipe
 from lorahub.merging.rounding import FLOATS
 from lorahub.merging.targets import Member, Target, model_of
@@ -30,7 +30,7 @@ _TOKENIZER = (
     "tokenizer.json tokenizer.model tokenizer_config.json special_tokens_map.json added_tokens.json vocab.json "
     "merges.txt vocab.txt spiece.model chat_template.jinja"
 ).split()
-_COPY_STEP = 8 << 20
+_COPY_STEP = 4 << 20
 
 MOST_WHOLE = 8 << 30
 """Bytes of float64 that one tensor may take where a method needs it whole."""
@@ -176,17 +176,35 @@ class MergePlan:
 
     def compute(self, extent: Extent, number: int) -> bytes:
         """One block of a tensor."""
-        kernel, source = self.kernels.of(extent.target), extent.source
+        kernel = self.kernels.of(extent.target)
         start = number * kernel.block_rows
+        raw, dtype = self._rows_of_base(extent, start, kernel.block_rows)
+        return kernel.block(raw, dtype, start)
+
+    def rounding_loss(self, *, most: int = 64) -> float | None:
+        """‖rounding‖ / ‖ΔW‖ over one block of each of at most `most` changed tensors; None where nothing changes."""
+        changed = [extent for file in self.weights.values() for extent in file.extents if extent.target.changes]
+        lost = moved = 0.0
+        for extent in changed[:: max(1, len(changed) // most)]:
+            kernel = self.kernels.of(extent.target)
+            rows = extent.target.matrix[0]
+            start = (rows // kernel.block_rows // 2) * kernel.block_rows
+            raw, dtype = self._rows_of_base(extent, start, kernel.block_rows)
+            error, delta = kernel.loss(raw, dtype, start)
+            lost, moved = lost + error, moved + delta
+        return (lost / moved) ** 0.5 if moved else None
+
+    def _rows_of_base(self, extent: Extent, start: int, count: int) -> tuple[bytes, str]:
+        """The base's rows [start, start + count) and their dtype; none where the result doesn't begin with them."""
+        source = extent.source
         if source is None or source.shape != extent.target.shape:
-            return kernel.block(b"", extent.target.dtype, start)
+            return b"", extent.target.dtype
         rows, columns = extent.target.matrix
-        size = columns * FLOATS[source.dtype]
-        stop = min(rows, start + kernel.block_rows)
+        size, stop = columns * FLOATS[source.dtype], min(rows, start + count)
         raw = self.base_files.read(source.path, source.start + start * size, source.start + stop * size)
         if len(raw) != (stop - start) * size:
             raise InvalidBaseModel(f"{source.path} ends before its tensors do", hint="fetch the base again")
-        return kernel.block(raw, source.dtype, start)
+        return raw, source.dtype
 
     # --- files --------------------------------------------------------------------------------------------------------
 
@@ -240,11 +258,12 @@ class MergePlan:
         """The base's, with what the merge changes; values of a nested text_config change there."""
         raw = read_whole(self.base_files, path, limit=LIMITS.index_bytes)
         value: dict[str, Any] = json.loads(raw or b"{}")
-        inner = value.get("text_config")
+        inner: Any = value.get("text_config")
         for key, changed in self.model.configuration.items():
             is_inner = isinstance(inner, dict) and (key in inner or key not in value)
-            (inner if is_inner else value)[key] = changed
-            if is_inner and (key in value or key == "tie_word_embeddings"):
+            if is_inner:
+                inner[key] = changed
+            if not is_inner or key in value or key == "tie_word_embeddings":
                 value[key] = changed
             if key == "dtype" and "torch_dtype" in value:
                 value["torch_dtype"] = changed
@@ -312,7 +331,9 @@ class MergePlan:
                     hint=f"at most rank {MOST_WORK}; a rank above the smaller side of a weight gains nothing",
                 )
         if factor > MOST_WORK:
-            raise MergeTooLarge(f"{target.name}: the ranks of its updates add up to {factor}", hint="merge fewer at once")
+            raise MergeTooLarge(
+                f"{target.name}: the ranks of its updates add up to {factor}", hint="merge fewer at once"
+            )
         return factor
 
 
@@ -323,4 +344,3 @@ def _member(files: Files, ingredient: Ingredient) -> Member:
 
 def _base(files: Files, name: str) -> BaseModel:
     return replace(read_base(files, digest=files.sha256), name=name)
-

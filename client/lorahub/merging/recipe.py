@@ -1,11 +1,11 @@
 """A merge as a small file: what is merged, with which weights, how.
 
-    kind: lorahub-merge-v1
-    base: meta/llama-3@v1
-    adapters:
-      - {source: acme/sql@v2, weight: 0.7}
-      - {source: acme/polite, weight: 0.3, layers: {"layers.[0-7]..*": 0}}
-    method: sum
+kind: lorahub-merge-v1
+base: meta/llama-3@v1
+adapters:
+  - {source: acme/sql@v2, weight: 0.7}
+  - {source: acme/polite, weight: 0.3, layers: {"layers.[0-7]..*": 0}}
+method: sum
 """
 
 import hashlib
@@ -83,7 +83,9 @@ def parse_recipe(text: str | bytes) -> Recipe:
     try:
         value = yaml.load(text, _PlainLoader)  # noqa: S506 (a SafeLoader without aliases)
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError) as error:
-        raise InvalidRecipe(f"the recipe is not YAML: {str(error).splitlines()[0]}", hint="see docs/merging.md") from None
+        raise InvalidRecipe(
+            f"the recipe is not YAML: {str(error).splitlines()[0]}", hint="see docs/merging.md"
+        ) from None
     return recipe_of(value)
 
 

@@ -23,7 +23,7 @@ class Step(Protocol):
 
 
 def product(left: "Matrix", right: "Matrix", out: "Matrix | None" = None) -> "Matrix":
-    """left (n, r) · right (r, m)."""
+    """(n, m): left (n, r) · right (r, m)."""
     total = np.matmul(left[:, :_PANEL], right[:_PANEL], out=out)
     for first in range(_PANEL, left.shape[1], _PANEL):
         total += left[:, first : first + _PANEL] @ right[first : first + _PANEL]
@@ -61,6 +61,10 @@ class Hadamard:
         rows += self.one.rows(start, stop) * self.two.rows(start, stop)
         return rows
 
+    @property
+    def flipped(self) -> "Hadamard":
+        return Hadamard(self.one.flipped, self.two.flipped)
+
 
 @dataclass(frozen=True, slots=True)
 class Kronecker:
@@ -85,6 +89,10 @@ class Scaled:
         rows *= 1 + self.factor.rows(start, start + len(rows))
         return rows
 
+    @property
+    def flipped(self) -> "Scaled":
+        return Scaled(self.factor.flipped)
+
 
 @dataclass(frozen=True, slots=True)
 class RowFactors:
@@ -96,6 +104,10 @@ class RowFactors:
         rows *= self.factors[start : start + len(rows), None]
         return rows
 
+    @property
+    def flipped(self) -> "ColumnFactors":
+        return ColumnFactors(self.factors)
+
 
 @dataclass(frozen=True, slots=True)
 class ColumnFactors:
@@ -106,6 +118,10 @@ class ColumnFactors:
     def apply(self, rows: "Matrix", start: int) -> "Matrix":  # noqa: ARG002 (the same for every row)
         rows *= self.factors
         return rows
+
+    @property
+    def flipped(self) -> RowFactors:
+        return RowFactors(self.factors)
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +146,7 @@ class RowRotation:
     def apply(self, rows: "Matrix", start: int) -> "Matrix":  # noqa: ARG002 (whole weights only)
         count, size, _ = self.blocks.shape
         split = rows.reshape(count, size, -1)
-        return np.matmul(self.blocks.transpose(0, 2, 1), split).reshape(rows.shape)
+        return np.asarray(np.matmul(self.blocks.transpose(0, 2, 1), split).reshape(rows.shape), np.float64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,6 +209,10 @@ class Sparse:
         here = (self.at[0] >= start) & (self.at[0] < start + len(rows))
         np.add.at(rows, (self.at[0][here] - start, self.at[1][here]), self.values[here])
         return rows
+
+    @property
+    def flipped(self) -> "Sparse":
+        return Sparse(self.values, self.at[::-1])
 
 
 @dataclass(frozen=True, slots=True)
@@ -298,5 +318,3 @@ class Chain:
         for step in self.steps:
             rows = step.apply(rows, start)
         return rows
-
-

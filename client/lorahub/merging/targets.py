@@ -105,7 +105,8 @@ def fit(member: Member, base: BaseModel) -> Report:
     adapter, name = member.adapter, member.ingredient.source
     if base.is_quantised:
         raise NotMergeable(
-            f"the weights of {base.name or 'the base'} are quantised", hint="merge into the 16-bit model it was made from"
+            f"the weights of {base.name or 'the base'} are quantised",
+            hint="merge into the 16-bit model it was made from",
         )
     report = check(adapter, base)
     if has_errors(report.findings) or not adapter.is_known:
@@ -184,19 +185,19 @@ class _Builder:
     # --- pieces -------------------------------------------------------------------------------------------------------
 
     def _take(self, number: int, member: Member, report: Report) -> None:
-        embedding = [*report.bound, *report.placed]
+        pairs: list[tuple[Update | Part, Weight]] = [*report.bound, *report.placed]
         is_both = member.settings.get("ensure_weight_tying") is True
-        for piece, weight in embedding:
+        for piece, weight in pairs:
             if is_both and weight.is_tied:
                 continue  # the embedding carries it for both
             if isinstance(piece, Update):
                 self._take_update(number, member, piece, weight)
             else:
                 self._take_part(number, member, piece, weight)
-        known = {id(piece) for piece, _ in embedding}
+        known = {id(piece) for piece, _ in pairs}
         for part in member.adapter.parts:
             if id(part) not in known:
-                self._take_new(number, member, part)
+                self._take_new(number, part)
 
     def _take_update(self, number: int, member: Member, update: Update, weight: Weight) -> None:
         is_stack = len(update.shape) == 3 and update.kind is Kind.LINEAR
@@ -208,7 +209,9 @@ class _Builder:
         bias = f"{weight.places[0].tensor.removesuffix('.weight')}.bias"
         if touches_bias and bias in self.base.tensors:
             tensor = self.base.tensors[bias]
-            change = Change(number, factor, update, Weight(bias, tensor.shape, tensor.dtype, ()), Place(bias), is_bias=True)
+            change = Change(
+                number, factor, update, Weight(bias, tensor.shape, tensor.dtype, ()), Place(bias), is_bias=True
+            )
             self._named(bias, update.module).changes.append(change)
         elif "up_bias" in update.tensors:
             raise NotMergeable(
@@ -230,7 +233,7 @@ class _Builder:
             raise NotMergeable(f"{part.name} is stored in pieces in the base", hint="merge it with PEFT")
         self._place(number, member.weight_of(part.module), part, weight)
 
-    def _take_new(self, number: int, member: Member, part: Part) -> None:
+    def _take_new(self, number: int, part: Part) -> None:
         """A module that the base's file doesn't have: a head for another task."""
         if part.kind is not PartKind.REPLACEMENT:
             raise NotMergeable(f"{part.name} has no place in the base", hint="see `lorahub check`")

@@ -1,0 +1,172 @@
+"""`lorahub merge`."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+
+from lorahub.cli.output import Result, size_text, table
+from lorahub.cli.session import Session, command
+from lorahub.errors import UsageFault
+from lorahub.hub.merging import Merger
+from lorahub.merging.combine import COMBINATIONS
+from lorahub.merging.plan import MergePlan
+from lorahub.merging.recipe import KIND, MOST_BYTES, Recipe, parse_recipe, recipe_of
+
+_LOSSY = 0.1
+
+
+@command("merge")
+@click.argument("base", required=False)
+@click.argument("adapters", nargs=-1, metavar="[ADAPTER[=WEIGHT]]...")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="The folder to write the model to.")
+@click.option("--recipe", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="A recipe instead.")
+@click.option("--method", type=click.Choice(list(COMBINATIONS)), default="sum", help="How adapters are combined.")
+@click.option("--density", type=float, help="Share of elements kept: ties, dare, magnitude.")
+@click.option("--rank", type=int, help="Rank of the truncation: svd.")
+@click.option("--seed", type=int, help="Of the random choice: dare.")
+@click.option("--dtype", help="float32, bfloat16 or float16 (default: the base's own).")
+@click.option("--threads", type=click.IntRange(1, 256), help="Default: one for each core.")
+@click.option("--dry-run", is_flag=True, help="Show files, sizes and cost; write nothing.")
+@click.option(
+    "--save-recipe", type=click.Path(path_type=Path, dir_okay=False), help="Write the recipe to this file too."
+)
+@click.option("--server", is_flag=True, help="Let the registry merge, and publish the result (see --to).")
+@click.option("--to", "target", metavar="NAMESPACE/NAME", help="With --server: the repository of the result.")
+@click.option("--no-wait", is_flag=True, help="With --server: return as soon as the job is accepted.")
+def merge(
+    session: Session,
+    base: str | None,
+    adapters: tuple[str, ...],
+    *,
+    output: Path | None,
+    recipe: Path | None,
+    threads: int | None,
+    dry_run: bool,
+    save_recipe: Path | None,
+    server: bool,
+    target: str | None,
+    no_wait: bool,
+    **options: Any,
+) -> Result:
+    """Fold adapters into BASE: W' = W + s·BA, exactly, in the memory of one tensor.
+
+    BASE is a folder, hf:org/name, or a repository of the registry; an adapter is one of these, perhaps with =WEIGHT.
+    An interrupted merge goes on where it was when it is run again.
+    """
+    asked = _recipe(base, adapters, recipe, options)
+    if save_recipe is not None:
+        save_recipe.write_text(asked.as_yaml())
+    if server:
+        return _on_server(session, asked, target, wait=not no_wait, dry_run=dry_run)
+    if output is None and not dry_run:
+        raise UsageFault("where to is missing", hint="add -o FOLDER, or --dry-run to see what it would write")
+    with Merger(session.settings, session.hub) as merger:
+        plan = merger.plan(asked)
+        if dry_run or output is None:
+            return _planned(plan)
+        begun = time.monotonic()
+        merger.write(plan, output, threads=threads, progress=session.progress())
+        return _written(plan, output, time.monotonic() - begun)
+
+
+def _recipe(base: str | None, adapters: tuple[str, ...], file: Path | None, options: dict[str, Any]) -> Recipe:
+    if file is not None:
+        if base is not None:
+            raise UsageFault("a recipe names its base and adapters", hint="drop them, or drop --recipe")
+        if file.stat().st_size > MOST_BYTES:
+            raise UsageFault(f"{file} is no recipe: it is longer than {MOST_BYTES >> 10} KiB")
+        return parse_recipe(file.read_bytes())
+    if base is None or not adapters:
+        raise UsageFault("a base and an adapter are missing", hint="lorahub merge ./llama acme/sql=0.7 -o ./merged")
+    given = {key: value for key, value in options.items() if value is not None}
+    return recipe_of({"kind": KIND, "base": base, "adapters": [_weighted(adapter) for adapter in adapters], **given})
+
+
+def _weighted(adapter: str) -> dict[str, Any]:
+    """`acme/sql=0.7`; a folder may have `=` in its name, so that only a number counts."""
+    source, _, weight = adapter.rpartition("=")
+    try:
+        return {"source": source, "weight": float(weight)} if source else {"source": adapter}
+    except ValueError:
+        return {"source": adapter}
+
+
+# --- what is shown ----------------------------------------------------------------------------------------------------
+
+
+def _facts(plan: MergePlan) -> dict[str, Any]:
+    return {
+        "digest": plan.digest,
+        "recipe": plan.recipe.as_json(),
+        "files": plan.files,
+        "cost": plan.cost.as_json(),
+        "notes": list(plan.notes),
+    }
+
+
+def _planned(plan: MergePlan) -> Result:
+    rows = [[path, size_text(size)] for path, size in plan.files.items()]
+    cost = plan.cost
+    lines = [
+        table(["file", "size"], rows),
+        "",
+        f"  {size_text(cost.bytes)} of weights, {size_text(cost.computed)} of them computed, "
+        f"{cost.work / 1e9:.1f} billion multiplications",
+        *(f"  {note}" for note in plan.notes),
+        f"  recipe digest {plan.digest[:16]}",
+    ]
+    paths = list(plan.files)
+    return Result(_facts(plan), "\n".join(lines), ids=[plan.digest], rows=[[path, plan.files[path]] for path in paths])
+
+
+def _written(plan: MergePlan, folder: Path, seconds: float) -> Result:
+    loss = plan.rounding_loss()
+    rate = size_text(int(plan.cost.bytes / max(seconds, 1e-3)))
+    lines = [f"✓ {folder}: {size_text(plan.cost.bytes)} in {seconds:.1f} s ({rate}/s)"]
+    lines += [f"  {note}" for note in plan.notes]
+    if loss is not None:
+        lines.append(f"  rounding loses {loss:.1%} of ‖ΔW‖" + _advice(loss))
+    data = {**_facts(plan), "folder": str(folder), "seconds": seconds, "rounding_loss": loss}
+    return Result(data, "\n".join(lines), ids=[str(folder)], rows=[[str(folder), plan.digest]])
+
+
+def _advice(loss: float) -> str:
+    return ": the update is small beside the weights; --dtype float32 keeps it" if loss > _LOSSY else ""
+
+
+def _on_server(session: Session, recipe: Recipe, target: str | None, *, wait: bool, dry_run: bool) -> Result:
+    if target is None and not dry_run:
+        raise UsageFault("the repository for the result is missing", hint="add --to namespace/name")
+    with session.hub() as hub:
+        if dry_run:
+            planned = hub.plan_merge(recipe)
+            return Result(dict(planned), _described(planned), ids=[str(planned["digest"])])
+        assert target is not None  # refused above
+        job = hub.start_merge(recipe, target)
+        if wait:
+            job = hub.wait_for_merge(str(job["id"]), session.progress())
+    done = job.get("reference")
+    line = f"✓ {done}" if done else f"✓ accepted as {job['id']}; see: lorahub merge-job {job['id']}"
+    return Result(dict(job), line, ids=[str(done or job["id"])])
+
+
+@command("merge-job")
+@click.argument("job")
+@click.option("--cancel", is_flag=True, help="Stop it; nothing of it stays visible.")
+@click.option("--wait", is_flag=True, help="Until it is over.")
+def merge_job(session: Session, job: str, *, cancel: bool, wait: bool) -> Result:
+    """Show a merge on the registry, wait for it, or cancel it."""
+    with session.hub() as hub:
+        found = hub.cancel_merge(job) if cancel else hub.merge_job(job)
+        if wait and not cancel:
+            found = hub.wait_for_merge(job, session.progress())
+    status, done = str(found["status"]), found.get("reference")
+    line = f"{job}: {status}, {size_text(found['done'])} of {size_text(found['bytes'])}" + (f", {done}" if done else "")
+    return Result(dict(found), line, ids=[str(done or job)], rows=[[job, status, done]])
+
+
+def _described(planned: Any) -> str:
+    rows = [[path, size_text(size)] for path, size in planned["files"].items()]
+    return table(["file", "size"], rows)
