@@ -13,6 +13,7 @@ from lorahub_registry.features.bases import routes as bases
 from lorahub_registry.features.catalog import routes as catalog
 from lorahub_registry.features.checks import routes as checks
 from lorahub_registry.features.downloads import routes as downloads
+from lorahub_registry.features.merges import routes as merges
 from lorahub_registry.features.publishing import routes as publishing
 from lorahub_registry.features.references import routes as references
 from lorahub_registry.features.repositories import routes as repositories
@@ -57,6 +58,7 @@ def create_app(backend: Backend) -> FastAPI:
         bases,
         checks,
         statistics,
+        merges,
         uploads,
         repositories,
         references,

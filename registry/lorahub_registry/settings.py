@@ -44,6 +44,18 @@ class Settings(BaseSettings):
     multipart_threshold_bytes: int = Field(default=64 << 20, description="bytes; larger objects are uploaded in parts")
     part_bytes: int = Field(default=16_000_000, description="bytes; size of every part but the last")
 
+    merged_cache_bytes: int = Field(
+        default=256 << 20, description="bytes of computed blocks of merged revisions that a process keeps in memory"
+    )
+    merged_store_reads: int = Field(
+        default=20,
+        description="reads of a merged revision's weights after which a worker stores them; 0 for never",
+    )
+    merge_jobs_per_account: int = Field(default=2, description="most merges of one account under way at once")
+    merge_memory_bytes: int = Field(default=8 << 30, description="bytes of address space that one merge may use")
+    merge_seconds: int = Field(default=6 * 3600, description="seconds that one try of a merge may take")
+    merge_output_bytes: int = Field(default=1 << 40, description="bytes; largest model that a merge may make")
+
     upload_lifetime: timedelta = Field(
         default=timedelta(hours=24), description="how long uploaded bytes wait for the commit that names them"
     )

@@ -13,6 +13,7 @@ from pathlib import Path
 for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(_name, "1")  # before numpy is imported: two threads are slower than one on small products
 
+from lorahub_registry.features.merges import tasks as merges  # noqa: E402
 from lorahub_registry.features.statistics import tasks as statistics  # noqa: E402
 from lorahub_registry.infrastructure.backend import Backend  # noqa: E402
 from lorahub_registry.infrastructure.jobs import launch, shut_down  # noqa: E402
@@ -27,12 +28,14 @@ def run(backend: Backend, *, name: str, parent: int | None = None) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     statistics.use(backend)
+    merges.use(backend)
     launch(backend.settings, name=name)
     try:
         while not stop.is_set() and (parent is None or os.getppid() == parent):
-            if not statistics.start_wanted(backend):
+            if not statistics.start_wanted(backend) + merges.start_wanted(backend):
                 stop.wait(POLL_SECONDS)
     finally:
+        merges.stop()
         shut_down()
         backend.database.close()
 

@@ -32,8 +32,7 @@ _LOSSY = 0.1
 @click.option(
     "--save-recipe", type=click.Path(path_type=Path, dir_okay=False), help="Write the recipe to this file too."
 )
-@click.option("--server", is_flag=True, help="Let the registry merge, and publish the result (see --to).")
-@click.option("--to", "target", metavar="NAMESPACE/NAME", help="With --server: the repository of the result.")
+@click.option("--server", "target", metavar="NAMESPACE/NAME", help="Let the registry merge, and publish it there.")
 @click.option("--no-wait", is_flag=True, help="With --server: return as soon as the job is accepted.")
 def merge(
     session: Session,
@@ -45,7 +44,6 @@ def merge(
     threads: int | None,
     dry_run: bool,
     save_recipe: Path | None,
-    server: bool,
     target: str | None,
     no_wait: bool,
     **options: Any,
@@ -58,7 +56,7 @@ def merge(
     asked = _recipe(base, adapters, recipe, options)
     if save_recipe is not None:
         save_recipe.write_text(asked.as_yaml())
-    if server:
+    if target is not None:
         return _on_server(session, asked, target, wait=not no_wait, dry_run=dry_run)
     if output is None and not dry_run:
         raise UsageFault("where to is missing", hint="add -o FOLDER, or --dry-run to see what it would write")
@@ -112,8 +110,7 @@ def _planned(plan: MergePlan) -> Result:
     lines = [
         table(["file", "size"], rows),
         "",
-        f"  {size_text(cost.bytes)} of weights, {size_text(cost.computed)} of them computed, "
-        f"{cost.work / 1e9:.1f} billion multiplications",
+        f"  {size_text(cost.bytes)} of weights, {size_text(cost.computed)} computed, {cost.work / 1e9:.1f} GFLOP",
         *(f"  {note}" for note in plan.notes),
         f"  recipe digest {plan.digest[:16]}",
     ]
@@ -136,14 +133,11 @@ def _advice(loss: float) -> str:
     return ": the update is small beside the weights; --dtype float32 keeps it" if loss > _LOSSY else ""
 
 
-def _on_server(session: Session, recipe: Recipe, target: str | None, *, wait: bool, dry_run: bool) -> Result:
-    if target is None and not dry_run:
-        raise UsageFault("the repository for the result is missing", hint="add --to namespace/name")
+def _on_server(session: Session, recipe: Recipe, target: str, *, wait: bool, dry_run: bool) -> Result:
     with session.hub() as hub:
         if dry_run:
             planned = hub.plan_merge(recipe)
             return Result(dict(planned), _described(planned), ids=[str(planned["digest"])])
-        assert target is not None  # refused above
         job = hub.start_merge(recipe, target)
         if wait:
             job = hub.wait_for_merge(str(job["id"]), session.progress())

@@ -16,6 +16,7 @@ from typing import Self, TextIO
 
 from threadpoolctl import threadpool_limits
 
+from lorahub.adapters.files import FolderFiles
 from lorahub.errors import AlreadyExists
 from lorahub.merging.layout import Extent, WeightFile
 from lorahub.merging.plan import MergePlan
@@ -172,8 +173,10 @@ class _Work:
         with self._lock:
             if path not in self._sources:
                 files = self.plan.base_files
-                is_here = isinstance(files, FolderFiles) and hasattr(os, "copy_file_range")
-                self._sources[path] = os.open(files.path(path), os.O_RDONLY) if is_here else None
+                if isinstance(files, FolderFiles) and hasattr(os, "copy_file_range"):
+                    self._sources[path] = os.open(files.path(path), os.O_RDONLY)
+                else:
+                    self._sources[path] = None
             return self._sources[path]
 
     def _write_others(self) -> None:

@@ -43,6 +43,11 @@ class Member:
     role: str
 
 
+def account_by_id(session: Session, account_id: int) -> Account | None:
+    row = session.get(AccountRow, account_id)
+    return None if row is None else _account(row)
+
+
 def account_by_key(session: Session, key: str) -> Account | None:
     row = session.scalar(select(AccountRow).where(AccountRow.name_key == key))
     return None if row is None else _account(row)

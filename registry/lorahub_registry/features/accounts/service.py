@@ -11,6 +11,7 @@ from lorahub.errors import (
     InvalidName,
     InvalidToken,
     NotFound,
+    NotPermitted,
 )
 from lorahub.protocol.digests import sha256_of
 from lorahub.protocol.names import RESERVED_NAMESPACES, parse_name, similarity_key
@@ -62,8 +63,6 @@ def _principal(session: Session, token: str) -> tuple[Principal, bool]:
     if found is None or not _is_good(*found):
         raise InvalidToken("Invalid credentials in Authorization header", hint="log in again: lorahub login")
     known, account = found
-    roles = {similarity_key(org.name): Level.named(role) for org, role in queries.memberships_of(session, account.id)}
-    roles[similarity_key(account.name)] = Level.ADMIN
     principal = Principal(
         account_id=account.id,
         name=account.name,
@@ -72,9 +71,22 @@ def _principal(session: Session, token: str) -> tuple[Principal, bool]:
         namespace=known.namespace,
         token_id=known.id,
         token_name=known.name,
-        roles=roles,
+        roles=_roles(session, account),
     )
     return principal, known.last_used_at is None or now() - known.last_used_at > LAST_USED_RESOLUTION
+
+
+def _roles(session: Session, account: Account) -> dict[str, Level]:
+    roles = {similarity_key(org.name): Level.named(role) for org, role in queries.memberships_of(session, account.id)}
+    return roles | {similarity_key(account.name): Level.ADMIN}
+
+
+def acting_for(session: Session, account_id: int) -> Principal:
+    """Who a job works for, with the roles that the account has now. Raises `NotPermitted` where it was disabled."""
+    account = queries.account_by_id(session, account_id)
+    if account is None or account.disabled_at is not None:
+        raise NotPermitted("the account that asked for this was disabled")
+    return Principal(account.id, account.name, account.is_admin, Level.WRITE, roles=_roles(session, account))
 
 
 def _is_good(token: Token, account: Account) -> bool:

@@ -12,7 +12,7 @@ from sqlalchemy.exc import IntegrityError
 
 from lorahub_registry.infrastructure.database import Session, now
 from lorahub_registry.infrastructure.database.tables import Blob as BlobRow
-from lorahub_registry.infrastructure.database.tables import CommitFile
+from lorahub_registry.infrastructure.database.tables import CommitFile, MergeOutput
 from lorahub_registry.infrastructure.database.tables import Upload as UploadRow
 
 __all__ = ["Blob", "IntegrityError", "Upload"]
@@ -93,6 +93,14 @@ def insert_upload(
         expires_at=expires_at,
     )
     session.add(row)
+    session.flush()
+    return _upload(row)
+
+
+def declare_sha256(session: Session, upload_id: str, sha256: Sha256) -> Upload:
+    """Of an upload whose content was made while it was written."""
+    row = session.get_one(UploadRow, upload_id)
+    row.declared_sha256 = sha256
     session.flush()
     return _upload(row)
 
@@ -188,8 +196,9 @@ def delete_blob(session: Session, blob: Blob) -> bool:
     return gone.first() is not None
 
 
-def _is_unreferenced() -> tuple[Any, Any]:
+def _is_unreferenced() -> tuple[Any, Any, Any]:
     return (
+        ~exists().where(MergeOutput.blob_sha256 == BlobRow.sha256),
         ~exists().where(CommitFile.blob_sha256 == BlobRow.sha256),
         ~exists().where(UploadRow.blob_sha256 == BlobRow.sha256),
     )

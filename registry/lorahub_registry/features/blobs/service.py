@@ -3,6 +3,7 @@
 Whatever is undone is undone by upload id, never by digest: another upload of the same bytes may have won meanwhile.
 """
 
+import hashlib
 from collections.abc import Iterator
 from datetime import datetime
 
@@ -145,6 +146,27 @@ def store_bytes(backend: Backend, content: bytes, *, account_id: int, repository
     with backend.blobs.writer(Staging(upload.id).whole) as file:
         file.write(content)
     return finish_upload(backend, upload)
+
+
+def store_stream(
+    backend: Backend, pieces: Iterator[bytes], *, size: int, account_id: int, repository_id: int | None
+) -> Blob:
+    """Content of `size` bytes that is made while it is stored. Raises what `pieces` does; then nothing is kept."""
+    upload = open_upload(
+        backend, account_id=account_id, repository_id=repository_id, sha256=Sha256("0" * 64), size=size
+    )
+    digest = hashlib.sha256()
+    try:
+        with backend.blobs.writer(Staging(upload.id).whole) as file:
+            for piece in pieces:
+                digest.update(piece)
+                file.write(piece)
+    except BaseException:
+        forget_upload(backend, upload.id)
+        raise
+    with backend.database.write() as session:
+        declared = queries.declare_sha256(session, upload.id, Sha256(digest.hexdigest()))
+    return finish_upload(backend, declared)
 
 
 def forget_upload(backend: Backend, upload_id: str) -> None:

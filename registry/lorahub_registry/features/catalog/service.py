@@ -20,6 +20,8 @@ from lorahub_registry.features.catalog import queries
 from lorahub_registry.features.catalog.facts import Facts, derive, gather
 from lorahub_registry.features.catalog.queries import Position
 from lorahub_registry.features.catalog.search import Search, Sort
+from lorahub_registry.features.merged import service as merges
+from lorahub_registry.features.merged.service import MergedModel
 from lorahub_registry.features.references.service import yank_of
 from lorahub_registry.features.repositories.service import (
     Repository,
@@ -133,7 +135,13 @@ def _remember(backend: Backend, derived: Mapping[CommitId, Facts]) -> None:
 def model(
     backend: Backend, principal: Principal, name: RepositoryName, revision: str, *, wanted: Collection[str]
 ) -> Model:
-    """The model at a revision, with what the properties in `wanted` need. Raises as `visible` and `resolve`."""
+    """The model at a revision, with what the properties in `wanted` need.
+
+    Raises as `visible`, `resolve` and `merged.find`.
+    """
+    merged = merges.find(backend, principal, name, revision)
+    if merged is not None:
+        return _describe_merged(merged)
     with backend.database.read() as session:
         repository = visible(session, principal, name)
         commit = revisions.resolve(session, repository.id, revision).commit
@@ -141,6 +149,16 @@ def model(
     yank = version and yank_of(version)
     warning = f"{version.name} was yanked: {yank.reason}" if version and yank else None
     return _describe(backend, principal, [(repository, commit)], wanted, warning=warning)[0]
+
+
+def _describe_merged(merged: MergedModel) -> Model:
+    """Facts of the files as they will be; headers of weights tell nothing that the base's don't."""
+
+    def read(path: str, limit: int) -> bytes | None:
+        return merged.plan.read(path, 0, min(limit, merged.files[path].size)) if path in merged.files else None
+
+    facts = derive(gather(list(merged.files), read, {}))
+    return Model(merged.repository, merged.commit, facts, sorted(merged.files.values(), key=lambda file: file.path))
 
 
 def _describe(

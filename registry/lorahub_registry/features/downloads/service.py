@@ -16,12 +16,13 @@ from lorahub.protocol.paths import FilePath
 from lorahub_registry.features.accounts.permissions import Action, Principal
 from lorahub_registry.features.blobs.service import Blob, known_blobs, open_blob
 from lorahub_registry.features.downloads import queries
+from lorahub_registry.features.merged import service as merges
+from lorahub_registry.features.merged.service import MergedModel
 from lorahub_registry.features.references.service import Yank, yank_of
 from lorahub_registry.features.repositories.service import Repository, permitted, readable
 from lorahub_registry.features.revisions import service as revisions
 from lorahub_registry.features.revisions.service import Commit, RevisionFile
 from lorahub_registry.infrastructure.backend import Backend
-from lorahub_registry.infrastructure.database import Session
 
 logger = logging.getLogger("lorahub")
 
@@ -35,9 +36,11 @@ class OpenFile:
     repository: Repository
     commit: Commit
     file: RevisionFile
-    blob: Blob
+    blob: Blob | None
+    """None where the bytes are computed: a file of a merged revision."""
     yanked: tuple[str, Yank] | None
     """Name and reason of the version, where the revision is a yanked one."""
+    merged: MergedModel | None = None
 
     @property
     def etag(self) -> str:
@@ -45,6 +48,9 @@ class OpenFile:
         return self.file.sha256 if self.file.is_lfs else self.file.git_sha1
 
     def read(self, backend: Backend, start: int, stop: int) -> Iterator[bytes]:
+        if self.merged is not None:
+            return self.merged.read(backend, self.file.path, start, stop)
+        assert self.blob is not None  # an ordinary revision's files are stored
         return open_blob(backend, self.blob, start, stop)
 
 
@@ -69,7 +75,12 @@ class Listing:
 
 
 def open_file(backend: Backend, principal: Principal, name: RepositoryName, revision: str, path: FilePath) -> OpenFile:
-    """Raises as `readable` and `resolve`, and `EntryNotFound`."""
+    """Raises as `readable`, `resolve` and `merged.find`, and `EntryNotFound`."""
+    merged = merges.find(backend, principal, name, revision)
+    if merged is not None:
+        if path not in merged.files:
+            raise entry_not_found(path, merged.commit)
+        return OpenFile(merged.repository, merged.commit, merged.files[path], None, None, merged)
     with backend.database.read() as session:
         repository = readable(session, principal, name)
         commit = revisions.resolve(session, repository.id, revision).commit
@@ -95,6 +106,8 @@ def count_download(backend: Backend, opened: OpenFile) -> None:
     """Reads of weights count, each once. A count that can't be written never fails a download."""
     if not opened.file.path.endswith(_WEIGHTS):
         return
+    if opened.merged is not None:
+        merges.count_read(backend, opened.merged, opened.file.path)
     try:
         with backend.database.write() as session:
             queries.count_download(session, opened.repository.id)
@@ -128,18 +141,27 @@ def list_tree(backend: Backend, principal: Principal, name: RepositoryName, revi
 
     Raises as `readable` and `resolve`, and `EntryNotFound` where nothing is called so.
     """
+    commit, files = _files_at(backend, principal, name, revision)
+    entries = _below(files, page.folder, is_recursive=page.is_recursive)
+    if page.folder and not entries:
+        raise entry_not_found(page.folder, commit)
+    start = _position_behind(entries, page.after)
+    shown = entries[start : start + page.limit]
+    is_last = start + page.limit >= len(entries)
+    last_commits = _last_commits(backend, shown, commit) if page.is_expanded else {}
+    return Listing(commit, shown, last_commits, None if is_last else shown[-1].path)
+
+
+def _files_at(
+    backend: Backend, principal: Principal, name: RepositoryName, revision: str
+) -> tuple[Commit, list[RevisionFile]]:
+    merged = merges.find(backend, principal, name, revision)
+    if merged is not None:
+        return merged.commit, list(merged.files.values())
     with backend.database.read() as session:
         repository = readable(session, principal, name)
         commit = revisions.resolve(session, repository.id, revision).commit
-        files = list(revisions.files_of(session, commit.id).values())
-        entries = _below(files, page.folder, is_recursive=page.is_recursive)
-        if page.folder and not entries:
-            raise entry_not_found(page.folder, commit)
-        start = _position_behind(entries, page.after)
-        shown = entries[start : start + page.limit]
-        is_last = start + page.limit >= len(entries)
-        last_commits = _last_commits(session, shown) if page.is_expanded else {}
-        return Listing(commit, shown, last_commits, None if is_last else shown[-1].path)
+        return commit, list(revisions.files_of(session, commit.id).values())
 
 
 def paths_info(
@@ -152,21 +174,21 @@ def paths_info(
     is_expanded: bool,
 ) -> Listing:
     """The entries among `paths` that exist, files and folders; unknown ones are left out."""
-    with backend.database.read() as session:
-        repository = readable(session, principal, name)
-        commit = revisions.resolve(session, repository.id, revision).commit
-        everything = _below(list(revisions.files_of(session, commit.id).values()), "", is_recursive=True)
-        by_path = {entry.path: entry for entry in everything}
-        found = [by_path[path] for path in dict.fromkeys(path.strip("/") for path in paths) if path in by_path]
-        return Listing(commit, found, _last_commits(session, found) if is_expanded else {})
+    commit, files = _files_at(backend, principal, name, revision)
+    by_path = {entry.path: entry for entry in _below(files, "", is_recursive=True)}
+    found = [by_path[path] for path in dict.fromkeys(path.strip("/") for path in paths) if path in by_path]
+    return Listing(commit, found, _last_commits(backend, found, commit) if is_expanded else {})
 
 
-def _last_commits(session: Session, entries: Sequence[Entry]) -> dict[str, Commit]:
+def _last_commits(backend: Backend, entries: Sequence[Entry], at: Commit) -> dict[str, Commit]:
+    """`at` is the commit whose entries they are, which need not be stored."""
     changed_in = {
         entry.path: [file.changed_in for file in (entry.files if isinstance(entry, Folder) else (entry,))]
         for entry in entries
     }
-    commits = revisions.commits_by_id(session, [commit_id for ids in changed_in.values() for commit_id in ids])
+    with backend.database.read() as session:
+        commits = revisions.commits_by_id(session, [commit_id for ids in changed_in.values() for commit_id in ids])
+    commits[at.id] = at
     return {
         path: max((commits[i] for i in ids), key=lambda commit: commit.created_at) for path, ids in changed_in.items()
     }

@@ -378,3 +378,52 @@ class CheckPolicy(Table):
     __tablename__ = "check_policies"
     repository_id: Mapped[int] = mapped_column(ForeignKey("repositories.id", ondelete="CASCADE"), primary_key=True)
     policy: Mapped[str] = mapped_column(String(16))  # warn; changes
+
+
+# --- merges -----------------------------------------------------------------------------------------------------------
+
+
+class MergedRevision(Table):
+    """A revision that is computed when it is read. A row is a fact: the same sources have the same id, for ever."""
+
+    __tablename__ = "merged_revisions"
+    id: Mapped[str] = mapped_column(String(40), primary_key=True)  # where a commit's id is expected
+    repository_id: Mapped[int] = mapped_column(ForeignKey("repositories.id", ondelete="CASCADE"), index=True)
+    key: Mapped[str] = mapped_column(String(64), unique=True)  # sha256 over recipe and commits
+    digest: Mapped[str] = mapped_column(String(64), index=True)  # of the plan
+    sources: Mapped[dict[str, Any]]  # recipe, and the commits that its names meant
+    author_id: Mapped[int] = mapped_column(ForeignKey("accounts.id"), index=True)  # of the adapter's commit
+    author: Mapped[str] = mapped_column(String(96))
+    reads: Mapped[int] = mapped_column(Integer, default=0)  # of files of weights from their first byte; grows
+    stored_at: Mapped[datetime | None]  # when all its files became blobs
+    created_at: Mapped[datetime]
+
+
+class MergeJob(Table):
+    """A merge to be published. `status` goes queued, running, and then once to done, failed or cancelled."""
+
+    __tablename__ = "merge_jobs"
+    id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    account_id: Mapped[int] = mapped_column(ForeignKey("accounts.id"), index=True)
+    repository_id: Mapped[int] = mapped_column(ForeignKey("repositories.id", ondelete="CASCADE"), index=True)
+    digest: Mapped[str] = mapped_column(String(64), index=True)
+    sources: Mapped[dict[str, Any]]
+    status: Mapped[str] = mapped_column(String(16), index=True)
+    attempts: Mapped[int] = mapped_column(Integer, default=0)
+    bytes: Mapped[int] = mapped_column(BigInteger)
+    done: Mapped[int] = mapped_column(BigInteger, default=0)
+    error: Mapped[str | None] = mapped_column(Text)
+    commit_id: Mapped[str | None] = mapped_column(String(40))
+    version: Mapped[str | None] = mapped_column(String(32))
+    created_at: Mapped[datetime]
+    finished_at: Mapped[datetime | None]
+
+
+class MergeOutput(Table):
+    """A file of a merge, computed to its end. The plan's digest fixes every byte, so whoever wants it shares it."""
+
+    __tablename__ = "merge_outputs"
+    digest: Mapped[str] = mapped_column(String(64), primary_key=True)
+    path: Mapped[str] = mapped_column(String(1024), primary_key=True)
+    blob_sha256: Mapped[str] = mapped_column(ForeignKey("blobs.sha256"), index=True)
+    created_at: Mapped[datetime]

@@ -1,0 +1,1 @@
+"""Merged revisions: complete models that are computed while they are read."""

@@ -1,0 +1,95 @@
+"""Rows of merged revisions and of the files that merges computed."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from lorahub.protocol.digests import CommitId, Sha256
+from sqlalchemy import delete, exists, insert, select, update
+from sqlalchemy.exc import IntegrityError, OperationalError
+
+from lorahub_registry.infrastructure.database import Session, now
+from lorahub_registry.infrastructure.database.tables import MergedRevision as MergedRow
+from lorahub_registry.infrastructure.database.tables import MergeJob, MergeOutput
+
+__all__ = ["IntegrityError", "OperationalError"]
+
+
+@dataclass(frozen=True, slots=True)
+class MergedRevision:
+    id: CommitId
+    repository_id: int
+    digest: str
+    sources: dict[str, Any]
+    author_id: int
+    author: str
+    created_at: datetime
+
+
+def _merged(row: MergedRow) -> MergedRevision:
+    return MergedRevision(
+        CommitId(row.id), row.repository_id, row.digest, row.sources, row.author_id, row.author, row.created_at
+    )
+
+
+def by_key(session: Session, key: str) -> MergedRevision | None:
+    row = session.scalar(select(MergedRow).where(MergedRow.key == key))
+    return None if row is None else _merged(row)
+
+
+def by_id(session: Session, repository_id: int, merged_id: str) -> MergedRevision | None:
+    row = session.get(MergedRow, merged_id)
+    return None if row is None or row.repository_id != repository_id else _merged(row)
+
+
+def insert_merged(session: Session, merged: MergedRevision, key: str) -> None:
+    values = {
+        "id": merged.id,
+        "repository_id": merged.repository_id,
+        "key": key,
+        "digest": merged.digest,
+        "sources": merged.sources,
+        "author_id": merged.author_id,
+        "author": merged.author,
+        "reads": 0,
+        "created_at": merged.created_at,
+    }
+    session.execute(insert(MergedRow).values(values))
+
+
+def count_read(session: Session, merged_id: str) -> None:
+    session.execute(update(MergedRow).where(MergedRow.id == merged_id).values(reads=MergedRow.reads + 1))
+
+
+def often_read(session: Session, *, reads: int, limit: int) -> list[MergedRevision]:
+    """Those that are to be stored and aren't yet."""
+    statement = select(MergedRow).where(MergedRow.reads >= reads, MergedRow.stored_at.is_(None)).order_by(MergedRow.id)
+    return [_merged(row) for row in session.scalars(statement.limit(limit))]
+
+
+def set_stored(session: Session, merged_id: str) -> None:
+    session.execute(update(MergedRow).where(MergedRow.id == merged_id).values(stored_at=now()))
+
+
+# --- files ------------------------------------------------------------------------------------------------------------
+
+
+def outputs(session: Session, digest: str) -> Mapping[str, Sha256]:
+    """Path -> blob."""
+    statement = select(MergeOutput.path, MergeOutput.blob_sha256).where(MergeOutput.digest == digest)
+    return {path: Sha256(sha256) for path, sha256 in session.execute(statement)}
+
+
+def insert_output(session: Session, digest: str, path: str, sha256: Sha256) -> None:
+    """Nothing, where another was first: the bytes are the same."""
+    if session.get(MergeOutput, (digest, path)) is None:
+        session.add(MergeOutput(digest=digest, path=path, blob_sha256=sha256, created_at=now()))
+        session.flush()
+
+
+def delete_outputs(session: Session, digest: str) -> None:
+    """Unless a merged revision is stored as these files, or a job is making them."""
+    is_used = exists().where(MergedRow.digest == digest, MergedRow.reads > 0)
+    is_made = exists().where(MergeJob.digest == digest, MergeJob.status.in_(("queued", "running")))
+    session.execute(delete(MergeOutput).where(MergeOutput.digest == digest, ~is_used, ~is_made))

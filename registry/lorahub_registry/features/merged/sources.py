@@ -1,0 +1,130 @@
+"""What a recipe's names mean on this registry, and the plan over the stored files."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from lorahub.adapters.reader import read_adapter
+from lorahub.errors import InvalidRecipe, LorahubError, NotFound, NotMergeable, RevisionNotFound
+from lorahub.merging.plan import BlockCache, Ingredients, MergePlan
+from lorahub.merging.recipe import MOST_BYTES, RECIPE, Ingredient, Recipe, parse_recipe, recipe_of
+from lorahub.protocol.digests import CommitId
+from lorahub.protocol.names import RepositoryName
+from lorahub.protocol.references import Reference
+
+from lorahub_registry.features.accounts.permissions import Principal
+from lorahub_registry.features.bases.revision_files import RevisionFiles
+from lorahub_registry.features.blobs.service import known_blobs
+from lorahub_registry.features.repositories.service import Repository, readable, repositories_by_id
+from lorahub_registry.features.revisions import service as revisions
+from lorahub_registry.infrastructure.backend import Backend
+from lorahub_registry.infrastructure.database import Session
+
+
+@dataclass(frozen=True, slots=True)
+class Pinned:
+    """One source: the commit of a repository."""
+
+    repository_id: int
+    commit_id: CommitId
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """A recipe, and what its base and adapters are."""
+
+    recipe: Recipe
+    base: Pinned
+    adapters: tuple[Pinned, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        pins = [[pin.repository_id, pin.commit_id] for pin in (self.base, *self.adapters)]
+        return {"recipe": self.recipe.as_json(), "pins": pins}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> "Sources":
+        base, *adapters = (Pinned(repository, CommitId(commit)) for repository, commit in value["pins"])
+        return cls(recipe_of(value["recipe"]), base, tuple(adapters))
+
+
+def of_recipe(session: Session, principal: Principal, recipe: Recipe) -> Sources:
+    """Raises `InvalidRecipe` for names that can't be of this registry, and as `readable` and `resolve`."""
+    return Sources(
+        recipe,
+        _pin(session, principal, recipe.base, "base"),
+        tuple(_pin(session, principal, one.source, "adapter") for one in recipe.adapters),
+    )
+
+
+def of_revision(
+    backend: Backend, session: Session, principal: Principal, repository: Repository, commit_id: CommitId
+) -> Sources:
+    """Of a revision that is an adapter or a recipe. Raises `NotMergeable` where it is neither."""
+    files = _files(backend, session, commit_id)
+    if RECIPE in files.sizes:
+        recipe = parse_recipe(files.read(RECIPE, 0, MOST_BYTES + 1))
+        return of_recipe(session, principal, recipe)
+    adapter = read_adapter(files)
+    if adapter.format == "unknown":
+        raise NotMergeable(
+            f"{repository.full_name} is no adapter, and has no {RECIPE}", hint="only these have merged revisions"
+        )
+    claimed = adapter.claim.name
+    if not claimed:
+        raise NotMergeable("the adapter doesn't name its base", hint="push it with: lorahub push --base NAME")
+    base = _claimed_base(session, principal, claimed, adapter.claim.revision)
+    recipe = Recipe(claimed, (Ingredient(repository.full_name),))
+    return Sources(recipe, base, (Pinned(repository.id, commit_id),))
+
+
+def _claimed_base(session: Session, principal: Principal, name: str, revision: str | None) -> Pinned:
+    """At the revision that the adapter names if it is known here, else as it is now; the check looks at the shapes."""
+    if revision:
+        try:
+            return _pin(session, principal, f"{name}@{revision}", "base")
+        except LorahubError:
+            pass
+    return _pin(session, principal, name, "base")
+
+
+def _pin(session: Session, principal: Principal, spec: str, what: str) -> Pinned:
+    try:
+        reference = Reference.parse(spec)
+    except LorahubError as error:
+        raise InvalidRecipe(f"the {what} {spec[:200]!r} is no repository: {error.message}") from None
+    try:
+        repository = readable(session, principal, reference.repository)
+        commit = revisions.resolve(session, repository.id, reference.revision or "main").commit
+    except NotFound as error:
+        raise RevisionNotFound(
+            f"the {what} {spec[:200]} is not stored on this registry: {error.message}",
+            hint=f"push it here as {str(reference.repository)[:200]}, or merge on your machine: lorahub merge",
+        ) from None
+    return Pinned(repository.id, commit.id)
+
+
+def refuse_unreadable(session: Session, principal: Principal, sources: Sources) -> None:
+    """Raises as `readable` where the principal may not read one of the sources any more."""
+    found = repositories_by_id(session, [pin.repository_id for pin in (sources.base, *sources.adapters)])
+    for pin in (sources.base, *sources.adapters):
+        if pin.repository_id not in found:
+            raise RevisionNotFound("a source of this merge was deleted")
+        readable(session, principal, RepositoryName(found[pin.repository_id].namespace, found[pin.repository_id].name))
+
+
+def plan_of(backend: Backend, session: Session, sources: Sources, *, cache: BlockCache | None = None) -> MergePlan:
+    """Raises what `MergePlan` does."""
+    base = _files(backend, session, sources.base.commit_id)
+    adapters = [_files(backend, session, pin.commit_id) for pin in sources.adapters]
+    identities = {"base": _digests(base), "adapters": [_digests(files) for files in adapters]}
+    return MergePlan(sources.recipe, Ingredients(base, adapters, identities), cache=cache)
+
+
+def _files(backend: Backend, session: Session, commit_id: CommitId) -> RevisionFiles:
+    files = revisions.files_of(session, commit_id)
+    return RevisionFiles(backend, files, known_blobs(session, [file.sha256 for file in files.values()]))
+
+
+def _digests(files: RevisionFiles) -> dict[str, str | None]:
+    """Of everything that the result depends on: cards and the like may change."""
+    return {path: files.sha256(path) for path in sorted(files.sizes) if not path.endswith((".md", ".gitattributes"))}

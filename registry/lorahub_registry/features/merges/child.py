@@ -1,0 +1,45 @@
+"""The process in which one merge is computed: `python -m … JOB`, or `MERGED-ID REPOSITORY` to store a merged revision.
+
+It has limits of its own, so that a merge that needs too much ends alone. Its exit status is 0 where the job is settled
+or stored, anything else asks for another try.
+"""
+
+import os
+import resource
+import signal
+import sys
+
+for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ[_name] = "1"  # before numpy is imported: two threads are slower than one on small products
+
+from lorahub_registry.features.merged import service as merged  # noqa: E402
+from lorahub_registry.features.merges import service  # noqa: E402
+from lorahub_registry.infrastructure import failpoints  # noqa: E402
+from lorahub_registry.infrastructure.backend import Backend  # noqa: E402
+from lorahub_registry.settings import Settings  # noqa: E402
+
+
+def main(arguments: list[str]) -> None:
+    settings = Settings()
+    resource.setrlimit(resource.RLIMIT_AS, (settings.merge_memory_bytes, settings.merge_memory_bytes))
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    failpoints.arm(settings.failpoint)
+    backend = Backend.open(settings)
+    try:
+        if len(arguments) == 1:
+            _merge(backend, arguments[0])
+        else:
+            merged.store(backend, arguments[0], int(arguments[1]))
+    finally:
+        backend.database.close()
+
+
+def _merge(backend: Backend, job_id: str) -> None:
+    try:
+        service.perform(backend, job_id)
+    except MemoryError:
+        service.fail(backend, job_id, f"it needs more than {backend.settings.merge_memory_bytes >> 20} MiB of memory")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

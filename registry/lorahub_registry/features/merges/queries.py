@@ -1,0 +1,133 @@
+"""Rows of merge jobs."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from lorahub.protocol.digests import CommitId
+from sqlalchemy import func, select, update
+
+from lorahub_registry.infrastructure.database import Session, now
+from lorahub_registry.infrastructure.database.tables import MergeJob as JobRow
+
+_OPEN = ("queued", "running")
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    id: str
+    account_id: int
+    repository_id: int
+    digest: str
+    sources: dict[str, Any]
+    status: str
+    attempts: int
+    bytes: int
+    done: int
+    error: str | None
+    commit_id: CommitId | None
+    version: str | None
+    created_at: datetime
+    finished_at: datetime | None
+
+    @property
+    def is_open(self) -> bool:
+        return self.status in _OPEN
+
+
+def _job(row: JobRow) -> Job:
+    return Job(
+        row.id,
+        row.account_id,
+        row.repository_id,
+        row.digest,
+        row.sources,
+        row.status,
+        row.attempts,
+        row.bytes,
+        row.done,
+        row.error,
+        None if row.commit_id is None else CommitId(row.commit_id),
+        row.version,
+        row.created_at,
+        row.finished_at,
+    )
+
+
+def insert_job(session: Session, job: Job) -> None:
+    session.add(
+        JobRow(
+            id=job.id,
+            account_id=job.account_id,
+            repository_id=job.repository_id,
+            digest=job.digest,
+            sources=job.sources,
+            status=job.status,
+            attempts=0,
+            bytes=job.bytes,
+            done=0,
+            created_at=job.created_at,
+        )
+    )
+    session.flush()
+
+
+def job_by_id(session: Session, job_id: str) -> Job | None:
+    row = session.get(JobRow, job_id)
+    return None if row is None else _job(row)
+
+
+def same_job(session: Session, *, repository_id: int, digest: str) -> Job | None:
+    """The newest job with this result for this repository that wasn't given up."""
+    statement = (
+        select(JobRow)
+        .where(JobRow.repository_id == repository_id, JobRow.digest == digest, JobRow.status.in_((*_OPEN, "done")))
+        .order_by(JobRow.created_at.desc())
+        .limit(1)
+    )
+    row = session.scalar(statement)
+    return None if row is None else _job(row)
+
+
+def open_jobs_of(session: Session, account_id: int) -> int:
+    statement = select(func.count()).where(JobRow.account_id == account_id, JobRow.status.in_(_OPEN))
+    return session.scalar(statement) or 0
+
+
+def open_jobs(session: Session, *, limit: int) -> list[str]:
+    """Oldest first."""
+    statement = select(JobRow.id).where(JobRow.status.in_(_OPEN)).order_by(JobRow.created_at).limit(limit)
+    return list(session.scalars(statement))
+
+
+def jobs_of(session: Session, account_id: int, *, limit: int) -> list[Job]:
+    """Newest first."""
+    statement = select(JobRow).where(JobRow.account_id == account_id).order_by(JobRow.created_at.desc()).limit(limit)
+    return [_job(row) for row in session.scalars(statement)]
+
+
+def begin(session: Session, job_id: str) -> None:
+    session.execute(
+        update(JobRow)
+        .where(JobRow.id == job_id, JobRow.status.in_(_OPEN))
+        .values(status="running", attempts=JobRow.attempts + 1, done=0)
+    )
+
+
+def set_done(session: Session, job_id: str, done: int) -> bool:
+    """False where the job is over."""
+    changed = session.execute(
+        update(JobRow).where(JobRow.id == job_id, JobRow.status == "running").values(done=done).returning(JobRow.id)
+    )
+    return changed.first() is not None
+
+
+def settle(session: Session, job_id: str, status: str, **values: Any) -> bool:
+    """False where it was settled before."""
+    changed = session.execute(
+        update(JobRow)
+        .where(JobRow.id == job_id, JobRow.status.in_(_OPEN))
+        .values(status=status, finished_at=now(), **values)
+        .returning(JobRow.id)
+    )
+    return changed.first() is not None

@@ -1,0 +1,301 @@
+"""A merge as a job: plan → accept → compute, file by file → publish → settle.
+
+Planning happens in the request, from headers: what doesn't fit or costs too much is refused before anything is
+allocated. Computing happens in a child process of a worker, with limits; each finished file is kept, so that a killed
+one costs a file. Publishing is a commit like any other, whose idempotency key is the job: it happens once.
+"""
+
+import io
+import json
+import secrets
+import time
+from base64 import b64encode
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from lorahub.errors import Conflict, LorahubError, MergeTooLarge, NotFound, RepositoryNotFound, TooManyRequests
+from lorahub.merging.plan import MergePlan
+from lorahub.merging.recipe import Recipe
+from lorahub.protocol.digests import Sha256
+from lorahub.protocol.names import RepositoryName
+
+from lorahub_registry.features.accounts.permissions import Action, Principal, require
+from lorahub_registry.features.accounts.service import acting_for
+from lorahub_registry.features.audit.service import record as record_audit
+from lorahub_registry.features.blobs.service import known_blobs, lease_known
+from lorahub_registry.features.merged import service as merged
+from lorahub_registry.features.merged import sources
+from lorahub_registry.features.merged.sources import Sources
+from lorahub_registry.features.merges import queries
+from lorahub_registry.features.merges.queries import Job
+from lorahub_registry.features.publishing.service import Published, publish
+from lorahub_registry.features.repositories import service as repositories
+from lorahub_registry.features.repositories.service import Repository
+from lorahub_registry.infrastructure.backend import Backend
+from lorahub_registry.infrastructure.database import now
+from lorahub_registry.infrastructure.failpoints import reach
+
+__all__ = ["Job"]
+
+MOST_ATTEMPTS = 50
+"""Tries that ended without a word, killed or out of memory; a file that is done stays done."""
+_MOST_LISTED = 100
+_PROGRESS_SECONDS = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """A job and the repository that its result goes to."""
+
+    job: Job
+    target: str
+
+    @property
+    def reference(self) -> str | None:
+        return f"{self.target}@{self.job.version}" if self.job.version else None
+
+
+class Cancelled(Exception):
+    """The job was settled while it was computed."""
+
+
+# --- in the request ---------------------------------------------------------------------------------------------------
+
+
+def plan(backend: Backend, principal: Principal, recipe: Recipe) -> MergePlan:
+    """What the recipe comes to. Raises what `of_recipe` and `MergePlan` do, and `MergeTooLarge`."""
+    principal.require_account()
+    return _plan(backend, principal, recipe)[1]
+
+
+def _plan(backend: Backend, principal: Principal, recipe: Recipe) -> tuple[Sources, MergePlan]:
+    with backend.database.read() as session:
+        of = sources.of_recipe(session, principal, recipe)
+        made = sources.plan_of(backend, session, of)
+    if made.cost.bytes > backend.settings.merge_output_bytes:
+        raise MergeTooLarge(
+            f"the result has {made.cost.bytes} bytes; at most {backend.settings.merge_output_bytes} are made here",
+            hint="merge on your machine: lorahub merge",
+        )
+    return of, made
+
+
+def start(backend: Backend, principal: Principal, recipe: Recipe, name: RepositoryName, *, is_private: bool) -> Shown:
+    """Accepts a merge. The same recipe for the same repository is the same job, unless it failed.
+
+    Raises what `plan` does, as `permitted` for the target, and `TooManyRequests`.
+    """
+    account_id = principal.require_account()
+    of, made = _plan(backend, principal, recipe)
+    target = _target(backend, principal, name, is_private=is_private)
+    job = Job(
+        id=secrets.token_hex(16),
+        account_id=account_id,
+        repository_id=target.id,
+        digest=made.digest,
+        sources=of.as_json(),
+        status="queued",
+        attempts=0,
+        bytes=made.cost.bytes,
+        done=0,
+        error=None,
+        commit_id=None,
+        version=None,
+        created_at=now(),
+        finished_at=None,
+    )
+    with backend.database.write() as session:
+        known = queries.same_job(session, repository_id=target.id, digest=made.digest)
+        if known is not None:
+            return Shown(known, target.full_name)
+        if queries.open_jobs_of(session, account_id) >= backend.settings.merge_jobs_per_account:
+            raise TooManyRequests(
+                f"{backend.settings.merge_jobs_per_account} merges of yours are under way",
+                hint="wait for one, or cancel it: lorahub merge-job ID --cancel",
+            )
+        queries.insert_job(session, job)
+        record_audit(
+            session,
+            actor=principal.name,
+            action="merge.start",
+            subject=target.full_name,
+            token_id=principal.token_id,
+            job=job.id,
+            digest=made.digest,
+        )
+    return Shown(job, target.full_name)
+
+
+def _target(backend: Backend, principal: Principal, name: RepositoryName, *, is_private: bool) -> Repository:
+    try:
+        return repositories.find(backend, principal, name, Action.WRITE)
+    except RepositoryNotFound:
+        require(principal, Action.WRITE, name.namespace)
+        return repositories.create(backend, principal, name, is_private=is_private)
+
+
+def find(backend: Backend, principal: Principal, job_id: str) -> Shown:
+    """One of the principal's own jobs. Raises `NotFound`, for others' too."""
+    account_id = principal.require_account()
+    with backend.database.read() as session:
+        job = queries.job_by_id(session, job_id)
+        if job is None or (job.account_id != account_id and not principal.is_admin):
+            raise NotFound(f"no merge is called {job_id[:64]}")
+        target = repositories.repositories_by_id(session, [job.repository_id])[job.repository_id]
+    return Shown(job, target.full_name)
+
+
+def own_jobs(backend: Backend, principal: Principal) -> list[Shown]:
+    """The newest of the principal's jobs."""
+    with backend.database.read() as session:
+        jobs = queries.jobs_of(session, principal.require_account(), limit=_MOST_LISTED)
+        names = repositories.repositories_by_id(session, [job.repository_id for job in jobs])
+    return [Shown(job, names[job.repository_id].full_name) for job in jobs]
+
+
+def cancel(backend: Backend, principal: Principal, job_id: str) -> Shown:
+    """Stops it: nothing of it is visible. Raises `NotFound`, `Conflict` where it is done."""
+    shown = find(backend, principal, job_id)
+    with backend.database.write() as session:
+        is_new = queries.settle(session, job_id, "cancelled")
+        if is_new:
+            record_audit(session, actor=principal.name, action="merge.cancel", subject=shown.target, job=job_id)
+    if is_new:
+        merged.forget(backend, shown.job.digest)
+    elif shown.job.status == "done":
+        raise Conflict(f"the merge {job_id} is done", hint=f"its result is {shown.reference}")
+    return find(backend, principal, job_id)
+
+
+# --- in a worker ------------------------------------------------------------------------------------------------------
+
+
+def waiting(backend: Backend) -> list[str]:
+    """Ids of jobs that are not over, oldest first."""
+    with backend.database.read() as session:
+        return queries.open_jobs(session, limit=16)
+
+
+def is_over(backend: Backend, job_id: str) -> bool:
+    with backend.database.read() as session:
+        job = queries.job_by_id(session, job_id)
+        return job is None or not job.is_open
+
+
+def begin(backend: Backend, job_id: str) -> bool:
+    """Counts a try. False where the job is over, or was tried too often, which is said then."""
+    with backend.database.write() as session:
+        job = queries.job_by_id(session, job_id)
+        if job is None or not job.is_open:
+            return False
+        queries.begin(session, job_id)
+    if job.attempts >= MOST_ATTEMPTS:
+        fail(backend, job_id, f"it was tried {job.attempts} times, and every try was killed: too little memory or time")
+        return False
+    return True
+
+
+def fail(backend: Backend, job_id: str, reason: str) -> None:
+    with backend.database.write() as session:
+        job = queries.job_by_id(session, job_id)
+        is_new = queries.settle(session, job_id, "failed", error=reason[:2000])
+    if is_new and job is not None:
+        merged.forget(backend, job.digest)
+
+
+def perform(backend: Backend, job_id: str) -> None:
+    """Computes what isn't there yet, and publishes. Called in a process of its own.
+
+    What is wrong with the job itself settles it as failed; anything else is raised, and the job is tried again.
+    """
+    with backend.database.read() as session:
+        job = queries.job_by_id(session, job_id)
+    if job is None or not job.is_open:
+        return
+    try:
+        _perform(backend, job)
+    except Cancelled:
+        merged.forget(backend, job.digest)
+    except LorahubError as error:
+        if error.retryable:
+            raise
+        fail(backend, job.id, f"{error.message}" + (f"; {error.hint}" if error.hint else ""))
+
+
+def _perform(backend: Backend, job: Job) -> None:
+    of = Sources.from_json(job.sources)
+    with backend.database.read() as session:
+        principal = acting_for(session, job.account_id)
+        sources.refuse_unreadable(session, principal, of)
+        made = sources.plan_of(backend, session, of)
+        target = repositories.repositories_by_id(session, [job.repository_id])[job.repository_id]
+    progress = _Progress(backend, job.id)
+    weights = {
+        path: merged.compute(
+            backend,
+            made,
+            path,
+            account_id=job.account_id,
+            repository_id=job.repository_id,
+            progress=progress.advance,
+        )
+        for path in made.weights
+    }
+    progress.say()
+    reach("merge-computed")
+    published = _publish(backend, principal, target, job, made, weights)
+    reach("merge-published")
+    with backend.database.write() as session:
+        queries.settle(
+            session, job.id, "done", commit_id=published.commit.id, version=published.version, done=job.bytes
+        )
+
+
+class _Progress:
+    """Writes down what is done, now and then. Raises `Cancelled` where the job is over."""
+
+    def __init__(self, backend: Backend, job_id: str) -> None:
+        self._backend = backend
+        self._job_id = job_id
+        self._done = 0
+        self._said_at = 0.0
+
+    def advance(self, count: int) -> None:
+        self._done += count
+        if time.monotonic() - self._said_at > _PROGRESS_SECONDS:
+            self.say()
+
+    def say(self) -> None:
+        self._said_at = time.monotonic()
+        with self._backend.database.write() as session:
+            if not queries.set_done(session, self._job_id, self._done):
+                raise Cancelled
+
+
+def _publish(
+    backend: Backend,
+    principal: Principal,
+    target: Repository,
+    job: Job,
+    made: MergePlan,
+    weights: dict[str, Sha256],
+) -> Published:
+    with backend.database.write() as session:
+        for blob in known_blobs(session, list(weights.values())).values():
+            lease_known(backend, session, account_id=job.account_id, repository_id=target.id, blob=blob)
+    body = b"\n".join(json.dumps(line).encode() for line in _lines(made, weights))
+    name = RepositoryName(target.namespace, target.name)
+    return publish(backend, principal, name, "main", io.BytesIO(body), idempotency_key=f"merge-{job.id}")
+
+
+def _lines(made: MergePlan, weights: dict[str, Sha256]) -> Iterator[dict[str, Any]]:
+    names = ", ".join(one.source for one in made.recipe.adapters)
+    yield {"key": "header", "value": {"summary": f"Merge {names} into {made.recipe.base}", "description": ""}}
+    for path, size in made.files.items():
+        if path in weights:
+            yield {"key": "lfsFile", "value": {"path": path, "algo": "sha256", "oid": weights[path], "size": size}}
+        else:
+            content = b64encode(made.read(path, 0, size)).decode()
+            yield {"key": "file", "value": {"path": path, "content": content, "encoding": "base64"}}
+    yield {"key": "version", "value": {"name": None, "aliases": ["latest"]}}
