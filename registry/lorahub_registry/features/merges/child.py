@@ -21,24 +21,22 @@ from lorahub_registry.settings import Settings  # noqa: E402
 
 def main(arguments: list[str]) -> None:
     settings = Settings()
-    resource.setrlimit(resource.RLIMIT_AS, (settings.merge_memory_bytes, settings.merge_memory_bytes))
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     failpoints.arm(settings.failpoint)
     backend = Backend.open(settings)
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (settings.merge_memory_bytes, before[1]))
     try:
         if len(arguments) == 1:
-            _merge(backend, arguments[0])
+            service.perform(backend, arguments[0])
         else:
             merged.store(backend, arguments[0], int(arguments[1]))
+    except MemoryError:
+        resource.setrlimit(resource.RLIMIT_AS, before)  # to say so takes memory too
+        if len(arguments) == 1:
+            service.fail(backend, arguments[0], f"it needs more than {settings.merge_memory_bytes >> 20} MiB of memory")
     finally:
         backend.database.close()
-
-
-def _merge(backend: Backend, job_id: str) -> None:
-    try:
-        service.perform(backend, job_id)
-    except MemoryError:
-        service.fail(backend, job_id, f"it needs more than {backend.settings.merge_memory_bytes >> 20} MiB of memory")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,191 @@
+"""Merges on the registry: planned, computed by a worker, published once."""
+
+import hashlib
+import os
+import random
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import lorahub
+import psutil
+import pytest
+from lorahub.errors import AdapterDoesNotFit, Conflict, NotFound, NotMergeable, TooManyRequests
+from lorahub.merging.recipe import Ingredient, Recipe, recipe_of
+from registry_process import Registry
+
+
+@pytest.fixture
+def working(tmp_path: Path) -> Iterator[Registry]:
+    """A registry with a worker."""
+    running = Registry(tmp_path / "working", {"LORAHUB_WORKER": "true"}).start()
+    yield running
+    running.stop()
+    running.assert_sound()
+
+
+@pytest.fixture
+def stored(working: Registry, store: Callable) -> Any:
+    return store(working, ("ana", working.add_user("ana")), seed=random.randrange(1 << 30))
+
+
+def _hub(registry: Registry, stored: Any) -> lorahub.Hub:
+    return lorahub.Hub(registry.url, token=stored.token)
+
+
+def _recipe(stored: Any, **changes: Any) -> Recipe:
+    return recipe_of({"base": stored.base, "adapters": [stored.adapter], **changes})
+
+
+def test_the_result_is_published_with_its_lineage(working: Registry, stored: Any, tmp_path: Path) -> None:
+    with _hub(working, stored) as hub:
+        planned = hub.plan_merge(_recipe(stored))
+        job = hub.start_merge(_recipe(stored), "ana/merged")
+        again = hub.start_merge(_recipe(stored), "ana/merged")
+        done = hub.wait_for_merge(str(job["id"]))
+        revision = hub.revision(str(done["reference"]))
+        local = hub.merge(Recipe(str(stored.base_folder), (Ingredient(str(stored.adapter_folder)),)), tmp_path / "here")
+        pulled = hub.pull(str(done["reference"]), tmp_path / "pulled").path
+    assert again["id"] == job["id"]
+    assert done["digest"] == planned["digest"]
+    assert {file.path: file.size for file in revision.files if file.path != ".gitattributes"} == planned["files"]
+    for path in local.glob("*.safetensors"):
+        assert path.read_bytes() == (pulled / path.name).read_bytes()
+    assert (pulled / "lorahub-merge.json").exists()
+
+
+def test_killed_at_random_it_is_published_once(tmp_path: Path, store: Callable) -> None:
+    """The registry, its worker and the merge itself are killed, twenty times in all."""
+    registry = Registry(tmp_path / "killed", {"LORAHUB_WORKER": "true"}).start()
+    try:
+        stored = store(registry, ("ana", registry.add_user("ana")), seed=random.randrange(1 << 30))
+        chosen = random.Random(5)
+        with _hub(registry, stored) as hub:
+            job = str(hub.start_merge(_recipe(stored), "ana/merged")["id"])
+        kills = 0
+        while kills < 20:
+            time.sleep(chosen.random() * 1.2)
+            kills += _kill_something(registry, chosen)
+        with _hub(registry, stored) as hub:
+            done = hub.wait_for_merge(job)
+            versions = hub.versions("ana/merged")
+            killed = hub.pull(str(done["reference"]), tmp_path / "killed-result").path
+            undisturbed = hub.start_merge(_recipe(stored, method="sum"), "ana/undisturbed")
+            other = hub.wait_for_merge(str(undisturbed["id"]))
+            calm = hub.pull(str(other["reference"]), tmp_path / "calm-result").path
+        assert len(versions) == 1
+        assert _sums(killed) == _sums(calm)
+    finally:
+        registry.stop()
+        registry.assert_sound()
+
+
+def _kill_something(registry: Registry, chosen: random.Random) -> int:
+    """1 where something was killed: now the merge, now the worker, now everything."""
+    assert registry.process is not None
+    children = psutil.Process(registry.process.pid).children(recursive=True)
+    merges = [child for child in children if "merges.child" in " ".join(child.cmdline())]
+    workers = [child for child in children if "lorahub_registry.worker" in " ".join(child.cmdline())]
+    target = chosen.choice(["merge", "merge", "worker", "all"])
+    if target == "merge" and merges:
+        os.kill(merges[0].pid, signal.SIGKILL)
+        return 1
+    for child in workers:
+        child.kill()
+    registry.kill()
+    registry.start()
+    return 1
+
+
+def _sums(folder: Path) -> dict[str, str]:
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.glob("*.safetensors")}
+
+
+def test_refused_before_anything_is_started(working: Registry, stored: Any) -> None:
+    with _hub(working, stored) as hub:
+        with pytest.raises(NotFound, match="not stored on this registry"):
+            hub.start_merge(recipe_of({"base": "ana/nothing", "adapters": [stored.adapter]}), "ana/merged")
+        with pytest.raises(AdapterDoesNotFit, match="several files"):
+            hub.start_merge(recipe_of({"base": stored.base, "adapters": [stored.base]}), "ana/merged")
+        with pytest.raises(NotFound):
+            hub.model("ana/merged")
+
+
+def test_cancelled_it_leaves_nothing(tmp_path: Path, store: Callable) -> None:
+    registry = Registry(tmp_path / "idle", {"LORAHUB_WORKER": "false"}).start()
+    try:
+        stored = store(registry, ("ana", registry.add_user("ana")), seed=random.randrange(1 << 30))
+        with _hub(registry, stored) as hub:
+            job = str(hub.start_merge(_recipe(stored), "ana/merged")["id"])
+            assert hub.cancel_merge(job)["status"] == "cancelled"
+            with pytest.raises(Conflict, match="cancelled"):
+                hub.wait_for_merge(job)
+            assert [file.path for file in hub.revision("ana/merged@main").files] == [".gitattributes"]
+    finally:
+        registry.stop()
+
+
+def test_each_account_has_a_few_at_once(tmp_path: Path, store: Callable) -> None:
+    registry = Registry(tmp_path / "few", {"LORAHUB_WORKER": "false", "LORAHUB_MERGE_JOBS_PER_ACCOUNT": "1"}).start()
+    try:
+        stored = store(registry, ("ana", registry.add_user("ana")), seed=random.randrange(1 << 30))
+        with _hub(registry, stored) as hub:
+            hub.start_merge(_recipe(stored), "ana/one")
+            with pytest.raises(TooManyRequests, match="under way"):
+                hub.start_merge(_recipe(stored), "ana/two")
+    finally:
+        registry.stop()
+
+
+def test_too_little_memory_fails_the_job_alone(tmp_path: Path, store: Callable) -> None:
+    settings = {"LORAHUB_WORKER": "true", "LORAHUB_MERGE_MEMORY_BYTES": str(130 << 20)}
+    registry = Registry(tmp_path / "small", settings).start()
+    try:
+        stored = store(registry, ("ana", registry.add_user("ana")), seed=random.randrange(1 << 30))
+        with _hub(registry, stored) as hub:
+            job = str(hub.start_merge(_recipe(stored), "ana/merged")["id"])
+            with pytest.raises(NotMergeable, match="memory|killed"):
+                hub.wait_for_merge(job)
+            assert hub.server() is not None
+    finally:
+        registry.stop()
+
+
+def test_others_jobs_are_not_there(working: Registry, stored: Any) -> None:
+    other = working.add_user("bob")
+    with _hub(working, stored) as hub:
+        job = str(hub.start_merge(_recipe(stored), "ana/merged")["id"])
+    answer = httpx2.get(f"{working.url}/api/lorahub/v1/merges/{job}", headers={"Authorization": f"Bearer {other}"})
+    assert answer.status_code == 404
+
+
+def test_read_often_it_is_stored_with_the_same_bytes_and_etag(tmp_path: Path, store: Callable) -> None:
+    registry = Registry(tmp_path / "often", {"LORAHUB_WORKER": "true", "LORAHUB_MERGED_STORE_READS": "3"}).start()
+    try:
+        stored = store(registry, ("ana", registry.add_user("ana")), seed=random.randrange(1 << 30))
+        path = f"{registry.url}/{stored.adapter}/resolve/merged%2Fv1/model-00001-of-00002.safetensors"
+        headers = {"Authorization": f"Bearer {stored.token}"}
+        first = httpx2.get(path, headers=headers)
+        assert first.status_code == 200
+        for _ in range(4):
+            httpx2.get(path, headers=headers)
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline and not _outputs(registry):
+            time.sleep(0.3)
+        assert _outputs(registry)
+        later = httpx2.get(path, headers=headers)
+        assert later.content == first.content
+        assert later.headers["etag"] == first.headers["etag"]
+    finally:
+        registry.stop()
+        registry.assert_sound()
+
+
+def _outputs(registry: Registry) -> int:
+    import sqlite3
+
+    with sqlite3.connect(registry.home / "registry.db") as connection:
+        return int(connection.execute("select count(*) from merged_revisions where stored_at is not null").fetchone()[0])
