@@ -52,7 +52,9 @@ class Settings(BaseSettings):
         description="reads of a merged revision's weights after which a worker stores them; 0 for never",
     )
     merge_jobs_per_account: int = Field(default=2, description="most merges of one account under way at once")
-    merge_memory_bytes: int = Field(default=8 << 30, description="bytes of address space that one merge may use")
+    merge_memory_bytes: int = Field(
+        default=8 << 30, description="bytes of memory that one merge may take, beyond the process itself"
+    )
     merge_seconds: int = Field(default=6 * 3600, description="seconds that one try of a merge may take")
     merge_output_bytes: int = Field(default=1 << 40, description="bytes; largest model that a merge may make")
 

@@ -1,66 +1,28 @@
 """A base and an adapter of the real PEFT, stored on a registry."""
 
-import json
-import warnings
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import lorahub
-import peft
 import pytest
-import torch
-import transformers
-from corpus import peft_corpus
+from corpus.merge_corpus import Stored, make_adapter, make_base
 from registry_process import Registry
-
-
-@dataclass(frozen=True)
-class Stored:
-    """A base and an adapter on a registry, and where they came from."""
-
-    base: str
-    adapter: str
-    base_folder: Path
-    adapter_folder: Path
-    token: str
-    namespace: str
-
-
-def make_base(folder: Path, *, dtype: torch.dtype = torch.bfloat16, seed: int = 0, shard: str = "40KB") -> Path:
-    """A tiny Llama in several shards."""
-    torch.manual_seed(seed)
-    model = peft_corpus.llama(hidden_size=32, intermediate_size=48, vocab_size=128).to(dtype)
-    assert isinstance(model, transformers.PreTrainedModel)
-    model.save_pretrained(folder, max_shard_size=shard)
-    return folder
-
-
-def make_adapter(folder: Path, base: Path, named: str, *, seed: int = 1, **settings: object) -> Path:
-    model = transformers.AutoModelForCausalLM.from_pretrained(base)
-    config = peft_corpus.lora(**{"target_modules": "all-linear", **settings})
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        adapted = peft.get_peft_model(model, config)
-    generator = torch.Generator().manual_seed(seed)
-    for parameter in adapted.parameters():
-        if parameter.requires_grad:
-            parameter.data += 0.02 * torch.randn(parameter.shape, generator=generator).to(parameter.dtype)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        adapted.save_pretrained(folder)
-    said = json.loads((folder / "adapter_config.json").read_text())
-    (folder / "adapter_config.json").write_text(json.dumps(said | {"base_model_name_or_path": named}))
-    return folder
 
 
 @pytest.fixture
 def store(tmp_path: Path) -> Callable[..., Stored]:
     """Pushes a base and an adapter for it to a registry, as a user of its own."""
 
-    def make(registry: Registry, user: tuple[str, str], *, seed: int = 0, **settings: object) -> Stored:
+    def make(
+        registry: Registry,
+        user: tuple[str, str],
+        *,
+        seed: int = 0,
+        sizes: Mapping[str, int] | None = None,
+        **settings: object,
+    ) -> Stored:
         name, token = user
-        base = make_base(tmp_path / f"base-{seed}", seed=seed)
+        base = make_base(tmp_path / f"base-{seed}", seed=seed, **(sizes or {}))
         adapter = make_adapter(tmp_path / f"adapter-{seed}", base, f"{name}/base", seed=seed + 1, **settings)
         with lorahub.Hub(registry.url, token=token) as hub:
             hub.push(base, f"{name}/base")

@@ -14,12 +14,13 @@ import peft
 import pytest
 import torch
 import transformers
+from corpus.merge_corpus import Stored
 from lorahub.merging.recipe import Ingredient, Recipe, recipe_of
 from registry_process import Registry
 
 
 @pytest.fixture
-def stored(registry: Registry, user: tuple[str, str], store: Callable):
+def stored(registry: Registry, user: tuple[str, str], store: Callable[..., Stored]) -> Stored:
     return store(registry, user, seed=random.randrange(1 << 30))
 
 
@@ -27,19 +28,21 @@ def _client(registry: Registry, token: str) -> httpx2.Client:
     return httpx2.Client(base_url=registry.url, headers={"Authorization": f"Bearer {token}"})
 
 
-def _merged_files(registry: Registry, stored, revision: str = "merged%2Fv1") -> dict[str, int]:
+def _merged_files(registry: Registry, stored: Stored, revision: str = "merged%2Fv1") -> dict[str, int]:
     with _client(registry, stored.token) as client:
         answer = client.get(f"/api/models/{stored.adapter}/revision/{revision}", params={"blobs": "true"})
         assert answer.status_code == 200, answer.text
         return {file["rfilename"]: file["size"] for file in answer.json()["siblings"]}
 
 
-def _get(registry: Registry, stored, path: str, revision: str = "merged%2Fv1", **headers: str) -> httpx2.Response:
+def _get(
+    registry: Registry, stored: Stored, path: str, revision: str = "merged%2Fv1", **headers: str
+) -> httpx2.Response:
     with _client(registry, stored.token) as client:
         return client.get(f"/{stored.adapter}/resolve/{revision}/{path}", headers=headers)
 
 
-def test_transformers_loads_it(registry: Registry, stored, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_transformers_loads_it(registry: Registry, stored: Stored, tmp_path: Path) -> None:
     local = huggingface_hub.snapshot_download(
         stored.adapter,
         revision="merged/v1",
@@ -59,7 +62,7 @@ def test_transformers_loads_it(registry: Registry, stored, tmp_path: Path, monke
     assert (ours - theirs).norm() < 0.1 * moved  # bfloat16's rounding of the weights
 
 
-def test_the_same_bytes_as_a_merge_on_this_machine(registry: Registry, stored, tmp_path: Path) -> None:
+def test_the_same_bytes_as_a_merge_on_this_machine(registry: Registry, stored: Stored, tmp_path: Path) -> None:
     recipe = recipe_of({"base": str(stored.base_folder), "adapters": [str(stored.adapter_folder)]})
     with lorahub.Hub(registry.url, token=stored.token) as hub:
         folder = hub.merge(recipe, tmp_path / "merged")
@@ -72,7 +75,7 @@ def test_the_same_bytes_as_a_merge_on_this_machine(registry: Registry, stored, t
         assert content == (folder / path).read_bytes(), path
 
 
-def test_any_range_is_part_of_the_whole(registry: Registry, stored) -> None:
+def test_any_range_is_part_of_the_whole(registry: Registry, stored: Stored) -> None:
     files = _merged_files(registry, stored)
     wholes = {path: _get(registry, stored, path).content for path in files}
     chosen = random.Random(7)
@@ -89,7 +92,7 @@ def test_any_range_is_part_of_the_whole(registry: Registry, stored) -> None:
             assert answer.headers["content-range"] == f"bytes {start}-{stop - 1}/{files[path]}"
 
 
-def test_names_lead_to_one_id_with_stable_etags(registry: Registry, stored) -> None:
+def test_names_lead_to_one_id_with_stable_etags(registry: Registry, stored: Stored) -> None:
     by_branch = _get(registry, stored, "config.json", "merged")
     by_version = _get(registry, stored, "config.json", "merged%2Fv1")
     commit = by_version.headers["x-repo-commit"]
@@ -100,7 +103,7 @@ def test_names_lead_to_one_id_with_stable_etags(registry: Registry, stored) -> N
     assert by_branch.content == by_version.content == by_id.content
 
 
-def test_tree_and_paths(registry: Registry, stored) -> None:
+def test_tree_and_paths(registry: Registry, stored: Stored) -> None:
     files = _merged_files(registry, stored)
     with _client(registry, stored.token) as client:
         tree = client.get(f"/api/models/{stored.adapter}/tree/merged%2Fv1", params={"recursive": "true"}).json()
@@ -109,14 +112,14 @@ def test_tree_and_paths(registry: Registry, stored) -> None:
     assert [entry["path"] for entry in info.json()] == ["config.json"]
 
 
-def test_lineage_names_what_it_is_made_of(registry: Registry, stored) -> None:
+def test_lineage_names_what_it_is_made_of(registry: Registry, stored: Stored) -> None:
     lineage = _get(registry, stored, "lorahub-merge.json").json()
     assert lineage["recipe"]["base"] == stored.base
     weights = stored.adapter_folder / "adapter_model.safetensors"
     assert lineage["of"]["adapters"][0][weights.name] == hashlib.sha256(weights.read_bytes()).hexdigest()
 
 
-def test_a_recipe_repository(registry: Registry, stored, tmp_path: Path) -> None:
+def test_a_recipe_repository(registry: Registry, stored: Stored, tmp_path: Path) -> None:
     recipe = {"base": stored.base, "adapters": [{"source": f"{stored.adapter}@v1", "weight": 0.5}]}
     (tmp_path / "recipe").mkdir()
     (tmp_path / "recipe" / "lorahub-merge.yaml").write_text(json.dumps(recipe))
@@ -133,7 +136,7 @@ def test_a_recipe_repository(registry: Registry, stored, tmp_path: Path) -> None
 
 
 def test_who_may_not_read_the_base_may_not_read_the_merge(
-    registry: Registry, stored, new_user: Callable[[], tuple[str, str]]
+    registry: Registry, stored: Stored, new_user: Callable[[], tuple[str, str]]
 ) -> None:
     with _client(registry, stored.token) as client:
         answer = client.put(f"/api/models/{stored.base}/settings", json={"private": True})

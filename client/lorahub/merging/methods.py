@@ -207,12 +207,6 @@ def _kronecker_half(roles: Roles, half: str) -> "Matrix":
 def _vera(case: _Case) -> Step:
     """ΔW = (λ_b ∘ B) · (λ_d ∘ A), both shared by all modules (arXiv:2310.11454)."""
     shared = case.factors.shared
-    if "vera_A" not in shared or "vera_B" not in shared:
-        raise NotMergeable(
-            "VeRA's shared projections are not in the file (save_projection=false); they come from torch's random "
-            "numbers, which may differ between versions",
-            hint="save the adapter with save_projection=True",
-        )
     out, width = case.out_in
     down, up = (case.factors.load(shared[name]) for name in ("vera_A", "vera_B"))
     left = case.roles["lambda_b"][:, None] * up[:out]

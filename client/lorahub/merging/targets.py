@@ -202,6 +202,12 @@ class _Builder:
     def _take_update(self, number: int, member: Member, update: Update, weight: Weight) -> None:
         is_stack = len(update.shape) == 3 and update.kind is Kind.LINEAR
         refuse_unmergeable(update, member.settings, is_stack=is_stack)
+        if update.method == "vera" and not {"vera_A", "vera_B"} <= member.factors.shared.keys():
+            raise NotMergeable(
+                "VeRA's shared projections are not in the file (save_projection=false); they come from torch's random "
+                "numbers, which may differ between versions",
+                hint="save the adapter with save_projection=True",
+            )
         self._refuse_whole_of_parts(member, update, weight)
         factor = member.weight_of(update.module)
         self._place(number, factor, update, weight)
@@ -226,10 +232,7 @@ class _Builder:
             )
 
     def _take_part(self, number: int, member: Member, part: Part, weight: Weight) -> None:
-        entry = next(iter(part.tensors.values()))
-        if part.kind is PartKind.BASE_COPY and entry.shape == weight.shape:
-            return  # the base is at hand
-        if part.kind in (PartKind.REPLACEMENT, PartKind.BIAS) and len(weight.places) > 1:
+        if part.kind in (PartKind.REPLACEMENT, PartKind.BASE_COPY, PartKind.BIAS) and len(weight.places) > 1:
             raise NotMergeable(f"{part.name} is stored in pieces in the base", hint="merge it with PEFT")
         self._place(number, member.weight_of(part.module), part, weight)
 

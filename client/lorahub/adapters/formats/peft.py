@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import pairwise
 from typing import Any
 
-from lorahub.adapters.adapter import Adapter, BaseClaim, Kind, Part, PartKind, Update
+from lorahub.adapters.adapter import Adapter, BaseClaim, Part, PartKind, Update
 from lorahub.adapters.adapter_config import AdapterConfig
 from lorahub.adapters.findings import Evidence, shape_text
 from lorahub.adapters.formats import reading as methods
@@ -183,6 +183,7 @@ class _Reader:
         self.elements = methods.count_elements(entries)
         for entry in methods.check_entries(entries, self.reading, allow_flat=self._may_be_flat):
             self._sort(entry)
+        self._join_embeddings()
         for (module, family, nesting), tensors in self.groups.items():
             self._make(module, family, nesting, tensors)
         if self.twice:
@@ -191,6 +192,13 @@ class _Reader:
                 f"{len(self.twice)} tensors have a second of the same meaning, first {self.twice[0].name}",
                 self.twice,
             )
+
+    def _join_embeddings(self) -> None:
+        """DoRA's magnitude is called the same for embeddings, whose factors are called otherwise."""
+        for module, family, nesting in list(self.groups):
+            alone = self.groups.get((module, "lora", nesting), {})
+            if family == "embedding" and alone.keys() == {"magnitude"}:
+                self.groups[module, family, nesting] |= self.groups.pop((module, "lora", nesting))
 
     def _may_be_flat(self, name: str) -> bool:
         found = _suffix(name)
@@ -435,7 +443,7 @@ class _Reader:
             Evidence(update.module)
             for update in self.reading.updates
             if self.settings.covers(update.module) is False and update.parameters == ("weight",)
-            if not (update.kind is Kind.EMBEDDING and self.settings.covers(update.module))
+            if not (self.raw.get("ensure_weight_tying") is True and update.leaf in _EMBEDDINGS)
         ]
         if outside:
             self.reading.add(

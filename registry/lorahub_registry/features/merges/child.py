@@ -8,9 +8,12 @@ import os
 import resource
 import signal
 import sys
+from pathlib import Path
 
 for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ[_name] = "1"  # before numpy is imported: two threads are slower than one on small products
+
+import numpy as np  # noqa: E402
 
 from lorahub_registry.features.merged import service as merged  # noqa: E402
 from lorahub_registry.features.merges import service  # noqa: E402
@@ -24,8 +27,9 @@ def main(arguments: list[str]) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     failpoints.arm(settings.failpoint)
     backend = Backend.open(settings)
+    np.ones((64, 64)) @ np.ones((64, 64))  # BLAS takes its buffers now; it ends the process where it can't
     before = resource.getrlimit(resource.RLIMIT_AS)
-    resource.setrlimit(resource.RLIMIT_AS, (settings.merge_memory_bytes, before[1]))
+    resource.setrlimit(resource.RLIMIT_AS, (_address_space() + settings.merge_memory_bytes, before[1]))
     try:
         if len(arguments) == 1:
             service.perform(backend, arguments[0])
@@ -37,6 +41,12 @@ def main(arguments: list[str]) -> None:
             service.fail(backend, arguments[0], f"it needs more than {settings.merge_memory_bytes >> 20} MiB of memory")
     finally:
         backend.database.close()
+
+
+def _address_space() -> int:
+    """Bytes that the process has mapped before it begins."""
+    pages = int(Path("/proc/self/statm").read_text().split()[0]) if Path("/proc/self/statm").exists() else 0
+    return pages * resource.getpagesize()
 
 
 if __name__ == "__main__":

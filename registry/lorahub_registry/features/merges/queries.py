@@ -21,7 +21,7 @@ class Job:
     digest: str
     sources: dict[str, Any]
     status: str
-    attempts: int
+    faults: int
     bytes: int
     done: int
     error: str | None
@@ -43,7 +43,7 @@ def _job(row: JobRow) -> Job:
         row.digest,
         row.sources,
         row.status,
-        row.attempts,
+        row.faults,
         row.bytes,
         row.done,
         row.error,
@@ -63,7 +63,7 @@ def insert_job(session: Session, job: Job) -> None:
             digest=job.digest,
             sources=job.sources,
             status=job.status,
-            attempts=0,
+            faults=0,
             bytes=job.bytes,
             done=0,
             created_at=job.created_at,
@@ -106,18 +106,30 @@ def jobs_of(session: Session, account_id: int, *, limit: int) -> list[Job]:
     return [_job(row) for row in session.scalars(statement)]
 
 
-def begin(session: Session, job_id: str) -> None:
-    session.execute(
+def begin(session: Session, job_id: str) -> bool:
+    """False where the job is over."""
+    changed = session.execute(
         update(JobRow)
         .where(JobRow.id == job_id, JobRow.status.in_(_OPEN))
-        .values(status="running", attempts=JobRow.attempts + 1, done=0)
+        .values(status="running", done=0)
+        .returning(JobRow.id)
     )
+    return changed.first() is not None
+
+
+def count_fault(session: Session, job_id: str) -> int:
+    """How many there were since the last new file."""
+    statement = update(JobRow).where(JobRow.id == job_id).values(faults=JobRow.faults + 1).returning(JobRow.faults)
+    return session.scalar(statement) or 0
 
 
 def set_done(session: Session, job_id: str, done: int) -> bool:
     """False where the job is over."""
     changed = session.execute(
-        update(JobRow).where(JobRow.id == job_id, JobRow.status == "running").values(done=done).returning(JobRow.id)
+        update(JobRow)
+        .where(JobRow.id == job_id, JobRow.status == "running")
+        .values(done=done, faults=0)
+        .returning(JobRow.id)
     )
     return changed.first() is not None
 

@@ -75,7 +75,6 @@ def _job(shown: Shown) -> dict[str, Any]:
         "recipe": job.sources["recipe"],
         "bytes": job.bytes,
         "done": job.done,
-        "attempts": job.attempts,
         "error": job.error,
         "created_at": wire_time(job.created_at),
         "finished_at": None if job.finished_at is None else wire_time(job.finished_at),

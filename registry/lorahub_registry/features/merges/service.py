@@ -38,8 +38,8 @@ from lorahub_registry.infrastructure.failpoints import reach
 
 __all__ = ["Job"]
 
-MOST_ATTEMPTS = 50
-"""Tries that ended without a word, killed or out of memory; a file that is done stays done."""
+MOST_FAULTS = 10
+"""Tries in a row that may end without a word and without a new file."""
 _MOST_LISTED = 100
 _PROGRESS_SECONDS = 0.2
 
@@ -96,7 +96,7 @@ def start(backend: Backend, principal: Principal, recipe: Recipe, name: Reposito
         digest=made.digest,
         sources=of.as_json(),
         status="queued",
-        attempts=0,
+        faults=0,
         bytes=made.cost.bytes,
         done=0,
         error=None,
@@ -184,16 +184,21 @@ def is_over(backend: Backend, job_id: str) -> bool:
 
 
 def begin(backend: Backend, job_id: str) -> bool:
-    """Counts a try. False where the job is over, or was tried too often, which is said then."""
+    """False where the job is over."""
     with backend.database.write() as session:
-        job = queries.job_by_id(session, job_id)
-        if job is None or not job.is_open:
-            return False
-        queries.begin(session, job_id)
-    if job.attempts >= MOST_ATTEMPTS:
-        fail(backend, job_id, f"it was tried {job.attempts} times, and every try was killed: too little memory or time")
-        return False
-    return True
+        return queries.begin(session, job_id)
+
+
+def count_fault(backend: Backend, job_id: str) -> None:
+    """A try ended without a word, killed or out of memory. Too many without a new file, and the job has failed."""
+    with backend.database.write() as session:
+        faults = queries.count_fault(session, job_id)
+    if faults >= MOST_FAULTS:
+        fail(
+            backend,
+            job_id,
+            f"{faults} tries were killed without getting further: too little memory, or too little time",
+        )
 
 
 def fail(backend: Backend, job_id: str, reason: str) -> None:
@@ -231,8 +236,9 @@ def _perform(backend: Backend, job: Job) -> None:
         made = sources.plan_of(backend, session, of)
         target = repositories.repositories_by_id(session, [job.repository_id])[job.repository_id]
     progress = _Progress(backend, job.id)
-    weights = {
-        path: merged.compute(
+    weights: dict[str, Sha256] = {}
+    for path in made.weights:
+        weights[path] = merged.compute(
             backend,
             made,
             path,
@@ -240,9 +246,7 @@ def _perform(backend: Backend, job: Job) -> None:
             repository_id=job.repository_id,
             progress=progress.advance,
         )
-        for path in made.weights
-    }
-    progress.say()
+        progress.say()
     reach("merge-computed")
     published = _publish(backend, principal, target, job, made, weights)
     reach("merge-published")

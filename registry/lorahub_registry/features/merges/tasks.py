@@ -39,7 +39,8 @@ def _try(job_id: str) -> bool:
     backend = _backends[0]
     if not service.begin(backend, job_id):
         return True
-    _run_child(backend, [job_id])
+    if _run_child(backend, [job_id]) and not _stopping.is_set():
+        service.count_fault(backend, job_id)
     return service.is_over(backend, job_id)
 
 

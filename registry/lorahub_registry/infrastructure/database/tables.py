@@ -409,7 +409,7 @@ class MergeJob(Table):
     digest: Mapped[str] = mapped_column(String(64), index=True)
     sources: Mapped[dict[str, Any]]
     status: Mapped[str] = mapped_column(String(16), index=True)
-    attempts: Mapped[int] = mapped_column(Integer, default=0)
+    faults: Mapped[int] = mapped_column(Integer, default=0)  # tries that were killed since the last new file
     bytes: Mapped[int] = mapped_column(BigInteger)
     done: Mapped[int] = mapped_column(BigInteger, default=0)
     error: Mapped[str | None] = mapped_column(Text)
