@@ -20,7 +20,7 @@ from lorahub.adapters.rules import RULE_SET
 from lorahub.adapters.runtimes import RuntimeVerdict, judge_runtimes
 
 _HEADS = frozenset("score classifier qa_outputs v_head summary pooler classification_head regression_head".split())
-_VOCABULARY = frozenset("embed_tokens lm_head wte word_embeddings embed_in embed_out shared tok_embeddings".split())
+VOCABULARY = frozenset("embed_tokens lm_head wte word_embeddings embed_in embed_out shared tok_embeddings".split())
 _PACKED = ("qweight", "weight_packed", "weight_scale_inv")
 _MOST_LAYERS = 10_000
 _MOST_SIBLINGS = 8  # each search goes through the whole base
@@ -461,7 +461,7 @@ def _compare(piece: Update | Part, weight: Weight) -> str | None:
             return None  # experts stored (experts, in, out); PEFT reads it off the shape
         if len(asked) == 2 and len(there) == 2 and piece.kind is Kind.LINEAR and _agrees(asked[::-1], there):
             return "LH211"
-    if piece.leaf in _VOCABULARY and len(asked) == len(there) == 2 and _agrees(asked[1:], there[1:]):
+    if piece.leaf in VOCABULARY and len(asked) == len(there) == 2 and _agrees(asked[1:], there[1:]):
         return "LH204"
     return "LH202"
 

@@ -102,7 +102,7 @@ class MergePlan:
         """Path -> bytes."""
         sizes = {path: len(content) for path, content in self._small.items()}
         sizes |= {path: file.size for path, file in self.weights.items()}
-        sizes |= {path: self.base_files.sizes[path] for path in self._copied}
+        sizes |= {path: files.sizes[source] for path, (files, source) in self._copied.items()}
         return dict(sorted(sizes.items()))
 
     def etag(self, path: str) -> str:

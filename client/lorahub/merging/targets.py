@@ -11,9 +11,9 @@ from typing import Any
 from lorahub.adapters.adapter import Adapter, Kind, Part, PartKind, Update
 from lorahub.adapters.base_model import BaseModel
 from lorahub.adapters.base_names import Place, Weight
-from lorahub.adapters.check import Report, check, replicated_layers
-from lorahub.adapters.findings import has_errors
+from lorahub.adapters.check import VOCABULARY, Report, check, replicated_layers
 from lorahub.adapters.patterns import Patterns, layer_index
+from lorahub.adapters.rules import Severity
 from lorahub.adapters.safetensors_header import TensorEntry
 from lorahub.errors import AdapterDoesNotFit, NotMergeable
 from lorahub.merging.factors import Factors
@@ -22,6 +22,7 @@ from lorahub.merging.recipe import Ingredient
 from lorahub.merging.rounding import FLOATS
 
 _HEAD = "lm_head.weight"
+_WHOLE = (PartKind.REPLACEMENT, PartKind.BASE_COPY)
 
 
 @dataclass(frozen=True)
@@ -109,8 +110,11 @@ def fit(member: Member, base: BaseModel) -> Report:
             hint="merge into the 16-bit model it was made from",
         )
     report = check(adapter, base)
-    if has_errors(report.findings) or not adapter.is_known:
-        worst = report.findings[0]
+    errors = [found for found in report.findings if found.severity is Severity.ERROR]
+    if [found.rule for found in errors] == ["LH204"] and _brings_vocabulary(report):
+        errors = []
+    if errors or not adapter.is_known:
+        worst = (errors or report.findings)[0]
         raise AdapterDoesNotFit(f"{name}: {worst.message}", hint=worst.hint, rule=worst.rule)
     if not adapter.is_mergeable:
         why = adapter.options.get("not_mergeable") or adapter.method
@@ -124,6 +128,16 @@ def fit(member: Member, base: BaseModel) -> Report:
             hint="merge the adapter that it was made from",
         )
     return report
+
+
+def _brings_vocabulary(report: Report) -> bool:
+    """Whether every weight of another size than the base's comes whole with the adapter: tokens were added to both."""
+    whole = {part.module: part.shape for part, _ in report.placed if part.kind in _WHOLE}
+    return all(
+        update.shape == whole.get(update.module, weight.shape)
+        for update, weight in report.bound
+        if update.leaf in VOCABULARY
+    )
 
 
 def model_of(base: BaseModel, members: Sequence[Member], dtype: str | None) -> Model:
@@ -297,7 +311,7 @@ class _Builder:
         wholes = [
             _entry(change.piece)
             for change in target.changes
-            if isinstance(change.piece, Part) and change.piece.kind in (PartKind.REPLACEMENT, PartKind.BASE_COPY)
+            if isinstance(change.piece, Part) and change.piece.kind in _WHOLE
         ]
         sizes = {entry.shape for entry in wholes} - {target.shape}
         if not sizes:
