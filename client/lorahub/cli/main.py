@@ -31,6 +31,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "verify": ("lorahub.cli.lock:verify", "Compare a lock file with the registry."),
     "identify": ("lorahub.cli.identify:identify", "Find out what files are, by their bytes."),
     "merge": ("lorahub.cli.merge:merge", "Fold adapters into their base, exactly."),
+    "chat": ("lorahub.cli.chat:chat", "Talk with a base, and switch adapters in mid-dialog."),
     "merge-job": ("lorahub.cli.merge:merge_job", "Show, await or cancel a merge on the registry."),
     "convert": ("lorahub.cli.convert:convert", "Write an adapter in another format, exactly."),
     "import": ("lorahub.cli.import_:import_", "Turn a pickled checkpoint into safetensors."),

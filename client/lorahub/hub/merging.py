@@ -76,6 +76,10 @@ class Merger:
         shown.end()
         return made
 
+    def adapter_files(self, spec: str) -> Files:
+        """An adapter's files, wherever they are."""
+        return self._adapter(spec)[0]
+
     # --- sources ------------------------------------------------------------------------------------------------------
 
     def _base(self, spec: str) -> tuple[Files, Mapping[str, Any]]:
