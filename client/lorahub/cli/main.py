@@ -32,6 +32,8 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "identify": ("lorahub.cli.identify:identify", "Find out what files are, by their bytes."),
     "merge": ("lorahub.cli.merge:merge", "Fold adapters into their base, exactly."),
     "chat": ("lorahub.cli.chat:chat", "Talk with a base, and switch adapters in mid-dialog."),
+    "combine": ("lorahub.cli.combine:combine", "Make one LoRA of several."),
+    "extract": ("lorahub.cli.combine:extract", "Make a LoRA of what fine-tuning changed."),
     "merge-job": ("lorahub.cli.merge:merge_job", "Show, await or cancel a merge on the registry."),
     "convert": ("lorahub.cli.convert:convert", "Write an adapter in another format, exactly."),
     "import": ("lorahub.cli.import_:import_", "Turn a pickled checkpoint into safetensors."),

@@ -79,10 +79,10 @@ def _recipe(base: str | None, adapters: tuple[str, ...], file: Path | None, opti
     if base is None or not adapters:
         raise UsageFault("a base and an adapter are missing", hint="lorahub merge ./llama acme/sql=0.7 -o ./merged")
     given = {key: value for key, value in options.items() if value is not None}
-    return recipe_of({"kind": KIND, "base": base, "adapters": [_weighted(adapter) for adapter in adapters], **given})
+    return recipe_of({"kind": KIND, "base": base, "adapters": [weighted(adapter) for adapter in adapters], **given})
 
 
-def _weighted(adapter: str) -> dict[str, Any]:
+def weighted(adapter: str) -> dict[str, Any]:
     """`acme/sql=0.7`; a folder may have `=` in its name, so that only a number counts."""
     source, _, weight = adapter.rpartition("=")
     try:

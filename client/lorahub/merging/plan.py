@@ -181,7 +181,7 @@ class MergePlan:
         raw, dtype = self._rows_of_base(extent, start, kernel.block_rows)
         return kernel.block(raw, dtype, start)
 
-    def rounding_loss(self, *, most: int = 64) -> float | None:
+    def rounding_loss(self, *, most: int = 16) -> float | None:
         """‖rounding‖ / ‖ΔW‖ over one block of each of at most `most` changed tensors; None where nothing changes."""
         changed = [extent for file in self.weights.values() for extent in file.extents if extent.target.changes]
         lost = moved = 0.0

@@ -1,0 +1,85 @@
+"""`lorahub combine` and `lorahub extract`: adapters made of adapters, and of fine-tuned models."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from lorahub.adapters.files import FolderFiles
+from lorahub.cli.merge import weighted
+from lorahub.cli.output import Result
+from lorahub.cli.session import Session, command
+from lorahub.errors import AlreadyExists, UsageFault
+from lorahub.hub.merging import Merger
+from lorahub.merging.adapters import Made, combine_adapters
+from lorahub.merging.adapters import extract as extract_from
+from lorahub.merging.combine import COMBINATIONS
+from lorahub.merging.recipe import KIND, recipe_of
+
+_MOST_SHOWN = 5
+
+
+@command("combine")
+@click.argument("adapters", nargs=-1, required=True, metavar="ADAPTER[=WEIGHT]...")
+@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="The folder of the new adapter.")
+@click.option("--method", type=click.Choice(list(COMBINATIONS)), default="sum", help="How they are combined.")
+@click.option("--rank", type=click.IntRange(1, 65_536), help="Of the result; without it a sum is exact.")
+@click.option("--density", type=float, help="Share of elements kept: ties, dare, magnitude.")
+@click.option("--seed", type=int, help="Of the random choice: dare.")
+def combine(session: Session, adapters: tuple[str, ...], *, output: Path, rank: int | None, **options: Any) -> Result:
+    """Make one LoRA of several. A sum is exact unless you ask for a rank; what a rank costs is shown."""
+    _refuse_files(output)
+    method = options["method"]
+    given = {key: value for key, value in options.items() if value is not None}
+    if "rank" in COMBINATIONS[method].options:
+        given["rank"] = rank or 0
+    recipe = recipe_of({"kind": KIND, "base": "-", "adapters": [weighted(one) for one in adapters], **given})
+    with Merger(session.settings, session.hub) as merger:
+        sources = [merger.adapter_files(one.source) for one in recipe.adapters]
+        made = combine_adapters(recipe, sources, rank=rank or 0)
+    return _write(made, output)
+
+
+@command("extract")
+@click.argument("base")
+@click.argument("tuned")
+@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="The folder of the adapter.")
+@click.option("--rank", type=click.IntRange(1, 65_536), default=16, help="Of the adapter.")
+@click.option("--name", help="What the adapter calls its base (default: BASE).")
+def extract(session: Session, base: str, tuned: str, *, output: Path, rank: int, name: str | None) -> Result:
+    """Make a LoRA of what fine-tuning changed: the best of its rank for TUNED − BASE, both folders."""
+    _refuse_files(output)
+    for place in (base, tuned):
+        if not Path(place).is_dir():
+            raise UsageFault(f"{place} is no folder", hint="fetch it first: lorahub pull, or hf download")
+    files = FolderFiles(Path(tuned))
+    shown = session.progress()
+    shown.begin("extracting", sum(files.sizes.values()))
+    made = extract_from(FolderFiles(Path(base)), files, rank=rank, base_name=name or base)
+    shown.end()
+    return _write(made, output)
+
+
+def _refuse_files(folder: Path) -> None:
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise AlreadyExists(f"{folder} has files already", hint="name another folder, or remove it")
+
+
+def _write(made: Made, folder: Path) -> Result:
+    folder.mkdir(parents=True, exist_ok=True)
+    for path, content in made.files.items():
+        (folder / path).write_bytes(content)
+    lines = [f"✓ {folder}: rank {made.rank}, {len(made.errors)} modules"]
+    if made.error:
+        worst = sorted(made.errors.items(), key=lambda item: -item[1])[:_MOST_SHOWN]
+        lines.append(f"  {made.error:.1%} of ‖ΔW‖ is lost; most in {worst[0][0]} ({worst[0][1]:.1%})")
+    if made.left_out:
+        lines.append(f"  ! {len(made.left_out)} other tensors changed and are not in it, first {made.left_out[0]}")
+    data = {
+        "folder": str(folder),
+        "rank": made.rank,
+        "error": made.error,
+        "errors": dict(made.errors),
+        "left_out": list(made.left_out),
+    }
+    return Result(data, "\n".join(lines), ids=[str(folder)], rows=[[str(folder), made.rank, made.error]])
