@@ -1,5 +1,5 @@
 """lorahub in a minute, on nothing but this machine: a tiny base, a real LoRA trained on it with PEFT, a registry,
-push, three ways of pulling, and the proof that what comes back is what was trained.
+push, three ways of pulling, a merge, a swap in mid-dialog, and a merged model that is stored nowhere.
 
 `make demo` runs it. No network, no account, nothing left behind but what it prints.
 """
@@ -71,8 +71,32 @@ def share(work: Path, url: str, token: str, trained: list[float]) -> None:
     compare("snapshot_download", logits(work / "base", Path(snapshot)), trained)
 
     step("Load straight from the registry: AutoModel and PeftModel.from_pretrained with HF_ENDPOINT")
-    remote = in_new_process(url, token)
+    remote = in_new_process(url, token, REMOTE)
     compare("from_pretrained", remote, trained)
+
+    step("Merge on this machine: W' = W + s·BA in float64, rounded once")
+    lorahub("merge", str(work / "base"), str(work / "adapter"), "-o", str(work / "merged"))
+
+    step("Talk with the base, and swap the adapter in mid-dialog: the base's weights are never touched")
+    swap_in_dialog(work)
+
+    step("Load a merged revision: a whole model that is stored nowhere, computed while stock transformers reads it")
+    compare("revision='merged/v1'", in_new_process(url, token, MERGED), trained)
+
+
+def swap_in_dialog(work: Path) -> None:
+    from lorahub import Session
+    from transformers import AutoTokenizer
+
+    session = Session(work / "base")
+    session.load("fox", work / "adapter")
+    dialog = session.dialog(AutoTokenizer.from_pretrained(work / "base"))
+    session.use("fox")
+    say(f"with 'fox': {PROMPT!r} → {''.join(dialog.say(PROMPT, max_new_tokens=24))!r}")
+    begun = time.perf_counter()
+    session.use(None)
+    say(f"swapped to the base alone in {(time.perf_counter() - begun) * 1e6:.0f} µs")
+    say(f"base alone: {PROMPT!r} → {''.join(dialog.say(PROMPT, max_new_tokens=24))!r}")
 
 
 def make_base(folder: Path, *, width: int = 64) -> None:
@@ -151,9 +175,19 @@ print(json.dumps(last_logits(model, AutoTokenizer.from_pretrained("owner/tiny-ll
 """
 
 
-def in_new_process(url: str, token: str) -> list[float]:
+MERGED = """
+import json, sys
+from transformers import AutoModelForCausalLM, AutoTokenizer
+sys.path.insert(0, {here!r})
+from demo import last_logits
+model = AutoModelForCausalLM.from_pretrained("owner/fox-lora", revision="merged/v1")
+print(json.dumps(last_logits(model, AutoTokenizer.from_pretrained("owner/fox-lora", revision="merged/v1"))))
+"""
+
+
+def in_new_process(url: str, token: str, program: str) -> list[float]:
     """HF_ENDPOINT is read when the libraries are imported, so a process of its own, as a user would have."""
-    program = REMOTE.format(here=str(Path(__file__).parent))
+    program = program.format(here=str(Path(__file__).parent))
     environment = {**os.environ, "HF_ENDPOINT": url, "HF_TOKEN": token}
     result = subprocess.run([sys.executable, "-c", program], env=environment, stdout=subprocess.PIPE, check=True)
     return [float(x) for x in json.loads(result.stdout.splitlines()[-1])]

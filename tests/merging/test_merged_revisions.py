@@ -149,3 +149,48 @@ def test_who_may_not_read_the_base_may_not_read_the_merge(
     assert refused.status_code == 404
     assert "not stored on this registry" in refused.headers["x-error-message"]
     assert by_id.status_code == 404
+
+
+def test_a_download_that_was_cut_off_goes_on(registry: Registry, stored: Stored, tmp_path: Path) -> None:
+    """As the stock client does it: half a file lies there, the rest is asked for by range."""
+    files = _merged_files(registry, stored)
+    path = next(path for path in files if path.endswith(".safetensors"))
+    whole = _get(registry, stored, path)
+    cut = tmp_path / "cut"
+    command = f"{registry.url}/{stored.adapter}/resolve/merged%2Fv1/{path}"
+    with httpx2.stream("GET", command, headers={"Authorization": f"Bearer {stored.token}"}) as answer:
+        first = next(answer.iter_bytes(1000))
+        cut.write_bytes(first)
+        etag = answer.headers["etag"]
+    rest = _get(registry, stored, path, Range=f"bytes={len(first)}-")
+    assert rest.status_code == 206
+    assert rest.headers["etag"] == etag
+    assert first + rest.content == whole.content
+
+
+def test_two_servers_give_the_same_bytes(registry: Registry, stored: Stored) -> None:
+    other = Registry(registry.home, dict(registry.settings)).start()
+    try:
+        for path in _merged_files(registry, stored):
+            one, two = _get(registry, stored, path), _get(other, stored, path)
+            assert one.content == two.content
+            assert one.headers["etag"] == two.headers["etag"]
+            assert one.headers["x-repo-commit"] == two.headers["x-repo-commit"]
+    finally:
+        other.stop()
+
+
+@pytest.mark.parametrize("name", ["merged", "merged/v1"])
+def test_nothing_else_may_be_called_so(registry: Registry, stored: Stored, name: str) -> None:
+    api = huggingface_hub.HfApi(endpoint=registry.url, token=stored.token)
+    with pytest.raises(huggingface_hub.errors.HfHubHTTPError, match="merged"):
+        api.create_branch(stored.adapter, branch=name)
+    with pytest.raises(huggingface_hub.errors.HfHubHTTPError, match="merged"):
+        api.create_tag(stored.adapter, tag=name)
+
+
+def test_of_what_is_no_adapter(registry: Registry, stored: Stored) -> None:
+    with _client(registry, stored.token) as client:
+        answer = client.get(f"/{stored.base}/resolve/merged/config.json")
+    assert answer.status_code == 422
+    assert answer.headers["x-error-code"] in ("NotMergeable", "AdapterDoesNotFit")

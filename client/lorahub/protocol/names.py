@@ -91,7 +91,10 @@ def similarity_key(text: str) -> str:
 
 
 def parse_reference_name(text: str, *, what: str) -> str:
-    """A branch, tag or alias name. Refuses what looks like a commit or hides in `refs/`. Raises `InvalidName`."""
+    """A branch, tag or alias name. Refuses what looks like a commit or a merged revision, or hides in `refs/`.
+
+    Raises `InvalidName`.
+    """
     if (
         not _REFERENCE.fullmatch(text)
         or text.startswith("refs/")
@@ -100,6 +103,10 @@ def parse_reference_name(text: str, *, what: str) -> str:
         or text.endswith(("/", ".", ".lock"))
     ):
         raise InvalidName(f"Invalid reference for a {what}: {text[:200]!r}")
+    if text == "merged" or text.startswith("merged/"):
+        raise InvalidName(
+            f"Invalid reference for a {what}: {text[:200]!r}: merged revisions are called so", hint="choose another name"
+        )
     if _HASH_LIKE.fullmatch(text):
         raise InvalidName(f"Invalid reference for a {what}: {text!r} could be mistaken for a commit")
     return text
