@@ -1,9 +1,11 @@
 """Merges on the registry: planned, computed by a worker, published once."""
 
 import hashlib
+import json
 import os
 import random
 import signal
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,7 +18,7 @@ import pytest
 from corpus.merge_corpus import Stored
 from lorahub.errors import AdapterDoesNotFit, Conflict, NotFound, NotMergeable, TooManyRequests
 from lorahub.merging.recipe import Ingredient, Recipe, recipe_of
-from registry_process import Registry
+from registry_process import LORAHUB, Registry
 
 
 @pytest.fixture
@@ -194,3 +196,74 @@ def _outputs(registry: Registry) -> int:
         return int(
             connection.execute("select count(*) from merged_revisions where stored_at is not null").fetchone()[0]
         )
+
+
+# --- what clients may send --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {},
+        [],
+        {"recipe": [], "target": "a/b"},
+        {"recipe": {}, "target": "a/b"},
+        {"recipe": {"base": "a/b", "adapters": ["c/d"], "method": []}, "target": "a/b"},
+        {"recipe": {"base": "a/b", "adapters": ["c/d"], "method": {"x": 1}}, "target": "a/b"},
+        {"recipe": {"base": "a/b", "adapters": [{"source": "c/d", "layers": {"(": 1}}]}, "target": "a/b"},
+        {"recipe": {"base": "./folder", "adapters": ["c/d"]}, "target": "a/b"},
+        {"recipe": {"base": "hf:a/b", "adapters": ["c/d"]}, "target": "a/b"},
+        {"recipe": {"base": "a/b", "adapters": ["/etc/passwd"]}, "target": "a/b"},
+        {"recipe": {"base": "a/b", "adapters": ["c/d"], "rank": "many"}, "target": "a/b"},
+        {"recipe": {"base": "a/b", "adapters": ["c/d"]}, "target": "../b"},
+        {"recipe": {"base": "a/b\u0000", "adapters": ["c/d"]}, "target": "a/b"},
+        {"recipe": {"base": "a/b", "adapters": [{"source": "c/d", "weight": 1e400}]}, "target": "a/b"},
+    ],
+)
+def test_bad_requests_are_answered_with_a_reason(registry: Registry, user: tuple[str, str], body: Any) -> None:
+    headers = {"Authorization": f"Bearer {user[1]}"}
+    content = json.dumps(body)
+    for address in ("merges", "merges/plan"):
+        sent = content if address == "merges" or not isinstance(body, dict) else json.dumps(body.get("recipe", {}))
+        answer = httpx2.post(f"{registry.url}/api/lorahub/v1/{address}", headers=headers, content=sent)
+        assert 400 <= answer.status_code < 500, answer.text
+        assert answer.headers["x-error-message"]
+
+
+@pytest.mark.parametrize("job", ["x", "0" * 32, "%00", "a" * 5000, "..%2F.."])
+def test_jobs_that_are_none(registry: Registry, user: tuple[str, str], job: str) -> None:
+    answer = httpx2.get(f"{registry.url}/api/lorahub/v1/merges/{job}", headers={"Authorization": f"Bearer {user[1]}"})
+    assert 400 <= answer.status_code < 500
+
+
+def test_an_anonymous_caller_starts_nothing(registry: Registry) -> None:
+    recipe = {"base": "a/b", "adapters": ["c/d"]}
+    for address, body in (("merges", {"recipe": recipe, "target": "a/b"}), ("merges/plan", recipe)):
+        assert httpx2.post(f"{registry.url}/api/lorahub/v1/{address}", json=body).status_code == 401
+    assert httpx2.get(f"{registry.url}/api/lorahub/v1/merges").status_code == 401
+
+
+# --- the command line -------------------------------------------------------------------------------------------------
+
+
+def test_from_the_command_line(working: Registry, stored: Stored, tmp_path: Path) -> None:
+    environment = {**os.environ, "LORAHUB_ENDPOINT": working.url, "LORAHUB_TOKEN": stored.token}
+    environment |= {"LORAHUB_HOME": str(tmp_path / "home"), "LORAHUB_FORMAT": "json"}
+
+    def run(*words: str) -> dict[str, Any]:
+        done = subprocess.run([LORAHUB, *words], capture_output=True, text=True, check=False, env=environment)
+        assert done.returncode == 0, done.stdout + done.stderr
+        result: dict[str, Any] = json.loads(done.stdout)["result"]
+        return result
+
+    planned = run("merge", stored.base, stored.adapter, "--server", "ana/cli", "--dry-run")
+    done = run("merge", stored.base, stored.adapter, "--server", "ana/cli")
+    assert done["reference"] == "ana/cli@v1"
+    assert done["digest"] == planned["digest"]
+    assert run("merge-job", done["id"])["status"] == "done"
+    run("merge", stored.base, f"{stored.adapter}@v1", "-o", str(tmp_path / "here"))
+    environment |= {"LORAHUB_HF_ENDPOINT": working.url, "HF_TOKEN": stored.token}  # any hub, by range requests
+    run("merge", f"hf:{stored.base}", f"hf:{stored.adapter}@v1", "-o", str(tmp_path / "from-hub"))
+    with _hub(working, stored) as hub:
+        pulled = hub.pull("ana/cli@v1", tmp_path / "pulled").path
+    assert _sums(pulled) == _sums(tmp_path / "here") == _sums(tmp_path / "from-hub")

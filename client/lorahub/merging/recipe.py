@@ -108,7 +108,7 @@ def recipe_of(value: Any) -> Recipe:
     if value.get("kind", KIND) != KIND:
         raise InvalidRecipe(f"kind is {str(value['kind'])[:60]!r}; known is {KIND}")
     method = value.get("method", "sum")
-    if method not in COMBINATIONS:
+    if not isinstance(method, str) or method not in COMBINATIONS:
         raise InvalidRecipe(f"unknown method {str(method)[:60]!r}", hint=f"known are {', '.join(COMBINATIONS)}")
     recipe = Recipe(
         base=_text(value, "base"),

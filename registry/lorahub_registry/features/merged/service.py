@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from threading import Lock
 
+from lorahub.errors import MergeTooLarge
 from lorahub.merging.plan import MergePlan
 from lorahub.protocol.digests import CommitId, GitSha1, Sha256, is_commit_id
 from lorahub.protocol.names import RepositoryName
@@ -32,6 +33,8 @@ from lorahub_registry.infrastructure.database import Session
 logger = logging.getLogger("lorahub")
 
 NAME = "merged"
+MOST_WHOLE = 2 << 30
+"""Bytes of float64 of a tensor that a method needs whole."""
 _MOST_PLANS = 16
 
 
@@ -132,6 +135,7 @@ def find(backend: Backend, principal: Principal, name: RepositoryName, revision:
         blocks = _plans.blocks(backend)
         if merged is None:
             plan = sources.plan_of(backend, session, of, cache=blocks)
+            _refuse_large(plan)
             merged = _new(repository, commit, of, plan)
         else:
             plan = _plans.get(merged.id, lambda: sources.plan_of(backend, session, of, cache=blocks))
@@ -139,6 +143,15 @@ def find(backend: Backend, principal: Principal, name: RepositoryName, revision:
     if key:
         _remember(backend, merged, key)
     return MergedModel(repository, _as_commit(merged), _files(merged, plan), plan, stored)
+
+
+def _refuse_large(plan: MergePlan) -> None:
+    """Raises `MergeTooLarge`: what one read takes is taken from everybody."""
+    if plan.cost.memory > MOST_WHOLE:
+        raise MergeTooLarge(
+            f"one tensor needs {plan.cost.memory >> 20} MiB as a whole; {MOST_WHOLE >> 20} MiB are given to a read",
+            hint="publish the merge instead: lorahub merge BASE ADAPTER --server NAMESPACE/NAME",
+        )
 
 
 def _asked(revision: str) -> str | None:

@@ -7,6 +7,7 @@ one costs a file. Publishing is a commit like any other, whose idempotency key i
 
 import io
 import json
+import re
 import secrets
 import time
 from base64 import b64encode
@@ -40,6 +41,7 @@ __all__ = ["Job"]
 
 MOST_FAULTS = 10
 """Tries in a row that may end without a word and without a new file."""
+_ID = re.compile(r"[0-9a-f]{32}")
 _MOST_LISTED = 100
 _PROGRESS_SECONDS = 0.2
 
@@ -139,7 +141,7 @@ def find(backend: Backend, principal: Principal, job_id: str) -> Shown:
     """One of the principal's own jobs. Raises `NotFound`, for others' too."""
     account_id = principal.require_account()
     with backend.database.read() as session:
-        job = queries.job_by_id(session, job_id)
+        job = queries.job_by_id(session, job_id) if _ID.fullmatch(job_id) else None
         if job is None or (job.account_id != account_id and not principal.is_admin):
             raise NotFound(f"no merge is called {job_id[:64]}")
         target = repositories.repositories_by_id(session, [job.repository_id])[job.repository_id]
