@@ -297,9 +297,16 @@ def _qr_part(weight: "Matrix", rank: int) -> "Matrix":
 def _ia3(case: _Case) -> Step:
     """W ∘ l: for each output, for feed-forward modules each input (arXiv:2205.05638)."""
     factors = case.roles["factor"].reshape(-1)
+    if is_lycoris_ia3(case.update):
+        factors = 1 + factors
     if case.update.shape[0] is None:
         return ColumnFactors(np.repeat(factors, prod(case.shape[2:]) if len(case.shape) > 2 else 1))
     return RowFactors(factors)
+
+
+def is_lycoris_ia3(update: Update) -> bool:
+    """LyCORIS trains what is added to 1, and leaves biases alone (`lycoris/modules/ia3.py`)."""
+    return update.tensors["factor"].name.endswith(".weight")
 
 
 def _hira(case: _Case) -> Step:

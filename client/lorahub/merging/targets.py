@@ -17,7 +17,7 @@ from lorahub.adapters.rules import Severity
 from lorahub.adapters.safetensors_header import TensorEntry
 from lorahub.errors import AdapterDoesNotFit, NotMergeable
 from lorahub.merging.factors import Factors
-from lorahub.merging.methods import is_additive, needs_whole, refuse_unmergeable
+from lorahub.merging.methods import is_additive, is_lycoris_ia3, needs_whole, refuse_unmergeable
 from lorahub.merging.recipe import Ingredient
 from lorahub.merging.rounding import FLOATS
 
@@ -125,7 +125,9 @@ def fit(member: Member, base: BaseModel) -> Report:
     if adapter.format in ("gguf", "torchtune"):
         raise NotMergeable(
             f"{name} is in the format of {adapter.format}, whose rows of q and k are in another order",
-            hint="merge the adapter that it was made from",
+            hint="convert it first: lorahub convert ADAPTER FOLDER --to peft"
+            if adapter.format == "gguf"
+            else "merge the adapter that it was made from",
         )
     return report
 
@@ -225,7 +227,9 @@ class _Builder:
         self._refuse_whole_of_parts(member, update, weight)
         factor = member.weight_of(update.module)
         self._place(number, factor, update, weight)
-        touches_bias = "up_bias" in update.tensors or (update.method == "ia3" and update.shape[0] is not None)
+        touches_bias = "up_bias" in update.tensors or (
+            update.method == "ia3" and update.shape[0] is not None and not is_lycoris_ia3(update)
+        )
         bias = f"{weight.places[0].tensor.removesuffix('.weight')}.bias"
         if touches_bias and bias in self.base.tensors:
             tensor = self.base.tensors[bias]
