@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Any
 from lorahub.errors import LorahubError
 
 if TYPE_CHECKING:
-    from lorahub.swapping.session import Session
     from lorahub.hub.hub import Hub
+    from lorahub.swapping.session import Session
 
 __version__ = "0.1.0"
 __all__ = ["Hub", "LorahubError", "Session", "__version__"]

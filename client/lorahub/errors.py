@@ -163,12 +163,6 @@ class NotMergeable(InvalidInput):
     code, status, exit_code = "NotMergeable", 422, 7
 
 
-class NotSwappable(InvalidInput):
-    """An adapter that is more than pairs of factors beside the base, and so can't be switched in place."""
-
-    code, status, exit_code = "NotSwappable", 422, 7
-
-
 class InvalidRecipe(InvalidInput):
     """A recipe of a merge that can't be read, or asks for what doesn't exist."""
 

@@ -105,7 +105,8 @@ def parse_reference_name(text: str, *, what: str) -> str:
         raise InvalidName(f"Invalid reference for a {what}: {text[:200]!r}")
     if text == "merged" or text.startswith("merged/"):
         raise InvalidName(
-            f"Invalid reference for a {what}: {text[:200]!r}: merged revisions are called so", hint="choose another name"
+            f"Invalid reference for a {what}: {text[:200]!r}: merged revisions are called so",
+            hint="choose another name",
         )
     if _HASH_LIKE.fullmatch(text):
         raise InvalidName(f"Invalid reference for a {what}: {text!r} could be mistaken for a commit")

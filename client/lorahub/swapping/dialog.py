@@ -1,0 +1,151 @@
+"""A conversation in which the adapter may change between any two tokens.
+
+The cache holds keys and values that the adapter of their time made. After a swap they are computed anew (`reprefill`:
+exactly what a fresh start with the new adapter gives) or kept (`keep`: at once, but an approximation, and
+`Dialog.is_exact` says so).
+"""
+
+import inspect
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from lorahub.errors import UsageFault
+from lorahub.swapping.slots import State
+
+
+class Switch(Protocol):
+    """What a dialog needs of `session.Session`."""
+
+    model: Any
+
+    @property
+    def state(self) -> State: ...
+
+    def use(self, name: str | None) -> None: ...
+
+
+class Dialog:
+    """`say` takes and gives text, `continue_ids` token ids. Greedy at temperature 0; else seeded by torch.manual_seed.
+
+    With a chat template `messages` are rendered anew each turn, and only what differs from the cache is computed;
+    without one, text is continued as it is. Swaps may also be made on the session: the next token notices.
+    """
+
+    def __init__(self, session: Switch, tokenizer: Any = None, *, on_swap: str, temperature: float = 0.0) -> None:
+        if on_swap not in ("reprefill", "keep"):
+            raise UsageFault(f"no policy is called {on_swap!r}", hint="reprefill is exact, keep is fast")
+        self.on_swap = on_swap
+        self.temperature = temperature
+        self.messages: list[dict[str, str]] = []
+        self.ids: list[int] = []
+        """All tokens, the answers' too."""
+        self.is_exact = True
+        """Whether the whole cache was made by what acts now."""
+        self._session = session
+        self._tokenizer = tokenizer
+        self._stops = _stops(session.model, tokenizer)
+        self._limit = getattr(session.model.config, "max_position_embeddings", None)
+        keeps = "logits_to_keep" in inspect.signature(session.model.forward).parameters
+        self._options = {"use_cache": True, **({"logits_to_keep": 1} if keeps else {})}
+        self._cache: Any = None
+        self._cached = 0
+        self._made_by = session.state
+
+    def say(self, text: str, max_new_tokens: int = 128) -> Iterator[str]:
+        """One turn; the answer in pieces, as they are made. Raises `UsageFault` where the model has no room for it."""
+        if self._tokenizer is None:
+            raise UsageFault("this dialog has no tokenizer", hint="continue_ids takes token ids")
+        question = {"role": "user", "content": text}
+        self._take(self._prompt(question))
+        answer = {"role": "assistant", "content": ""}
+        self.messages += [question, answer]
+        return self._told(answer, max_new_tokens)
+
+    def continue_ids(self, ids: Sequence[int], n: int) -> Iterator[int]:
+        """Takes `ids` behind what there is, gives up to `n` more; fewer where the model ends, or has no more room."""
+        self._take([*self.ids, *ids])
+        return self._generated(n)
+
+    def swap(self, name: str | None) -> float:
+        """The adapter of everything that follows; seconds that it took, without what the policy costs later."""
+        started = time.perf_counter()
+        self._session.use(name)
+        return time.perf_counter() - started
+
+    # --- turns --------------------------------------------------------------------------------------------------------
+
+    def _prompt(self, question: dict[str, str]) -> list[int]:
+        if getattr(self._tokenizer, "chat_template", None):
+            whole = [*self.messages, question]
+            return list(self._tokenizer.apply_chat_template(whole, add_generation_prompt=True, return_dict=False))
+        return [*self.ids, *self._tokenizer.encode(question["content"], add_special_tokens=not self.ids)]
+
+    def _take(self, ids: list[int]) -> None:
+        if not ids:
+            raise UsageFault("there is nothing to continue", hint="say something first")
+        if self._limit is not None and len(ids) >= self._limit:
+            raise UsageFault(f"the dialog is {len(ids)} tokens long, the model takes {self._limit}", hint="start anew")
+        if ids[: self._cached] != self.ids[: self._cached] or len(ids) == self._cached:
+            self._drop()
+        self.ids = ids
+
+    def _told(self, answer: dict[str, str], most: int) -> Iterator[str]:
+        """Text as far as it is certain: half a character waits for its other half."""
+        tokens: list[int] = []
+        for token in self._generated(most):
+            tokens.append(token)
+            text = self._tokenizer.decode(tokens, skip_special_tokens=True)
+            piece = text[len(answer["content"]) :]
+            if piece and not text.endswith("\N{REPLACEMENT CHARACTER}"):
+                answer["content"] = text
+                yield piece
+
+    # --- tokens -------------------------------------------------------------------------------------------------------
+
+    def _generated(self, most: int) -> Iterator[int]:
+        room = most if self._limit is None else min(most, self._limit - len(self.ids))
+        for _ in range(room):
+            token = self._chosen(self._logits())
+            self.ids.append(token)
+            yield token
+            if token in self._stops:
+                return
+
+    def _logits(self) -> Tensor:
+        """(vocabulary) of the token behind all ids."""
+        state = self._session.state
+        if state is not self._made_by:
+            if self.on_swap == "reprefill":
+                self._drop()
+            self.is_exact = not self._cached
+            self._made_by = state
+        model = self._session.model
+        fresh = torch.tensor([self.ids[self._cached :]], device=model.device)
+        try:
+            with torch.inference_mode():
+                given = model(input_ids=fresh, past_key_values=self._cache, **self._options)
+        except BaseException:
+            self._drop()  # some layers have seen the tokens, others haven't
+            raise
+        self._cache, self._cached = given.past_key_values, len(self.ids)
+        logits: Tensor = given.logits[0, -1]
+        return logits
+
+    def _chosen(self, logits: Tensor) -> int:
+        if self.temperature <= 0:
+            return int(logits.argmax())
+        return int(torch.multinomial((logits.float() / self.temperature).softmax(-1), 1))
+
+    def _drop(self) -> None:
+        self._cache, self._cached, self.is_exact = None, 0, True
+
+
+def _stops(model: Any, tokenizer: Any) -> frozenset[int]:
+    """Tokens that end an answer."""
+    own = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
+    several = own if isinstance(own, list) else [own]
+    return frozenset({*several, getattr(tokenizer, "eos_token_id", None)} - {None})

@@ -1,0 +1,249 @@
+"""One base, many adapters in memory, and which of them acts: `use` one, `mix` them by row, `blend` them into one."""
+
+import difflib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Literal, Self
+
+import torch
+from torch import nn
+
+from lorahub.adapters.files import FolderFiles
+from lorahub.errors import AlreadyExists, BaseNotFound, EntryNotFound, InvalidConfiguration, LimitExceeded, UsageFault
+from lorahub.hub.hub import Hub
+from lorahub.protocol.references import is_local, local_path
+from lorahub.swapping.dialog import Dialog
+from lorahub.swapping.slots import Active, Live, Pair, Slot, State
+from lorahub.swapping.targets import Loaded, Targets
+
+OnSwap = Literal["reprefill", "keep"]
+
+
+class Session:
+    """A base model whose adapters change in place; its own weights are never written.
+
+    >>> session = Session("./base")              # doctest: +SKIP
+    >>> session.load("sql", "acme/sql@v3")       # doctest: +SKIP
+    >>> session.use("sql")                       # doctest: +SKIP
+
+    `base` is a model of transformers, or what `AutoModelForCausalLM.from_pretrained` takes. `dtype` is that of a base
+    that is read here, and of the factors; without it they have their weight's. `max_rank` bounds what may be loaded.
+    `on_swap` is the policy of dialogs: `reprefill` computes the cache anew, `keep` goes on with the old adapter's.
+    Factors live where the model is when they are loaded. A session belongs to one thread.
+    """
+
+    def __init__(
+        self,
+        base: nn.Module | str | Path,
+        *,
+        dtype: torch.dtype | str | None = None,
+        on_swap: OnSwap = "reprefill",
+        max_rank: int | None = None,
+    ) -> None:
+        """Raises `BaseNotFound`, `InvalidConfiguration` where transformers is missing."""
+        dtype = getattr(torch, dtype) if isinstance(dtype, str) else dtype
+        self.model: Any = base if isinstance(base, nn.Module) else load_base(base, dtype)
+        self.on_swap = on_swap
+        self.max_rank = max_rank
+        self._live = Live()
+        self._targets = Targets(self.model, dtype)
+        self._adapters: dict[str, Loaded] = {}
+        self._states: dict[str | None, State] = {None: self._live.state}
+        self._slots: dict[str, Slot] = {}
+        self._stack: tuple[tuple[str, ...], Mapping[str, Pair]] = ((), {})
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def adapters(self) -> Mapping[str, Loaded]:
+        """What is loaded, by name."""
+        return MappingProxyType(self._adapters)
+
+    @property
+    def active(self) -> Active:
+        """The adapter that acts, a name or None for each row of a mix, or None for the base."""
+        return self._live.state.active
+
+    @property
+    def state(self) -> State:
+        """What the slots read; the same object whenever the same adapter acts."""
+        return self._live.state
+
+    # --- loading ------------------------------------------------------------------------------------------------------
+
+    def load(self, name: str, source: str | Path) -> Loaded:
+        """Reads an adapter from a folder, or from the registry (`namespace/name@revision`), without using it yet.
+
+        Raises `NotConvertible` for what isn't plain LoRA, `AdapterDoesNotFit`, `AlreadyExists`, `LimitExceeded`; the
+        session is as before then.
+        """
+        self._refuse_taken(name)
+        return self._keep(name, self._targets.read(FolderFiles(folder_of(source, Hub)), str(source)))
+
+    def blend(self, name: str, weights: Mapping[str, float]) -> Loaded:
+        """A weighted sum of loaded adapters as one adapter, exactly: Σ wᵢ·Bᵢ·Aᵢ is one pair of the sum of the ranks."""
+        self._refuse_taken(name)
+        if not weights:
+            raise UsageFault("a blend of nothing", hint='name adapters: {"a": 0.5, "b": -0.2}')
+        parts = [(self._loaded(part).pairs, weight) for part, weight in weights.items()]
+        modules = dict.fromkeys(module for pairs, _ in parts for module in pairs)
+        summed = {
+            module: _concatenated([(pairs[module], weight) for pairs, weight in parts if module in pairs])
+            for module in modules
+        }
+        source = " + ".join(f"{weight:g}·{part}" for part, weight in weights.items())
+        return self._keep(name, Loaded(source, self._targets.resident(summed)))
+
+    def unload(self, name: str) -> None:
+        """Raises `UsageFault` for an adapter that acts: the output would change unasked."""
+        self._loaded(name)
+        if name == self.active or (isinstance(self.active, tuple) and name in self.active):
+            raise UsageFault(f"{name} is active", hint="use another adapter, or None, before")
+        del self._adapters[name], self._states[name]
+        self._stack = ((), {})
+        self._fit_slots()
+
+    def close(self) -> None:
+        """The model is as it was before the session."""
+        self.use(None)
+        for name in list(self._adapters):
+            self.unload(name)
+
+    # --- swapping -----------------------------------------------------------------------------------------------------
+
+    def use(self, name: str | None) -> None:
+        """From the next forward on this adapter, or the base alone. One assignment, whatever the adapter's size."""
+        if name is not None:
+            self._loaded(name)
+        self._live.state = self._states[name]
+
+    def using(self, name: str | None) -> AbstractContextManager[None]:
+        """`use` now; at the end of the block, what acted before."""
+        before = self.active
+        self.use(name)
+        return self._until(before)
+
+    def mix(self, rows: Sequence[str | None]) -> AbstractContextManager[None]:
+        """An adapter for each row of the batch, None for the base; from now on, or for the block of a `with`."""
+        before = self.active
+        self._mix(tuple(rows))
+        return self._until(before)
+
+    def dialog(self, tokenizer: Any = None, *, on_swap: OnSwap | None = None, temperature: float = 0.0) -> Dialog:
+        """A conversation; without a tokenizer it takes and gives token ids."""
+        return Dialog(self, tokenizer, on_swap=on_swap or self.on_swap, temperature=temperature)
+
+    @contextmanager
+    def _until(self, before: Active) -> Iterator[None]:
+        try:
+            yield
+        finally:
+            if isinstance(before, tuple):
+                self._mix(before)
+            else:
+                self.use(before)
+
+    def _mix(self, rows: tuple[str | None, ...]) -> None:
+        names = tuple(sorted({name for name in rows if name is not None}))
+        adapters = [self._loaded(name).pairs for name in names]
+        if self._stack[0] != names:
+            self._stack = (names, _stacked(adapters))
+        pairs = self._stack[1]
+        device = next((pair.a.device for pair in pairs.values()), None)
+        numbers = [len(names) if name is None else names.index(name) for name in rows]
+        self._live.state = State(rows, pairs, torch.tensor(numbers, device=device))
+
+    # --- bookkeeping --------------------------------------------------------------------------------------------------
+
+    def _keep(self, name: str, loaded: Loaded) -> Loaded:
+        if self.max_rank is not None and loaded.rank > self.max_rank:
+            raise LimitExceeded(
+                f"{name} has rank {loaded.rank}, this session takes {self.max_rank}", hint="raise max_rank"
+            )
+        self._fit_slots(loaded)
+        self._adapters[name] = loaded
+        self._states[name] = State(name, loaded.pairs)
+        return loaded
+
+    def _fit_slots(self, *more: Loaded) -> None:
+        """Slots before exactly the modules that some adapter targets."""
+        wanted = {module for loaded in (*self._adapters.values(), *more) for module in loaded.pairs}
+        new = {module: self._targets.modules[module] for module in wanted - self._slots.keys()}
+        for module in new.values():
+            Slot.refuse_taken(module)
+        for name in self._slots.keys() - wanted:
+            self._slots.pop(name).remove()
+        self._slots |= {name: Slot(name, module, self._live) for name, module in new.items()}
+
+    def _loaded(self, name: str) -> Loaded:
+        if name not in self._adapters:
+            near = difflib.get_close_matches(name, self._adapters, n=1)
+            known = ", ".join(self._adapters) or "none yet"
+            raise UsageFault(
+                f"no adapter is loaded as {name!r}", hint=f"did you mean {near[0]}?" if near else f"loaded: {known}"
+            )
+        return self._adapters[name]
+
+    def _refuse_taken(self, name: str) -> None:
+        if name in self._adapters:
+            raise AlreadyExists(f"an adapter is loaded as {name!r} already", hint="unload it, or choose another name")
+
+
+def load_base(base: str | Path, dtype: torch.dtype | None = None, device: str | None = None) -> Any:
+    """A causal language model, ready to be asked. Raises `BaseNotFound`, `InvalidConfiguration`."""
+    try:
+        from transformers import AutoModelForCausalLM
+    except ModuleNotFoundError as error:
+        raise InvalidConfiguration(
+            f"models are loaded by transformers, and {error.name} is not installed",
+            hint="pip install 'lorahub-registry[train]'",
+        ) from None
+    settings = {} if dtype is None else {"dtype": dtype}
+    try:
+        model: Any = AutoModelForCausalLM.from_pretrained(str(base), **settings)
+    except (OSError, ValueError) as error:
+        first = str(error).strip().partition("\n")[0]
+        raise BaseNotFound(f"{base} can't be loaded: {first}", hint="name a folder with config.json") from error
+    return model.eval() if device is None else model.eval().to(device)
+
+
+def folder_of(source: str | Path, hub: Callable[[], Hub]) -> Path:
+    """Where an adapter's files are: a path that exists, or a revision of the registry, pulled into the cache."""
+    place = source if isinstance(source, Path) else local_path(source)
+    if place.exists():
+        return place
+    if isinstance(source, Path) or is_local(source):
+        raise EntryNotFound(f"there is no {source}", hint="name a folder with adapter_config.json")
+    with hub() as registry:
+        return registry.fetch(source)
+
+
+def _concatenated(parts: Sequence[tuple[Pair, float]]) -> Pair:
+    """Ranks side by side, the weights in `b`; as float64, so that they are rounded once."""
+    first = parts[0][0]
+    a = torch.cat([pair.a.double() for pair, _ in parts], dim=1 if first.is_embedding else 0)
+    b = torch.cat([pair.b.double() * weight for pair, weight in parts])
+    return Pair(a, b, first.is_embedding)
+
+
+def _stacked(adapters: Sequence[Mapping[str, Pair]]) -> dict[str, Pair]:
+    """Every module of any adapter, (adapters + 1, …): zeros where an adapter leaves it alone, and last for the base."""
+    stacks: dict[str, Pair] = {}
+    for module in dict.fromkeys(module for pairs in adapters for module in pairs):
+        own = [pairs.get(module) for pairs in adapters]
+        rank = max(pair.rank for pair in own if pair is not None)
+        some = next(pair for pair in own if pair is not None)
+        a = some.a.new_zeros(len(own) + 1, *((some.a.shape[0], rank) if some.is_embedding else (rank, some.a.shape[1])))
+        b = some.b.new_zeros(len(own) + 1, rank, some.b.shape[1])
+        for number, pair in enumerate(own):
+            if pair is not None:
+                (a[number, :, : pair.rank] if pair.is_embedding else a[number, : pair.rank]).copy_(pair.a)
+                b[number, : pair.rank] = pair.b
+        stacks[module] = Pair(a, b, some.is_embedding)
+    return stacks
