@@ -1,6 +1,7 @@
 """Counting downloads."""
 
-from sqlalchemy import update
+from sqlalchemy import insert, update
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.exc import OperationalError as DatabaseUnavailable
 
 from lorahub_registry.infrastructure.database import Session, now
@@ -11,13 +12,16 @@ __all__ = ["DatabaseUnavailable", "count_download"]
 
 def count_download(session: Session, repository_id: int) -> None:
     day = now().date().isoformat()
-    changed = session.execute(
+    one_more = (
         update(DownloadsPerDay)
         .where(DownloadsPerDay.repository_id == repository_id, DownloadsPerDay.day == day)
         .values(count=DownloadsPerDay.count + 1)
         .returning(DownloadsPerDay.count)
     )
-    if changed.first() is None:
-        session.add(DownloadsPerDay(repository_id=repository_id, day=day, count=1))
-        session.flush()
+    if session.execute(one_more).first() is None:
+        try:
+            with session.begin_nested():
+                session.execute(insert(DownloadsPerDay).values(repository_id=repository_id, day=day, count=1))
+        except IntegrityError:  # another read was the day's first
+            session.execute(one_more)
     session.execute(update(Repository).where(Repository.id == repository_id).values(downloads=Repository.downloads + 1))
