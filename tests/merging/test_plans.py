@@ -1,5 +1,6 @@
 """Merges on this machine: bytes, ranges, threads, interruptions, refusals, notes."""
 
+import fcntl
 import hashlib
 import json
 import os
@@ -15,7 +16,7 @@ import pytest
 import torch
 from corpus.merge_corpus import make_adapter, make_base
 from lorahub.adapters.files import FolderFiles
-from lorahub.errors import AlreadyExists, InvalidRecipe, LorahubError, MergeTooLarge, NotMergeable
+from lorahub.errors import AlreadyExists, Conflict, InvalidRecipe, LorahubError, MergeTooLarge, NotMergeable
 from lorahub.merging.combine import COMBINATIONS, Options
 from lorahub.merging.folder import write_model
 from lorahub.merging.plan import Ingredients, MergePlan
@@ -122,6 +123,17 @@ def test_a_folder_with_files_is_left_alone(sources: tuple[Path, Path], tmp_path:
     with pytest.raises(AlreadyExists):
         write_model(plan_of(*sources), tmp_path / "mine")
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["notes.txt"]
+
+
+def test_two_at_once_are_refused(sources: tuple[Path, Path], tmp_path: Path) -> None:
+    partial = tmp_path / ".merged.merging"
+    partial.mkdir()
+    handle = os.open(partial, os.O_RDONLY)
+    fcntl.flock(handle, fcntl.LOCK_EX)
+    with pytest.raises(Conflict, match="another merge"):
+        write_model(plan_of(*sources), tmp_path / "merged")
+    os.close(handle)
+    write_model(plan_of(*sources), tmp_path / "merged")
 
 
 # --- dtypes and rounding ----------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ Bytes go to `.<name>.merging` beside the folder, which is renamed when it is com
 are written; it counts as long as the machine wasn't restarted, for what a killed process wrote is in the page cache.
 """
 
+import fcntl
 import json
 import os
 import shutil
@@ -17,7 +18,7 @@ from typing import Self, TextIO
 from threadpoolctl import threadpool_limits
 
 from lorahub.adapters.files import FolderFiles
-from lorahub.errors import AlreadyExists
+from lorahub.errors import AlreadyExists, Conflict
 from lorahub.merging.layout import Extent, WeightFile
 from lorahub.merging.plan import MergePlan
 
@@ -43,10 +44,11 @@ def write_model(
 
     `fingerprint` is of sources whose digests aren't known: pieces of an earlier try count only with the same one.
 
-    Raises `AlreadyExists` where the folder has files, and what computing raises; then the pieces so far are kept for
+    Raises `AlreadyExists` where the folder has files, `Conflict` where another process writes it, and what computing raises; then the pieces so far are kept for
     the next try.
     """
-    if folder.exists() and any(folder.iterdir()):
+    folder = folder.absolute()
+    if folder.is_file() or (folder.exists() and any(folder.iterdir())):
         raise AlreadyExists(f"{folder} has files already", hint="name another folder, or remove it")
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = folder.parent / f".{folder.name}.merging"
@@ -83,10 +85,11 @@ class _Work:
 
     def prepare(self) -> None:
         """The pieces of an earlier try are kept if they are of the same plan and of this boot."""
+        self._take_alone()
         self.done = self._read_journal()
         if self.done is None:
-            shutil.rmtree(self.place, ignore_errors=True)
-            self.place.mkdir(parents=True)
+            for leftover in self.place.iterdir():
+                shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
             self._journal.write_text(json.dumps(self._identity()) + "\n")
             self.done = set()
         for path, file in self.plan.weights.items():
@@ -96,6 +99,17 @@ class _Work:
             if os.fstat(handle).st_size != file.size:
                 _reserve(handle, file.size)
             _write(handle, file.header, 0)
+
+    def _take_alone(self) -> None:
+        """Raises `Conflict` where another process merges into the same folder. The lock goes with the process."""
+        self.place.mkdir(exist_ok=True)
+        handle = self._handles["."] = os.open(self.place, os.O_RDONLY)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise Conflict(
+                f"another merge is writing {self.place.name}", hint="wait for it, or name another folder"
+            ) from None
 
     def run(self, threads: int, progress: Progress) -> None:
         self._write_others()
