@@ -44,8 +44,8 @@ def write_model(
 
     `fingerprint` is of sources whose digests aren't known: pieces of an earlier try count only with the same one.
 
-    Raises `AlreadyExists` where the folder has files, `Conflict` where another process writes it, and what computing raises; then the pieces so far are kept for
-    the next try.
+    Raises `AlreadyExists` where the folder has files, `Conflict` where another process writes it, and what computing
+    raises; then the pieces so far are kept for the next try.
     """
     folder = folder.absolute()
     if folder.is_file() or (folder.exists() and any(folder.iterdir())):

@@ -94,8 +94,9 @@ class Dialog:
         self.ids = ids
 
     def _told(self, answer: dict[str, str], most: int) -> Iterator[str]:
-        """Text as far as it is certain: half a character waits for its other half."""
+        """Text as far as it is certain: half a character waits for its other half, and is told at the end."""
         tokens: list[int] = []
+        text = ""
         for token in self._generated(most):
             tokens.append(token)
             text = self._tokenizer.decode(tokens, skip_special_tokens=True)
@@ -103,6 +104,10 @@ class Dialog:
             if piece and not text.endswith("\N{REPLACEMENT CHARACTER}"):
                 answer["content"] = text
                 yield piece
+        if len(text) > len(answer["content"]):
+            piece = text[len(answer["content"]) :]
+            answer["content"] = text
+            yield piece
 
     # --- tokens -------------------------------------------------------------------------------------------------------
 
