@@ -2,7 +2,10 @@
 
 import hashlib
 import json
+import os
 import random
+import subprocess
+import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +19,7 @@ import torch
 import transformers
 from corpus.merge_corpus import Stored
 from lorahub.merging.recipe import Ingredient, Recipe, recipe_of
-from registry_process import Registry
+from registry_process import BIN, Registry
 
 
 @pytest.fixture
@@ -166,6 +169,31 @@ def test_a_download_that_was_cut_off_goes_on(registry: Registry, stored: Stored,
     assert rest.status_code == 206
     assert rest.headers["etag"] == etag
     assert first + rest.content == whole.content
+
+
+def test_the_stock_client_is_killed_and_goes_on(
+    registry: Registry, user: tuple[str, str], store: Callable[..., Stored], tmp_path: Path
+) -> None:
+    sizes = {"vocab_size": 60_000, "hidden_size": 256}
+    stored = store(registry, user, seed=random.randrange(1 << 30), sizes=sizes, target_modules=["embed_tokens"])
+    target = tmp_path / "fetched"
+    command = [BIN / "hf", "download", stored.adapter, "--revision", "merged/v1", "--local-dir", target]
+    environment = {**os.environ, "HF_ENDPOINT": registry.url, "HF_TOKEN": stored.token, "HF_HUB_DISABLE_XET": "1"}
+    first = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline and not any(
+        path.stat().st_size > 1 << 20 for path in target.rglob("*.incomplete")
+    ):
+        time.sleep(0.001)
+    first.kill()
+    first.wait()
+    assert any(target.rglob("*.incomplete"))
+    subprocess.run(command, env=environment, check=True, capture_output=True)
+    with lorahub.Hub(registry.url, token=stored.token) as hub:
+        recipe = Recipe(str(stored.base_folder), (Ingredient(str(stored.adapter_folder)),))
+        local = hub.merge(recipe, tmp_path / "local")
+    for path in local.glob("*.safetensors"):
+        assert path.read_bytes() == (target / path.name).read_bytes(), path.name
 
 
 def test_two_servers_give_the_same_bytes(registry: Registry, stored: Stored) -> None:
