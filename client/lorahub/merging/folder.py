@@ -18,7 +18,7 @@ from typing import Self, TextIO
 from threadpoolctl import threadpool_limits
 
 from lorahub.adapters.files import FolderFiles
-from lorahub.errors import AlreadyExists, Conflict
+from lorahub.errors import AlreadyExists, Conflict, NotMergeable
 from lorahub.merging.layout import Extent, WeightFile
 from lorahub.merging.plan import MergePlan
 
@@ -45,17 +45,20 @@ def write_model(
     `fingerprint` is of sources whose digests aren't known: pieces of an earlier try count only with the same one.
 
     Raises `AlreadyExists` where the folder has files, `Conflict` where another process writes it, and what computing
-    raises; then the pieces so far are kept for the next try.
+    raises. The pieces so far are kept for the next try, but not where that can't help: `NotMergeable`.
     """
     folder = folder.absolute()
     if folder.is_file() or (folder.exists() and any(folder.iterdir())):
         raise AlreadyExists(f"{folder} has files already", hint="name another folder, or remove it")
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = folder.parent / f".{folder.name}.merging"
-    with _Work(plan, partial, fingerprint) as work:
-        work.prepare()
-        with threadpool_limits(limits=1, user_api="blas"):
+    try:
+        with _Work(plan, partial, fingerprint) as work, threadpool_limits(limits=1, user_api="blas"):
+            work.prepare()
             work.run(threads or os.cpu_count() or 1, progress)
+    except NotMergeable:  # another try would come to the same
+        shutil.rmtree(partial)
+        raise
     (partial / _JOURNAL).unlink()
     if folder.exists():
         folder.rmdir()
