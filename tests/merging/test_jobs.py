@@ -5,6 +5,7 @@ import json
 import os
 import random
 import signal
+import sqlite3
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -58,6 +59,8 @@ def test_the_result_is_published_with_its_lineage(working: Registry, stored: Sto
     for path in local.glob("*.safetensors"):
         assert path.read_bytes() == (pulled / path.name).read_bytes()
     assert (pulled / "lorahub-merge.json").exists()
+    with sqlite3.connect(working.home / "registry.db") as connection:
+        assert connection.execute("select count(*) from merge_outputs").fetchone() == (0,)  # the commit has them
 
 
 def test_killed_at_random_it_is_published_once(tmp_path: Path, store: Callable[..., Stored]) -> None:
@@ -190,8 +193,6 @@ def test_read_often_it_is_stored_with_the_same_bytes_and_etag(tmp_path: Path, st
 
 
 def _outputs(registry: Registry) -> int:
-    import sqlite3
-
     with sqlite3.connect(registry.home / "registry.db") as connection:
         return int(
             connection.execute("select count(*) from merged_revisions where stored_at is not null").fetchone()[0]
@@ -213,6 +214,7 @@ def _outputs(registry: Registry) -> int:
         {"recipe": {"base": "a/b", "adapters": [{"source": "c/d", "layers": {"(": 1}}]}, "target": "a/b"},
         {"recipe": {"base": "./folder", "adapters": ["c/d"]}, "target": "a/b"},
         {"recipe": {"base": "hf:a/b", "adapters": ["c/d"]}, "target": "a/b"},
+        {"recipe": {"base": "lorahub://elsewhere.example/a/b", "adapters": ["c/d"]}, "target": "a/b"},
         {"recipe": {"base": "a/b", "adapters": ["/etc/passwd"]}, "target": "a/b"},
         {"recipe": {"base": "a/b", "adapters": ["c/d"], "rank": "many"}, "target": "a/b"},
         {"recipe": {"base": "a/b", "adapters": ["c/d"]}, "target": "../b"},

@@ -15,6 +15,7 @@ from lorahub_registry.features.blobs import service as blobs
 from lorahub_registry.features.blobs.inspection import inspect
 from lorahub_registry.features.blobs.service import Blob
 from lorahub_registry.features.maintenance import queries
+from lorahub_registry.features.merged.service import forget_unused
 from lorahub_registry.features.uploads.service import sweep_xorbs
 from lorahub_registry.infrastructure.backend import Backend
 from lorahub_registry.infrastructure.database import Session, now
@@ -50,6 +51,8 @@ def collect_garbage(backend: Backend, *, grace: timedelta, is_dry_run: bool = Fa
     whatever a push is about to name is held by its upload's lease.
     """
     report = GarbageReport(is_dry_run=is_dry_run)
+    if not is_dry_run:
+        forget_unused(backend)
     _collect_uploads(backend, report)
     _collect_blobs(backend, grace, report)
     _collect_objects(backend, report)

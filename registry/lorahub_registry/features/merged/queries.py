@@ -88,8 +88,8 @@ def insert_output(session: Session, digest: str, path: str, sha256: Sha256) -> N
         session.flush()
 
 
-def delete_outputs(session: Session, digest: str) -> None:
-    """Unless a merged revision is stored as these files, or a job is making them."""
-    is_used = exists().where(MergedRow.digest == digest, MergedRow.reads > 0)
-    is_made = exists().where(MergeJob.digest == digest, MergeJob.status.in_(("queued", "running")))
-    session.execute(delete(MergeOutput).where(MergeOutput.digest == digest, ~is_used, ~is_made))
+def delete_outputs(session: Session) -> None:
+    """Those that no merged revision is read as, and no job is making."""
+    is_read = exists().where(MergedRow.digest == MergeOutput.digest, MergedRow.reads > 0)
+    is_made = exists().where(MergeJob.digest == MergeOutput.digest, MergeJob.status.in_(("queued", "running")))
+    session.execute(delete(MergeOutput).where(~is_read, ~is_made))

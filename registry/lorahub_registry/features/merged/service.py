@@ -289,7 +289,7 @@ def compute(
     return blob.sha256
 
 
-def forget(backend: Backend, digest: str) -> None:
-    """What a job computed and nobody else uses; the collector takes the bytes."""
+def forget_unused(backend: Backend) -> None:
+    """Computed files that nobody wants any more; the collector takes their bytes."""
     with backend.database.write() as session:
-        queries.delete_outputs(session, digest)
+        queries.delete_outputs(session)

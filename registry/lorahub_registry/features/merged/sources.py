@@ -92,6 +92,10 @@ def _pin(session: Session, principal: Principal, spec: str, what: str) -> Pinned
         reference = Reference.parse(spec)
     except LorahubError as error:
         raise InvalidRecipe(f"the {what} {spec[:200]!r} is no repository: {error.message}") from None
+    if reference.host is not None:
+        raise InvalidRecipe(
+            f"the {what} {spec[:200]!r} is on another host", hint="push it here, or merge on your machine"
+        )
     try:
         repository = readable(session, principal, reference.repository)
         commit = revisions.resolve(session, repository.id, reference.revision or "main").commit

@@ -164,7 +164,7 @@ def cancel(backend: Backend, principal: Principal, job_id: str) -> Shown:
         if is_new:
             record_audit(session, actor=principal.name, action="merge.cancel", subject=shown.target, job=job_id)
     if is_new:
-        merged.forget(backend, shown.job.digest)
+        merged.forget_unused(backend)
     elif shown.job.status == "done":
         raise Conflict(f"the merge {job_id} is done", hint=f"its result is {shown.reference}")
     return find(backend, principal, job_id)
@@ -205,10 +205,9 @@ def count_fault(backend: Backend, job_id: str) -> None:
 
 def fail(backend: Backend, job_id: str, reason: str) -> None:
     with backend.database.write() as session:
-        job = queries.job_by_id(session, job_id)
         is_new = queries.settle(session, job_id, "failed", error=reason[:2000])
-    if is_new and job is not None:
-        merged.forget(backend, job.digest)
+    if is_new:
+        merged.forget_unused(backend)
 
 
 def perform(backend: Backend, job_id: str) -> None:
@@ -223,7 +222,7 @@ def perform(backend: Backend, job_id: str) -> None:
     try:
         _perform(backend, job)
     except Cancelled:
-        merged.forget(backend, job.digest)
+        merged.forget_unused(backend)
     except LorahubError as error:
         if error.retryable:
             raise
@@ -256,6 +255,7 @@ def _perform(backend: Backend, job: Job) -> None:
         queries.settle(
             session, job.id, "done", commit_id=published.commit.id, version=published.version, done=job.bytes
         )
+    merged.forget_unused(backend)  # the commit has them
 
 
 class _Progress:
