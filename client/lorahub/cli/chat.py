@@ -45,9 +45,12 @@ def chat(session: Session, base: str, adapters: Sequence[str], **wishes: Any) ->
     named = _named(adapters)
     swapping, dialog = _opened(session, base, named, wishes)
     talk = _Talk(swapping, dialog, wishes["max_new_tokens"], is_shown=session.output.format == "human")
-    for line in _lines(lambda: swapping.active):
-        if not talk.take(line):
-            break
+    try:
+        for line in _lines(lambda: swapping.active):
+            if not talk.take(line):
+                break
+    except KeyboardInterrupt:
+        _say("")
     turns = talk.turns
     return Result(
         {"turns": turns, "is_exact": dialog.is_exact},

@@ -49,8 +49,9 @@ class Dialog:
         self._tokenizer = tokenizer
         self._stops = _stops(session.model, tokenizer)
         self._limit = getattr(session.model.config, "max_position_embeddings", None)
-        keeps = "logits_to_keep" in inspect.signature(session.model.forward).parameters
-        self._options = {"use_cache": True, **({"logits_to_keep": 1} if keeps else {})}
+        takes = inspect.signature(session.model.forward).parameters
+        self._options = {"use_cache": True, **({"logits_to_keep": 1} if "logits_to_keep" in takes else {})}
+        self._cache_name = "cache" if "cache" in takes else "past_key_values"  # as transformers called it before 5.24
         self._cache: Any = None
         self._cached = 0
         self._made_by = session.state
@@ -132,11 +133,11 @@ class Dialog:
         fresh = torch.tensor([self.ids[self._cached :]], device=model.device)
         try:
             with torch.inference_mode():
-                given = model(input_ids=fresh, past_key_values=self._cache, **self._options)
+                given = model(input_ids=fresh, **{self._cache_name: self._cache}, **self._options)
         except BaseException:
             self._drop()  # some layers have seen the tokens, others haven't
             raise
-        self._cache, self._cached = given.past_key_values, len(self.ids)
+        self._cache, self._cached = getattr(given, self._cache_name), len(self.ids)
         logits: Tensor = given.logits[0, -1]
         return logits
 
