@@ -34,30 +34,33 @@ def main() -> None:
 
 
 def compare(folder: Path, dtype: torch.dtype) -> None:
-    for name in "ab":
-        write_adapter(folder / name, dtype)
+    for seed, name in enumerate("ab"):
+        write_adapter(folder / name, dtype, seed)
     session = Session(base(dtype))
     for name in "ab":
         session.load(name, folder / name)
+    assert not torch.equal(logits(session, "a"), logits(session, "b")), "the swap changes nothing"
     before = digest(session.model)
     ours = timed(lambda number: session.use("ab"[number % 2]), rounds=1000)
     assert digest(session.model) == before, "a swap touched the base"
     model: Any = PeftModel.from_pretrained(base(dtype), folder / "a", "a")
     model.load_adapter(folder / "b", "b")
     set_adapter = timed(lambda number: model.set_adapter("ab"[number % 2]))
+    cast_down: Any = PeftModel.from_pretrained(base(dtype), folder / "a", autocast_adapter_dtype=False)
     alone: Any = PeftModel.from_pretrained(base(dtype), folder / "a")
     hotswap = timed(lambda number: hotswap_adapter(alone, str(folder / "ab"[number % 2]), "default"))
     session.use(None)
     plain = forward(session.model)
     session.use("a")
     beside = forward(session.model)
-    theirs = forward(model)
+    theirs, theirs_cast_down = forward(model), forward(cast_down)
     parameters = sum(parameter.numel() for parameter in session.model.parameters())
     print(f"\n{parameters / 1e6:.1f} M parameters, {dtype}; 1,000 swaps left every base weight as it was")
     print(f"  Session.use            {ours * 1e6:10.1f} µs")
     print(f"  PEFT set_adapter       {set_adapter * 1e6:10.1f} µs  {set_adapter / ours:8.0f}×")
     print(f"  PEFT hotswap_adapter   {hotswap * 1e6:10.1f} µs  {hotswap / ours:8.0f}×   from disk")
     said = f"Session {ratio(beside, plain)}, PEFT {ratio(theirs, plain)}"
+    said += f", with factors in the base's dtype {ratio(theirs_cast_down, plain)}"
     print(f"  forward of 128 tokens: base {plain * 1e3:.1f} ms, {said}")
 
 
@@ -74,6 +77,12 @@ def timed(act: Callable[[int], object], *, rounds: int = ROUNDS) -> float:
         act(number)
         times.append(time.perf_counter() - begun)
     return statistics.median(times)
+
+
+def logits(session: Session, name: str) -> torch.Tensor:
+    with torch.inference_mode(), session.using(name):
+        found: torch.Tensor = session.model(input_ids=torch.arange(8)[None]).logits
+        return found
 
 
 def forward(model: Any) -> float:
@@ -98,8 +107,9 @@ def base(dtype: torch.dtype) -> Any:
     return LlamaForCausalLM(config).to(dtype).eval()
 
 
-def write_adapter(folder: Path, dtype: torch.dtype) -> None:
+def write_adapter(folder: Path, dtype: torch.dtype, seed: int) -> None:
     adapted = get_peft_model(base(dtype), LoraConfig(r=8, lora_alpha=16, target_modules=TARGETS))
+    torch.manual_seed(seed + 1)  # `base` has set its own
     for parameter in adapted.parameters():
         if parameter.requires_grad:
             torch.nn.init.normal_(parameter, std=0.01)

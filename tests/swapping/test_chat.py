@@ -107,6 +107,7 @@ def test_ctrl_c_leaves(folder: Path) -> None:
         (["base", "--adapter", "x=./absent"], 5, "there is no ./absent"),
         (["base", "--adapter", "a", "--adapter", "a"], 2, "gives no name of its own"),
         (["a/absent"], 5, "can't be loaded"),
+        (["base", "--device", "nonsense"], 2, "the model can't go to nonsense"),
     ],
 )
 def test_mistakes(folder: Path, arguments: list[str], code: int, said: str) -> None:

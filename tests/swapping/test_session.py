@@ -373,6 +373,12 @@ def test_a_model_has_one_session(three: lorahub.Session, tmp_path: Path) -> None
     assert list(second.adapters) == ["a"]
 
 
+@pytest.mark.parametrize("wrong", [{"dtype": "nonsense"}, {"dtype": "nn"}, {"on_swap": "forget"}])
+def test_a_session_refuses_settings_that_dont_exist(wrong: dict[str, Any]) -> None:
+    with pytest.raises(UsageFault, match=r"nonsense|nn|forget"):
+        lorahub.Session(make_base("llama"), **wrong)
+
+
 def test_a_base_that_isnt_there(tmp_path: Path) -> None:
     with pytest.raises(LorahubError, match="can't be loaded"):
         lorahub.Session(tmp_path)

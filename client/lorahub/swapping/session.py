@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 
 import torch
 from torch import nn
@@ -42,8 +42,10 @@ class Session:
         on_swap: OnSwap = "reprefill",
         max_rank: int | None = None,
     ) -> None:
-        """Raises `BaseNotFound`, `InvalidConfiguration` where transformers is missing."""
-        dtype = getattr(torch, dtype) if isinstance(dtype, str) else dtype
+        """Raises `BaseNotFound`, `UsageFault`, `InvalidConfiguration` where transformers is missing."""
+        if on_swap not in get_args(OnSwap):
+            raise UsageFault(f"no policy is called {on_swap!r}", hint="reprefill is exact, keep is fast")
+        dtype = _dtype(dtype)
         self.model: Any = base if isinstance(base, nn.Module) else load_base(base, dtype)
         self.on_swap = on_swap
         self.max_rank = max_rank
@@ -196,7 +198,7 @@ class Session:
 
 
 def load_base(base: str | Path, dtype: torch.dtype | None = None, device: str | None = None) -> Any:
-    """A causal language model, ready to be asked. Raises `BaseNotFound`, `InvalidConfiguration`."""
+    """A causal language model, ready to be asked. Raises `BaseNotFound`, `UsageFault`, `InvalidConfiguration`."""
     try:
         from transformers import AutoModelForCausalLM
     except ModuleNotFoundError as error:
@@ -210,7 +212,21 @@ def load_base(base: str | Path, dtype: torch.dtype | None = None, device: str | 
     except (OSError, ValueError) as error:
         first = str(error).strip().partition("\n")[0]
         raise BaseNotFound(f"{base} can't be loaded: {first}", hint="name a folder with config.json") from error
-    return model.eval() if device is None else model.eval().to(device)
+    if device is None:
+        return model.eval()
+    try:
+        return model.eval().to(device)
+    except (RuntimeError, AssertionError) as error:  # the latter from a torch without CUDA
+        first = str(error).strip().partition("\n")[0]
+        raise UsageFault(f"the model can't go to {device}: {first}", hint="try --device cpu") from error
+
+
+def _dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:
+    """By torch's name of it: `bfloat16`."""
+    found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
+    if dtype is not None and not isinstance(found, torch.dtype):
+        raise UsageFault(f"torch has no dtype {dtype!r}", hint="float32, bfloat16 or float16")
+    return found
 
 
 def folder_of(source: str | Path, hub: Callable[[], Hub]) -> Path:
