@@ -63,6 +63,18 @@ def test_the_result_is_published_with_its_lineage(working: Registry, stored: Sto
         assert connection.execute("select count(*) from merge_outputs").fetchone() == (0,)  # the commit has them
 
 
+def test_a_large_tokenizer_travels_like_weights(working: Registry, stored: Stored, tmp_path: Path) -> None:
+    """Larger than a line of a commit may be."""
+    tokenizer = json.dumps({"vocabulary": "x" * (20 << 20)})
+    (stored.base_folder / "tokenizer.json").write_text(tokenizer)
+    with _hub(working, stored) as hub:
+        hub.push(stored.base_folder, stored.base)
+        done = hub.wait_for_merge(str(hub.start_merge(_recipe(stored), "ana/merged")["id"]))
+        pulled = hub.pull(str(done["reference"]), tmp_path / "pulled").path
+    assert (pulled / "tokenizer.json").read_text() == tokenizer
+    assert done["done"] == done["bytes"]
+
+
 def test_killed_at_random_it_is_published_once(tmp_path: Path, store: Callable[..., Stored]) -> None:
     """The registry, its worker and the merge itself are killed, twenty times in all."""
     registry = Registry(tmp_path / "killed", {"LORAHUB_WORKER": "true"}).start()

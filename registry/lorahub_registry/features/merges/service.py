@@ -99,7 +99,7 @@ def start(backend: Backend, principal: Principal, recipe: Recipe, name: Reposito
         sources=of.as_json(),
         status="queued",
         faults=0,
-        bytes=made.cost.bytes,
+        bytes=sum(made.files.values()),
         done=0,
         error=None,
         commit_id=None,
@@ -237,19 +237,20 @@ def _perform(backend: Backend, job: Job) -> None:
         made = sources.plan_of(backend, session, of)
         target = repositories.repositories_by_id(session, [job.repository_id])[job.repository_id]
     progress = _Progress(backend, job.id)
-    weights: dict[str, Sha256] = {}
-    for path in made.weights:
-        weights[path] = merged.compute(
-            backend,
-            made,
-            path,
-            account_id=job.account_id,
-            repository_id=job.repository_id,
-            progress=progress.advance,
-        )
-        progress.say()
+    large: dict[str, Sha256] = {}
+    for path, size in made.files.items():
+        if path in made.weights or size > backend.settings.inline_file_bytes:
+            large[path] = merged.compute(
+                backend,
+                made,
+                path,
+                account_id=job.account_id,
+                repository_id=job.repository_id,
+                progress=progress.advance,
+            )
+            progress.say()
     reach("merge-computed")
-    published = _publish(backend, principal, target, job, made, weights)
+    published = _publish(backend, principal, target, job, made, large)
     reach("merge-published")
     with backend.database.write() as session:
         queries.settle(
@@ -285,22 +286,22 @@ def _publish(
     target: Repository,
     job: Job,
     made: MergePlan,
-    weights: dict[str, Sha256],
+    large: dict[str, Sha256],
 ) -> Published:
     with backend.database.write() as session:
-        for blob in known_blobs(session, list(weights.values())).values():
+        for blob in known_blobs(session, list(large.values())).values():
             lease_known(backend, session, account_id=job.account_id, repository_id=target.id, blob=blob)
-    body = b"\n".join(json.dumps(line).encode() for line in _lines(made, weights))
+    body = b"\n".join(json.dumps(line).encode() for line in _lines(made, large))
     name = RepositoryName(target.namespace, target.name)
     return publish(backend, principal, name, "main", io.BytesIO(body), idempotency_key=f"merge-{job.id}")
 
 
-def _lines(made: MergePlan, weights: dict[str, Sha256]) -> Iterator[dict[str, Any]]:
+def _lines(made: MergePlan, large: dict[str, Sha256]) -> Iterator[dict[str, Any]]:
     names = ", ".join(one.source for one in made.recipe.adapters)
     yield {"key": "header", "value": {"summary": f"Merge {names} into {made.recipe.base}", "description": ""}}
     for path, size in made.files.items():
-        if path in weights:
-            yield {"key": "lfsFile", "value": {"path": path, "algo": "sha256", "oid": weights[path], "size": size}}
+        if path in large:
+            yield {"key": "lfsFile", "value": {"path": path, "algo": "sha256", "oid": large[path], "size": size}}
         else:
             content = b64encode(made.read(path, 0, size)).decode()
             yield {"key": "file", "value": {"path": path, "content": content, "encoding": "base64"}}
