@@ -146,6 +146,28 @@ def test_cancelled_it_leaves_nothing(tmp_path: Path, store: Callable[..., Stored
         registry.stop()
 
 
+def test_what_is_published_is_not_cancelled(tmp_path: Path, store: Callable[..., Stored]) -> None:
+    """Killed between its commit and its end, it is past the point of no return, and is published once."""
+    registry = Registry(tmp_path / "late", {"LORAHUB_WORKER": "true"})
+    registry.start(LORAHUB_FAILPOINT="merge-published")
+    try:
+        stored = store(registry, ("ana", registry.add_user("ana")), seed=random.randrange(1 << 30))
+        with _hub(registry, stored) as hub:
+            job = str(hub.start_merge(_recipe(stored), "ana/merged")["id"])
+            deadline = time.monotonic() + 30
+            while time.monotonic() < deadline and hub.merge_job(job)["status"] != "publishing":
+                time.sleep(0.02)
+            with pytest.raises(Conflict, match="publishing"):
+                hub.cancel_merge(job)
+        registry.stop()
+        registry.start()
+        with _hub(registry, stored) as hub:
+            assert hub.wait_for_merge(job)["reference"] == "ana/merged@v1"
+            assert len(hub.versions("ana/merged")) == 1
+    finally:
+        registry.stop()
+
+
 def test_each_account_has_a_few_at_once(tmp_path: Path, store: Callable[..., Stored]) -> None:
     registry = Registry(tmp_path / "few", {"LORAHUB_WORKER": "false", "LORAHUB_MERGE_JOBS_PER_ACCOUNT": "1"}).start()
     try:

@@ -8,7 +8,7 @@ import httpx2
 import pytest
 import wire
 from builders import lora_weights, write_adapter
-from lorahub_registry.infrastructure.failpoints import NAMES
+from lorahub_registry.infrastructure.failpoints import PUBLICATION
 from registry_process import Registry
 
 
@@ -34,7 +34,7 @@ _seeds = itertools.count(100)
 
 @pytest.mark.parametrize(
     ("failpoint", "keyed"),
-    [*((name, False) for name in NAMES), ("transaction-ready", True), ("transaction-committed", True)],
+    [*((name, False) for name in PUBLICATION), ("transaction-ready", True), ("transaction-committed", True)],
 )
 def test_a_push_that_was_killed_is_repeated_without_loss(crashing: Registry, failpoint: str, *, keyed: bool) -> None:
     content, key = lora_weights(seed=next(_seeds)), "one-push" if keyed else None

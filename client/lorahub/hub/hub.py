@@ -439,7 +439,7 @@ class Hub:
         return answer
 
     def merge_job(self, job: str) -> Mapping[str, Any]:
-        """`status` queued, running, done, failed or cancelled; `bytes`, `done`, and the `reference` of the result."""
+        """`status` (queued, running, publishing, done, failed, cancelled), `bytes`, `done` and the `reference`."""
         answer: Mapping[str, Any] = self._transport.json("GET", f"{OWN}/merges/{_q(job)}")
         return answer
 
@@ -452,7 +452,7 @@ class Hub:
         shown, seen = progress or self._progress, 0
         found = self.merge_job(job)
         shown.begin("merging", int(found["bytes"]))
-        while found["status"] in ("queued", "running"):
+        while found["status"] in ("queued", "running", "publishing"):
             time.sleep(_POLL_SECONDS)
             found = self.merge_job(job)
             shown.advance(int(found["done"]) - seen)

@@ -1,11 +1,11 @@
-"""Named places in a publication at which a crash test kills the process: `LORAHUB_FAILPOINT=<name>`."""
+"""Places in a publication or a merge job at which a crash test kills the process: `LORAHUB_FAILPOINT=<name>`."""
 
 import os
 import signal
 
 _armed: str | None = None
 
-NAMES = (
+PUBLICATION = (
     "upload-opened",
     "bytes-received",
     "bytes-verified",
@@ -20,13 +20,14 @@ NAMES = (
     "transaction-ready",
     "transaction-committed",
 )
+MERGE = ("merge-computed", "merge-published")
 
 
 def arm(name: str | None) -> None:
     """Raises `ValueError` for a name that no step has."""
     global _armed  # noqa: PLW0603 (one process, one failpoint)
-    if name is not None and name not in NAMES:
-        raise ValueError(f"unknown failpoint {name!r}; there are: {', '.join(NAMES)}")
+    if name is not None and name not in PUBLICATION + MERGE:
+        raise ValueError(f"unknown failpoint {name!r}; there are: {', '.join(PUBLICATION + MERGE)}")
     _armed = name
 
 

@@ -91,5 +91,7 @@ def insert_output(session: Session, digest: str, path: str, sha256: Sha256) -> N
 def delete_outputs(session: Session) -> None:
     """Those that no merged revision is read as, and no job is making."""
     is_read = exists().where(MergedRow.digest == MergeOutput.digest, MergedRow.reads > 0)
-    is_made = exists().where(MergeJob.digest == MergeOutput.digest, MergeJob.status.in_(("queued", "running")))
+    is_made = exists().where(
+        MergeJob.digest == MergeOutput.digest, MergeJob.status.in_(("queued", "running", "publishing"))
+    )
     session.execute(delete(MergeOutput).where(~is_read, ~is_made))

@@ -5,12 +5,12 @@ from datetime import datetime
 from typing import Any
 
 from lorahub.protocol.digests import CommitId
-from sqlalchemy import func, select, update
+from sqlalchemy import case, func, select, update
 
 from lorahub_registry.infrastructure.database import Session, now
 from lorahub_registry.infrastructure.database.tables import MergeJob as JobRow
 
-_OPEN = ("queued", "running")
+_OPEN = ("queued", "running", "publishing")
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +111,7 @@ def begin(session: Session, job_id: str) -> bool:
     changed = session.execute(
         update(JobRow)
         .where(JobRow.id == job_id, JobRow.status.in_(_OPEN))
-        .values(status="running", done=0)
+        .values(status=case((JobRow.status == "publishing", "publishing"), else_="running"), done=0)
         .returning(JobRow.id)
     )
     return changed.first() is not None
@@ -127,8 +127,30 @@ def set_done(session: Session, job_id: str, done: int) -> bool:
     """False where the job is over."""
     changed = session.execute(
         update(JobRow)
-        .where(JobRow.id == job_id, JobRow.status == "running")
+        .where(JobRow.id == job_id, JobRow.status.in_(_OPEN))
         .values(done=done, faults=0)
+        .returning(JobRow.id)
+    )
+    return changed.first() is not None
+
+
+def begin_publishing(session: Session, job_id: str) -> bool:
+    """From here on it can't be cancelled. False where it was before."""
+    changed = session.execute(
+        update(JobRow)
+        .where(JobRow.id == job_id, JobRow.status.in_(_OPEN))
+        .values(status="publishing")
+        .returning(JobRow.id)
+    )
+    return changed.first() is not None
+
+
+def cancel(session: Session, job_id: str) -> bool:
+    """False where it is over, or being published."""
+    changed = session.execute(
+        update(JobRow)
+        .where(JobRow.id == job_id, JobRow.status.in_(("queued", "running")))
+        .values(status="cancelled", finished_at=now())
         .returning(JobRow.id)
     )
     return changed.first() is not None

@@ -157,17 +157,20 @@ def own_jobs(backend: Backend, principal: Principal) -> list[Shown]:
 
 
 def cancel(backend: Backend, principal: Principal, job_id: str) -> Shown:
-    """Stops it: nothing of it is visible. Raises `NotFound`, `Conflict` where it is done."""
+    """Stops it: nothing of it is visible. Raises `NotFound`, `Conflict` where it is done, or being published."""
     shown = find(backend, principal, job_id)
     with backend.database.write() as session:
-        is_new = queries.settle(session, job_id, "cancelled")
+        is_new = queries.cancel(session, job_id)
         if is_new:
             record_audit(session, actor=principal.name, action="merge.cancel", subject=shown.target, job=job_id)
     if is_new:
         merged.forget_unused(backend)
-    elif shown.job.status == "done":
-        raise Conflict(f"the merge {job_id} is done", hint=f"its result is {shown.reference}")
-    return find(backend, principal, job_id)
+    shown = find(backend, principal, job_id)
+    if shown.job.status in ("done", "publishing"):
+        raise Conflict(
+            f"the merge {job_id} is {shown.job.status}", hint=f"its result is {shown.reference or shown.target}"
+        )
+    return shown
 
 
 # --- in a worker ------------------------------------------------------------------------------------------------------
@@ -250,6 +253,9 @@ def _perform(backend: Backend, job: Job) -> None:
             )
             progress.say()
     reach("merge-computed")
+    with backend.database.write() as session:
+        if not queries.begin_publishing(session, job.id):
+            raise Cancelled
     published = _publish(backend, principal, target, job, made, large)
     reach("merge-published")
     with backend.database.write() as session:

@@ -400,7 +400,7 @@ class MergedRevision(Table):
 
 
 class MergeJob(Table):
-    """A merge to be published. `status` goes queued, running, and then once to done, failed or cancelled."""
+    """A merge to be published. `status` goes queued, running, publishing, and once to done, failed or cancelled."""
 
     __tablename__ = "merge_jobs"
     id: Mapped[str] = mapped_column(String(32), primary_key=True)
