@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from builders import write_adapter
 from registry_process import Registry
+from services import production
 
 # Nothing here may reach the internet or a developer's own settings.
 os.environ.update(HF_HUB_DISABLE_TELEMETRY="1", HF_HUB_DISABLE_PROGRESS_BARS="1", DO_NOT_TRACK="1")
@@ -15,6 +16,19 @@ for name in [name for name in os.environ if name.startswith("LORAHUB_") or name 
     del os.environ[name]
 
 _numbers = itertools.count(1)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--services", default="", help="what registries stand on: postgres, s3, or both with a comma")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    production.chosen.update(filter(None, config.getoption("--services").split(",")))
+    assert production.chosen <= set(production.KNOWN), f"--services takes {production.KNOWN}"
+
+
+def pytest_unconfigure() -> None:
+    production.stop()
 
 
 @pytest.fixture(scope="session")

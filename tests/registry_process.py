@@ -6,12 +6,15 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import httpx2
+import sqlalchemy
+from services import production
 
 BIN = Path(sys.executable).parent
 LORAHUB = str(BIN / "lorahub")
@@ -28,6 +31,9 @@ class Registry:
     token: str = ""
     port: int = 0
     process: subprocess.Popen[str] | None = None
+
+    def __post_init__(self) -> None:
+        self.settings = {**production.settings_for(self.home), **self.settings}
 
     def start(self, *, largest_file_kb: int | None = None, **settings: str) -> "Registry":
         """`largest_file_kb` stands for a full disk: the system refuses to write a file beyond it."""
@@ -82,6 +88,7 @@ class Registry:
             capture_output=True,
             text=True,
             check=False,
+            env={**os.environ, **self.settings},
         )
         assert result.stdout, result.stderr
         return json.loads(result.stdout)
@@ -95,6 +102,27 @@ class Registry:
         report = self.admin_command("fsck", "--deep")
         assert report["ok"], report["problems"]
 
+    @contextmanager
+    def database(self) -> Iterator[sqlalchemy.Connection]:
+        """The registry's own database, behind its back; committed at the end."""
+        url = self.settings.get("LORAHUB_DATABASE_URL") or f"sqlite:///{self.home / 'registry.db'}"
+        engine = sqlalchemy.create_engine(url)
+        try:
+            with engine.begin() as connection:
+                yield connection
+        finally:
+            engine.dispose()
+
+    def sql(self, statement: str, **values: Any) -> list[tuple[Any, ...]]:
+        """The rows of one question to the registry's database."""
+        with self.database() as connection:
+            return [tuple(row) for row in connection.execute(sqlalchemy.text(statement), values)]
+
+    @property
+    def objects(self) -> "Objects":
+        """What the registry has stored, behind its back."""
+        return Objects(self.home / "storage", self.settings)
+
     def client(self, token: str | None = "", timeout: float = 60) -> httpx2.Client:
         """Plain HTTP; as the admin, as the bearer of `token`, or anonymous with None."""
         bearer = self.token if token == "" else token
@@ -106,6 +134,51 @@ class Registry:
 
         assert self.process is not None
         return int(psutil.Process(self.process.pid).memory_info().rss)
+
+
+@dataclass(frozen=True)
+class Objects:
+    """Stored objects by key, in the folder or the bucket that a registry was given."""
+
+    folder: Path
+    settings: Mapping[str, str]
+
+    def list(self, prefix: str = "") -> list[str]:
+        if self._bucket is None:
+            found = (path for path in self.folder.rglob("*") if path.is_file())
+            return sorted(key for path in found if (key := path.relative_to(self.folder).as_posix()).startswith(prefix))
+        client, bucket, start = self._bucket
+        pages = client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=start + prefix)
+        return sorted(row["Key"].removeprefix(start) for page in pages for row in page.get("Contents", []))
+
+    def read(self, key: str) -> bytes:
+        if self._bucket is None:
+            return (self.folder / key).read_bytes()
+        client, bucket, start = self._bucket
+        return bytes(client.get_object(Bucket=bucket, Key=start + key)["Body"].read())
+
+    def write(self, key: str, content: bytes) -> None:
+        if self._bucket is None:
+            (self.folder / key).parent.mkdir(parents=True, exist_ok=True)
+            (self.folder / key).write_bytes(content)
+            return
+        client, bucket, start = self._bucket
+        client.put_object(Bucket=bucket, Key=start + key, Body=content)
+
+    def delete(self, key: str) -> None:
+        if self._bucket is None:
+            (self.folder / key).unlink()
+            return
+        client, bucket, start = self._bucket
+        client.delete_object(Bucket=bucket, Key=start + key)
+
+    @property
+    def _bucket(self) -> tuple[Any, str, str] | None:
+        """Client, bucket, and what every key begins with."""
+        if "LORAHUB_STORAGE" not in self.settings:
+            return None
+        bucket, _, prefix = self.settings["LORAHUB_STORAGE"].removeprefix("s3://").partition("/")
+        return production.s3().client(), bucket, f"{prefix}/"
 
 
 def eventually(condition: Any, seconds: float = 10) -> None:

@@ -157,27 +157,24 @@ def test_a_token_is_shown_once_and_stored_as_its_hash(registry: Registry, user: 
         listed = client.get(f"{V1}/tokens").json()
     assert made["token"].startswith("lh_")
     assert all("token" not in row for row in listed)
-    database = b"".join(path.read_bytes() for path in registry.home.glob("registry.db*"))
-    assert made["token"].encode() not in database
-    assert token.encode() not in database
+    stored = str(registry.sql("select * from tokens"))
+    assert wire.sha256(made["token"].encode()) in stored
+    assert made["token"] not in stored
+    assert token not in stored
 
 
 def test_an_expired_token_and_a_disabled_user_are_out(own_registry: Registry) -> None:
-    import sqlite3
-
     token = own_registry.add_user("eva")
     with own_registry.client(token) as client:
         assert client.get("/api/whoami-v2").status_code == 200
-        with sqlite3.connect(own_registry.home / "registry.db") as database:
-            database.execute("UPDATE tokens SET expires_at = '2020-01-01 00:00:00' WHERE account_id > 1")
-        database.close()
+        with own_registry.database() as database:
+            database.exec_driver_sql("UPDATE tokens SET expires_at = '2020-01-01 00:00:00' WHERE account_id > 1")
         refused = client.get("/api/whoami-v2")
         assert refused.status_code == 401
         assert refused.json()["error"] == "Invalid credentials in Authorization header"
         assert "x-error-code" not in refused.headers
-        with sqlite3.connect(own_registry.home / "registry.db") as database:
-            database.execute("UPDATE tokens SET expires_at = NULL")
-        database.close()
+        with own_registry.database() as database:
+            database.exec_driver_sql("UPDATE tokens SET expires_at = NULL")
         assert client.get("/api/whoami-v2").status_code == 200
         own_registry.admin_command("user", "disable", "eva")
         assert client.get("/api/whoami-v2").status_code == 401

@@ -1,10 +1,7 @@
 """fsck finds what is broken, and a collector takes what is unreferenced and nothing else."""
 
-import sqlite3
+import os
 import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
 import wire
@@ -24,18 +21,17 @@ def filled(own_registry: Registry) -> Registry:
     return own_registry
 
 
-def weights_file(registry: Registry) -> Path:
-    [found] = (registry.home / "storage" / "blobs").rglob(f"{wire.sha256(lora_weights(seed=5))}-*")
+def weights_key(registry: Registry) -> str:
+    [found] = [key for key in registry.objects.list("blobs/") if wire.sha256(lora_weights(seed=5)) in key]
     return found
 
 
-@contextmanager
-def rows(registry: Registry) -> Iterator[sqlite3.Connection]:
-    database = sqlite3.connect(registry.home / "registry.db")
-    database.execute("PRAGMA foreign_keys=OFF")
-    with database:
-        yield database
-    database.close()
+def damage_rows(registry: Registry, statement: str) -> None:
+    """Past the foreign keys, as a broken disk or a hand in the database would."""
+    with registry.database() as database:
+        is_sqlite = database.dialect.name == "sqlite"
+        database.exec_driver_sql("PRAGMA foreign_keys=OFF" if is_sqlite else "SET session_replication_role = replica")
+        database.exec_driver_sql(statement)
 
 
 def problems(registry: Registry, *flags: str) -> list[str]:
@@ -49,21 +45,21 @@ def test_a_sound_registry_has_no_problems(filled: Registry) -> None:
 
 
 def test_a_flipped_bit_is_found_by_a_deep_check(filled: Registry) -> None:
-    path = weights_file(filled)
-    content = bytearray(path.read_bytes())
+    key = weights_key(filled)
+    content = bytearray(filled.objects.read(key))
     content[-1] ^= 1
-    path.write_bytes(content)
+    filled.objects.write(key, bytes(content))
     assert problems(filled) == []
     [problem] = problems(filled, "--deep")
     assert "the stored bytes have the sha256" in problem
 
 
 def test_a_missing_and_a_short_object_are_found(filled: Registry) -> None:
-    path = weights_file(filled)
-    path.write_bytes(path.read_bytes()[:-1])
+    key = weights_key(filled)
+    filled.objects.write(key, filled.objects.read(key)[:-1])
     [problem] = problems(filled)
     assert "bytes recorded" in problem
-    path.unlink()
+    filled.objects.delete(key)
     [problem] = problems(filled)
     assert "nothing stored" in problem
 
@@ -84,32 +80,33 @@ def test_a_missing_and_a_short_object_are_found(filled: Registry) -> None:
     ],
 )
 def test_each_broken_invariant_is_reported(filled: Registry, damage: str, says: str) -> None:
-    with rows(filled) as database:
-        database.execute(damage)
+    damage_rows(filled, damage)
     found = problems(filled)
     assert any(says in problem for problem in found), found
 
 
 def test_fsck_exits_with_7_and_says_how_many_for_people(filled: Registry) -> None:
-    weights_file(filled).unlink()
+    filled.objects.delete(weights_key(filled))
     result = subprocess.run(
-        [LORAHUB, "admin", "fsck", "--home", str(filled.home)], capture_output=True, text=True, check=False
+        [LORAHUB, "admin", "fsck", "--home", str(filled.home)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, **filled.settings},
     )
     assert result.returncode == 7
     assert "1 problems" in result.stdout
 
 
 def test_the_collector_takes_what_nothing_refers_to(filled: Registry) -> None:
-    path = weights_file(filled)
-    stray = filled.home / "storage" / "staging" / ("0" * 32) / "whole"
-    stray.parent.mkdir(parents=True)
-    stray.write_bytes(b"left by a crash")
+    key, stray = weights_key(filled), f"staging/{'0' * 32}/whole"
+    filled.objects.write(stray, b"left by a crash")
     would = filled.admin_command("gc", "--grace-hours", "0", "--dry-run")
     assert (would["objects"], would["blobs"]) == (1, 0)
-    assert stray.exists()
+    assert stray in filled.objects.list()
     filled.admin_command("gc", "--grace-hours", "0")
-    assert not stray.exists()
-    assert path.exists()
+    assert stray not in filled.objects.list()
+    assert key in filled.objects.list()
     filled.start()
     with filled.client() as client:
         client.request("DELETE", "/api/repos/delete", json={"name": "filled"})
@@ -117,5 +114,5 @@ def test_the_collector_takes_what_nothing_refers_to(filled: Registry) -> None:
     assert kept["blobs"] == 0, "a blob was taken before its grace was over"
     taken = filled.admin_command("gc", "--grace-hours", "0")
     assert taken["blobs"] >= 1
-    assert not path.exists()
+    assert key not in filled.objects.list()
     filled.assert_sound()

@@ -5,7 +5,6 @@ import json
 import os
 import random
 import signal
-import sqlite3
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -59,8 +58,7 @@ def test_the_result_is_published_with_its_lineage(working: Registry, stored: Sto
     for path in local.glob("*.safetensors"):
         assert path.read_bytes() == (pulled / path.name).read_bytes()
     assert (pulled / "lorahub-merge.json").exists()
-    with sqlite3.connect(working.home / "registry.db") as connection:
-        assert connection.execute("select count(*) from merge_outputs").fetchone() == (0,)  # the commit has them
+    assert working.sql("select count(*) from merge_outputs") == [(0,)]  # the commit has them
 
 
 def test_a_large_tokenizer_travels_like_weights(working: Registry, stored: Stored, tmp_path: Path) -> None:
@@ -227,10 +225,8 @@ def test_read_often_it_is_stored_with_the_same_bytes_and_etag(tmp_path: Path, st
 
 
 def _outputs(registry: Registry) -> int:
-    with sqlite3.connect(registry.home / "registry.db") as connection:
-        return int(
-            connection.execute("select count(*) from merged_revisions where stored_at is not null").fetchone()[0]
-        )
+    [(count,)] = registry.sql("select count(*) from merged_revisions where stored_at is not null")
+    return int(count)
 
 
 # --- what clients may send --------------------------------------------------------------------------------------------

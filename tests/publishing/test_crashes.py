@@ -92,10 +92,11 @@ def test_nothing_is_left_over_once_uploads_have_expired(tmp_path: Path) -> None:
     try:
         time.sleep(1.1)
         registry.admin_command("gc", "--grace-hours", "0")
-        stored = [path for path in (registry.home / "storage").rglob("*") if path.is_file()]
         with registry.client() as client:
             here = set(wire.files(client, "owner/left").values())
-        assert {path.name[:64] for path in stored} == here, "something other than the repository's files is stored"
+        assert {key.rpartition("/")[2][:64] for key in registry.objects.list()} == here, (
+            "something other than the repository's files is stored"
+        )
         registry.assert_sound()
     finally:
         registry.kill()
