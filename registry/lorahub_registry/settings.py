@@ -23,6 +23,10 @@ class Settings(BaseSettings):
         description="folder of the database, the blobs and the secret of an embedded registry",
     )
     database_url: str | None = Field(default=None, description="SQLAlchemy URL; default: SQLite in the registry home")
+    storage: str | None = Field(
+        default=None, description="where bytes are kept: a folder, or s3://bucket/prefix; default: in the registry home"
+    )
+    storage_endpoint: str | None = Field(default=None, description="URL of the S3 server; default: AWS")
     public_url: str | None = Field(
         default=None,
         description="the address clients use, with scheme and any path prefix; default: the request's own Host",

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from lorahub_registry.infrastructure.database import Database
 from lorahub_registry.infrastructure.signing import Signer, secret_in_folder
-from lorahub_registry.infrastructure.storage import BlobStore, FolderBlobStore
+from lorahub_registry.infrastructure.storage import BlobStore, open_storage
 from lorahub_registry.settings import Settings
 
 
@@ -17,12 +17,12 @@ class Backend:
 
     @classmethod
     def open(cls, settings: Settings) -> "Backend":
-        """Makes `home` where it is missing. Touches no table: see `database.migrate`."""
+        """Makes `home` where it is missing. Touches no table: see `database.migrate`. Raises `InvalidConfiguration`."""
         settings.registry_home.mkdir(parents=True, exist_ok=True, mode=0o700)
         url = settings.database_url
         return cls(
             settings=settings,
             database=Database(url) if url else Database.in_folder(settings.registry_home),
-            blobs=FolderBlobStore(settings.registry_home / "storage"),
+            blobs=open_storage(settings),
             signer=Signer(settings.secret or secret_in_folder(settings.registry_home)),
         )

@@ -58,6 +58,7 @@ def collect_garbage(backend: Backend, *, grace: timedelta, is_dry_run: bool = Fa
     _collect_objects(backend, report)
     if not is_dry_run:
         report.objects += sweep_xorbs(backend, older_than=now() - 4 * backend.settings.xet_token_lifetime)
+        report.objects += backend.blobs.abort_unfinished(older_than=now() - backend.settings.upload_lifetime)
     return report
 
 

@@ -1,6 +1,27 @@
 """Where bytes are kept."""
 
+from pathlib import Path
+
+from lorahub.errors import InvalidConfiguration
+
 from lorahub_registry.infrastructure.storage.blob_store import BlobStore, ObjectNotFound, StoredObject
 from lorahub_registry.infrastructure.storage.folder_blob_store import FolderBlobStore
+from lorahub_registry.settings import Settings
 
-__all__ = ["BlobStore", "FolderBlobStore", "ObjectNotFound", "StoredObject"]
+__all__ = ["BlobStore", "FolderBlobStore", "ObjectNotFound", "StoredObject", "open_storage"]
+
+
+def open_storage(settings: Settings) -> BlobStore:
+    """The bucket or the folder that `settings` name. Raises `InvalidConfiguration`."""
+    where = settings.storage or str(settings.registry_home / "storage")
+    scheme, separator, place = where.partition("://")
+    if not separator:
+        return FolderBlobStore(Path(where))
+    bucket, _, prefix = place.strip("/").partition("/")
+    if scheme != "s3" or not bucket:
+        raise InvalidConfiguration(
+            f"LORAHUB_STORAGE is {where!r}", hint="it is the path of a folder, or s3://bucket/prefix"
+        )
+    from lorahub_registry.infrastructure.storage.s3_blob_store import S3BlobStore  # boto3 takes its time
+
+    return S3BlobStore.at(bucket, prefix, endpoint=settings.storage_endpoint)

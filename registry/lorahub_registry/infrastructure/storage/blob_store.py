@@ -1,5 +1,7 @@
 """What any storage must do. Keys come from `object_keys`; values are opaque bytes, written once.
 
+Every act raises `Unavailable` where the storage can't be reached or fails.
+
 Writing is never visible half-done: an object exists with all its bytes, or not at all. Nothing here checks a digest:
 the service hashes what was stored, because no storage can be trusted to.
 """
@@ -26,8 +28,7 @@ class BlobStore(Protocol):
     def writer(self, key: str) -> AbstractContextManager[BinaryIO]:
         """A file that becomes the object `key` when the block ends, and nothing when it raises.
 
-        Not durable until it was moved: what is received is verified before that, so a power cut costs a retry at most.
-        Raises `DiskFull`.
+        Not durable until it was moved, and nothing is promised to anybody before that. Raises `DiskFull`.
         """
         ...
 
@@ -53,4 +54,8 @@ class BlobStore(Protocol):
 
     def list(self, prefix: str) -> Iterator[StoredObject]:
         """Every object whose key starts with `prefix`, which ends in `/`."""
+        ...
+
+    def abort_unfinished(self, *, older_than: datetime) -> int:
+        """Forgets writes that were begun before `older_than`, never ended, and aren't listed; how many."""
         ...

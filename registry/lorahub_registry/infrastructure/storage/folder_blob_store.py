@@ -98,6 +98,10 @@ class FolderBlobStore:
                 modified_at = datetime.fromtimestamp(status.st_mtime, UTC)
                 yield StoredObject(path.relative_to(self.root).as_posix(), status.st_size, modified_at)
 
+    def abort_unfinished(self, *, older_than: datetime) -> int:  # noqa: ARG002
+        """None: an unfinished write is a file below its folder, listed and collected like any other."""
+        return 0
+
 
 def _create(path: Path) -> BinaryIO:
     """A new file; its folder may be removed by `delete` between the two calls, then again."""
