@@ -5,7 +5,7 @@ BIN := .venv/bin
 CLIENTS := 0.36.2 1.18.0 1.33.0
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test check format lint types imports clients serve bench clean
+.PHONY: help demo test check format lint types imports clients nginx serve cluster soak bench clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -23,10 +23,13 @@ help: ## list the targets
 
 clients: $(CLIENTS:%=.venv/clients/%/.installed) ## install the older Hub clients for the compatibility tests
 
+nginx: ## install nginx, which stands before the processes of a cluster, unless it is there
+	@PATH=$$PATH:/usr/sbin:/usr/local/sbin command -v nginx >/dev/null || $(if $(shell command -v brew),brew install nginx,(apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends nginx-light))
+
 demo: .venv/.installed ## train a tiny LoRA, push it, pull it three ways, compare the logits
 	$(BIN)/python examples/demo.py
 
-test: .venv/.installed clients ## format, lint, types, import directions and all tests
+test: .venv/.installed clients nginx ## format, lint, types, import directions and all tests
 	$(MAKE) --no-print-directory check
 	$(BIN)/pytest -n 2 --dist loadgroup
 
@@ -48,6 +51,13 @@ imports: .venv/.installed ## who may import whom
 
 serve: .venv/.installed ## run a registry on this machine
 	$(BIN)/lorahub serve
+
+cluster: .venv/.installed nginx ## run PostgreSQL, S3, nginx, two API processes and two workers on this machine
+	PYTHONPATH=tests $(BIN)/python -m services.cluster
+
+soak: .venv/.installed nginx ## minutes of kills, faults and collections, on the embedded registry and on PostgreSQL and S3
+	$(BIN)/pytest -m soak -s tests
+	$(BIN)/pytest -m soak -s --services postgres,s3 tests
 
 bench: .venv/.installed ## the measurements in docs/benchmarks.md
 	$(BIN)/python benchmarks/transfer.py

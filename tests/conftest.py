@@ -9,6 +9,7 @@ import pytest
 from builders import write_adapter
 from registry_process import Registry
 from services import production
+from services.cluster import Cluster
 
 # Nothing here may reach the internet or a developer's own settings.
 os.environ.update(HF_HUB_DISABLE_TELEMETRY="1", HF_HUB_DISABLE_PROGRESS_BARS="1", DO_NOT_TRACK="1")
@@ -19,7 +20,7 @@ _numbers = itertools.count(1)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--services", default="", help="what registries stand on: postgres, s3, or both with a comma")
+    parser.addoption("--services", default="", help="what registries stand on: postgres, s3, postgres,s3, or a cluster")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -34,7 +35,8 @@ def pytest_unconfigure() -> None:
 @pytest.fixture(scope="session")
 def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
     """One registry for many tests; each takes names of its own in it."""
-    running = Registry(tmp_path_factory.mktemp("registry")).start()
+    kind = Cluster if "cluster" in production.chosen else Registry
+    running = kind(tmp_path_factory.mktemp("registry")).start()
     yield running
     running.stop()
     running.assert_sound()

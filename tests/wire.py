@@ -9,6 +9,21 @@ from typing import Any
 import httpx2
 
 
+class Refused(AssertionError):
+    """An answer other than 200."""
+
+    def __init__(self, response: httpx2.Response) -> None:
+        super().__init__(f"{response.status_code}: {response.text[:2000]}")
+        self.status = response.status_code
+
+
+def require(response: httpx2.Response) -> httpx2.Response:
+    """The response, if it is a 200. Raises `Refused`."""
+    if response.status_code != 200:
+        raise Refused(response)
+    return response
+
+
 def sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
@@ -39,8 +54,7 @@ def batch(client: httpx2.Client, repo: str, content: bytes, **changes: Any) -> d
     """The answer for one object."""
     wanted = {"oid": sha256(content), "size": len(content)} | changes
     body = {"operation": "upload", "transfers": ["basic"], "objects": [wanted], "hash_algo": "sha256"}
-    response = client.post(f"/{repo}.git/info/lfs/objects/batch", json=body)
-    assert response.status_code == 200, response.text
+    response = require(client.post(f"/{repo}.git/info/lfs/objects/batch", json=body))
     answer: dict[str, Any] = response.json()["objects"][0]
     return answer
 
@@ -49,8 +63,7 @@ def upload(client: httpx2.Client, repo: str, content: bytes) -> None:
     """Through LFS, if the registry doesn't have it for this caller."""
     target = batch(client, repo, content)
     if "actions" in target:
-        response = httpx2.put(target["actions"]["upload"]["href"], content=content, timeout=60)
-        assert response.status_code == 200, response.text
+        require(httpx2.put(target["actions"]["upload"]["href"], content=content, timeout=60))
 
 
 def commit(

@@ -163,7 +163,7 @@ def _first_admin(backend: Backend) -> str | None:
     a restart can print it again; delete the file and it is shown no more.
     """
     path = backend.settings.registry_home / TOKEN_FILE
-    if accounts.first_admin(backend) is None:
+    if backend.settings.first_admin and accounts.first_admin(backend) is None:
         admin = accounts.add_user(backend, ADMIN, by=BY_OPERATOR, is_admin=True)
         token, _ = accounts.issue_token(backend, admin.id, by=BY_OPERATOR, name="first start", scope="admin")
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)

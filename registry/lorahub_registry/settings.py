@@ -33,6 +33,9 @@ class Settings(BaseSettings):
     )
     secret: str | None = Field(default=None, description="key of signed URLs; default: made once, in the registry home")
 
+    first_admin: bool = Field(
+        default=True, description="whether `serve` makes an administrator where there is none, and prints the token"
+    )
     worker: bool = Field(default=True, description="whether `serve` also runs a worker process for background jobs")
 
     inline_file_bytes: int = Field(

@@ -1,4 +1,4 @@
-"""PostgreSQL and S3 for the registries of a test run: `pytest --services postgres,s3`.
+"""PostgreSQL and S3 for the registries of a test run: `pytest --services postgres,s3`, or `cluster` (see cluster.py).
 
 Without the option every registry is the embedded one. With it the same tests run against the same code on real servers,
 started once in each test process and stopped with it.
@@ -11,7 +11,7 @@ from pathlib import Path
 from services.postgres import Postgres
 from services.s3 import ACCESS_KEY, REGION, SECRET_KEY, S3Server
 
-KNOWN = ("postgres", "s3")
+KNOWN = ("postgres", "s3", "cluster")
 chosen: set[str] = set()
 
 _folder: Path | None = None

@@ -1,0 +1,25 @@
+# The registry: API, worker and admin commands in one image, without PyTorch.
+FROM python:3.12-slim-bookworm AS build
+WORKDIR /source
+COPY pyproject.toml README.md LICENSE ./
+COPY client client
+COPY registry registry
+COPY migrations migrations
+RUN python -m venv /opt/lorahub \
+    && /opt/lorahub/bin/pip install --no-cache-dir --disable-pip-version-check '.[server]'
+
+FROM python:3.12-slim-bookworm
+RUN useradd --uid 10001 --user-group --no-create-home --home-dir /var/lib/lorahub lorahub \
+    && install --directory --owner=lorahub --group=lorahub --mode=0700 /var/lib/lorahub
+COPY --from=build /opt/lorahub /opt/lorahub
+ENV PATH=/opt/lorahub/bin:$PATH \
+    PYTHONUNBUFFERED=1 \
+    LORAHUB_REGISTRY_HOME=/var/lib/lorahub
+USER 10001:10001
+# Written to: this folder (a volume, or memory where database and storage are elsewhere) and /tmp. All else may be read-only.
+VOLUME /var/lib/lorahub
+EXPOSE 8017
+HEALTHCHECK --interval=10s --timeout=3s --start-period=20s \
+    CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8017/livez', timeout=2)"]
+ENTRYPOINT ["lorahub"]
+CMD ["serve", "--host", "0.0.0.0"]
