@@ -83,7 +83,8 @@ def collecting(registry: Registry) -> Callable[[], int]:
 
     def run() -> None:
         nonlocal cycles
-        backend = Backend.open(Settings(registry_home=registry.home))
+        told = {key.removeprefix("LORAHUB_").lower(): value for key, value in registry.settings.items()}
+        backend = Backend.open(Settings.model_validate({**told, "registry_home": registry.home}))
         while not stop.wait(0.02):
             collect_garbage(backend, grace=timedelta(0))
             cycles += 1
