@@ -8,11 +8,12 @@ from typing import Any
 from lorahub.protocol.digests import CommitId
 from lorahub.protocol.names import similarity_key
 from sqlalchemy import BigInteger, ColumnElement, and_, delete, func, insert, or_, select, true
-from sqlalchemy.exc import IntegrityError, OperationalError
+from sqlalchemy.exc import IntegrityError
 
 from lorahub_registry.features.catalog.facts import Facts
 from lorahub_registry.features.catalog.search import Search, Sort
 from lorahub_registry.infrastructure.database import Session, now
+from lorahub_registry.infrastructure.database.failures import UNAVAILABLE
 from lorahub_registry.infrastructure.database.tables import (
     Account,
     AdapterFacts,
@@ -24,7 +25,7 @@ from lorahub_registry.infrastructure.database.tables import (
     RepositoryTag,
 )
 
-__all__ = ["IntegrityError", "OperationalError"]
+__all__ = ["UNAVAILABLE", "IntegrityError"]
 
 TRENDING_DAYS = 7
 _IDS_AT_ONCE = 500

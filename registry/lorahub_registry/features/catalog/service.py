@@ -125,7 +125,7 @@ def _remember(backend: Backend, derived: Mapping[CommitId, Facts]) -> None:
         with backend.database.write() as session:
             for commit_id, facts in derived.items():
                 queries.insert_facts(session, commit_id, facts)
-    except (queries.IntegrityError, queries.OperationalError):
+    except (queries.IntegrityError, *queries.UNAVAILABLE):
         logger.info("facts of %d commits were not recorded; they are derived again when needed", len(derived))
 
 

@@ -6,9 +6,10 @@ from typing import Any
 
 from lorahub.protocol.digests import CommitId, Sha256
 from sqlalchemy import ColumnElement, and_, delete, insert, or_, select, true
-from sqlalchemy.exc import IntegrityError, OperationalError
+from sqlalchemy.exc import IntegrityError
 
 from lorahub_registry.infrastructure.database import Session, now
+from lorahub_registry.infrastructure.database.failures import UNAVAILABLE
 from lorahub_registry.infrastructure.database.tables import (
     AdapterFacts,
     AdapterLabel,
@@ -20,7 +21,7 @@ from lorahub_registry.infrastructure.database.tables import (
     Repository,
 )
 
-__all__ = ["IntegrityError", "OperationalError"]
+__all__ = ["UNAVAILABLE", "IntegrityError"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -311,7 +311,7 @@ def _keep(backend: Backend, digest: str, base_id: int, verdict: Verdict) -> None
     try:
         with backend.database.write() as session:
             queries.insert_verdict(session, digest, base_id, RULE_SET, verdict)
-    except (queries.IntegrityError, queries.OperationalError):
+    except (queries.IntegrityError, *queries.UNAVAILABLE):
         logger.info("the verdict on %s was not kept; it is made again when needed", digest[:12])
 
 

@@ -2,12 +2,12 @@
 
 from sqlalchemy import insert, update
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.exc import OperationalError as DatabaseUnavailable
 
 from lorahub_registry.infrastructure.database import Session, now
+from lorahub_registry.infrastructure.database.failures import UNAVAILABLE
 from lorahub_registry.infrastructure.database.tables import DownloadsPerDay, Repository
 
-__all__ = ["DatabaseUnavailable", "count_download"]
+__all__ = ["UNAVAILABLE", "count_download"]
 
 
 def count_download(session: Session, repository_id: int) -> None:

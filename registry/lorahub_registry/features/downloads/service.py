@@ -111,7 +111,7 @@ def count_download(backend: Backend, opened: OpenFile) -> None:
     try:
         with backend.database.write() as session:
             queries.count_download(session, opened.repository.id)
-    except queries.DatabaseUnavailable as error:
+    except queries.UNAVAILABLE as error:
         logger.warning("a download was not counted", exc_info=error)
 
 

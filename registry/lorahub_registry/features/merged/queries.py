@@ -7,13 +7,14 @@ from typing import Any
 
 from lorahub.protocol.digests import CommitId, Sha256
 from sqlalchemy import delete, exists, insert, select, update
-from sqlalchemy.exc import IntegrityError, OperationalError
+from sqlalchemy.exc import IntegrityError
 
 from lorahub_registry.infrastructure.database import Session, now
+from lorahub_registry.infrastructure.database.failures import UNAVAILABLE
 from lorahub_registry.infrastructure.database.tables import MergedRevision as MergedRow
 from lorahub_registry.infrastructure.database.tables import MergeJob, MergeOutput
 
-__all__ = ["IntegrityError", "OperationalError"]
+__all__ = ["UNAVAILABLE", "IntegrityError"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -235,7 +235,7 @@ def count_read(backend: Backend, model: MergedModel, path: str) -> None:
     try:
         with backend.database.write() as session:
             queries.count_read(session, model.commit.id)
-    except queries.OperationalError:
+    except queries.UNAVAILABLE:
         logger.warning("a read of a merged revision was not counted")
 
 

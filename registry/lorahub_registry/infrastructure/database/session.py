@@ -1,12 +1,13 @@
 """How the database is reached: `read()` for questions, `write()` for one short transaction that commits on the way out.
 
 Services open these themselves and never call commit. SQLite runs in WAL mode with foreign keys on; its single writer
-is queued in the process, fairly, instead of by polling the file lock.
+is queued in the process, fairly, instead of by polling the file lock. PostgreSQL is never waited for without an end.
 """
 
 import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -14,20 +15,32 @@ from typing import Any
 from sqlalchemy import Engine, create_engine, event, make_url
 from sqlalchemy.orm import Session
 
-__all__ = ["Database", "Session", "now"]
+__all__ = ["Database", "Limits", "Session", "now"]
 
 
 def now() -> datetime:
     return datetime.now(UTC)
 
 
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one process takes of a PostgreSQL, and how long it waits for it. All times in seconds."""
+
+    connections: int = 40
+    connect_seconds: int = 5
+    wait_seconds: float = 10
+    """For a free connection of the process's own."""
+    lock_seconds: float = 10
+    statement_seconds: float = 30
+
+
 class Database:
     """One engine, two ways in. `url` is a SQLAlchemy URL: `sqlite:////path/registry.db`, `postgresql+psycopg://…`."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, limits: Limits = Limits()) -> None:
         self.url = url
         self.is_sqlite = make_url(url).get_backend_name() == "sqlite"
-        self.engine = _sqlite_engine(url) if self.is_sqlite else create_engine(url, pool_size=20, max_overflow=20)
+        self.engine = _sqlite_engine(url) if self.is_sqlite else _postgres_engine(url, limits)
         self._reader = (
             self.engine.execution_options(isolation_level="AUTOCOMMIT") if not self.is_sqlite else self.engine
         )
@@ -52,6 +65,32 @@ class Database:
 
     def close(self) -> None:
         self.engine.dispose()
+
+
+def _postgres_engine(url: str, limits: Limits) -> Engine:
+    """Custom plans: a plan made for any tag is wrong for the common ones. The ping drops what a restart has cut."""
+    options = {
+        "statement_timeout": f"{round(limits.statement_seconds * 1000)}ms",
+        "lock_timeout": f"{round(limits.lock_seconds * 1000)}ms",
+        "idle_in_transaction_session_timeout": f"{round(2 * limits.statement_seconds * 1000)}ms",
+        "plan_cache_mode": "force_custom_plan",
+        "jit": "off",
+    }
+    return create_engine(
+        url,
+        pool_size=limits.connections,
+        max_overflow=0,
+        pool_timeout=limits.wait_seconds,
+        pool_pre_ping=True,
+        connect_args={
+            "connect_timeout": limits.connect_seconds,
+            "options": " ".join(f"-c {name}={value}" for name, value in options.items()),
+            "keepalives_idle": 15,
+            "keepalives_interval": 5,
+            "keepalives_count": 3,
+            "tcp_user_timeout": round((limits.statement_seconds + limits.connect_seconds) * 1000),
+        },
+    )
 
 
 def _sqlite_engine(url: str) -> Engine:

@@ -1,15 +1,12 @@
 """Renders every error as the Hub's clients expect it: status, `X-Error-Code`, `X-Error-Message`, `{"error": …}`."""
 
 import logging
-import sqlite3
 from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from lorahub.errors import (
-    Conflict,
-    DiskFull,
     EntryNotFound,
     InvalidInput,
     InvalidToken,
@@ -20,8 +17,11 @@ from lorahub.errors import (
     TooManyRequests,
     Unavailable,
 )
-from sqlalchemy.exc import DBAPIError, IntegrityError
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as NoConnectionFree
 from starlette.exceptions import HTTPException
+
+from lorahub_registry.infrastructure.database.failures import meaning_of
 
 logger = logging.getLogger("lorahub")
 
@@ -91,8 +91,9 @@ def install(app: FastAPI) -> None:
         return response
 
     @app.exception_handler(DBAPIError)
-    def database(_: Request, error: DBAPIError) -> JSONResponse:
-        return render(_database_problem(error))
+    @app.exception_handler(NoConnectionFree)
+    def database(_: Request, error: DBAPIError | NoConnectionFree) -> JSONResponse:
+        return render(meaning_of(error))
 
     @app.exception_handler(Exception)
     def bug(_: Request, error: Exception) -> JSONResponse:
@@ -106,17 +107,3 @@ def validation_message(errors: Any) -> str:
     """One line that names every fault of a body or a query."""
     faults = [f"{'.'.join(str(part) for part in fault['loc'])}: {fault['msg']}" for fault in errors]
     return "; ".join(faults)[:2000]
-
-
-def _database_problem(error: DBAPIError) -> LorahubError:
-    text = str(error.orig)
-    if isinstance(error, IntegrityError):
-        logger.warning("two requests changed the same thing: %s", text)
-        return Conflict("somebody else changed the same thing at the same moment", hint="try again")
-    if isinstance(error.orig, sqlite3.OperationalError) and "full" in text:
-        return DiskFull("the registry's disk is full; nothing of this request is kept")
-    if isinstance(error.orig, sqlite3.OperationalError) or error.connection_invalidated:
-        logger.error("database unavailable: %s", text)
-        return Unavailable("the registry's database is busy or unreachable", hint="try again in a moment")
-    logger.error("database refused a statement", exc_info=error)
-    return LorahubError("the registry failed; this is a bug in lorahub", hint="report it with the request id")

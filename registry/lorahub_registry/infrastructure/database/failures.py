@@ -1,0 +1,70 @@
+"""What a driver's error means to whoever asked: the database is away, somebody else was first, the input can't be kept.
+
+https://www.postgresql.org/docs/current/errcodes-appendix.html
+"""
+
+import logging
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from lorahub.errors import Conflict, DiskFull, InvalidInput, LorahubError, Unavailable
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, OperationalError
+from sqlalchemy.exc import TimeoutError as NoConnectionFree
+
+logger = logging.getLogger("lorahub")
+
+UNAVAILABLE = (OperationalError, NoConnectionFree)
+"""What work that can wait is given up for."""
+
+_DISK_FULL = "53100"
+_TOO_LARGE = "54"  # class: an index row over its size, a statement too complex
+_PASSING = (
+    "08",  # connection lost
+    "25006",  # read-only: a standby
+    "40",  # deadlock, serialization failure
+    "53",  # too many connections, out of memory
+    "55P03",  # a lock not had in time
+    "57",  # shut down, starting up, a statement over its time
+    "58",  # the system's own faults
+)
+
+
+@contextmanager
+def explained() -> Iterator[None]:
+    """What goes wrong with the database inside is raised as what it means."""
+    try:
+        yield
+    except (DBAPIError, NoConnectionFree) as error:
+        raise meaning_of(error) from error
+
+
+def meaning_of(error: DBAPIError | NoConnectionFree) -> LorahubError:
+    """Logs what an operator should know; the answer says nothing that a client must not see."""
+    if isinstance(error, NoConnectionFree):
+        logger.error("every database connection of this process is in use")
+        return _away()
+    state = getattr(error.orig, "sqlstate", None) or ""
+    if isinstance(error, IntegrityError):
+        logger.warning("two requests changed the same thing: %s", error.orig)
+        return Conflict("somebody else changed the same thing at the same moment", hint="try again")
+    if isinstance(error, DataError) or state.startswith(_TOO_LARGE):
+        logger.warning("the database can't hold what was sent: %s", error.orig)
+        return InvalidInput("a value is out of the range of what can be stored")
+    if state == _DISK_FULL or (isinstance(error.orig, sqlite3.OperationalError) and "full" in str(error.orig)):
+        logger.error("the database's disk is full: %s", error.orig)
+        return DiskFull("the registry's disk is full; nothing of this request is kept")
+    if state.startswith(_PASSING) or error.connection_invalidated or (not state and _is_operational(error)):
+        logger.error("database unavailable: %s", error.orig)
+        return _away()
+    logger.error("database refused a statement", exc_info=error)
+    return LorahubError("the registry failed; this is a bug in lorahub", hint="report it with the request id")
+
+
+def _is_operational(error: DBAPIError) -> bool:
+    """Without a code of PostgreSQL's: it could not be asked, or it is a SQLite that is locked."""
+    return isinstance(error, OperationalError)
+
+
+def _away() -> Unavailable:
+    return Unavailable("the registry's database is busy or unreachable", hint="try again in a moment")
