@@ -24,7 +24,8 @@ from lorahub_registry.app import create_app
 from lorahub_registry.features.accounts import service as accounts
 from lorahub_registry.features.maintenance import service as maintenance
 from lorahub_registry.infrastructure.backend import Backend
-from lorahub_registry.infrastructure.database.migrate import upgrade
+from lorahub_registry.infrastructure.database import migrate as migrations
+from lorahub_registry.infrastructure.database.failures import explained
 from lorahub_registry.settings import Settings
 
 ADMIN = "owner"  # `admin` is the address of a page
@@ -146,16 +147,27 @@ def _welcome(url: str, token: str | None, backend: Backend) -> str:
 
 
 def _open(home: Path | None) -> Backend:
-    """The backend of this home, its database at the newest schema."""
+    """The backend of this home, its database at the schema of this program. Raises `InvalidConfiguration`."""
     settings = Settings(registry_home=home.resolve()) if home else Settings()
-    try:
+    with _usable(settings):
         backend = Backend.open(settings)
-        upgrade(backend.database)
+        if settings.migrate:
+            migrations.upgrade(backend.database)
+        else:
+            migrations.require_current(backend.database)
+    return backend
+
+
+@contextmanager
+def _usable(settings: Settings) -> Iterator[None]:
+    """Raises `InvalidConfiguration` where the home can't be used, `Unavailable` where the database isn't there."""
+    try:
+        with explained():
+            yield
     except OSError as error:
         raise InvalidConfiguration(
             f"can't use {settings.registry_home}: {error.strerror}", hint="choose another folder with --home"
         ) from error
-    return backend
 
 
 def _first_admin(backend: Backend) -> str | None:
@@ -288,11 +300,22 @@ def fsck(home: Path | None, *, deep: bool, as_json: bool) -> None:
 
 
 @admin.command()
+@click.option("--check", is_flag=True, help="Change nothing; exit status 7 if migrations are missing.")
 @_home
-def migrate(home: Path | None) -> None:
-    """Bring the database to the newest schema."""
-    _open(home)
-    click.echo("the database is at the newest schema")
+@_json
+def migrate(home: Path | None, *, check: bool, as_json: bool) -> None:
+    """Bring the database to the schema of this program. Safe while the version before it runs, and from many places."""
+    settings = Settings(registry_home=home.resolve()) if home else Settings()
+    with _usable(settings):
+        database = Backend.open(settings).database
+        schema, missing = migrations.pending(database)
+        migrations.refuse_newer(schema)
+        done = [] if check else migrations.upgrade(database)
+    lines = [f"missing: {step}" for step in missing] if check else [f"done: {step}" for step in done]
+    shown = "\n".join(lines) or "the database is at the newest schema"
+    _print({"schema": schema, "missing": missing if check else [], "done": done}, shown, as_json=as_json)
+    if check and missing:
+        raise SystemExit(7)
 
 
 def _print(result: Any, shown: str, *, as_json: bool) -> None:

@@ -27,6 +27,23 @@ class Settings(BaseSettings):
         default=None, description="where bytes are kept: a folder, or s3://bucket/prefix; default: in the registry home"
     )
     storage_endpoint: str | None = Field(default=None, description="URL of the S3 server; default: AWS")
+    database_connections: int = Field(
+        default=40, ge=2, description="most connections to PostgreSQL that one process holds; keep it below 48 threads"
+    )
+    database_connect_seconds: int = Field(default=5, ge=2, description="seconds to wait for PostgreSQL to answer")
+    database_wait_seconds: float = Field(
+        default=10, gt=0, description="seconds that a request waits for a free connection, before 503"
+    )
+    database_lock_seconds: float = Field(
+        default=10, gt=0, description="seconds that a statement waits for a row or a table, before 503"
+    )
+    database_statement_seconds: float = Field(
+        default=30, gt=0, description="seconds that one statement may take, before 503"
+    )
+    migrate: bool = Field(
+        default=True,
+        description="whether programs bring the database to their schema when they start; if not, they refuse another",
+    )
     public_url: str | None = Field(
         default=None,
         description="the address clients use, with scheme and any path prefix; default: the request's own Host",

@@ -1,30 +1,46 @@
-"""The migrations build exactly the tables of tables.py, down and up again."""
+"""The migrations build exactly the tables of tables.py, on both databases, down and up again, and one at a time."""
 
+import os
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
 from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from lorahub_registry.infrastructure.database import Database
-from lorahub_registry.infrastructure.database.migrate import migrations_folder, upgrade
-from lorahub_registry.infrastructure.database.tables import Table
-from sqlalchemy import inspect
+from lorahub_registry.infrastructure.database.migrate import migrations_folder, pending, upgrade
+from lorahub_registry.infrastructure.database.tables import Table, is_ours
+from registry_process import LORAHUB
+from services import production
+from sqlalchemy import inspect, text
 
 
-def test_the_newest_migration_gives_the_tables_of_today(tmp_path: Path) -> None:
-    database = Database.in_folder(tmp_path)
+@pytest.fixture(params=["sqlite", "postgres"])
+def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Database]:
+    """An empty one."""
+    sqlite = request.param == "sqlite"
+    found = Database.in_folder(tmp_path) if sqlite else Database(production.postgres().new_database())
+    yield found
+    found.close()
+
+
+def migrate(database: Database, home: Path, *options: str) -> subprocess.Popen[str]:
+    environment = {**os.environ, "LORAHUB_DATABASE_URL": database.url, "LORAHUB_REGISTRY_HOME": str(home)}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen([LORAHUB, "admin", "migrate", *options], text=True, env=environment, **pipes)
+
+
+def test_the_newest_migration_gives_the_tables_of_today(database: Database) -> None:
     upgrade(database)
+    options = {"compare_type": True, "include_name": is_ours}
     with database.engine.connect() as connection:
-        differences = compare_metadata(
-            MigrationContext.configure(connection, opts={"compare_type": True}), Table.metadata
-        )
-    database.close()
-    assert differences == []
+        assert compare_metadata(MigrationContext.configure(connection, opts=options), Table.metadata) == []
 
 
-def test_every_migration_can_be_undone_and_done_again(tmp_path: Path) -> None:
-    database = Database.in_folder(tmp_path)
+def test_every_migration_can_be_undone_and_done_again(database: Database) -> None:
     config = Config()
     config.set_main_option("script_location", str(migrations_folder()))
     for act, target in ((command.upgrade, "head"), (command.downgrade, "base"), (command.upgrade, "head")):
@@ -33,4 +49,48 @@ def test_every_migration_can_be_undone_and_done_again(tmp_path: Path) -> None:
             act(config, target)
     with database.engine.connect() as connection:
         assert set(Table.metadata.tables) < set(inspect(connection).get_table_names())
-    database.close()
+
+
+def test_replicas_that_migrate_at_once_take_turns(database: Database, tmp_path: Path) -> None:
+    replicas = [migrate(database, tmp_path) for _ in range(3)]
+    said = [replica.communicate(timeout=120) for replica in replicas]
+    assert [replica.returncode for replica in replicas] == [0] * 3, said
+    assert sorted("done" in shown for shown, _ in said) == [False, False, True]
+    assert pending(database)[1] == []
+
+
+def test_check_says_what_is_missing_and_changes_nothing(database: Database, tmp_path: Path) -> None:
+    check = migrate(database, tmp_path, "--check")
+    assert "missing: 0001" in check.communicate(timeout=60)[0]
+    assert check.returncode == 7
+    with database.engine.connect() as connection:
+        assert inspect(connection).get_table_names() == []
+    upgrade(database)
+    check = migrate(database, tmp_path, "--check")
+    assert "newest schema" in check.communicate(timeout=60)[0]
+    assert check.returncode == 0
+
+
+def refused(database: Database, home: Path, **settings: str) -> str:
+    """What a server says that doesn't start on this database."""
+    environment = {**os.environ, "LORAHUB_DATABASE_URL": database.url, "LORAHUB_WORKER": "false", **settings}
+    command = [LORAHUB, "serve", "--home", str(home), "--port", "0"]
+    ended = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=60, check=False)
+    assert ended.returncode == 2, ended.stderr
+    return ended.stderr
+
+
+def test_a_server_refuses_a_newer_schema_and_where_told_so_an_older_one(database: Database, tmp_path: Path) -> None:
+    assert "lorahub admin migrate" in refused(database, tmp_path, LORAHUB_MIGRATE="false")
+    upgrade(database)
+    with database.engine.begin() as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    assert "newer lorahub" in refused(database, tmp_path)
+
+
+def test_a_server_without_its_database_says_so(tmp_path: Path) -> None:
+    environment = {**os.environ, "LORAHUB_DATABASE_URL": "postgresql+psycopg://nobody@127.0.0.1:1/none"}
+    command = [LORAHUB, "serve", "--home", str(tmp_path), "--port", "0"]
+    ended = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=60, check=False)
+    assert ended.returncode == 8
+    assert "unreachable" in ended.stderr

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from lorahub_registry.infrastructure.database import Database
+from lorahub_registry.infrastructure.database.session import Limits
 from lorahub_registry.infrastructure.signing import Signer, secret_in_folder
 from lorahub_registry.infrastructure.storage import BlobStore, open_storage
 from lorahub_registry.settings import Settings
@@ -22,7 +23,17 @@ class Backend:
         url = settings.database_url
         return cls(
             settings=settings,
-            database=Database(url) if url else Database.in_folder(settings.registry_home),
+            database=Database(url, limits_of(settings)) if url else Database.in_folder(settings.registry_home),
             blobs=open_storage(settings),
             signer=Signer(settings.secret or secret_in_folder(settings.registry_home)),
         )
+
+
+def limits_of(settings: Settings) -> Limits:
+    return Limits(
+        connections=settings.database_connections,
+        connect_seconds=settings.database_connect_seconds,
+        wait_seconds=settings.database_wait_seconds,
+        lock_seconds=settings.database_lock_seconds,
+        statement_seconds=settings.database_statement_seconds,
+    )

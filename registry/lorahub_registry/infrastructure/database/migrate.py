@@ -1,11 +1,40 @@
-"""Brings a database to the newest schema, or says what is missing."""
+"""Brings a database to the newest schema, or says what it lacks.
 
+Replicas that start together take turns: one migrates, the others find it done. On PostgreSQL a step that doesn't get
+its lock at once gives way to traffic and is tried again; each step is a transaction of its own.
+"""
+
+import fcntl
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import StrEnum
 from pathlib import Path
+from typing import Any
 
 from alembic import command
 from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from lorahub.errors import InvalidConfiguration
+from sqlalchemy import Connection, text
+from sqlalchemy.exc import OperationalError
 
 from lorahub_registry.infrastructure.database.session import Database
+
+LOCK_TIMEOUT, STATEMENT_TIMEOUT = "4s", "30min"
+"""Of PostgreSQL's. The first is what traffic may be held up for; an index of millions of rows takes minutes."""
+_TURN = int.from_bytes(b"lorahub")
+_TRIES, _PAUSE_SECONDS = 15, 2.0
+_LOCK_NOT_AVAILABLE = "55P03"
+
+
+class Schema(StrEnum):
+    """How a database stands to this program."""
+
+    CURRENT = "current"
+    OLDER = "older"
+    NEWER = "newer"
 
 
 def migrations_folder() -> Path:
@@ -15,10 +44,99 @@ def migrations_folder() -> Path:
     return installed if installed.is_dir() else package.parents[1] / "migrations"
 
 
-def upgrade(database: Database) -> None:
-    """Runs every migration that this database has not seen."""
+def pending(database: Database) -> tuple[Schema, list[str]]:
+    """How the schema stands, and the migrations that it lacks, oldest first. Changes nothing."""
+    with database.engine.connect() as connection:
+        here = MigrationContext.configure(connection).get_current_revision()
+    return _compare(here)
+
+
+def upgrade(database: Database) -> list[str]:
+    """Runs every migration that this database has not seen; which they were.
+
+    Raises `InvalidConfiguration` where a newer lorahub has migrated it.
+    """
+    with database.engine.connect() as connection, _turn(database, connection):
+        schema, missing = _compare(MigrationContext.configure(connection).get_current_revision())
+        connection.rollback()
+        refuse_newer(schema)
+        if missing:
+            _run(connection)
+    return missing
+
+
+def refuse_newer(schema: Schema) -> None:
+    """Raises `InvalidConfiguration`: what a newer program has written, this one would misread."""
+    if schema is Schema.NEWER:
+        raise InvalidConfiguration(
+            "the database has the schema of a newer lorahub", hint="run that version, or a newer one"
+        )
+
+
+def require_current(database: Database) -> None:
+    """Raises `InvalidConfiguration` where the schema is not the one that this program knows."""
+    schema, missing = pending(database)
+    refuse_newer(schema)
+    if missing:
+        raise InvalidConfiguration(
+            f"the database lacks {len(missing)} migrations: {', '.join(missing)}",
+            hint="run lorahub admin migrate, once for all servers, before they start",
+        )
+
+
+def _compare(here: str | None) -> tuple[Schema, list[str]]:
+    steps = [(step.revision, step.doc) for step in _scripts().walk_revisions()][::-1]
+    known = [revision for revision, _ in steps]
+    if here is not None and here not in known:
+        return Schema.NEWER, []
+    missing = [f"{revision} {doc}" for revision, doc in steps[known.index(here) + 1 if here else 0 :]]
+    return (Schema.OLDER if missing else Schema.CURRENT), missing
+
+
+def _scripts() -> ScriptDirectory:
+    return ScriptDirectory.from_config(_config())
+
+
+def _config() -> Config:
     config = Config()
     config.set_main_option("script_location", str(migrations_folder()))
-    with database.engine.connect() as connection:
-        config.attributes["connection"] = connection
-        command.upgrade(config, "head")
+    return config
+
+
+def _run(connection: Connection) -> None:
+    config = _config()
+    config.attributes["connection"] = connection
+    for tries_left in reversed(range(_TRIES)):
+        try:
+            command.upgrade(config, "head")
+        except OperationalError as error:
+            if getattr(error.orig, "sqlstate", None) != _LOCK_NOT_AVAILABLE or not tries_left:
+                raise
+            connection.rollback()
+            time.sleep(_PAUSE_SECONDS)
+        else:
+            return
+
+
+@contextmanager
+def _turn(database: Database, connection: Connection) -> Iterator[None]:
+    """Nobody else migrates this database meanwhile. The connection is given other limits, and closed afterwards."""
+    connection.detach()
+    if database.is_sqlite:
+        with _locked(Path(f"{database.engine.url.database}.migrating")):
+            yield
+        return
+    for setting in ("lock_timeout = 0", "statement_timeout = 0", "idle_in_transaction_session_timeout = 0"):
+        connection.execute(text(f"SET {setting}"))
+    connection.execute(text("SELECT pg_advisory_lock(:turn)"), {"turn": _TURN})
+    connection.execute(text(f"SET lock_timeout = '{LOCK_TIMEOUT}'"))
+    connection.execute(text(f"SET statement_timeout = '{STATEMENT_TIMEOUT}'"))
+    connection.commit()
+    yield
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[Any]:
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
