@@ -14,6 +14,8 @@ from lorahub_registry.features.catalog import routes as catalog
 from lorahub_registry.features.checks import routes as checks
 from lorahub_registry.features.downloads import routes as downloads
 from lorahub_registry.features.merges import routes as merges
+from lorahub_registry.features.operations import routes as operations
+from lorahub_registry.features.operations.service import Prober
 from lorahub_registry.features.publishing import routes as publishing
 from lorahub_registry.features.references import routes as references
 from lorahub_registry.features.repositories import routes as repositories
@@ -37,6 +39,7 @@ def create_app(backend: Backend) -> FastAPI:
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         to_thread.current_default_thread_limiter().total_tokens = WORKER_THREADS
         yield
+        app.state.prober.close()
         backend.database.close()
 
     app = FastAPI(
@@ -49,11 +52,14 @@ def create_app(backend: Backend) -> FastAPI:
         redirect_slashes=False,
     )
     app.state.backend = backend
+    app.state.prober = Prober(backend)
+    app.state.is_stopping = app.state.has_been_ready = False
     failpoints.arm(backend.settings.failpoint)
     problems.install(app)
     _add_own_routes(app)
     # order matters where a fixed first element could also be a namespace
     for feature in (
+        operations,
         accounts,
         bases,
         checks,
@@ -77,8 +83,3 @@ def _add_own_routes(app: FastAPI) -> None:
     def server() -> dict[str, Any]:
         """Who answers, and what time it is there."""
         return {"name": "lorahub", "version": app.version, "time": wire_time(now())}
-
-    @app.get("/healthz")
-    def healthz() -> dict[str, Any]:
-        """The process answers; says nothing about what it depends on."""
-        return {"status": "ok"}

@@ -9,7 +9,7 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -26,6 +26,7 @@ from lorahub_registry.features.maintenance import service as maintenance
 from lorahub_registry.infrastructure.backend import Backend
 from lorahub_registry.infrastructure.database import migrate as migrations
 from lorahub_registry.infrastructure.database.failures import explained
+from lorahub_registry.infrastructure.web.server import FINISH_SECONDS, Server
 from lorahub_registry.settings import Settings
 
 ADMIN = "owner"  # `admin` is the address of a page
@@ -51,14 +52,20 @@ def serve(home: Path | None, host: str, port: int, log_level: str, *, as_json: b
     token = _first_admin(backend)
     listener = _listen(host, port)
     url = f"http://{_shown(host)}:{listener.getsockname()[1]}"
+    app = create_app(backend)
     config = uvicorn.Config(
-        create_app(backend),
+        app,
         log_level=log_level,
         access_log=False,
         server_header=False,
-        timeout_graceful_shutdown=30,
+        timeout_graceful_shutdown=FINISH_SECONDS,
     )
-    server = _AnnouncingServer(config, lambda: _announce(url, token, backend, as_json=as_json))
+    server = Server(
+        config,
+        app,
+        lambda: _announce(url, token, backend, as_json=as_json),
+        drain_seconds=backend.settings.drain_seconds,
+    )
     with _worker_beside(backend):
         server.run(sockets=[listener])
 
@@ -87,19 +94,6 @@ def worker(home: Path | None, name: str) -> None:
     from lorahub_registry import worker as jobs
 
     jobs.run(_open(home), name=name)
-
-
-class _AnnouncingServer(uvicorn.Server):
-    """Says that it listens when it does, not before."""
-
-    def __init__(self, config: uvicorn.Config, announce: Callable[[], None]) -> None:
-        super().__init__(config)
-        self._announce = announce
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        if self.started:
-            self._announce()
 
 
 def _listen(host: str, port: int) -> socket.socket:

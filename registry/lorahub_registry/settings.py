@@ -54,6 +54,11 @@ class Settings(BaseSettings):
         default=True, description="whether `serve` makes an administrator where there is none, and prints the token"
     )
     worker: bool = Field(default=True, description="whether `serve` also runs a worker process for background jobs")
+    drain_seconds: float = Field(
+        default=0,
+        ge=0,
+        description="seconds from SIGTERM, during which `/readyz` says 503, to the end of accepting requests",
+    )
 
     inline_file_bytes: int = Field(
         default=1 << 20,

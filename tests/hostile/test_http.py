@@ -276,6 +276,6 @@ def test_a_malformed_range_is_the_whole_file_or_a_416(client: httpx2.Client, rep
 
 
 def test_the_registry_is_alive_and_sound_after_all_that(registry: Registry, client: httpx2.Client, repo: str) -> None:
-    assert client.get("/healthz").status_code == 200
+    assert client.get("/readyz").status_code == 200
     assert json.loads(client.get(f"/api/models/{repo}").text)["id"] == repo
     registry.assert_sound()

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,10 @@ def require_current(database: Database) -> None:
         )
 
 
+def is_current(database: Database) -> bool:
+    return pending(database)[0] is Schema.CURRENT
+
+
 def _compare(here: str | None) -> tuple[Schema, list[str]]:
     steps = [(step.revision, step.doc) for step in _scripts().walk_revisions()][::-1]
     known = [revision for revision, _ in steps]
@@ -93,6 +98,7 @@ def _compare(here: str | None) -> tuple[Schema, list[str]]:
     return (Schema.OLDER if missing else Schema.CURRENT), missing
 
 
+@lru_cache(maxsize=1)
 def _scripts() -> ScriptDirectory:
     return ScriptDirectory.from_config(_config())
 

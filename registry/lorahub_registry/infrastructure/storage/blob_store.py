@@ -59,3 +59,7 @@ class BlobStore(Protocol):
     def abort_unfinished(self, *, older_than: datetime) -> int:
         """Forgets writes that were begun before `older_than`, never ended, and aren't listed; how many."""
         ...
+
+    def probe(self) -> None:
+        """Raises, whatever, where the storage can't be reached. Cheap: it is asked every few seconds."""
+        ...

@@ -102,6 +102,10 @@ class FolderBlobStore:
         """None: an unfinished write is a file below its folder, listed and collected like any other."""
         return 0
 
+    def probe(self) -> None:
+        with os.scandir(self.root) as entries:
+            next(entries, None)
+
 
 def _create(path: Path) -> BinaryIO:
     """A new file; its folder may be removed by `delete` between the two calls, then again."""

@@ -186,6 +186,10 @@ class S3BlobStore:
                 count += 1
         return count
 
+    def probe(self) -> None:
+        with _named():
+            self._client.head_bucket(Bucket=self._bucket)
+
     def _unfinished(self, prefix: str) -> Iterator[tuple[str, str, datetime]]:
         """Key, S3's upload id and beginning of every multipart upload that is neither completed nor aborted."""
         pages = self._client.get_paginator("list_multipart_uploads").paginate(

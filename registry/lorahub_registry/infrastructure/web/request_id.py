@@ -13,7 +13,10 @@ _USABLE = re.compile(r"[\x21-\x7e]{1,128}")
 
 
 class RequestId:
-    """ASGI middleware: the caller's `X-Request-Id`, else `X-Amzn-Trace-Id`, else a new one; echoed in the answer."""
+    """ASGI middleware: the caller's `X-Request-Id`, else `X-Amzn-Trace-Id`, else a new one; echoed in the answer.
+
+    The answers of a process that was told to stop also close their connections.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -29,7 +32,10 @@ class RequestId:
 
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
-                MutableHeaders(scope=message)["X-Request-Id"] = request_id
+                answered = MutableHeaders(scope=message)
+                answered["X-Request-Id"] = request_id
+                if scope["app"].state.is_stopping:
+                    answered["Connection"] = "close"
             await send(message)
 
         await self.app(scope, receive, send_with_id)

@@ -1,0 +1,84 @@
+"""Whether this process can do its work: what it depends on, asked one by one, each within a second."""
+
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import TimeoutError as NotInTime
+from dataclasses import dataclass
+
+from lorahub_registry.features.operations import queries
+from lorahub_registry.infrastructure.backend import Backend
+from lorahub_registry.infrastructure.database.migrate import is_current
+
+PROBE_SECONDS = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Probed:
+    """`fault` is None where all is well; it names the kind of failure, never an address or a credential."""
+
+    name: str
+    fault: str | None
+    milliseconds: float
+
+
+def _database(backend: Backend) -> None:
+    with backend.database.read() as session:
+        queries.answers(session)
+
+
+def _migrations(backend: Backend) -> None:
+    if not is_current(backend.database):
+        raise OutdatedSchema
+
+
+def _storage(backend: Backend) -> None:
+    backend.blobs.probe()
+
+
+class OutdatedSchema(Exception):
+    """The database is not at this program's newest migration."""
+
+
+class Prober:
+    """Asks in threads of its own, so that a dependency that hangs takes none from requests. One of each kind is
+    under way at a time: while it hangs, later ones get no answer either.
+    """
+
+    PROBES: tuple[tuple[str, Callable[[Backend], None]], ...] = (
+        ("database", _database),
+        ("migrations", _migrations),
+        ("storage", _storage),
+    )
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+        self._threads = {name: ThreadPoolExecutor(1, thread_name_prefix=f"probe-{name}") for name, _ in self.PROBES}
+        self._pending: dict[str, Future[None]] = {}
+
+    def probe(self) -> list[Probed]:
+        """All at once; takes no longer than `PROBE_SECONDS`."""
+        started = time.monotonic()
+        asked = [(name, self._ask(name, act)) for name, act in self.PROBES]
+        return [self._outcome(name, future, started) for name, future in asked]
+
+    def close(self) -> None:
+        for thread in self._threads.values():
+            thread.shutdown(wait=False, cancel_futures=True)
+
+    def _ask(self, name: str, act: Callable[[Backend], None]) -> Future[None]:
+        pending = self._pending.get(name)
+        if pending is None or pending.done():
+            pending = self._pending[name] = self._threads[name].submit(act, self._backend)
+        return pending
+
+    @staticmethod
+    def _outcome(name: str, future: Future[None], started: float) -> Probed:
+        fault = None
+        try:
+            future.result(timeout=max(0.0, started + PROBE_SECONDS - time.monotonic()))
+        except NotInTime:
+            fault = f"no answer within {PROBE_SECONDS:g} s"
+        except Exception as error:  # noqa: BLE001 (whatever it is, it isn't ready)
+            fault = type(error).__name__
+        return Probed(name, fault, round(1000 * (time.monotonic() - started), 1))
