@@ -1,6 +1,7 @@
 """create_app: the only place that knows every part."""
 
-from collections.abc import AsyncIterator
+import functools
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from importlib.metadata import version
 from typing import Any
@@ -25,6 +26,7 @@ from lorahub_registry.infrastructure import failpoints
 from lorahub_registry.infrastructure.backend import Backend
 from lorahub_registry.infrastructure.database import now
 from lorahub_registry.infrastructure.web import problems
+from lorahub_registry.infrastructure.web.description import describe
 from lorahub_registry.infrastructure.web.raw_path import RawPath
 from lorahub_registry.infrastructure.web.request_id import RequestId
 from lorahub_registry.infrastructure.web.times import wire_time
@@ -54,6 +56,7 @@ def create_app(backend: Backend) -> FastAPI:
     app.state.backend = backend
     app.state.prober = Prober(backend)
     app.state.is_stopping = app.state.has_been_ready = False
+    app.openapi = _described_once(app)  # type: ignore[method-assign]  # FastAPI's own way to replace it
     failpoints.arm(backend.settings.failpoint)
     problems.install(app)
     _add_own_routes(app)
@@ -76,6 +79,10 @@ def create_app(backend: Backend) -> FastAPI:
     app.add_middleware(RawPath)
     app.add_middleware(RequestId)
     return app
+
+
+def _described_once(app: FastAPI) -> Callable[[], dict[str, Any]]:
+    return functools.cache(lambda: describe(app))
 
 
 def _add_own_routes(app: FastAPI) -> None:

@@ -8,8 +8,11 @@ from lorahub.errors import InvalidToken
 from lorahub_registry.features.accounts.permissions import Principal
 from lorahub_registry.features.accounts.service import authenticate
 from lorahub_registry.infrastructure.web.backend import BackendDep
+from lorahub_registry.infrastructure.web.description import authenticates, refuses
 
 
+@authenticates("token")
+@refuses(InvalidToken)
 def the_caller(request: Request, backend: BackendDep) -> Principal:
     """Anonymous without an Authorization header. Raises `InvalidToken`."""
     header = request.headers.get("authorization")

@@ -4,14 +4,16 @@ from datetime import datetime, timedelta
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request, Response
-from lorahub.errors import AccountNotFound
+from lorahub.errors import AccountNotFound, AlreadyExists, Conflict, NotAuthenticated, NotFound, NotPermitted
 from pydantic import BaseModel, Field
+from typing_extensions import TypedDict
 
 from lorahub_registry.features.accounts import service
 from lorahub_registry.features.accounts.caller import Caller
 from lorahub_registry.features.accounts.service import Account, Token
 from lorahub_registry.infrastructure.web.backend import BackendDep, PublicUrl
 from lorahub_registry.infrastructure.web.bodies import json_model
+from lorahub_registry.infrastructure.web.description import refuses
 from lorahub_registry.infrastructure.web.paging import page
 from lorahub_registry.infrastructure.web.raw_path import decode
 from lorahub_registry.infrastructure.web.times import wire_time
@@ -36,7 +38,42 @@ class Role(BaseModel):
     role: Literal["read", "write", "admin"]
 
 
+class ShownToken(TypedDict):
+    id: int
+    name: str
+    scope: str
+    namespace: str | None
+    createdAt: str
+    expiresAt: str | None
+    lastUsedAt: str | None
+
+
+class FreshToken(ShownToken):
+    token: str
+
+
+class ShownOrganisation(TypedDict):
+    name: str
+    fullname: str
+
+
+class ShownMember(TypedDict):
+    user: str
+    role: str
+
+
+class ShownEvent(TypedDict):
+    id: int
+    at: str
+    actor: str
+    action: str
+    subject: str
+    details: dict[str, Any]
+    requestId: str | None
+
+
 @router.get("/api/whoami-v2")
+@refuses(NotAuthenticated)
 def whoami(backend: BackendDep, caller: Caller) -> dict[str, Any]:
     caller.require_account()
     account = service.find_account(backend, caller.name)
@@ -70,11 +107,13 @@ def _access_token(token: Token) -> dict[str, Any]:
 
 
 @router.get("/api/users/{user}/overview")
+@refuses(AccountNotFound)
 def user_overview(backend: BackendDep, user: str) -> dict[str, Any]:
     return _overview(service.find_account(backend, decode(user)), kind="user")
 
 
 @router.get("/api/organizations/{organisation}/overview")
+@refuses(AccountNotFound)
 def organisation_overview(backend: BackendDep, organisation: str) -> dict[str, Any]:
     return _overview(service.find_account(backend, decode(organisation)), kind="organisation")
 
@@ -92,6 +131,7 @@ def _overview(account: Account, *, kind: str) -> dict[str, Any]:
 
 
 @router.get("/api/organizations/{organisation}/members")
+@refuses(AccountNotFound)
 def members(backend: BackendDep, organisation: str) -> list[dict[str, Any]]:
     found = service.members_of(backend, decode(organisation))
     return [
@@ -101,14 +141,16 @@ def members(backend: BackendDep, organisation: str) -> list[dict[str, Any]]:
 
 
 @router.get(f"{API}/tokens")
-def list_tokens(backend: BackendDep, caller: Caller) -> list[dict[str, Any]]:
+@refuses(NotAuthenticated, NotPermitted)
+def list_tokens(backend: BackendDep, caller: Caller) -> list[ShownToken]:
     return [_token(token) for token in service.tokens_of(backend, caller)]
 
 
 @router.post(f"{API}/tokens")
+@refuses(NotAuthenticated, NotPermitted, AccountNotFound)
 def create_token(
     backend: BackendDep, caller: Caller, response: Response, body: Annotated[NewToken, json_model(NewToken)]
-) -> dict[str, Any]:
+) -> FreshToken:
     lifetime = None if body.expires_in_days is None else timedelta(days=body.expires_in_days)
     text, token = service.create_token(
         backend, caller, name=body.name, scope=body.scope, namespace=body.namespace, lifetime=lifetime
@@ -118,6 +160,7 @@ def create_token(
 
 
 @router.delete(f"{API}/tokens/{{token_id}}")
+@refuses(NotAuthenticated, NotPermitted, NotFound)
 def revoke_token(
     backend: BackendDep, caller: Caller, token_id: Annotated[int, Field(ge=1, le=2**62)]
 ) -> dict[str, Any]:
@@ -126,28 +169,32 @@ def revoke_token(
 
 
 @router.post(f"{API}/organisations")
+@refuses(NotAuthenticated, NotPermitted, AlreadyExists)
 def create_organisation(
     backend: BackendDep, caller: Caller, body: Annotated[NewOrganisation, json_model(NewOrganisation)]
-) -> dict[str, Any]:
+) -> ShownOrganisation:
     account = service.create_organisation(backend, caller, body.name, body.fullname)
     return {"name": account.name, "fullname": account.fullname}
 
 
 @router.put(f"{API}/organisations/{{organisation}}/members/{{user}}")
+@refuses(NotAuthenticated, NotPermitted, AccountNotFound, Conflict)
 def set_member(
     backend: BackendDep, caller: Caller, organisation: str, user: str, body: Annotated[Role, json_model(Role)]
-) -> dict[str, Any]:
+) -> ShownMember:
     service.set_member(backend, caller, decode(organisation), decode(user), body.role)
     return {"user": decode(user), "role": body.role}
 
 
 @router.delete(f"{API}/organisations/{{organisation}}/members/{{user}}")
+@refuses(NotAuthenticated, NotPermitted, AccountNotFound, Conflict)
 def remove_member(backend: BackendDep, caller: Caller, organisation: str, user: str) -> dict[str, Any]:
     service.remove_member(backend, caller, decode(organisation), decode(user))
     return {}
 
 
-@router.get(f"{API}/audit")
+@router.get(f"{API}/audit", response_model=list[ShownEvent])
+@refuses(NotAuthenticated, NotPermitted)
 def audit(
     request: Request,
     backend: BackendDep,
@@ -157,7 +204,7 @@ def audit(
     cursor: Annotated[int | None, Query(ge=1, le=2**62)] = None,
 ) -> Response:
     events = service.audit_page(backend, caller, limit=limit, before=cursor)
-    rows = [
+    rows: list[ShownEvent] = [
         {
             "id": event.id,
             "at": wire_time(event.at),
@@ -173,7 +220,7 @@ def audit(
     return page(rows, request=request, public_url=url, cursor=after)
 
 
-def _token(token: Token) -> dict[str, Any]:
+def _token(token: Token) -> ShownToken:
     return {
         "id": token.id,
         "name": token.name,

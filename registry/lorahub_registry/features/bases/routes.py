@@ -3,14 +3,24 @@
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
-from lorahub.errors import InvalidInput
+from lorahub.errors import (
+    AlreadyExists,
+    BaseNotFound,
+    GatedRepository,
+    InvalidBaseModel,
+    InvalidInput,
+    NotAuthenticated,
+    NotPermitted,
+)
 from pydantic import BaseModel, Field
+from typing_extensions import TypedDict
 
 from lorahub_registry.features.accounts.caller import Caller
 from lorahub_registry.features.bases import service
 from lorahub_registry.features.bases.service import Found, NamedBase
 from lorahub_registry.infrastructure.web.backend import BackendDep, PublicUrl
 from lorahub_registry.infrastructure.web.bodies import json_model
+from lorahub_registry.infrastructure.web.description import refuses
 from lorahub_registry.infrastructure.web.paging import page
 from lorahub_registry.infrastructure.web.raw_path import decode
 from lorahub_registry.infrastructure.web.times import wire_time
@@ -31,13 +41,44 @@ class NewBase(BaseModel):
     config: dict[str, Any] = Field(default_factory=dict)
 
 
+class ShownBase(TypedDict):
+    name: str
+    revision: str | None
+    layout_digest: str
+    weights_digest: str | None
+    architecture: str | None
+    parameters: int
+    tensors: int
+    files: dict[str, Any]
+    added_by: str
+    added_at: str
+
+
+class CountedBase(ShownBase):
+    adapters: int
+
+
+class WholeBase(TypedDict):
+    names: list[str]
+    revision: str | None
+    layout: str
+    layout_digest: str
+    weights_digest: str | None
+    architecture: str | None
+    parameters: int
+    files: dict[str, Any]
+    config: dict[str, Any]
+    registered: bool
+
+
 @router.post("")
-def register(backend: BackendDep, caller: Caller, body: Annotated[NewBase, json_model(NewBase)]) -> dict[str, Any]:
+@refuses(NotAuthenticated, NotPermitted, AlreadyExists, InvalidBaseModel)
+def register(backend: BackendDep, caller: Caller, body: Annotated[NewBase, json_model(NewBase)]) -> ShownBase:
     new = service.NewBase(body.names[0], body.revision or "", body.layout, body.config, body.files)
     return _row(service.register(backend, caller, new))
 
 
-@router.get("")
+@router.get("", response_model=list[CountedBase])
 def list_bases(
     backend: BackendDep,
     caller: Caller,  # noqa: ARG001 (names of bases are public to whoever reaches the registry)
@@ -49,26 +90,27 @@ def list_bases(
     if search is not None and not search.isprintable():
         raise InvalidInput("`search` has control characters")
     found = service.list_named(backend, search, after=cursor, limit=PAGE + 1)
-    rows = [_row(named) | {"adapters": adapters} for _, named, adapters in found[:PAGE]]
+    rows: list[CountedBase] = [{**_row(named), "adapters": adapters} for _, named, adapters in found[:PAGE]]
     following = str(found[PAGE - 1][0]) if len(found) > PAGE else None
     return page(rows, request=request, public_url=url, cursor=following)
 
 
 @router.get("/{name}")
 @router.get("/{namespace}/{name}")
+@refuses(BaseNotFound, GatedRepository)
 def base(
     backend: BackendDep,
     caller: Caller,
     name: str,
     namespace: str = "",
     revision: Annotated[str | None, Query(max_length=64)] = None,
-) -> dict[str, Any]:
+) -> WholeBase:
     """By name, or by `sha256:` and the digest of weights or layout; with the whole layout."""
     wanted = "/".join(decode(part) for part in (namespace, name) if part)
     return _document(service.find(backend, caller, wanted, revision))
 
 
-def _row(named: NamedBase) -> dict[str, Any]:
+def _row(named: NamedBase) -> ShownBase:
     return {
         "name": named.name,
         "revision": named.revision or None,
@@ -83,7 +125,7 @@ def _row(named: NamedBase) -> dict[str, Any]:
     }
 
 
-def _document(found: Found) -> dict[str, Any]:
+def _document(found: Found) -> WholeBase:
     known = found.base
     return {
         "names": sorted(known.names),

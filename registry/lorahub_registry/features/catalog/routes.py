@@ -6,7 +6,14 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import JSONResponse, PlainTextResponse
 from lorahub.adapters.model_card import CardReport, validate_card
-from lorahub.errors import InvalidInput, RepositoryNotFound
+from lorahub.errors import (
+    AdapterDoesNotFit,
+    GatedRepository,
+    InvalidInput,
+    MergeTooLarge,
+    RepositoryNotFound,
+    RevisionNotFound,
+)
 from lorahub.protocol.digests import git_blob_sha1, lfs_pointer
 from pydantic import BaseModel, Field
 
@@ -24,6 +31,7 @@ from lorahub_registry.features.catalog.service import Model
 from lorahub_registry.features.revisions.service import RevisionFile
 from lorahub_registry.infrastructure.web.backend import BackendDep, PublicUrl
 from lorahub_registry.infrastructure.web.bodies import json_model
+from lorahub_registry.infrastructure.web.description import answers, refuses
 from lorahub_registry.infrastructure.web.paging import page
 from lorahub_registry.infrastructure.web.parameters import Repo, Revision
 from lorahub_registry.infrastructure.web.raw_path import decode
@@ -115,11 +123,13 @@ class InfoQuery(BaseModel):
 
 
 @router.get(MODEL)
+@refuses(AdapterDoesNotFit, GatedRepository, MergeTooLarge, RevisionNotFound)
 def info(backend: BackendDep, caller: Caller, repo: Repo, query: Annotated[InfoQuery, Query()]) -> Response:
     return info_at(backend, caller, repo, "main", query)
 
 
 @router.get(MODEL + "/revision/{rev}")
+@refuses(AdapterDoesNotFit, GatedRepository, MergeTooLarge)
 def info_at(
     backend: BackendDep, caller: Caller, repo: Repo, rev: Revision, query: Annotated[InfoQuery, Query()]
 ) -> Response:
@@ -149,7 +159,7 @@ def _ascii_line(text: str) -> str:
     return "".join(c if " " <= c <= "~" else "?" if c.isprintable() else " " for c in text)
 
 
-@router.api_route("/api/models/{single}", methods=ANY_METHOD)
+@router.api_route("/api/models/{single}", methods=ANY_METHOD, include_in_schema=False)
 def single_segment(single: str) -> None:
     raise RepositoryNotFound(f"Repository not found: {decode(single)[:200]!a}; names here are namespace/name")
 
@@ -273,12 +283,12 @@ def _as_text(report: CardReport) -> str:
 # --- what clients of the Hub ask on the way ---------------------------------------------------------------------------
 
 
-@router.api_route("/api/datasets", methods=ANY_METHOD)
-@router.api_route("/api/datasets/{rest:path}", methods=ANY_METHOD)
-@router.api_route("/datasets/{rest:path}", methods=ANY_METHOD)
-@router.api_route("/api/spaces", methods=ANY_METHOD)
-@router.api_route("/api/spaces/{rest:path}", methods=ANY_METHOD)
-@router.api_route("/spaces/{rest:path}", methods=ANY_METHOD)
+@router.api_route("/api/datasets", methods=ANY_METHOD, include_in_schema=False)
+@router.api_route("/api/datasets/{rest:path}", methods=ANY_METHOD, include_in_schema=False)
+@router.api_route("/datasets/{rest:path}", methods=ANY_METHOD, include_in_schema=False)
+@router.api_route("/api/spaces", methods=ANY_METHOD, include_in_schema=False)
+@router.api_route("/api/spaces/{rest:path}", methods=ANY_METHOD, include_in_schema=False)
+@router.api_route("/spaces/{rest:path}", methods=ANY_METHOD, include_in_schema=False)
 def not_models() -> None:
     raise RepositoryNotFound("Repository not found: this registry keeps models, no datasets and no spaces")
 
@@ -290,6 +300,7 @@ def agent_harnesses() -> dict[str, Any]:
 
 
 @router.head("/api/telemetry/{rest:path}")
+@answers("")
 def telemetry() -> Response:
     """Clients that send it are answered; nothing is kept."""
     return Response()

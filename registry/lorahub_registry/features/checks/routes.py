@@ -3,16 +3,26 @@
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request, Response
-from lorahub.errors import InvalidInput
+from lorahub.errors import (
+    AdapterDoesNotFit,
+    BaseNotFound,
+    GatedRepository,
+    InvalidInput,
+    NotAuthenticated,
+    NotFound,
+    NotPermitted,
+)
 from lorahub.protocol.digests import Sha256, parse_sha256
 from lorahub.protocol.references import LATEST, Reference
 from pydantic import BaseModel, Field
+from typing_extensions import TypedDict
 
 from lorahub_registry.features.accounts.caller import Caller
 from lorahub_registry.features.checks import service
 from lorahub_registry.features.checks.service import Checked, FilePlace
 from lorahub_registry.infrastructure.web.backend import BackendDep, PublicUrl
 from lorahub_registry.infrastructure.web.bodies import json_model
+from lorahub_registry.infrastructure.web.description import refuses
 from lorahub_registry.infrastructure.web.paging import page
 from lorahub_registry.infrastructure.web.parameters import Repo, Revision
 from lorahub_registry.infrastructure.web.raw_path import decode
@@ -39,26 +49,61 @@ class Policy(BaseModel):
     policy: Literal["refuse", "warn"]
 
 
+class ShownCheck(TypedDict):
+    adapter: str
+    commit: str
+    base: str | None
+    verdict: str
+    matched: int
+    of: int
+    rule_set: int
+    findings: list[dict[str, Any]]
+    runtimes: list[dict[str, Any]]
+    facts: dict[str, Any]
+    kept: bool
+
+
+class ShownChecks(TypedDict):
+    checks: list[ShownCheck]
+    summary: dict[str, int]
+
+
+class ShownAdapter(TypedDict):
+    reference: str
+    commit: str
+    private: bool
+
+
+class ShownPlace(TypedDict):
+    reference: str
+    repository: str
+    commit: str
+    version: str | None
+    path: str
+
+
 @router.get("/models/{namespace}/{name}/check/{rev}")
+@refuses(AdapterDoesNotFit, BaseNotFound, GatedRepository, NotFound)
 def check(
     backend: BackendDep,
     caller: Caller,
     repo: Repo,
     rev: Revision,
     base: Annotated[str | None, Query(max_length=300)] = None,
-) -> dict[str, Any]:
+) -> ShownCheck:
     return _shown(service.check_revision(backend, caller, repo, rev, base))
 
 
 @router.put("/models/{namespace}/{name}/check-policy")
-def set_policy(
-    backend: BackendDep, caller: Caller, repo: Repo, body: Annotated[Policy, json_model(Policy)]
-) -> dict[str, str]:
-    return {"policy": service.set_policy(backend, caller, repo, body.policy)}
+@refuses(NotAuthenticated, NotPermitted)
+def set_policy(backend: BackendDep, caller: Caller, repo: Repo, body: Annotated[Policy, json_model(Policy)]) -> Policy:
+    service.set_policy(backend, caller, repo, body.policy)
+    return body
 
 
 @router.post("/checks")
-def check_all(backend: BackendDep, caller: Caller, body: Annotated[Checks, json_model(Checks)]) -> dict[str, Any]:
+@refuses(NotAuthenticated)
+def check_all(backend: BackendDep, caller: Caller, body: Annotated[Checks, json_model(Checks)]) -> ShownChecks:
     wanted = [Reference.parse(text) for text in body.adapters]
     pairs = [(reference.repository, reference.revision or LATEST) for reference in wanted]
     bases = body.bases
@@ -72,8 +117,8 @@ def check_all(backend: BackendDep, caller: Caller, body: Annotated[Checks, json_
     return {"checks": results, "summary": {verdict: verdicts.count(verdict) for verdict in sorted(set(verdicts))}}
 
 
-@router.get("/bases/{name}/adapters")
-@router.get("/bases/{namespace}/{name}/adapters")
+@router.get("/bases/{name}/adapters", response_model=list[ShownAdapter])
+@router.get("/bases/{namespace}/{name}/adapters", response_model=list[ShownAdapter])
 def adapters(
     backend: BackendDep,
     caller: Caller,
@@ -85,7 +130,7 @@ def adapters(
 ) -> Response:
     base = "/".join(decode(part) for part in (namespace, name) if part)
     found = service.adapters_of(backend, caller, base, after=cursor, limit=PAGE + 1)
-    rows = [
+    rows: list[ShownAdapter] = [
         {"reference": repository.full_name, "commit": commit, "private": repository.is_private}
         for _, repository, commit in found[:PAGE]
     ]
@@ -94,7 +139,7 @@ def adapters(
 
 
 @router.get("/by-hash/{sha256}")
-def by_hash(backend: BackendDep, caller: Caller, sha256: str) -> list[dict[str, Any]]:
+def by_hash(backend: BackendDep, caller: Caller, sha256: str) -> list[ShownPlace]:
     digest = parse_sha256(decode(sha256))
     return [_place(place) for place in service.places_of(backend, caller, [digest])[digest]]
 
@@ -102,7 +147,7 @@ def by_hash(backend: BackendDep, caller: Caller, sha256: str) -> list[dict[str, 
 @router.post("/by-hash")
 def by_hashes(
     backend: BackendDep, caller: Caller, body: Annotated[Digests, json_model(Digests)]
-) -> dict[str, list[dict[str, Any]]]:
+) -> dict[str, list[ShownPlace]]:
     digests: list[Sha256] = list(dict.fromkeys(parse_sha256(text) for text in body.sha256))
     if not digests:
         raise InvalidInput("no digest is asked for")
@@ -110,18 +155,24 @@ def by_hashes(
     return {digest: [_place(place) for place in places] for digest, places in found.items()}
 
 
-def _shown(checked: Checked) -> dict[str, Any]:
+def _shown(checked: Checked) -> ShownCheck:
+    report = checked.report
     return {
         "adapter": checked.adapter,
         "commit": checked.commit,
         "base": checked.base,
-        **checked.report,
-        "facts": checked.facts,
+        "verdict": report["verdict"],
+        "matched": report["matched"],
+        "of": report["of"],
+        "rule_set": report["rule_set"],
+        "findings": report["findings"],
+        "runtimes": report["runtimes"],
+        "facts": dict(checked.facts),
         "kept": checked.is_kept,
     }
 
 
-def _place(place: FilePlace) -> dict[str, Any]:
+def _place(place: FilePlace) -> ShownPlace:
     revision = place.version or place.commit
     return {
         "reference": f"{place.repository.full_name}@{revision}",

@@ -5,13 +5,27 @@ from urllib.parse import quote
 
 from fastapi import APIRouter, Form, Request, Response
 from fastapi.responses import StreamingResponse
-from lorahub.errors import MalformedBody, NotSupported, RepositoryNotFound
+from lorahub.errors import (
+    AdapterDoesNotFit,
+    EntryNotFound,
+    GatedRepository,
+    InvalidPath,
+    MalformedBody,
+    MergeTooLarge,
+    NotAuthenticated,
+    NotPermitted,
+    NotSupported,
+    PayloadTooLarge,
+    RangeNotSatisfiable,
+    RepositoryNotFound,
+)
 from lorahub.protocol.paths import parse_path
 
 from lorahub_registry.features.accounts.caller import Caller
 from lorahub_registry.features.downloads import service
 from lorahub_registry.features.downloads.service import Entry, Folder, Listing, OpenFile, TreePage
 from lorahub_registry.infrastructure.web.backend import BackendDep, PublicUrl
+from lorahub_registry.infrastructure.web.description import answers, refuses
 from lorahub_registry.infrastructure.web.paging import page
 from lorahub_registry.infrastructure.web.parameters import PathInRevision, Repo, Revision
 from lorahub_registry.infrastructure.web.ranges import ByteRange, requested_range
@@ -28,13 +42,17 @@ MAX_PATHS = 10_000
 
 
 @router.head("/{namespace}/{name}/resolve/{rev}/{path:path}")
+@answers("")
+@refuses(AdapterDoesNotFit, GatedRepository, MergeTooLarge, EntryNotFound)
 def head_file(backend: BackendDep, caller: Caller, repo: Repo, rev: Revision, path: PathInRevision) -> Response:
     opened = service.open_file(backend, caller, repo, rev, path)
     headers = _file_headers(opened, ByteRange(0, opened.file.size, is_partial=False))
     return Response(headers=headers, media_type="application/octet-stream")
 
 
-@router.get("/{namespace}/{name}/resolve/{rev}/{path:path}")
+@router.get("/{namespace}/{name}/resolve/{rev}/{path:path}", responses={206: {"description": "One range of bytes"}})
+@answers("application/octet-stream")
+@refuses(AdapterDoesNotFit, GatedRepository, MergeTooLarge, EntryNotFound, RangeNotSatisfiable)
 def get_file(
     request: Request, backend: BackendDep, caller: Caller, repo: Repo, rev: Revision, path: PathInRevision
 ) -> Response:
@@ -73,12 +91,13 @@ def _file_headers(opened: OpenFile, wanted: ByteRange) -> dict[str, str]:
     return headers
 
 
-@router.api_route("/{name}/resolve/{rev}/{path:path}", methods=["GET", "HEAD"])
+@router.api_route("/{name}/resolve/{rev}/{path:path}", methods=["GET", "HEAD"], include_in_schema=False)
 def single_segment(name: str) -> None:
     raise RepositoryNotFound(f"Repository not found: {decode(name)[:200]}; names here are namespace/name")
 
 
 @router.get(MODEL + "/lfs-files")
+@refuses(NotAuthenticated, NotPermitted)
 def large_files(backend: BackendDep, caller: Caller, repo: Repo) -> list[dict[str, Any]]:
     return [
         {
@@ -94,6 +113,7 @@ def large_files(backend: BackendDep, caller: Caller, repo: Repo) -> list[dict[st
 
 
 @router.post(MODEL + "/lfs-files/batch")
+@refuses(NotAuthenticated, NotPermitted, NotSupported)
 def delete_large_files(backend: BackendDep, caller: Caller, repo: Repo) -> None:
     """The Hub rewrites every commit; here commits never change, so that a version stays what it was."""
     service.large_files(backend, caller, repo)
@@ -108,6 +128,7 @@ def delete_large_files(backend: BackendDep, caller: Caller, repo: Repo) -> None:
 
 @router.get(MODEL + "/tree/{rev}")
 @router.get(MODEL + "/tree/{rev}/{path:path}")
+@refuses(AdapterDoesNotFit, GatedRepository, MergeTooLarge, EntryNotFound, InvalidPath)
 def tree(
     request: Request,
     backend: BackendDep,
@@ -136,6 +157,7 @@ def tree(
 
 
 @router.post(MODEL + "/paths-info/{rev}")
+@refuses(AdapterDoesNotFit, GatedRepository, MergeTooLarge, PayloadTooLarge)
 def paths_info(
     backend: BackendDep,
     caller: Caller,

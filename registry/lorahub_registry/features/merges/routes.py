@@ -3,16 +3,31 @@
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends
+from lorahub.errors import (
+    AdapterDoesNotFit,
+    AlreadyExists,
+    BaseNotFound,
+    Conflict,
+    GatedRepository,
+    MergeTooLarge,
+    NameRetired,
+    NotAuthenticated,
+    NotFound,
+    NotPermitted,
+    VersionYanked,
+)
 from lorahub.merging.plan import MergePlan
 from lorahub.merging.recipe import recipe_of
 from lorahub.protocol.names import RepositoryName
 from pydantic import BaseModel, Field
+from typing_extensions import TypedDict
 
 from lorahub_registry.features.accounts.caller import Caller
 from lorahub_registry.features.merges import service
 from lorahub_registry.features.merges.service import Shown
 from lorahub_registry.infrastructure.web.backend import BackendDep
 from lorahub_registry.infrastructure.web.bodies import json_model, json_object
+from lorahub_registry.infrastructure.web.description import refuses
 from lorahub_registry.infrastructure.web.times import wire_time
 
 router = APIRouter(prefix="/api/lorahub/v1/merges")
@@ -26,34 +41,71 @@ class NewMerge(BaseModel):
     private: bool = False
 
 
+class Planned(TypedDict):
+    digest: str
+    files: dict[str, int]
+    cost: dict[str, Any]
+    notes: list[str]
+    recipe: dict[str, Any]
+
+
+class Job(TypedDict):
+    id: str
+    status: str
+    target: str
+    reference: str | None
+    commit: str | None
+    digest: str
+    recipe: dict[str, Any]
+    bytes: int
+    done: int
+    error: str | None
+    created_at: str
+    finished_at: str | None
+
+
 @router.post("/plan")
-def plan(backend: BackendDep, caller: Caller, body: Annotated[dict[str, Any], Depends(json_object)]) -> dict[str, Any]:
+@refuses(NotAuthenticated, AdapterDoesNotFit, BaseNotFound, GatedRepository, MergeTooLarge, VersionYanked)
+def plan(backend: BackendDep, caller: Caller, body: Annotated[dict[str, Any], Depends(json_object)]) -> Planned:
     """What a recipe comes to; nothing is started."""
     return _planned(service.plan(backend, caller, recipe_of(body)))
 
 
 @router.post("", status_code=202)
-def start(backend: BackendDep, caller: Caller, body: Annotated[NewMerge, json_model(NewMerge)]) -> dict[str, Any]:
+@refuses(
+    NotAuthenticated,
+    NotPermitted,
+    AdapterDoesNotFit,
+    AlreadyExists,
+    BaseNotFound,
+    GatedRepository,
+    MergeTooLarge,
+    NameRetired,
+)
+def start(backend: BackendDep, caller: Caller, body: Annotated[NewMerge, json_model(NewMerge)]) -> Job:
     name = RepositoryName.parse(body.target)
     return _job(service.start(backend, caller, recipe_of(body.recipe), name, is_private=body.private))
 
 
 @router.get("")
-def own(backend: BackendDep, caller: Caller) -> list[dict[str, Any]]:
+@refuses(NotAuthenticated)
+def own(backend: BackendDep, caller: Caller) -> list[Job]:
     return [_job(shown) for shown in service.own_jobs(backend, caller)]
 
 
 @router.get("/{job}")
-def look(backend: BackendDep, caller: Caller, job: str) -> dict[str, Any]:
+@refuses(NotAuthenticated, NotFound)
+def look(backend: BackendDep, caller: Caller, job: str) -> Job:
     return _job(service.find(backend, caller, job))
 
 
 @router.post("/{job}/cancel")
-def cancel(backend: BackendDep, caller: Caller, job: str) -> dict[str, Any]:
+@refuses(NotAuthenticated, Conflict, NotFound)
+def cancel(backend: BackendDep, caller: Caller, job: str) -> Job:
     return _job(service.cancel(backend, caller, job))
 
 
-def _planned(made: MergePlan) -> dict[str, Any]:
+def _planned(made: MergePlan) -> Planned:
     return {
         "digest": made.digest,
         "files": made.files,
@@ -63,7 +115,7 @@ def _planned(made: MergePlan) -> dict[str, Any]:
     }
 
 
-def _job(shown: Shown) -> dict[str, Any]:
+def _job(shown: Shown) -> Job:
     job = shown.job
     return {
         "id": job.id,

@@ -4,7 +4,20 @@ import re
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Header, Query
-from lorahub.errors import InvalidInput, NotSupported
+from lorahub.errors import (
+    AlreadyExists,
+    BlobVanished,
+    DigestMismatch,
+    DiskFull,
+    InvalidAdapter,
+    InvalidInput,
+    InvalidPath,
+    NotAuthenticated,
+    NotPermitted,
+    NotSupported,
+    ParentMoved,
+    ProtectedReference,
+)
 from lorahub.protocol.paths import parse_path
 from pydantic import BaseModel, Field
 
@@ -12,6 +25,7 @@ from lorahub_registry.features.accounts.caller import Caller
 from lorahub_registry.features.publishing import service
 from lorahub_registry.infrastructure.web.backend import BackendDep, PublicUrl
 from lorahub_registry.infrastructure.web.bodies import SpooledBody, json_model
+from lorahub_registry.infrastructure.web.description import reads, refuses
 from lorahub_registry.infrastructure.web.parameters import Repo, Revision
 
 router = APIRouter()
@@ -36,6 +50,7 @@ def _refuse_pull_request(create_pr: str | None) -> None:
 
 
 @router.post(MODEL + "/preupload/{rev}")
+@refuses(NotAuthenticated, NotPermitted, InvalidPath, NotSupported)
 def preupload(
     backend: BackendDep,
     caller: Caller,
@@ -60,12 +75,25 @@ def preupload(
     }
 
 
+@refuses(NotAuthenticated, NotPermitted)
 def may_publish(backend: BackendDep, caller: Caller, repo: Repo, rev: Revision) -> None:
     """Asked before the body is received, so that only who may publish can make the registry read one."""
     service.authorise(backend, caller, repo, rev)
 
 
 @router.post(MODEL + "/commit/{rev}", dependencies=[Depends(may_publish)])
+@reads("application/x-ndjson")
+@refuses(
+    AlreadyExists,
+    BlobVanished,
+    DigestMismatch,
+    DiskFull,
+    InvalidAdapter,
+    InvalidPath,
+    NotSupported,
+    ParentMoved,
+    ProtectedReference,
+)
 def commit(
     backend: BackendDep,
     caller: Caller,

@@ -4,13 +4,24 @@ from html import escape
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
+from lorahub.errors import (
+    AlreadyExists,
+    GatedRepository,
+    NotAuthenticated,
+    NotPermitted,
+    ParentMoved,
+    ProtectedReference,
+    RevisionNotFound,
+)
 from pydantic import BaseModel, Field
+from typing_extensions import TypedDict
 
 from lorahub_registry.features.accounts.caller import Caller
 from lorahub_registry.features.references import service
 from lorahub_registry.features.references.service import Alias, Commit, Reference, Version, Yank
 from lorahub_registry.infrastructure.web.backend import BackendDep, PublicUrl
 from lorahub_registry.infrastructure.web.bodies import json_model
+from lorahub_registry.infrastructure.web.description import refuses
 from lorahub_registry.infrastructure.web.paging import page
 from lorahub_registry.infrastructure.web.parameters import Repo, Revision
 from lorahub_registry.infrastructure.web.raw_path import decode
@@ -69,6 +80,7 @@ def _ref(reference: Reference, space: str) -> dict[str, Any]:
 
 
 @router.get(MODEL + "/commits/{rev}")
+@refuses(GatedRepository)
 def commits(
     request: Request,
     backend: BackendDep,
@@ -98,6 +110,7 @@ def _commit(commit: Commit, *, is_formatted: bool) -> dict[str, Any]:
 
 
 @router.post(MODEL + "/branch/{rev}")
+@refuses(NotAuthenticated, NotPermitted, AlreadyExists)
 def create_branch(
     backend: BackendDep,
     caller: Caller,
@@ -110,12 +123,14 @@ def create_branch(
 
 
 @router.delete(MODEL + "/branch/{rev}")
+@refuses(NotAuthenticated, NotPermitted)
 def delete_branch(backend: BackendDep, caller: Caller, repo: Repo, rev: Revision) -> dict[str, Any]:
     service.delete_branch(backend, caller, repo, rev)
     return {}
 
 
 @router.post(MODEL + "/tag/{rev}")
+@refuses(NotAuthenticated, NotPermitted, AlreadyExists)
 def create_tag(
     backend: BackendDep,
     caller: Caller,
@@ -128,12 +143,14 @@ def create_tag(
 
 
 @router.delete(MODEL + "/tag/{rev}")
+@refuses(NotAuthenticated, NotPermitted, ProtectedReference)
 def delete_tag(backend: BackendDep, caller: Caller, repo: Repo, rev: Revision) -> dict[str, Any]:
     service.delete_tag(backend, caller, repo, rev)
     return {}
 
 
 @router.post(MODEL + "/super-squash/{rev}")
+@refuses(NotAuthenticated, NotPermitted, ParentMoved)
 def squash(
     backend: BackendDep,
     caller: Caller,
@@ -148,8 +165,61 @@ def squash(
 # --- lorahub's own ----------------------------------------------------------------------------------------------------
 
 
+class ShownYank(TypedDict):
+    reason: str
+    at: str
+    by: str
+
+
+class ShownFile(TypedDict):
+    path: str
+    size: int
+    sha256: str
+    lfs: bool
+
+
+class ShownRevision(TypedDict):
+    id: str
+    revision: str
+    commit: str
+    digest: str
+    version: str | None
+    aliases: list[str]
+    yanked: ShownYank | None
+    createdAt: str
+    author: str
+    message: str
+    files: list[ShownFile]
+
+
+class ShownVersion(TypedDict):
+    name: str
+    commit: str
+    digest: str
+    createdAt: str
+    author: str
+    message: str
+    size: int
+    aliases: list[str]
+    yanked: ShownYank | None
+
+
+class ShownAlias(TypedDict):
+    name: str
+    version: str | None
+    commit: str
+    protected: bool
+    updatedAt: str
+
+
+ShownMove = TypedDict(
+    "ShownMove", {"kind": str, "name": str, "from": str | None, "to": str | None, "by": str, "at": str}
+)
+
+
 @router.get(OWN + "/revisions/{rev}")
-def revision(backend: BackendDep, caller: Caller, repo: Repo, rev: Revision, response: Response) -> dict[str, Any]:
+@refuses(GatedRepository)
+def revision(backend: BackendDep, caller: Caller, repo: Repo, rev: Revision, response: Response) -> ShownRevision:
     found = service.revision_of(backend, caller, repo, rev)
     response.headers["X-Repo-Commit"] = found.commit.id
     return {
@@ -170,11 +240,11 @@ def revision(backend: BackendDep, caller: Caller, repo: Repo, rev: Revision, res
 
 
 @router.get(OWN + "/versions")
-def versions(backend: BackendDep, caller: Caller, repo: Repo) -> list[dict[str, Any]]:
+def versions(backend: BackendDep, caller: Caller, repo: Repo) -> list[ShownVersion]:
     return [_version(version) for version in service.versions_of(backend, caller, repo)]
 
 
-def _version(version: Version) -> dict[str, Any]:
+def _version(version: Version) -> ShownVersion:
     return {
         "name": version.name,
         "commit": version.commit.id,
@@ -188,32 +258,34 @@ def _version(version: Version) -> dict[str, Any]:
     }
 
 
-def _yank(yank: Yank | None) -> dict[str, Any] | None:
+def _yank(yank: Yank | None) -> ShownYank | None:
     return None if yank is None else {"reason": yank.reason, "at": wire_time(yank.at), "by": yank.by}
 
 
 @router.post(OWN + "/versions/{version}/yank")
+@refuses(NotAuthenticated, NotPermitted, RevisionNotFound)
 def yank(
     backend: BackendDep,
     caller: Caller,
     repo: Repo,
     version: str,
     body: Annotated[YankReason, json_model(YankReason)],
-) -> dict[str, Any]:
+) -> ShownVersion:
     return _version(service.yank(backend, caller, repo, decode(version), reason=body.reason))
 
 
 @router.delete(OWN + "/versions/{version}/yank")
-def unyank(backend: BackendDep, caller: Caller, repo: Repo, version: str) -> dict[str, Any]:
+@refuses(NotAuthenticated, NotPermitted, RevisionNotFound)
+def unyank(backend: BackendDep, caller: Caller, repo: Repo, version: str) -> ShownVersion:
     return _version(service.yank(backend, caller, repo, decode(version), reason=None))
 
 
 @router.get(OWN + "/aliases")
-def aliases(backend: BackendDep, caller: Caller, repo: Repo) -> list[dict[str, Any]]:
+def aliases(backend: BackendDep, caller: Caller, repo: Repo) -> list[ShownAlias]:
     return [_alias(alias) for alias in service.aliases_of(backend, caller, repo)]
 
 
-def _alias(alias: Alias) -> dict[str, Any]:
+def _alias(alias: Alias) -> ShownAlias:
     return {
         "name": alias.name,
         "version": alias.version,
@@ -224,13 +296,14 @@ def _alias(alias: Alias) -> dict[str, Any]:
 
 
 @router.put(OWN + "/aliases/{alias}")
+@refuses(NotAuthenticated, NotPermitted, AlreadyExists, ProtectedReference, RevisionNotFound)
 def set_alias(
     backend: BackendDep,
     caller: Caller,
     repo: Repo,
     alias: str,
     body: Annotated[AliasTarget, json_model(AliasTarget)],
-) -> dict[str, Any]:
+) -> ShownAlias:
     set_to = service.set_alias(
         backend, caller, repo, decode(alias), revision=body.revision, is_protected=body.protected
     )
@@ -238,13 +311,14 @@ def set_alias(
 
 
 @router.delete(OWN + "/aliases/{alias}")
+@refuses(NotAuthenticated, NotPermitted, ProtectedReference, RevisionNotFound)
 def delete_alias(backend: BackendDep, caller: Caller, repo: Repo, alias: str) -> dict[str, Any]:
     service.delete_alias(backend, caller, repo, decode(alias))
     return {}
 
 
 @router.get(OWN + "/ref-log")
-def reference_log(backend: BackendDep, caller: Caller, repo: Repo) -> list[dict[str, Any]]:
+def reference_log(backend: BackendDep, caller: Caller, repo: Repo) -> list[ShownMove]:
     return [
         {
             "kind": move.kind,

@@ -3,7 +3,19 @@
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request, Response
-from lorahub.errors import AlreadyExists, InvalidInput, NotSupported
+from lorahub.errors import (
+    AccountNotFound,
+    AlreadyExists,
+    GatedRepository,
+    InvalidInput,
+    NameRetired,
+    NotAuthenticated,
+    NotFound,
+    NotPermitted,
+    NotSupported,
+    RepositoryMoved,
+    RepositoryNotFound,
+)
 from lorahub.protocol.names import RepositoryName
 from pydantic import BaseModel, Field
 
@@ -13,6 +25,7 @@ from lorahub_registry.features.repositories import service
 from lorahub_registry.features.repositories.service import Repository
 from lorahub_registry.infrastructure.web.backend import BackendDep, PublicUrl
 from lorahub_registry.infrastructure.web.bodies import json_model
+from lorahub_registry.infrastructure.web.description import refuses
 from lorahub_registry.infrastructure.web.paging import page
 from lorahub_registry.infrastructure.web.parameters import Repo
 from lorahub_registry.infrastructure.web.raw_path import decode
@@ -63,6 +76,7 @@ def _require_model(kind: str | None) -> None:
 
 
 @router.post("/api/repos/create")
+@refuses(NotAuthenticated, NotPermitted, AccountNotFound, AlreadyExists, NameRetired)
 def create(
     backend: BackendDep,
     caller: Caller,
@@ -88,6 +102,7 @@ def _named(body: WhichRepository, own_namespace: str) -> RepositoryName:
 
 
 @router.delete("/api/repos/delete")
+@refuses(NotAuthenticated, NotPermitted, RepositoryMoved, RepositoryNotFound)
 def delete(
     backend: BackendDep, caller: Caller, body: Annotated[WhichRepository, json_model(WhichRepository)]
 ) -> dict[str, Any]:
@@ -97,6 +112,7 @@ def delete(
 
 
 @router.post("/api/repos/move")
+@refuses(NotAuthenticated, NotPermitted, AlreadyExists, NameRetired, RepositoryMoved, RepositoryNotFound)
 def move(backend: BackendDep, caller: Caller, body: Annotated[Move, json_model(Move)]) -> dict[str, Any]:
     _require_model(body.type)
     service.move(backend, caller, RepositoryName.parse(body.from_repo), RepositoryName.parse(body.to_repo))
@@ -104,6 +120,7 @@ def move(backend: BackendDep, caller: Caller, body: Annotated[Move, json_model(M
 
 
 @router.put(MODEL + "/settings")
+@refuses(NotAuthenticated, NotPermitted)
 def settings(
     backend: BackendDep, caller: Caller, repo: Repo, body: Annotated[Settings, json_model(Settings)]
 ) -> dict[str, Any]:
@@ -113,6 +130,7 @@ def settings(
 
 
 @router.get("/api/settings/repositories")
+@refuses(NotAuthenticated, NotPermitted)
 def own_repositories(
     request: Request,
     backend: BackendDep,
@@ -125,6 +143,7 @@ def own_repositories(
 
 
 @router.get("/api/organizations/{organisation}/settings/repositories")
+@refuses(NotAuthenticated, NotPermitted, AccountNotFound)
 def organisation_repositories(
     request: Request,
     backend: BackendDep,
@@ -157,23 +176,27 @@ def _usage_row(repository: Repository, stored_bytes: int, percent: float) -> dic
 
 
 @router.get(MODEL + "/auth-check")
+@refuses(GatedRepository)
 def check_read(backend: BackendDep, caller: Caller, repo: Repo) -> dict[str, Any]:
     service.check_readable(backend, caller, repo)
     return {}
 
 
 @router.get(MODEL + "/auth-check/write")
+@refuses(NotAuthenticated, NotPermitted)
 def check_write(backend: BackendDep, caller: Caller, repo: Repo) -> dict[str, Any]:
     service.find(backend, caller, repo, Action.WRITE)
     return {}
 
 
 @router.post(MODEL + "/ask-access")
+@refuses(NotAuthenticated, NotPermitted)
 def ask_access(backend: BackendDep, caller: Caller, repo: Repo) -> dict[str, Any]:
     return {"status": service.ask_for_access(backend, caller, repo)}
 
 
 @router.get(MODEL + "/user-access-request/{status}")
+@refuses(NotAuthenticated, NotPermitted)
 def access_requests(
     backend: BackendDep, caller: Caller, repo: Repo, status: Literal["pending", "accepted", "rejected"]
 ) -> list[dict[str, Any]]:
@@ -189,6 +212,7 @@ def access_requests(
 
 
 @router.post(MODEL + "/user-access-request/handle")
+@refuses(NotAuthenticated, NotPermitted, NotFound)
 def handle_access(
     backend: BackendDep,
     caller: Caller,
@@ -208,6 +232,7 @@ def handle_access(
 
 
 @router.post(MODEL + "/user-access-request/grant")
+@refuses(NotAuthenticated, NotPermitted, AccountNotFound)
 def grant_access(
     backend: BackendDep, caller: Caller, repo: Repo, body: Annotated[Grant, json_model(Grant)]
 ) -> dict[str, Any]:
@@ -216,12 +241,14 @@ def grant_access(
 
 
 @router.post(MODEL + "/like")
+@refuses(NotAuthenticated, NotPermitted)
 def like(backend: BackendDep, caller: Caller, repo: Repo) -> dict[str, Any]:
     service.set_like(backend, caller, repo, liked=True)
     return {}
 
 
 @router.delete(MODEL + "/like")
+@refuses(NotAuthenticated, NotPermitted)
 def unlike(backend: BackendDep, caller: Caller, repo: Repo) -> dict[str, Any]:
     service.set_like(backend, caller, repo, liked=False)
     return {}
@@ -236,6 +263,7 @@ def likers(backend: BackendDep, caller: Caller, repo: Repo) -> list[dict[str, An
 
 
 @router.get("/api/users/{user}/likes")
+@refuses(AccountNotFound)
 def likes(backend: BackendDep, caller: Caller, user: str) -> list[dict[str, Any]]:
     return [
         {"createdAt": wire_time(at), "repo": {"name": repository.full_name, "type": "model"}}
@@ -243,8 +271,11 @@ def likes(backend: BackendDep, caller: Caller, user: str) -> list[dict[str, Any]
     ]
 
 
-@router.api_route(MODEL + "/discussions", methods=["GET", "POST"])
-@router.api_route(MODEL + "/discussions/{rest:path}", methods=["GET", "POST"])
+@router.get(MODEL + "/discussions")
+@router.post(MODEL + "/discussions")
+@router.get(MODEL + "/discussions/{rest:path}")
+@router.post(MODEL + "/discussions/{rest:path}")
+@refuses(NotSupported)
 def discussions(backend: BackendDep, caller: Caller, repo: Repo) -> None:
     """Whether the repository is there is answered first: this route must not tell a private one from a missing one."""
     service.find(backend, caller, repo)

@@ -3,16 +3,26 @@
 from typing import Any
 
 from fastapi import APIRouter
+from lorahub.errors import GatedRepository, NotFound
+from typing_extensions import TypedDict
 
 from lorahub_registry.features.accounts.caller import Caller
 from lorahub_registry.features.statistics import service
 from lorahub_registry.infrastructure.web.backend import BackendDep
+from lorahub_registry.infrastructure.web.description import refuses
 from lorahub_registry.infrastructure.web.parameters import Repo, Revision
 
 router = APIRouter(prefix="/api/lorahub/v1")
 
 
+class Statistics(TypedDict):
+    status: str
+    reason: str | None
+    statistics: dict[str, Any] | None
+
+
 @router.get("/models/{namespace}/{name}/statistics/{rev}")
-def statistics(backend: BackendDep, caller: Caller, repo: Repo, rev: Revision) -> dict[str, Any]:
+@refuses(GatedRepository, NotFound)
+def statistics(backend: BackendDep, caller: Caller, repo: Repo, rev: Revision) -> Statistics:
     found = service.statistics_at(backend, caller, repo, rev)
     return {"status": found.status, "reason": found.reason, "statistics": found.statistics}

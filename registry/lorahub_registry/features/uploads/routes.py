@@ -9,7 +9,21 @@ from typing import Annotated, Any, Literal
 from anyio import to_thread
 from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import JSONResponse
-from lorahub.errors import InvalidInput, InvalidToken, LorahubError, NotFound, RouteNotFound
+from lorahub.errors import (
+    BlobNotFound,
+    BlobVanished,
+    DigestMismatch,
+    DiskFull,
+    InvalidInput,
+    InvalidToken,
+    LorahubError,
+    NotAuthenticated,
+    NotFound,
+    NotPermitted,
+    PayloadTooLarge,
+    RouteNotFound,
+    UnsupportedMediaType,
+)
 from lorahub.protocol.names import RepositoryName
 from pydantic import BaseModel, Field
 
@@ -24,6 +38,7 @@ from lorahub_registry.infrastructure.web.bodies import (
     json_model,
     receive_object,
 )
+from lorahub_registry.infrastructure.web.description import answers, authenticates, reads, refuses
 from lorahub_registry.infrastructure.web.parameters import Repo
 from lorahub_registry.infrastructure.web.raw_path import decode
 
@@ -57,6 +72,8 @@ class Completion(BaseModel):
 
 
 @router.post("/{namespace}/{name}.git/info/lfs/objects/batch")
+@answers(LFS_TYPE)
+@refuses(NotAuthenticated, NotPermitted, PayloadTooLarge)
 def batch(
     backend: BackendDep, caller: Caller, repo: Repo, url: PublicUrl, body: Annotated[Batch, json_model(Batch)]
 ) -> JSONResponse:
@@ -98,6 +115,9 @@ def _upload_action(target: Target, address: str) -> dict[str, Any]:
 
 
 @router.put("/lfs/{credential}/whole")
+@answers("")
+@reads("application/octet-stream")
+@refuses(DigestMismatch, DiskFull, InvalidToken, PayloadTooLarge, UnsupportedMediaType)
 async def put_whole(request: Request, backend: BackendDep, credential: str) -> Response:
     slot = await to_thread.run_sync(service.slot_for_whole, backend, decode(credential))
     if await _receive(request, backend, slot) and slot is not None:
@@ -106,6 +126,9 @@ async def put_whole(request: Request, backend: BackendDep, credential: str) -> R
 
 
 @router.put("/lfs/{credential}/parts/{number}")
+@answers("")
+@reads("application/octet-stream")
+@refuses(DigestMismatch, DiskFull, InvalidToken, PayloadTooLarge, UnsupportedMediaType)
 async def put_part(request: Request, backend: BackendDep, credential: str, number: int) -> Response:
     slot = await to_thread.run_sync(service.slot_for_part, backend, decode(credential), number)
     await _receive(request, backend, slot)
@@ -122,6 +145,7 @@ async def _receive(request: Request, backend: BackendDep, slot: Slot | None) -> 
 
 
 @router.post("/lfs/{credential}/complete")
+@refuses(BlobVanished, DigestMismatch, DiskFull, InvalidToken)
 def complete(
     backend: BackendDep, credential: str, body: Annotated[Completion, json_model(Completion)]
 ) -> dict[str, Any]:
@@ -130,6 +154,7 @@ def complete(
 
 
 @router.post("/{namespace}/{name}.git/info/lfs/verify")
+@refuses(NotAuthenticated, NotPermitted, BlobNotFound)
 def verify(
     backend: BackendDep, caller: Caller, repo: Repo, body: Annotated[LfsObject, json_model(LfsObject)]
 ) -> dict[str, Any]:
@@ -141,6 +166,7 @@ def verify(
 
 
 @router.get("/api/models/{namespace}/{name}/xet-write-token/{rev}")
+@refuses(NotAuthenticated, NotPermitted)
 def xet_write_token(backend: BackendDep, caller: Caller, repo: Repo, url: PublicUrl) -> JSONResponse:
     element, token = service.xet_token(backend, caller, repo)
     address = f"{url}/cas/{element}"
@@ -156,6 +182,8 @@ def xet_write_token(backend: BackendDep, caller: Caller, repo: Repo, url: Public
     )
 
 
+@authenticates("upload session")
+@refuses(InvalidToken, NotAuthenticated)
 def the_session(request: Request, backend: BackendDep, element: str) -> XetSession:
     """Upload sessions carry a token of their own; the user's is never sent here."""
     scheme, _, token = request.headers.get("authorization", "").partition(" ")
@@ -168,28 +196,37 @@ Session = Annotated[XetSession, Depends(the_session)]
 
 
 @router.get("/cas/{element}/v1/chunks/default/{chunk}")
+@refuses(NotFound)
 def known_chunks(session: Session) -> None:  # noqa: ARG001 (only a session may ask)
     raise NotFound("no chunks are shared between uploads")
 
 
 @router.post("/cas/{element}/v1/xorb-grants/default/{xorb}")
+@refuses(NotFound)
 def xorb_grant(session: Session) -> None:  # noqa: ARG001 (only a session may ask)
     raise NotFound("xorbs are uploaded through the registry")
 
 
 @router.post("/cas/{element}/v1/xorbs/default/{xorb}")
+@reads("application/octet-stream")
+@refuses(DiskFull, PayloadTooLarge, UnsupportedMediaType)
 async def put_xorb(request: Request, backend: BackendDep, session: Session, xorb: str) -> dict[str, Any]:
     await receive_object(request, backend.blobs, service.xorb_target(session, xorb), limit=MAX_XORB_BYTES)
     return {"was_inserted": True}
 
 
 @router.post("/cas/{element}/v1/shards")
+@reads("application/octet-stream")
+@refuses(BlobVanished, DigestMismatch, DiskFull)
 def put_shard(backend: BackendDep, session: Session, body: SpooledBody) -> dict[str, Any]:
     service.take_shard(backend, session, body)
     return {"result": 1}
 
 
 @router.post("/cas/{element}/v2/shards")
+@answers("application/x-ndjson")
+@reads("application/octet-stream")
+@refuses(DiskFull)
 def put_shard_v2(backend: BackendDep, session: Session, body: SpooledBody) -> Response:
     """One frame: the result, or the error, which this form of the call shows to its user at once."""
     try:
@@ -203,11 +240,12 @@ def put_shard_v2(backend: BackendDep, session: Session, body: SpooledBody) -> Re
 
 
 @router.post("/v1/telemetry")
+@answers("")
 def telemetry() -> Response:
     """Clients send it unasked; nothing is kept."""
     return Response(status_code=200)
 
 
-@router.api_route("/cas/{element}/{rest:path}", methods=["GET", "POST", "HEAD"])
+@router.api_route("/cas/{element}/{rest:path}", methods=["GET", "POST", "HEAD"], include_in_schema=False)
 def nothing_else(element: str) -> None:  # noqa: ARG001
     raise RouteNotFound("uploads only: files are read at their addresses")

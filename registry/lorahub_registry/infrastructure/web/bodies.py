@@ -12,6 +12,7 @@ from anyio import CancelScope, to_thread
 from fastapi import Depends, Request
 from lorahub.adapters.strict_json import parse_json
 from lorahub.errors import (
+    DiskFull,
     InvalidInput,
     MalformedBody,
     PayloadTooLarge,
@@ -24,6 +25,7 @@ from starlette.requests import ClientDisconnect
 
 from lorahub_registry.infrastructure.storage import BlobStore
 from lorahub_registry.infrastructure.web.backend import BackendDep
+from lorahub_registry.infrastructure.web.description import reads, refuses
 from lorahub_registry.infrastructure.web.problems import validation_message
 
 SILENCE_SECONDS = 60  # a client that sends nothing for this long is gone
@@ -109,10 +111,12 @@ async def discard_body(request: Request, *, limit: int) -> None:
         pass
 
 
+@refuses(MalformedBody, PayloadTooLarge, TooManyRequests, UnsupportedMediaType)
 async def raw_body(request: Request, backend: BackendDep) -> bytes:
     return b"".join([piece async for piece in pieces(request, limit=backend.settings.json_body_bytes)])
 
 
+@reads("application/json")
 def json_object(body: Annotated[bytes, Depends(raw_body)]) -> dict[str, Any]:
     """The body as a JSON object; an empty body is an empty object, as some clients send none."""
     value = parse_json(body, error=MalformedBody) if body.strip() else {}
@@ -124,6 +128,7 @@ def json_object(body: Annotated[bytes, Depends(raw_body)]) -> dict[str, Any]:
 def json_model(model: type[Model]) -> Any:
     """A dependency: the body as `model`. Unknown fields are ignored, as clients of other generations send them."""
 
+    @reads("application/json", model)
     def read(value: Annotated[dict[str, Any], Depends(json_object)]) -> Model:
         try:
             return model.model_validate(value)
@@ -133,6 +138,7 @@ def json_model(model: type[Model]) -> Any:
     return Depends(read)
 
 
+@refuses(DiskFull, MalformedBody, PayloadTooLarge, TooManyRequests, UnsupportedMediaType)
 async def spooled_body(request: Request, backend: BackendDep) -> AsyncIterator[BinaryIO]:
     """The body of a commit as a file at its start: in memory while small, on disk beyond 1 MiB."""
     with tempfile.SpooledTemporaryFile(max_size=_SPOOL_MEMORY_BYTES, dir=str(backend.settings.registry_home)) as file:

@@ -3,13 +3,22 @@
 from typing import Annotated
 
 from fastapi import Depends, Path
-from lorahub.errors import InvalidName, RepositoryNotFound
+from lorahub.errors import (
+    InvalidName,
+    InvalidPath,
+    RepositoryMoved,
+    RepositoryNotFound,
+    RevisionNotFound,
+    VersionYanked,
+)
 from lorahub.protocol.names import RepositoryName
 from lorahub.protocol.paths import FilePath, parse_path
 
+from lorahub_registry.infrastructure.web.description import refuses
 from lorahub_registry.infrastructure.web.raw_path import decode
 
 
+@refuses(RepositoryMoved, RepositoryNotFound)
 def repository_name(namespace: Annotated[str, Path()], name: Annotated[str, Path()]) -> RepositoryName:
     """A name that can't exist is a repository that doesn't, the same answer as for a private one."""
     try:
@@ -18,10 +27,12 @@ def repository_name(namespace: Annotated[str, Path()], name: Annotated[str, Path
         raise RepositoryNotFound(f"Repository not found: {error.message}") from None
 
 
+@refuses(RevisionNotFound, VersionYanked)
 def revision(rev: Annotated[str, Path()]) -> str:
     return decode(rev)
 
 
+@refuses(InvalidPath)
 def file_path(path: Annotated[str, Path()]) -> FilePath:
     return parse_path(decode(path))
 
