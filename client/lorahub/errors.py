@@ -10,9 +10,10 @@ LorahubError
 │   └── InvalidAdapter   the bytes are not a usable adapter          InvalidSafetensors · InvalidGguf
 │                                                                    InvalidAdapterConfig · UnsafeFile
 │                                                                    AdapterDoesNotFit
-├── IntegrityFault       the bytes are not the promised ones         DigestMismatch · SizeMismatch
+├── IntegrityFault       the bytes are not the promised ones         DigestMismatch · SizeMismatch · BlobDamaged
 ├── AccessRefused        who you are is unknown or not enough        NotAuthenticated · InvalidToken · NotPermitted
-│                                                                    GatedRepository · UnsafeEndpoint
+│                                                                    GatedRepository · Quarantined
+│                                                                    ContentBlocked · UnsafeEndpoint
 ├── NotFound             it isn't there, or not visible to you       RepositoryNotFound · RepositoryMoved
 │                                                                    RevisionNotFound · EntryNotFound
 │                                                                    AccountNotFound · BlobNotFound · BaseNotFound
@@ -187,6 +188,12 @@ class SizeMismatch(IntegrityFault):
     code = "SizeMismatch"
 
 
+class BlobDamaged(IntegrityFault):
+    """The stored bytes are no longer the ones that were published; they are not served."""
+
+    code, status = "BlobDamaged", 410
+
+
 class AccessRefused(LorahubError):
     """Not allowed."""
 
@@ -218,6 +225,18 @@ class GatedRepository(AccessRefused):
     """The repository is visible, but its files are for an authorized list."""
 
     code = "GatedRepo"
+
+
+class Quarantined(AccessRefused):
+    """An administrator took the repository out of circulation; `facts["reason"]`, for its members."""
+
+    code = "Quarantined"
+
+
+class ContentBlocked(AccessRefused):
+    """An administrator blocked these bytes by their sha256, wherever they are."""
+
+    code = "ContentBlocked"
 
 
 class UnsafeEndpoint(AccessRefused):

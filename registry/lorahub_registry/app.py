@@ -11,6 +11,7 @@ from fastapi import FastAPI
 
 from lorahub_registry.features.accounts import routes as accounts
 from lorahub_registry.features.bases import routes as bases
+from lorahub_registry.features.blobs import routes as blobs
 from lorahub_registry.features.catalog import routes as catalog
 from lorahub_registry.features.checks import routes as checks
 from lorahub_registry.features.downloads import routes as downloads
@@ -65,6 +66,7 @@ def create_app(backend: Backend) -> FastAPI:
         operations,
         accounts,
         bases,
+        blobs,
         checks,
         statistics,
         merges,

@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 import click
 import uvicorn
@@ -21,19 +20,24 @@ from fastapi import FastAPI
 from lorahub.errors import InvalidConfiguration, LorahubError
 
 from lorahub_registry.app import create_app
+from lorahub_registry.command_line import as_json_option as _json
+from lorahub_registry.command_line import home_option as _home
+from lorahub_registry.command_line import open_backend as _open
+from lorahub_registry.command_line import settings_of, usable
+from lorahub_registry.command_line import show as _print
 from lorahub_registry.features.accounts import service as accounts
+from lorahub_registry.features.accounts.permissions import OPERATOR
 from lorahub_registry.features.maintenance import service as maintenance
 from lorahub_registry.infrastructure.backend import Backend
 from lorahub_registry.infrastructure.database import migrate as migrations
-from lorahub_registry.infrastructure.database.failures import explained
 from lorahub_registry.infrastructure.web.server import FINISH_SECONDS, Server
-from lorahub_registry.settings import Settings
+from lorahub_registry.keeping_commands import COMMANDS as KEEPING
 
 ADMIN = "owner"  # `admin` is the address of a page
 TOKEN_FILE = "admin-token"  # noqa: S105 (a file name)
 DEFAULT_PORT = 8017
-BY_OPERATOR = "(operator)"
-"""The actor of what is done on the machine itself, in the audit log; no account can have this name."""
+BY_OPERATOR = OPERATOR.name
+"""The actor of what is done on the machine itself, in the audit log."""
 
 
 # --- serve ------------------------------------------------------------------------------------------------------------
@@ -140,30 +144,6 @@ def _welcome(url: str, token: str | None, backend: Backend) -> str:
     )
 
 
-def _open(home: Path | None) -> Backend:
-    """The backend of this home, its database at the schema of this program. Raises `InvalidConfiguration`."""
-    settings = Settings(registry_home=home.resolve()) if home else Settings()
-    with _usable(settings):
-        backend = Backend.open(settings)
-        if settings.migrate:
-            migrations.upgrade(backend.database)
-        else:
-            migrations.require_current(backend.database)
-    return backend
-
-
-@contextmanager
-def _usable(settings: Settings) -> Iterator[None]:
-    """Raises `InvalidConfiguration` where the home can't be used, `Unavailable` where the database isn't there."""
-    try:
-        with explained():
-            yield
-    except OSError as error:
-        raise InvalidConfiguration(
-            f"can't use {settings.registry_home}: {error.strerror}", hint="choose another folder with --home"
-        ) from error
-
-
 def _first_admin(backend: Backend) -> str | None:
     """Makes the admin account on the first start. Its token is kept in the home, readable by its owner only, so that
     a restart can print it again; delete the file and it is shown no more.
@@ -179,9 +159,6 @@ def _first_admin(backend: Backend) -> str | None:
 
 
 # --- admin ------------------------------------------------------------------------------------------------------------
-
-_home = click.option("--home", type=click.Path(path_type=Path), help="Folder of the registry (default: per user).")
-_json = click.option("--json", "as_json", is_flag=True, help="One JSON document on standard output.")
 
 
 @click.group()
@@ -299,8 +276,8 @@ def fsck(home: Path | None, *, deep: bool, as_json: bool) -> None:
 @_json
 def migrate(home: Path | None, *, check: bool, as_json: bool) -> None:
     """Bring the database to the schema of this program. Safe while the version before it runs, and from many places."""
-    settings = Settings(registry_home=home.resolve()) if home else Settings()
-    with _usable(settings):
+    settings = settings_of(home)
+    with usable(settings):
         database = Backend.open(settings).database
         schema, missing = migrations.pending(database)
         migrations.refuse_newer(schema)
@@ -312,8 +289,8 @@ def migrate(home: Path | None, *, check: bool, as_json: bool) -> None:
         raise SystemExit(7)
 
 
-def _print(result: Any, shown: str, *, as_json: bool) -> None:
-    click.echo(json.dumps(result) if as_json else shown)
+for command in KEEPING:
+    admin.add_command(command)
 
 
 def asgi() -> FastAPI:

@@ -64,6 +64,8 @@ class Principal:
 
 
 ANONYMOUS = Principal()
+OPERATOR = Principal(account_id=0, name="(operator)", is_admin=True, scope=Level.ADMIN)
+"""Whoever has the registry's own machine. No account has this name or id, so it can be the author of nothing."""
 
 
 def may(principal: Principal, action: Action, namespace: str) -> bool:
@@ -92,8 +94,12 @@ def require(principal: Principal, action: Action, namespace: str) -> None:
     raise NotPermitted(f"{principal.name} may not {action.verb} {namespace} with this token")
 
 
+def is_site_admin(principal: Principal) -> bool:
+    return principal.is_admin and principal.scope == Level.ADMIN and principal.namespace is None
+
+
 def require_site_admin(principal: Principal) -> None:
     """Raises `NotAuthenticated` or `NotPermitted`."""
     principal.require_account()
-    if not (principal.is_admin and principal.scope == Level.ADMIN and principal.namespace is None):
+    if not is_site_admin(principal):
         raise NotPermitted("this is for administrators of the registry")

@@ -12,10 +12,11 @@ from sqlalchemy.exc import IntegrityError
 
 from lorahub_registry.infrastructure.database import Session, now
 from lorahub_registry.infrastructure.database.tables import Blob as BlobRow
+from lorahub_registry.infrastructure.database.tables import BlockedDigest as BlockRow
 from lorahub_registry.infrastructure.database.tables import CommitFile, MergeOutput
 from lorahub_registry.infrastructure.database.tables import Upload as UploadRow
 
-__all__ = ["Blob", "IntegrityError", "Upload"]
+__all__ = ["Blob", "Block", "IntegrityError", "Upload"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +26,18 @@ class Blob:
     git_sha1: GitSha1
     storage_key: str
     inspection: dict[str, Any]
+    is_damaged: bool = False
+    is_blocked: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """A digest that nobody may bring or fetch."""
+
+    sha256: Sha256
+    reason: str
+    by: str
+    at: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +174,51 @@ def release_leases(session: Session, *, account_id: int, repository_id: int | No
         )
 
 
+# --- out of circulation -----------------------------------------------------------------------------------------------
+
+
+def set_damaged(session: Session, sha256: Sha256, at: datetime | None) -> bool:
+    """False if nothing changed."""
+    is_set = BlobRow.damaged_at.is_not(None)
+    changed = session.execute(
+        update(BlobRow)
+        .where(BlobRow.sha256 == sha256, is_set if at is None else ~is_set)
+        .values(damaged_at=at)
+        .returning(BlobRow.sha256)
+    )
+    return changed.first() is not None
+
+
+def replace_object(session: Session, sha256: Sha256, storage_key: str) -> None:
+    """The blob's bytes lie under another key now, sound."""
+    values = {"storage_key": storage_key, "damaged_at": None}
+    session.execute(update(BlobRow).where(BlobRow.sha256 == sha256).values(**values))
+
+
+def block_of(session: Session, sha256: Sha256) -> Block | None:
+    row = session.get(BlockRow, sha256)
+    return None if row is None else Block(Sha256(row.sha256), row.reason, row.by, row.at)
+
+
+def insert_block(session: Session, sha256: Sha256, *, reason: str, by: str) -> Block:
+    session.merge(BlockRow(sha256=sha256, reason=reason, by=by, at=now()))
+    session.flush()
+    found = block_of(session, sha256)
+    assert found is not None
+    return found
+
+
+def delete_block(session: Session, sha256: Sha256) -> bool:
+    gone = session.execute(delete(BlockRow).where(BlockRow.sha256 == sha256).returning(BlockRow.sha256))
+    return gone.first() is not None
+
+
+def blocks(session: Session) -> list[Block]:
+    """Newest first."""
+    rows = session.scalars(select(BlockRow).order_by(BlockRow.at.desc(), BlockRow.sha256))
+    return [Block(Sha256(row.sha256), row.reason, row.by, row.at) for row in rows]
+
+
 # --- collection -------------------------------------------------------------------------------------------------------
 
 
@@ -227,7 +285,15 @@ def blob_count_and_bytes(session: Session) -> tuple[int, int]:
 
 
 def _blob(row: BlobRow) -> Blob:
-    return Blob(Sha256(row.sha256), row.size, GitSha1(row.git_sha1), row.storage_key, row.inspection)
+    return Blob(
+        sha256=Sha256(row.sha256),
+        size=row.size,
+        git_sha1=GitSha1(row.git_sha1),
+        storage_key=row.storage_key,
+        inspection=row.inspection,
+        is_damaged=row.damaged_at is not None,
+        is_blocked=row.is_blocked,
+    )
 
 
 def _upload(row: UploadRow) -> Upload:

@@ -7,25 +7,38 @@ import hashlib
 from collections.abc import Iterator
 from datetime import datetime
 
-from lorahub.errors import BlobVanished, DigestMismatch, SizeMismatch
+from lorahub.errors import (
+    BlobDamaged,
+    BlobVanished,
+    ContentBlocked,
+    DigestMismatch,
+    InvalidInput,
+    NotFound,
+    SizeMismatch,
+)
 from lorahub.protocol.digests import Sha256, sha256_of
 
+from lorahub_registry.features.accounts.permissions import OPERATOR, Principal, require_site_admin
+from lorahub_registry.features.audit.service import record
 from lorahub_registry.features.blobs import queries
 from lorahub_registry.features.blobs.inspection import Inspection, inspect
-from lorahub_registry.features.blobs.queries import Blob, Upload
+from lorahub_registry.features.blobs.queries import Blob, Block, Upload
 from lorahub_registry.infrastructure.backend import Backend
 from lorahub_registry.infrastructure.database import Session, now
 from lorahub_registry.infrastructure.failpoints import reach
 from lorahub_registry.infrastructure.storage.object_keys import Staging, blob_key
 
-__all__ = ["Blob", "Upload"]
+__all__ = ["Blob", "Block", "Upload"]
+
+MAX_REASON = 2000
 
 _TRIES = 5  # a blob that exists when we look and is collected before we lease it; each try has its own bytes at hand
 
 
 def open_upload(backend: Backend, *, account_id: int, repository_id: int | None, sha256: Sha256, size: int) -> Upload:
-    """A place for bytes that are about to come. Written before the first of them."""
+    """A place for bytes that are about to come. Written before the first of them. Raises `ContentBlocked`."""
     with backend.database.write() as session:
+        refuse_blocked(session, sha256)
         upload = queries.insert_upload(
             session,
             account_id=account_id,
@@ -57,7 +70,8 @@ def unfinished_upload(
 def finish_upload(backend: Backend, upload: Upload) -> Blob:
     """Verifies and keeps what was received under the upload's staging key.
 
-    Raises `SizeMismatch` or `DigestMismatch`, and forgets the bytes; `BlobVanished` if the upload expired meanwhile.
+    Raises `SizeMismatch`, `DigestMismatch` or `ContentBlocked`, and forgets the bytes; `BlobVanished` if the upload
+    expired meanwhile.
     """
     staging = Staging(upload.id)
     reach("bytes-received")
@@ -70,7 +84,11 @@ def finish_upload(backend: Backend, upload: Upload) -> Blob:
         forget_upload(backend, upload.id)
         raise
     reach("bytes-verified")
-    blob = _keep(backend, upload, inspection)
+    try:
+        blob = _keep(backend, upload, inspection)
+    except ContentBlocked:  # since the upload was opened, or its digest wasn't known then
+        forget_upload(backend, upload.id)
+        raise
     reach("blob-recorded")
     backend.blobs.delete(staging.whole)  # still there where the bytes turned out to be known
     reach("staging-removed")
@@ -112,7 +130,7 @@ def _keep(backend: Backend, upload: Upload, inspection: Inspection) -> Blob:
         blob = Blob(inspection.sha256, inspection.size, inspection.git_sha1, key, inspection.findings)
         try:
             with backend.database.write() as session:
-                queries.insert_blob(session, blob)
+                _insert_or_heal(session, blob)
                 _lease(backend, session, upload, blob)
         except queries.IntegrityError:  # another upload of the same bytes was first: use its blob, drop ours
             backend.blobs.move(key, Staging(upload.id).whole)
@@ -122,11 +140,24 @@ def _keep(backend: Backend, upload: Upload, inspection: Inspection) -> Blob:
 
 
 def _use_known(backend: Backend, upload: Upload, sha256: Sha256) -> Blob | None:
+    """The blob that has these bytes already; a damaged one hasn't. Raises `ContentBlocked`."""
     with backend.database.write() as session:
+        refuse_blocked(session, sha256)
         blob = queries.blob_by_sha256(session, sha256, lock=True)
-        if blob is not None:
-            _lease(backend, session, upload, blob)
+        if blob is None or blob.is_damaged:
+            return None
+        _lease(backend, session, upload, blob)
         return blob
+
+
+def _insert_or_heal(session: Session, blob: Blob) -> None:
+    """A damaged blob gets the bytes that just arrived; its old object has no row any more, so it is collected."""
+    known = queries.blob_by_sha256(session, blob.sha256)
+    if known is not None and known.is_damaged:
+        queries.replace_object(session, blob.sha256, blob.storage_key)
+        _record(session, "blob.heal", blob.sha256)
+    else:
+        queries.insert_blob(session, blob)
 
 
 def _lease(backend: Backend, session: Session, upload: Upload, blob: Blob) -> None:
@@ -182,7 +213,8 @@ def delete_staged(backend: Backend, upload_id: str) -> None:
 
 
 def open_blob(backend: Backend, blob: Blob, start: int, stop: int) -> Iterator[bytes]:
-    """The bytes `[start, stop)`."""
+    """The bytes `[start, stop)`. Raises as `require_servable`."""
+    require_servable(blob)
     return backend.blobs.open_range(blob.storage_key, start, stop)
 
 
@@ -191,14 +223,82 @@ def read_blob(backend: Backend, blob: Blob, *, limit: int) -> bytes:
     return b"".join(open_blob(backend, blob, 0, min(blob.size, limit)))
 
 
+# --- out of circulation -----------------------------------------------------------------------------------------------
+
+
+def require_servable(blob: Blob) -> None:
+    """Stands before every way out of the storage. Raises `ContentBlocked`, `BlobDamaged`."""
+    if blob.is_blocked:
+        raise _blocked(blob.sha256)
+    if blob.is_damaged:
+        raise BlobDamaged(
+            f"the stored bytes of {blob.sha256} are damaged; they are not served",
+            hint="push the file again from a good copy: that heals every revision that has it",
+            sha256=blob.sha256,
+        )
+
+
+def refuse_blocked(session: Session, sha256: Sha256) -> None:
+    """Raises `ContentBlocked`."""
+    if queries.block_of(session, sha256) is not None:
+        raise _blocked(sha256)
+
+
+def _blocked(sha256: Sha256) -> ContentBlocked:
+    return ContentBlocked(
+        f"the bytes with the sha256 {sha256} were blocked by an administrator of this registry",
+        hint="ask the registry's administrators",
+        sha256=sha256,
+    )
+
+
+def block(backend: Backend, principal: Principal, sha256: Sha256, reason: str) -> Block:
+    """From now on nobody brings these bytes and nobody gets them. Raises `NotPermitted`, `InvalidInput`."""
+    require_site_admin(principal)
+    if not reason.strip() or len(reason) > MAX_REASON:
+        raise InvalidInput(f"a block needs a reason of 1 to {MAX_REASON} characters")
+    with backend.database.write() as session:
+        blocked = queries.insert_block(session, sha256, reason=reason, by=principal.name)
+        _record(session, "blob.block", sha256, by=principal, reason=reason)
+        return blocked
+
+
+def unblock(backend: Backend, principal: Principal, sha256: Sha256) -> None:
+    """Raises `NotPermitted`, `NotFound` where it isn't blocked."""
+    require_site_admin(principal)
+    with backend.database.write() as session:
+        if not queries.delete_block(session, sha256):
+            raise NotFound(f"the sha256 {sha256} is not blocked")
+        _record(session, "blob.unblock", sha256, by=principal)
+
+
+def blocks(backend: Backend, principal: Principal) -> list[Block]:
+    """Newest first. Raises `NotPermitted`."""
+    require_site_admin(principal)
+    with backend.database.read() as session:
+        return queries.blocks(session)
+
+
+def set_damaged(backend: Backend, sha256: Sha256, *, is_damaged: bool) -> None:
+    """What a reading of the stored bytes found. Nothing happens where it is known."""
+    with backend.database.write() as session:
+        if queries.set_damaged(session, sha256, now() if is_damaged else None):
+            _record(session, "blob.damaged" if is_damaged else "blob.sound", sha256)
+
+
+def _record(session: Session, action: str, sha256: Sha256, *, by: Principal = OPERATOR, **details: object) -> None:
+    record(session, actor=by.name, token_id=by.token_id, action=action, subject=f"sha256:{sha256}", **details)
+
+
 # --- inside somebody's transaction ------------------------------------------------------------------------------------
 
 
 def lease_known(backend: Backend, session: Session, *, account_id: int, repository_id: int, blob: Blob) -> None:
     """Keeps a blob that its account need not send again from being collected before the commit that names it.
 
-    The caller has made sure that this account may read these bytes. Raises `BlobVanished`.
+    The caller has made sure that this account may read these bytes. Raises `BlobVanished`, `ContentBlocked`.
     """
+    refuse_blocked(session, blob.sha256)
     if queries.blob_by_sha256(session, blob.sha256, lock=True) is None:
         raise BlobVanished("these bytes were just collected", hint="send them again")
     queries.insert_upload(

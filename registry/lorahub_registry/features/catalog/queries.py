@@ -14,6 +14,7 @@ from lorahub_registry.features.catalog.facts import Facts
 from lorahub_registry.features.catalog.search import Search, Sort
 from lorahub_registry.infrastructure.database import Session, now
 from lorahub_registry.infrastructure.database.failures import UNAVAILABLE
+from lorahub_registry.infrastructure.database.listed import is_listed
 from lorahub_registry.infrastructure.database.tables import (
     Account,
     AdapterFacts,
@@ -97,7 +98,7 @@ def repositories_page(
 ) -> list[Position]:
     """At most `limit` repositories behind `after`; private ones only in `visible_namespaces` (None: all)."""
     key = _sort_key(search.sort)
-    statement = select(key, Repository.id).where(_is_visible(visible_namespaces), *_conditions(search))
+    statement = select(key, Repository.id).where(is_listed(visible_namespaces), *_conditions(search))
     if after is not None:
         same_value = and_(key == after.value, Repository.id < after.repository_id)
         statement = statement.where(or_(key < after.value, same_value))
@@ -169,12 +170,6 @@ def _has_parameters(least: int | None, most: int | None) -> ColumnElement[bool]:
     return Repository.id.in_(heads)
 
 
-def _is_visible(visible_namespaces: Sequence[int] | None) -> ColumnElement[bool]:
-    if visible_namespaces is None:
-        return true()
-    return or_(~Repository.is_private, Repository.namespace_id.in_(visible_namespaces))
-
-
 # --- counts -----------------------------------------------------------------------------------------------------------
 
 
@@ -200,7 +195,7 @@ def children(session: Session, names: Sequence[str], *, visible_namespaces: Sequ
     statement = (
         select(RepositoryTag.tag, func.count())
         .join(Repository, Repository.id == RepositoryTag.repository_id)
-        .where(RepositoryTag.tag.in_(tags), _is_visible(visible_namespaces))
+        .where(RepositoryTag.tag.in_(tags), is_listed(visible_namespaces))
         .group_by(RepositoryTag.tag)
     )
     return {tag.partition(":")[2]: count for tag, count in session.execute(statement)}
@@ -211,7 +206,7 @@ def public_tags(session: Session, *, limit: int) -> list[str]:
     statement = (
         select(RepositoryTag.tag)
         .join(Repository, Repository.id == RepositoryTag.repository_id)
-        .where(~Repository.is_private)
+        .where(is_listed(()))
         .group_by(RepositoryTag.tag)
         .order_by(func.count().desc(), RepositoryTag.tag)
         .limit(limit)

@@ -28,6 +28,7 @@ from lorahub_registry.features.catalog.search import (
     parse_terms,
 )
 from lorahub_registry.features.catalog.service import Model
+from lorahub_registry.features.repositories.service import Repository
 from lorahub_registry.features.revisions.service import RevisionFile
 from lorahub_registry.infrastructure.web.backend import BackendDep, PublicUrl
 from lorahub_registry.infrastructure.web.bodies import json_model
@@ -52,7 +53,7 @@ PROPERTIES: dict[str, Callable[[Model], Any]] = {
     "childrenModelCount": lambda model: model.children,
     "config": lambda model: model.facts.config,
     "createdAt": lambda model: wire_time(model.repository.created_at),
-    "disabled": lambda _: False,
+    "disabled": lambda model: model.repository.quarantine is not None,
     "downloads": lambda model: model.repository.downloads,
     "downloadsAllTime": lambda model: model.repository.downloads,
     "evalResults": lambda _: None,
@@ -69,6 +70,7 @@ PROPERTIES: dict[str, Callable[[Model], Any]] = {
     "pipeline_tag": lambda model: model.facts.pipeline_tag,
     "private": lambda model: model.repository.is_private,
     "resourceGroup": lambda _: None,
+    "quarantine": lambda model: _quarantine(model.repository),
     "safetensors": lambda model: model.facts.safetensors,
     "sha": lambda model: model.commit.id,
     "siblings": lambda model: [{"rfilename": file.path} for file in model.files],
@@ -96,6 +98,11 @@ ITEM = [
 ]
 FULL = [*ITEM, "sha", "lastModified", "gated", "disabled", "siblings"]
 DETAILS = frozenset({"siblings", "usedStorage"})
+
+
+def _quarantine(repository: Repository) -> dict[str, Any] | None:
+    found = repository.quarantine
+    return None if found is None else {"reason": found.reason, "by": found.by, "at": wire_time(found.at)}
 
 
 def _shown(model: Model, properties: Collection[str]) -> dict[str, Any]:

@@ -89,7 +89,9 @@ def derive_facts(
 
     def read(path: str, limit: int) -> bytes | None:
         blob = blobs.get(files[path].sha256) if path in files else None
-        return None if blob is None else read_blob(backend, blob, limit=limit)
+        if blob is None or blob.is_damaged or blob.is_blocked:
+            return None
+        return read_blob(backend, blob, limit=limit)
 
     found = {path: blobs[file.sha256].inspection for path, file in files.items() if file.sha256 in blobs}
     weights = {

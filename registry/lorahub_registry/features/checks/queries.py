@@ -5,11 +5,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from lorahub.protocol.digests import CommitId, Sha256
-from sqlalchemy import ColumnElement, and_, delete, insert, or_, select, true
+from sqlalchemy import and_, delete, insert, or_, select
 from sqlalchemy.exc import IntegrityError
 
 from lorahub_registry.infrastructure.database import Session, now
 from lorahub_registry.infrastructure.database.failures import UNAVAILABLE
+from lorahub_registry.infrastructure.database.listed import is_listed
 from lorahub_registry.infrastructure.database.tables import (
     AdapterFacts,
     AdapterLabel,
@@ -149,7 +150,7 @@ def adapters_of_base(
             Reference.space == "heads",
             Reference.name == "main",
             AdapterFacts.base_key == name.lower(),
-            _is_visible(visible_namespaces),
+            is_listed(visible_namespaces),
         )
     )
     if after is not None:
@@ -170,7 +171,7 @@ def places_of(
         .where(
             CommitFile.blob_sha256.in_(list(digests)),
             or_(Reference.kind == "version", and_(Reference.space == "heads", Reference.name == "main")),
-            _is_visible(visible_namespaces),
+            is_listed(visible_namespaces),
         )
         .order_by(Commit.created_at, Reference.kind.desc(), Commit.id, CommitFile.path)
         .limit(limit)
@@ -179,9 +180,3 @@ def places_of(
         Place(Sha256(digest), repository_id, CommitId(commit), name if kind == "version" else None, path)
         for digest, repository_id, commit, kind, name, path in session.execute(statement)
     ]
-
-
-def _is_visible(visible_namespaces: Sequence[int] | None) -> ColumnElement[bool]:
-    if visible_namespaces is None:
-        return true()
-    return or_(~Repository.is_private, Repository.namespace_id.in_(visible_namespaces))

@@ -14,7 +14,7 @@ from lorahub.protocol.names import RepositoryName
 from lorahub.protocol.paths import FilePath
 
 from lorahub_registry.features.accounts.permissions import Action, Principal
-from lorahub_registry.features.blobs.service import Blob, known_blobs, open_blob
+from lorahub_registry.features.blobs.service import Blob, known_blobs, open_blob, require_servable
 from lorahub_registry.features.downloads import queries
 from lorahub_registry.features.merged import service as merges
 from lorahub_registry.features.merged.service import MergedModel
@@ -75,7 +75,7 @@ class Listing:
 
 
 def open_file(backend: Backend, principal: Principal, name: RepositoryName, revision: str, path: FilePath) -> OpenFile:
-    """Raises as `readable`, `resolve` and `merged.find`, and `EntryNotFound`."""
+    """Raises as `readable`, `resolve`, `merged.find` and `require_servable`, and `EntryNotFound`."""
     merged = merges.find(backend, principal, name, revision)
     if merged is not None:
         if path not in merged.files:
@@ -87,13 +87,15 @@ def open_file(backend: Backend, principal: Principal, name: RepositoryName, revi
         file = revisions.file_at(session, commit.id, path)
         if file is None:
             raise entry_not_found(path, commit)
+        blob = known_blobs(session, [file.sha256])[file.sha256]
+        require_servable(blob)
         version = revisions.version_of(session, repository.id, commit.id)
         yank = version and yank_of(version)
         return OpenFile(
             repository=repository,
             commit=commit,
             file=file,
-            blob=known_blobs(session, [file.sha256])[file.sha256],
+            blob=blob,
             yanked=(version.name, yank) if version and yank else None,
         )
 

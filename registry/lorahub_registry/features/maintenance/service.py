@@ -161,10 +161,55 @@ def _blob_problems(backend: Backend, report: FsckReport) -> Iterator[str]:
             yield f"blob {blob.sha256}: {blob.size} bytes recorded, {size if size is not None else 'nothing'} stored"
         elif report.is_deep and (found := _rehash(backend, blob)) != blob.sha256:
             yield f"blob {blob.sha256}: the stored bytes have the sha256 {found}"
+        elif blob.is_damaged and not report.is_deep:
+            yield f"blob {blob.sha256}: it was found damaged, and is not served"
 
 
 def _rehash(backend: Backend, blob: Blob) -> str:
+    """Of what is stored, whether it may be served or not."""
     try:
-        return inspect(blobs.open_blob(backend, blob, 0, blob.size), size=blob.size).sha256
+        return inspect(backend.blobs.open_range(blob.storage_key, 0, blob.size), size=blob.size).sha256
     except ObjectNotFound:
         return "(gone)"
+
+
+# --- scrub ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class ScrubReport:
+    blobs: int = 0
+    bytes: int = 0
+    damaged: list[str] = field(default_factory=list)
+
+    def as_json(self) -> dict[str, Any]:
+        return {"ok": not self.damaged, **asdict(self)}
+
+    def __str__(self) -> str:
+        summary = f"{self.blobs} blobs, {self.bytes / 1e6:.1f} MB read"
+        if not self.damaged:
+            return f"✓ {summary}: every byte is the one that was published"
+        return "\n".join(
+            [f"✗ {summary}: {len(self.damaged)} damaged, not served any more", *(f"  {one}" for one in self.damaged)]
+        )
+
+
+def scrub(backend: Backend) -> ScrubReport:
+    """Reads every stored byte once. What is damaged is served no more; what is sound again, is."""
+    report = ScrubReport()
+    for blob in blobs.all_blobs(backend, page_size=PAGE):
+        report.blobs += 1
+        report.bytes += blob.size
+        if not scrub_blob(backend, blob):
+            report.damaged.append(blob.sha256)
+    return report
+
+
+def scrub_blob(backend: Backend, blob: Blob) -> bool:
+    """Whether the stored bytes are the blob's, which the blob is marked with from now on."""
+    is_sound = _rehash(backend, blob) == blob.sha256
+    if not is_sound and not blobs.still_there(backend, blob):
+        return True  # collected or healed since its row was read
+    if is_sound == blob.is_damaged:
+        blobs.set_damaged(backend, blob.sha256, is_damaged=not is_sound)
+    return is_sound

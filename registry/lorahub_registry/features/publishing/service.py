@@ -36,6 +36,7 @@ from lorahub_registry.features.blobs.service import (
     known_blobs,
     read_blob,
     release_leases,
+    require_servable,
     store_bytes,
 )
 from lorahub_registry.features.catalog.service import Facts, derive_facts, record_facts
@@ -207,7 +208,9 @@ def _take(backend: Backend, request: Request, line: Line, account_id: int, repos
 def _keep_inline(backend: Backend, content: bytes, account_id: int, repository: Repository) -> Sha256:
     sha256 = sha256_of(content)
     with backend.database.read() as session:
-        is_here = revisions.is_in_repositories(session, sha256, [repository.id])
+        blob = known_blobs(session, [sha256]).get(sha256)
+        is_sound = blob is not None and not blob.is_damaged
+        is_here = is_sound and revisions.is_in_repositories(session, sha256, [repository.id])
     if not is_here:
         store_bytes(backend, content, account_id=account_id, repository_id=repository.id)
     return sha256
@@ -319,9 +322,14 @@ def _deleted(operation: DeletedFile | DeletedFolder, files: Mapping[str, Any], h
 
 
 def inspect(backend: Backend, plan: Plan) -> dict[Sha256, Blob]:
-    """The blobs of the whole tree, the added ones checked against docs/format.md. Raises `InvalidAdapter` and kin."""
+    """The blobs of the whole tree, all fit to be served, the added ones checked against docs/format.md.
+
+    Raises `ContentBlocked`, `BlobDamaged`, `InvalidAdapter` and kin.
+    """
     with backend.database.read() as session:
         blobs = known_blobs(session, [file.sha256 for file in plan.files.values()])
+    for blob in blobs.values():
+        require_servable(blob)
     check_new_files(
         {path: blobs[sha256] for path, sha256 in plan.added.items() if sha256 in blobs},
         is_adapter="adapter_config.json" in plan.files,

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from lorahub.protocol.names import RepositoryName
-from sqlalchemy import delete, func, or_, select, update
+from sqlalchemy import delete, func, select, update
 
 from lorahub_registry.infrastructure.database import Session, now
+from lorahub_registry.infrastructure.database.listed import is_listed
 from lorahub_registry.infrastructure.database.tables import AccessRequest as AccessRequestRow
 from lorahub_registry.infrastructure.database.tables import (
     Account,
@@ -19,6 +20,13 @@ from lorahub_registry.infrastructure.database.tables import (
     RetiredName,
 )
 from lorahub_registry.infrastructure.database.tables import Repository as RepositoryRow
+
+
+@dataclass(frozen=True, slots=True)
+class Quarantine:
+    reason: str
+    by: str
+    at: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +43,7 @@ class Repository:
     next_version: int
     downloads: int
     likes: int
+    quarantine: Quarantine | None
 
     @property
     def full_name(self) -> str:
@@ -71,6 +80,12 @@ def repository_by_id(session: Session, repository_id: int) -> Repository | None:
 
 def repositories_by_id(session: Session, ids: Sequence[int]) -> list[Repository]:
     return [to_repository(row) for row in session.scalars(select(RepositoryRow).where(RepositoryRow.id.in_(ids)))]
+
+
+def quarantined(session: Session) -> list[Repository]:
+    """Oldest quarantine first."""
+    statement = select(RepositoryRow).where(RepositoryRow.quarantined_at.is_not(None))
+    return [to_repository(row) for row in session.scalars(statement.order_by(RepositoryRow.quarantined_at))]
 
 
 def repositories_in(session: Session, namespace_id: int, *, after: int, limit: int) -> list[Repository]:
@@ -247,9 +262,7 @@ def liked_by(
 ) -> list[tuple[Repository, datetime]]:
     """Newest first; private ones only in `visible_namespaces` (None: all)."""
     statement = select(RepositoryRow, Like.created_at).join(Like, Like.repository_id == RepositoryRow.id)
-    statement = statement.where(Like.user_id == user_id)
-    if visible_namespaces is not None:
-        statement = statement.where(or_(~RepositoryRow.is_private, RepositoryRow.namespace_id.in_(visible_namespaces)))
+    statement = statement.where(Like.user_id == user_id, is_listed(visible_namespaces))
     found = session.execute(statement.order_by(Like.created_at.desc()))
     return [(to_repository(row), at) for row, at in found]
 
@@ -268,4 +281,11 @@ def to_repository(row: RepositoryRow) -> Repository:
         next_version=row.next_version,
         downloads=row.downloads,
         likes=row.likes,
+        quarantine=_quarantine(row),
     )
+
+
+def _quarantine(row: RepositoryRow) -> Quarantine | None:
+    if row.quarantined_at is None:
+        return None
+    return Quarantine(row.quarantine_reason or "", row.quarantined_by or "", row.quarantined_at)

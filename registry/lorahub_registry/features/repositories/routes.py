@@ -33,6 +33,8 @@ from lorahub_registry.infrastructure.web.times import wire_time
 
 router = APIRouter()
 MODEL = "/api/models/{namespace}/{name}"
+API = "/api/lorahub/v1"
+OWN_MODEL = API + "/models/{namespace}/{name}"
 USAGE_PAGE = 100
 
 
@@ -64,6 +66,10 @@ class AccessDecision(BaseModel):
     request_id: str | None = Field(default=None, alias="requestId")
     status: Literal["pending", "accepted", "rejected"]
     rejection_reason: str | None = Field(default=None, alias="rejectionReason", max_length=2000)
+
+
+class QuarantineReason(BaseModel):
+    reason: str = Field(max_length=service.MAX_REASON)
 
 
 class Grant(BaseModel):
@@ -280,3 +286,29 @@ def discussions(backend: BackendDep, caller: Caller, repo: Repo) -> None:
     """Whether the repository is there is answered first: this route must not tell a private one from a missing one."""
     service.find(backend, caller, repo)
     raise NotSupported("this registry has no pull requests and no discussions", hint="commit to a branch instead")
+
+
+# --- quarantine -------------------------------------------------------------------------------------------------------
+
+
+@router.put(OWN_MODEL + "/quarantine")
+def quarantine(
+    backend: BackendDep, caller: Caller, repo: Repo, body: Annotated[QuarantineReason, json_model(QuarantineReason)]
+) -> dict[str, Any]:
+    return _quarantined(service.quarantine(backend, caller, repo, body.reason))
+
+
+@router.delete(OWN_MODEL + "/quarantine")
+def release(backend: BackendDep, caller: Caller, repo: Repo) -> dict[str, Any]:
+    return _quarantined(service.release(backend, caller, repo))
+
+
+@router.get(API + "/quarantined")
+def list_quarantined(backend: BackendDep, caller: Caller) -> list[dict[str, Any]]:
+    return [_quarantined(repository) for repository in service.quarantined(backend, caller)]
+
+
+def _quarantined(repository: Repository) -> dict[str, Any]:
+    found = repository.quarantine
+    shown = found and {"reason": found.reason, "by": found.by, "at": wire_time(found.at)}
+    return {"id": repository.full_name, "quarantine": shown}

@@ -14,12 +14,21 @@ from lorahub.errors import (
     InvalidInput,
     NameRetired,
     NotFound,
+    Quarantined,
     RepositoryMoved,
     RepositoryNotFound,
 )
 from lorahub.protocol.names import RepositoryName, similarity_key
 
-from lorahub_registry.features.accounts.permissions import Action, Level, Principal, may, require
+from lorahub_registry.features.accounts.permissions import (
+    Action,
+    Level,
+    Principal,
+    is_site_admin,
+    may,
+    require,
+    require_site_admin,
+)
 from lorahub_registry.features.accounts.service import require_known
 from lorahub_registry.features.audit.service import record
 from lorahub_registry.features.blobs.service import Blob, release_leases, store_bytes
@@ -33,7 +42,7 @@ from lorahub_registry.features.revisions.service import (
     insert_commit,
 )
 from lorahub_registry.infrastructure.backend import Backend
-from lorahub_registry.infrastructure.database import Session
+from lorahub_registry.infrastructure.database import Session, now
 
 __all__ = ["AccessRequest", "Liker", "Repository"]
 
@@ -42,6 +51,8 @@ GIT_ATTRIBUTES = "".join(
     for pattern in ("*.safetensors", "*.gguf", "*.png", "*.jpg", "*.jpeg", "*.webp", "tokenizer.json")
 ).encode()
 """Every repository's first file, for clients that read it; what goes where is decided by `/preupload`."""
+
+MAX_REASON = 2000
 
 Status = Literal["pending", "accepted", "rejected"]
 
@@ -60,16 +71,21 @@ def name_key(name: RepositoryName) -> str:
 
 
 def is_visible(principal: Principal, repository: Repository) -> bool:
-    return not repository.is_private or may(principal, Action.READ, repository.namespace)
+    is_open = not repository.is_private and repository.quarantine is None
+    return is_open or may(principal, Action.READ, repository.namespace)
 
 
 def visible(session: Session, principal: Principal, name: RepositoryName) -> Repository:
-    """Raises `RepositoryNotFound`, the same for missing and private, and `RepositoryMoved` for a former name."""
+    """Raises `RepositoryNotFound`, the same for missing and private, `RepositoryMoved` for a former name, and
+    `Quarantined` for a public repository in quarantine; its members see it, and may do nothing with it.
+    """
     repository = queries.repository_by_key(session, name_key(name))
     if repository is None and (retired := queries.retired_name(session, name_key(name))) is not None:
         moved = retired.repository_id and queries.repository_by_id(session, retired.repository_id)
         if moved and is_visible(principal, moved):
             raise RepositoryMoved(f"{name} is now called {moved.full_name}", old=str(name), new=moved.full_name)
+    if repository is not None and repository.quarantine and not repository.is_private:
+        _require_seen(principal, repository)
     if repository is None or not is_visible(principal, repository) or not _is_spelled(repository, name):
         raise RepositoryNotFound(
             f"Repository not found: {name}, or not visible to {principal.name}",
@@ -78,22 +94,50 @@ def visible(session: Session, principal: Principal, name: RepositoryName) -> Rep
     return repository
 
 
+def _require_seen(principal: Principal, repository: Repository) -> None:
+    if not is_visible(principal, repository):
+        raise Quarantined(
+            f"{repository.full_name} is in quarantine: an administrator took it out of circulation",
+            hint="ask the registry's administrators",
+        )
+
+
+def is_locked(principal: Principal, repository: Repository) -> bool:
+    """In quarantine, and the principal is none of those who may look inside."""
+    return repository.quarantine is not None and not is_site_admin(principal)
+
+
+def _require_unlocked(principal: Principal, repository: Repository) -> None:
+    if repository.quarantine is not None and is_locked(principal, repository):
+        reason = repository.quarantine.reason
+        raise Quarantined(
+            f"{repository.full_name} is in quarantine and can't be read or changed: {reason}",
+            hint="ask the registry's administrators",
+            reason=reason,
+        )
+
+
 def _is_spelled(repository: Repository, name: RepositoryName) -> bool:
     """`-`, `_` and `.` keep confusable names apart at creation; they are not spellings of one another."""
     return repository.full_name.lower() == name.key
 
 
 def permitted(session: Session, principal: Principal, name: RepositoryName, action: Action) -> Repository:
-    """The repository, if the principal may do this to it. Raises as `visible` and `permissions.require`."""
+    """The repository, if the principal may do this to it.
+
+    Raises as `visible` and `permissions.require`, and `Quarantined` for a change.
+    """
     repository = visible(session, principal, name)
     if action is not Action.READ:
         require(principal, action, repository.namespace)
+        _require_unlocked(principal, repository)
     return repository
 
 
 def readable(session: Session, principal: Principal, name: RepositoryName) -> Repository:
-    """The repository, if the principal may read its files. Raises as `visible`, and `GatedRepository`."""
+    """The repository, if the principal may read its files. Raises as `visible`, `Quarantined`, `GatedRepository`."""
     repository = visible(session, principal, name)
+    _require_unlocked(principal, repository)
     if not has_access(session, principal, repository):
         raise GatedRepository(
             f"Access to model {repository.full_name} is restricted and you are not in the authorized list.",
@@ -128,7 +172,10 @@ def repositories_by_id(session: Session, ids: Sequence[int]) -> dict[int, Reposi
 def may_read_any(session: Session, principal: Principal, repository_ids: Sequence[int]) -> bool:
     """Whether the principal may read the files of at least one of these repositories."""
     found = queries.repositories_by_id(session, repository_ids)
-    return any(is_visible(principal, repo) and has_access(session, principal, repo) for repo in found)
+    return any(
+        is_visible(principal, repo) and not is_locked(principal, repo) and has_access(session, principal, repo)
+        for repo in found
+    )
 
 
 # --- life -------------------------------------------------------------------------------------------------------------
@@ -265,6 +312,51 @@ def change_settings(
             queries.change_repository(session, repository.id, **changes)
             _record(session, principal, "repository.settings", repository, **changes)
         return queries.repository_by_id(session, repository.id) or repository
+
+
+def quarantine(backend: Backend, principal: Principal, name: RepositoryName, reason: str) -> Repository:
+    """Takes the repository out of circulation: no list shows it, nobody but administrators reads or changes it.
+
+    Raises `NotPermitted`, `InvalidInput` without a reason.
+    """
+    require_site_admin(principal)
+    if not reason.strip() or len(reason) > MAX_REASON:
+        raise InvalidInput(f"a quarantine needs a reason of 1 to {MAX_REASON} characters")
+    return _set_quarantine(backend, principal, name, reason=reason, by=principal.name, at=now())
+
+
+def release(backend: Backend, principal: Principal, name: RepositoryName) -> Repository:
+    """Ends a quarantine; everything is as it was before. Raises `NotPermitted`."""
+    require_site_admin(principal)
+    return _set_quarantine(backend, principal, name, reason=None, by=None, at=None)
+
+
+def _set_quarantine(
+    backend: Backend,
+    principal: Principal,
+    name: RepositoryName,
+    *,
+    reason: str | None,
+    by: str | None,
+    at: datetime | None,
+) -> Repository:
+    with backend.database.write() as session:
+        repository = visible(session, principal, name)
+        queries.change_repository(
+            session, repository.id, quarantine_reason=reason, quarantined_by=by, quarantined_at=at
+        )
+        if reason is not None:
+            _record(session, principal, "repository.quarantine", repository, reason=reason)
+        else:
+            _record(session, principal, "repository.release", repository)
+        return queries.repository_by_id(session, repository.id) or repository
+
+
+def quarantined(backend: Backend, principal: Principal) -> list[Repository]:
+    """Oldest quarantine first. Raises `NotPermitted`."""
+    require_site_admin(principal)
+    with backend.database.read() as session:
+        return queries.quarantined(session)
 
 
 def touch(session: Session, repository_id: int, at: datetime) -> None:

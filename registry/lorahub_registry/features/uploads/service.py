@@ -86,9 +86,9 @@ def _open_one(
         _require_size(backend, wanted.size)
         if _lease_if_known(backend, principal, repository, sha256, wanted.size):
             return Target(wanted)
+        upload = _resume_or_open(backend, principal.require_account(), repository, sha256, wanted.size)
     except LorahubError as error:
         return Target(wanted, refusal=error)
-    upload = _resume_or_open(backend, principal.require_account(), repository, sha256, wanted.size)
     part_sizes = _part_sizes(backend, wanted.size) if takes_parts else ()
     return Target(
         wanted,
@@ -108,7 +108,7 @@ def _lease_if_known(backend: Backend, principal: Principal, repository: Reposito
     account_id = principal.require_account()
     with backend.database.write() as session:
         blob = blobs.known_blobs(session, [sha256]).get(sha256)
-        if blob is None or not _may_use(session, principal, repository, sha256):
+        if blob is None or blob.is_damaged or not _may_use(session, principal, repository, sha256):
             return False
         if blob.size != size:
             raise SizeMismatch(f"the object {sha256} has {blob.size} bytes, announced were {size}")

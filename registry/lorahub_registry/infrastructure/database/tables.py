@@ -20,9 +20,10 @@ from sqlalchemy import (
     Text,
     TypeDecorator,
     UniqueConstraint,
+    exists,
 )
 from sqlalchemy.engine import Dialect
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy.orm import DeclarativeBase, Mapped, column_property, mapped_column
 
 BigId = BigInteger().with_variant(Integer, "sqlite")  # SQLite numbers rows only in an INTEGER PRIMARY KEY
 
@@ -132,6 +133,9 @@ class Repository(Table):
     next_version: Mapped[int] = mapped_column(Integer, default=1)  # never goes back
     downloads: Mapped[int] = mapped_column(BigInteger, default=0, index=True)
     likes: Mapped[int] = mapped_column(Integer, default=0, index=True)
+    quarantined_at: Mapped[datetime | None]  # changes: quarantine and its undo
+    quarantined_by: Mapped[str | None] = mapped_column(String(96))
+    quarantine_reason: Mapped[str | None] = mapped_column(Text)
 
 
 class RetiredName(Table):
@@ -144,6 +148,16 @@ class RetiredName(Table):
     retired_at: Mapped[datetime]
 
 
+class BlockedDigest(Table):
+    """Bytes that an administrator took out of circulation, whether they are here or not."""
+
+    __tablename__ = "blocked_digests"
+    sha256: Mapped[str] = mapped_column(String(64), primary_key=True)
+    reason: Mapped[str] = mapped_column(Text)
+    by: Mapped[str] = mapped_column(String(96))
+    at: Mapped[datetime]
+
+
 class Blob(Table):
     """Verified bytes. `storage_key` is unique to one upload, so a collected blob can come back under another key."""
 
@@ -154,6 +168,18 @@ class Blob(Table):
     storage_key: Mapped[str] = mapped_column(String(200), unique=True)
     inspection: Mapped[dict[str, Any]]  # what one reading of the bytes found: see blobs.inspection
     created_at: Mapped[datetime] = mapped_column(index=True)
+    damaged_at: Mapped[datetime | None]  # when the stored bytes were last found to be others; changes
+    is_blocked: Mapped[bool] = column_property(  # no column: asked with every row, so that nothing forgets to
+        exists().where(BlockedDigest.sha256 == sha256).correlate_except(BlockedDigest)
+    )
+
+
+class CollectionHold(Table):
+    """One row: until when no blob may be collected. A collector locks it, so that who holds it waits for him."""
+
+    __tablename__ = "collection_hold"
+    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    until: Mapped[datetime | None]  # changes
 
 
 class Upload(Table):

@@ -1,0 +1,52 @@
+"""What the operator's commands share: the registry they work on, and how they answer."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+from lorahub.errors import InvalidConfiguration
+
+from lorahub_registry.infrastructure.backend import Backend
+from lorahub_registry.infrastructure.database import migrate as migrations
+from lorahub_registry.infrastructure.database.failures import explained
+from lorahub_registry.settings import Settings
+
+home_option = click.option(
+    "--home", type=click.Path(path_type=Path), help="Folder of the registry (default: per user)."
+)
+as_json_option = click.option("--json", "as_json", is_flag=True, help="One JSON document on standard output.")
+
+
+def settings_of(home: Path | None) -> Settings:
+    return Settings(registry_home=home.resolve()) if home else Settings()
+
+
+def open_backend(home: Path | None) -> Backend:
+    """The backend of this home, its database at the schema of this program. Raises `InvalidConfiguration`."""
+    settings = settings_of(home)
+    with usable(settings):
+        backend = Backend.open(settings)
+        if settings.migrate:
+            migrations.upgrade(backend.database)
+        else:
+            migrations.require_current(backend.database)
+    return backend
+
+
+@contextmanager
+def usable(settings: Settings) -> Iterator[None]:
+    """Raises `InvalidConfiguration` where the home can't be used, `Unavailable` where the database isn't there."""
+    try:
+        with explained():
+            yield
+    except OSError as error:
+        raise InvalidConfiguration(
+            f"can't use {settings.registry_home}: {error.strerror}", hint="choose another folder with --home"
+        ) from error
+
+
+def show(result: Any, shown: str, *, as_json: bool) -> None:
+    click.echo(json.dumps(result) if as_json else shown)
