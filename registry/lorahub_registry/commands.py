@@ -90,13 +90,16 @@ def _worker_beside(backend: Backend) -> Iterator[None]:
 
 @click.command()
 @click.option("--home", type=click.Path(path_type=Path), help="Folder of the registry.")
-@click.option(
-    "--name", default="worker-1", show_default=True, help="Of this worker alone: it takes up its own work again."
-)
-def worker(home: Path | None, name: str) -> None:
-    """Run background jobs: one more worker beside the one that `serve` starts."""
+@click.option("--name", help="Of this worker alone (default: this host's name and a number).")
+@click.option("--log-level", default="warning", show_default=True, help="debug, info, warning or error.")
+def worker(home: Path | None, name: str | None, log_level: str) -> None:
+    """Run background jobs: one more worker beside the one that `serve` starts, on this machine or any other.
+
+    Told to end (SIGTERM), it finishes what it has in hand, and leaves the rest to the others.
+    """
     from lorahub_registry import worker as jobs
 
+    logging.basicConfig(level=log_level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s")
     jobs.run(_open(home), name=name)
 
 
@@ -268,6 +271,31 @@ def fsck(home: Path | None, *, deep: bool, as_json: bool) -> None:
     _print(report.as_json(), str(report), as_json=as_json)
     if report.problems:
         raise SystemExit(7)
+
+
+@admin.group("jobs", invoke_without_command=True)
+@click.pass_context
+@_home
+@_json
+def jobs_group(context: click.Context, home: Path | None, *, as_json: bool) -> None:
+    """List workers, and jobs that are not over or failed with a fault."""
+    if context.invoked_subcommand is None:
+        from lorahub_registry.features.jobs import service as jobs
+
+        overview = jobs.overview(_open(home))
+        _print(overview.as_json(), str(overview), as_json=as_json)
+
+
+@jobs_group.command("requeue")
+@click.argument("job", metavar="ID")
+@_home
+@_json
+def requeue_job(job: str, home: Path | None, *, as_json: bool) -> None:
+    """Let a job that failed or hangs be tried anew. ID is one that `admin jobs` lists, or a merge's."""
+    from lorahub_registry.features.jobs import service as jobs
+
+    requeued = jobs.requeue(_open(home), job, by=OPERATOR.name)
+    _print({"job": requeued}, f"{requeued} is queued again", as_json=as_json)
 
 
 @admin.command()

@@ -1,5 +1,6 @@
 """`lorahub admin …`: what is taken out of circulation."""
 
+import sys
 from pathlib import Path
 
 import click
@@ -93,11 +94,15 @@ def blocked(home: Path | None, *, as_json: bool) -> None:
 
 
 @click.command()
+@click.option("--bytes", "most_bytes", type=click.IntRange(min=0), help="Stop after so many (default: read all).")
 @home_option
 @as_json_option
-def scrub(home: Path | None, *, as_json: bool) -> None:
-    """Read every stored byte; what is damaged is served no more. Exit status 7 if there is any."""
-    report = maintenance.scrub(open_backend(home))
+def scrub(most_bytes: int | None, home: Path | None, *, as_json: bool) -> None:
+    """Read and hash stored bytes, those first that were verified longest ago. What is damaged is served no more; exit
+    status 7 if anything is.
+    """
+    most = sys.maxsize if most_bytes is None else most_bytes
+    report = maintenance.scrub(open_backend(home), most_bytes=most)
     show(report.as_json(), str(report), as_json=as_json)
     if report.damaged:
         raise SystemExit(7)

@@ -60,6 +60,22 @@ class Settings(BaseSettings):
         description="seconds from SIGTERM, during which `/readyz` says 503, to the end of accepting requests",
     )
 
+    worker_lost_after: timedelta = Field(
+        default=timedelta(seconds=10),
+        description="how long after its last heartbeat a worker is dead, and its jobs are others'",
+    )
+    worker_drain_seconds: int = Field(
+        default=30, description="seconds that a worker which is told to end gives to the work it has in hand"
+    )
+    gc_interval: timedelta = Field(
+        default=timedelta(days=1), description="how often a worker collects garbage; 0 for never"
+    )
+    scrub_interval: timedelta = Field(
+        default=timedelta(days=1),
+        description="how often a worker reads and hashes the stored bytes that were verified longest ago; 0 for never",
+    )
+    scrub_bytes: int = Field(default=16 << 30, description="bytes that one scrub reads")
+
     inline_file_bytes: int = Field(
         default=1 << 20,
         description="bytes; files up to this size travel inside the commit body, larger ones by upload",
@@ -80,11 +96,12 @@ class Settings(BaseSettings):
         default=20,
         description="reads of a merged revision's weights after which a worker stores them; 0 for never",
     )
+    merge_files_at_once: int = Field(default=1, description="files of merges that one worker computes at once")
     merge_jobs_per_account: int = Field(default=2, description="most merges of one account under way at once")
     merge_memory_bytes: int = Field(
-        default=8 << 30, description="bytes of memory that one merge may take, beyond the process itself"
+        default=8 << 30, description="bytes of memory that one file of a merge may take, beyond the process itself"
     )
-    merge_seconds: int = Field(default=6 * 3600, description="seconds that one try of a merge may take")
+    merge_seconds: int = Field(default=6 * 3600, description="seconds that one try of one file of a merge may take")
     merge_output_bytes: int = Field(default=1 << 40, description="bytes; largest model that a merge may make")
 
     upload_lifetime: timedelta = Field(

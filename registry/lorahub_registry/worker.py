@@ -1,48 +1,88 @@
 """The worker: runs background jobs until it is told to stop, or whoever started it is gone.
 
 `lorahub serve` starts one beside itself; `lorahub worker` is another, on this machine or on any that reaches the
-database and the storage.
+database and the storage. Any number may run.
 """
 
+import logging
 import os
 import signal
 import sys
 import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(_name, "1")  # before numpy is imported: two threads are slower than one on small products
 
+from lorahub_registry.features.jobs import service as workers  # noqa: E402
+from lorahub_registry.features.jobs.service import Badge, NameLost  # noqa: E402
+from lorahub_registry.features.maintenance import tasks as maintenance  # noqa: E402
 from lorahub_registry.features.merges import tasks as merges  # noqa: E402
 from lorahub_registry.features.statistics import tasks as statistics  # noqa: E402
+from lorahub_registry.infrastructure import jobs  # noqa: E402
 from lorahub_registry.infrastructure.backend import Backend  # noqa: E402
-from lorahub_registry.infrastructure.jobs import launch, shut_down  # noqa: E402
 from lorahub_registry.settings import Settings  # noqa: E402
 
+logger = logging.getLogger("lorahub")
+
 POLL_SECONDS = 1.0
+_BEATS = 4
+"""Heartbeats in the time after which a silent worker is dead."""
 
 
-def run(backend: Backend, *, name: str, parent: int | None = None) -> None:
-    """Until SIGTERM, SIGINT, or until the process `parent` is no longer ours."""
+def run(backend: Backend, *, name: str | None, parent: int | None = None) -> None:
+    """Until SIGTERM, SIGINT, or until the process `parent` is no longer ours; then the process ends.
+
+    What is in hand gets `worker_drain_seconds` to come to its end; none where a registry started it beside itself.
+    """
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    statistics.use(backend)
-    merges.use(backend)
-    launch(backend.settings, name=name)
+    badge = workers.sign_on(backend, name)
+    jobs.launch(
+        backend, name=badge.worker.name, queues=[statistics.QUEUE, maintenance.QUEUE, *merges.queues(backend.settings)]
+    )
+    status = 0
     try:
-        while not stop.is_set() and (parent is None or os.getppid() == parent):
-            if not statistics.start_wanted(backend) + merges.start_wanted(backend):
-                stop.wait(POLL_SECONDS)
-    finally:
-        merges.stop()
-        shut_down()
-        backend.database.close()
+        _work(backend, badge, stop, parent)
+    except NameLost:
+        logger.exception("this worker was silent for too long, and ends")
+        status = 1
+    jobs.shift.end(backend.settings.worker_drain_seconds if parent is None else 0)
+    jobs.shut_down()
+    workers.sign_off(backend, badge)
+    backend.database.close()
+    sys.stdout.flush()
+    os._exit(status)  # threads that wait for other workers' files needn't be waited for
+
+
+def _work(backend: Backend, badge: Badge, stop: threading.Event, parent: int | None) -> None:
+    pause = min(backend.settings.worker_lost_after.total_seconds() / _BEATS, POLL_SECONDS * _BEATS)
+    next_beat = 0.0
+    while not stop.is_set() and (parent is None or os.getppid() == parent):
+        if time.monotonic() >= next_beat:
+            next_beat = time.monotonic() + pause
+            _try(workers.beat, backend, badge)
+        for look in (workers.take_over, statistics.start_wanted, merges.start_wanted, maintenance.start_due):
+            _try(look, backend)
+        stop.wait(POLL_SECONDS)
+
+
+def _try(look: Callable[..., object], *arguments: object) -> None:
+    """A database that is away for a while isn't the end of a worker. Raises `NameLost`."""
+    try:
+        look(*arguments)
+    except NameLost:
+        raise
+    except Exception:
+        logger.exception("%s.%s failed; it is tried again", look.__module__, look.__name__)
 
 
 def main(home: str, parent: str) -> None:
     """The child of `lorahub serve`."""
-    run(Backend.open(Settings(registry_home=Path(home))), name="serve", parent=int(parent))
+    run(Backend.open(Settings(registry_home=Path(home))), name=None, parent=int(parent))
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ PUBLICATION = (
     "transaction-ready",
     "transaction-committed",
 )
-MERGE = ("merge-computed", "merge-published")
+MERGE = ("merge-file-computed", "merge-computed", "merge-published")
 
 
 def arm(name: str | None) -> None:

@@ -76,6 +76,7 @@ def insert_blob(session: Session, blob: Blob) -> None:
             storage_key=blob.storage_key,
             inspection=blob.inspection,
             created_at=now(),
+            verified_at=now(),
         )
     )
     session.flush()

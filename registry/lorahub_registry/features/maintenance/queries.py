@@ -1,9 +1,12 @@
-"""Questions over the whole database, for fsck: each lists what breaks an invariant."""
+"""Questions over the whole database, for fsck: each lists what breaks an invariant. And what scrubs found."""
 
-from sqlalchemy import exists, select
+from datetime import datetime
+
+from lorahub.protocol.digests import Sha256
+from sqlalchemy import exists, or_, select, update
 from sqlalchemy.orm import aliased
 
-from lorahub_registry.infrastructure.database import Session
+from lorahub_registry.infrastructure.database import Session, now
 from lorahub_registry.infrastructure.database.tables import (
     AuditEvent,
     Blob,
@@ -96,3 +99,28 @@ def files_of(session: Session, commit_id: str) -> list[tuple[str, int, str]]:
         .where(CommitFile.commit_id == commit_id)
     )
     return [(path, size, digest) for path, size, digest in session.execute(statement)]
+
+
+# --- scrub ------------------------------------------------------------------------------------------------------------
+
+
+def oldest_verified(session: Session, *, before: datetime, limit: int) -> list[Sha256]:
+    """Blobs that were last verified before that time; those that never were come first."""
+    statement = (
+        select(Blob.sha256)
+        .where(or_(Blob.verified_at.is_(None), Blob.verified_at < before))
+        .order_by(Blob.verified_at.asc().nulls_first(), Blob.sha256)
+        .limit(limit)
+    )
+    return [Sha256(sha256) for sha256 in session.scalars(statement)]
+
+
+def set_verified(session: Session, sha256: Sha256) -> None:
+    """That its stored bytes were read, whatever they are."""
+    session.execute(update(Blob).where(Blob.sha256 == sha256).values(verified_at=now()))
+
+
+def damaged(session: Session) -> list[str]:
+    """Digests, the longest known first."""
+    statement = select(Blob.sha256).where(Blob.damaged_at.is_not(None)).order_by(Blob.damaged_at).limit(MOST)
+    return list(session.scalars(statement))

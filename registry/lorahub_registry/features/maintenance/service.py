@@ -1,12 +1,13 @@
-"""Garbage collection, safe while pushes run, and fsck, the proof that the invariants hold.
+"""Garbage collection, safe while pushes run; fsck, the proof that the invariants hold; scrub, which finds decay early.
 
 What is garbage: an upload that expired; a blob that no commit and no unexpired upload refers to; an object that belongs
 to neither a blob nor an upload. Rows go first, objects after: a crash leaves objects without rows, garbage again.
 """
 
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from lorahub.protocol.digests import FileEntry, Sha256, revision_digest
@@ -180,13 +181,16 @@ def _rehash(backend: Backend, blob: Blob) -> str:
 class ScrubReport:
     blobs: int = 0
     bytes: int = 0
+    is_complete: bool = True
+    """Every blob was read; otherwise the next scrub goes on."""
     damaged: list[str] = field(default_factory=list)
+    """Digests of all that is known to be damaged, found now or before."""
 
     def as_json(self) -> dict[str, Any]:
         return {"ok": not self.damaged, **asdict(self)}
 
     def __str__(self) -> str:
-        summary = f"{self.blobs} blobs, {self.bytes / 1e6:.1f} MB read"
+        summary = f"{self.blobs} blobs, {self.bytes / 1e6:.1f} MB read{'' if self.is_complete else ', more to do'}"
         if not self.damaged:
             return f"✓ {summary}: every byte is the one that was published"
         return "\n".join(
@@ -194,22 +198,42 @@ class ScrubReport:
         )
 
 
-def scrub(backend: Backend) -> ScrubReport:
-    """Reads every stored byte once. What is damaged is served no more; what is sound again, is."""
-    report = ScrubReport()
-    for blob in blobs.all_blobs(backend, page_size=PAGE):
+def scrub(
+    backend: Backend, *, most_bytes: int = sys.maxsize, is_over: Callable[[], bool] = lambda: False
+) -> ScrubReport:
+    """Reads and hashes stored blobs, those first that were verified longest ago, until `most_bytes` are read.
+
+    What is damaged is served no more; what is sound again, is. Raises what a storage that is away does.
+    """
+    report, begun_at = ScrubReport(), now()
+    for blob in _oldest_verified(backend, begun_at):
+        if is_over() or report.bytes >= most_bytes:
+            report.is_complete = False
+            break
+        _scrub_blob(backend, blob)
         report.blobs += 1
         report.bytes += blob.size
-        if not scrub_blob(backend, blob):
-            report.damaged.append(blob.sha256)
+    with backend.database.read() as session:
+        report.damaged = queries.damaged(session)
     return report
 
 
-def scrub_blob(backend: Backend, blob: Blob) -> bool:
-    """Whether the stored bytes are the blob's, which the blob is marked with from now on."""
+def _oldest_verified(backend: Backend, before: datetime) -> Iterator[Blob]:
+    while chosen := _page_to_verify(backend, before):
+        yield from chosen
+
+
+def _page_to_verify(backend: Backend, before: datetime) -> list[Blob]:
+    with backend.database.read() as session:
+        chosen = queries.oldest_verified(session, before=before, limit=PAGE)
+        found = blobs.known_blobs(session, chosen)
+    return [found[sha256] for sha256 in chosen if sha256 in found]
+
+
+def _scrub_blob(backend: Backend, blob: Blob) -> None:
+    """Marks the blob with what its stored bytes are from now on."""
     is_sound = _rehash(backend, blob) == blob.sha256
-    if not is_sound and not blobs.still_there(backend, blob):
-        return True  # collected or healed since its row was read
-    if is_sound == blob.is_damaged:
+    with backend.database.write() as session:
+        queries.set_verified(session, blob.sha256)
+    if is_sound == blob.is_damaged and (is_sound or blobs.still_there(backend, blob)):  # not collected, nor healed
         blobs.set_damaged(backend, blob.sha256, is_damaged=not is_sound)
-    return is_sound

@@ -73,6 +73,10 @@ def set_stored(session: Session, merged_id: str) -> None:
     session.execute(update(MergedRow).where(MergedRow.id == merged_id).values(stored_at=now()))
 
 
+def forget_reads(session: Session, merged_id: str) -> None:
+    session.execute(update(MergedRow).where(MergedRow.id == merged_id).values(reads=0))
+
+
 # --- files ------------------------------------------------------------------------------------------------------------
 
 

@@ -248,17 +248,35 @@ def to_store(backend: Backend) -> list[MergedRevision]:
         return queries.often_read(session, reads=reads, limit=16)
 
 
-def store(backend: Backend, merged_id: str, repository_id: int) -> None:
-    """Computes every file of weights into a blob; what was stored before is kept."""
+def files_to_store(backend: Backend, merged_id: str, repository_id: int) -> list[str]:
+    merged = _plan_to_store(backend, merged_id, repository_id)
+    return [] if merged is None else list(merged[1].weights)
+
+
+def store_file(backend: Backend, merged_id: str, repository_id: int, path: str) -> None:
+    """Computes a file of weights into a blob, unless it is one."""
+    merged = _plan_to_store(backend, merged_id, repository_id)
+    if merged is not None:
+        compute(backend, merged[1], path, account_id=merged[0].author_id)
+
+
+def _plan_to_store(backend: Backend, merged_id: str, repository_id: int) -> tuple[MergedRevision, MergePlan] | None:
     with backend.database.read() as session:
         merged = queries.by_id(session, repository_id, merged_id)
         if merged is None:
-            return
-        plan = sources.plan_of(backend, session, Sources.from_json(merged.sources))
-    for path in plan.weights:
-        compute(backend, plan, path, account_id=merged.author_id, repository_id=repository_id)
+            return None
+        return merged, sources.plan_of(backend, session, Sources.from_json(merged.sources))
+
+
+def settle_stored(backend: Backend, merged_id: str) -> None:
     with backend.database.write() as session:
         queries.set_stored(session, merged_id)
+
+
+def put_off_storing(backend: Backend, merged_id: str) -> None:
+    """Until it was read as often again."""
+    with backend.database.write() as session:
+        queries.forget_reads(session, merged_id)
 
 
 def compute(
@@ -267,10 +285,12 @@ def compute(
     path: str,
     *,
     account_id: int,
-    repository_id: int,
     progress: Callable[[int], None] = lambda _: None,
 ) -> Sha256:
-    """One file of a plan as a blob, computed unless it was before. Raises what computing does."""
+    """One file of a plan as a blob, computed unless it was before. Raises what computing does.
+
+    Its lease belongs to no repository, so that one that is late takes no lease away from whoever publishes the file.
+    """
     with backend.database.read() as session:
         known = queries.outputs(session, plan.digest).get(path)
     if known is not None:
@@ -282,10 +302,10 @@ def compute(
             yield piece
             progress(len(piece))
 
-    blob = store_stream(backend, pieces(), size=plan.files[path], account_id=account_id, repository_id=repository_id)
+    blob = store_stream(backend, pieces(), size=plan.files[path], account_id=account_id, repository_id=None)
     with backend.database.write() as session:
         queries.insert_output(session, plan.digest, path, blob.sha256)
-        release_leases(session, account_id=account_id, repository_id=repository_id, digests=[blob.sha256])
+        release_leases(session, account_id=account_id, repository_id=None, digests=[blob.sha256])
     return blob.sha256
 
 

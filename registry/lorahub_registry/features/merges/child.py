@@ -1,13 +1,15 @@
-"""The process in which one merge is computed: `python -m … JOB`, or `MERGED-ID REPOSITORY` to store a merged revision.
+"""The process in which one file of a merge is computed: `python -m … file JOB PATH`, `publish JOB`, or
+`store MERGED-ID REPOSITORY PATH`.
 
-It has limits of its own, so that a merge that needs too much ends alone. Its exit status is 0 where the job is settled
-or stored, anything else asks for another try.
+It has limits of its own, so that a merge that needs too much ends alone. Its exit status is 0 where the work is done or
+the job is over, `service.COME_AGAIN` where something else is away; standard output has the reason.
 """
 
 import os
 import resource
 import signal
 import sys
+import traceback
 from pathlib import Path
 
 for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
@@ -22,7 +24,7 @@ from lorahub_registry.infrastructure.backend import Backend  # noqa: E402
 from lorahub_registry.settings import Settings  # noqa: E402
 
 
-def main(arguments: list[str]) -> None:
+def main(arguments: list[str]) -> int:
     settings = Settings()
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     failpoints.arm(settings.failpoint)
@@ -31,16 +33,31 @@ def main(arguments: list[str]) -> None:
     before = resource.getrlimit(resource.RLIMIT_AS)
     resource.setrlimit(resource.RLIMIT_AS, (_address_space() + settings.merge_memory_bytes, before[1]))
     try:
-        if len(arguments) == 1:
-            service.perform(backend, arguments[0])
-        else:
-            merged.store(backend, arguments[0], int(arguments[1]))
+        _work(backend, *arguments)
     except MemoryError:
         resource.setrlimit(resource.RLIMIT_AS, before)  # to say so takes memory too
-        if len(arguments) == 1:
-            service.fail(backend, arguments[0], f"it needs more than {settings.merge_memory_bytes >> 20} MiB of memory")
+        reason = f"it needs more than {settings.merge_memory_bytes >> 20} MiB of memory"
+        if arguments[0] != "store":
+            service.fail(backend, arguments[1], reason)
+        sys.stdout.write(reason)
+        return int(arguments[0] == "store")
+    except Exception as error:  # noqa: BLE001 (the worker is told)
+        traceback.print_exc()
+        sys.stdout.write(f"{type(error).__name__}: {error}")
+        return service.COME_AGAIN if service.passes(error) else 1
     finally:
         backend.database.close()
+    return 0
+
+
+def _work(backend: Backend, what: str, *names: str) -> None:
+    if what == "file":
+        service.compute_file(backend, *names)
+    elif what == "publish":
+        service.publish_result(backend, *names)
+    else:
+        merged_id, repository_id, path = names
+        merged.store_file(backend, merged_id, int(repository_id), path)
 
 
 def _address_space() -> int:
@@ -50,4 +67,4 @@ def _address_space() -> int:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    sys.exit(main(sys.argv[1:]))

@@ -6,9 +6,13 @@ from typing import Any
 
 from lorahub.protocol.digests import CommitId
 from sqlalchemy import case, func, select, update
+from sqlalchemy.exc import OperationalError
 
 from lorahub_registry.infrastructure.database import Session, now
+from lorahub_registry.infrastructure.database.tables import MergeFile
 from lorahub_registry.infrastructure.database.tables import MergeJob as JobRow
+
+__all__ = ["OperationalError"]
 
 _OPEN = ("queued", "running", "publishing")
 
@@ -111,24 +115,39 @@ def begin(session: Session, job_id: str) -> bool:
     changed = session.execute(
         update(JobRow)
         .where(JobRow.id == job_id, JobRow.status.in_(_OPEN))
-        .values(status=case((JobRow.status == "publishing", "publishing"), else_="running"), done=0)
+        .values(status=case((JobRow.status == "publishing", "publishing"), else_="running"))
         .returning(JobRow.id)
     )
     return changed.first() is not None
 
 
-def count_fault(session: Session, job_id: str) -> int:
-    """How many there were since the last new file."""
-    statement = update(JobRow).where(JobRow.id == job_id).values(faults=JobRow.faults + 1).returning(JobRow.faults)
-    return session.scalar(statement) or 0
+def insert_files(session: Session, job_id: str, paths: list[str]) -> None:
+    """Those that it has not yet."""
+    known = set(session.scalars(select(MergeFile.path).where(MergeFile.job_id == job_id)))
+    session.add_all(MergeFile(job_id=job_id, path=path, done=0) for path in paths if path not in known)
+    session.flush()
 
 
-def set_done(session: Session, job_id: str, done: int) -> bool:
-    """False where the job is over."""
+def count_fault(session: Session, job_id: str) -> None:
+    session.execute(update(JobRow).where(JobRow.id == job_id).values(faults=JobRow.faults + 1))
+
+
+def set_done(session: Session, job_id: str, path: str, done: int) -> bool:
+    """Bytes of one of its files, and with them of all. False where the job is over."""
+    session.execute(update(MergeFile).where(MergeFile.job_id == job_id, MergeFile.path == path).values(done=done))
+    total = select(func.coalesce(func.sum(MergeFile.done), 0)).where(MergeFile.job_id == job_id).scalar_subquery()
+    changed = session.execute(
+        update(JobRow).where(JobRow.id == job_id, JobRow.status.in_(_OPEN)).values(done=total).returning(JobRow.id)
+    )
+    return changed.first() is not None
+
+
+def reopen(session: Session, job_id: str) -> bool:
+    """False where it didn't fail and wasn't cancelled."""
     changed = session.execute(
         update(JobRow)
-        .where(JobRow.id == job_id, JobRow.status.in_(_OPEN))
-        .values(done=done, faults=0)
+        .where(JobRow.id == job_id, JobRow.status.in_(("failed", "cancelled")))
+        .values(status="queued", error=None, finished_at=None, faults=0)
         .returning(JobRow.id)
     )
     return changed.first() is not None

@@ -1,8 +1,8 @@
 """A merge as a job: plan → accept → compute, file by file → publish → settle.
 
 Planning happens in the request, from headers: what doesn't fit or costs too much is refused before anything is
-allocated. Computing happens in a child process of a worker, with limits; each finished file is kept, so that a killed
-one costs a file. Publishing is a commit like any other, whose idempotency key is the job: it happens once.
+allocated. Each file is computed by one of the workers, in a child process with limits, and kept when it is finished:
+a killed one costs a file. Publishing is a commit like any other, whose idempotency key is the job: it happens once.
 """
 
 import io
@@ -12,6 +12,7 @@ import secrets
 import time
 from base64 import b64encode
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,8 +40,8 @@ from lorahub_registry.infrastructure.failpoints import reach
 
 __all__ = ["Job"]
 
-MOST_FAULTS = 10
-"""Tries in a row that may end without a word and without a new file."""
+COME_AGAIN = 75
+"""Exit status of a child process whose fault passes: see `passes`."""
 _ID = re.compile(r"[0-9a-f]{32}")
 _MOST_LISTED = 100
 _PROGRESS_SECONDS = 0.2
@@ -176,10 +177,10 @@ def cancel(backend: Backend, principal: Principal, job_id: str) -> Shown:
 # --- in a worker ------------------------------------------------------------------------------------------------------
 
 
-def waiting(backend: Backend) -> list[str]:
+def waiting(backend: Backend, *, limit: int) -> list[str]:
     """Ids of jobs that are not over, oldest first."""
     with backend.database.read() as session:
-        return queries.open_jobs(session, limit=16)
+        return queries.open_jobs(session, limit=limit)
 
 
 def is_over(backend: Backend, job_id: str) -> bool:
@@ -188,22 +189,32 @@ def is_over(backend: Backend, job_id: str) -> bool:
         return job is None or not job.is_open
 
 
-def begin(backend: Backend, job_id: str) -> bool:
-    """False where the job is over."""
+def begin(backend: Backend, job_id: str) -> list[str]:
+    """Takes a job up: the files that are computed one by one. None of them where it is over, or fails here."""
     with backend.database.write() as session:
-        return queries.begin(session, job_id)
+        if not queries.begin(session, job_id):
+            return []
+    paths: list[str] = []
+    with _settled_by_its_own_faults(backend, job_id):
+        paths = list(_large(backend, _work(backend, job_id).plan))
+        with backend.database.write() as session:
+            queries.insert_files(session, job_id, paths)
+    return paths
+
+
+def reopen(backend: Backend, job_id: str, *, by: str) -> bool:
+    """A job that failed, or was cancelled, is wanted again; whether it was one."""
+    with backend.database.write() as session:
+        is_new = queries.reopen(session, job_id)
+        if is_new:
+            record_audit(session, actor=by, action="merge.requeue", subject=job_id)
+    return is_new
 
 
 def count_fault(backend: Backend, job_id: str) -> None:
-    """A try ended without a word, killed or out of memory. Too many without a new file, and the job has failed."""
+    """A process of it died, or took too long."""
     with backend.database.write() as session:
-        faults = queries.count_fault(session, job_id)
-    if faults >= MOST_FAULTS:
-        fail(
-            backend,
-            job_id,
-            f"{faults} tries were killed without getting further: too little memory, or too little time",
-        )
+        queries.count_fault(session, job_id)
 
 
 def fail(backend: Backend, job_id: str, reason: str) -> None:
@@ -213,64 +224,100 @@ def fail(backend: Backend, job_id: str, reason: str) -> None:
         merged.forget_unused(backend)
 
 
-def perform(backend: Backend, job_id: str) -> None:
-    """Computes what isn't there yet, and publishes. Called in a process of its own.
+def passes(error: Exception) -> bool:
+    """Whether it is no fault of the job, and may be gone in a while."""
+    return isinstance(error, queries.OperationalError) or (isinstance(error, LorahubError) and error.retryable)
 
-    What is wrong with the job itself settles it as failed; anything else is raised, and the job is tried again.
+
+def compute_file(backend: Backend, job_id: str, path: str) -> None:
+    """One file, unless it is there. Called in a process of its own.
+
+    What is wrong with the job itself settles it as failed; anything else is raised, and the file is tried again.
     """
+    if is_over(backend, job_id):
+        return
+    with _settled_by_its_own_faults(backend, job_id):
+        work = _work(backend, job_id)
+        _compute(backend, work, path)
+        reach("merge-file-computed")
+
+
+def publish_result(backend: Backend, job_id: str) -> None:
+    """Once, however often it is called: a commit of all files. In a process of its own, raising as `compute_file`."""
+    if is_over(backend, job_id):
+        return
+    with _settled_by_its_own_faults(backend, job_id):
+        work = _work(backend, job_id)
+        large = {path: _compute(backend, work, path) for path in _large(backend, work.plan)}
+        reach("merge-computed")
+        with backend.database.write() as session:
+            if not queries.begin_publishing(session, job_id):
+                raise Cancelled
+        published = _publish(backend, work, large)
+        reach("merge-published")
+        with backend.database.write() as session:
+            queries.settle(
+                session, job_id, "done", commit_id=published.commit.id, version=published.version, done=work.job.bytes
+            )
+        merged.forget_unused(backend)  # the commit has them
+
+
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """A job with what it is made of, as its account may see it now."""
+
+    job: Job
+    principal: Principal
+    target: Repository
+    plan: MergePlan
+
+
+def _work(backend: Backend, job_id: str) -> _Work:
     with backend.database.read() as session:
         job = queries.job_by_id(session, job_id)
-    if job is None or not job.is_open:
-        return
+        if job is None:
+            raise Cancelled
+        of = Sources.from_json(job.sources)
+        principal = acting_for(session, job.account_id)
+        sources.refuse_unreadable(session, principal, of)
+        made = sources.plan_of(backend, session, of)
+        target = repositories.repositories_by_id(session, [job.repository_id])[job.repository_id]
+    return _Work(job, principal, target, made)
+
+
+@contextmanager
+def _settled_by_its_own_faults(backend: Backend, job_id: str) -> Iterator[None]:
     try:
-        _perform(backend, job)
+        yield
     except Cancelled:
         merged.forget_unused(backend)
     except LorahubError as error:
         if error.retryable:
             raise
-        fail(backend, job.id, f"{error.message}" + (f"; {error.hint}" if error.hint else ""))
+        fail(backend, job_id, f"{error.message}" + (f"; {error.hint}" if error.hint else ""))
 
 
-def _perform(backend: Backend, job: Job) -> None:
-    of = Sources.from_json(job.sources)
-    with backend.database.read() as session:
-        principal = acting_for(session, job.account_id)
-        sources.refuse_unreadable(session, principal, of)
-        made = sources.plan_of(backend, session, of)
-        target = repositories.repositories_by_id(session, [job.repository_id])[job.repository_id]
-    progress = _Progress(backend, job.id)
-    large: dict[str, Sha256] = {}
+def _large(backend: Backend, made: MergePlan) -> Iterator[str]:
+    """Files that are blobs of their own; the others travel in the commit."""
     for path, size in made.files.items():
         if path in made.weights or size > backend.settings.inline_file_bytes:
-            large[path] = merged.compute(
-                backend,
-                made,
-                path,
-                account_id=job.account_id,
-                repository_id=job.repository_id,
-                progress=progress.advance,
-            )
-            progress.say()
-    reach("merge-computed")
-    with backend.database.write() as session:
-        if not queries.begin_publishing(session, job.id):
-            raise Cancelled
-    published = _publish(backend, principal, target, job, made, large)
-    reach("merge-published")
-    with backend.database.write() as session:
-        queries.settle(
-            session, job.id, "done", commit_id=published.commit.id, version=published.version, done=job.bytes
-        )
-    merged.forget_unused(backend)  # the commit has them
+            yield path
+
+
+def _compute(backend: Backend, work: _Work, path: str) -> Sha256:
+    progress = _Progress(backend, work.job.id, path)
+    computed = merged.compute(backend, work.plan, path, account_id=work.job.account_id, progress=progress.advance)
+    progress.say()
+    return computed
 
 
 class _Progress:
-    """Writes down what is done, now and then. Raises `Cancelled` where the job is over."""
+    """Writes down how much of a file is done, now and then. Raises `Cancelled` where the job is over."""
 
-    def __init__(self, backend: Backend, job_id: str) -> None:
+    def __init__(self, backend: Backend, job_id: str, path: str) -> None:
         self._backend = backend
         self._job_id = job_id
+        self._path = path
         self._done = 0
         self._said_at = 0.0
 
@@ -282,24 +329,18 @@ class _Progress:
     def say(self) -> None:
         self._said_at = time.monotonic()
         with self._backend.database.write() as session:
-            if not queries.set_done(session, self._job_id, self._done):
+            if not queries.set_done(session, self._job_id, self._path, self._done):
                 raise Cancelled
 
 
-def _publish(
-    backend: Backend,
-    principal: Principal,
-    target: Repository,
-    job: Job,
-    made: MergePlan,
-    large: dict[str, Sha256],
-) -> Published:
+def _publish(backend: Backend, work: _Work, large: dict[str, Sha256]) -> Published:
+    job, target = work.job, work.target
     with backend.database.write() as session:
         for blob in known_blobs(session, list(large.values())).values():
             lease_known(backend, session, account_id=job.account_id, repository_id=target.id, blob=blob)
-    body = b"\n".join(json.dumps(line).encode() for line in _lines(made, large))
+    body = b"\n".join(json.dumps(line).encode() for line in _lines(work.plan, large))
     name = RepositoryName(target.namespace, target.name)
-    return publish(backend, principal, name, "main", io.BytesIO(body), idempotency_key=f"merge-{job.id}")
+    return publish(backend, work.principal, name, "main", io.BytesIO(body), idempotency_key=f"merge-{job.id}")
 
 
 def _lines(made: MergePlan, large: dict[str, Sha256]) -> Iterator[dict[str, Any]]:

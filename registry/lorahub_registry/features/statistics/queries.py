@@ -64,6 +64,17 @@ def settle(session: Session, adapter_digest: str, outcome: Outcome) -> None:
     )
 
 
+def want_again(session: Session, adapter_digest: str) -> bool:
+    """False where nobody wanted them, or they are there."""
+    changed = session.execute(
+        update(AdapterStatistics)
+        .where(AdapterStatistics.adapter_digest == adapter_digest, AdapterStatistics.status == "failed")
+        .values(status="wanted", reason=None, done_at=None)
+        .returning(AdapterStatistics.adapter_digest)
+    )
+    return changed.first() is not None
+
+
 def outcome_of(session: Session, adapter_digest: str) -> Outcome | None:
     row = session.get(AdapterStatistics, adapter_digest)
     return None if row is None else Outcome(row.status, row.reason, row.statistics)

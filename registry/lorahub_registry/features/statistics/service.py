@@ -20,6 +20,7 @@ from lorahub.errors import LorahubError, NotFound
 from lorahub.protocol.names import RepositoryName, similarity_key
 
 from lorahub_registry.features.accounts.permissions import Level, Principal
+from lorahub_registry.features.audit.service import record as record_audit
 from lorahub_registry.features.bases import service as bases
 from lorahub_registry.features.bases.revision_files import RevisionFiles
 from lorahub_registry.features.blobs.service import known_blobs
@@ -43,9 +44,23 @@ def want(session: Session, digest: str, commit_id: str) -> None:
     queries.insert_wish(session, digest, commit_id)
 
 
-def wanted(backend: Backend, *, limit: int = 100) -> list[str]:
+def wanted(backend: Backend, *, limit: int) -> list[str]:
     with backend.database.read() as session:
         return queries.wishes(session, limit=limit)
+
+
+def want_again(backend: Backend, digest: str, *, by: str) -> bool:
+    """Where computing them failed; whether it had."""
+    with backend.database.write() as session:
+        is_new = queries.want_again(session, digest)
+        if is_new:
+            record_audit(session, actor=by, action="statistics.requeue", subject=digest)
+    return is_new
+
+
+def give_up(backend: Backend, digest: str, reason: str) -> None:
+    with backend.database.write() as session:
+        queries.settle(session, digest, Outcome("failed", reason[:500], None))
 
 
 def statistics_at(backend: Backend, principal: Principal, name: RepositoryName, revision: str) -> Outcome:

@@ -1,34 +1,29 @@
 """Statistics as durable jobs: one workflow for each adapter digest, so that a wish is fulfilled once."""
 
-from dbos import DBOS, SetWorkflowID
+from dbos import DBOS
 
 from lorahub_registry.features.statistics import service
+from lorahub_registry.infrastructure import jobs
 from lorahub_registry.infrastructure.backend import Backend
+from lorahub_registry.infrastructure.jobs import Queue
 
-_backends: list[Backend] = []
-"""The worker's own, put here before the engine starts: a workflow's arguments are stored, so they can't hold it."""
-
-
-def use(backend: Backend) -> None:
-    _backends[:] = [backend]
+QUEUE = Queue("statistics", at_once=1)
+_MOST_QUEUED = 16
+_MOST_STARTS = 10
 
 
-@DBOS.step(name="statistics.fulfil")
+@jobs.step("statistics.fulfil")
 def _fulfil(digest: str) -> str:
-    return service.fulfil(_backends[0], digest)
+    return service.fulfil(jobs.backend(), digest)
 
 
-@DBOS.workflow(name="statistics")
+@DBOS.workflow(name="statistics", max_recovery_attempts=_MOST_STARTS)
 def _statistics(digest: str) -> str:
     return _fulfil(digest)
 
 
-def start_wanted(backend: Backend) -> int:
-    """Starts a workflow for each wish that has none yet, and waits for them; how many there were."""
-    handles = []
-    for digest in service.wanted(backend):
-        with SetWorkflowID(f"statistics-{digest}"):
-            handles.append(DBOS.start_workflow(_statistics, digest))
-    for handle in handles:
-        handle.get_result()
-    return len(handles)
+def start_wanted(backend: Backend) -> None:
+    """Queues the oldest wishes."""
+    for digest in service.wanted(backend, limit=_MOST_QUEUED):
+        if reason := jobs.enqueue(QUEUE.name, f"statistics/{digest}", _statistics, digest):
+            service.give_up(backend, digest, reason)

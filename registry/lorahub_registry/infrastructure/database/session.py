@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Engine, create_engine, event, make_url
+from sqlalchemy import Engine, create_engine, event, inspect, make_url
 from sqlalchemy.orm import Session
 
 __all__ = ["Database", "Limits", "Session", "now"]
@@ -62,6 +62,9 @@ class Database:
         """One transaction: committed when the block ends, rolled back when it raises."""
         with self._turn, Session(self._writer, expire_on_commit=False) as session, session.begin():
             yield session
+
+    def has_table(self, name: str, *, schema: str) -> bool:
+        return inspect(self.engine).has_table(name, schema=schema)
 
     def close(self) -> None:
         self.engine.dispose()

@@ -169,6 +169,7 @@ class Blob(Table):
     inspection: Mapped[dict[str, Any]]  # what one reading of the bytes found: see blobs.inspection
     created_at: Mapped[datetime] = mapped_column(index=True)
     damaged_at: Mapped[datetime | None]  # when the stored bytes were last found to be others; changes
+    verified_at: Mapped[datetime | None] = mapped_column(index=True)  # when they were last read and hashed; changes
     is_blocked: Mapped[bool] = column_property(  # no column: asked with every row, so that nothing forgets to
         exists().where(BlockedDigest.sha256 == sha256).correlate_except(BlockedDigest)
     )
@@ -440,7 +441,7 @@ class MergeJob(Table):
     digest: Mapped[str] = mapped_column(String(64), index=True)
     sources: Mapped[dict[str, Any]]
     status: Mapped[str] = mapped_column(String(16), index=True)
-    faults: Mapped[int] = mapped_column(Integer, default=0)  # tries that were killed since the last new file
+    faults: Mapped[int] = mapped_column(Integer, default=0)  # processes of it that died
     bytes: Mapped[int] = mapped_column(BigInteger)
     done: Mapped[int] = mapped_column(BigInteger, default=0)
     error: Mapped[str | None] = mapped_column(Text)
@@ -448,6 +449,15 @@ class MergeJob(Table):
     version: Mapped[str | None] = mapped_column(String(32))
     created_at: Mapped[datetime]
     finished_at: Mapped[datetime | None]
+
+
+class MergeFile(Table):
+    """How far one file of a merge job is: its worker says so now and then."""
+
+    __tablename__ = "merge_files"
+    job_id: Mapped[str] = mapped_column(ForeignKey("merge_jobs.id", ondelete="CASCADE"), primary_key=True)
+    path: Mapped[str] = mapped_column(String(1024), primary_key=True)
+    done: Mapped[int] = mapped_column(BigInteger, default=0)  # bytes
 
 
 class MergeOutput(Table):
@@ -458,3 +468,19 @@ class MergeOutput(Table):
     path: Mapped[str] = mapped_column(String(1024), primary_key=True)
     blob_sha256: Mapped[str] = mapped_column(ForeignKey("blobs.sha256"), index=True)
     created_at: Mapped[datetime]
+
+
+# --- workers ----------------------------------------------------------------------------------------------------------
+
+
+class Worker(Table):
+    """A process that runs jobs. A row whose heartbeat is old is a dead one's, and is deleted by whoever notices."""
+
+    __tablename__ = "workers"
+    name: Mapped[str] = mapped_column(String(64), primary_key=True)
+    instance: Mapped[str] = mapped_column(String(32))  # random: of two that have one name, the one that bears it
+    place: Mapped[str] = mapped_column(String(32))  # of its lock: who reaches it needn't wait for the heartbeat
+    host: Mapped[str] = mapped_column(String(255))
+    pid: Mapped[int] = mapped_column(Integer)
+    started_at: Mapped[datetime]
+    heartbeat_at: Mapped[datetime]  # by the database's clock; changes

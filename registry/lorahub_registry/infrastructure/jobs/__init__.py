@@ -1,8 +1,41 @@
-"""Background jobs: DBOS, embedded on SQLite or on the registry's PostgreSQL.
+"""Background jobs: DBOS, embedded on SQLite or on the registry's PostgreSQL, by any number of workers.
 
-A step may run twice: what it writes depends on its input alone.
+A step may run twice, in two processes at once even: what it writes depends on its input alone.
 """
 
-from lorahub_registry.infrastructure.jobs.engine import launch, shut_down
+from lorahub_registry.infrastructure.jobs.engine import (
+    Queue,
+    Workflow,
+    backend,
+    enqueue,
+    enqueue_child,
+    forget_ended,
+    launch,
+    owners,
+    restart,
+    shut_down,
+    step,
+    take_over,
+    unfinished,
+    wait_for,
+)
+from lorahub_registry.infrastructure.jobs.shift import HandedBack, shift
 
-__all__ = ["launch", "shut_down"]
+__all__ = [
+    "HandedBack",
+    "Queue",
+    "Workflow",
+    "backend",
+    "enqueue",
+    "enqueue_child",
+    "forget_ended",
+    "launch",
+    "owners",
+    "restart",
+    "shift",
+    "shut_down",
+    "step",
+    "take_over",
+    "unfinished",
+    "wait_for",
+]

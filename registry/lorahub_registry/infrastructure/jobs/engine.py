@@ -1,39 +1,280 @@
-"""The one DBOS of a worker process."""
+"""The one DBOS of a worker process, and what an operator may do to its jobs from outside."""
 
+import functools
 import sqlite3
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any, ParamSpec, TypeVar
 
-from dbos import DBOS, DBOSConfig
+from dbos import DBOS, DBOSClient, DBOSConfig, SetWorkflowID, WorkflowStatus
 
+from lorahub_registry.infrastructure.backend import Backend
+from lorahub_registry.infrastructure.jobs.shift import shift
 from lorahub_registry.settings import Settings
 
-VERSION = "1"
-"""Of the workflows. By default it would be a hash of their source, and an upgrade would strand what is pending."""
+VERSION = "2"
+"""Of the workflows; a new one whenever their steps change. What is wanted is in our own tables, so that workers of the
+new version start it under new ids, and go on from the last finished file. See docs/decisions/0008.
+"""
+MOST_FAULTS = 3
+"""Times in a row that a workflow may end with a fault of ours."""
+_LIVE = ("ENQUEUED", "PENDING", "DELAYED")
+_FAULTY = ("ERROR", "MAX_RECOVERY_ATTEMPTS_EXCEEDED")
+_POLL_SECONDS = 0.5
+_MOST_NUMBERS = 50
+_MOST_LISTED = 500
 
 
-def launch(settings: Settings, *, name: str) -> None:
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+@dataclass(frozen=True, slots=True)
+class Queue:
+    name: str
+    at_once: int
+    """Workflows that one worker runs at once."""
+    in_all: int | None = None
+    """Workflows that all workers together run at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Workflow:
+    """A workflow that is not over, or that ended with a fault."""
+
+    id: str
+    """`merge/<job>/<try>`, and `merge/<job>/<try>/<file>` for a part of it."""
+    name: str
+    status: str
+    worker: str | None
+    starts: int
+    created_at: datetime
+    since: datetime
+
+
+_backends: list[Backend] = []
+"""The worker's own, put here before the engine starts: a workflow's arguments are stored, so they can't hold it."""
+
+
+def launch(backend: Backend, *, name: str, queues: Sequence[Queue]) -> None:
     """Takes up again what an earlier worker of this name left. `name` is this worker's alone."""
-    url = settings.database_url or _embedded(settings.registry_home)
+    _backends[:] = [backend]
     config = DBOSConfig(
         name="lorahub",
-        system_database_url=url,
+        system_database_url=_url(backend.settings),
         executor_id=name,
         application_version=VERSION,
-        log_level="WARNING",
+        log_level="ERROR",
         enable_otlp=False,
     )
     DBOS(config=config)
     DBOS.launch()
+    for queue in queues:
+        DBOS.register_queue(
+            queue.name,
+            worker_concurrency=queue.at_once,
+            global_concurrency=queue.in_all,
+            polling_interval_sec=_POLL_SECONDS,
+            on_conflict="always_update",
+        )
+
+
+def backend() -> Backend:
+    """Of this worker: inside a step."""
+    return _backends[0]
 
 
 def shut_down() -> None:
     DBOS.destroy()
 
 
+def step(name: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """A step that a worker which is told to end lets come to its end, and doesn't begin any more."""
+
+    def decorate(work: Callable[P, R]) -> Callable[P, R]:
+        @DBOS.step(name=name)
+        @functools.wraps(work)
+        def run(*arguments: P.args, **options: P.kwargs) -> R:
+            with shift.work():
+                return work(*arguments, **options)
+
+        return run
+
+    return decorate
+
+
+# --- starting ---------------------------------------------------------------------------------------------------------
+
+
+def enqueue(queue: str, name: str, workflow: Callable[..., Any], *arguments: Any, once: bool = False) -> str | None:
+    """Under this name, whoever asks and how often; again where it is over, unless it succeeded and is wanted `once`.
+
+    None, or why it isn't tried any more: the last of three faults in a row.
+    """
+    known = {status.workflow_id: status.status for status in _tries(name)}
+    faults = 0
+    for number in range(_MOST_NUMBERS):
+        status = known.get(_id(name, number))
+        if status in _LIVE or (once and status == "SUCCESS"):
+            return None
+        if status is None and faults < MOST_FAULTS:
+            with SetWorkflowID(_id(name, number)):
+                DBOS.enqueue_workflow(queue, workflow, *arguments)
+            return None
+        if status is None:
+            return _reason(_id(name, number - 1))
+        faults = faults + 1 if status in _FAULTY else 0
+    return _reason(_id(name, _MOST_NUMBERS - 1))
+
+
+def enqueue_child(queue: str, number: int, workflow: Callable[..., Any], *arguments: Any) -> str:
+    """A part of the workflow that calls, found again when that is replayed; its id."""
+    workflow_id = f"{DBOS.workflow_id}/{number}"
+    with SetWorkflowID(workflow_id):
+        DBOS.enqueue_workflow(queue, workflow, *arguments)
+    return workflow_id
+
+
+def wait_for(workflow_ids: Sequence[str]) -> list[str]:
+    """Until all are over: why those that came to no result didn't. Inside a step; it is handed back, not waited for."""
+    while True:
+        shift.go_on()
+        found = DBOS.list_workflows(workflow_ids=list(workflow_ids), load_input=False, load_output=False)
+        if not any(status.status in _LIVE for status in found):
+            return [_reason(status.workflow_id) for status in found if status.status != "SUCCESS"]
+        time.sleep(_POLL_SECONDS)
+
+
+def _tries(name: str) -> list[WorkflowStatus]:
+    ids = [_id(name, number) for number in range(_MOST_NUMBERS)]
+    return DBOS.list_workflows(workflow_ids=ids, load_input=False, load_output=False)
+
+
+def _id(name: str, number: int) -> str:
+    return f"{VERSION}/{name}/{number}"
+
+
+def _reason(workflow_id: str) -> str:
+    status = DBOS.get_workflow_status(workflow_id)
+    if status is not None and status.status == "MAX_RECOVERY_ATTEMPTS_EXCEEDED":
+        return f"{status.recovery_attempts} workers ended while they worked on it"
+    error = None if status is None else status.error
+    return f"{type(error).__name__}: {error}" if error else "it was stopped"
+
+
+# --- other workers' ---------------------------------------------------------------------------------------------------
+
+
+def owners() -> set[str]:
+    """Names of the workers that have begun something which is not over."""
+    begun = DBOS.list_workflows(status="PENDING", app_version=VERSION, load_input=False, load_output=False)
+    return {status.executor_id for status in begun if status.executor_id}
+
+
+def take_over(dead: Sequence[str]) -> list[str]:
+    """What these workers had begun is queued again; ids. Its UPDATE names the dead one, so that of two who do it one
+    does, and it gives the workflow a new owner, so that a worker which wasn't dead can't write its outcome any more.
+    """
+    handles = DBOS._recover_pending_workflows(list(dead))  # noqa: SLF001 (handing over isn't in its public part)
+    return [_shown(handle.get_workflow_id()) for handle in handles]
+
+
+def forget_ended(before: datetime) -> int:
+    """Deletes what was over by then; how many."""
+    ended = DBOS.list_workflows(
+        completed_before=before.isoformat(), has_parent=False, load_input=False, load_output=False, limit=_MOST_LISTED
+    )
+    ids = [status.workflow_id for status in ended if status.status not in _LIVE]
+    DBOS.delete_workflows(ids, delete_children=True)
+    return len(ids)
+
+
+# --- from outside -----------------------------------------------------------------------------------------------------
+
+
+def unfinished(backend: Backend) -> list[Workflow]:
+    """Oldest first."""
+    with _client(backend) as client:
+        if client is None:
+            return []
+        found = client.list_workflows(
+            status=[*_LIVE, *_FAULTY], app_version=VERSION, load_input=False, load_output=False, limit=_MOST_LISTED
+        )
+    return [_workflow(status) for status in found]
+
+
+def restart(backend: Backend, job: str) -> int:
+    """`job` is an id without its try. What hangs is queued again, what is over is forgotten, so that it may be tried
+    anew; how many.
+    """
+    with _client(backend) as client:
+        if client is None:
+            return 0
+        prefix = f"{VERSION}/{job}/"
+        found = client.list_workflows(workflow_id_prefix=prefix, load_input=False, load_output=False)
+        stuck = [status.workflow_id for status in found if status.status == "PENDING"]
+        ended = [status.workflow_id for status in found if status.status not in _LIVE and not status.parent_workflow_id]
+        for workflow_id in stuck:
+            client.resume_workflow(workflow_id)
+        client.delete_workflows(ended, delete_children=True)
+    return len(stuck) + len(ended)
+
+
+def _workflow(status: WorkflowStatus) -> Workflow:
+    since = status.dequeued_at or status.updated_at or status.created_at
+    return Workflow(
+        id=_shown(status.workflow_id),
+        name=status.name,
+        status=status.status,
+        worker=status.executor_id if status.status == "PENDING" else None,
+        starts=status.recovery_attempts or 0,
+        created_at=_time(status.created_at),
+        since=_time(since),
+    )
+
+
+def _time(milliseconds: int | None) -> datetime:
+    return datetime.fromtimestamp(0, UTC) + timedelta(milliseconds=milliseconds or 0)
+
+
+def _shown(workflow_id: str) -> str:
+    return workflow_id.removeprefix(f"{VERSION}/")
+
+
+@contextmanager
+def _client(backend: Backend) -> Iterator[DBOSClient | None]:
+    """None where no worker has ever run."""
+    if not _has_run(backend):
+        yield None
+        return
+    client = DBOSClient(system_database_url=_url(backend.settings), application_name="lorahub")
+    try:
+        yield client
+    finally:
+        client.destroy()
+
+
+def _has_run(backend: Backend) -> bool:
+    if backend.database.is_sqlite:
+        return _file(backend.settings.registry_home).exists()
+    return backend.database.has_table("workflow_status", schema="dbos")
+
+
+def _url(settings: Settings) -> str:
+    return settings.database_url or _embedded(settings.registry_home)
+
+
 def _embedded(home: Path) -> str:
     """A file of its own: its writers would hold the catalog's lock. DBOS doesn't set WAL, which is twice as fast."""
-    path = home / "jobs.sqlite"
-    with sqlite3.connect(path) as connection:
+    with sqlite3.connect(_file(home), timeout=30) as connection:
         connection.execute("PRAGMA journal_mode=WAL")
     connection.close()
-    return f"sqlite:///{path}"
+    return f"sqlite:///{_file(home)}"
+
+
+def _file(home: Path) -> Path:
+    return home / "jobs.sqlite"

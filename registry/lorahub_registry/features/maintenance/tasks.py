@@ -1,0 +1,60 @@
+"""Garbage collection and scrubs, each once in its interval, by one worker of all."""
+
+import logging
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from dbos import DBOS
+
+from lorahub_registry.features.maintenance import service
+from lorahub_registry.infrastructure import jobs
+from lorahub_registry.infrastructure.backend import Backend
+from lorahub_registry.infrastructure.database import now
+from lorahub_registry.infrastructure.jobs import HandedBack, Queue
+
+logger = logging.getLogger("lorahub")
+
+QUEUE = Queue("maintenance", at_once=1, in_all=1)
+_KEPT = timedelta(days=7)
+"""How long the engine remembers what is over."""
+_EPOCH = datetime.fromtimestamp(0, UTC)
+
+
+@jobs.step("maintenance.collect-garbage")
+def _collect() -> str:
+    backend = jobs.backend()
+    report = service.collect_garbage(backend, grace=backend.settings.blob_grace)
+    jobs.forget_ended(now() - _KEPT)
+    return str(report)
+
+
+@DBOS.workflow(name="collect-garbage")
+def _collect_garbage() -> None:
+    logger.info(_collect())
+
+
+@jobs.step("maintenance.scrub")
+def _scrub_some() -> str:
+    """What it has read is written down: the worker that goes on reads the rest."""
+    backend = jobs.backend()
+    report = service.scrub(backend, most_bytes=backend.settings.scrub_bytes, is_over=lambda: jobs.shift.is_over)
+    if jobs.shift.is_over:
+        raise HandedBack
+    return str(report)
+
+
+@DBOS.workflow(name="scrub")
+def _scrub() -> None:
+    logger.info(_scrub_some())
+
+
+def start_due(backend: Backend) -> None:
+    """One workflow for each interval since 1970: all workers name it alike, whichever is first queues it."""
+    _start("collect-garbage", _collect_garbage, backend.settings.gc_interval)
+    _start("scrub", _scrub, backend.settings.scrub_interval)
+
+
+def _start(name: str, workflow: Callable[[], Any], interval: timedelta) -> None:
+    if interval:
+        jobs.enqueue(QUEUE.name, f"{name}/{(now() - _EPOCH) // interval}", workflow, once=True)
