@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,8 @@ class Registry:
     admin: str = ""
     token: str = ""
     port: int = 0
+    log: Path | None = None
+    """Where standard error goes; None: the tests' own."""
     process: subprocess.Popen[str] | None = None
 
     def __post_init__(self) -> None:
@@ -40,12 +42,14 @@ class Registry:
         environment = {**os.environ, "LORAHUB_WORKER": "false", **self.settings, **settings}
         limit = "unlimited" if largest_file_kb is None else str(largest_file_kb)
         serve = [LORAHUB, "serve", "--home", str(self.home), "--port", str(self.port), "--json"]
-        self.process = subprocess.Popen(
-            ["bash", "-c", f'ulimit -f {limit}; exec "$@"', "bash", *serve],
-            stdout=subprocess.PIPE,
-            text=True,
-            env=environment,
-        )
+        with nullcontext() if self.log is None else self.log.open("a") as errors:
+            self.process = subprocess.Popen(
+                ["bash", "-c", f'ulimit -f {limit}; exec "$@"', "bash", *serve],
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                text=True,
+                env=environment,
+            )
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         assert line, f"the registry ended with {self.process.wait()} before it listened"

@@ -28,6 +28,7 @@ from lorahub_registry.infrastructure.backend import Backend
 from lorahub_registry.infrastructure.database import now
 from lorahub_registry.infrastructure.web import problems
 from lorahub_registry.infrastructure.web.description import describe
+from lorahub_registry.infrastructure.web.observing import Observing
 from lorahub_registry.infrastructure.web.raw_path import RawPath
 from lorahub_registry.infrastructure.web.request_id import RequestId
 from lorahub_registry.infrastructure.web.times import wire_time
@@ -79,6 +80,7 @@ def create_app(backend: Backend) -> FastAPI:
     ):
         app.include_router(feature.router)
     app.add_middleware(RawPath)
+    app.add_middleware(Observing)
     app.add_middleware(RequestId)
     return app
 

@@ -4,7 +4,6 @@ The client's command line reaches them by name, so that it never imports the reg
 """
 
 import json
-import logging
 import os
 import socket
 import subprocess
@@ -28,6 +27,8 @@ from lorahub_registry.command_line import show as _print
 from lorahub_registry.features.accounts import service as accounts
 from lorahub_registry.features.accounts.permissions import OPERATOR
 from lorahub_registry.features.maintenance import service as maintenance
+from lorahub_registry.features.operations.census import CensusCollector
+from lorahub_registry.infrastructure import logs, metrics
 from lorahub_registry.infrastructure.backend import Backend
 from lorahub_registry.infrastructure.database import migrate as migrations
 from lorahub_registry.infrastructure.web.server import FINISH_SECONDS, Server
@@ -48,19 +49,24 @@ BY_OPERATOR = OPERATOR.name
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option("--port", default=DEFAULT_PORT, show_default=True, help="Port to listen on; 0 takes a free one.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON line once it listens: url, admin, token.")
-@click.option("--log-level", default="warning", show_default=True, help="debug, info, warning or error.")
-def serve(home: Path | None, host: str, port: int, log_level: str, *, as_json: bool) -> None:
+@click.option("--log-format", type=click.Choice(["text", "json"]), help="What the log's lines are (default: text).")
+@click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), help="Least level logged.")
+def serve(
+    home: Path | None, host: str, port: int, log_format: str | None, log_level: str | None, *, as_json: bool
+) -> None:
     """Run a registry: SQLite and a folder, made on the first start."""
-    logging.basicConfig(level=log_level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    _take_options(LORAHUB_LOG_FORMAT=log_format, LORAHUB_LOG_LEVEL=log_level)
     backend = _open(home)
+    _observe(backend)
     token = _first_admin(backend)
     listener = _listen(host, port)
     url = f"http://{_shown(host)}:{listener.getsockname()[1]}"
     app = create_app(backend)
     config = uvicorn.Config(
         app,
-        log_level=log_level,
+        log_config=None,
         access_log=False,
+        forwarded_allow_ips=backend.settings.trusted_proxies,
         server_header=False,
         timeout_graceful_shutdown=FINISH_SECONDS,
     )
@@ -72,6 +78,19 @@ def serve(home: Path | None, host: str, port: int, log_level: str, *, as_json: b
     )
     with _worker_beside(backend):
         server.run(sockets=[listener])
+
+
+def _take_options(**options: str | None) -> None:
+    """Into the environment, from which this process and the worker beside it read their settings."""
+    os.environ.update({name: value for name, value in options.items() if value is not None})
+
+
+def _observe(backend: Backend) -> None:
+    """Logs and metrics. Raises `InvalidConfiguration`."""
+    logs.configure(backend.settings.log_format, backend.settings.log_level)
+    if backend.settings.metrics_address is not None:
+        metrics.REGISTRY.register(CensusCollector(backend))
+        metrics.serve(backend.settings.metrics_address)
 
 
 @contextmanager
@@ -91,16 +110,16 @@ def _worker_beside(backend: Backend) -> Iterator[None]:
 @click.command()
 @click.option("--home", type=click.Path(path_type=Path), help="Folder of the registry.")
 @click.option("--name", help="Of this worker alone (default: this host's name and a number).")
-@click.option("--log-level", default="warning", show_default=True, help="debug, info, warning or error.")
-def worker(home: Path | None, name: str | None, log_level: str) -> None:
+def worker(home: Path | None, name: str | None) -> None:
     """Run background jobs: one more worker beside the one that `serve` starts, on this machine or any other.
 
     Told to end (SIGTERM), it finishes what it has in hand, and leaves the rest to the others.
     """
     from lorahub_registry import worker as jobs
 
-    logging.basicConfig(level=log_level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s")
-    jobs.run(_open(home), name=name)
+    backend = _open(home)
+    _observe(backend)
+    jobs.run(backend, name=name)
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -2,6 +2,7 @@
 
 from datetime import timedelta
 from pathlib import Path
+from typing import Literal
 
 import platformdirs
 from pydantic import Field
@@ -53,6 +54,18 @@ class Settings(BaseSettings):
     first_admin: bool = Field(
         default=True, description="whether `serve` makes an administrator where there is none, and prints the token"
     )
+    log_format: Literal["text", "json"] = Field(default="text", description="lines of text, or of JSON for machines")
+    log_level: Literal["debug", "info", "warning", "error"] | None = Field(
+        default=None, description="least level that is logged; default: warning for text, info for JSON"
+    )
+    metrics_address: str | None = Field(
+        default=None, description="HOST:PORT at which this process tells Prometheus its metrics; default: nowhere"
+    )
+    trusted_proxies: str = Field(
+        default="127.0.0.1",
+        description="addresses and networks, with commas, whose X-Forwarded-For and -Proto are believed",
+    )
+
     worker: bool = Field(default=True, description="whether `serve` also runs a worker process for background jobs")
     drain_seconds: float = Field(
         default=0,

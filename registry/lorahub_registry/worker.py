@@ -21,7 +21,7 @@ from lorahub_registry.features.jobs.service import Badge, NameLost  # noqa: E402
 from lorahub_registry.features.maintenance import tasks as maintenance  # noqa: E402
 from lorahub_registry.features.merges import tasks as merges  # noqa: E402
 from lorahub_registry.features.statistics import tasks as statistics  # noqa: E402
-from lorahub_registry.infrastructure import jobs  # noqa: E402
+from lorahub_registry.infrastructure import jobs, logs  # noqa: E402
 from lorahub_registry.infrastructure.backend import Backend  # noqa: E402
 from lorahub_registry.settings import Settings  # noqa: E402
 
@@ -81,8 +81,10 @@ def _try(look: Callable[..., object], *arguments: object) -> None:
 
 
 def main(home: str, parent: str) -> None:
-    """The child of `lorahub serve`."""
-    run(Backend.open(Settings(registry_home=Path(home))), name=None, parent=int(parent))
+    """The child of `lorahub serve`, whose metrics speak for both."""
+    settings = Settings(registry_home=Path(home))
+    logs.configure(settings.log_format, settings.log_level)
+    run(Backend.open(settings), name=None, parent=int(parent))
 
 
 if __name__ == "__main__":

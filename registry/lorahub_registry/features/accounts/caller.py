@@ -15,13 +15,19 @@ from lorahub_registry.infrastructure.web.description import authenticates, refus
 @refuses(InvalidToken)
 def the_caller(request: Request, backend: BackendDep) -> Principal:
     """Anonymous without an Authorization header. Raises `InvalidToken`."""
+    principal: Principal = authenticate(backend, _token(request))
+    request.state.principal = principal  # for the log
+    return principal
+
+
+def _token(request: Request) -> str | None:
     header = request.headers.get("authorization")
     if header is None:
-        return authenticate(backend, None)
+        return None
     scheme, _, token = header.partition(" ")
     if scheme.lower() != "bearer":
         raise InvalidToken("Invalid credentials in Authorization header", hint="send `Authorization: Bearer <token>`")
-    return authenticate(backend, token.strip())
+    return token.strip()
 
 
 Caller = Annotated[Principal, Depends(the_caller)]

@@ -23,6 +23,7 @@ from lorahub_registry.features.audit.service import record
 from lorahub_registry.features.blobs import queries
 from lorahub_registry.features.blobs.inspection import Inspection, inspect
 from lorahub_registry.features.blobs.queries import Blob, Block, Upload
+from lorahub_registry.infrastructure import metrics
 from lorahub_registry.infrastructure.backend import Backend
 from lorahub_registry.infrastructure.database import Session, now
 from lorahub_registry.infrastructure.failpoints import reach
@@ -81,6 +82,7 @@ def finish_upload(backend: Backend, upload: Upload) -> Blob:
         finished = _finished_meanwhile(backend, upload)
         if finished is not None:
             return finished
+        metrics.UPLOADS.labels("refused").inc()
         forget_upload(backend, upload.id)
         raise
     reach("bytes-verified")
@@ -92,6 +94,7 @@ def finish_upload(backend: Backend, upload: Upload) -> Blob:
     reach("blob-recorded")
     backend.blobs.delete(staging.whole)  # still there where the bytes turned out to be known
     reach("staging-removed")
+    metrics.UPLOADS.labels("kept").inc()
     return blob
 
 

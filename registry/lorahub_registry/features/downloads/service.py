@@ -22,6 +22,7 @@ from lorahub_registry.features.references.service import Yank, yank_of
 from lorahub_registry.features.repositories.service import Repository, permitted, readable
 from lorahub_registry.features.revisions import service as revisions
 from lorahub_registry.features.revisions.service import Commit, RevisionFile
+from lorahub_registry.infrastructure import metrics
 from lorahub_registry.infrastructure.backend import Backend
 
 logger = logging.getLogger("lorahub")
@@ -108,6 +109,7 @@ def count_download(backend: Backend, opened: OpenFile) -> None:
     """Reads of weights count, each once. A count that can't be written never fails a download."""
     if not opened.file.path.endswith(_WEIGHTS):
         return
+    metrics.PULLS.inc()
     if opened.merged is not None:
         merges.count_read(backend, opened.merged, opened.file.path)
     try:

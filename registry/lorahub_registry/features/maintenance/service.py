@@ -18,6 +18,7 @@ from lorahub_registry.features.blobs.service import Blob
 from lorahub_registry.features.maintenance import queries
 from lorahub_registry.features.merged.service import forget_unused
 from lorahub_registry.features.uploads.service import sweep_xorbs
+from lorahub_registry.infrastructure import metrics
 from lorahub_registry.infrastructure.backend import Backend
 from lorahub_registry.infrastructure.database import Session, now
 from lorahub_registry.infrastructure.storage import ObjectNotFound
@@ -60,6 +61,8 @@ def collect_garbage(backend: Backend, *, grace: timedelta, is_dry_run: bool = Fa
     if not is_dry_run:
         report.objects += sweep_xorbs(backend, older_than=now() - 4 * backend.settings.xet_token_lifetime)
         report.objects += backend.blobs.abort_unfinished(older_than=now() - backend.settings.upload_lifetime)
+        metrics.COLLECTIONS.inc()
+        metrics.COLLECTED.inc(report.bytes)
     return report
 
 

@@ -1,9 +1,64 @@
-"""The cheapest question that proves a database."""
+"""Counts over the whole database, and the cheapest question that proves one."""
 
-from sqlalchemy import text
+from dataclasses import dataclass
+from datetime import datetime
 
-from lorahub_registry.infrastructure.database import Session
+from sqlalchemy import func, select, text
+
+from lorahub_registry.infrastructure.database import Session, now
+from lorahub_registry.infrastructure.database.tables import (
+    Account,
+    AdapterStatistics,
+    Blob,
+    MergeJob,
+    Repository,
+    Upload,
+)
+
+OPEN = ("queued", "running", "publishing", "wanted")
+
+
+@dataclass(frozen=True, slots=True)
+class Jobs:
+    kind: str
+    state: str
+    count: int
+    oldest: datetime
 
 
 def answers(session: Session) -> None:
     session.execute(text("SELECT 1"))
+
+
+def accounts(session: Session) -> int:
+    return session.scalar(select(func.count(Account.id))) or 0
+
+
+def repositories(session: Session) -> int:
+    return session.scalar(select(func.count(Repository.id))) or 0
+
+
+def blobs(session: Session) -> tuple[int, int]:
+    """How many, and their bytes."""
+    count, total = session.execute(select(func.count(), func.sum(Blob.size))).one()
+    return int(count), int(total or 0)
+
+
+def open_uploads(session: Session) -> tuple[int, int]:
+    """How many, and the bytes they announced."""
+    statement = select(func.count(), func.sum(Upload.declared_size))
+    statement = statement.where(Upload.blob_sha256.is_(None), Upload.expires_at > now())
+    count, total = session.execute(statement).one()
+    return int(count), int(total or 0)
+
+
+def jobs(session: Session) -> list[Jobs]:
+    """Of every kind, by state."""
+    merges = select(MergeJob.status, func.count(), func.min(MergeJob.created_at)).group_by(MergeJob.status)
+    statistics = select(AdapterStatistics.status, func.count(), func.min(AdapterStatistics.wanted_at))
+    statistics = statistics.group_by(AdapterStatistics.status)
+    return [
+        Jobs(kind, state, count, oldest)
+        for kind, statement in (("merge", merges), ("statistics", statistics))
+        for state, count, oldest in session.execute(statement)
+    ]

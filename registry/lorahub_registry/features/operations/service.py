@@ -1,4 +1,4 @@
-"""Whether this process can do its work: what it depends on, asked one by one, each within a second."""
+"""Whether this process can do its work: what it depends on, asked one by one, each within a second; and a census."""
 
 import time
 from collections.abc import Callable
@@ -7,7 +7,9 @@ from concurrent.futures import TimeoutError as NotInTime
 from dataclasses import dataclass
 
 from lorahub_registry.features.operations import queries
+from lorahub_registry.features.operations.queries import Jobs
 from lorahub_registry.infrastructure.backend import Backend
+from lorahub_registry.infrastructure.database import now
 from lorahub_registry.infrastructure.database.migrate import is_current
 
 PROBE_SECONDS = 1.0
@@ -82,3 +84,44 @@ class Prober:
         except Exception as error:  # noqa: BLE001 (whatever it is, it isn't ready)
             fault = type(error).__name__
         return Probed(name, fault, round(1000 * (time.monotonic() - started), 1))
+
+
+# --- census -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Census:
+    accounts: int
+    repositories: int
+    blobs: int
+    blob_bytes: int
+    open_uploads: int
+    open_upload_bytes: int
+    jobs: list[Jobs]
+    oldest_job_seconds: dict[str, float]
+    """By kind, of jobs that are not over."""
+
+
+def count(backend: Backend) -> Census:
+    with backend.database.read() as session:
+        blobs, blob_bytes = queries.blobs(session)
+        open_uploads, open_upload_bytes = queries.open_uploads(session)
+        jobs = queries.jobs(session)
+        return Census(
+            accounts=queries.accounts(session),
+            repositories=queries.repositories(session),
+            blobs=blobs,
+            blob_bytes=blob_bytes,
+            open_uploads=open_uploads,
+            open_upload_bytes=open_upload_bytes,
+            jobs=jobs,
+            oldest_job_seconds=_oldest(jobs),
+        )
+
+
+def _oldest(jobs: list[Jobs]) -> dict[str, float]:
+    ages = {found.kind: 0.0 for found in jobs}
+    for found in jobs:
+        if found.state in queries.OPEN:
+            ages[found.kind] = max(ages[found.kind], (now() - found.oldest).total_seconds())
+    return ages

@@ -65,6 +65,7 @@ from lorahub_registry.features.repositories.service import (
 from lorahub_registry.features.revisions import service as revisions
 from lorahub_registry.features.revisions.service import Commit, NewCommit, NewFile, Reference
 from lorahub_registry.features.statistics.service import want as want_statistics
+from lorahub_registry.infrastructure import metrics
 from lorahub_registry.infrastructure.backend import Backend
 from lorahub_registry.infrastructure.database import Session
 from lorahub_registry.infrastructure.failpoints import reach
@@ -396,6 +397,7 @@ def record(
         _require_blobs(backend, plan, error)
         return None
     reach("transaction-committed")
+    metrics.PUSHES.inc()
     with backend.database.read() as session:
         return _published(session, repository, commit, request, is_new=True)
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from sqlalchemy import Engine, create_engine, event, inspect, make_url
 from sqlalchemy.orm import Session
+from sqlalchemy.pool import QueuePool
 
 __all__ = ["Database", "Limits", "Session", "now"]
 
@@ -66,6 +67,12 @@ class Database:
     def has_table(self, name: str, *, schema: str) -> bool:
         return inspect(self.engine).has_table(name, schema=schema)
 
+    def connections(self) -> dict[str, int]:
+        """Of this process, by use: `busy`, `idle`."""
+        pool = self.engine.pool
+        assert isinstance(pool, QueuePool)
+        return {"busy": pool.checkedout(), "idle": pool.checkedin()}
+
     def close(self) -> None:
         self.engine.dispose()
 
@@ -85,6 +92,7 @@ def _postgres_engine(url: str, limits: Limits) -> Engine:
         max_overflow=0,
         pool_timeout=limits.wait_seconds,
         pool_pre_ping=True,
+        hide_parameters=True,
         connect_args={
             "connect_timeout": limits.connect_seconds,
             "options": " ".join(f"-c {name}={value}" for name, value in options.items()),
@@ -97,7 +105,13 @@ def _postgres_engine(url: str, limits: Limits) -> Engine:
 
 
 def _sqlite_engine(url: str) -> Engine:
-    engine = create_engine(url, connect_args={"timeout": 30, "check_same_thread": False}, pool_size=48, max_overflow=16)
+    engine = create_engine(
+        url,
+        connect_args={"timeout": 30, "check_same_thread": False},
+        pool_size=48,
+        max_overflow=16,
+        hide_parameters=True,  # values are no business of a log
+    )
 
     @event.listens_for(engine, "connect")
     def configure(connection: Any, _record: Any) -> None:

@@ -15,6 +15,7 @@ from typing import BinaryIO
 
 from lorahub.errors import DiskFull
 
+from lorahub_registry.infrastructure import metrics
 from lorahub_registry.infrastructure.storage.blob_store import ObjectNotFound, StoredObject
 
 PIECE_BYTES = 1 << 20
@@ -138,6 +139,7 @@ def _disk_full_named() -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        metrics.STORAGE_FAULTS.labels(errno.errorcode.get(error.errno or 0, "other")).inc()
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise DiskFull(
                 "the registry's storage is full; nothing of this upload is kept",

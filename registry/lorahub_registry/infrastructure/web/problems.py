@@ -21,6 +21,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as NoConnectionFree
 from starlette.exceptions import HTTPException
 
+from lorahub_registry.infrastructure import metrics
 from lorahub_registry.infrastructure.database.failures import meaning_of
 
 logger = logging.getLogger("lorahub")
@@ -28,6 +29,7 @@ logger = logging.getLogger("lorahub")
 
 def render(error: LorahubError) -> JSONResponse:
     """The answer to a request that failed with `error`. Never shows what a client must not see: messages are ours."""
+    metrics.REFUSALS.labels(error.code).inc()
     body = {"error": error.message, "code": error.code, "hint": error.hint, "facts": error.facts}
     if "url" in error.facts:
         body["url"] = error.facts["url"]  # where a client of the Hub looks for it when it may use what exists
@@ -66,7 +68,7 @@ def _one_ascii_line(text: str) -> str:
 
 
 def install(app: FastAPI) -> None:
-    """Every way a request can fail ends in `render`."""
+    """Every way a request can be expected to fail ends in `render`; `observing` has the rest."""
 
     @app.exception_handler(LorahubError)
     def ours(request: Request, error: LorahubError) -> JSONResponse:
@@ -95,12 +97,11 @@ def install(app: FastAPI) -> None:
     def database(_: Request, error: DBAPIError | NoConnectionFree) -> JSONResponse:
         return render(meaning_of(error))
 
-    @app.exception_handler(Exception)
-    def bug(_: Request, error: Exception) -> JSONResponse:
-        logger.error("unexpected %s", type(error).__name__, exc_info=error)
-        return render(
-            LorahubError("the registry failed; this is a bug in lorahub", hint="report it with the request id")
-        )
+
+def unexpected(error: Exception) -> JSONResponse:
+    """What nothing above expected: a bug of ours, logged under the request's id."""
+    logger.error("unexpected %s", type(error).__name__, exc_info=error)
+    return render(LorahubError("the registry failed; this is a bug in lorahub", hint="report it with the request id"))
 
 
 def validation_message(errors: Any) -> str:
