@@ -19,6 +19,9 @@ from services import production
 BIN = Path(sys.executable).parent
 LORAHUB = str(BIN / "lorahub")
 
+UNLIMITED = {f"LORAHUB_RATE_LIMIT_{kind}": "0" for kind in ("API", "RESOLVE", "PAGES", "LOGIN")}
+"""A test asks more in a minute than a user in an hour."""
+
 
 @dataclass
 class Registry:
@@ -39,7 +42,7 @@ class Registry:
 
     def start(self, *, largest_file_kb: int | None = None, **settings: str) -> "Registry":
         """`largest_file_kb` stands for a full disk: the system refuses to write a file beyond it."""
-        environment = {**os.environ, "LORAHUB_WORKER": "false", **self.settings, **settings}
+        environment = {**os.environ, "LORAHUB_WORKER": "false", **UNLIMITED, **self.settings, **settings}
         limit = "unlimited" if largest_file_kb is None else str(largest_file_kb)
         serve = [LORAHUB, "serve", "--home", str(self.home), "--port", str(self.port), "--json"]
         with nullcontext() if self.log is None else self.log.open("a") as errors:

@@ -10,6 +10,7 @@ from anyio import to_thread
 from fastapi import FastAPI
 
 from lorahub_registry.features.accounts import routes as accounts
+from lorahub_registry.features.accounts.caller import Anybody
 from lorahub_registry.features.bases import routes as bases
 from lorahub_registry.features.blobs import routes as blobs
 from lorahub_registry.features.catalog import routes as catalog
@@ -29,6 +30,7 @@ from lorahub_registry.infrastructure.database import now
 from lorahub_registry.infrastructure.web import problems
 from lorahub_registry.infrastructure.web.description import describe
 from lorahub_registry.infrastructure.web.observing import Observing
+from lorahub_registry.infrastructure.web.rates import Rates
 from lorahub_registry.infrastructure.web.raw_path import RawPath
 from lorahub_registry.infrastructure.web.request_id import RequestId
 from lorahub_registry.infrastructure.web.times import wire_time
@@ -56,6 +58,7 @@ def create_app(backend: Backend) -> FastAPI:
         redirect_slashes=False,
     )
     app.state.backend = backend
+    app.state.rates = Rates(backend.settings)
     app.state.prober = Prober(backend)
     app.state.is_stopping = app.state.has_been_ready = False
     app.openapi = _described_once(app)  # type: ignore[method-assign]  # FastAPI's own way to replace it
@@ -90,7 +93,7 @@ def _described_once(app: FastAPI) -> Callable[[], dict[str, Any]]:
 
 
 def _add_own_routes(app: FastAPI) -> None:
-    @app.get("/api/lorahub/v1/server")
+    @app.get("/api/lorahub/v1/server", dependencies=[Anybody])
     def server() -> dict[str, Any]:
         """Who answers, and what time it is there."""
         return {"name": "lorahub", "version": app.version, "time": wire_time(now())}

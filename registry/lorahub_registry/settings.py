@@ -117,6 +117,22 @@ class Settings(BaseSettings):
     merge_seconds: int = Field(default=6 * 3600, description="seconds that one try of one file of a merge may take")
     merge_output_bytes: int = Field(default=1 << 40, description="bytes; largest model that a merge may make")
 
+    rate_window: timedelta = Field(
+        default=timedelta(minutes=5), gt=timedelta(0), description="the window in which requests are counted"
+    )
+    rate_limit_api: int = Field(
+        default=10_000, ge=0, description="most API requests of one account, or one address without a token; 0: any"
+    )
+    rate_limit_resolve: int = Field(
+        default=50_000, ge=0, description="most reads of files of one account or address in a window; 0: any"
+    )
+    rate_limit_pages: int = Field(
+        default=5_000, ge=0, description="most pages of one account or address in a window; 0: any"
+    )
+    rate_limit_login: int = Field(
+        default=10, ge=0, description="most wrong tokens or passwords of one address in a window; 0: any"
+    )
+
     upload_lifetime: timedelta = Field(
         default=timedelta(hours=24), description="how long uploaded bytes wait for the commit that names them"
     )

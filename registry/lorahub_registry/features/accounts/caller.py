@@ -1,4 +1,4 @@
-"""Hands the principal behind a request to routes."""
+"""Hands the principal behind a request to routes, and counts what each asks."""
 
 from typing import Annotated
 
@@ -9,15 +9,27 @@ from lorahub_registry.features.accounts.permissions import Principal
 from lorahub_registry.features.accounts.service import authenticate
 from lorahub_registry.infrastructure.web.backend import BackendDep
 from lorahub_registry.infrastructure.web.description import authenticates, refuses
+from lorahub_registry.infrastructure.web.rates import Kind, address_of, admit, kind_of
 
 
 @authenticates("token")
 @refuses(InvalidToken)
 def the_caller(request: Request, backend: BackendDep) -> Principal:
-    """Anonymous without an Authorization header. Raises `InvalidToken`."""
-    principal: Principal = authenticate(backend, _token(request))
+    """Anonymous without an Authorization header. Raises `InvalidToken`, `TooManyRequests`."""
+    try:
+        principal = authenticate(backend, _token(request))
+    except InvalidToken:
+        admit(request, Kind.LOGIN, address_of(request))
+        raise
     request.state.principal = principal  # for the log
+    caller = address_of(request) if principal.is_anonymous else f"account {principal.account_id}"
+    admit(request, kind_of(request), caller)
     return principal
+
+
+def count_address(request: Request) -> None:
+    """For routes that ask nobody for a token. Raises `TooManyRequests`."""
+    admit(request, kind_of(request), address_of(request))
 
 
 def _token(request: Request) -> str | None:
@@ -31,3 +43,4 @@ def _token(request: Request) -> str | None:
 
 
 Caller = Annotated[Principal, Depends(the_caller)]
+Anybody = Depends(count_address)

@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field
 from typing_extensions import TypedDict
 
 from lorahub_registry.features.accounts import service
-from lorahub_registry.features.accounts.caller import Caller
+from lorahub_registry.features.accounts.caller import Anybody, Caller
 from lorahub_registry.features.accounts.service import Account, Token
 from lorahub_registry.infrastructure.web.backend import BackendDep, PublicUrl
 from lorahub_registry.infrastructure.web.bodies import json_model
@@ -106,13 +106,13 @@ def _access_token(token: Token) -> dict[str, Any]:
     }
 
 
-@router.get("/api/users/{user}/overview")
+@router.get("/api/users/{user}/overview", dependencies=[Anybody])
 @refuses(AccountNotFound)
 def user_overview(backend: BackendDep, user: str) -> dict[str, Any]:
     return _overview(service.find_account(backend, decode(user)), kind="user")
 
 
-@router.get("/api/organizations/{organisation}/overview")
+@router.get("/api/organizations/{organisation}/overview", dependencies=[Anybody])
 @refuses(AccountNotFound)
 def organisation_overview(backend: BackendDep, organisation: str) -> dict[str, Any]:
     return _overview(service.find_account(backend, decode(organisation)), kind="organisation")
@@ -130,7 +130,7 @@ def _overview(account: Account, *, kind: str) -> dict[str, Any]:
     }
 
 
-@router.get("/api/organizations/{organisation}/members")
+@router.get("/api/organizations/{organisation}/members", dependencies=[Anybody])
 @refuses(AccountNotFound)
 def members(backend: BackendDep, organisation: str) -> list[dict[str, Any]]:
     found = service.members_of(backend, decode(organisation))

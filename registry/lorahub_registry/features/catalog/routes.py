@@ -17,7 +17,7 @@ from lorahub.errors import (
 from lorahub.protocol.digests import git_blob_sha1, lfs_pointer
 from pydantic import BaseModel, Field
 
-from lorahub_registry.features.accounts.caller import Caller
+from lorahub_registry.features.accounts.caller import Anybody, Caller
 from lorahub_registry.features.catalog import service
 from lorahub_registry.features.catalog.search import (
     Search,
@@ -166,7 +166,7 @@ def _ascii_line(text: str) -> str:
     return "".join(c if " " <= c <= "~" else "?" if c.isprintable() else " " for c in text)
 
 
-@router.api_route("/api/models/{single}", methods=ANY_METHOD, include_in_schema=False)
+@router.api_route("/api/models/{single}", methods=ANY_METHOD, include_in_schema=False, dependencies=[Anybody])
 def single_segment(single: str) -> None:
     raise RepositoryNotFound(f"Repository not found: {decode(single)[:200]!a}; names here are namespace/name")
 
@@ -250,7 +250,7 @@ def models(
     return page(items, request=request, public_url=url, cursor=found.cursor)
 
 
-@router.get("/api/models-tags-by-type")
+@router.get("/api/models-tags-by-type", dependencies=[Anybody])
 def tags_by_type(backend: BackendDep) -> dict[str, list[dict[str, str]]]:
     """A tag's type is what stands before its first colon; tags without one are of the type `other`."""
     found: dict[str, list[dict[str, str]]] = {}
@@ -268,7 +268,7 @@ class Card(BaseModel):
     content: str
 
 
-@router.post("/api/validate-yaml")
+@router.post("/api/validate-yaml", dependencies=[Anybody])
 def validate_yaml(request: Request, body: Annotated[Card, json_model(Card)]) -> Response:
     """No token is needed. Uploads read the JSON; `ModelCard.validate` shows the text to its user."""
     report = validate_card(body.content)
@@ -290,23 +290,23 @@ def _as_text(report: CardReport) -> str:
 # --- what clients of the Hub ask on the way ---------------------------------------------------------------------------
 
 
-@router.api_route("/api/datasets", methods=ANY_METHOD, include_in_schema=False)
-@router.api_route("/api/datasets/{rest:path}", methods=ANY_METHOD, include_in_schema=False)
-@router.api_route("/datasets/{rest:path}", methods=ANY_METHOD, include_in_schema=False)
-@router.api_route("/api/spaces", methods=ANY_METHOD, include_in_schema=False)
-@router.api_route("/api/spaces/{rest:path}", methods=ANY_METHOD, include_in_schema=False)
-@router.api_route("/spaces/{rest:path}", methods=ANY_METHOD, include_in_schema=False)
+@router.api_route("/api/datasets", methods=ANY_METHOD, include_in_schema=False, dependencies=[Anybody])
+@router.api_route("/api/datasets/{rest:path}", methods=ANY_METHOD, include_in_schema=False, dependencies=[Anybody])
+@router.api_route("/datasets/{rest:path}", methods=ANY_METHOD, include_in_schema=False, dependencies=[Anybody])
+@router.api_route("/api/spaces", methods=ANY_METHOD, include_in_schema=False, dependencies=[Anybody])
+@router.api_route("/api/spaces/{rest:path}", methods=ANY_METHOD, include_in_schema=False, dependencies=[Anybody])
+@router.api_route("/spaces/{rest:path}", methods=ANY_METHOD, include_in_schema=False, dependencies=[Anybody])
 def not_models() -> None:
     raise RepositoryNotFound("Repository not found: this registry keeps models, no datasets and no spaces")
 
 
-@router.get("/api/agent-harnesses")
+@router.get("/api/agent-harnesses", dependencies=[Anybody])
 def agent_harnesses() -> dict[str, Any]:
     """Which coding agents a client should name in its user agent: none."""
     return {"standardEnvVars": [], "harnesses": {}}
 
 
-@router.head("/api/telemetry/{rest:path}")
+@router.head("/api/telemetry/{rest:path}", dependencies=[Anybody])
 @answers("")
 def telemetry() -> Response:
     """Clients that send it are answered; nothing is kept."""

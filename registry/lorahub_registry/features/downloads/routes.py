@@ -21,7 +21,7 @@ from lorahub.errors import (
 )
 from lorahub.protocol.paths import parse_path
 
-from lorahub_registry.features.accounts.caller import Caller
+from lorahub_registry.features.accounts.caller import Anybody, Caller
 from lorahub_registry.features.downloads import service
 from lorahub_registry.features.downloads.service import Entry, Folder, Listing, OpenFile, TreePage
 from lorahub_registry.infrastructure.web.backend import BackendDep, PublicUrl
@@ -91,7 +91,9 @@ def _file_headers(opened: OpenFile, wanted: ByteRange) -> dict[str, str]:
     return headers
 
 
-@router.api_route("/{name}/resolve/{rev}/{path:path}", methods=["GET", "HEAD"], include_in_schema=False)
+@router.api_route(
+    "/{name}/resolve/{rev}/{path:path}", methods=["GET", "HEAD"], include_in_schema=False, dependencies=[Anybody]
+)
 def single_segment(name: str) -> None:
     raise RepositoryNotFound(f"Repository not found: {decode(name)[:200]}; names here are namespace/name")
 

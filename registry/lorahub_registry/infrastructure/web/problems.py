@@ -47,7 +47,6 @@ def _headers(error: LorahubError) -> dict[str, str]:
             headers["Content-Range"] = f"bytes */{size}"
         case TooManyRequests(facts={"retry_after": seconds}):
             headers["Retry-After"] = str(seconds)
-            headers["RateLimit"] = f'"api";r=0;t={seconds}'
         case Unavailable():
             headers["Retry-After"] = "2"
     return headers

@@ -15,7 +15,8 @@ _USABLE = re.compile(r"[\x21-\x7e]{1,128}")
 class RequestId:
     """ASGI middleware: the caller's `X-Request-Id`, else `X-Amzn-Trace-Id`, else a new one; echoed in the answer.
 
-    The answers of a process that was told to stop also close their connections.
+    Answers also say where their caller's rate stands, and those of a process that was told to stop close their
+    connections.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -34,6 +35,8 @@ class RequestId:
             if message["type"] == "http.response.start":
                 answered = MutableHeaders(scope=message)
                 answered["X-Request-Id"] = request_id
+                if (rate := scope.get("state", {}).get("rate")) is not None:
+                    answered.update(rate.headers())
                 if scope["app"].state.is_stopping:
                     answered["Connection"] = "close"
             await send(message)
