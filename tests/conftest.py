@@ -51,6 +51,14 @@ def own_registry(tmp_path: Path) -> Iterator[Registry]:
 
 
 @pytest.fixture
+def folder_registry(tmp_path: Path) -> Iterator[Registry]:
+    """One on a folder, whatever the others stand on: for what is true of a folder only."""
+    running = Registry(tmp_path / "folder-registry", settings={"LORAHUB_STORAGE": ""}).start()
+    yield running
+    running.kill()
+
+
+@pytest.fixture
 def new_user(registry: Registry) -> Callable[[], tuple[str, str]]:
     """Makes users: (name, token)."""
 

@@ -130,11 +130,11 @@ class Registry:
         """What the registry has stored, behind its back."""
         return Objects(self.home / "storage", self.settings)
 
-    def client(self, token: str | None = "", timeout: float = 60) -> httpx2.Client:
+    def client(self, token: str | None = "", timeout: float = 60) -> "Client":
         """Plain HTTP; as the admin, as the bearer of `token`, or anonymous with None."""
         bearer = self.token if token == "" else token
         headers = {} if bearer is None else {"Authorization": f"Bearer {bearer}"}
-        return httpx2.Client(base_url=self.url, headers=headers, timeout=timeout)
+        return Client(base_url=self.url, headers=headers, timeout=timeout)
 
     def rss_bytes(self) -> int:
         import psutil
@@ -182,10 +182,22 @@ class Objects:
     @property
     def _bucket(self) -> tuple[Any, str, str] | None:
         """Client, bucket, and what every key begins with."""
-        if "LORAHUB_STORAGE" not in self.settings:
+        if not self.settings.get("LORAHUB_STORAGE"):
             return None
         bucket, _, prefix = self.settings["LORAHUB_STORAGE"].removeprefix("s3://").partition("/")
         return production.s3().client(), bucket, f"{prefix}/"
+
+
+class Client(httpx2.Client):
+    """Follows an answer that leads to the registry's storage, as every client does, and no other."""
+
+    def send(self, request: httpx2.Request, **how: Any) -> httpx2.Response:
+        response = super().send(request, **how)
+        leads_to = response.next_request
+        if response.status_code == 302 and leads_to and leads_to.url.netloc != self.base_url.netloc:
+            response.read()
+            return super().send(leads_to, **how)
+        return response
 
 
 def eventually(condition: Any, seconds: float = 10) -> None:

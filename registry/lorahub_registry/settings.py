@@ -28,6 +28,9 @@ class Settings(BaseSettings):
         default=None, description="where bytes are kept: a folder, or s3://bucket/prefix; default: in the registry home"
     )
     storage_endpoint: str | None = Field(default=None, description="URL of the S3 server; default: AWS")
+    storage_public_endpoint: str | None = Field(
+        default=None, description="URL of the S3 server as clients reach it; default: the storage endpoint"
+    )
     database_connections: int = Field(
         default=40, ge=2, description="most connections to PostgreSQL that one process holds; keep it below 48 threads"
     )
@@ -141,6 +144,9 @@ class Settings(BaseSettings):
         description="how long bytes that nothing refers to are kept before collection",
     )
     url_lifetime: timedelta = Field(default=timedelta(hours=6), description="how long a signed upload URL is good")
+    download_lifetime: timedelta = Field(
+        default=timedelta(minutes=15), description="how long an address at which the storage is read is good"
+    )
     xet_token_lifetime: timedelta = Field(
         default=timedelta(minutes=15), description="how long an upload session token is good"
     )

@@ -376,17 +376,18 @@ def test_a_full_disk_is_said_in_a_sentence(registry: Registry, tmp_path: Path, a
 
 
 def test_a_full_disk_of_the_registry_is_said_and_survived(
-    own_registry: Registry, adapter: Path, tmp_path: Path
+    folder_registry: Registry, adapter: Path, tmp_path: Path
 ) -> None:
-    own_registry.stop()
-    own_registry.start(largest_file_kb=6000)
-    cli = Cli(tmp_path, own_registry.url)
+    """Of a folder: how full a bucket is, only its server knows."""
+    folder_registry.stop()
+    folder_registry.start(largest_file_kb=6000)
+    cli = Cli(tmp_path, folder_registry.url)
     (adapter / "big.safetensors").write_bytes(weights_of_size(20_000_000))
-    error = cli.json("push", str(adapter), "owner/full", code=8, LORAHUB_TOKEN=own_registry.token)
+    error = cli.json("push", str(adapter), "owner/full", code=8, LORAHUB_TOKEN=folder_registry.token)
     assert error["code"] == "DiskFull"
     (adapter / "big.safetensors").unlink()
-    assert cli.json("push", str(adapter), "owner/full", LORAHUB_TOKEN=own_registry.token)["version"] == "v1"
-    own_registry.assert_sound()
+    assert cli.json("push", str(adapter), "owner/full", LORAHUB_TOKEN=folder_registry.token)["version"] == "v1"
+    folder_registry.assert_sound()
 
 
 @pytest.mark.parametrize("arguments", COMMANDS, ids=" ".join)

@@ -71,12 +71,13 @@ def test_a_pull_that_is_killed_goes_on_where_it_stopped(
     assert resumed, "no pull was killed while it ran: the test proves nothing"
 
 
-def test_a_push_that_is_killed_sends_only_the_missing_parts_again(own_registry: Registry, tmp_path: Path) -> None:
+def test_a_push_that_is_killed_sends_only_the_missing_parts_again(folder_registry: Registry, tmp_path: Path) -> None:
+    # on a folder, where parts can be watched; tests/uploads/test_storage_addresses.py has the same on a bucket
     folder = write_adapter(tmp_path / "big")
     (folder / "big.safetensors").write_bytes(weights_of_size(300 * MB, seed=3))
-    variables = environment(tmp_path / "home", own_registry)
+    variables = environment(tmp_path / "home", folder_registry)
     command = [LORAHUB, "push", str(folder), "owner/parts"]
-    staging = own_registry.home / "storage" / "staging"
+    staging = folder_registry.home / "storage" / "staging"
     process = subprocess.Popen(command, env=variables, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     while not list(staging.glob("*/part-0000[3-9]")):
         assert process.poll() is None, "the push ended before it could be killed"
@@ -86,7 +87,7 @@ def test_a_push_that_is_killed_sends_only_the_missing_parts_again(own_registry: 
     time.sleep(0.3)
     here = {path: path.stat().st_mtime_ns for path in staging.glob("*/part-*")}
     assert len(here) >= 3
-    with own_registry.client() as client:
+    with folder_registry.client() as client:
         target = batch_with_parts(client, "owner/parts", (folder / "big.safetensors").read_bytes())
     done = json.loads(target["actions"]["upload"]["header"]["done"])
     assert len(done) == len(here)
@@ -98,10 +99,10 @@ def test_a_push_that_is_killed_sends_only_the_missing_parts_again(own_registry: 
     assert process.returncode == 0
     assert watched
     assert all(watched), "a part that was there was sent again"
-    with own_registry.client() as client:
+    with folder_registry.client() as client:
         content = (folder / "big.safetensors").read_bytes()
         assert wire.files(client, "owner/parts", "v1")["big.safetensors"] == wire.sha256(content)
-    own_registry.assert_sound()
+    folder_registry.assert_sound()
 
 
 def batch_with_parts(client: Any, repo: str, content: bytes) -> dict[str, Any]:

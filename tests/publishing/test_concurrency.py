@@ -1,9 +1,11 @@
 """Many at once: on one parent exactly one wins; without a parent all do; a collector in between takes nothing."""
 
+import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from unittest.mock import patch
 
 import wire
 from builders import lora_weights
@@ -83,8 +85,8 @@ def collecting(registry: Registry) -> Callable[[], int]:
 
     def run() -> None:
         nonlocal cycles
-        told = {key.removeprefix("LORAHUB_").lower(): value for key, value in registry.settings.items()}
-        backend = Backend.open(Settings.model_validate({**told, "registry_home": registry.home}))
+        with patch.dict(os.environ, registry.settings):
+            backend = Backend.open(Settings(registry_home=registry.home))
         while not stop.wait(0.02):
             collect_garbage(backend, grace=timedelta(0))
             cycles += 1

@@ -1,5 +1,9 @@
-"""Git-LFS uploads by hand: the address is the credential, and good for one thing only."""
+"""Git-LFS uploads by hand, to the registry itself: the address is the credential, and good for one thing only.
 
+A registry on a folder takes every byte itself; tests/uploads/test_storage_addresses.py is about one on a bucket.
+"""
+
+from collections.abc import Iterator
 from typing import Any
 
 import httpx2
@@ -7,6 +11,16 @@ import pytest
 import wire
 from builders import lora_weights, weights_of_size
 from registry_process import Registry
+
+IN_A_FOLDER = {"LORAHUB_STORAGE": ""}
+
+
+@pytest.fixture(scope="module")
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
+    running = Registry(tmp_path_factory.mktemp("registry"), settings=IN_A_FOLDER).start()
+    yield running
+    running.stop()
+    running.assert_sound()
 
 
 @pytest.fixture
@@ -53,13 +67,13 @@ def test_an_altered_address_is_refused(registry: Registry, user: tuple[str, str]
     assert httpx2.put(href.replace("/whole", "/parts/1"), content=content).status_code == 400
 
 
-def test_an_expired_address_is_refused(own_registry: Registry) -> None:
+def test_an_expired_address_is_refused(folder_registry: Registry) -> None:
     import time
 
-    own_registry.stop()
-    own_registry.start(LORAHUB_URL_LIFETIME="PT1S")
+    folder_registry.stop()
+    folder_registry.start(LORAHUB_URL_LIFETIME="PT1S")
     content = lora_weights(seed=23)
-    with own_registry.client() as client:
+    with folder_registry.client() as client:
         wire.create_repo(client, "owner/late")
         href = wire.batch(client, "owner/late", content)["actions"]["upload"]["href"]
         time.sleep(2.1)

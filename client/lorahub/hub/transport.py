@@ -54,7 +54,14 @@ class Transport:
     def put(self, address: str, body: Callable[[], Iterator[bytes]], size: int) -> httpx2.Response:
         """To a signed address, which is its own credential: no token goes with it."""
         headers = {"Content-Length": str(size)}
-        return retrying(lambda: self._checked(self._client.put(address, content=body(), headers=headers)))
+
+        def send() -> httpx2.Response:
+            response = self._client.put(address, content=body(), headers=headers)
+            if response.status_code >= 300 and _origin(address) != _origin(self.endpoint):
+                raise _storage_refusal(response)
+            return self._checked(response)
+
+        return retrying(send)
 
     def post_signed(self, address: str, body: Any) -> None:
         retrying(lambda: self._checked(self._client.post(address, json=body)))
@@ -80,7 +87,7 @@ class Transport:
                 return
             if response.status_code >= 400:
                 response.read()
-                raise refusal(response)
+                raise refusal(response) if is_own else _storage_refusal(response)
             yield response
 
     def _send(self, method: str, path: str, **parts: Any) -> httpx2.Response:
@@ -186,6 +193,17 @@ def refusal(response: httpx2.Response) -> LorahubError:
         error.facts["retry_after"] = int(after)
     error.request_id = response.headers.get("x-request-id")
     return error
+
+
+def _storage_refusal(response: httpx2.Response) -> LorahubError:
+    """Of a storage that the registry sent us to. Tried again like any fault of the registry: its address has expired,
+    or the storage is busy.
+    """
+    return RegistryFailed(
+        f"the registry's storage at {_origin(str(response.url))} answered {response.status_code}",
+        hint="try again; what arrived is kept",
+        http_status=RegistryFailed.status,
+    )
 
 
 def _origin(address: str) -> str:

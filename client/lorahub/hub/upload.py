@@ -113,10 +113,16 @@ class Upload:
                     refusal = answer["error"]
                     raise error_class(None, int(refusal["code"]))(str(refusal["message"]))
                 if "actions" in answer:
-                    targets[Sha256(answer["oid"])] = answer["actions"]["upload"]
+                    targets[Sha256(answer["oid"])] = answer["actions"]
         return targets
 
-    def _upload_one(self, file: HashedFile, action: dict[str, Any]) -> None:
+    def _upload_one(self, file: HashedFile, actions: dict[str, Any]) -> None:
+        """Sends the bytes, to the registry or to its storage, and asks the registry whether they are the right ones."""
+        self._send(file, actions["upload"])
+        if "verify" in actions:
+            self._transport.json("POST", actions["verify"]["href"], body={"oid": file.sha256, "size": file.local.size})
+
+    def _send(self, file: HashedFile, action: dict[str, Any]) -> None:
         header = action.get("header") or {}
         parts = {int(key): address for key, address in header.items() if key.isdigit()}
         if not parts:

@@ -8,10 +8,9 @@ _armed: str | None = None
 PUBLICATION = (
     "upload-opened",
     "bytes-received",
-    "bytes-verified",
     "blob-moved",
+    "bytes-verified",
     "blob-recorded",
-    "staging-removed",
     "commit-parsed",
     "adapter-inspected",
     "transaction-begun",

@@ -1,4 +1,6 @@
-"""From received to kept: open an upload → receive → verify → move → record. Bytes first, row last.
+"""From received to kept: open an upload → receive → move → verify → record. Bytes first, row last.
+
+Verified is what lies under a key that no client can write to, or could swap the bytes between the check and the move.
 
 Whatever is undone is undone by upload id, never by digest: another upload of the same bytes may have won meanwhile.
 """
@@ -9,6 +11,7 @@ from datetime import datetime
 
 from lorahub.errors import (
     BlobDamaged,
+    BlobNotFound,
     BlobVanished,
     ContentBlocked,
     DigestMismatch,
@@ -27,7 +30,8 @@ from lorahub_registry.infrastructure import metrics
 from lorahub_registry.infrastructure.backend import Backend
 from lorahub_registry.infrastructure.database import Session, now
 from lorahub_registry.infrastructure.failpoints import reach
-from lorahub_registry.infrastructure.storage.object_keys import Staging, blob_key
+from lorahub_registry.infrastructure.storage import ObjectNotFound
+from lorahub_registry.infrastructure.storage.object_keys import Staging, blob_folder, blob_key
 
 __all__ = ["Blob", "Block", "Upload"]
 
@@ -69,33 +73,60 @@ def unfinished_upload(
 
 
 def finish_upload(backend: Backend, upload: Upload) -> Blob:
-    """Verifies and keeps what was received under the upload's staging key.
+    """Takes what was received out of every client's reach, verifies it there and keeps it. May be repeated.
 
-    Raises `SizeMismatch`, `DigestMismatch` or `ContentBlocked`, and forgets the bytes; `BlobVanished` if the upload
-    expired meanwhile.
+    Raises `BlobNotFound` where nothing was received; `SizeMismatch`, `DigestMismatch` or `ContentBlocked`, and forgets
+    the bytes; `BlobVanished` if the upload expired meanwhile.
     """
-    staging = Staging(upload.id)
     reach("bytes-received")
     try:
-        inspection = verify(backend, staging.whole, upload)
-    except (SizeMismatch, DigestMismatch):
+        key = _out_of_reach(backend, upload)
+        reach("blob-moved")
+        inspection = verify(backend, key, upload)
+    except (BlobNotFound, SizeMismatch, DigestMismatch) as error:
         finished = _finished_meanwhile(backend, upload)
         if finished is not None:
             return finished
-        metrics.UPLOADS.labels("refused").inc()
-        forget_upload(backend, upload.id)
+        if not isinstance(error, BlobNotFound):
+            metrics.UPLOADS.labels("refused").inc()
+            forget_upload(backend, upload)
         raise
     reach("bytes-verified")
     try:
-        blob = _keep(backend, upload, inspection)
+        blob = _keep(backend, upload, inspection, key)
     except ContentBlocked:  # since the upload was opened, or its digest wasn't known then
-        forget_upload(backend, upload.id)
+        forget_upload(backend, upload)
         raise
     reach("blob-recorded")
-    backend.blobs.delete(staging.whole)  # still there where the bytes turned out to be known
-    reach("staging-removed")
     metrics.UPLOADS.labels("kept").inc()
     return blob
+
+
+def finish_brought(backend: Backend, *, account_id: int, repository_id: int, sha256: Sha256, size: int) -> Blob | None:
+    """What a client has sent to the storage itself; None where nothing came. Raises as `finish_upload`."""
+    upload = unfinished_upload(backend, account_id=account_id, repository_id=repository_id, sha256=sha256, size=size)
+    try:
+        return None if upload is None else finish_upload(backend, upload)
+    except BlobNotFound:
+        return None
+
+
+def _out_of_reach(backend: Backend, upload: Upload) -> str:
+    """The key under which the received bytes lie from now on. Raises `BlobNotFound`."""
+    key = blob_key(upload.declared_sha256, upload.id)
+    try:
+        backend.blobs.move(Staging(upload.id).whole, key)
+    except ObjectNotFound:
+        moved = _moved(backend, upload)  # by a request that died since, or is busy with them
+        if not moved:
+            raise BlobNotFound(f"the object {upload.declared_sha256} has not arrived", hint="upload it again") from None
+        return moved[0]
+    return key
+
+
+def _moved(backend: Backend, upload: Upload) -> list[str]:
+    folder = blob_folder(upload.declared_sha256)
+    return [stored.key for stored in backend.blobs.list(folder) if stored.key.endswith(f"-{upload.id}")]
 
 
 def _finished_meanwhile(backend: Backend, upload: Upload) -> Blob | None:
@@ -121,22 +152,20 @@ def verify(backend: Backend, key: str, upload: Upload) -> Inspection:
     return inspection
 
 
-def _keep(backend: Backend, upload: Upload, inspection: Inspection) -> Blob:
-    """Moves the bytes under a key that no client was ever given, and records the blob, unless it is known already."""
+def _keep(backend: Backend, upload: Upload, inspection: Inspection, key: str) -> Blob:
+    """Records the verified bytes at `key` as a blob. Where these bytes are known already, theirs is used instead."""
+    blob = Blob(inspection.sha256, inspection.size, inspection.git_sha1, key, inspection.findings)
     for _ in range(_TRIES):
-        blob = _use_known(backend, upload, inspection.sha256)
-        if blob is not None:
-            return blob
-        key = blob_key(inspection.sha256, upload.id)
-        backend.blobs.move(Staging(upload.id).whole, key)
-        reach("blob-moved")
-        blob = Blob(inspection.sha256, inspection.size, inspection.git_sha1, key, inspection.findings)
+        known = _use_known(backend, upload, inspection.sha256)
+        if known is not None:
+            if known.storage_key != key:
+                backend.blobs.delete(key)
+            return known
         try:
             with backend.database.write() as session:
                 _insert_or_heal(session, blob)
                 _lease(backend, session, upload, blob)
-        except queries.IntegrityError:  # another upload of the same bytes was first: use its blob, drop ours
-            backend.blobs.move(key, Staging(upload.id).whole)
+        except queries.IntegrityError:  # another upload of the same bytes was first
             continue
         return blob
     raise BlobVanished("these bytes are being collected again and again", hint="try again in a moment")
@@ -196,18 +225,21 @@ def store_stream(
                 digest.update(piece)
                 file.write(piece)
     except BaseException:
-        forget_upload(backend, upload.id)
+        forget_upload(backend, upload)
         raise
     with backend.database.write() as session:
         declared = queries.declare_sha256(session, upload.id, Sha256(digest.hexdigest()))
     return finish_upload(backend, declared)
 
 
-def forget_upload(backend: Backend, upload_id: str) -> None:
+def forget_upload(backend: Backend, upload: Upload) -> None:
     """Row first, bytes second: what a crash leaves between the two has no row, so the collector knows it as garbage."""
     with backend.database.write() as session:
-        queries.delete_upload(session, upload_id)
-    delete_staged(backend, upload_id)
+        queries.delete_upload(session, upload.id)
+    delete_staged(backend, upload.id)
+    for key in _moved(backend, upload):
+        if not is_known_object(backend, key):
+            backend.blobs.delete(key)
 
 
 def delete_staged(backend: Backend, upload_id: str) -> None:

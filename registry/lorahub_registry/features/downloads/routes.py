@@ -46,7 +46,7 @@ MAX_PATHS = 10_000
 @refuses(AdapterDoesNotFit, GatedRepository, MergeTooLarge, EntryNotFound)
 def head_file(backend: BackendDep, caller: Caller, repo: Repo, rev: Revision, path: PathInRevision) -> Response:
     opened = service.open_file(backend, caller, repo, rev, path)
-    headers = _file_headers(opened, ByteRange(0, opened.file.size, is_partial=False))
+    headers = _file_headers(opened) | _body_headers(opened, ByteRange(0, opened.file.size, is_partial=False))
     return Response(headers=headers, media_type="application/octet-stream")
 
 
@@ -60,34 +60,40 @@ def get_file(
     wanted = requested_range(request.headers.get("range"), opened.file.size)
     if wanted.start == 0:
         service.count_download(backend, opened)
+    address = opened.address(backend)
+    if address is not None:
+        headers = _file_headers(opened) | {"Location": address, "Cache-Control": "no-store"}
+        return Response(status_code=302, headers=headers)
     return StreamingResponse(
         opened.read(backend, wanted.start, wanted.stop),
         status_code=206 if wanted.is_partial else 200,
-        headers=_file_headers(opened, wanted),
+        headers=_file_headers(opened) | _body_headers(opened, wanted),
         media_type="application/octet-stream",
     )
 
 
-def _file_headers(opened: OpenFile, wanted: ByteRange) -> dict[str, str]:
+def _file_headers(opened: OpenFile) -> dict[str, str]:
+    headers = {"X-Repo-Commit": opened.commit.id, "ETag": f'"{opened.etag}"', "Accept-Ranges": "bytes"}
+    if opened.file.is_lfs:
+        headers["X-Linked-Etag"] = f'"{opened.file.sha256}"'
+        headers["X-Linked-Size"] = str(opened.file.size)
+    if opened.yanked is not None:
+        version, yank = opened.yanked
+        reason = yank.reason.encode("ascii", "replace").decode().replace("\n", " ")
+        headers["X-HF-Warning"] = f"yanked; {version} was yanked: {reason}"
+    return headers
+
+
+def _body_headers(opened: OpenFile, wanted: ByteRange) -> dict[str, str]:
     name = opened.file.path.rpartition("/")[2]
     headers = {
-        "X-Repo-Commit": opened.commit.id,
-        "ETag": f'"{opened.etag}"',
-        "Accept-Ranges": "bytes",
         "Content-Length": str(wanted.stop - wanted.start),
         "Content-Disposition": f"attachment; filename*=UTF-8''{quote(name, safe='')}",
         "X-Content-Type-Options": "nosniff",
         "Content-Security-Policy": "default-src 'none'; sandbox",
     }
-    if opened.file.is_lfs:
-        headers["X-Linked-Etag"] = f'"{opened.file.sha256}"'
-        headers["X-Linked-Size"] = str(opened.file.size)
     if wanted.is_partial:
         headers["Content-Range"] = f"bytes {wanted.start}-{wanted.stop - 1}/{opened.file.size}"
-    if opened.yanked is not None:
-        version, yank = opened.yanked
-        reason = yank.reason.encode("ascii", "replace").decode().replace("\n", " ")
-        headers["X-HF-Warning"] = f"yanked; {version} was yanked: {reason}"
     return headers
 
 

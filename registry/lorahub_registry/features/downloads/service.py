@@ -48,6 +48,14 @@ class OpenFile:
         """sha256 of a large file, git's sha1 of a small one: clients tell them apart by length and check both."""
         return self.file.sha256 if self.file.is_lfs else self.file.git_sha1
 
+    def address(self, backend: Backend) -> str | None:
+        """Where the storage itself hands the bytes out; None where they pass through the registry."""
+        storage = backend.blobs.addresses
+        if storage is None or self.blob is None or not self.file.is_lfs:
+            return None
+        name = self.file.path.rpartition("/")[2]
+        return storage.to_read(self.blob.storage_key, filename=name, lifetime=backend.settings.download_lifetime)
+
     def read(self, backend: Backend, start: int, stop: int) -> Iterator[bytes]:
         if self.merged is not None:
             return self.merged.read(backend, self.file.path, start, stop)

@@ -32,6 +32,7 @@ from lorahub_registry.features.accounts.permissions import Action, Principal
 from lorahub_registry.features.audit.service import record as record_audit
 from lorahub_registry.features.blobs.service import (
     Blob,
+    finish_brought,
     holds_lease,
     known_blobs,
     read_blob,
@@ -197,6 +198,8 @@ def _take(backend: Backend, request: Request, line: Line, account_id: int, repos
             sha256 = _keep_inline(backend, content, account_id, repository)
             request.operations.append(Addition(path, sha256, len(content), is_lfs=False))
         case UploadedFile(path, sha256, size):
+            if backend.blobs.addresses and size is not None:  # from a client that doesn't call `verify`
+                finish_brought(backend, account_id=account_id, repository_id=repository.id, sha256=sha256, size=size)
             request.operations.append(Addition(path, sha256, size, is_lfs=True))
         case DeletedFile() | DeletedFolder():
             request.operations.append(line)

@@ -102,12 +102,13 @@ def _target(target: Target, repo: RepositoryName, url: str) -> dict[str, Any]:
 def _upload_action(target: Target, address: str) -> dict[str, Any]:
     """The address is the credential: clients send neither a token nor these headers with the bytes."""
     if not target.part_sizes:
-        return {"href": f"{address}/whole", "header": {}}
+        return {"href": target.addresses[0] if target.addresses else f"{address}/whole", "header": {}}
     done = [
         {"partNumber": number, "etag": service.part_etag(number, target.part_sizes[number - 1])}
         for number in target.parts_here
     ]
-    parts = {str(number): f"{address}/parts/{number}" for number in range(1, len(target.part_sizes) + 1)}
+    addresses = target.addresses or [f"{address}/parts/{number}" for number in range(1, len(target.part_sizes) + 1)]
+    parts = {str(number): part for number, part in enumerate(addresses, start=1)}
     return {
         "href": f"{address}/complete",
         "header": {"chunk_size": str(target.part_sizes[0]), "done": json.dumps(done), **parts},
@@ -158,7 +159,7 @@ def complete(
 def verify(
     backend: BackendDep, caller: Caller, repo: Repo, body: Annotated[LfsObject, json_model(LfsObject)]
 ) -> dict[str, Any]:
-    service.check_uploaded(backend, caller, repo, Wanted(body.oid, body.size))
+    service.finish_brought(backend, caller, repo, Wanted(body.oid, body.size))
     return {}
 
 

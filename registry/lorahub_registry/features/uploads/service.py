@@ -5,6 +5,7 @@ between this answer and the commit can't take them away.
 """
 
 import hashlib
+import math
 import re
 import secrets
 from collections.abc import Iterator
@@ -37,6 +38,7 @@ from lorahub_registry.infrastructure.database import Session, now
 from lorahub_registry.infrastructure.storage.object_keys import Staging, xorb_key
 
 MAX_BATCH = 1000
+MAX_PARTS = 1000
 _SHARERS = 200  # repositories asked about before "you may not read these bytes anywhere"
 _LFS, _XET = "lfs-upload", "xet-upload"
 _HASH = re.compile(r"[0-9a-f]{64}")
@@ -64,6 +66,8 @@ class Target:
     """Bytes of each part; empty for an upload in one piece."""
     parts_here: tuple[int, ...] = ()
     """Numbers of the parts that an earlier, unfinished upload has left."""
+    addresses: tuple[str, ...] = ()
+    """Where the storage itself takes the whole, or each part; empty where the registry takes them."""
     refusal: LorahubError | None = None
 
 
@@ -95,7 +99,19 @@ def _open_one(
         credential=backend.signer.sign(_LFS, {"upload": upload.id}),
         part_sizes=part_sizes,
         parts_here=_parts_here(backend, upload, part_sizes),
+        addresses=_addresses(backend, upload, part_sizes),
     )
+
+
+def _addresses(backend: Backend, upload: Upload, part_sizes: tuple[int, ...]) -> tuple[str, ...]:
+    storage, key, lifetime = backend.blobs.addresses, Staging(upload.id).whole, backend.settings.url_lifetime
+    if storage is None:
+        return ()
+    if part_sizes:
+        return storage.to_write_parts(key, sizes=part_sizes, lifetime=lifetime)
+    if upload.declared_size > storage.largest_whole_bytes:
+        return ()
+    return (storage.to_write(key, size=upload.declared_size, lifetime=lifetime),)
 
 
 def _require_size(backend: Backend, size: int) -> None:
@@ -133,14 +149,23 @@ def _resume_or_open(backend: Backend, account_id: int, repository: Repository, s
 def _part_sizes(backend: Backend, size: int) -> tuple[int, ...]:
     if size <= backend.settings.multipart_threshold_bytes:
         return ()
-    whole, rest = divmod(size, backend.settings.part_bytes)
-    return (backend.settings.part_bytes,) * whole + ((rest,) if rest else ())
+    storage = backend.blobs.addresses
+    smallest = storage.smallest_part_bytes if storage else 1
+    part = max(backend.settings.part_bytes, smallest, math.ceil(size / MAX_PARTS))
+    whole, rest = divmod(size, part)
+    return (part,) * whole + ((rest,) if rest else ())
 
 
 def _parts_here(backend: Backend, upload: Upload, part_sizes: tuple[int, ...]) -> tuple[int, ...]:
-    staging = Staging(upload.id)
+    """Numbers of the parts that have arrived as a whole."""
+    if not part_sizes:
+        return ()
+    staging, storage = Staging(upload.id), backend.blobs.addresses
+    found = storage.parts(staging.whole) or {} if storage else None
     return tuple(
-        number for number, size in enumerate(part_sizes, start=1) if backend.blobs.size(staging.part(number)) == size
+        number
+        for number, size in enumerate(part_sizes, start=1)
+        if (found.get(number) if found is not None else backend.blobs.size(staging.part(number))) == size
     )
 
 
@@ -195,15 +220,24 @@ def finish_parts(backend: Backend, credential: str, sha256: str) -> None:
         raise InvalidInput("this upload is of another object")
     if upload.blob_sha256 is not None:
         return
-    staging, sizes = Staging(upload.id), _part_sizes(backend, upload.declared_size)
+    _join_parts(backend, upload)
+    blobs.finish_upload(backend, upload)
+    blobs.delete_staged(backend, upload.id)
+
+
+def _join_parts(backend: Backend, upload: Upload) -> None:
+    """Raises `InvalidInput` where parts are missing."""
+    staging, storage = Staging(upload.id), backend.blobs.addresses
+    if storage and storage.parts(staging.whole) is None:
+        return  # joined by a request that died since
+    sizes = _part_sizes(backend, upload.declared_size)
     missing = sorted(set(range(1, len(sizes) + 1)) - set(_parts_here(backend, upload, sizes)))
     if missing:
         raise InvalidInput(f"part {missing[0]} has not arrived, and {len(missing) - 1} more", missing=missing)
-    keys = [staging.part(number) for number in range(1, len(sizes) + 1)]
-    backend.blobs.join(keys, staging.whole)
-    blobs.finish_upload(backend, upload)
-    for key in keys:
-        backend.blobs.delete(key)
+    if storage:
+        storage.join(staging.whole)
+    else:
+        backend.blobs.join([staging.part(number) for number in range(1, len(sizes) + 1)], staging.whole)
 
 
 def _upload_of(backend: Backend, credential: str) -> Upload:
@@ -214,14 +248,22 @@ def _upload_of(backend: Backend, credential: str) -> Upload:
     return upload
 
 
-def check_uploaded(backend: Backend, principal: Principal, name: RepositoryName, wanted: Wanted) -> None:
-    """LFS `verify`: raises `BlobNotFound` unless the principal has brought exactly these bytes here."""
+def finish_brought(backend: Backend, principal: Principal, name: RepositoryName, wanted: Wanted) -> None:
+    """LFS `verify`: keeps what the principal sent to the storage itself.
+
+    Raises as `permitted` and `finish_upload`; `BlobNotFound` unless he has brought exactly these bytes here.
+    """
     sha256 = parse_sha256(wanted.sha256)
     with backend.database.read() as session:
         repository = permitted(session, principal, name, Action.WRITE)
         blob = blobs.known_blobs(session, [sha256]).get(sha256)
-        if blob is None or blob.size != wanted.size or not _may_use(session, principal, repository, sha256):
-            raise BlobNotFound(f"the object {sha256} of {wanted.size} bytes is not here", hint="upload it again")
+        if blob and blob.size == wanted.size and _may_use(session, principal, repository, sha256):
+            return
+    account_id = principal.require_account()
+    if not blobs.finish_brought(
+        backend, account_id=account_id, repository_id=repository.id, sha256=sha256, size=wanted.size
+    ):
+        raise BlobNotFound(f"the object {sha256} of {wanted.size} bytes is not here", hint="upload it again")
 
 
 # --- Xet --------------------------------------------------------------------------------------------------------------
@@ -299,7 +341,7 @@ def _take_file(backend: Backend, session: XetSession, store: "_XorbStore", file:
             for chunk in store.unpack(file):
                 staged.write(chunk)
     except BaseException:
-        blobs.forget_upload(backend, upload.id)
+        blobs.forget_upload(backend, upload)
         raise
     return blobs.finish_upload(backend, upload)
 

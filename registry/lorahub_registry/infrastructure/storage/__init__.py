@@ -4,11 +4,11 @@ from pathlib import Path
 
 from lorahub.errors import InvalidConfiguration
 
-from lorahub_registry.infrastructure.storage.blob_store import BlobStore, ObjectNotFound, StoredObject
+from lorahub_registry.infrastructure.storage.blob_store import Addresses, BlobStore, ObjectNotFound, StoredObject
 from lorahub_registry.infrastructure.storage.folder_blob_store import FolderBlobStore
 from lorahub_registry.settings import Settings
 
-__all__ = ["BlobStore", "FolderBlobStore", "ObjectNotFound", "StoredObject", "open_storage"]
+__all__ = ["Addresses", "BlobStore", "FolderBlobStore", "ObjectNotFound", "StoredObject", "open_storage"]
 
 
 def open_storage(settings: Settings) -> BlobStore:
@@ -24,4 +24,6 @@ def open_storage(settings: Settings) -> BlobStore:
         )
     from lorahub_registry.infrastructure.storage.s3_blob_store import S3BlobStore  # boto3 takes its time
 
-    return S3BlobStore.at(bucket, prefix, endpoint=settings.storage_endpoint)
+    return S3BlobStore.at(
+        bucket, prefix, endpoint=settings.storage_endpoint, public_endpoint=settings.storage_public_endpoint
+    )

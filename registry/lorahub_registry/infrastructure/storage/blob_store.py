@@ -9,7 +9,7 @@ the service hashes what was stored, because no storage can be trusted to.
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import BinaryIO, Protocol
 
 
@@ -24,7 +24,44 @@ class ObjectNotFound(LookupError):
     """No object has this key. Never a client's fault: keys are the server's own."""
 
 
+class Addresses(Protocol):
+    """What a storage with addresses of its own can do: clients read and write there, past the registry.
+
+    Whoever has such an address can use it until its lifetime is over, so it is made for staging keys and for reading.
+    """
+
+    largest_whole_bytes: int
+    """Most bytes of an object that is written in one piece."""
+    smallest_part_bytes: int
+    """Fewest bytes of a part, the last one excepted."""
+
+    def to_read(self, key: str, *, filename: str, lifetime: timedelta) -> str:
+        """A GET, with ranges; the answer names itself `filename`."""
+        ...
+
+    def to_write(self, key: str, *, size: int, lifetime: timedelta) -> str:
+        """A PUT of exactly `size` bytes, which becomes the object `key`."""
+        ...
+
+    def to_write_parts(self, key: str, *, sizes: tuple[int, ...], lifetime: timedelta) -> tuple[str, ...]:
+        """A PUT for each part. Parts that were written to `key` before and not joined yet count."""
+        ...
+
+    def parts(self, key: str) -> dict[int, int] | None:
+        """Number → bytes of each part that is here; None where no parts are awaited: none was begun, or all joined."""
+        ...
+
+    def join(self, key: str) -> None:
+        """The parts that are here become the object `key`. Raises `ObjectNotFound` where none are awaited."""
+        ...
+
+
 class BlobStore(Protocol):
+    @property
+    def addresses(self) -> Addresses | None:
+        """None where every byte passes through the registry."""
+        ...
+
     def writer(self, key: str) -> AbstractContextManager[BinaryIO]:
         """A file that becomes the object `key` when the block ends, and nothing when it raises.
 

@@ -26,6 +26,8 @@ _SHORT_LIVED = ("staging/", "xorbs/")  # one folder for each upload: they would 
 class FolderBlobStore:
     """Objects are files below `root`; a key is a relative path."""
 
+    addresses = None
+
     def __init__(self, root: Path) -> None:
         self.root = root
         root.mkdir(parents=True, exist_ok=True)

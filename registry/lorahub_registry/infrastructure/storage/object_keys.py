@@ -2,11 +2,12 @@
 
 staging/<upload id>/whole          one upload, received in one piece
 staging/<upload id>/part-<00001>   one upload, received in parts
-blobs/<ab>/<cd>/<sha256>-<upload>  verified bytes; no client ever held a URL that writes here
+blobs/<ab>/<cd>/<sha256>-<attempt>-<upload id>
+                                   bytes to be verified, then served; no client ever held a URL that writes here
 xorbs/<session>/<hash>             chunks of a Xet upload, until its session is over
-incoming/<random>                  a request body while it arrives
 """
 
+import secrets
 from dataclasses import dataclass
 
 from lorahub.protocol.digests import Sha256
@@ -28,8 +29,13 @@ class Staging:
         return f"{self.prefix}part-{number:05d}"
 
 
+def blob_folder(sha256: Sha256) -> str:
+    return f"blobs/{sha256[:2]}/{sha256[2:4]}/"
+
+
 def blob_key(sha256: Sha256, upload_id: str) -> str:
-    return f"blobs/{sha256[:2]}/{sha256[2:4]}/{sha256}-{upload_id}"
+    """A new one each time: what a second attempt at an upload brings never lands on what the first one recorded."""
+    return f"{blob_folder(sha256)}{sha256}-{secrets.token_hex(4)}-{upload_id}"
 
 
 def xorb_prefix(session: str) -> str:
@@ -38,7 +44,3 @@ def xorb_prefix(session: str) -> str:
 
 def xorb_key(session: str, xorb_hash: str) -> str:
     return f"{xorb_prefix(session)}{xorb_hash}"
-
-
-def incoming_key(name: str) -> str:
-    return f"incoming/{name}"

@@ -5,34 +5,33 @@ completion that answers 200 with an error inside is a failure, and so is a body 
 """
 
 import io
-import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
-import boto3
-from botocore.client import Config
-from botocore.exceptions import BotoCoreError, ClientError
-from lorahub.errors import DiskFull, Unavailable
-from urllib3.exceptions import HTTPError
+from botocore.exceptions import ClientError
+from lorahub.errors import Unavailable
 
 from lorahub_registry.infrastructure.storage.blob_store import ObjectNotFound, StoredObject
+from lorahub_registry.infrastructure.storage.s3_addresses import S3Addresses
+from lorahub_registry.infrastructure.storage.s3_requests import (
+    abort_parts,
+    begin_parts,
+    code,
+    complete_parts,
+    connect,
+    failed,
+    is_missing,
+    named,
+    require,
+)
 
 if TYPE_CHECKING:
     from mypy_boto3_s3.client import S3Client
 
 PIECE_BYTES = 1 << 20
-SMALLEST_PART_BYTES = 5 << 20
-"""S3's bound for every part but the last."""
-
-_MOST_CONNECTIONS = 64  # more than the threads that serve requests: none of them waits for one
-_TRIES = 4
-_MISSING = frozenset({"404", "NoSuchKey", "NotFound", "NoSuchUpload"})
-_FULL = frozenset({"InsufficientStorage", "QuotaExceeded", "StorageFull", "XMinioStorageFull", "507"})
-
-logger = logging.getLogger("lorahub")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,16 +47,26 @@ class Sizes:
 class S3BlobStore:
     """Keys are prefixed with `prefix`, which is empty or ends in `/`."""
 
-    def __init__(self, client: "S3Client", bucket: str, prefix: str, *, sizes: Sizes | None = None) -> None:
+    def __init__(
+        self,
+        client: "S3Client",
+        bucket: str,
+        prefix: str,
+        *,
+        signer: "S3Client | None" = None,
+        sizes: Sizes | None = None,
+    ) -> None:
         self._client = client
         self._bucket = bucket
         self._prefix = prefix
         self._sizes = sizes or Sizes()
+        self.addresses = S3Addresses(client, signer or client, bucket, prefix)
 
     @classmethod
-    def at(cls, bucket: str, prefix: str, *, endpoint: str | None) -> "S3BlobStore":
+    def at(cls, bucket: str, prefix: str, *, endpoint: str | None, public_endpoint: str | None) -> "S3BlobStore":
         """Credentials and region come from boto3's standard chain. Asks nobody anything yet."""
-        return cls(connect(endpoint), bucket, f"{prefix}/" if prefix else "")
+        signer = connect(public_endpoint) if public_endpoint else None
+        return cls(connect(endpoint), bucket, f"{prefix}/" if prefix else "", signer=signer)
 
     @contextmanager
     def writer(self, key: str) -> Iterator[BinaryIO]:
@@ -78,17 +87,17 @@ class S3BlobStore:
 
     def _body(self, key: str, start: int, stop: int) -> Any:
         """None behind the object's end. Raises `ObjectNotFound`."""
-        with _named():
+        with named():
             try:
                 answer = self._client.get_object(**self._place(key), Range=f"bytes={start}-{stop - 1}")
             except ClientError as error:
-                if _code(error) in _MISSING:
+                if is_missing(error):
                     raise ObjectNotFound(key) from None
-                if _code(error) in ("InvalidRange", "416"):
+                if code(error) in ("InvalidRange", "416"):
                     return None
                 raise
         if not answer.get("ContentRange", "").startswith(f"bytes {start}-"):
-            raise _failed("the storage answered other bytes than were asked for")
+            raise failed("the storage answered other bytes than were asked for")
         return answer["Body"]
 
     def _pieces(self, key: str, start: int, stop: int, body: Any) -> Iterator[bytes]:
@@ -96,7 +105,7 @@ class S3BlobStore:
         while body is not None:
             before, at = start, start
             try:
-                with _named():
+                with named():
                     while piece := body.read(PIECE_BYTES):
                         at += len(piece)
                         yield piece
@@ -110,18 +119,18 @@ class S3BlobStore:
             body = self._body(key, start, stop) if start < stop else None
 
     def size(self, key: str) -> int | None:
-        with _named():
+        with named():
             try:
                 return self._client.head_object(**self._place(key))["ContentLength"]
             except ClientError as error:
-                if _code(error) in _MISSING:
+                if is_missing(error):
                     return None
                 raise
 
     def move(self, key: str, to: str) -> None:
         size = self.size(key)
         if size is not None:
-            with _named():
+            with named():
                 self._copy(key, to, size)
             self.delete(key)
         elif self.size(to) is None:
@@ -133,7 +142,7 @@ class S3BlobStore:
             self._copy_parts([(key, start, min(start + step, size)) for start in range(0, size, step)], to)
             return
         copied = self._client.copy_object(**self._place(to), CopySource=self._source(key))
-        _require(copied.get("CopyObjectResult", {}), "ETag")
+        require(copied.get("CopyObjectResult", {}), "ETag")
 
     def join(self, keys: Sequence[str], to: str) -> None:
         sizes = [self.size(key) for key in keys]
@@ -141,8 +150,8 @@ class S3BlobStore:
             if size is None:
                 raise ObjectNotFound(key)
         known = [size or 0 for size in sizes]
-        if min(known[:-1], default=0) >= SMALLEST_PART_BYTES and max(known) <= self._sizes.copy:
-            with _named():
+        if min(known[:-1], default=0) >= S3Addresses.smallest_part_bytes and max(known) <= self._sizes.copy:
+            with named():
                 self._copy_parts([(key, 0, size) for key, size in zip(keys, known, strict=True)], to)
             return
         with self.writer(to) as whole:
@@ -162,18 +171,18 @@ class S3BlobStore:
             raise
 
     def delete(self, key: str) -> None:
-        with _named():
+        with named():
             try:
                 self._client.delete_object(**self._place(key))
             except ClientError as error:
-                if _code(error) not in _MISSING:
+                if not is_missing(error):
                     raise
 
     def list(self, prefix: str) -> Iterator[StoredObject]:
         pages = self._client.get_paginator("list_objects_v2").paginate(
             Bucket=self._bucket, Prefix=self._prefix + prefix
         )
-        with _named():
+        with named():
             for page in pages:
                 for row in page.get("Contents", []):
                     yield StoredObject(row["Key"].removeprefix(self._prefix), row["Size"], row["LastModified"])
@@ -182,12 +191,12 @@ class S3BlobStore:
         count = 0
         for key, upload_id, begun_at in self._unfinished(""):
             if begun_at < older_than:
-                _abort(self._client, self._place(key), upload_id)
+                abort_parts(self._client, self._place(key), upload_id)
                 count += 1
         return count
 
     def probe(self) -> None:
-        with _named():
+        with named():
             self._client.head_bucket(Bucket=self._bucket)
 
     def _unfinished(self, prefix: str) -> Iterator[tuple[str, str, datetime]]:
@@ -195,7 +204,7 @@ class S3BlobStore:
         pages = self._client.get_paginator("list_multipart_uploads").paginate(
             Bucket=self._bucket, Prefix=self._prefix + prefix
         )
-        with _named():
+        with named():
             for page in pages:
                 for row in page.get("Uploads", []):
                     yield row["Key"].removeprefix(self._prefix), row["UploadId"], row["Initiated"]
@@ -205,25 +214,6 @@ class S3BlobStore:
 
     def _source(self, key: str) -> Any:
         return self._place(key)
-
-
-def connect(endpoint: str | None) -> "S3Client":
-    """`endpoint` None is AWS. A server of one's own is addressed by path, as its buckets rarely have host names."""
-    return boto3.client(
-        "s3",
-        endpoint_url=endpoint,
-        config=Config(
-            signature_version="s3v4",
-            s3={"addressing_style": "path" if endpoint else "auto"},
-            retries={"total_max_attempts": _TRIES, "mode": "standard"},
-            connect_timeout=5,
-            read_timeout=60,
-            max_pool_connections=_MOST_CONNECTIONS,
-            # not every server knows the checksums that boto3 sends by default; we hash what was stored
-            request_checksum_calculation="when_required",
-            response_checksum_validation="when_required",
-        ),
-    )
 
 
 class _Parts(io.RawIOBase):
@@ -257,83 +247,28 @@ class _Parts(io.RawIOBase):
         answer = self._client.upload_part_copy(
             **self._part(), CopySource=source, CopySourceRange=f"bytes={start}-{stop - 1}"
         )
-        self._etags.append(_require(answer.get("CopyPartResult", {}), "ETag"))
+        self._etags.append(require(answer.get("CopyPartResult", {}), "ETag"))
 
     def _send(self, body: Any) -> None:
-        with _named():
-            self._etags.append(_require(self._client.upload_part(**self._part(), Body=body), "ETag"))
+        with named():
+            self._etags.append(require(self._client.upload_part(**self._part(), Body=body), "ETag"))
 
     def _part(self) -> dict[str, Any]:
         """Where the next part goes."""
         if self._upload_id is None:
-            self._upload_id = _require(self._client.create_multipart_upload(**self._place), "UploadId")
+            self._upload_id = begin_parts(self._client, self._place)
         return {**self._place, "UploadId": self._upload_id, "PartNumber": len(self._etags) + 1}
 
     def finish(self) -> None:
         if self._upload_id is None:
-            with _named():
-                _require(self._client.put_object(**self._place, Body=self._buffer), "ETag")
+            with named():
+                require(self._client.put_object(**self._place, Body=self._buffer), "ETag")
             return
         if self._buffer:
             self._send(self._buffer)
-        complete(self._client, self._place, self._upload_id, list(enumerate(self._etags, start=1)))
+        complete_parts(self._client, self._place, self._upload_id, list(enumerate(self._etags, start=1)))
 
     def abort(self) -> None:
         if self._upload_id is not None:
             with suppress(Unavailable):  # the collector aborts what is left; the first fault is the one to tell
-                _abort(self._client, self._place, self._upload_id)
-
-
-def complete(client: "S3Client", place: dict[str, Any], upload_id: str, etags: list[tuple[int, str]]) -> None:
-    """Raises `ObjectNotFound` where there is no such multipart upload, or no longer."""
-    parts: Any = [{"PartNumber": number, "ETag": etag} for number, etag in etags]
-    with _named():
-        try:
-            answer = client.complete_multipart_upload(**place, UploadId=upload_id, MultipartUpload={"Parts": parts})
-        except ClientError as error:
-            if _code(error) in _MISSING:
-                raise ObjectNotFound(place["Key"]) from None
-            raise
-        _require(answer, "ETag")
-
-
-def _abort(client: "S3Client", place: dict[str, Any], upload_id: str) -> None:
-    with _named():
-        try:
-            client.abort_multipart_upload(**place, UploadId=upload_id)
-        except ClientError as error:
-            if _code(error) not in _MISSING:
-                raise
-
-
-def _require(answer: Any, name: str) -> str:
-    """What a success can't be without."""
-    value = answer.get(name)
-    if not value:
-        raise _failed(f"the storage answered 200, but without {name}")
-    return str(value)
-
-
-def _code(error: ClientError) -> str:
-    return str(error.response.get("Error", {}).get("Code", ""))
-
-
-def _failed(what: str) -> Unavailable:
-    logger.error("storage: %s", what)
-    return Unavailable("the registry's storage doesn't answer as it should", hint="try again in a moment")
-
-
-@contextmanager
-def _named() -> Iterator[None]:
-    """The library's faults under our names; what the storage said is for the operator's log only."""
-    try:
-        yield
-    except ClientError as error:
-        if _code(error) in _FULL:
-            raise DiskFull(
-                "the registry's storage is full; nothing of this upload is kept",
-                hint="free space on the registry, then try again",
-            ) from error
-        raise _failed(str(error)) from error
-    except (BotoCoreError, HTTPError) as error:
-        raise _failed(f"{type(error).__name__}: {error}") from error
+                abort_parts(self._client, self._place, self._upload_id)
