@@ -13,6 +13,7 @@ from sqlalchemy.exc import IntegrityError
 from lorahub_registry.infrastructure.database import Session, now
 from lorahub_registry.infrastructure.database.tables import Blob as BlobRow
 from lorahub_registry.infrastructure.database.tables import BlockedDigest as BlockRow
+from lorahub_registry.infrastructure.database.tables import CollectionHold as HoldRow
 from lorahub_registry.infrastructure.database.tables import CommitFile, MergeOutput
 from lorahub_registry.infrastructure.database.tables import Upload as UploadRow
 
@@ -232,6 +233,23 @@ def delete_expired_upload(session: Session, upload_id: str) -> bool:
         delete(UploadRow).where(UploadRow.id == upload_id, UploadRow.expires_at <= now()).returning(UploadRow.id)
     )
     return gone.first() is not None
+
+
+def is_held(session: Session) -> bool:
+    """Whether collecting has to wait; nobody can begin to hold it before this transaction ends."""
+    until = session.scalar(select(HoldRow.until).with_for_update(read=True))
+    return until is not None and until > now()
+
+
+def hold_until(session: Session, until: datetime) -> None:
+    """Waits for collectors that looked before. An earlier end than the present one changes nothing."""
+    is_later = or_(HoldRow.until.is_(None), HoldRow.until < until)
+    session.execute(update(HoldRow).where(is_later).values(until=until))
+
+
+def release_hold(session: Session, until: datetime) -> None:
+    """Unless somebody else has prolonged it."""
+    session.execute(update(HoldRow).where(HoldRow.until == until).values(until=None))
 
 
 def unreferenced_blobs(session: Session, *, created_before: datetime, after: str, limit: int) -> list[Blob]:

@@ -6,8 +6,10 @@ Whatever is undone is undone by upload id, never by digest: another upload of th
 """
 
 import hashlib
+import threading
 from collections.abc import Iterator
-from datetime import datetime
+from datetime import datetime, timedelta
+from typing import Self
 
 from lorahub.errors import (
     BlobDamaged,
@@ -391,11 +393,41 @@ def collect_upload(backend: Backend, upload_id: str) -> None:
         delete_staged(backend, upload_id)
 
 
+class Hold:
+    """Keeps every blob where it is while the block runs. Ends by itself if nobody renews it: its holder was killed."""
+
+    LIFETIME = timedelta(minutes=15)
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+        self._until = now()
+        self._renewing = threading.Lock()
+
+    def __enter__(self) -> Self:
+        self.renew()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with self._backend.database.write() as session:
+            queries.release_hold(session, self._until)
+
+    def renew(self) -> None:
+        """To be called again and again; writes only where half of its life is over."""
+        with self._renewing:
+            if self._until - now() < self.LIFETIME / 2:
+                self._until = now() + self.LIFETIME
+                with self._backend.database.write() as session:
+                    queries.hold_until(session, self._until)
+
+
 def collect_blob(backend: Backend, blob: Blob) -> bool:
-    """Row first, under the foreign keys; then the object. False if something came to refer to it meanwhile."""
+    """Row first, under the foreign keys; then the object.
+
+    False if something came to refer to it meanwhile, or collection is held.
+    """
     try:
         with backend.database.write() as session:
-            is_gone = queries.delete_blob(session, blob)
+            is_gone = not queries.is_held(session) and queries.delete_blob(session, blob)
     except queries.IntegrityError:
         return False
     if is_gone:
@@ -422,7 +454,11 @@ def _blob_page(backend: Backend, after: str, limit: int) -> list[Blob]:
         return queries.all_blobs(session, after=after, limit=limit)
 
 
-def still_there(backend: Backend, blob: Blob) -> bool:
+def find_blob(backend: Backend, sha256: Sha256) -> Blob | None:
     with backend.database.read() as session:
-        found = queries.blob_by_sha256(session, blob.sha256)
+        return queries.blob_by_sha256(session, sha256)
+
+
+def still_there(backend: Backend, blob: Blob) -> bool:
+    found = find_blob(backend, blob.sha256)
     return found is not None and found.storage_key == blob.storage_key

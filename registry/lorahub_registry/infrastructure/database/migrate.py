@@ -52,17 +52,17 @@ def pending(database: Database) -> tuple[Schema, list[str]]:
     return _compare(here)
 
 
-def upgrade(database: Database) -> list[str]:
-    """Runs every migration that this database has not seen; which they were.
+def upgrade(database: Database, to: str = "head") -> list[str]:
+    """Runs every migration that this database has not seen, up to the one called `to`; which it had not seen.
 
-    Raises `InvalidConfiguration` where a newer lorahub has migrated it.
+    Raises `InvalidConfiguration` where a newer lorahub has migrated it, `CommandError` where nothing is called `to`.
     """
     with database.engine.connect() as connection, _turn(database, connection):
         schema, missing = _compare(MigrationContext.configure(connection).get_current_revision())
         connection.rollback()
         refuse_newer(schema)
         if missing:
-            _run(connection)
+            _run(connection, to)
     return missing
 
 
@@ -109,12 +109,12 @@ def _config() -> Config:
     return config
 
 
-def _run(connection: Connection) -> None:
+def _run(connection: Connection, to: str) -> None:
     config = _config()
     config.attributes["connection"] = connection
     for tries_left in reversed(range(_TRIES)):
         try:
-            command.upgrade(config, "head")
+            command.upgrade(config, to)
         except OperationalError as error:
             if getattr(error.orig, "sqlstate", None) != _LOCK_NOT_AVAILABLE or not tries_left:
                 raise
