@@ -10,7 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import click
@@ -26,6 +26,7 @@ from lorahub_registry.command_line import settings_of, usable
 from lorahub_registry.command_line import show as _print
 from lorahub_registry.features.accounts import service as accounts
 from lorahub_registry.features.accounts.permissions import OPERATOR
+from lorahub_registry.features.audit.service import all_events
 from lorahub_registry.features.maintenance import service as maintenance
 from lorahub_registry.features.operations.census import CensusCollector
 from lorahub_registry.infrastructure import logs, metrics
@@ -303,6 +304,28 @@ def jobs_group(context: click.Context, home: Path | None, *, as_json: bool) -> N
 
         overview = jobs.overview(_open(home))
         _print(overview.as_json(), str(overview), as_json=as_json)
+
+
+@admin.group()
+def audit() -> None:
+    """The log of changes: who did what, and when."""
+
+
+_TIME = click.DateTime(["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%dT%H:%M:%SZ"])
+
+
+@audit.command("export")
+@click.option("--since", type=_TIME, help="From this time on (UTC).")
+@click.option("--until", type=_TIME, help="Before this time (UTC).")
+@_home
+def export_audit(since: datetime | None, until: datetime | None, home: Path | None) -> None:
+    """Print every event as a line of JSON, oldest first."""
+    for event in all_events(_open(home), since=_in_utc(since), until=_in_utc(until)):
+        click.echo(json.dumps(event.as_json()))
+
+
+def _in_utc(time: datetime | None) -> datetime | None:
+    return None if time is None else time.replace(tzinfo=UTC)
 
 
 @jobs_group.command("requeue")

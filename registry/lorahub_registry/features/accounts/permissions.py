@@ -95,6 +95,7 @@ def require(principal: Principal, action: Action, namespace: str) -> None:
 
 
 def is_site_admin(principal: Principal) -> bool:
+    """Whether this token, not only its owner, is an administrator of the whole registry."""
     return principal.is_admin and principal.scope == Level.ADMIN and principal.namespace is None
 
 

@@ -70,6 +70,7 @@ class ShownEvent(TypedDict):
     subject: str
     details: dict[str, Any]
     requestId: str | None
+    tokenId: int | None
 
 
 @router.get("/api/whoami-v2")
@@ -204,18 +205,7 @@ def audit(
     cursor: Annotated[int | None, Query(ge=1, le=2**62)] = None,
 ) -> Response:
     events = service.audit_page(backend, caller, limit=limit, before=cursor)
-    rows: list[ShownEvent] = [
-        {
-            "id": event.id,
-            "at": wire_time(event.at),
-            "actor": event.actor,
-            "action": event.action,
-            "subject": event.subject,
-            "details": event.details,
-            "requestId": event.request_id,
-        }
-        for event in events
-    ]
+    rows = [event.as_json() for event in events]
     after = str(events[-1].id) if len(events) == limit else None
     return page(rows, request=request, public_url=url, cursor=after)
 

@@ -239,11 +239,26 @@ def create_token(
     namespace: str | None = None,
     lifetime: timedelta | None = None,
 ) -> tuple[str, Token]:
-    """A new token for the caller: the text, shown this once, and what is stored of it."""
+    """A new token for the caller: the text, shown this once, and what is stored of it.
+
+    Raises `NotPermitted` where it would reach further than the token that asks for it.
+    """
     account_id = principal.require_account()
     require(principal, Action.GOVERN, principal.name)
+    if principal.namespace is not None and similarity_key(namespace or "") != similarity_key(principal.namespace):
+        raise NotPermitted(
+            f"the token {principal.token_name!r} is good for {principal.namespace} alone, and so is what it makes",
+            hint=f"make a token for the namespace {principal.namespace}, or use one that is bound to none",
+        )
     return issue_token(
-        backend, account_id, by=principal.name, name=name, scope=scope, namespace=namespace, lifetime=lifetime
+        backend,
+        account_id,
+        by=principal.name,
+        by_token=principal.token_id,
+        name=name,
+        scope=scope,
+        namespace=namespace,
+        lifetime=lifetime,
     )
 
 
@@ -252,6 +267,7 @@ def issue_token(
     account_id: int,
     *,
     by: str,
+    by_token: int | None = None,
     name: str,
     scope: str,
     namespace: str | None = None,
@@ -275,7 +291,16 @@ def issue_token(
             namespace=namespace and require_known(session, namespace).name,
             expires_at=lifetime and now() + lifetime,
         )
-        record(session, actor=by, action="token.create", subject=name, scope=scope, namespace=namespace)
+        record(
+            session,
+            actor=by,
+            token_id=by_token,
+            action="token.create",
+            subject=name,
+            token=token.id,
+            scope=scope,
+            namespace=namespace,
+        )
     return text, token
 
 

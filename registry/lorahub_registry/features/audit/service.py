@@ -1,5 +1,7 @@
 """Records changes. Called inside the transaction of the change, so that neither exists without the other."""
 
+from collections.abc import Iterator
+from datetime import datetime
 from typing import Any
 
 from lorahub_registry.features.audit import queries
@@ -8,7 +10,9 @@ from lorahub_registry.infrastructure.backend import Backend
 from lorahub_registry.infrastructure.database import Session
 from lorahub_registry.infrastructure.web.request_id import current_request_id
 
-__all__ = ["Event", "newest_events", "record"]
+__all__ = ["Event", "all_events", "newest_events", "record"]
+
+_PAGE = 1000
 
 
 def record(
@@ -31,3 +35,13 @@ def record(
 def newest_events(backend: Backend, *, limit: int, before: int | None) -> list[Event]:
     with backend.database.read() as session:
         return queries.newest_events(session, limit=limit, before=before)
+
+
+def all_events(backend: Backend, *, since: datetime | None = None, until: datetime | None = None) -> Iterator[Event]:
+    """In the order in which they happened, for whoever has the machine. `until` itself is not part of it."""
+    after: int | None = 0
+    while after is not None:
+        with backend.database.read() as session:
+            found = queries.events_between(session, after=after, since=since, until=until, limit=_PAGE)
+        yield from found
+        after = found[-1].id if found else None

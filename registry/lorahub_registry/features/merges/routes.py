@@ -100,7 +100,7 @@ def look(backend: BackendDep, caller: Caller, job: str) -> Job:
 
 
 @router.post("/{job}/cancel")
-@refuses(NotAuthenticated, Conflict, NotFound)
+@refuses(NotAuthenticated, NotPermitted, Conflict, NotFound)
 def cancel(backend: BackendDep, caller: Caller, job: str) -> Job:
     return _job(service.cancel(backend, caller, job))
 

@@ -22,7 +22,7 @@ from lorahub.merging.recipe import Recipe
 from lorahub.protocol.digests import Sha256
 from lorahub.protocol.names import RepositoryName
 
-from lorahub_registry.features.accounts.permissions import Action, Principal, require
+from lorahub_registry.features.accounts.permissions import Action, Principal, is_site_admin, may, require
 from lorahub_registry.features.accounts.service import acting_for
 from lorahub_registry.features.audit.service import record as record_audit
 from lorahub_registry.features.blobs.service import known_blobs, lease_known
@@ -143,27 +143,45 @@ def find(backend: Backend, principal: Principal, job_id: str) -> Shown:
     account_id = principal.require_account()
     with backend.database.read() as session:
         job = queries.job_by_id(session, job_id) if _ID.fullmatch(job_id) else None
-        if job is None or (job.account_id != account_id and not principal.is_admin):
-            raise NotFound(f"no merge is called {job_id[:64]}")
+        if job is None or (job.account_id != account_id and not is_site_admin(principal)):
+            raise _no_job(job_id)
         target = repositories.repositories_by_id(session, [job.repository_id])[job.repository_id]
+    if not may(principal, Action.READ, target.namespace):
+        raise _no_job(job_id)
     return Shown(job, target.full_name)
+
+
+def _no_job(job_id: str) -> NotFound:
+    return NotFound(f"no merge is called {job_id[:64]}")
 
 
 def own_jobs(backend: Backend, principal: Principal) -> list[Shown]:
     """The newest of the principal's jobs."""
     with backend.database.read() as session:
         jobs = queries.jobs_of(session, principal.require_account(), limit=_MOST_LISTED)
-        names = repositories.repositories_by_id(session, [job.repository_id for job in jobs])
-    return [Shown(job, names[job.repository_id].full_name) for job in jobs]
+        targets = repositories.repositories_by_id(session, [job.repository_id for job in jobs])
+    shown = ((job, targets[job.repository_id]) for job in jobs)
+    return [Shown(job, target.full_name) for job, target in shown if may(principal, Action.READ, target.namespace)]
 
 
 def cancel(backend: Backend, principal: Principal, job_id: str) -> Shown:
-    """Stops it: nothing of it is visible. Raises `NotFound`, `Conflict` where it is done, or being published."""
+    """Stops it: nothing of it is visible.
+
+    Raises `NotFound`, `NotPermitted`, `Conflict` where it is done, or being published.
+    """
     shown = find(backend, principal, job_id)
+    require(principal, Action.WRITE, shown.target.partition("/")[0])
     with backend.database.write() as session:
         is_new = queries.cancel(session, job_id)
         if is_new:
-            record_audit(session, actor=principal.name, action="merge.cancel", subject=shown.target, job=job_id)
+            record_audit(
+                session,
+                actor=principal.name,
+                token_id=principal.token_id,
+                action="merge.cancel",
+                subject=shown.target,
+                job=job_id,
+            )
     if is_new:
         merged.forget_unused(backend)
     shown = find(backend, principal, job_id)

@@ -393,8 +393,19 @@ def record(
             if found.judged is not None:
                 checks.record(session, commit.id, found.judged)
                 want_statistics(session, found.judged.digest, commit.id)
-            _make_version(session, principal, repository, request, commit)
+            version = _make_version(session, principal, repository, request, commit)
+            aliases = _point_aliases(session, principal, repository, request, commit.id)
             _settle(session, principal, repository, plan, commit)
+            _record(
+                session,
+                principal,
+                "revision.publish",
+                repository,
+                commit=commit.id,
+                digest=commit.digest,
+                version=version,
+                aliases=aliases,
+            )
             reach("transaction-ready")
     except revisions.IntegrityError as error:
         _require_blobs(backend, plan, error)
@@ -430,14 +441,16 @@ def _settle(session: Session, principal: Principal, repository: Repository, plan
         digests=sorted(set(plan.added.values())),
     )
     touch(session, repository.id, commit.created_at)
+
+
+def _record(session: Session, principal: Principal, action: str, repository: Repository, **details: object) -> None:
     record_audit(
         session,
         actor=principal.name,
         token_id=principal.token_id,
-        action="revision.publish",
+        action=action,
         subject=repository.full_name,
-        commit=commit.id,
-        digest=commit.digest,
+        **details,
     )
 
 
@@ -483,8 +496,9 @@ def _holds(session: Session, version: Reference, digest: Sha256) -> bool:
 def _point_at_existing(
     session: Session, principal: Principal, repository: Repository, request: Request, version: Reference
 ) -> Published:
-    for alias in request.version.aliases if request.version else ():
-        point_alias(session, principal, repository, alias, version.commit_id)
+    moved = _point_aliases(session, principal, repository, request, version.commit_id)
+    if moved:
+        _record(session, principal, "alias.move", repository, commit=version.commit_id, aliases=moved)
     commit = revisions.commit_by_id(session, repository.id, version.commit_id)
     assert commit is not None
     return _published(session, repository, commit, request, is_new=False)
@@ -492,10 +506,11 @@ def _point_at_existing(
 
 def _make_version(
     session: Session, principal: Principal, repository: Repository, request: Request, commit: Commit
-) -> None:
+) -> str | None:
+    """Its name, where one is wished for."""
     wish = request.version
     if wish is None:
-        return
+        return None
     number = take_version_number(session, repository.id, at_least=wish.number or 0)
     if wish.number is not None and number != wish.number:
         raise Conflict(
@@ -516,8 +531,15 @@ def _make_version(
         commit_id=commit.id,
         by=principal.name,
     )
-    for alias in wish.aliases:
-        point_alias(session, principal, repository, alias, commit.id)
+    return name
+
+
+def _point_aliases(
+    session: Session, principal: Principal, repository: Repository, request: Request, commit_id: str
+) -> list[str]:
+    """The aliases that did not lead there before."""
+    wanted = request.version.aliases if request.version else ()
+    return [alias for alias in wanted if point_alias(session, principal, repository, alias, commit_id) is not None]
 
 
 def _published(

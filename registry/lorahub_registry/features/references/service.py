@@ -15,6 +15,7 @@ from lorahub.errors import (
     RevisionNotFound,
     VersionYanked,
 )
+from lorahub.protocol.digests import CommitId
 from lorahub.protocol.names import RepositoryName, is_version, parse_alias, parse_reference_name
 
 from lorahub_registry.features.accounts.permissions import Action, Principal, may, require
@@ -173,6 +174,7 @@ def create_branch(
         parse_reference_name(branch, what="branch")
         commit = revisions.resolve(session, repository.id, start or "main").commit
         _create(session, principal, repository, kind="branch", name=branch, commit_id=commit.id)
+        _record(session, principal, "branch.create", repository, name=branch, commit=commit.id)
 
 
 def delete_branch(backend: Backend, principal: Principal, name: RepositoryName, branch: str) -> None:
@@ -192,6 +194,7 @@ def create_tag(
         commit = revisions.resolve(session, repository.id, revision).commit
         parse_reference_name(tag, what="tag")
         _create(session, principal, repository, kind="tag", name=tag, commit_id=commit.id, message=message)
+        _record(session, principal, "tag.create", repository, name=tag, commit=commit.id)
 
 
 def delete_tag(backend: Backend, principal: Principal, name: RepositoryName, tag: str) -> None:
@@ -213,13 +216,12 @@ def _create(
     name: str,
     commit_id: str,
     message: str = "",
-    is_protected: bool = False,
 ) -> Reference:
     if revisions.name_in_use(session, repository.id, kind=kind, name=name):
         raise AlreadyExists(f"Reference refs/{revisions.space_of(kind)}/{name} already exists")
     if len(revisions.references_of(session, repository.id)) >= MAX_REFERENCES:
         raise InvalidInput(f"{repository.full_name} has {MAX_REFERENCES} references, the most there can be")
-    reference = revisions.create_reference(
+    return revisions.create_reference(
         session,
         repository_id=repository.id,
         kind=kind,
@@ -227,10 +229,7 @@ def _create(
         commit_id=commit_id,
         by=principal.name,
         message=message,
-        is_protected=is_protected,
     )
-    _record(session, principal, f"{kind}.create", repository, name=name, commit=commit_id)
-    return reference
 
 
 def _delete(session: Session, principal: Principal, repository: Repository, *, kind: str, name: str) -> None:
@@ -245,9 +244,9 @@ def _delete(session: Session, principal: Principal, repository: Repository, *, k
 
 def squash(backend: Backend, principal: Principal, name: RepositoryName, branch: str, message: str) -> None:
     """The branch becomes one commit without a parent. Versions, tags and aliases keep theirs."""
-    author_id = principal.require_account()
     with backend.database.write() as session:
         repository = permitted(session, principal, name, Action.WRITE)
+        author_id = principal.require_account()
         reference = revisions.reference_named(session, repository.id, kind="branch", name=branch)
         if reference is None:
             raise RevisionNotFound(f"Invalid rev id: {branch[:200]}")
@@ -293,30 +292,38 @@ def set_alias(
         _refuse_yanked(session, repository, commit.id)
         if is_protected is not None:
             require(principal, Action.MANAGE, repository.namespace)
-        point_alias(session, principal, repository, alias, commit.id)
+        act = point_alias(session, principal, repository, alias, commit.id)
         found = revisions.reference_named(session, repository.id, kind="alias", name=alias)
         assert found is not None
         if is_protected is not None and is_protected != found.is_protected:
             revisions.set_protected(session, found, is_protected=is_protected)
-            _record(session, principal, "alias.protect", repository, name=alias, protected=is_protected)
+            act = act or "protect"
+        if act is not None:
+            protected = found.is_protected if is_protected is None else is_protected
+            _record(session, principal, f"alias.{act}", repository, name=alias, commit=commit.id, protected=protected)
         return _alias(session, revisions.reference_named(session, repository.id, kind="alias", name=alias) or found)
 
 
-def point_alias(session: Session, principal: Principal, repository: Repository, alias: str, commit_id: str) -> None:
-    """Inside a transaction whose principal may write. Raises `ProtectedReference`, `AlreadyExists`."""
+def point_alias(
+    session: Session, principal: Principal, repository: Repository, alias: str, commit_id: str
+) -> str | None:
+    """Inside a transaction whose principal may write, and which records what is done: `create`, `move` or nothing.
+
+    Raises `ProtectedReference`, `AlreadyExists`.
+    """
     reference = revisions.reference_named(session, repository.id, kind="alias", name=alias)
     if reference is None:
         _create(session, principal, repository, kind="alias", name=alias, commit_id=commit_id)
-        return
+        return "create"
     if reference.commit_id == commit_id:
-        return
+        return None
     if reference.is_protected and not may(principal, Action.MANAGE, repository.namespace):
         raise ProtectedReference(
             f"the alias {alias} of {repository.full_name} is protected; only its owners move it",
             hint="ask an owner, or use another alias",
         )
     revisions.move_reference(session, reference, to=commit_id, by=principal.name)
-    _record(session, principal, "alias.move", repository, name=alias, commit=commit_id)
+    return "move"
 
 
 def delete_alias(backend: Backend, principal: Principal, name: RepositoryName, alias: str) -> None:
@@ -340,17 +347,21 @@ def yank(backend: Backend, principal: Principal, name: RepositoryName, version: 
         if not reference:
             raise RevisionNotFound(f"Invalid rev id: {version[:200]} is no version of {repository.full_name}")
         revisions.set_yanked(session, reference, by=None if reason is None else principal.name, reason=reason)
+        latest = _follow_latest(session, principal, repository, reference)
         action = "version.unyank" if reason is None else "version.yank"
-        _record(session, principal, action, repository, name=version, reason=reason)
-        _follow_latest(session, principal, repository, reference)
+        _record(session, principal, action, repository, name=version, reason=reason, latest=latest)
         return _version(
             session,
             revisions.reference_named(session, repository.id, kind="version", name=version) or reference,
         )
 
 
-def _follow_latest(session: Session, principal: Principal, repository: Repository, changed: Reference) -> None:
-    """Where `latest` led to a version that was just yanked, it goes back to the newest good one, or away.
+def _follow_latest(
+    session: Session, principal: Principal, repository: Repository, changed: Reference
+) -> CommitId | None:
+    """The commit that `latest` leads to afterwards.
+
+    Where `latest` led to a version that was just yanked, it goes back to the newest good one, or away.
 
     Where it went away with the only version, it comes back with it.
     """
@@ -359,10 +370,14 @@ def _follow_latest(session: Session, principal: Principal, repository: Repositor
     good = [ref for ref in references if ref.kind == "version" and ref.yanked_at is None]
     if latest is not None and latest.commit_id == changed.commit_id and good:
         point_alias(session, principal, repository, LATEST, good[-1].commit_id)
-    elif latest is not None and latest.commit_id == changed.commit_id:
+        return CommitId(good[-1].commit_id)
+    if latest is not None and latest.commit_id == changed.commit_id:
         revisions.delete_reference(session, latest, by=principal.name)
-    elif latest is None and [ref.id for ref in good] == [changed.id]:
+        return None
+    if latest is None and [ref.id for ref in good] == [changed.id]:
         point_alias(session, principal, repository, LATEST, changed.commit_id)
+        return CommitId(changed.commit_id)
+    return None if latest is None else CommitId(latest.commit_id)
 
 
 def _refuse_yanked(session: Session, repository: Repository, commit_id: str) -> None:

@@ -22,7 +22,6 @@ from lorahub.protocol.names import RepositoryName, similarity_key
 
 from lorahub_registry.features.accounts.permissions import (
     Action,
-    Level,
     Principal,
     is_site_admin,
     may,
@@ -393,6 +392,7 @@ def ask_for_access(backend: Backend, principal: Principal, name: RepositoryName)
     user_id = principal.require_account()
     with backend.database.write() as session:
         repository = visible(session, principal, name)
+        require(principal, Action.WRITE, principal.name)
         if repository.gated is None:
             raise InvalidInput(f"{repository.full_name} is not gated; nobody needs to ask")
         before = queries.access_status(session, repository.id, user_id)
@@ -471,7 +471,7 @@ def liked_by(backend: Backend, principal: Principal, user: str) -> list[tuple[Re
 
 def visible_namespaces(session: Session, principal: Principal) -> list[int] | None:
     """Ids of the accounts whose private repositories the principal may see; None: everybody's."""
-    if principal.is_admin and principal.scope == Level.ADMIN and principal.namespace is None:
+    if is_site_admin(principal):
         return None
     known = (require_known(session, namespace) for namespace in principal.roles)
     return [account.id for account in known if may(principal, Action.READ, account.name)]

@@ -1,0 +1,109 @@
+"""Every operation of the running registry, asked by every kind of caller: each answer is the one the table promises."""
+
+import json
+from collections.abc import Iterator
+
+import httpx2
+import pytest
+from accounts.operations import NOT_THEIRS, OPERATIONS, READERS, SERVED, Request, Stage, address
+
+OUTSIDERS = ("stranger", "anonymous")
+
+
+def described_operations(stage: Stage) -> set[str]:
+    with stage.registry.client(None) as client:
+        paths = client.get("/api/openapi.json").json()["paths"]
+    return {f"{method.upper()} {path}" for path, operations in paths.items() for method in operations}
+
+
+def test_every_operation_is_classified(every_caller: Stage) -> None:
+    assert described_operations(every_caller) == set(OPERATIONS)
+
+
+@pytest.fixture(scope="module")
+def callers(every_caller: Stage) -> Iterator[dict[str, httpx2.Client]]:
+    clients = {name: every_caller.registry.client(token) for name, token in every_caller.tokens.items()}
+    yield clients
+    for client in clients.values():
+        client.close()
+
+
+def ask(client: httpx2.Client, operation: str, request: Request, stage: Stage, repo: str) -> httpx2.Response:
+    method, path = address(operation, request, stage, repo)
+    body = {"json": request.json} if request.content is None else {"content": request.content}
+    return client.request(method, path, **({} if body == {"json": None} else body))
+
+
+def names_a_repository(operation: str, request: Request) -> bool:
+    return "{namespace}/{name}" in operation or request.repository is not None
+
+
+def promised(operation: str, request: Request, caller: str, *, is_private: bool) -> int | None:
+    """The refusal, or None for being served."""
+    asks = OPERATIONS[operation].asks
+    hidden = is_private and names_a_repository(operation, request) and caller not in READERS
+    if caller in SERVED[asks] and (not hidden or asks == "everybody"):
+        return None
+    if asks == "other credential" or caller in ("revoked", "expired", "disabled"):
+        return 401
+    if caller == "anonymous":  # where an account is needed whatever is named, it is asked for first
+        return 404 if hidden and asks in ("read", "write", "manage") else 401
+    return 404 if hidden or caller in NOT_THEIRS.get(asks, ()) else 403
+
+
+def observed(answer: httpx2.Response) -> int | None:
+    """The refusal, or None where the caller got past the door, whatever was found behind it."""
+    is_refused = answer.status_code in (401, 403)
+    is_hidden = answer.status_code == 404 and answer.headers["X-Error-Code"] != "BaseNotFound"
+    return answer.status_code if is_refused or is_hidden else None
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_each_caller_gets_what_the_table_promises(
+    every_caller: Stage, callers: dict[str, httpx2.Client], operation: str
+) -> None:
+    stage, deviations = every_caller, []
+    for repo in (stage.public, stage.private):
+        request = OPERATIONS[operation].make(stage, repo)
+        for caller, client in callers.items():
+            answer = ask(client, operation, request, stage, repo)
+            wanted = promised(operation, request, caller, is_private=repo == stage.private)
+            if observed(answer) != wanted:
+                deviations.append(f"{caller} on {repo}: {answer.status_code} {answer.text[:200]}, promised {wanted}")
+            assert answer.status_code < 500 or answer.status_code == 501
+            if answer.is_success:  # a refused request changed nothing, so the next caller can send it too
+                request = OPERATIONS[operation].make(stage, repo)
+        if not names_a_repository(operation, request):
+            break
+    assert not deviations, "\n".join(deviations)
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_a_private_repository_and_a_missing_one_answer_byte_for_byte_alike(
+    every_caller: Stage, callers: dict[str, httpx2.Client], operation: str
+) -> None:
+    stage = every_caller
+    request = OPERATIONS[operation].make(stage, stage.private)
+    if not names_a_repository(operation, request):
+        return
+    private = request.repository or stage.private
+    missing = private.replace("guess-", "wrong-")
+    other = Request(request.values, _renamed(request.json, private, missing), request.content, repository=missing)
+    for caller in OUTSIDERS:
+        there = ask(callers[caller], operation, request, stage, stage.private)
+        absent = ask(callers[caller], operation, other, stage, missing)
+        assert _seen(there, private) == _seen(absent, missing)
+        assert there.status_code in (401, 403, 404) or OPERATIONS[operation].asks == "everybody"
+
+
+def _renamed(body: object, private: str, missing: str) -> object:
+    old, new = (name.partition("/")[2] for name in (private, missing))
+    return json.loads(json.dumps(body).replace(old, new))
+
+
+def _seen(answer: httpx2.Response, repo: str) -> tuple[int, dict[str, str], str]:
+    name = repo.partition("/")[2]
+    headers = {key: value.replace(name, "…") for key, value in answer.headers.items()}
+    for of_the_moment in ("date", "x-request-id"):
+        headers.pop(of_the_moment)
+    return answer.status_code, headers, answer.text.replace(name, "…")
