@@ -17,6 +17,7 @@ from lorahub.errors import (
     InvalidInput,
     InvalidToken,
     LorahubError,
+    MalformedBody,
     NotAuthenticated,
     NotFound,
     NotPermitted,
@@ -66,6 +67,10 @@ class Part(BaseModel):
 class Completion(BaseModel):
     oid: str
     parts: list[Part] = Field(max_length=100_000)
+
+
+class XorbWish(BaseModel):
+    length: int = Field(ge=1, le=MAX_XORB_BYTES)
 
 
 # --- Git-LFS ----------------------------------------------------------------------------------------------------------
@@ -202,10 +207,22 @@ def known_chunks(session: Session) -> None:  # noqa: ARG001 (only a session may 
     raise NotFound("no chunks are shared between uploads")
 
 
-@router.post("/cas/{element}/v1/xorb-grants/default/{xorb}")
-@refuses(NotFound)
-def xorb_grant(session: Session) -> None:  # noqa: ARG001 (only a session may ask)
-    raise NotFound("xorbs are uploaded through the registry")
+@router.post("/cas/{element}/v1/xorb-grants/default/{xorb}", status_code=201)
+@refuses(NotFound, MalformedBody)
+def xorb_grant(
+    backend: BackendDep, session: Session, xorb: str, body: Annotated[XorbWish, json_model(XorbWish)]
+) -> JSONResponse:
+    address = service.grant_xorb(backend, session, xorb, size=body.length)
+    if address is None:
+        raise NotFound("xorbs are uploaded through the registry")
+    return JSONResponse({"id": "put", "method": "PUT", "url": address, "headers": {}}, status_code=201)
+
+
+@router.post("/cas/{element}/v1/xorb-commits/default/{xorb}/grant/{grant}")
+@refuses(NotFound, MalformedBody)
+def xorb_commit(backend: BackendDep, session: Session, xorb: str) -> dict[str, Any]:
+    service.require_xorb(backend, session, xorb)
+    return {}
 
 
 @router.post("/cas/{element}/v1/xorbs/default/{xorb}")

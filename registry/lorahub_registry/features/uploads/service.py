@@ -20,6 +20,7 @@ from lorahub.errors import (
     InvalidToken,
     LorahubError,
     MalformedBody,
+    NotFound,
     PayloadTooLarge,
     SizeMismatch,
 )
@@ -311,6 +312,23 @@ def xorb_target(session: XetSession, xorb: str) -> str:
     if not _HASH.fullmatch(xorb):
         raise MalformedBody("a xorb is named by 64 lower-case hex digits")
     return xorb_key(session.folder, xorb)
+
+
+def grant_xorb(backend: Backend, session: XetSession, xorb: str, *, size: int) -> str | None:
+    """Where the storage itself takes the xorb; None where the registry does. Raises `MalformedBody`.
+
+    The address may be used again and again: what a shard makes of the xorbs is verified where no client can write.
+    """
+    key, storage = xorb_target(session, xorb), backend.blobs.addresses
+    if storage is None:
+        return None
+    return storage.to_write(key, size=size, lifetime=backend.settings.xet_token_lifetime)
+
+
+def require_xorb(backend: Backend, session: XetSession, xorb: str) -> None:
+    """Raises `NotFound` where it has not arrived: the client asks for another grant then."""
+    if backend.blobs.size(xorb_target(session, xorb)) is None:
+        raise NotFound(f"the xorb {xorb} has not arrived", hint="send it again")
 
 
 def take_shard(backend: Backend, session: XetSession, shard: BinaryIO) -> int:
