@@ -341,6 +341,17 @@ def requeue_job(job: str, home: Path | None, *, as_json: bool) -> None:
 
 
 @admin.command()
+@_home
+@_json
+def doctor(home: Path | None, *, as_json: bool) -> None:
+    """Try out the database and the storage; exit status 8 if something that is needed doesn't work."""
+    examination = maintenance.examine(Backend.open(settings_of(home)))
+    _print(examination.as_json(), str(examination), as_json=as_json)
+    if not examination.is_healthy:
+        raise SystemExit(8)
+
+
+@admin.command()
 @click.option("--check", is_flag=True, help="Change nothing; exit status 7 if migrations are missing.")
 @_home
 @_json

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import BinaryIO, Protocol
 
+from lorahub_registry.infrastructure.observations import Observation
+
 
 @dataclass(frozen=True, slots=True)
 class StoredObject:
@@ -99,4 +101,8 @@ class BlobStore(Protocol):
 
     def probe(self) -> None:
         """Raises, whatever, where the storage can't be reached. Cheap: it is asked every few seconds."""
+        ...
+
+    def examine(self, folder: str) -> Iterator[Observation]:
+        """Tries out what is needed and what is useful, on objects below `folder` that are gone afterwards."""
         ...

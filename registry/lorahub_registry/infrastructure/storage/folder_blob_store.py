@@ -16,11 +16,14 @@ from typing import BinaryIO
 from lorahub.errors import DiskFull
 
 from lorahub_registry.infrastructure import metrics
+from lorahub_registry.infrastructure.observations import Observation, expect, observe
 from lorahub_registry.infrastructure.storage.blob_store import ObjectNotFound, StoredObject
+from lorahub_registry.infrastructure.storage.examination import examine_store
 
 PIECE_BYTES = 1 << 20
+_LEAST_FREE_BYTES = 1 << 30
 _TEMPORARY = ".writing-"
-_SHORT_LIVED = ("staging/", "xorbs/")  # one folder for each upload: they would pile up
+_SHORT_LIVED = ("staging/", "xorbs/", "doctor/")  # one folder for each upload: they would pile up
 
 
 class FolderBlobStore:
@@ -108,6 +111,15 @@ class FolderBlobStore:
     def probe(self) -> None:
         with os.scandir(self.root) as entries:
             next(entries, None)
+
+    def examine(self, folder: str) -> Iterator[Observation]:
+        yield from examine_store(self, folder)
+        yield observe("storage space", self._space)
+
+    def _space(self) -> str:
+        free = shutil.disk_usage(self.root).free
+        expect(free >= _LEAST_FREE_BYTES, f"only {free / 1e9:.1f} GB are free on the disk of {self.root}")
+        return f"{free / 1e9:.1f} GB free"
 
 
 def _create(path: Path) -> BinaryIO:

@@ -4,6 +4,7 @@ staging/<upload id>/whole          one upload, received in one piece
 staging/<upload id>/part-<00001>   one upload, received in parts
 blobs/<ab>/<cd>/<sha256>-<attempt>-<upload id>
                                    bytes to be verified, then served; no client ever held a URL that writes here
+doctor/<random>/…                  what `lorahub admin doctor` tries out
 xorbs/<session>/<hash>             chunks of a Xet upload, until its session is over
 """
 
@@ -44,3 +45,7 @@ def xorb_prefix(session: str) -> str:
 
 def xorb_key(session: str, xorb_hash: str) -> str:
     return f"{xorb_prefix(session)}{xorb_hash}"
+
+
+def doctor_prefix() -> str:
+    return f"doctor/{secrets.token_hex(8)}/"

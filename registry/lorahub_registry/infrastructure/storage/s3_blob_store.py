@@ -14,8 +14,11 @@ from typing import TYPE_CHECKING, Any, BinaryIO, cast
 from botocore.exceptions import ClientError
 from lorahub.errors import Unavailable
 
+from lorahub_registry.infrastructure.observations import Observation
 from lorahub_registry.infrastructure.storage.blob_store import ObjectNotFound, StoredObject
+from lorahub_registry.infrastructure.storage.examination import examine_store
 from lorahub_registry.infrastructure.storage.s3_addresses import S3Addresses
+from lorahub_registry.infrastructure.storage.s3_examination import BucketExamination
 from lorahub_registry.infrastructure.storage.s3_requests import (
     abort_parts,
     begin_parts,
@@ -208,6 +211,14 @@ class S3BlobStore:
             for page in pages:
                 for row in page.get("Uploads", []):
                     yield row["Key"].removeprefix(self._prefix), row["UploadId"], row["Initiated"]
+
+    def examine(self, folder: str) -> Iterator[Observation]:
+        basics = list(examine_store(self, folder))
+        yield from basics
+        if basics[0].level != "ok":
+            return
+        key = f"{folder}bucket"
+        yield from BucketExamination(self._client, self.addresses, self._place(key), key)()
 
     def _place(self, key: str) -> dict[str, Any]:
         return {"Bucket": self._bucket, "Key": self._prefix + key}
