@@ -3,6 +3,7 @@
 import json
 import os
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +16,9 @@ import wire
 from builders import lora_weights, weights_of_size, write_adapter
 from registry_process import LORAHUB, Registry, eventually
 from services import production
+from services.counting_proxy import counting_proxy
 from services.s3 import S3Server
+from xet_wire import XetUpload, frame, segment, shard
 
 PART = 5 << 20
 PARTS = {"LORAHUB_MULTIPART_THRESHOLD_BYTES": str(PART), "LORAHUB_PART_BYTES": str(PART)}
@@ -261,3 +264,57 @@ def test_a_storage_that_is_down_makes_503_and_heals(tmp_path: Path) -> None:
     finally:
         running.kill()
         server.stop()
+
+
+# --- Xet --------------------------------------------------------------------------------------------------------------
+
+
+def test_xorbs_are_granted_an_address_of_the_bucket(
+    registry: Registry, user: tuple[str, str], client: httpx2.Client, repo: str
+) -> None:
+    content = lora_weights(seed=11)
+    upload = XetUpload(registry, user[1], repo)
+    xorb, name = frame(content), "ab" * 32
+
+    def ask(length: int, token: str = upload.token) -> httpx2.Response:
+        body = {"length": length, "checksum": {"algo": "crc64nvme", "value": "1"}}
+        address = f"{upload.url}/v1/xorb-grants/default/{name}"
+        return httpx2.post(address, json=body, headers={"Authorization": f"Bearer {token}"})
+
+    assert ask(len(xorb), token=user[1]).status_code == 401
+    assert ask(0).status_code == ask(1 << 30).status_code == 400
+    grant = ask(len(xorb))
+    assert (grant.status_code, grant.json()["method"]) == (201, "PUT")
+    assert origin(grant.json()["url"]) == production.s3().endpoint
+    commit = f"/v1/xorb-commits/default/{name}/grant/{grant.json()['id']}"
+    assert upload.post(commit, b"").status_code == 404
+    assert httpx2.put(grant.json()["url"], content=xorb + b"x").status_code == 403
+    assert httpx2.put(grant.json()["url"], content=xorb, headers=grant.json()["headers"]).status_code == 200
+    assert upload.post(commit, b"").status_code == 200
+    described = shard([segment(name, len(content), 0, 1)], wire.sha256(content))
+    assert upload.post("/v2/shards", described).json() == {"type": "result"}
+    assert httpx2.put(grant.json()["url"], content=bytes(len(xorb))).status_code == 200, "good until it expires"
+    assert wire.commit(client, repo, [wire.uploaded("w.safetensors", content)]).status_code == 200
+    assert client.get(f"/{repo}/resolve/main/w.safetensors").content == content
+
+
+def test_the_stock_client_sends_its_xorbs_to_the_bucket(
+    registry: Registry, user: tuple[str, str], repo: str, tmp_path: Path
+) -> None:
+    """What the registry receives is counted: a shard and some JSON, never the weights."""
+    content = weights_of_size(3 * PART, seed=12)
+    (tmp_path / "w.safetensors").write_bytes(content)
+    program = (
+        "import sys; from huggingface_hub import HfApi\n"
+        "HfApi(endpoint=sys.argv[1], token=sys.argv[2]).upload_file("
+        "path_or_fileobj=sys.argv[3], path_in_repo='w.safetensors', repo_id=sys.argv[4])"
+    )
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "LORAHUB_"))}
+    command = [sys.executable, "-c", program, registry.url, user[1], str(tmp_path / "w.safetensors"), repo]
+    with counting_proxy(registry.url) as (url, received):
+        command[3] = url
+        environment |= {"HF_ENDPOINT": url, "HF_HOME": str(tmp_path / "hf")}
+        subprocess.run(command, env=environment, check=True, capture_output=True, timeout=120)
+    with registry.client(user[1]) as client:
+        assert client.get(f"/{repo}/resolve/main/w.safetensors").content == content
+    assert 1000 < received() < 200_000

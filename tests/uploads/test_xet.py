@@ -1,8 +1,6 @@
 """Xet uploads by hand: what the stock client sends is unpacked, what it never sends is refused."""
 
-import hashlib
-import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import httpx2
 import lz4.frame
@@ -10,68 +8,15 @@ import pytest
 import wire
 from builders import lora_weights
 from registry_process import Registry
-
-END = b"\xff" * 32
-
-
-def frame(chunk: bytes, *, scheme: int = 0, packed: bytes | None = None, unpacked: int | None = None) -> bytes:
-    body = chunk if packed is None else packed
-    size = len(chunk) if unpacked is None else unpacked
-    return b"\0" + len(body).to_bytes(3, "little") + bytes([scheme]) + size.to_bytes(3, "little") + body
-
-
-def lz4_frame(chunk: bytes) -> bytes:
-    return frame(chunk, scheme=1, packed=lz4.frame.compress(chunk))
-
-
-def grouped_frame(chunk: bytes) -> bytes:
-    grouped = b"".join(chunk[k::4] for k in range(4))
-    return frame(chunk, scheme=2, packed=lz4.frame.compress(grouped))
-
-
-def raw_hash(text: str) -> bytes:
-    return struct.pack("<4Q", *(int(text[i : i + 16], 16) for i in range(0, 64, 16)))
-
-
-def segment(xorb: str, size: int, first: int, end: int) -> bytes:
-    return struct.pack("<32sIIII", raw_hash(xorb), 0, size, first, end)
-
-
-def shard(segments: Sequence[bytes], sha256: str | None, *, tag: bytes = b"HFRepoMetaData", version: int = 2) -> bytes:
-    flags = (1 << 30) if sha256 else 0
-    head = struct.pack("<32sQQ", tag, version, 0)
-    file = struct.pack("<32sIIQ", b"\1" * 32, flags, len(segments), 0) + b"".join(segments)
-    metadata = raw_hash(sha256) + bytes(16) if sha256 else b""
-    return head + file + metadata + END + bytes(16)
-
-
-class Upload:
-    """One upload session of one user into one repository."""
-
-    def __init__(self, registry: Registry, token: str, repo: str) -> None:
-        with registry.client(token) as client:
-            answer = client.get(f"/api/models/{repo}/xet-write-token/main")
-        assert answer.status_code == 200, answer.text
-        self.url, self.token = answer.json()["casUrl"], answer.json()["accessToken"]
-        assert answer.headers["x-xet-cas-url"] == self.url
-
-    def post(self, path: str, body: bytes) -> httpx2.Response:
-        headers = {"Authorization": f"Bearer {self.token}"}
-        return httpx2.post(f"{self.url}{path}", content=body, headers=headers, timeout=60)
-
-    def xorb(self, body: bytes) -> str:
-        name = hashlib.blake2b(body, digest_size=32).hexdigest()
-        answer = self.post(f"/v1/xorbs/default/{name}", body)
-        assert answer.status_code == 200, answer.text
-        return name
+from xet_wire import XetUpload, frame, grouped_frame, lz4_frame, segment, shard
 
 
 @pytest.fixture
-def upload(registry: Registry, user: tuple[str, str]) -> Upload:
+def upload(registry: Registry, user: tuple[str, str]) -> XetUpload:
     name, token = user
     with registry.client(token) as client:
         wire.create_repo(client, f"{name}/xet")
-    return Upload(registry, token, f"{name}/xet")
+    return XetUpload(registry, token, f"{name}/xet")
 
 
 def commit(registry: Registry, user: tuple[str, str], content: bytes) -> int:
@@ -82,7 +27,7 @@ def commit(registry: Registry, user: tuple[str, str], content: bytes) -> int:
 
 @pytest.mark.parametrize("make", [frame, lz4_frame, grouped_frame], ids=["raw", "lz4", "grouped"])
 def test_a_file_of_several_chunks_is_unpacked(
-    registry: Registry, user: tuple[str, str], upload: Upload, make: Callable[[bytes], bytes]
+    registry: Registry, user: tuple[str, str], upload: XetUpload, make: Callable[[bytes], bytes]
 ) -> None:
     content = lora_weights(seed=11, width=64)
     cuts = [content[i : i + 1001] for i in range(0, len(content), 1001)]
@@ -99,7 +44,7 @@ def test_a_file_of_several_chunks_is_unpacked(
         assert client.get(f"/{user[0]}/xet/resolve/main/w.safetensors").content == content
 
 
-def test_a_file_without_a_digest_is_hashed_here(registry: Registry, user: tuple[str, str], upload: Upload) -> None:
+def test_a_file_without_a_digest_is_hashed_here(registry: Registry, user: tuple[str, str], upload: XetUpload) -> None:
     content = lora_weights(seed=12)
     name = upload.xorb(frame(content))
     answer = upload.post("/v1/shards", shard([segment(name, len(content), 0, 1)], None))
@@ -125,7 +70,7 @@ def shards_of(name: str, size: int, sha256: str) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("fault", list(shards_of("0" * 64, 1, "0" * 64)))
-def test_a_malformed_shard_is_refused(registry: Registry, user: tuple[str, str], upload: Upload, fault: str) -> None:
+def test_a_malformed_shard_is_refused(registry: Registry, user: tuple[str, str], upload: XetUpload, fault: str) -> None:
     content = lora_weights(seed=13)
     name = upload.xorb(frame(content))
     body = shards_of(name, len(content), wire.sha256(content))[fault]
@@ -153,7 +98,7 @@ XORBS = {
 
 
 @pytest.mark.parametrize("fault", list(XORBS))
-def test_a_malformed_xorb_is_refused_when_it_is_unpacked(registry: Registry, upload: Upload, fault: str) -> None:
+def test_a_malformed_xorb_is_refused_when_it_is_unpacked(registry: Registry, upload: XetUpload, fault: str) -> None:
     before = registry.rss_bytes()
     name = upload.xorb(XORBS[fault])
     answer = upload.post("/v1/shards", shard([segment(name, len(CHUNK), 0, 1)], wire.sha256(CHUNK)))
@@ -162,7 +107,7 @@ def test_a_malformed_xorb_is_refused_when_it_is_unpacked(registry: Registry, upl
 
 
 def test_xorbs_of_another_session_user_or_repository_are_not_there(
-    registry: Registry, user: tuple[str, str], upload: Upload, new_user: Callable[[], tuple[str, str]]
+    registry: Registry, user: tuple[str, str], upload: XetUpload, new_user: Callable[[], tuple[str, str]]
 ) -> None:
     content = lora_weights(seed=14)
     name = upload.xorb(frame(content))
@@ -170,8 +115,8 @@ def test_xorbs_of_another_session_user_or_repository_are_not_there(
     other, other_token = new_user()
     with registry.client(other_token) as client:
         wire.create_repo(client, f"{other}/xet")
-    stranger = Upload(registry, other_token, f"{other}/xet")
-    again = Upload(registry, user[1], f"{user[0]}/xet")
+    stranger = XetUpload(registry, other_token, f"{other}/xet")
+    again = XetUpload(registry, user[1], f"{user[0]}/xet")
     for address, token in ((stranger.url, stranger.token), (again.url, again.token), (upload.url, stranger.token)):
         headers = {"Authorization": f"Bearer {token}"}
         assert httpx2.post(f"{address}/v1/shards", content=body, headers=headers).status_code == 400
@@ -179,7 +124,7 @@ def test_xorbs_of_another_session_user_or_repository_are_not_there(
     assert renewed.status_code == 200, "a renewed token of the same user and repository goes on with the first address"
 
 
-def test_a_session_needs_its_own_token(registry: Registry, user: tuple[str, str], upload: Upload) -> None:
+def test_a_session_needs_its_own_token(registry: Registry, user: tuple[str, str], upload: XetUpload) -> None:
     for token in ("x", user[1], upload.token[:-2] + "xx", registry.token):
         answer = httpx2.post(
             f"{upload.url}/v1/xorbs/default/{'a' * 64}", content=b"x", headers={"Authorization": f"Bearer {token}"}
@@ -191,7 +136,7 @@ def test_a_session_needs_its_own_token(registry: Registry, user: tuple[str, str]
         assert client.get(f"/api/models/{user[0]}/xet/xet-read-token/main").status_code == 404
 
 
-def test_reading_never_mentions_xet(registry: Registry, user: tuple[str, str], upload: Upload) -> None:
+def test_reading_never_mentions_xet(registry: Registry, user: tuple[str, str], upload: XetUpload) -> None:
     content = lora_weights(seed=15)
     name = upload.xorb(frame(content))
     assert (
