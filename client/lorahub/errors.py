@@ -21,8 +21,8 @@ LorahubError
 ├── Conflict             it is there already, or has moved           AlreadyExists · ParentMoved · NameRetired
 │                                                                    ProtectedReference · VersionYanked
 │                                                                    BlobVanished
-├── LimitExceeded        more than this server takes                 PayloadTooLarge · RangeNotSatisfiable
-│                                                                    TooManyRequests
+├── LimitExceeded        more than this server takes                 PayloadTooLarge · QuotaExceeded
+│                                                                    RangeNotSatisfiable · TooManyRequests
 ├── NotSupported         a part of the Hub's protocol that lorahub leaves out
 └── Unavailable          the registry, the network or the disk       RegistryUnreachable · RegistryFailed · DiskFull
 """
@@ -351,6 +351,12 @@ class PayloadTooLarge(LimitExceeded):
     """A body, a line, a file or a list is over its bound."""
 
     code, status = "PayloadTooLarge", 413
+
+
+class QuotaExceeded(LimitExceeded):
+    """A namespace's or an account's quota is used up; the message has the numbers."""
+
+    code, status = "QuotaExceeded", 413
 
 
 class MergeTooLarge(LimitExceeded):

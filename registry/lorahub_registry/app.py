@@ -20,6 +20,7 @@ from lorahub_registry.features.merges import routes as merges
 from lorahub_registry.features.operations import routes as operations
 from lorahub_registry.features.operations.service import Prober
 from lorahub_registry.features.publishing import routes as publishing
+from lorahub_registry.features.quotas import routes as quotas
 from lorahub_registry.features.references import routes as references
 from lorahub_registry.features.repositories import routes as repositories
 from lorahub_registry.features.statistics import routes as statistics
@@ -69,6 +70,7 @@ def create_app(backend: Backend) -> FastAPI:
     for feature in (
         operations,
         accounts,
+        quotas,
         bases,
         blobs,
         checks,

@@ -5,6 +5,7 @@ The client's command line reaches them by name, so that it never imports the reg
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -12,9 +13,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import click
 import uvicorn
+from click.core import ParameterSource
 from fastapi import FastAPI
 from lorahub.errors import InvalidConfiguration, LorahubError
 
@@ -29,6 +32,7 @@ from lorahub_registry.features.accounts.permissions import OPERATOR
 from lorahub_registry.features.audit.service import all_events
 from lorahub_registry.features.maintenance import service as maintenance
 from lorahub_registry.features.operations.census import CensusCollector
+from lorahub_registry.features.quotas import service as quotas
 from lorahub_registry.infrastructure import logs, metrics
 from lorahub_registry.infrastructure.backend import Backend
 from lorahub_registry.infrastructure.database import migrate as migrations
@@ -266,6 +270,56 @@ def make_token(
         backend, account.id, by=BY_OPERATOR, name=name, scope=scope, namespace=namespace, lifetime=lifetime
     )
     _print({"user": account.name, "token": token, "scope": scope}, token, as_json=as_json)
+
+
+class _Amount(click.ParamType[int | None]):
+    """A number, with k, M, G or T for thousands and so on; `none` is no limit, `default` the registry's."""
+
+    name = "amount"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | None:
+        if value in ("none", "default"):
+            return 0 if value == "none" else None
+        match = re.fullmatch(r"(\d{1,15})([kMGT]?)B?", value)
+        if match is None:
+            self.fail(f"{value!r} is no amount: 250, 40GB, none or default", param, ctx)
+        thousands: int = 1000 ** " kMGT".index(match[2] or " ")
+        return int(match[1]) * thousands
+
+
+@admin.command()
+@click.argument("namespace")
+@click.option("--bytes", "byte_quota", type=_Amount(), help="Most bytes it may keep.")
+@click.option("--repositories", "repository_quota", type=_Amount(), help="Most repositories it may have.")
+@_home
+@_json
+def quota(namespace: str, home: Path | None, *, as_json: bool, **given: int | None) -> None:
+    """Show, and set, what NAMESPACE uses and may use: 250, 40GB, none, or default for the registry's own limit."""
+    backend = _open(home)
+    context = click.get_current_context()
+    wanted = {
+        name: value
+        for name, value in given.items()
+        if context.get_parameter_source(name) is ParameterSource.COMMANDLINE
+    }
+    use = (
+        quotas.set_quota(backend, namespace, by=BY_OPERATOR, **wanted) if wanted else quotas.use_of(backend, namespace)
+    )
+    shown = [
+        f"{use.namespace}",
+        f"  bytes         {use.bytes.used} of {use.bytes.limit or 'any number'}, {use.reserved} of them in uploads",
+        f"  repositories  {use.repositories.used} of {use.repositories.limit or 'any number'}",
+    ]
+    _print(use.as_json(), "\n".join(shown), as_json=as_json)
+
+
+@admin.command("recount-quotas")
+@_home
+@_json
+def recount_quotas(home: Path | None, *, as_json: bool) -> None:
+    """Count anew what each namespace keeps, after an older lorahub wrote to this database."""
+    count = quotas.recount(_open(home))
+    _print({"namespaces": count}, f"counted {count} namespaces", as_json=as_json)
 
 
 @admin.command()

@@ -120,6 +120,15 @@ class Settings(BaseSettings):
     merge_seconds: int = Field(default=6 * 3600, description="seconds that one try of one file of a merge may take")
     merge_output_bytes: int = Field(default=1 << 40, description="bytes; largest model that a merge may make")
 
+    quota_bytes: int = Field(
+        default=0,
+        ge=0,
+        description="most bytes of one namespace: distinct files of its commits, and open uploads; 0: any",
+    )
+    quota_repositories: int = Field(default=0, ge=0, description="most repositories of one namespace; 0: any")
+    quota_open_uploads: int = Field(
+        default=0, ge=0, description="most uploads of one account whose bytes have yet to come; 0: any"
+    )
     rate_window: timedelta = Field(
         default=timedelta(minutes=5), gt=timedelta(0), description="the window in which requests are counted"
     )

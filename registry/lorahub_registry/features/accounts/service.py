@@ -23,6 +23,7 @@ from lorahub_registry.features.accounts.permissions import (
     Action,
     Level,
     Principal,
+    may,
     require,
     require_site_admin,
 )
@@ -87,6 +88,14 @@ def acting_for(session: Session, account_id: int) -> Principal:
     if account is None or account.disabled_at is not None:
         raise NotPermitted("the account that asked for this was disabled")
     return Principal(account.id, account.name, account.is_admin, Level.WRITE, roles=_roles(session, account))
+
+
+def acting_namespaces(session: Session, principal: Principal) -> list[Account]:
+    """Those that the principal may write to; its owner's own first."""
+    owner = queries.account_by_id(session, principal.require_account())
+    organisations = [account for account, _ in queries.memberships_of(session, principal.require_account())]
+    found = [owner, *organisations] if owner is not None else organisations
+    return [account for account in found if may(principal, Action.WRITE, account.name)]
 
 
 def _is_good(token: Token, account: Account) -> bool:

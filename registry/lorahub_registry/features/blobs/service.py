@@ -28,6 +28,7 @@ from lorahub_registry.features.audit.service import record
 from lorahub_registry.features.blobs import queries
 from lorahub_registry.features.blobs.inspection import Inspection, inspect
 from lorahub_registry.features.blobs.queries import Blob, Block, Upload
+from lorahub_registry.features.quotas import service as quotas
 from lorahub_registry.infrastructure import metrics
 from lorahub_registry.infrastructure.backend import Backend
 from lorahub_registry.infrastructure.database import Session, now
@@ -43,8 +44,14 @@ _TRIES = 5  # a blob that exists when we look and is collected before we lease i
 
 
 def open_upload(backend: Backend, *, account_id: int, repository_id: int | None, sha256: Sha256, size: int) -> Upload:
-    """A place for bytes that are about to come. Written before the first of them. Raises `ContentBlocked`."""
-    with backend.database.write() as session:
+    """A place for bytes that are about to come. Written before the first of them.
+
+    Raises `ContentBlocked`, `QuotaExceeded`.
+    """
+    with (
+        backend.database.write() as session,
+        quotas.upload(session, backend.settings, account_id=account_id, repository_id=repository_id),
+    ):
         refuse_blocked(session, sha256)
         upload = queries.insert_upload(
             session,
@@ -333,20 +340,22 @@ def _record(session: Session, action: str, sha256: Sha256, *, by: Principal = OP
 def lease_known(backend: Backend, session: Session, *, account_id: int, repository_id: int, blob: Blob) -> None:
     """Keeps a blob that its account need not send again from being collected before the commit that names it.
 
-    The caller has made sure that this account may read these bytes. Raises `BlobVanished`, `ContentBlocked`.
+    The caller has made sure that this account may read these bytes. Raises `BlobVanished`, `ContentBlocked`,
+    `QuotaExceeded`.
     """
-    refuse_blocked(session, blob.sha256)
-    if queries.blob_by_sha256(session, blob.sha256, lock=True) is None:
-        raise BlobVanished("these bytes were just collected", hint="send them again")
-    queries.insert_upload(
-        session,
-        account_id=account_id,
-        repository_id=repository_id,
-        sha256=blob.sha256,
-        size=blob.size,
-        blob_sha256=blob.sha256,
-        expires_at=now() + backend.settings.upload_lifetime,
-    )
+    with quotas.upload(session, backend.settings, account_id=account_id, repository_id=repository_id):
+        refuse_blocked(session, blob.sha256)
+        if queries.blob_by_sha256(session, blob.sha256, lock=True) is None:
+            raise BlobVanished("these bytes were just collected", hint="send them again")
+        queries.insert_upload(
+            session,
+            account_id=account_id,
+            repository_id=repository_id,
+            sha256=blob.sha256,
+            size=blob.size,
+            blob_sha256=blob.sha256,
+            expires_at=now() + backend.settings.upload_lifetime,
+        )
 
 
 def known_blobs(session: Session, digests: list[Sha256]) -> dict[Sha256, Blob]:

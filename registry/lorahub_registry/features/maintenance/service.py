@@ -18,6 +18,7 @@ from lorahub_registry.features.blobs.inspection import inspect
 from lorahub_registry.features.blobs.service import Blob
 from lorahub_registry.features.maintenance import queries
 from lorahub_registry.features.merged.service import forget_unused
+from lorahub_registry.features.quotas.service import miscounts
 from lorahub_registry.features.uploads.service import sweep_xorbs
 from lorahub_registry.infrastructure import metrics
 from lorahub_registry.infrastructure.backend import Backend
@@ -146,6 +147,7 @@ def _row_problems(session: Session) -> Iterator[str]:
         yield f"repository {repository}: reference {name} is not where its log says"
     for commit in queries.commits_without_audit(session):
         yield f"commit {commit}: no audit row names it"
+    yield from miscounts(session)
 
 
 def _digest_problems(session: Session, report: FsckReport) -> Iterator[str]:

@@ -254,7 +254,7 @@ def files_to_store(backend: Backend, merged_id: str, repository_id: int) -> list
 
 
 def store_file(backend: Backend, merged_id: str, repository_id: int, path: str) -> None:
-    """Computes a file of weights into a blob, unless it is one."""
+    """Computes a file of weights into a blob, unless it is one. It is the registry's own cache: in nobody's quota."""
     merged = _plan_to_store(backend, merged_id, repository_id)
     if merged is not None:
         compute(backend, merged[1], path, account_id=merged[0].author_id)

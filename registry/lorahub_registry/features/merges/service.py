@@ -32,6 +32,7 @@ from lorahub_registry.features.merged.sources import Sources
 from lorahub_registry.features.merges import queries
 from lorahub_registry.features.merges.queries import Job
 from lorahub_registry.features.publishing.service import Published, publish
+from lorahub_registry.features.quotas.service import require_room
 from lorahub_registry.features.repositories import service as repositories
 from lorahub_registry.features.repositories.service import Repository
 from lorahub_registry.infrastructure.backend import Backend
@@ -87,7 +88,7 @@ def _plan(backend: Backend, principal: Principal, recipe: Recipe) -> tuple[Sourc
 def start(backend: Backend, principal: Principal, recipe: Recipe, name: RepositoryName, *, is_private: bool) -> Shown:
     """Accepts a merge. The same recipe for the same repository is the same job, unless it failed.
 
-    Raises what `plan` does, as `permitted` for the target, and `TooManyRequests`.
+    Raises what `plan` does, as `permitted` for the target, `TooManyRequests` and `QuotaExceeded`.
     """
     account_id = principal.require_account()
     of, made = _plan(backend, principal, recipe)
@@ -112,6 +113,7 @@ def start(backend: Backend, principal: Principal, recipe: Recipe, name: Reposito
         known = queries.same_job(session, repository_id=target.id, digest=made.digest)
         if known is not None:
             return Shown(known, target.full_name)
+        require_room(session, backend.settings, target.namespace_id, job.bytes)
         if queries.open_jobs_of(session, account_id) >= backend.settings.merge_jobs_per_account:
             raise TooManyRequests(
                 f"{backend.settings.merge_jobs_per_account} merges of yours are under way",

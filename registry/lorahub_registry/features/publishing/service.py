@@ -55,6 +55,7 @@ from lorahub_registry.features.publishing.commit_body import (
 )
 from lorahub_registry.features.publishing.gate import check_new_files
 from lorahub_registry.features.publishing.ignore_rules import is_ignored, parse_rules
+from lorahub_registry.features.quotas import service as quotas
 from lorahub_registry.features.references.service import point_alias
 from lorahub_registry.features.repositories.service import (
     Repository,
@@ -369,7 +370,10 @@ def record(
     base = request.header.parent or plan.head.id
     key: str | None = _request_key(repository, branch, request, base, idempotency_key, principal)
     try:
-        with backend.database.write() as session:
+        with (
+            backend.database.write() as session,
+            quotas.growth_of(session, backend.settings, repository.id) as namespace_id,
+        ):
             reach("transaction-begun")
             reference = _branch(session, repository, branch)
             if reference.commit_id != plan.head.id:
@@ -380,19 +384,11 @@ def record(
             if key and revisions.commit_by_request(session, repository.id, key) is not None:
                 key = None  # the same request once made a commit that no branch leads to any more: this is a new one
             commit = revisions.insert_commit(session, _new_commit(principal, repository, request, plan, key))
+            quotas.occupy(session, namespace_id, plan.added.values())
             reach("commit-inserted")
             revisions.move_reference(session, reference, to=commit.id, by=principal.name)
             reach("reference-moved")
-            record_facts(
-                session,
-                repository_id=repository.id,
-                commit_id=commit.id,
-                facts=found.facts,
-                is_main=reference.name == "main",
-            )
-            if found.judged is not None:
-                checks.record(session, commit.id, found.judged)
-                want_statistics(session, found.judged.digest, commit.id)
+            _record_findings(session, commit, found, is_main=reference.name == "main")
             version = _make_version(session, principal, repository, request, commit)
             aliases = _point_aliases(session, principal, repository, request, commit.id)
             _settle(session, principal, repository, plan, commit)
@@ -414,6 +410,19 @@ def record(
     metrics.PUSHES.inc()
     with backend.database.read() as session:
         return _published(session, repository, commit, request, is_new=True)
+
+
+def _record_findings(session: Session, commit: Commit, found: Derived, *, is_main: bool) -> None:
+    record_facts(
+        session,
+        repository_id=commit.repository_id,
+        commit_id=commit.id,
+        facts=found.facts,
+        is_main=is_main,
+    )
+    if found.judged is not None:
+        checks.record(session, commit.id, found.judged)
+        want_statistics(session, found.judged.digest, commit.id)
 
 
 def _new_commit(

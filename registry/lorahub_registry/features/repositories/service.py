@@ -3,7 +3,8 @@
 A private repository of somebody else and one that isn't there give the same answer, from the same lines.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
@@ -28,9 +29,10 @@ from lorahub_registry.features.accounts.permissions import (
     require,
     require_site_admin,
 )
-from lorahub_registry.features.accounts.service import require_known
+from lorahub_registry.features.accounts.service import Account, require_known
 from lorahub_registry.features.audit.service import record
 from lorahub_registry.features.blobs.service import Blob, release_leases, store_bytes
+from lorahub_registry.features.quotas import service as quotas
 from lorahub_registry.features.repositories import queries
 from lorahub_registry.features.repositories.queries import AccessRequest, Liker, Repository
 from lorahub_registry.features.revisions.service import (
@@ -183,7 +185,7 @@ def may_read_any(session: Session, principal: Principal, repository_ids: Sequenc
 def create(backend: Backend, principal: Principal, name: RepositoryName, *, is_private: bool) -> Repository:
     """A repository with the branch `main` and one commit on it.
 
-    Raises `AlreadyExists`, `NameRetired`, `NotPermitted`.
+    Raises `AlreadyExists`, `NameRetired`, `NotPermitted`, `QuotaExceeded`.
     """
     author_id = principal.require_account()
     require(principal, Action.WRITE, name.namespace)
@@ -210,8 +212,7 @@ def _insert(
     *,
     is_private: bool,
 ) -> Repository:
-    with backend.database.write() as session:
-        namespace = require_known(session, name.namespace)
+    with backend.database.write() as session, _growing(backend, session, name.namespace) as namespace:
         _require_free(session, principal, name)
         named = RepositoryName(namespace.name, name.name)
         repository = queries.insert_repository(
@@ -230,6 +231,7 @@ def _insert(
                 author=principal.name,
             ),
         )
+        quotas.occupy(session, namespace.id, [first.sha256])
         create_reference(
             session,
             repository_id=repository.id,
@@ -240,6 +242,14 @@ def _insert(
         )
         _record(session, principal, "repository.create", repository, private=is_private)
         return repository
+
+
+@contextmanager
+def _growing(backend: Backend, session: Session, name: str) -> Iterator[Account]:
+    """The namespace, which may grow as far as its quota goes. Raises `AccountNotFound`, `QuotaExceeded`."""
+    namespace = require_known(session, name)
+    with quotas.growth(session, backend.settings, namespace.id):
+        yield namespace
 
 
 def _require_free(session: Session, principal: Principal, name: RepositoryName) -> None:
@@ -259,22 +269,38 @@ def _require_free(session: Session, principal: Principal, name: RepositoryName) 
 def delete(backend: Backend, principal: Principal, name: RepositoryName) -> None:
     """The name stays retired for ever; bytes that nothing else refers to are collected later."""
     with backend.database.write() as session:
-        repository = permitted(session, principal, name, Action.MANAGE)
+        repository = _held(session, principal, name)
         queries.retire_name(session, name_key(name), repository.full_name, repository_id=None)
-        queries.delete_repository(session, repository.id)
+        with quotas.leaving(session, repository.namespace_id, repository.id):
+            queries.delete_repository(session, repository.id)
         _record(session, principal, "repository.delete", repository)
 
 
+def _held(session: Session, principal: Principal, name: RepositoryName, *namespace_ids: int) -> Repository:
+    """The repository to be managed, its namespace and others held. Raises as `permitted`."""
+    quotas.hold(session, permitted(session, principal, name, Action.MANAGE).namespace_id, *namespace_ids)
+    return permitted(session, principal, name, Action.MANAGE)  # it may have been moved while we waited
+
+
 def move(backend: Backend, principal: Principal, name: RepositoryName, to: RepositoryName) -> Repository:
-    """The old name leads to the new one from now on. Raises `AlreadyExists`, `NameRetired`, `NotPermitted`."""
+    """The old name leads to the new one from now on.
+
+    Raises `AlreadyExists`, `NameRetired`, `NotPermitted`, `QuotaExceeded`.
+    """
     with backend.database.write() as session:
-        repository = permitted(session, principal, name, Action.MANAGE)
+        permitted(session, principal, name, Action.MANAGE)
         require(principal, Action.WRITE, to.namespace)
         namespace = require_known(session, to.namespace)
+        repository = _held(session, principal, name, namespace.id)
         target = RepositoryName(namespace.name, to.name)
         _free_for_move(session, repository, target)
         queries.retire_name(session, name_key(name), repository.full_name, repository_id=repository.id)
-        queries.rename_repository(session, repository.id, target, key=name_key(target), namespace_id=namespace.id)
+        with (
+            quotas.growth(session, backend.settings, namespace.id),
+            quotas.leaving(session, repository.namespace_id, repository.id),
+        ):
+            queries.rename_repository(session, repository.id, target, key=name_key(target), namespace_id=namespace.id)
+            quotas.occupy_all(session, namespace.id, repository.id)
         _record(session, principal, "repository.move", repository, to=str(target))
         return queries.repository_by_id(session, repository.id) or repository
 

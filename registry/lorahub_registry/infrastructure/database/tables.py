@@ -75,6 +75,19 @@ class Account(Table):
     is_admin: Mapped[bool] = mapped_column(Boolean, default=False)  # of the whole registry
     created_at: Mapped[datetime]
     disabled_at: Mapped[datetime | None]
+    stored_bytes: Mapped[int] = mapped_column(BigInteger, default=0, server_default="0")  # of its NamespaceBlobs
+    byte_quota: Mapped[int | None] = mapped_column(BigInteger)  # null: the registry's; 0: none
+    repository_quota: Mapped[int | None] = mapped_column(Integer)  # the same
+
+
+class NamespaceBlob(Table):
+    """The distinct blobs that the commits of a namespace refer to: what its quota counts. fsck proves it."""
+
+    __tablename__ = "namespace_blobs"
+    account_id: Mapped[int] = mapped_column(ForeignKey("accounts.id"), primary_key=True)
+    blob_sha256: Mapped[str] = mapped_column(
+        ForeignKey("blobs.sha256", ondelete="RESTRICT"), primary_key=True, index=True
+    )
 
 
 class Membership(Table):

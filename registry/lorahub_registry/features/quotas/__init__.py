@@ -1,0 +1,1 @@
+"""How much each namespace keeps, and how much it may."""

@@ -1,0 +1,26 @@
+"""Who am I here, and how much may I keep."""
+
+from dataclasses import asdict
+from typing import Any
+
+from fastapi import APIRouter
+
+from lorahub_registry.features.accounts.caller import Caller
+from lorahub_registry.features.quotas import service
+from lorahub_registry.infrastructure.web.backend import BackendDep
+
+router = APIRouter()
+
+
+@router.get("/api/lorahub/v1/whoami")
+def whoami(backend: BackendDep, caller: Caller) -> dict[str, Any]:
+    work = service.own_work(backend, caller)
+    return {
+        "name": caller.name,
+        "admin": caller.is_admin,
+        "scope": caller.scope.name.lower(),
+        "namespace": caller.namespace,
+        "openUploads": asdict(work.open_uploads),
+        "openMerges": asdict(work.open_merges),
+        "quotas": [use.as_json() for use in service.own_uses(backend, caller)],
+    }
