@@ -30,6 +30,7 @@ from lorahub_registry.command_line import show as _print
 from lorahub_registry.features.accounts import service as accounts
 from lorahub_registry.features.accounts.permissions import OPERATOR
 from lorahub_registry.features.audit.service import all_events
+from lorahub_registry.features.catalog import service as catalog
 from lorahub_registry.features.maintenance import service as maintenance
 from lorahub_registry.features.operations.census import CensusCollector
 from lorahub_registry.features.quotas import service as quotas
@@ -403,6 +404,15 @@ def doctor(home: Path | None, *, as_json: bool) -> None:
     _print(examination.as_json(), str(examination), as_json=as_json)
     if not examination.is_healthy:
         raise SystemExit(8)
+
+
+@admin.command()
+@_home
+@_json
+def reindex(home: Path | None, *, as_json: bool) -> None:
+    """Write the catalog's search entries anew from recorded facts: once, when the last server of 0.1 is gone."""
+    count = catalog.reindex(_open(home))
+    _print({"entries": count}, f"{count} entries", as_json=as_json)
 
 
 @admin.command()

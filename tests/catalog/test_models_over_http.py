@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any, get_args
 
 import pytest
+import sqlalchemy
 from builders import lora_config, lora_weights
 from huggingface_hub import CommitOperationAdd, HfApi
 from huggingface_hub.errors import RepositoryNotFoundError
@@ -118,6 +119,23 @@ def test_a_squashed_model_is_still_described_and_found(publisher: Publisher) -> 
     info = publisher.api.model_info(repo)
     assert info.library_name == "peft"
     assert publisher.listed(filter="sql") == [repo]
+
+
+def test_a_lost_search_entry_is_written_anew(registry: Registry, publisher: Publisher) -> None:
+    """As of a model that a server of the version before has published."""
+    lost, stale = publisher.publish("lost", "tags: [sql]"), publisher.publish("stale", "tags: [sql]")
+    asked = {"filter": ["sql"], "search": publisher.name}
+    with registry.database() as connection:
+        one = "repository_id = (SELECT id FROM repositories WHERE namespace = :namespace AND name = :name)"
+        changes = {"lost": "DELETE FROM catalog_entries", "stale": "UPDATE catalog_entries SET name = ''"}
+        for name, change in changes.items():
+            connection.execute(sqlalchemy.text(f"{change} WHERE {one}"), {"namespace": publisher.name, "name": name})
+    assert publisher.listed(**asked) == []
+    assert registry.admin_command("reindex")["entries"] >= 2
+    assert publisher.listed(**asked) == [stale, lost]
+    with registry.client(None) as client:
+        measured = {"author": publisher.name, "base": publisher.base, "rank": 4}
+        assert [model["id"] for model in client.get("/api/models", params=measured).json()] == [stale, lost]
 
 
 # --- order and pages --------------------------------------------------------------------------------------------------

@@ -1,42 +1,61 @@
 """Rows of facts and tags, and pages of repositories."""
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import datetime, timedelta
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime
 from typing import Any
 
 from lorahub.protocol.digests import CommitId
 from lorahub.protocol.names import similarity_key
-from sqlalchemy import BigInteger, ColumnElement, and_, delete, func, insert, or_, select, true
+from sqlalchemy import ColumnElement, func, insert, literal, select, tuple_, update
 from sqlalchemy.exc import IntegrityError
 
 from lorahub_registry.features.catalog.facts import Facts
 from lorahub_registry.features.catalog.search import Search, Sort
-from lorahub_registry.infrastructure.database import Session, now
+from lorahub_registry.infrastructure.database import Session
 from lorahub_registry.infrastructure.database.failures import UNAVAILABLE
 from lorahub_registry.infrastructure.database.listed import is_listed
+from lorahub_registry.infrastructure.database.search import has_terms, name_contains
 from lorahub_registry.infrastructure.database.tables import (
     Account,
     AdapterFacts,
     AdapterLabel,
+    CatalogEntry,
     CommitFacts,
-    DownloadsPerDay,
-    Reference,
     Repository,
-    RepositoryTag,
 )
 
 __all__ = ["UNAVAILABLE", "IntegrityError"]
 
-TRENDING_DAYS = 7
+MOST_CHILDREN = 10_000
 _IDS_AT_ONCE = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What a search can ask of the head of `main`, beside the repository's own properties."""
+
+    terms: list[str]
+    least_rank: int | None
+    most_rank: int | None
+    parameters: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What a check found out of an adapter, as far as a search can ask for it."""
+
+    base: str | None
+    labels: Sequence[str]
+    least_rank: int | None
+    most_rank: int | None
 
 
 @dataclass(frozen=True, slots=True)
 class Position:
     """Where a page ends: the last repository's sort value, and its id, which tells equals apart."""
 
-    value: datetime | int
+    value: datetime | int | float
     repository_id: int
 
 
@@ -67,11 +86,9 @@ def insert_facts(session: Session, commit_id: CommitId, facts: Facts) -> None:
     session.flush()
 
 
-def replace_tags(session: Session, repository_id: int, tags: Iterable[str]) -> None:
-    session.execute(delete(RepositoryTag).where(RepositoryTag.repository_id == repository_id))
-    rows = [{"repository_id": repository_id, "tag": tag} for tag in tags]
-    if rows:
-        session.execute(insert(RepositoryTag), rows)
+def replace_entry(session: Session, repository_id: int, entry: Entry) -> None:
+    values = asdict(entry)
+    session.execute(update(CatalogEntry).where(CatalogEntry.repository_id == repository_id).values(values))
 
 
 def _facts(row: CommitFacts) -> Facts:
@@ -83,6 +100,53 @@ def _facts(row: CommitFacts) -> Facts:
         safetensors=row.safetensors,
         config=row.config,
     )
+
+
+# --- entries ----------------------------------------------------------------------------------------------------------
+
+
+def insert_missing_entries(session: Session, *, limit: int) -> int:
+    """For repositories that have none, because an earlier version made them; how many. Empty ones."""
+    statement = (
+        select(Repository.id, Repository.namespace, Repository.name)
+        .outerjoin(CatalogEntry, CatalogEntry.repository_id == Repository.id)
+        .where(CatalogEntry.repository_id.is_(None))
+        .limit(limit)
+    )
+    rows = [
+        {"repository_id": repository_id, "name": f"{namespace}/{name}".lower(), "terms": []}
+        for repository_id, namespace, name in session.execute(statement)
+    ]
+    if rows:
+        session.execute(insert(CatalogEntry), rows)
+    return len(rows)
+
+
+def lock_entries(session: Session, *, after: int, limit: int) -> list[int]:
+    """Ids of their repositories, in order, from behind `after`. Nobody else rewrites these meanwhile."""
+    statement = select(CatalogEntry.repository_id).where(CatalogEntry.repository_id > after)
+    return list(session.scalars(statement.order_by(CatalogEntry.repository_id).limit(limit).with_for_update()))
+
+
+def rewrite_names(session: Session, repository_ids: Sequence[int]) -> None:
+    name = select(func.lower(Repository.namespace + "/" + Repository.name))
+    of_entry = name.where(Repository.id == CatalogEntry.repository_id).scalar_subquery()
+    session.execute(update(CatalogEntry).where(CatalogEntry.repository_id.in_(repository_ids)).values(name=of_entry))
+
+
+def measured_of(session: Session, commit_ids: Collection[CommitId]) -> dict[CommitId, Measured]:
+    """Of those that are adapters."""
+    labels: dict[str, list[str]] = {}
+    for commit_id, label in session.execute(
+        select(AdapterLabel.commit_id, AdapterLabel.label).where(AdapterLabel.commit_id.in_(commit_ids))
+    ):
+        labels.setdefault(commit_id, []).append(label)
+    columns = (AdapterFacts.commit_id, AdapterFacts.base_key, AdapterFacts.least_rank, AdapterFacts.most_rank)
+    rows = session.execute(select(*columns).where(AdapterFacts.commit_id.in_(commit_ids)))
+    return {
+        CommitId(commit_id): Measured(base, labels.get(commit_id, []), least, most)
+        for commit_id, base, least, most in rows
+    }
 
 
 # --- pages ------------------------------------------------------------------------------------------------------------
@@ -97,118 +161,69 @@ def repositories_page(
     limit: int,
 ) -> list[Position]:
     """At most `limit` repositories behind `after`; private ones only in `visible_namespaces` (None: all)."""
-    key = _sort_key(search.sort)
-    statement = select(key, Repository.id).where(is_listed(visible_namespaces), *_conditions(search))
+    key = _SORT_KEYS[search.sort]
+    statement = select(key, Repository.id).where(is_listed(visible_namespaces), *_conditions(session, search))
+    if search.asks_for_contents:
+        statement = statement.join(CatalogEntry, CatalogEntry.repository_id == Repository.id)
     if after is not None:
-        same_value = and_(key == after.value, Repository.id < after.repository_id)
-        statement = statement.where(or_(key < after.value, same_value))
+        place = tuple_(literal(after.value, key.type), literal(after.repository_id))
+        statement = statement.where(tuple_(key, Repository.id) < place)
     found = session.execute(statement.order_by(key.desc(), Repository.id.desc()).limit(limit))
     return [Position(value, repository_id) for value, repository_id in found]
 
 
-def _sort_key(sort: Sort) -> ColumnElement[Any]:
-    columns: Mapping[Sort, Any] = {
-        "lastModified": Repository.updated_at,
-        "createdAt": Repository.created_at,
-        "downloads": Repository.downloads,
-        "likes": Repository.likes,
-        "trendingScore": _recent_downloads_of_row(),
-    }
-    return columns[sort].expression  # type: ignore[no-any-return]  # a column is its own expression
+_SORT_KEYS: Mapping[Sort, Any] = {
+    "lastModified": Repository.updated_at,
+    "createdAt": Repository.created_at,
+    "downloads": Repository.downloads,
+    "likes": Repository.likes,
+    "trendingScore": Repository.trending,
+}
 
 
-def _conditions(search: Search) -> list[ColumnElement[bool]]:
-    full_name = func.lower(Repository.namespace + "/" + Repository.name)
-    conditions = [full_name.contains(text, autoescape=True) for text in search.texts]
-    conditions += [
-        Repository.id.in_(select(RepositoryTag.repository_id).where(RepositoryTag.tag == tag)) for tag in search.tags
-    ]
+def _conditions(session: Session, search: Search) -> list[ColumnElement[bool]]:
+    conditions = [name_contains(session, text) for text in search.texts]
+    if search.terms:
+        conditions.append(has_terms(session, search.terms))
     if search.author is not None:
         account = select(Account.id).where(
             Account.name_key == similarity_key(search.author), func.lower(Account.name) == search.author.lower()
         )
-        conditions.append(Repository.namespace_id.in_(account))
+        conditions.append(Repository.namespace_id == account.scalar_subquery())
     if search.is_gated is not None:
         conditions.append(Repository.gated.is_not(None) if search.is_gated else Repository.gated.is_(None))
-    if search.least_parameters is not None or search.most_parameters is not None:
-        conditions.append(_has_parameters(search.least_parameters, search.most_parameters))
-    if search.asks_for_adapters:
-        conditions.append(_is_adapter(search))
-    return conditions
-
-
-def _is_adapter(search: Search) -> ColumnElement[bool]:
-    """By what was measured of the head of `main`. An adapter of several ranks is found by each range that meets one."""
-    wanted = [Reference.space == "heads", Reference.name == "main"]
-    if search.base is not None:
-        wanted.append(AdapterFacts.base_key == search.base.lower())
-    if search.least_rank is not None:
-        wanted.append(AdapterFacts.most_rank >= search.least_rank)
-    if search.most_rank is not None:
-        wanted.append(AdapterFacts.least_rank <= search.most_rank)
-    wanted += [
-        AdapterFacts.commit_id.in_(select(AdapterLabel.commit_id).where(AdapterLabel.label == label))
-        for label in search.labels
-    ]
-    heads = select(Reference.repository_id).join(AdapterFacts, AdapterFacts.commit_id == Reference.commit_id)
-    return Repository.id.in_(heads.where(*wanted))
-
-
-def _has_parameters(least: int | None, most: int | None) -> ColumnElement[bool]:
-    """By the measured number of the head of `main`."""
-    total = CommitFacts.safetensors["total"].as_string().cast(BigInteger)
-    heads = (
-        select(Reference.repository_id)
-        .join(CommitFacts, CommitFacts.commit_id == Reference.commit_id)
-        .where(
-            Reference.space == "heads",
-            Reference.name == "main",
-            true() if least is None else total >= least,
-            true() if most is None else total <= most,
-        )
+    bounds = (
+        (CatalogEntry.parameters, search.least_parameters, search.most_parameters),
+        (CatalogEntry.most_rank, search.least_rank, None),  # an adapter of several ranks is found by each range
+        (CatalogEntry.least_rank, None, search.most_rank),  # that meets one of them
     )
-    return Repository.id.in_(heads)
+    for column, least, most in bounds:
+        conditions += [column >= least] if least is not None else []
+        conditions += [column <= most] if most is not None else []
+    return conditions
 
 
 # --- counts -----------------------------------------------------------------------------------------------------------
 
 
-def recent_downloads(session: Session, repository_ids: Sequence[int]) -> dict[int, int]:
-    """Downloads of the last `TRENDING_DAYS` days."""
-    statement = select(Repository.id, _recent_downloads_of_row()).where(Repository.id.in_(repository_ids))
-    return {repository_id: int(count) for repository_id, count in session.execute(statement)}
-
-
-def _recent_downloads_of_row() -> Any:
-    first_day = (now() - timedelta(days=TRENDING_DAYS - 1)).date().isoformat()
-    return (
-        select(func.coalesce(func.sum(DownloadsPerDay.count), 0))
-        .where(DownloadsPerDay.repository_id == Repository.id, DownloadsPerDay.day >= first_day)
-        .correlate(Repository)
-        .scalar_subquery()
+def children(session: Session, name: str, *, visible_namespaces: Sequence[int] | None) -> int:
+    """How many visible repositories name this one as their base; counted up to `MOST_CHILDREN`."""
+    found = (
+        select(Repository.id)
+        .join(CatalogEntry, CatalogEntry.repository_id == Repository.id)
+        .where(has_terms(session, [f"tag:base_model:{name}"]), is_listed(visible_namespaces))
+        .limit(MOST_CHILDREN)
     )
+    return session.scalar(select(func.count()).select_from(found.subquery())) or 0
 
 
-def children(session: Session, names: Sequence[str], *, visible_namespaces: Sequence[int] | None) -> dict[str, int]:
-    """How many visible repositories name each of these as their base."""
-    tags = [f"base_model:{name}" for name in names]
+def public_terms(session: Session, *, limit: int) -> list[list[str]]:
+    """Of the `limit` public repositories that changed last."""
     statement = (
-        select(RepositoryTag.tag, func.count())
-        .join(Repository, Repository.id == RepositoryTag.repository_id)
-        .where(RepositoryTag.tag.in_(tags), is_listed(visible_namespaces))
-        .group_by(RepositoryTag.tag)
-    )
-    return {tag.partition(":")[2]: count for tag, count in session.execute(statement)}
-
-
-def public_tags(session: Session, *, limit: int) -> list[str]:
-    """The tags of public repositories, the most used first."""
-    statement = (
-        select(RepositoryTag.tag)
-        .join(Repository, Repository.id == RepositoryTag.repository_id)
+        select(CatalogEntry.terms)
+        .join(Repository, Repository.id == CatalogEntry.repository_id)
         .where(is_listed(()))
-        .group_by(RepositoryTag.tag)
-        .order_by(func.count().desc(), RepositoryTag.tag)
+        .order_by(Repository.updated_at.desc(), Repository.id.desc())
         .limit(limit)
     )
     return list(session.scalars(statement))

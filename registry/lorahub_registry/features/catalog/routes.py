@@ -28,6 +28,7 @@ from lorahub_registry.features.catalog.search import (
     parse_terms,
 )
 from lorahub_registry.features.catalog.service import Model
+from lorahub_registry.features.catalog.trending import score
 from lorahub_registry.features.repositories.service import Repository
 from lorahub_registry.features.revisions.service import RevisionFile
 from lorahub_registry.infrastructure.web.backend import BackendDep, PublicUrl
@@ -77,13 +78,15 @@ PROPERTIES: dict[str, Callable[[Model], Any]] = {
     "spaces": lambda _: [],
     "tags": lambda model: model.facts.tags,
     "transformersInfo": lambda _: None,
-    "trendingScore": lambda model: model.recent_downloads,
+    "trendingScore": lambda model: score(model.repository.trending),
     "usedStorage": lambda model: model.stored_bytes,
     "widgetData": lambda _: None,
 }
 """By the name that clients ask for; None where this registry has nothing to say."""
 
-INFO = [name for name in PROPERTIES if name not in ("childrenModelCount", "trendingScore")]  # those cost a query each
+INFO = [
+    name for name in PROPERTIES if name not in ("childrenModelCount", "trendingScore")
+]  # the Hub says them when asked
 ITEM = [
     "modelId",
     "author",
@@ -97,7 +100,7 @@ ITEM = [
     "trendingScore",
 ]
 FULL = [*ITEM, "sha", "lastModified", "gated", "disabled", "siblings"]
-DETAILS = frozenset({"siblings", "usedStorage"})
+DETAILS = frozenset({"siblings", "usedStorage", "childrenModelCount"})
 
 
 def _quarantine(repository: Repository) -> dict[str, Any] | None:

@@ -49,8 +49,16 @@ class Search:
     sort: Sort = "lastModified"
 
     @property
-    def asks_for_adapters(self) -> bool:
-        return bool(self.base or self.labels or self.least_rank or self.most_rank)
+    def terms(self) -> list[str]:
+        """As they are written in the catalog."""
+        base = [f"base:{self.base.lower()}"] if self.base is not None else []
+        return [*(f"tag:{tag}" for tag in self.tags), *base, *self.labels]
+
+    @property
+    def asks_for_contents(self) -> bool:
+        """Of `main`, not only of the repository itself."""
+        bounds = (self.least_parameters, self.most_parameters, self.least_rank, self.most_rank)
+        return bool(self.texts or self.terms) or any(bound is not None for bound in bounds)
 
 
 def parse_ranks(text: str) -> tuple[int, int]:

@@ -5,6 +5,7 @@ a commit that came another way (the first of a repository, a squash) gets them w
 """
 
 import logging
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -18,8 +19,9 @@ from lorahub_registry.features.accounts.permissions import Principal
 from lorahub_registry.features.blobs.service import Blob, known_blobs, read_blob
 from lorahub_registry.features.catalog import queries
 from lorahub_registry.features.catalog.facts import Facts, derive, gather
-from lorahub_registry.features.catalog.queries import Position
+from lorahub_registry.features.catalog.queries import Entry, Measured, Position
 from lorahub_registry.features.catalog.search import Search, Sort
+from lorahub_registry.features.checks.service import Judged
 from lorahub_registry.features.merged import service as merges
 from lorahub_registry.features.merged.service import MergedModel
 from lorahub_registry.features.references.service import yank_of
@@ -41,6 +43,10 @@ logger = logging.getLogger("lorahub")
 
 CURSOR_LIFETIME = timedelta(days=1)
 MOST_TAGS_LISTED = 2000
+_MODELS_ASKED = 5000
+_REINDEXED_AT_ONCE = 500
+_NO_ADAPTER = Measured(None, (), None, None)
+MOST_TERM_LENGTH = 400  # characters: a tag's or a base's 300, and what it is
 
 
 class StoredFile(Protocol):
@@ -58,7 +64,6 @@ class Model:
     commit: Commit
     facts: Facts
     files: Sequence[RevisionFile] = ()
-    recent_downloads: int = 0
     stored_bytes: int = 0
     children: int = 0
     warning: str | None = None
@@ -102,11 +107,52 @@ def derive_facts(
     return derive(gather(list(files), read, weights, measured=measured))
 
 
-def record_facts(session: Session, *, repository_id: int, commit_id: CommitId, facts: Facts, is_main: bool) -> None:
-    """Inside the transaction that makes the commit. `is_main`: it is `main`'s new head, which the filters go by."""
+def record_facts(
+    session: Session, *, repository_id: int, commit_id: CommitId, facts: Facts, judged: Judged | None, is_main: bool
+) -> None:
+    """Inside the transaction that makes the commit. `is_main`: it is `main`'s new head, which a search goes by."""
     queries.insert_facts(session, commit_id, facts)
     if is_main:
-        queries.replace_tags(session, repository_id, facts.tags)
+        queries.replace_entry(session, repository_id, _entry(facts, _NO_ADAPTER if judged is None else _found(judged)))
+
+
+def _found(judged: Judged) -> Measured:
+    ranks = judged.ranks
+    return Measured(judged.base_name, judged.labels, min(ranks, default=None), max(ranks, default=None))
+
+
+def _entry(facts: Facts, measured: Measured) -> Entry:
+    """Tags are what people say; labels are measured, and no tag passes for one."""
+    terms = [f"tag:{tag}" for tag in facts.tags]
+    terms += [f"base:{measured.base.lower()}"] if measured.base else []
+    terms += measured.labels
+    usable = [term for term in dict.fromkeys(terms) if len(term) <= MOST_TERM_LENGTH]
+    total = (facts.safetensors or {}).get("total")
+    return Entry(usable, measured.least_rank, measured.most_rank, total)
+
+
+def reindex(backend: Backend) -> int:
+    """Writes the catalog's entries anew from the recorded facts of each head of `main`; how many.
+
+    A head without facts of its own, as after a squash, has its predecessor's files, and keeps its entry.
+    """
+    count, after = 0, 0
+    while True:
+        with backend.database.write() as session:
+            queries.insert_missing_entries(session, limit=_REINDEXED_AT_ONCE)
+            ids = queries.lock_entries(session, after=after, limit=_REINDEXED_AT_ONCE)
+            queries.rewrite_names(session, ids)
+            heads = revisions.main_heads(session, ids)
+            facts = queries.facts_of(session, set(heads.values()))
+            measured = queries.measured_of(session, facts.keys())
+            for repository_id, head in heads.items():
+                if head in facts:
+                    entry = _entry(facts[head], measured.get(head, _NO_ADAPTER))
+                    queries.replace_entry(session, repository_id, entry)
+                    count += 1
+        if not ids:
+            return count
+        after = ids[-1]
 
 
 def facts_of(backend: Backend, commit_ids: Collection[CommitId]) -> dict[CommitId, Facts]:
@@ -172,9 +218,7 @@ def _describe(
     warning: str | None = None,
 ) -> list[Model]:
     facts = facts_of(backend, [commit.id for _, commit in found])
-    ids = [repository.id for repository, _ in found]
     with backend.database.read() as session:
-        downloads = queries.recent_downloads(session, ids) if "trendingScore" in wanted else {}
         children = _children(session, principal, found) if "childrenModelCount" in wanted else {}
         return [
             Model(
@@ -182,7 +226,6 @@ def _describe(
                 commit=commit,
                 facts=facts[commit.id],
                 files=_files(session, commit) if "siblings" in wanted else (),
-                recent_downloads=downloads.get(repository.id, 0),
                 stored_bytes=stored_bytes(session, repository.id) if "usedStorage" in wanted else 0,
                 children=children.get(repository.full_name, 0),
                 warning=warning,
@@ -197,8 +240,9 @@ def _files(session: Session, commit: Commit) -> list[RevisionFile]:
 
 
 def _children(session: Session, principal: Principal, found: Sequence[tuple[Repository, Commit]]) -> dict[str, int]:
+    namespaces = visible_namespaces(session, principal)
     names = [repository.full_name for repository, _ in found]
-    return queries.children(session, names, visible_namespaces=visible_namespaces(session, principal))
+    return {name: queries.children(session, name, visible_namespaces=namespaces) for name in names}
 
 
 # --- many models ------------------------------------------------------------------------------------------------------
@@ -228,7 +272,7 @@ def list_models(
 
 
 def _write_cursor(backend: Backend, place: Position, sort: Sort) -> str:
-    value = place.value.isoformat() if isinstance(place.value, datetime) else int(place.value)
+    value = place.value.isoformat() if isinstance(place.value, datetime) else place.value
     return backend.signer.sign("catalog-cursor", {"sort": sort, "value": value, "id": place.repository_id})
 
 
@@ -247,6 +291,9 @@ def _read_cursor(backend: Backend, cursor: str, sort: Sort) -> Position:
 
 
 def public_tags(backend: Backend) -> list[str]:
-    """The tags in use among public models, the most used first, at most `MOST_TAGS_LISTED`."""
+    """The tags in use among the public models that changed last, the most used first, at most `MOST_TAGS_LISTED`."""
     with backend.database.read() as session:
-        return queries.public_tags(session, limit=MOST_TAGS_LISTED)
+        terms = queries.public_terms(session, limit=_MODELS_ASKED)
+    counts = Counter(term.removeprefix("tag:") for of_one in terms for term in of_one if term.startswith("tag:"))
+    ordered = sorted(counts, key=lambda tag: (-counts[tag], tag))
+    return ordered[:MOST_TAGS_LISTED]

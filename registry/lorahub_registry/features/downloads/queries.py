@@ -3,6 +3,7 @@
 from sqlalchemy import insert, update
 from sqlalchemy.exc import IntegrityError
 
+from lorahub_registry.features.catalog.trending import weight_of_a_read
 from lorahub_registry.infrastructure.database import Session, now
 from lorahub_registry.infrastructure.database.failures import UNAVAILABLE
 from lorahub_registry.infrastructure.database.tables import DownloadsPerDay, Repository
@@ -24,4 +25,5 @@ def count_download(session: Session, repository_id: int) -> None:
                 session.execute(insert(DownloadsPerDay).values(repository_id=repository_id, day=day, count=1))
         except IntegrityError:  # another read was the day's first
             session.execute(one_more)
-    session.execute(update(Repository).where(Repository.id == repository_id).values(downloads=Repository.downloads + 1))
+    one_read = {"downloads": Repository.downloads + 1, "trending": Repository.trending + weight_of_a_read()}
+    session.execute(update(Repository).where(Repository.id == repository_id).values(one_read))

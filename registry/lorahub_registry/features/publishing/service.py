@@ -418,6 +418,7 @@ def _record_findings(session: Session, commit: Commit, found: Derived, *, is_mai
         repository_id=commit.repository_id,
         commit_id=commit.id,
         facts=found.facts,
+        judged=found.judged,
         is_main=is_main,
     )
     if found.judged is not None:

@@ -14,6 +14,7 @@ from lorahub_registry.infrastructure.database.tables import AccessRequest as Acc
 from lorahub_registry.infrastructure.database.tables import (
     Account,
     Blob,
+    CatalogEntry,
     Commit,
     CommitFile,
     Like,
@@ -44,6 +45,7 @@ class Repository:
     downloads: int
     likes: int
     quarantine: Quarantine | None
+    trending: float
 
     @property
     def full_name(self) -> str:
@@ -122,9 +124,11 @@ def insert_repository(
         next_version=1,
         downloads=0,
         likes=0,
+        trending=0,
     )
     session.add(row)
     session.flush()
+    session.add(CatalogEntry(repository_id=row.id, name=str(name).lower(), terms=[]))
     return to_repository(row)
 
 
@@ -141,6 +145,9 @@ def rename_repository(
             name_key=key,
             updated_at=now(),
         )
+    )
+    session.execute(
+        update(CatalogEntry).where(CatalogEntry.repository_id == repository_id).values(name=str(name).lower())
     )
 
 
@@ -282,6 +289,7 @@ def to_repository(row: RepositoryRow) -> Repository:
         downloads=row.downloads,
         likes=row.likes,
         quarantine=_quarantine(row),
+        trending=row.trending,
     )
 
 

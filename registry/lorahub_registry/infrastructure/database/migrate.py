@@ -23,10 +23,10 @@ from sqlalchemy.exc import OperationalError
 
 from lorahub_registry.infrastructure.database.session import Database
 
-LOCK_TIMEOUT, STATEMENT_TIMEOUT = "4s", "30min"
-"""Of PostgreSQL's. The first is what traffic may be held up for; an index of millions of rows takes minutes."""
+_MIGRATING = {"lock_timeout": "4s", "statement_timeout": "30min", "idle_in_transaction_session_timeout": "0"}
+"""PostgreSQL's. The first is what traffic may be held up for; an index of millions of rows takes minutes."""
 _TURN = int.from_bytes(b"lorahub")
-_TRIES, _PAUSE_SECONDS = 15, 2.0
+_TRIES, _PAUSE_SECONDS, _ASK_SECONDS = 15, 2.0, 0.2
 _LOCK_NOT_AVAILABLE = "55P03"
 
 
@@ -127,18 +127,20 @@ def _run(connection: Connection, to: str) -> None:
 @contextmanager
 def _turn(database: Database, connection: Connection) -> Iterator[None]:
     """Nobody else migrates this database meanwhile. The connection is given other limits, and closed afterwards."""
-    connection.detach()
     if database.is_sqlite:
         with _locked(Path(f"{database.engine.url.database}.migrating")):
             yield
         return
-    for setting in ("lock_timeout = 0", "statement_timeout = 0", "idle_in_transaction_session_timeout = 0"):
-        connection.execute(text(f"SET {setting}"))
-    connection.execute(text("SELECT pg_advisory_lock(:turn)"), {"turn": _TURN})
-    connection.execute(text(f"SET lock_timeout = '{LOCK_TIMEOUT}'"))
-    connection.execute(text(f"SET statement_timeout = '{STATEMENT_TIMEOUT}'"))
+    while not connection.scalar(text("SELECT pg_try_advisory_lock(:turn)"), {"turn": _TURN}):
+        connection.rollback()  # an index that is built beside traffic waits for every open transaction, also for this
+        time.sleep(_ASK_SECONDS)
+    for setting, value in _MIGRATING.items():
+        connection.execute(text(f"SET {setting} = '{value}'"))
     connection.commit()
-    yield
+    try:
+        yield
+    finally:
+        connection.invalidate()
 
 
 @contextmanager

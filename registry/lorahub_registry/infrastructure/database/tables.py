@@ -11,6 +11,7 @@ from sqlalchemy import (
     BigInteger,
     Boolean,
     DateTime,
+    Double,
     ForeignKey,
     Index,
     Integer,
@@ -21,9 +22,12 @@ from sqlalchemy import (
     TypeDecorator,
     UniqueConstraint,
     exists,
+    text,
 )
+from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.engine import Dialect
 from sqlalchemy.orm import DeclarativeBase, Mapped, column_property, mapped_column
+from sqlalchemy.types import TypeEngine
 
 BigId = BigInteger().with_variant(Integer, "sqlite")  # SQLite numbers rows only in an INTEGER PRIMARY KEY
 
@@ -41,6 +45,29 @@ class UtcDateTime(TypeDecorator[datetime]):
         return None if value is None else value.replace(tzinfo=UTC)
 
 
+class Terms(TypeDecorator[list[str]]):
+    """Texts that are looked up whole: an array on PostgreSQL, on SQLite words for its full-text index."""
+
+    impl = Text
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        return dialect.type_descriptor(Text() if dialect.name == "sqlite" else ARRAY(Text()))
+
+    def process_bind_param(self, value: list[str] | None, dialect: Dialect) -> Any:
+        return value if value is None or dialect.name != "sqlite" else " ".join(map(as_word, value))
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> list[str] | None:
+        return (
+            value if value is None or dialect.name != "sqlite" else [bytes.fromhex(w).decode() for w in value.split()]
+        )
+
+
+def as_word(term: str) -> str:
+    """What SQLite's `hex()` makes of it: one word to every tokenizer, whatever is in it."""
+    return term.encode().hex().upper()
+
+
 class Table(DeclarativeBase):
     metadata = MetaData(
         naming_convention={
@@ -55,8 +82,8 @@ class Table(DeclarativeBase):
 
 
 def is_ours(name: str | None, kind: str, _parents: object) -> bool:
-    """For Alembic: SQLite's full-text indexes are tables too, made and altered by migrations by hand."""
-    return kind != "table" or name is None or not name.startswith("search_")
+    """For Alembic: full-text indexes, which are tables on SQLite, are made and altered by migrations by hand."""
+    return kind not in ("table", "index") or name is None or not name.startswith("search_")
 
 
 # --- who --------------------------------------------------------------------------------------------------------------
@@ -131,6 +158,10 @@ class AuditEvent(Table):
 # --- what -------------------------------------------------------------------------------------------------------------
 
 
+_SORTED_BY = ("created_at", "updated_at", "downloads", "likes", "trending")
+_IS_GATED = text("gated IS NOT NULL")
+
+
 class Repository(Table):
     __tablename__ = "repositories"
     id: Mapped[int] = mapped_column(BigId, primary_key=True)
@@ -141,14 +172,20 @@ class Repository(Table):
     name_key: Mapped[str] = mapped_column(String(200), unique=True)  # similarity_key of namespace/name
     is_private: Mapped[bool]
     gated: Mapped[str | None] = mapped_column(String(16))  # null | auto | manual
-    created_at: Mapped[datetime] = mapped_column(index=True)
-    updated_at: Mapped[datetime] = mapped_column(index=True)
+    created_at: Mapped[datetime]
+    updated_at: Mapped[datetime]
     next_version: Mapped[int] = mapped_column(Integer, default=1)  # never goes back
-    downloads: Mapped[int] = mapped_column(BigInteger, default=0, index=True)
-    likes: Mapped[int] = mapped_column(Integer, default=0, index=True)
+    downloads: Mapped[int] = mapped_column(BigInteger, default=0)
+    likes: Mapped[int] = mapped_column(Integer, default=0)
+    trending: Mapped[float] = mapped_column(Double, default=0, server_default="0")  # see catalog.trending
     quarantined_at: Mapped[datetime | None]  # changes: quarantine and its undo
     quarantined_by: Mapped[str | None] = mapped_column(String(96))
     quarantine_reason: Mapped[str | None] = mapped_column(Text)
+
+    __table_args__ = (
+        *(Index(f"ix_repositories_by_{key}", key, "id") for key in _SORTED_BY),  # a page is a range of one of these
+        Index("ix_repositories_gated", "id", postgresql_where=_IS_GATED, sqlite_where=_IS_GATED),
+    )
 
 
 class RetiredName(Table):
@@ -256,8 +293,28 @@ class CommitFacts(Table):
     config: Mapped[dict[str, Any] | None]
 
 
+class CatalogEntry(Table):
+    """What a search can ask of a repository: of the head of `main`, rewritten when it moves. One for each repository.
+
+    The indexes `search_terms` and `search_names` are made by migrations by hand: GIN on PostgreSQL; on SQLite FTS5
+    tables, which follow this one by triggers.
+    """
+
+    __tablename__ = "catalog_entries"
+    repository_id: Mapped[int] = mapped_column(
+        ForeignKey("repositories.id", ondelete="CASCADE"), primary_key=True, autoincrement=False
+    )
+    name: Mapped[str] = mapped_column(String(200))  # namespace/name in lower case
+    terms: Mapped[list[str]] = mapped_column(Terms)  # tag:…, base:…, and the labels of adapter_labels
+    least_rank: Mapped[int | None] = mapped_column(Integer)
+    most_rank: Mapped[int | None] = mapped_column(Integer)
+    parameters: Mapped[int | None] = mapped_column(BigInteger, index=True)
+
+    __table_args__ = (Index("ix_catalog_entries_ranks", "most_rank", "least_rank"),)
+
+
 class RepositoryTag(Table):
-    """The tags of `main`'s head, for filters. Rewritten when `main` moves."""
+    """Nobody writes or reads these any more; servers of 0.1 that still run do. To be dropped."""
 
     __tablename__ = "repository_tags"
     repository_id: Mapped[int] = mapped_column(ForeignKey("repositories.id", ondelete="CASCADE"), primary_key=True)
