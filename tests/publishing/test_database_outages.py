@@ -1,5 +1,6 @@
 """PostgreSQL goes away under load, or the wire to it breaks: 503, never 500; nothing is lost and nothing made twice."""
 
+import json
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -9,6 +10,7 @@ from pathlib import Path
 import httpx2
 import pytest
 import wire
+from builders import lora_config, lora_weights
 from registry_process import Registry, eventually
 from services.breaking_wire import BreakingWire
 from services.postgres import Postgres
@@ -129,6 +131,24 @@ def test_a_restarted_postgresql_loses_nothing_and_costs_no_restart(
         assert there[: len(made)] == made, "an acknowledged commit is missing, or one was made twice"
         assert len(there) <= len(made) + 1, "only the last one may be unacknowledged"
     registry.assert_sound()
+
+
+def test_a_worker_waits_for_its_database(postgres: Postgres, standing: tuple[Registry, BreakingWire]) -> None:
+    registry, _ = standing
+    registry.stop()
+    registry.start(LORAHUB_WORKER="true")
+    postgres.stop()
+    time.sleep(2)  # in which the worker asks, and hears nothing
+    postgres.start()
+    with registry.client() as client:
+        wire.create_repo(client, "owner/afterwards")
+        content = lora_weights(seed=1)
+        wire.upload(client, "owner/afterwards", content)
+        config = wire.inline("adapter_config.json", json.dumps(lora_config()).encode())
+        lines = [config, wire.uploaded("adapter_model.safetensors", content)]
+        assert wire.commit(client, "owner/afterwards", lines).status_code == 200
+        address = "/api/lorahub/v1/models/owner/afterwards/statistics/main"
+        eventually(lambda: client.get(address).json()["status"] == "done", seconds=60)
 
 
 @pytest.mark.parametrize(
