@@ -64,6 +64,7 @@ bench: .venv/.installed ## the measurements in docs/benchmarks.md
 	$(BIN)/python benchmarks/check.py
 	$(BIN)/python benchmarks/merge.py --serve
 	$(BIN)/python benchmarks/swap.py
+	$(BIN)/python benchmarks/scale.py
 
 clean: ## remove what the targets installed and made
 	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
