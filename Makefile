@@ -65,6 +65,7 @@ bench: .venv/.installed ## the measurements in docs/benchmarks.md
 	$(BIN)/python benchmarks/merge.py --serve
 	$(BIN)/python benchmarks/swap.py
 	$(BIN)/python benchmarks/scale.py
+	$(BIN)/python benchmarks/workers.py
 
 clean: ## remove what the targets installed and made
 	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
