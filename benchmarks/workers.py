@@ -24,13 +24,12 @@ from lorahub.merging.recipe import recipe_of
 from registry_process import Registry
 from services import production
 
-ROUNDS = 2
-
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--files", type=int, default=8)
     parser.add_argument("--width", type=int, default=6144, help="of the one square weight of each file")
+    parser.add_argument("--rounds", type=int, default=2)
     asked = parser.parse_args()
     folder = Path(tempfile.mkdtemp())
     try:
@@ -38,9 +37,10 @@ def main() -> None:
         adapter = write_adapter_for(folder / "adapter", "owner/base", files=asked.files, width=asked.width, rank=64)
         print(f"{asked.files} files of {asked.width**2 * 4 / 1e6:.0f} MB, load {os.getloadavg()[0]:.1f} before")
         times = {count: [] for count in (1, 2)}
-        for turn in range(ROUNDS):
+        for turn in range(asked.rounds):
             for count, taken in times.items():
                 taken.append(measure(folder / f"registry-{turn}-{count}", base, adapter, workers=count))
+                print(f"{count} at work: {taken[-1]:.1f} s", flush=True)
         one, two = (min(taken) for taken in times.values())
         print(f"one worker {one:.1f} s, two workers {two:.1f} s: {one / two:.2f} times as fast")
     finally:
