@@ -193,34 +193,35 @@ def test_wrong_parts_are_forgotten_as_a_whole(client: httpx2.Client, repo: str) 
     assert parts(client, repo, content)[2] == []
 
 
-def lorahub(registry: Registry, home: Path, *arguments: str, token: str = "") -> subprocess.Popen[bytes]:
+def lorahub(registry: Registry, url: str, home: Path, *arguments: str) -> subprocess.Popen[bytes]:
     variables = {
         **{name: value for name, value in os.environ.items() if not name.startswith(("LORAHUB_", "HF_"))},
         "LORAHUB_HOME": str(home),
-        "LORAHUB_ENDPOINT": registry.url,
-        "LORAHUB_TOKEN": token or registry.token,
+        "LORAHUB_ENDPOINT": url,
+        "LORAHUB_TOKEN": registry.token,
         "LORAHUB_PROGRESS": "none",
     }
     return subprocess.Popen([LORAHUB, *arguments], env=variables, stdout=subprocess.DEVNULL)
 
 
 def test_a_push_that_is_killed_goes_on_and_a_pull_has_it_all(registry: Registry, tmp_path: Path) -> None:
-    folder = write_adapter(tmp_path / "big")
+    folder, home = write_adapter(tmp_path / "big"), tmp_path / "home"
     content = weights_of_size(24 * PART, seed=8)
     (folder / "big.safetensors").write_bytes(content)
-    with registry.client() as admin:
+    with registry.client() as admin, counting_proxy(registry.url) as (url, passed):
         wire.create_repo(admin, "owner/parts")
-        process = lorahub(registry, tmp_path / "home", "push", str(folder), "owner/parts")
+        process = lorahub(registry, url, home, "push", str(folder), "owner/parts")
         eventually(lambda: process.poll() is not None or parts(admin, "owner/parts", content)[2], 60)
         assert process.poll() is None, "the push ended before it could be killed"
         process.kill()
         process.wait()
         _, _, done = parts(admin, "owner/parts", content)
         assert done
-        assert lorahub(registry, tmp_path / "home", "push", str(folder), "owner/parts").wait(120) == 0
+        assert lorahub(registry, url, home, "push", str(folder), "owner/parts").wait(120) == 0
         assert wire.files(admin, "owner/parts", "v1")["big.safetensors"] == wire.sha256(content)
-    assert lorahub(registry, tmp_path / "home", "pull", "owner/parts", str(tmp_path / "pulled")).wait(120) == 0
+        assert lorahub(registry, url, home, "pull", "owner/parts", str(tmp_path / "pulled")).wait(120) == 0
     assert (tmp_path / "pulled/big.safetensors").read_bytes() == content
+    assert 1000 < passed() < 500_000, "the weights passed through the registry"
 
 
 def test_what_nobody_finished_is_collected(tmp_path: Path) -> None:
@@ -298,23 +299,27 @@ def test_xorbs_are_granted_an_address_of_the_bucket(
     assert client.get(f"/{repo}/resolve/main/w.safetensors").content == content
 
 
-def test_the_stock_client_sends_its_xorbs_to_the_bucket(
-    registry: Registry, user: tuple[str, str], repo: str, tmp_path: Path
+STOCK_CLIENT = """
+import sys
+from huggingface_hub import HfApi, hf_hub_download
+
+url, token, path, repo = sys.argv[1:]
+HfApi(endpoint=url, token=token).upload_file(path_or_fileobj=path, path_in_repo="w.safetensors", repo_id=repo)
+got = hf_hub_download(repo, "w.safetensors", endpoint=url, token=token)
+assert open(got, "rb").read() == open(path, "rb").read()
+"""
+
+
+@pytest.mark.parametrize("variables", [{}, {"HF_HUB_DISABLE_XET": "1"}], ids=["xet", "lfs"])
+def test_weights_of_the_stock_client_never_pass_through_the_registry(
+    registry: Registry, user: tuple[str, str], repo: str, tmp_path: Path, variables: dict[str, str]
 ) -> None:
-    """What the registry receives is counted: a shard and some JSON, never the weights."""
-    content = weights_of_size(3 * PART, seed=12)
-    (tmp_path / "w.safetensors").write_bytes(content)
-    program = (
-        "import sys; from huggingface_hub import HfApi\n"
-        "HfApi(endpoint=sys.argv[1], token=sys.argv[2]).upload_file("
-        "path_or_fileobj=sys.argv[3], path_in_repo='w.safetensors', repo_id=sys.argv[4])"
-    )
+    path = tmp_path / "w.safetensors"
+    path.write_bytes(weights_of_size(3 * PART, seed=len(variables)))
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "LORAHUB_"))}
-    command = [sys.executable, "-c", program, registry.url, user[1], str(tmp_path / "w.safetensors"), repo]
-    with counting_proxy(registry.url) as (url, received):
-        command[3] = url
-        environment |= {"HF_ENDPOINT": url, "HF_HOME": str(tmp_path / "hf")}
-        subprocess.run(command, env=environment, check=True, capture_output=True, timeout=120)
-    with registry.client(user[1]) as client:
-        assert client.get(f"/{repo}/resolve/main/w.safetensors").content == content
-    assert 1000 < received() < 200_000
+    with counting_proxy(registry.url) as (url, passed):
+        environment |= {"HF_ENDPOINT": url, "HF_HOME": str(tmp_path / "hf"), **variables}
+        command = [sys.executable, "-c", STOCK_CLIENT, url, user[1], str(path), repo]
+        result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=120)
+    assert result.returncode == 0, result.stderr
+    assert 1000 < passed() < 200_000
