@@ -90,15 +90,24 @@ def finish_upload(backend: Backend, upload: Upload) -> Blob:
     reach("bytes-received")
     try:
         key = _out_of_reach(backend, upload)
-        reach("blob-moved")
+    except BlobNotFound:
+        finished = _finished_meanwhile(backend, upload)
+        if finished is None:
+            raise
+        return finished
+    reach("blob-moved")
+    return _verify_and_keep(backend, upload, key)
+
+
+def _verify_and_keep(backend: Backend, upload: Upload, key: str) -> Blob:
+    try:
         inspection = verify(backend, key, upload)
-    except (BlobNotFound, SizeMismatch, DigestMismatch) as error:
+    except (SizeMismatch, DigestMismatch):
         finished = _finished_meanwhile(backend, upload)
         if finished is not None:
             return finished
-        if not isinstance(error, BlobNotFound):
-            metrics.UPLOADS.labels("refused").inc()
-            forget_upload(backend, upload)
+        metrics.UPLOADS.labels("refused").inc()
+        forget_upload(backend, upload)
         raise
     reach("bytes-verified")
     try:
@@ -134,8 +143,11 @@ def _out_of_reach(backend: Backend, upload: Upload) -> str:
 
 
 def _moved(backend: Backend, upload: Upload) -> list[str]:
+    """Keys of the bytes of this upload, whole, that were taken out of reach."""
     folder = blob_folder(upload.declared_sha256)
-    return [stored.key for stored in backend.blobs.list(folder) if stored.key.endswith(f"-{upload.id}")]
+    start = f"{folder}{upload.declared_sha256}-"
+    keys = [stored.key for stored in backend.blobs.list(folder)]
+    return [key for key in keys if key.startswith(start) and key.endswith(f"-{upload.id}")]
 
 
 def _finished_meanwhile(backend: Backend, upload: Upload) -> Blob | None:
@@ -207,7 +219,7 @@ def _lease(backend: Backend, session: Session, upload: Upload, blob: Blob) -> No
 
 
 def store_bytes(backend: Backend, content: bytes, *, account_id: int, repository_id: int | None) -> Blob:
-    """Small content, made or received here, by the same steps as any upload."""
+    """Small content, made or received here: no client could write to it, so it is written where it stays."""
     upload = open_upload(
         backend,
         account_id=account_id,
@@ -215,9 +227,10 @@ def store_bytes(backend: Backend, content: bytes, *, account_id: int, repository
         sha256=sha256_of(content),
         size=len(content),
     )
-    with backend.blobs.writer(Staging(upload.id).whole) as file:
+    key = blob_key(upload.declared_sha256, upload.id)
+    with backend.blobs.writer(key) as file:
         file.write(content)
-    return finish_upload(backend, upload)
+    return _verify_and_keep(backend, upload, key)
 
 
 def store_stream(

@@ -67,7 +67,8 @@ class BlobStore(Protocol):
     def writer(self, key: str) -> AbstractContextManager[BinaryIO]:
         """A file that becomes the object `key` when the block ends, and nothing when it raises.
 
-        Not durable until it was moved, and nothing is promised to anybody before that. Raises `DiskFull`.
+        Durable when the block ends; a short-lived key (`object_keys.SHORT_LIVED`) only once it is moved, as nothing is
+        promised to anybody before that. Raises `DiskFull`.
         """
         ...
 

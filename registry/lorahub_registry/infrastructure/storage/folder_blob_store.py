@@ -19,11 +19,11 @@ from lorahub_registry.infrastructure import metrics
 from lorahub_registry.infrastructure.observations import Observation, expect, observe
 from lorahub_registry.infrastructure.storage.blob_store import ObjectNotFound, StoredObject
 from lorahub_registry.infrastructure.storage.examination import examine_store
+from lorahub_registry.infrastructure.storage.object_keys import SHORT_LIVED
 
 PIECE_BYTES = 1 << 20
 _LEAST_FREE_BYTES = 1 << 30
 _TEMPORARY = ".writing-"
-_SHORT_LIVED = ("staging/", "xorbs/", "doctor/")  # one folder for each upload: they would pile up
 
 
 class FolderBlobStore:
@@ -46,7 +46,12 @@ class FolderBlobStore:
             try:
                 with _create(temporary) as file:
                     yield file
-                temporary.replace(target)
+                if key.startswith(SHORT_LIVED):
+                    temporary.replace(target)
+                else:
+                    _sync(temporary)
+                    temporary.replace(target)
+                    _sync(target.parent)
             except BaseException:
                 temporary.unlink(missing_ok=True)
                 raise
@@ -89,7 +94,7 @@ class FolderBlobStore:
     def delete(self, key: str) -> None:
         path = self.path(key)
         path.unlink(missing_ok=True)
-        if key.startswith(_SHORT_LIVED):
+        if key.startswith(SHORT_LIVED):
             with suppress(OSError):  # not empty yet, or gone already
                 path.parent.rmdir()
 

@@ -13,6 +13,9 @@ from dataclasses import dataclass
 
 from lorahub.protocol.digests import Sha256
 
+SHORT_LIVED = ("staging/", "xorbs/", "doctor/")
+"""Gone within days, each in a folder of its own."""
+
 
 @dataclass(frozen=True, slots=True)
 class Staging:
