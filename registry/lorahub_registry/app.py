@@ -19,6 +19,7 @@ from lorahub_registry.features.downloads import routes as downloads
 from lorahub_registry.features.merges import routes as merges
 from lorahub_registry.features.operations import routes as operations
 from lorahub_registry.features.operations.service import Prober
+from lorahub_registry.features.publishers import routes as publishers
 from lorahub_registry.features.publishing import routes as publishing
 from lorahub_registry.features.quotas import routes as quotas
 from lorahub_registry.features.references import routes as references
@@ -76,6 +77,7 @@ def create_app(backend: Backend) -> FastAPI:
         checks,
         statistics,
         merges,
+        publishers,
         uploads,
         repositories,
         references,

@@ -160,6 +160,15 @@ class Settings(BaseSettings):
         default=timedelta(minutes=15), description="how long an upload session token is good"
     )
 
+    oidc_issuers: list[str] = Field(
+        default=[],
+        description="issuers whose identity tokens trusted publishers may have, as a JSON list of https:// URLs; "
+        "needs the public URL, which is the audience; default: none, and trusted publishing is off",
+    )
+    publisher_token_lifetime: timedelta = Field(
+        default=timedelta(minutes=15), description="how long a token of a trusted publisher is good"
+    )
+
     failpoint: str | None = Field(
         default=None, description="name of the step at which the process kills itself (crash tests)"
     )

@@ -21,6 +21,8 @@ V1 = "/api/lorahub/v1"
 MODEL = "/api/models/{namespace}/{name}"
 OWN = f"{V1}/models/{{namespace}}/{{name}}"
 SHA = "0" * 64
+ISSUER = "https://issuer.test"
+SETTINGS = {"LORAHUB_OIDC_ISSUERS": f'["{ISSUER}"]', "LORAHUB_PUBLIC_URL": "http://registry.test"}
 
 # --- the stage --------------------------------------------------------------------------------------------------------
 
@@ -173,6 +175,15 @@ def _policy(stage: Stage, repo: str) -> Request:
     return Request(json={"policy": "warn"}, repository=stage.fresh_repository(repo))
 
 
+def _publisher(_stage: Stage, _repo: str) -> Request:
+    return Request(json={"issuer": ISSUER, "claims": {"repository": "acme/training"}})
+
+
+def _with_publisher(stage: Stage, repo: str) -> Request:
+    made = stage.as_owner("POST", f"{V1}/models/{repo}/publishers", json=_publisher(stage, repo).json)
+    return Request({"publisher": str(made["id"])})
+
+
 def _base(stage: Stage, _repo: str) -> Request:
     layout = "lorahub-base-layout-v1\nmodel.embed_tokens.weight\tF32\t4,4\n"
     return Request(json={"names": [f"{stage.organisation}/{stage.fresh('base-')}"], "layout": layout})
@@ -227,6 +238,7 @@ OPERATIONS: dict[str, Operation] = {
     "POST /v1/telemetry": Operation("open"),
     "GET /api/models-tags-by-type": Operation("open"),
     "POST /api/validate-yaml": Operation("open", make=sends({"content": "---\nlicense: mit\n---\n"})),
+    f"GET {V1}/oidc/audience": Operation("open"),
     "GET /api/users/{user}/overview": Operation("open", make=sends(user="stage-owner")),
     "GET /api/organizations/{organisation}/overview": Operation("open"),
     "GET /api/organizations/{organisation}/members": Operation("open"),
@@ -302,6 +314,9 @@ OPERATIONS: dict[str, Operation] = {
         "manage", "access.grant", lambda stage, repo: _gated(stage, repo, "stage-read")
     ),
     f"PUT {OWN}/check-policy": Operation("manage", "repository.check_policy", _policy),
+    f"GET {OWN}/publishers": Operation("manage"),
+    f"POST {OWN}/publishers": Operation("manage", "publisher.trust", _publisher),
+    f"DELETE {OWN}/publishers/{{publisher}}": Operation("manage", "publisher.distrust", _with_publisher),
     "DELETE /api/repos/delete": Operation("manage", "repository.delete", _named),
     "POST /api/repos/move": Operation("manage", "repository.move", _named),
     # what a caller does in his own name to what he sees
@@ -339,6 +354,7 @@ OPERATIONS: dict[str, Operation] = {
     ),
     f"GET {V1}/audit": Operation("registry"),
     # addresses and session tokens that are credentials: a user's token is none
+    f"POST {V1}/oidc/token": Operation("other credential", make=sends({"token": "x", "repository": "stage-org/x"})),
     "PUT /lfs/{credential}/whole": Operation("other credential", make=sends(credential="x")),
     "PUT /lfs/{credential}/parts/{number}": Operation("other credential", make=sends(credential="x", number="1")),
     "POST /lfs/{credential}/complete": Operation(

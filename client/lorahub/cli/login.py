@@ -12,14 +12,16 @@ from lorahub.protocol.tokens import is_well_formed
 
 @command("login")
 @click.argument("endpoint_", metavar="[URL]", required=False)
-def login(session: Session, endpoint_: str | None) -> Result:
+@click.option("--oidc", metavar="REPOSITORY", help="As the CI job that this runs in, which REPOSITORY trusts.")
+def login(session: Session, endpoint_: str | None, oidc: str | None) -> Result:
     """Save a token for the registry at URL, after asking the registry whether it is good.
 
-    The token is asked for, or read with --token-file. It is sent to this registry and to no other.
+    The token is asked for, or read with --token-file. It is sent to this registry and to no other. With --oidc it is
+    made for this job, for one repository and some minutes.
     """
     endpoint = (endpoint_ or session.settings.text("endpoint")).rstrip("/")
     credentials.host_of(endpoint)
-    token = _token(session, endpoint)
+    token = _token(session, endpoint) if oidc is None else _exchanged(session, endpoint, oidc)
     if token.startswith("lh_") and not is_well_formed(token):
         raise InvalidToken("this token has a typing error: its checksum is wrong", hint="copy it again, whole")
     from lorahub.hub.hub import Hub
@@ -37,6 +39,14 @@ def login(session: Session, endpoint_: str | None) -> Result:
         rows=[[identity.name, endpoint, identity.scope]],
         notes=notes,
     )
+
+
+def _exchanged(session: Session, endpoint: str, repository: str) -> str:
+    from lorahub.hub.ci_identity import identity_token
+    from lorahub.hub.hub import Hub
+
+    with Hub(endpoint, settings=session.settings, anonymous=True) as hub:
+        return hub.exchange_identity(repository, identity_token(hub.oidc_audience()))
 
 
 def _token(session: Session, endpoint: str) -> str:

@@ -37,6 +37,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "chat": ("lorahub.cli.chat:chat", "Talk with a base, and switch adapters in mid-dialog."),
     "convert": ("lorahub.cli.convert:convert", "Write an adapter in another format, exactly."),
     "import": ("lorahub.cli.import_:import_", "Turn a pickled checkpoint into safetensors."),
+    "trust": ("lorahub.cli.trust:trust", "Let CI jobs publish without a secret."),
     "login": ("lorahub.cli.login:login", "Save a token for a registry."),
     "logout": ("lorahub.cli.login:logout", "Forget the token of a registry."),
     "whoami": ("lorahub.cli.login:whoami", "Show who the registry thinks you are."),

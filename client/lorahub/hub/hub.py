@@ -27,7 +27,7 @@ from lorahub.hub.checking import Checked, Checker
 from lorahub.hub.describe import describe
 from lorahub.hub.download import Download
 from lorahub.hub.folder import Left, Listing, list_folder
-from lorahub.hub.messages import Alias, Identity, Model, Revision, Version
+from lorahub.hub.messages import Alias, Identity, Model, Publisher, Revision, Version
 from lorahub.hub.progress import Progress, Silence
 from lorahub.hub.transport import Transport
 from lorahub.hub.upload import Upload, Wish
@@ -82,16 +82,17 @@ class Hub:
         token_file: str | None = None,
         settings: configuration.Configuration | None = None,
         progress: Progress | None = None,
+        anonymous: bool = False,
     ) -> None:
-        """Raises `InvalidConfiguration`, `UnsafeEndpoint`."""
+        """`anonymous` sends no token, whatever is saved. Raises `InvalidConfiguration`, `UnsafeEndpoint`."""
         self.settings = settings or configuration.load({"endpoint": endpoint})
         self.endpoint = (endpoint or self.settings.text("endpoint")).rstrip("/")
         credentials.host_of(self.endpoint)
-        self.credential = (
-            credentials.Credential(token, "argument")
-            if token is not None
-            else credentials.credential_for(self.endpoint, self.settings, token_file=token_file)
-        )
+        self.credential: credentials.Credential | None = None
+        if token is not None:
+            self.credential = credentials.Credential(token, "argument")
+        elif not anonymous:
+            self.credential = credentials.credential_for(self.endpoint, self.settings, token_file=token_file)
         self._progress = progress or Silence()
         self._transport = Transport(
             self.endpoint, None if self.credential is None else self.credential.token, timeout=self.settings.timeout
@@ -121,6 +122,32 @@ class Hub:
         """Name, version and time of the registry."""
         answer: Mapping[str, Any] = self._transport.json("GET", f"{OWN}/server")
         return answer
+
+    # --- trusted publishers -------------------------------------------------------------------------------------------
+
+    def publishers(self, repository: str) -> list[Publisher]:
+        """The jobs that a repository trusts."""
+        return [messages.parse_publisher(row) for row in self._transport.json("GET", self._publishers(repository))]
+
+    def trust(self, repository: str, issuer: str, claims: Mapping[str, str]) -> Publisher:
+        """Lets jobs publish whose identity token, of this issuer, makes these claims."""
+        body = {"issuer": issuer, "claims": dict(claims)}
+        return messages.parse_publisher(self._transport.json("POST", self._publishers(repository), body=body))
+
+    def distrust(self, repository: str, publisher: int) -> None:
+        self._transport.json("DELETE", f"{self._publishers(repository)}/{publisher}")
+
+    def oidc_audience(self) -> str:
+        """What an identity token has to be made for. Raises `NotSupported` where trusted publishing is off."""
+        return str(self._transport.json("GET", f"{OWN}/oidc/audience")["audience"])
+
+    def exchange_identity(self, repository: str, identity_token: str) -> str:
+        """A token that writes to the repository for some minutes. Raises `InvalidToken`, `NotPermitted`."""
+        body = {"token": identity_token, "repository": str(self._reference(repository).repository)}
+        return str(self._transport.json("POST", f"{OWN}/oidc/token", body=body)["token"])
+
+    def _publishers(self, repository: str) -> str:
+        return f"{self._own(self._reference(repository))}/publishers"
 
     # --- writing ------------------------------------------------------------------------------------------------------
 

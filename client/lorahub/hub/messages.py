@@ -72,6 +72,16 @@ class Model:
 
 
 @dataclass(frozen=True, slots=True)
+class Publisher:
+    """A CI job that a repository trusts: what its identity token says, and in whose name it publishes."""
+
+    id: int
+    issuer: str
+    claims: Mapping[str, str]
+    added_by: str
+
+
+@dataclass(frozen=True, slots=True)
 class Identity:
     """Who the registry thinks we are."""
 
@@ -159,6 +169,10 @@ def parse_model(body: Mapping[str, Any]) -> Model:
         updated_at=str(body.get("lastModified") or body.get("createdAt") or ""),
         library=body.get("library_name"),
     )
+
+
+def parse_publisher(body: Mapping[str, Any]) -> Publisher:
+    return Publisher(int(body["id"]), str(body["issuer"]), dict(body["claims"]), str(body["addedBy"]))
 
 
 def parse_identity(body: Mapping[str, Any]) -> Identity:

@@ -1,6 +1,7 @@
 """Who may do what: one table, and the one function that reads it.
 
-A principal is a token, not its owner: what it may do is its owner's role, cut to the token's scope and namespace.
+A principal is a token, not its owner: what it may do is its owner's role, cut to the token's scope, namespace and
+repository.
 """
 
 from collections.abc import Mapping
@@ -47,6 +48,8 @@ class Principal:
     is_admin: bool = False
     scope: Level = Level.READ
     namespace: str | None = None
+    repository_id: int | None = None
+    """The one repository it may touch, with nothing beyond writing to it: tokens of trusted publishers."""
     token_id: int | None = None
     token_name: str = ""
     roles: Mapping[str, Level] = field(default_factory=dict)
@@ -68,9 +71,14 @@ OPERATOR = Principal(account_id=0, name="(operator)", is_admin=True, scope=Level
 """Whoever has the registry's own machine. No account has this name or id, so it can be the author of nothing."""
 
 
-def may(principal: Principal, action: Action, namespace: str) -> bool:
-    """Whether the principal's role and token reach `action` in this namespace; public reading is decided elsewhere."""
+def may(principal: Principal, action: Action, namespace: str, repository_id: int | None = None) -> bool:
+    """Whether the principal's role and token reach `action` in this namespace, or on this repository of it.
+
+    Public reading is decided elsewhere.
+    """
     if principal.is_anonymous or principal.scope < action.scope:
+        return False
+    if principal.repository_id is not None and (principal.repository_id != repository_id or action.role > Level.WRITE):
         return False
     key = similarity_key(namespace)
     if principal.namespace is not None and similarity_key(principal.namespace) != key:
@@ -80,9 +88,9 @@ def may(principal: Principal, action: Action, namespace: str) -> bool:
     return principal.roles.get(key, Level.NONE) >= action.role
 
 
-def require(principal: Principal, action: Action, namespace: str) -> None:
+def require(principal: Principal, action: Action, namespace: str, repository_id: int | None = None) -> None:
     """Raises `NotAuthenticated` or `NotPermitted`."""
-    if may(principal, action, namespace):
+    if may(principal, action, namespace, repository_id):
         return
     principal.require_account()
     if principal.scope < action.scope:
@@ -96,7 +104,8 @@ def require(principal: Principal, action: Action, namespace: str) -> None:
 
 def is_site_admin(principal: Principal) -> bool:
     """Whether this token, not only its owner, is an administrator of the whole registry."""
-    return principal.is_admin and principal.scope == Level.ADMIN and principal.namespace is None
+    is_bound = principal.namespace is not None or principal.repository_id is not None
+    return principal.is_admin and principal.scope == Level.ADMIN and not is_bound
 
 
 def require_site_admin(principal: Principal) -> None:

@@ -30,6 +30,7 @@ class Token:
     name: str
     scope: str
     namespace: str | None
+    repository_id: int | None
     created_at: datetime
     expires_at: datetime | None
     last_used_at: datetime | None
@@ -151,6 +152,6 @@ def _account(row: AccountRow) -> Account:
 
 def _token(row: TokenRow) -> Token:
     return Token(
-        row.id, row.account_id, row.name, row.scope, row.namespace,
+        row.id, row.account_id, row.name, row.scope, row.namespace, row.repository_id,
         row.created_at, row.expires_at, row.last_used_at, row.revoked_at,
     )  # fmt: skip

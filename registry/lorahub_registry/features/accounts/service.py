@@ -70,6 +70,7 @@ def _principal(session: Session, token: str) -> tuple[Principal, bool]:
         is_admin=account.is_admin,
         scope=Level.named(known.scope),
         namespace=known.namespace,
+        repository_id=known.repository_id,
         token_id=known.id,
         token_name=known.name,
         roles=_roles(session, account),
@@ -310,6 +311,23 @@ def issue_token(
             scope=scope,
             namespace=namespace,
         )
+    return text, token
+
+
+def insert_bound_token(
+    session: Session, account_id: int, *, name: str, repository_id: int, lifetime: timedelta
+) -> tuple[str, Token]:
+    """Of a trusted publisher: it writes to one repository, as the account that trusts it. The caller records why."""
+    text = new_token()
+    token = queries.insert_token(
+        session,
+        account_id=account_id,
+        name=name,
+        sha256=sha256_of(text.encode()),
+        scope="write",
+        repository_id=repository_id,
+        expires_at=now() + lifetime,
+    )
     return text, token
 
 

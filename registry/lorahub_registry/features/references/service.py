@@ -237,7 +237,7 @@ def _delete(session: Session, principal: Principal, repository: Repository, *, k
     if reference is None:
         raise RevisionNotFound(f"Invalid rev id: {name[:200]}")
     if reference.is_protected:
-        require(principal, Action.MANAGE, repository.namespace)
+        require(principal, Action.MANAGE, repository.namespace, repository.id)
     revisions.delete_reference(session, reference, by=principal.name)
     _record(session, principal, f"{kind}.delete", repository, name=name, commit=reference.commit_id)
 
@@ -291,7 +291,7 @@ def set_alias(
         commit = revisions.resolve(session, repository.id, revision).commit
         _refuse_yanked(session, repository, commit.id)
         if is_protected is not None:
-            require(principal, Action.MANAGE, repository.namespace)
+            require(principal, Action.MANAGE, repository.namespace, repository.id)
         act = point_alias(session, principal, repository, alias, commit.id)
         found = revisions.reference_named(session, repository.id, kind="alias", name=alias)
         assert found is not None
@@ -317,7 +317,7 @@ def point_alias(
         return "create"
     if reference.commit_id == commit_id:
         return None
-    if reference.is_protected and not may(principal, Action.MANAGE, repository.namespace):
+    if reference.is_protected and not may(principal, Action.MANAGE, repository.namespace, repository.id):
         raise ProtectedReference(
             f"the alias {alias} of {repository.full_name} is protected; only its owners move it",
             hint="ask an owner, or use another alias",

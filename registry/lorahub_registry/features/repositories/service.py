@@ -73,7 +73,7 @@ def name_key(name: RepositoryName) -> str:
 
 def is_visible(principal: Principal, repository: Repository) -> bool:
     is_open = not repository.is_private and repository.quarantine is None
-    return is_open or may(principal, Action.READ, repository.namespace)
+    return is_open or may(principal, Action.READ, repository.namespace, repository.id)
 
 
 def visible(session: Session, principal: Principal, name: RepositoryName) -> Repository:
@@ -130,7 +130,7 @@ def permitted(session: Session, principal: Principal, name: RepositoryName, acti
     """
     repository = visible(session, principal, name)
     if action is not Action.READ:
-        require(principal, action, repository.namespace)
+        require(principal, action, repository.namespace, repository.id)
         _require_unlocked(principal, repository)
     return repository
 
@@ -148,7 +148,7 @@ def readable(session: Session, principal: Principal, name: RepositoryName) -> Re
 
 
 def has_access(session: Session, principal: Principal, repository: Repository) -> bool:
-    if repository.gated is None or may(principal, Action.READ, repository.namespace):
+    if repository.gated is None or may(principal, Action.READ, repository.namespace, repository.id):
         return True
     if principal.account_id is None:
         return False

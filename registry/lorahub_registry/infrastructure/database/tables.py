@@ -135,6 +135,9 @@ class Token(Table):
     namespace: Mapped[str | None] = mapped_column(
         String(96)
     )  # the one namespace it is good for; null: all of its owner's
+    repository_id: Mapped[int | None] = mapped_column(
+        ForeignKey("repositories.id", ondelete="CASCADE"), index=True
+    )  # the one repository it may write to; of a trusted publisher
     created_at: Mapped[datetime]
     expires_at: Mapped[datetime | None]
     last_used_at: Mapped[datetime | None]  # changes, at most once a minute
@@ -153,6 +156,27 @@ class AuditEvent(Table):
     subject: Mapped[str] = mapped_column(String(300), index=True)
     details: Mapped[dict[str, Any]]
     request_id: Mapped[str | None] = mapped_column(String(128))
+
+
+class TrustedPublisher(Table):
+    """Who may publish to a repository without a secret: a CI job whose identity token makes these claims."""
+
+    __tablename__ = "trusted_publishers"
+    id: Mapped[int] = mapped_column(BigId, primary_key=True)
+    repository_id: Mapped[int] = mapped_column(ForeignKey("repositories.id", ondelete="CASCADE"), index=True)
+    account_id: Mapped[int] = mapped_column(ForeignKey("accounts.id"))  # whose trust it is, and in whose name it acts
+    issuer: Mapped[str] = mapped_column(String(300))
+    claims: Mapped[dict[str, Any]]
+    created_at: Mapped[datetime]
+
+
+class SpentIdentity(Table):
+    """An identity token that was exchanged: the key makes sure that it is once. Kept until it has expired anyway."""
+
+    __tablename__ = "spent_identities"
+    issuer: Mapped[str] = mapped_column(String(300), primary_key=True)
+    jti: Mapped[str] = mapped_column(String(300), primary_key=True)
+    expires_at: Mapped[datetime] = mapped_column(index=True)
 
 
 # --- what -------------------------------------------------------------------------------------------------------------
