@@ -47,7 +47,7 @@ def promised(operation: str, request: Request, caller: str, *, is_private: bool)
     if asks == "other credential" or caller in ("revoked", "expired", "disabled"):
         return 401
     if caller == "anonymous":  # where an account is needed whatever is named, it is asked for first
-        return 404 if hidden and asks in ("read", "write", "manage") else 401
+        return 404 if hidden and "{namespace}/{name}" in operation and asks != "own name" else 401
     return 404 if hidden or caller in NOT_THEIRS.get(asks, ()) else 403
 
 

@@ -11,6 +11,7 @@ from lorahub.errors import (
     NotAuthenticated,
     NotFound,
     NotPermitted,
+    VersionYanked,
 )
 from lorahub.protocol.digests import Sha256, parse_sha256
 from lorahub.protocol.references import LATEST, Reference
@@ -102,7 +103,7 @@ def set_policy(backend: BackendDep, caller: Caller, repo: Repo, body: Annotated[
 
 
 @router.post("/checks")
-@refuses(NotAuthenticated)
+@refuses(AdapterDoesNotFit, BaseNotFound, GatedRepository, NotAuthenticated, NotFound, VersionYanked)
 def check_all(backend: BackendDep, caller: Caller, body: Annotated[Checks, json_model(Checks)]) -> ShownChecks:
     wanted = [Reference.parse(text) for text in body.adapters]
     pairs = [(reference.repository, reference.revision or LATEST) for reference in wanted]
@@ -119,6 +120,7 @@ def check_all(backend: BackendDep, caller: Caller, body: Annotated[Checks, json_
 
 @router.get("/bases/{name}/adapters", response_model=list[ShownAdapter])
 @router.get("/bases/{namespace}/{name}/adapters", response_model=list[ShownAdapter])
+@refuses(BaseNotFound)
 def adapters(
     backend: BackendDep,
     caller: Caller,

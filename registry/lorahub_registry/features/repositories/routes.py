@@ -112,6 +112,7 @@ def _named(body: WhichRepository, own_namespace: str) -> RepositoryName:
 def delete(
     backend: BackendDep, caller: Caller, body: Annotated[WhichRepository, json_model(WhichRepository)]
 ) -> dict[str, Any]:
+    caller.require_account()
     _require_model(body.type)
     service.delete(backend, caller, _named(body, caller.name))
     return {}
@@ -120,6 +121,7 @@ def delete(
 @router.post("/api/repos/move")
 @refuses(NotAuthenticated, NotPermitted, AlreadyExists, NameRetired, RepositoryMoved, RepositoryNotFound)
 def move(backend: BackendDep, caller: Caller, body: Annotated[Move, json_model(Move)]) -> dict[str, Any]:
+    caller.require_account()
     _require_model(body.type)
     service.move(backend, caller, RepositoryName.parse(body.from_repo), RepositoryName.parse(body.to_repo))
     return {}

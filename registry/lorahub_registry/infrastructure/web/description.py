@@ -2,6 +2,7 @@
 dependencies before it read and refuse, which each of them says of itself.
 """
 
+import re
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
@@ -73,6 +74,7 @@ def describe(app: FastAPI) -> dict[str, Any]:
 
 def _complete(operation: dict[str, Any], route: RouteContext, method: str, components: dict[str, Any]) -> None:
     calls = [*_calls(route.dependant)]
+    _add_path_parameters(operation, route)
     refused = {error for call in calls for error in _said(call, "refused", ())} | set(ANYWHERE)
     answered = operation["responses"]
     answered.pop("422", None)  # FastAPI's own
@@ -90,6 +92,15 @@ def _complete(operation: dict[str, Any], route: RouteContext, method: str, compo
             "description": ", ".join(codes),
             **({"content": {**problem, **beside}} if problem else {}),
         }
+
+
+def _add_path_parameters(operation: dict[str, Any], route: RouteContext) -> None:
+    """Every part of the address, whether the route reads it or not."""
+    described = operation.setdefault("parameters", [])
+    known = {parameter["name"] for parameter in described if parameter["in"] == "path"}
+    for name in re.findall(r"{(\w+)}", route.path_format or ""):
+        if name not in known:
+            described.append({"name": name, "in": "path", "required": True, "schema": {"type": "string"}})
 
 
 def _calls(dependant: Dependant) -> Iterator[Callable[..., Any]]:
