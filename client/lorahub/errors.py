@@ -11,6 +11,7 @@ LorahubError
 │                                                                    InvalidAdapterConfig · UnsafeFile
 │                                                                    AdapterDoesNotFit
 ├── IntegrityFault       the bytes are not the promised ones         DigestMismatch · SizeMismatch · BlobDamaged
+│                                                                    InvalidSignature
 ├── AccessRefused        who you are is unknown or not enough        NotAuthenticated · InvalidToken · NotPermitted
 │                                                                    GatedRepository · Quarantined
 │                                                                    ContentBlocked · UnsafeEndpoint
@@ -192,6 +193,12 @@ class BlobDamaged(IntegrityFault):
     """The stored bytes are no longer the ones that were published; they are not served."""
 
     code, status = "BlobDamaged", 410
+
+
+class InvalidSignature(IntegrityFault):
+    """The key has not signed exactly these files; `facts["paths"]` are those that differ."""
+
+    code = "InvalidSignature"
 
 
 class AccessRefused(LorahubError):

@@ -5,11 +5,14 @@ from collections.abc import Iterator
 import pytest
 from accounts.operations import SETTINGS, Stage, build_stage
 from registry_process import Registry
+from services.ports import free_port
 
 
 @pytest.fixture(scope="session")
 def every_caller(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
-    running = Registry(tmp_path_factory.mktemp("everybody"), SETTINGS).start()
+    port = free_port()
+    settings = {**SETTINGS, "LORAHUB_PUBLIC_URL": f"http://127.0.0.1:{port}"}
+    running = Registry(tmp_path_factory.mktemp("everybody"), settings, port=port).start()
     yield build_stage(running, tmp_path_factory.mktemp("stage"))
     running.stop()
     running.assert_sound()

@@ -22,7 +22,7 @@ MODEL = "/api/models/{namespace}/{name}"
 OWN = f"{V1}/models/{{namespace}}/{{name}}"
 SHA = "0" * 64
 ISSUER = "https://issuer.test"
-SETTINGS = {"LORAHUB_OIDC_ISSUERS": f'["{ISSUER}"]', "LORAHUB_PUBLIC_URL": "http://registry.test"}
+SETTINGS = {"LORAHUB_OIDC_ISSUERS": f'["{ISSUER}"]'}
 
 # --- the stage --------------------------------------------------------------------------------------------------------
 

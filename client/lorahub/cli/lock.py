@@ -11,6 +11,7 @@ from lorahub.cli.session import Session, command
 from lorahub.errors import UsageFault
 from lorahub.hub.hub import Hub
 from lorahub.hub.lock import LOCK, LockedAdapter, read_lock, write_lock
+from lorahub.hub.signing import verify_folder
 
 
 @command("lock")
@@ -40,9 +41,32 @@ def lock(session: Session, references: Sequence[str], *, place: Path, base: str 
 
 
 @command("verify")
-@click.argument("place", type=click.Path(path_type=Path), default=LOCK)
-def verify(session: Session, place: Path) -> Result:
-    """Compare a lock file with the registry: exit 1 where a reference leads to other files now."""
+@click.argument("place", metavar="[FILE|FOLDER|REFERENCE]", default=LOCK)
+@click.option("--key", type=click.Path(path_type=Path), metavar="PUBLIC_KEY", help="Verify a signature by this key.")
+def verify(session: Session, place: str, key: Path | None) -> Result:
+    """Compare a lock file with the registry, or with --key a folder or a reference with its signature.
+
+    Exit 1 where a reference of the lock file leads to other files now; 7 where the key has not signed exactly these
+    files. A signature says who vouched for the bytes, not that they are harmless.
+    """
+    return _compare_lock(session, Path(place)) if key is None else _verify_signature(session, place, key)
+
+
+def _verify_signature(session: Session, place: str, key: Path) -> Result:
+    folder = Path(place)
+    if not folder.is_dir():
+        with session.hub() as hub:
+            folder = hub.pull(place).path
+    fingerprint = verify_folder(folder, key)
+    return Result(
+        {"verified": True, "signer": fingerprint, "folder": str(folder)},
+        f"✓ {place} is what the key {fingerprint[:16]}… signed, file by file",
+        ids=[fingerprint],
+        rows=[[place, fingerprint]],
+    )
+
+
+def _compare_lock(session: Session, place: Path) -> Result:
     with session.hub() as hub:
         pairs = [(entry, _now(hub, entry.reference, entry.base)) for entry in read_lock(place)]
     moved = [(entry, now) for entry, now in pairs if (entry.commit, entry.digest) != (now.commit, now.digest)]

@@ -29,6 +29,7 @@ from lorahub.hub.download import Download
 from lorahub.hub.folder import Left, Listing, list_folder
 from lorahub.hub.messages import Alias, Identity, Model, Publisher, Revision, Version
 from lorahub.hub.progress import Progress, Silence
+from lorahub.hub.signing import sign_folder
 from lorahub.hub.transport import Transport
 from lorahub.hub.upload import Upload, Wish
 from lorahub.protocol.digests import FileEntry
@@ -163,15 +164,19 @@ class Hub:
         private: bool = False,
         create: bool = True,
         base: str | None = None,
+        sign: Path | None = None,
     ) -> Pushed:
         """One new version of exactly the files of `folder`, or the version that holds them already.
 
         lorahub.json is written into the folder where it is missing or untrue; `base` names the base whose digests
-        it records (a folder, hf:org/name, a name of this registry). Raises `UsageFault` for a folder without anything
+        it records (a folder, hf:org/name, a name of this registry). `sign` is a private key (PEM); the signature is
+        written beside the files, as model.sig. Raises `UsageFault` for a folder without anything
         to push, and what the registry refuses, `AdapterDoesNotFit` among it.
         """
         wanted = self._reference(reference)
         self._describe(Path(folder), base)
+        if sign is not None:
+            sign_folder(Path(folder), sign)
         listing = list_folder(Path(folder))
         if wanted.revision is not None and version is None:
             version = wanted.revision
