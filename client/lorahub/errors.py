@@ -11,7 +11,7 @@ LorahubError
 │                                                                    InvalidAdapterConfig · UnsafeFile
 │                                                                    AdapterDoesNotFit
 ├── IntegrityFault       the bytes are not the promised ones         DigestMismatch · SizeMismatch · BlobDamaged
-│                                                                    InvalidSignature
+│                                                                    InvalidSignature · InvalidBundle
 ├── AccessRefused        who you are is unknown or not enough        NotAuthenticated · InvalidToken · NotPermitted
 │                                                                    GatedRepository · Quarantined
 │                                                                    ContentBlocked · UnsafeEndpoint
@@ -187,6 +187,12 @@ class SizeMismatch(IntegrityFault):
     """The number of bytes differs from the declared one."""
 
     code = "SizeMismatch"
+
+
+class InvalidBundle(IntegrityFault):
+    """A bundle that is damaged, was changed, or is not signed by whom it should be."""
+
+    code = "InvalidBundle"
 
 
 class BlobDamaged(IntegrityFault):

@@ -13,6 +13,7 @@ from lorahub_registry.features.accounts import routes as accounts
 from lorahub_registry.features.accounts.caller import Anybody
 from lorahub_registry.features.bases import routes as bases
 from lorahub_registry.features.blobs import routes as blobs
+from lorahub_registry.features.bundles import routes as bundles
 from lorahub_registry.features.catalog import routes as catalog
 from lorahub_registry.features.checks import routes as checks
 from lorahub_registry.features.downloads import routes as downloads
@@ -74,6 +75,7 @@ def create_app(backend: Backend) -> FastAPI:
         quotas,
         bases,
         blobs,
+        bundles,
         checks,
         statistics,
         merges,

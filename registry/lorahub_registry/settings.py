@@ -101,6 +101,10 @@ class Settings(BaseSettings):
     commit_operations: int = Field(default=10_000, description="most files added or deleted by one commit")
     revision_files: int = Field(default=10_000, description="most files of one revision")
     json_body_bytes: int = Field(default=8 << 20, description="bytes; longest JSON or form body")
+    bundle_bytes: int = Field(default=1 << 40, description="bytes; largest bundle that is imported")
+    bundle_key: Path | None = Field(
+        default=None, description="file of a public key in PEM; only bundles that were signed with it are imported"
+    )
     object_bytes: int = Field(default=1 << 40, description="bytes; largest uploaded file")
     multipart_threshold_bytes: int = Field(default=64 << 20, description="bytes; larger objects are uploaded in parts")
     part_bytes: int = Field(default=16_000_000, description="bytes; size of every part but the last")

@@ -38,6 +38,7 @@ from lorahub.protocol.references import LATEST, Reference
 
 if TYPE_CHECKING:
     from lorahub.merging.recipe import Recipe  # brings numpy, which most commands don't need
+    from lorahub.protocol.bundles import Manifest
 
 OWN = "/api/lorahub/v1"
 
@@ -439,6 +440,32 @@ class Hub:
         """sha256 -> where files with these bytes are, among what you may read."""
         answer: Mapping[str, Any] = self._transport.json("POST", f"{OWN}/by-hash", body={"sha256": list(digests)})
         return {str(digest): list(places) for digest, places in answer.items()}
+
+    # --- bundles ------------------------------------------------------------------------------------------------------
+
+    def export(self, references: Sequence[str], target: str | Path, *, key: str | Path | None = None) -> "Manifest":
+        """Writes repositories into a bundle, each whole or as it was at a revision; `key` is a private key in PEM.
+
+        Raises `InvalidBundle` where the registry's ids are not those of what it says.
+        """
+        from lorahub.hub.bundling import Bundler
+        from lorahub.protocol.records import parse_record
+
+        records = []
+        for reference in map(self._reference, dict.fromkeys(references)):
+            query = {"revision": reference.revision} if reference.revision else None
+            records.append(parse_record(self._transport.json("GET", f"{self._own(reference)}/record", query=query)))
+        bundler = Bundler(self._transport, self.cache, self._progress)
+        return bundler.write(records, Path(target), key=None if key is None else Path(key))
+
+    def import_bundle(self, bundle: str | Path, *, key: str | Path | None) -> Mapping[str, Any]:
+        """Brings a bundle's repositories into the registry, as an administrator; `key` is the public key that must have
+        signed it, None takes it from anybody. Raises `InvalidBundle`, `NotPermitted`, `AlreadyExists`.
+        """
+        from lorahub.hub.bundling import Bundler
+
+        bundler = Bundler(self._transport, self.cache, self._progress)
+        return bundler.send(Path(bundle), key=None if key is None else Path(key))
 
     # --- merges -------------------------------------------------------------------------------------------------------
 

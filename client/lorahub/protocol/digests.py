@@ -64,3 +64,23 @@ def revision_digest(files: Iterable[FileEntry]) -> Sha256:
     ordered = sorted(files, key=lambda file: file.path.encode())
     lines = [f"{file.path}\t{file.size}\t{file.sha256}\n".encode() for file in ordered]
     return sha256_of(b"lorahub-revision-v1\n" + b"".join(lines))
+
+
+def commit_id(
+    *,
+    repository: str,
+    parent: CommitId | None,
+    digest: Sha256,
+    title: str,
+    message: str,
+    author: str,
+    created_at: str,
+    request_key: str | None,
+) -> CommitId:
+    """The first 40 hex digits of a sha256 over everything that a commit says; `repository` is its public id.
+
+    Domain-separated, one length-prefixed field after another: no two records have the same bytes.
+    """
+    fields = [repository, parent or "", digest, title, message, author, created_at, request_key or ""]
+    record = b"".join(b"%d:%s\n" % (len(field.encode()), field.encode()) for field in fields)
+    return CommitId(hashlib.sha256(b"lorahub-commit-v1\n" + record).hexdigest()[:40])

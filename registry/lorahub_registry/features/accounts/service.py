@@ -188,6 +188,17 @@ def create_organisation(backend: Backend, principal: Principal, name: str, fulln
         return organisation
 
 
+def ensure_namespace(session: Session, principal: Principal, name: str) -> Account:
+    """The account of this name; where there is none, an organisation of the caller's, inside his transaction."""
+    known = queries.account_by_key(session, similarity_key(name))
+    if known is not None:
+        return known
+    organisation = _insert_account(session, name, kind="organisation", fullname=name)
+    queries.set_member(session, organisation.id, principal.require_account(), "admin")
+    _record(session, principal, "organisation.create", organisation.name)
+    return organisation
+
+
 def set_member(backend: Backend, principal: Principal, organisation: str, user: str, role: str) -> None:
     """Raises `AccountNotFound`, `NotPermitted`, `Conflict` for the last admin."""
     require(principal, Action.GOVERN, organisation)

@@ -350,7 +350,7 @@ def _record(session: Session, action: str, sha256: Sha256, *, by: Principal = OP
 # --- inside somebody's transaction ------------------------------------------------------------------------------------
 
 
-def lease_known(backend: Backend, session: Session, *, account_id: int, repository_id: int, blob: Blob) -> None:
+def lease_known(backend: Backend, session: Session, *, account_id: int, repository_id: int | None, blob: Blob) -> None:
     """Keeps a blob that its account need not send again from being collected before the commit that names it.
 
     The caller has made sure that this account may read these bytes. Raises `BlobVanished`, `ContentBlocked`,

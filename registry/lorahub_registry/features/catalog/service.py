@@ -113,7 +113,12 @@ def record_facts(
     """Inside the transaction that makes the commit. `is_main`: it is `main`'s new head, which a search goes by."""
     queries.insert_facts(session, commit_id, facts)
     if is_main:
-        queries.replace_entry(session, repository_id, _entry(facts, _NO_ADAPTER if judged is None else _found(judged)))
+        record_entry(session, repository_id=repository_id, facts=facts, judged=judged)
+
+
+def record_entry(session: Session, *, repository_id: int, facts: Facts, judged: Judged | None) -> None:
+    """What a search goes by: of the commit that `main` leads to from now on."""
+    queries.replace_entry(session, repository_id, _entry(facts, _NO_ADAPTER if judged is None else _found(judged)))
 
 
 def _found(judged: Judged) -> Measured:

@@ -80,6 +80,11 @@ def repository_by_id(session: Session, repository_id: int) -> Repository | None:
     return None if row is None else to_repository(row)
 
 
+def repository_by_public_id(session: Session, public_id: str) -> Repository | None:
+    row = session.scalar(select(RepositoryRow).where(RepositoryRow.public_id == public_id))
+    return None if row is None else to_repository(row)
+
+
 def repositories_by_id(session: Session, ids: Sequence[int]) -> list[Repository]:
     return [to_repository(row) for row in session.scalars(select(RepositoryRow).where(RepositoryRow.id.in_(ids)))]
 
@@ -109,11 +114,17 @@ def stored_bytes(session: Session, repository_id: int) -> int:
 
 
 def insert_repository(
-    session: Session, name: RepositoryName, *, key: str, namespace_id: int, is_private: bool
+    session: Session,
+    name: RepositoryName,
+    *,
+    key: str,
+    namespace_id: int,
+    is_private: bool,
+    public_id: str | None = None,
 ) -> Repository:
     at = now()
     row = RepositoryRow(
-        public_id=secrets.token_hex(12),
+        public_id=public_id or secrets.token_hex(12),
         namespace_id=namespace_id,
         namespace=name.namespace,
         name=name.name,
@@ -163,6 +174,14 @@ def take_version_number(session: Session, repository_id: int, *, at_least: int =
     row.next_version = number + 1
     session.flush()
     return number
+
+
+def spend_version_number(session: Session, repository_id: int, number: int) -> None:
+    session.execute(
+        update(RepositoryRow)
+        .where(RepositoryRow.id == repository_id, RepositoryRow.next_version <= number)
+        .values(next_version=number + 1)
+    )
 
 
 def delete_repository(session: Session, repository_id: int) -> None:

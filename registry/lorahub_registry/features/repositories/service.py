@@ -29,7 +29,7 @@ from lorahub_registry.features.accounts.permissions import (
     require,
     require_site_admin,
 )
-from lorahub_registry.features.accounts.service import Account, require_known
+from lorahub_registry.features.accounts.service import Account, ensure_namespace, require_known
 from lorahub_registry.features.audit.service import record
 from lorahub_registry.features.blobs.service import Blob, release_leases, store_bytes
 from lorahub_registry.features.quotas import service as quotas
@@ -252,6 +252,29 @@ def _growing(backend: Backend, session: Session, name: str) -> Iterator[Account]
         yield namespace
 
 
+def take_in(
+    session: Session, principal: Principal, name: RepositoryName, *, public_id: str, is_private: bool
+) -> Repository:
+    """The repository that was made elsewhere with this public id, where it is missing without a commit yet.
+
+    Raises `AlreadyExists` where another one has the name, or another name its id; `NameRetired`.
+    """
+    existing = queries.repository_by_key(session, name_key(name))
+    if existing is not None and existing.public_id == public_id:
+        return existing
+    if existing is not None or queries.repository_by_public_id(session, public_id) is not None:
+        raise AlreadyExists(
+            f"{name} is another repository here than in the bundle, or has another name here",
+            hint="nothing was imported; what is here is never overwritten",
+        )
+    _require_free(session, principal, name)
+    namespace = ensure_namespace(session, principal, name.namespace)
+    named = RepositoryName(namespace.name, name.name)
+    return queries.insert_repository(
+        session, named, key=name_key(named), namespace_id=namespace.id, is_private=is_private, public_id=public_id
+    )
+
+
 def _require_free(session: Session, principal: Principal, name: RepositoryName) -> None:
     """Raises `AlreadyExists` with the existing repository's name, or `NameRetired`."""
     key = name_key(name)
@@ -392,6 +415,11 @@ def touch(session: Session, repository_id: int, at: datetime) -> None:
 def take_version_number(session: Session, repository_id: int, *, at_least: int = 0) -> int:
     """The number of a new version; no number is given out twice, and none below one that was."""
     return queries.take_version_number(session, repository_id, at_least=at_least)
+
+
+def spend_version_number(session: Session, repository_id: int, number: int) -> None:
+    """Of a version that was made elsewhere: the next one is higher."""
+    queries.spend_version_number(session, repository_id, number)
 
 
 def usage_page(backend: Backend, principal: Principal, namespace: str, *, after: int, limit: int) -> list[Usage]:

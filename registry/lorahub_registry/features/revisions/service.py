@@ -5,14 +5,13 @@ commits share one, and none can be forged. References move by compare-and-swap, 
 """
 
 import difflib
-import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
 from lorahub.errors import ParentMoved, RevisionNotFound, VersionYanked
-from lorahub.protocol.digests import CommitId, FileEntry, Sha256, is_commit_id, revision_digest
+from lorahub.protocol.digests import CommitId, FileEntry, Sha256, commit_id, is_commit_id, revision_digest
 
 from lorahub_registry.features.revisions import queries
 from lorahub_registry.features.revisions.queries import (
@@ -53,6 +52,8 @@ class NewCommit:
     author_id: int
     author: str
     request_key: str | None = None
+    created_at: datetime | None = None
+    """Now, unless it was made elsewhere and keeps its id."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,11 +222,11 @@ def branch_moved() -> ParentMoved:
 
 def insert_commit(session: Session, new: NewCommit) -> Commit:
     """Raises `IntegrityError` where a blob was collected meanwhile, or the same request made the same commit."""
-    at = now()
+    at = new.created_at or now()
     digest = digest_of(new.files)
-    commit_id = _commit_id(new, digest, at)
+    made_id = _commit_id(new, digest, at)
     commit = Commit(
-        id=commit_id,
+        id=made_id,
         repository_id=new.repository_id,
         parent_id=None if new.parent is None else new.parent.id,
         depth=0 if new.parent is None else new.parent.depth + 1,
@@ -238,7 +239,7 @@ def insert_commit(session: Session, new: NewCommit) -> Commit:
         request_key=new.request_key,
     )
     before = {} if new.parent is None else queries.files_of(session, new.parent.id)
-    queries.insert_commit(session, commit, [_row(path, file, before, commit_id) for path, file in new.files.items()])
+    queries.insert_commit(session, commit, [_row(path, file, before, made_id) for path, file in new.files.items()])
     return commit
 
 
@@ -254,19 +255,16 @@ def digest_of(files: Mapping[str, NewFile]) -> Sha256:
 
 
 def _commit_id(new: NewCommit, digest: Sha256, at: datetime) -> CommitId:
-    """Domain-separated, one length-prefixed field after another: no two records have the same bytes."""
-    fields = [
-        new.repository_public_id,
-        new.parent.id if new.parent else "",
-        digest,
-        new.title,
-        new.message,
-        new.author,
-        at.isoformat(),
-        new.request_key or "",
-    ]
-    record = b"".join(b"%d:%s\n" % (len(field.encode()), field.encode()) for field in fields)
-    return CommitId(hashlib.sha256(b"lorahub-commit-v1\n" + record).hexdigest()[:40])
+    return commit_id(
+        repository=new.repository_public_id,
+        parent=None if new.parent is None else new.parent.id,
+        digest=digest,
+        title=new.title,
+        message=new.message,
+        author=new.author,
+        created_at=at.isoformat(),
+        request_key=new.request_key,
+    )
 
 
 def commit_by_request(session: Session, repository_id: int, request_key: str) -> Commit | None:

@@ -141,13 +141,27 @@ def json_model(model: type[Model]) -> Any:
 @refuses(DiskFull, MalformedBody, PayloadTooLarge, TooManyRequests, UnsupportedMediaType)
 async def spooled_body(request: Request, backend: BackendDep) -> AsyncIterator[BinaryIO]:
     """The body of a commit as a file at its start: in memory while small, on disk beyond 1 MiB."""
-    with tempfile.SpooledTemporaryFile(max_size=_SPOOL_MEMORY_BYTES, dir=str(backend.settings.registry_home)) as file:
-        await receive_into(request, cast(BinaryIO, file), limit=backend.settings.commit_body_bytes)
+    async with _spooled(request, str(backend.settings.registry_home), backend.settings.commit_body_bytes) as file:
+        yield file
+
+
+async def bundle_body(request: Request, backend: BackendDep) -> AsyncIterator[BinaryIO]:
+    """A bundle, the same way."""
+    async with _spooled(request, str(backend.settings.registry_home), backend.settings.bundle_bytes) as file:
+        yield file
+
+
+@asynccontextmanager
+async def _spooled(request: Request, folder: str, limit: int) -> AsyncIterator[BinaryIO]:
+    with tempfile.SpooledTemporaryFile(max_size=_SPOOL_MEMORY_BYTES, dir=folder) as spool:
+        file = cast(BinaryIO, spool)  # it is one; typeshed does not say so
+        await receive_into(request, file, limit=limit)
         file.seek(0)
-        yield cast(BinaryIO, file)  # it is one; typeshed does not say so
+        yield file
 
 
 SpooledBody = Annotated[BinaryIO, Depends(spooled_body)]
+BundleBody = Annotated[BinaryIO, Depends(bundle_body)]
 
 
 def _refuse_encoded(request: Request) -> None:

@@ -1,0 +1,37 @@
+"""Records of repositories, and bundles of them."""
+
+from typing import Any
+
+from fastapi import APIRouter, Depends
+
+from lorahub_registry.features.accounts.caller import Caller
+from lorahub_registry.features.accounts.permissions import require_site_admin
+from lorahub_registry.features.bundles import service
+from lorahub_registry.infrastructure.web.backend import BackendDep
+from lorahub_registry.infrastructure.web.bodies import BundleBody
+from lorahub_registry.infrastructure.web.parameters import Repo
+
+router = APIRouter()
+API = "/api/lorahub/v1"
+
+
+@router.get(API + "/models/{namespace}/{name}/record")
+def record(backend: BackendDep, caller: Caller, repo: Repo, revision: str | None = None) -> dict[str, Any]:
+    return service.record_of(backend, caller, repo, revision).as_json()
+
+
+def may_import(caller: Caller) -> None:
+    """Asked before the body is received."""
+    require_site_admin(caller)
+
+
+@router.post(API + "/bundles", dependencies=[Depends(may_import)])
+def import_bundle(backend: BackendDep, caller: Caller, body: BundleBody) -> dict[str, Any]:
+    taken = service.take_in(backend, caller, body)
+    return {
+        "bundle": f"sha256:{taken.digest}",
+        "signed": taken.is_signed,
+        "repositories": [
+            {"id": one.name, "commits": one.commits, "references": one.references} for one in taken.repositories
+        ],
+    }
