@@ -1,4 +1,4 @@
-"""`lorahub import`."""
+"""`lorahub import`: from the public Hub into the registry, or from a pickle into safetensors."""
 
 from pathlib import Path
 
@@ -13,14 +13,44 @@ from lorahub.hub.importing import import_pickle
 
 
 @command("import")
-@click.argument("source", type=click.Path(path_type=Path, exists=True))
-@click.argument("folder", type=click.Path(path_type=Path))
+@click.argument("source")
+@click.argument("target")
 @click.option("--unsafe-pickle", is_flag=True, help="Unpickle it, in a process of its own, tensors only.")
-def import_(session: Session, source: Path, folder: Path, *, unsafe_pickle: bool) -> Result:  # noqa: ARG001 (offline)
-    """Turn a pickled checkpoint, adapter_model.bin or a .pt file, into safetensors in FOLDER.
+@click.option("--private", is_flag=True, help="Make the repository private, where it is new.")
+@click.option("--base", metavar="BASE", help="The base whose digests are recorded.")
+def import_(
+    session: Session, source: str, target: str, *, unsafe_pickle: bool, private: bool, base: str | None
+) -> Result:
+    """Bring hf:org/name@rev of the public Hub into the repository TARGET; or turn a pickle into safetensors.
 
-    Reading a pickle can run code, so it has to be asked for, and happens in a process that has nothing to lose.
+    From the Hub, the commit that the revision means is recorded. A pickle, adapter_model.bin or a .pt file, is written
+    into the folder TARGET; reading it can run code, so that has to be asked for, and happens in a process that has
+    nothing to lose.
     """
+    if source.startswith("hf:"):
+        return _from_hub(session, source, target, private=private, base=base)
+    return _from_pickle(Path(source), Path(target), unsafe_pickle=unsafe_pickle)
+
+
+def _from_hub(session: Session, source: str, target: str, *, private: bool, base: str | None) -> Result:
+    with session.hub() as hub:
+        pushed = hub.import_from_hub(source, target, private=private, base=base)
+    reference = f"{pushed.repository}@{pushed.version}"
+    data = {
+        "reference": reference,
+        "commit": pushed.commit,
+        "digest": pushed.digest,
+        "created": pushed.created,
+        "left": [{"path": one.path, "why": one.why} for one in pushed.left],
+    }
+    lines = [f"✓ {source} → {reference}   {pushed.files} files, {size_text(pushed.size)}", pushed.url]
+    notes = [f"! left: {one.path}: {one.why}" for one in pushed.left]
+    return Result(data, "\n".join(lines), ids=[reference], rows=[[source, reference]], notes=notes)
+
+
+def _from_pickle(source: Path, folder: Path, *, unsafe_pickle: bool) -> Result:
+    if not source.exists():
+        raise UsageFault(f"{source} isn't there", hint="name a pickled checkpoint, or hf:org/name")
     if not unsafe_pickle:
         raise UsageFault(
             f"{source} is imported by unpickling it, which can run code",

@@ -1,7 +1,7 @@
 """Writes lorahub.json beside an adapter before it is pushed: what it is, its files, and the digests of its base."""
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from lorahub.adapters.adapter import Adapter
@@ -12,11 +12,17 @@ from lorahub.adapters.reader import CONFIG, read_adapter
 from lorahub.errors import InvalidAdapterConfig
 
 
-def describe(folder: Path, find: Callable[[str], BaseModel | None], base: BaseModel | None) -> bool:
+def describe(
+    folder: Path,
+    find: Callable[[str], BaseModel | None],
+    base: BaseModel | None,
+    parents: Sequence[str] | None = None,
+) -> bool:
     """Whether lorahub.json was written.
 
     What is there and still true stays, so that pushing an adapter twice is one version. `find` knows bases by name,
-    and is asked for an adapter without a lorahub.json; `base` was named by the caller, and replaces what was recorded.
+    and is asked for an adapter without a lorahub.json; `base` was named by the caller, and replaces what was recorded;
+    so do `parents`, the references that it was made of.
     """
     files = FolderFiles(folder)
     adapter = read_adapter(files)
@@ -24,11 +30,15 @@ def describe(folder: Path, find: Callable[[str], BaseModel | None], base: BaseMo
         return False
     place = folder / MANIFEST
     before, stated = _before(place), list(_stated(files, adapter))
-    if base is None and before and stated == list(before.files) and not before.differences(adapter, files):
+    raw = dict(before.raw) if before else {}
+    is_new = base is not None or (parents is not None and raw.get("parents") != list(parents))
+    if not is_new and before and stated == list(before.files) and not before.differences(adapter, files):
         return False
     if base is None and before is None and adapter.claim.name:
         base = find(adapter.claim.name)
-    content = write_manifest(adapter, base, files=stated, before=before.raw if before else None)
+    if parents is not None:
+        raw["parents"] = list(parents)
+    content = write_manifest(adapter, base, files=stated, before=raw)
     part = folder / f".{MANIFEST}.part"
     part.write_bytes(content)
     part.replace(place)

@@ -1,8 +1,9 @@
 """The SDK. `Hub()` uses the configured endpoint and the token saved for it; every method is one act."""
 
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -166,16 +167,18 @@ class Hub:
         create: bool = True,
         base: str | None = None,
         sign: Path | None = None,
+        parents: Sequence[str] | None = None,
     ) -> Pushed:
         """One new version of exactly the files of `folder`, or the version that holds them already.
 
         lorahub.json is written into the folder where it is missing or untrue; `base` names the base whose digests
-        it records (a folder, hf:org/name, a name of this registry). `sign` is a private key (PEM); the signature is
-        written beside the files, as model.sig. Raises `UsageFault` for a folder without anything
-        to push, and what the registry refuses, `AdapterDoesNotFit` among it.
+        it records (a folder, hf:org/name, a name of this registry), `parents` what the adapter was made of. `sign` is a
+        private key (PEM); the signature is written beside the files, as model.sig.
+        Raises `UsageFault` for a folder without anything to push, and what the registry refuses, `AdapterDoesNotFit`
+        among it.
         """
         wanted = self._reference(reference)
-        self._describe(Path(folder), base)
+        self._describe(Path(folder), base, parents)
         if sign is not None:
             sign_folder(Path(folder), sign)
         listing = list_folder(Path(folder))
@@ -197,7 +200,23 @@ class Hub:
             left=listing.left,
         )
 
-    def _describe(self, folder: Path, base: str | None) -> None:
+    def import_from_hub(
+        self, source: str, repository: str | Reference, *, private: bool = False, base: str | None = None
+    ) -> Pushed:
+        """`hf:org/name@rev` as the next version here; lorahub.json and the commit say which commit it was.
+
+        Raises what the Hub and the registry refuse, `DigestMismatch` for other bytes than the Hub says.
+        """
+        from lorahub.hub.fetching import fetch_from_hub
+
+        with tempfile.TemporaryDirectory() as place:
+            folder = Path(place)
+            fetched = fetch_from_hub(self.settings, Reference.parse(source), folder, self._progress)
+            message, parents = f"Import {fetched.source}", [fetched.source]
+            pushed = self.push(folder, repository, message=message, private=private, base=base, parents=parents)
+        return replace(pushed, left=(*pushed.left, *(Left(path, "a pickle") for path in fetched.left)))
+
+    def _describe(self, folder: Path, base: str | None, parents: Sequence[str] | None) -> None:
         bases = Bases(self.settings, lambda: self._transport)
         opened = bases.open(base).base if base is not None else None
 
@@ -210,7 +229,7 @@ class Hub:
                 return None
 
         if folder.is_dir():
-            describe(folder, find, opened)
+            describe(folder, find, opened, parents)
 
     @staticmethod
     def list_folder(folder: str | Path) -> Listing:

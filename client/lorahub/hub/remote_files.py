@@ -30,7 +30,7 @@ class RemoteFiles:
         info = transport.json(
             "GET", f"/api/models/{repository}/revision/{quote(revision, safe='')}", query={"blobs": "true"}
         )
-        self.commit, self.sizes, self.sums = _listing(info, repository)
+        self.commit, self.sizes, self.sums, self.oids = _listing(info, repository)
 
     def read(self, path: str, start: int, stop: int) -> bytes:
         stop = min(stop, self.sizes.get(path, 0))
@@ -49,6 +49,10 @@ class RemoteFiles:
 
     def sha256(self, path: str) -> str | None:
         return self.sums.get(path)
+
+    def git_sha1(self, path: str) -> str | None:
+        """Of a small file."""
+        return self.oids.get(path)
 
     def _range(self, path: str, start: int, stop: int) -> bytes:
         if path not in self.sizes:
@@ -72,14 +76,15 @@ class RemoteFiles:
         return bytes(got[skip : skip + stop - start])
 
 
-def _listing(info: Any, repository: str) -> tuple[str, Mapping[str, int], Mapping[str, str]]:
-    """(commit, sizes, sha256 of large files) of the Hub's model information."""
+def _listing(info: Any, repository: str) -> tuple[str, Mapping[str, int], Mapping[str, str], Mapping[str, str]]:
+    """(commit, sizes, sha256 of large files, git's sha1 of small ones) of the Hub's model information."""
     siblings = info.get("siblings") if isinstance(info, dict) else None
     commit = info.get("sha") if isinstance(info, dict) else None
     if not isinstance(siblings, list) or not isinstance(commit, str) or len(siblings) > _MOST_FILES:
         raise RegistryFailed(f"the answer about {repository} lists no files", hint="is this a model repository?")
     sizes: dict[str, int] = {}
     sums: dict[str, str] = {}
+    oids: dict[str, str] = {}
     for entry in siblings:
         path, size = entry.get("rfilename"), entry.get("size")
         if isinstance(path, str) and isinstance(size, int) and size >= 0:
@@ -87,4 +92,6 @@ def _listing(info: Any, repository: str) -> tuple[str, Mapping[str, int], Mappin
             large = entry.get("lfs")
             if isinstance(large, dict) and isinstance(large.get("sha256"), str):
                 sums[path] = large["sha256"]
-    return commit, sizes, sums
+            elif isinstance(entry.get("blobId"), str):
+                oids[path] = entry["blobId"]
+    return commit, sizes, sums, oids
