@@ -6,6 +6,7 @@ Two tests read it: the matrix of operations and callers, and that of operations 
 
 import itertools
 import json
+import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +16,7 @@ import builders
 import lorahub
 import numpy as np
 import wire
+from lorahub.hub import configuration
 from registry_process import Registry
 
 V1 = "/api/lorahub/v1"
@@ -226,12 +228,33 @@ def _member(stage: Stage, _repo: str) -> Request:
     return Request({"user": "stage-guest"}, {"role": "write"})
 
 
+def _reason(stage: Stage, repo: str) -> Request:
+    return Request(json={"reason": "x"}, repository=stage.fresh_repository(repo))
+
+
+def _blocked(stage: Stage, _repo: str) -> Request:
+    with stage.registry.client() as client:
+        wire.require(client.put(f"{V1}/blocked/{SHA}", json={"reason": "x"}))
+    return Request({"sha256": SHA})
+
+
+def _bundle(stage: Stage, _repo: str) -> Request:
+    """Of what is here already."""
+    with tempfile.TemporaryDirectory() as folder:
+        settings = configuration.load({"endpoint": stage.registry.url, "cache": folder})
+        with lorahub.Hub(token=stage.registry.token, settings=settings) as hub:
+            hub.export([stage.public], Path(folder) / "bundle.tar")
+        return Request(content=(Path(folder) / "bundle.tar").read_bytes())
+
+
 LFS = {"operation": "upload", "objects": []}
 GOOD_BYTES = {"oid": wire.sha256(b"x"), "size": 1}
 
 OPERATIONS: dict[str, Operation] = {
     # what needs no token, and reads none
-    "GET /healthz": Operation("open"),
+    "GET /livez": Operation("open"),
+    "GET /readyz": Operation("open"),
+    "GET /startupz": Operation("open"),
     f"GET {V1}/server": Operation("open"),
     "GET /api/agent-harnesses": Operation("open"),
     "HEAD /api/telemetry/{rest}": Operation("open", make=sends(rest="x")),
@@ -274,6 +297,7 @@ OPERATIONS: dict[str, Operation] = {
     f"GET {OWN}/ref-log": Operation("read"),
     f"GET {OWN}/check/{{rev}}": Operation("read"),
     f"GET {OWN}/statistics/{{rev}}": Operation("read"),
+    f"GET {OWN}/record": Operation("read"),
     # a repository, written to
     f"POST {MODEL}/preupload/{{rev}}": Operation("write", make=sends({"files": []})),
     f"POST {MODEL}/commit/{{rev}}": Operation("write", "revision.publish", _commit),
@@ -352,7 +376,16 @@ OPERATIONS: dict[str, Operation] = {
     f"POST {V1}/organisations": Operation(
         "own account", "organisation.create", lambda stage, _: Request(json={"name": stage.fresh("org-")})
     ),
+    f"GET {V1}/whoami": Operation("account"),
+    # the registry
     f"GET {V1}/audit": Operation("registry"),
+    f"GET {V1}/quarantined": Operation("registry"),
+    f"PUT {OWN}/quarantine": Operation("registry", "repository.quarantine", _reason),
+    f"DELETE {OWN}/quarantine": Operation("registry", "repository.release", _reason),
+    f"GET {V1}/blocked": Operation("registry"),
+    f"PUT {V1}/blocked/{{sha256}}": Operation("registry", "blob.block", sends({"reason": "x"}, sha256=SHA)),
+    f"DELETE {V1}/blocked/{{sha256}}": Operation("registry", "blob.unblock", _blocked),
+    f"POST {V1}/bundles": Operation("registry", "repository.import", _bundle),
     # addresses and session tokens that are credentials: a user's token is none
     f"POST {V1}/oidc/token": Operation("other credential", make=sends({"token": "x", "repository": "stage-org/x"})),
     "PUT /lfs/{credential}/whole": Operation("other credential", make=sends(credential="x")),
@@ -362,6 +395,9 @@ OPERATIONS: dict[str, Operation] = {
     ),
     "GET /cas/{element}/v1/chunks/default/{chunk}": Operation("other credential", make=sends(chunk=SHA)),
     "POST /cas/{element}/v1/xorb-grants/default/{xorb}": Operation("other credential", make=sends(xorb=SHA)),
+    "POST /cas/{element}/v1/xorb-commits/default/{xorb}/grant/{grant}": Operation(
+        "other credential", make=sends(xorb=SHA, grant="put")
+    ),
     "POST /cas/{element}/v1/xorbs/default/{xorb}": Operation("other credential", make=sends(xorb=SHA)),
     "POST /cas/{element}/v1/shards": Operation("other credential"),
     "POST /cas/{element}/v2/shards": Operation("other credential"),

@@ -36,7 +36,7 @@ def test_each_change_leaves_exactly_one_row(every_caller: Stage, operation: str)
     assert [row[0] for row in rows] == ([] if expected is None else [expected])
     if expected is not None:
         assert status < 300
-        assert rows[0][1] == "stage-owner"
+        assert rows[0][1] == (stage.registry.admin if OPERATIONS[operation].asks == "registry" else "stage-owner")
         assert None not in rows[0], "who, with which token, by which request"
 
 

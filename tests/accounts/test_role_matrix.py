@@ -42,6 +42,7 @@ def promised(operation: str, request: Request, caller: str, *, is_private: bool)
     """The refusal, or None for being served."""
     asks = OPERATIONS[operation].asks
     hidden = is_private and names_a_repository(operation, request) and caller not in READERS
+    hidden &= asks != "registry"  # who asks comes first, whatever is named
     if caller in SERVED[asks] and (not hidden or asks == "everybody"):
         return None
     if asks == "other credential" or caller in ("revoked", "expired", "disabled"):

@@ -154,7 +154,7 @@ class Hub:
 
     # --- writing ------------------------------------------------------------------------------------------------------
 
-    def push(
+    def push(  # noqa: PLR0913 (each is an option of the command)
         self,
         folder: str | Path,
         reference: str | Reference,

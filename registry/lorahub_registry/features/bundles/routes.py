@@ -3,12 +3,26 @@
 from typing import Any
 
 from fastapi import APIRouter, Depends
+from lorahub.errors import (
+    AlreadyExists,
+    BlobVanished,
+    ContentBlocked,
+    DiskFull,
+    GatedRepository,
+    InvalidAdapter,
+    InvalidBundle,
+    NameRetired,
+    NotAuthenticated,
+    NotPermitted,
+    PayloadTooLarge,
+)
 
 from lorahub_registry.features.accounts.caller import Caller
 from lorahub_registry.features.accounts.permissions import require_site_admin
 from lorahub_registry.features.bundles import service
 from lorahub_registry.infrastructure.web.backend import BackendDep
 from lorahub_registry.infrastructure.web.bodies import BundleBody
+from lorahub_registry.infrastructure.web.description import reads, refuses
 from lorahub_registry.infrastructure.web.parameters import Repo
 
 router = APIRouter()
@@ -16,6 +30,7 @@ API = "/api/lorahub/v1"
 
 
 @router.get(API + "/models/{namespace}/{name}/record")
+@refuses(GatedRepository, NotPermitted, PayloadTooLarge)
 def record(backend: BackendDep, caller: Caller, repo: Repo, revision: str | None = None) -> dict[str, Any]:
     return service.record_of(backend, caller, repo, revision).as_json()
 
@@ -26,6 +41,19 @@ def may_import(caller: Caller) -> None:
 
 
 @router.post(API + "/bundles", dependencies=[Depends(may_import)])
+@reads("application/x-tar")
+@refuses(
+    AlreadyExists,
+    BlobVanished,
+    ContentBlocked,
+    DiskFull,
+    InvalidAdapter,
+    InvalidBundle,
+    NameRetired,
+    NotAuthenticated,
+    NotPermitted,
+    PayloadTooLarge,
+)
 def import_bundle(backend: BackendDep, caller: Caller, body: BundleBody) -> dict[str, Any]:
     taken = service.take_in(backend, caller, body)
     return {

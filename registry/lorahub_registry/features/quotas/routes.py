@@ -4,15 +4,18 @@ from dataclasses import asdict
 from typing import Any
 
 from fastapi import APIRouter
+from lorahub.errors import NotAuthenticated
 
 from lorahub_registry.features.accounts.caller import Caller
 from lorahub_registry.features.quotas import service
 from lorahub_registry.infrastructure.web.backend import BackendDep
+from lorahub_registry.infrastructure.web.description import refuses
 
 router = APIRouter()
 
 
 @router.get("/api/lorahub/v1/whoami")
+@refuses(NotAuthenticated)
 def whoami(backend: BackendDep, caller: Caller) -> dict[str, Any]:
     work = service.own_work(backend, caller)
     return {

@@ -294,6 +294,7 @@ def discussions(backend: BackendDep, caller: Caller, repo: Repo) -> None:
 
 
 @router.put(OWN_MODEL + "/quarantine")
+@refuses(NotAuthenticated, NotPermitted)
 def quarantine(
     backend: BackendDep, caller: Caller, repo: Repo, body: Annotated[QuarantineReason, json_model(QuarantineReason)]
 ) -> dict[str, Any]:
@@ -301,11 +302,13 @@ def quarantine(
 
 
 @router.delete(OWN_MODEL + "/quarantine")
+@refuses(NotAuthenticated, NotPermitted)
 def release(backend: BackendDep, caller: Caller, repo: Repo) -> dict[str, Any]:
     return _quarantined(service.release(backend, caller, repo))
 
 
 @router.get(API + "/quarantined")
+@refuses(NotAuthenticated, NotPermitted)
 def list_quarantined(backend: BackendDep, caller: Caller) -> list[dict[str, Any]]:
     return [_quarantined(repository) for repository in service.quarantined(backend, caller)]
 
