@@ -16,6 +16,8 @@ from pathlib import Path
 for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(_name, "1")  # before numpy is imported: two threads are slower than one on small products
 
+from lorahub.errors import Unavailable  # noqa: E402
+
 from lorahub_registry.features.jobs import service as workers  # noqa: E402
 from lorahub_registry.features.jobs.service import Badge, NameLost  # noqa: E402
 from lorahub_registry.features.maintenance import tasks as maintenance  # noqa: E402
@@ -23,6 +25,7 @@ from lorahub_registry.features.merges import tasks as merges  # noqa: E402
 from lorahub_registry.features.statistics import tasks as statistics  # noqa: E402
 from lorahub_registry.infrastructure import jobs, logs  # noqa: E402
 from lorahub_registry.infrastructure.backend import Backend  # noqa: E402
+from lorahub_registry.infrastructure.database.failures import explained  # noqa: E402
 from lorahub_registry.settings import Settings  # noqa: E402
 
 logger = logging.getLogger("lorahub")
@@ -40,10 +43,9 @@ def run(backend: Backend, *, name: str | None, parent: int | None = None) -> Non
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    badge = workers.sign_on(backend, name)
-    jobs.launch(
-        backend, name=badge.worker.name, queues=[statistics.QUEUE, maintenance.QUEUE, *merges.queues(backend.settings)]
-    )
+    badge = _sign_on(backend, name, stop)
+    if badge is None:
+        return
     status = 0
     try:
         _work(backend, badge, stop, parent)
@@ -56,6 +58,22 @@ def run(backend: Backend, *, name: str | None, parent: int | None = None) -> Non
     backend.database.close()
     sys.stdout.flush()
     os._exit(status)  # threads that wait for other workers' files needn't be waited for
+
+
+def _sign_on(backend: Backend, name: str | None, stop: threading.Event) -> Badge | None:
+    """Waits for a database that is away. None where the worker is told to end before that."""
+    queues = [statistics.QUEUE, maintenance.QUEUE, *merges.queues(backend.settings)]
+    badge: Badge | None = None
+    while not stop.is_set():
+        try:
+            with explained():
+                badge = badge or workers.sign_on(backend, name)
+                jobs.launch(backend, name=badge.worker.name, queues=queues)
+                return badge
+        except Unavailable:
+            jobs.shut_down()
+            stop.wait(POLL_SECONDS)
+    return None
 
 
 def _work(backend: Backend, badge: Badge, stop: threading.Event, parent: int | None) -> None:

@@ -83,6 +83,7 @@ class FaultProxy:
             await self._answer(fault.kind if fault else None, head, reader, writer)
         with suppress(OSError):
             writer.close()
+            await writer.wait_closed()
 
     async def _answer(
         self, kind: Kind | None, head: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
@@ -105,6 +106,8 @@ class FaultProxy:
         finally:
             sending.cancel()
             up_writer.close()
+            with suppress(OSError):
+                await up_writer.wait_closed()
 
 
 def _closing(head: bytes) -> bytes:

@@ -68,9 +68,7 @@ def test_one_process_dies_and_no_reader_notices(cluster: Cluster, tmp_path: Path
     assert set(statuses) == {200}
 
 
-def test_a_merge_is_shared_and_published_once(
-    cluster: Cluster, store: Callable[..., Stored], tmp_path: Path
-) -> None:
+def test_a_merge_is_shared_and_published_once(cluster: Cluster, store: Callable[..., Stored], tmp_path: Path) -> None:
     stored = store(cluster, ("owner", cluster.token), seed=77)
     with hub(cluster, tmp_path / "cache") as mine:
         recipe = Recipe(stored.base, (Ingredient(stored.adapter),))

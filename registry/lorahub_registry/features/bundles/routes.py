@@ -41,7 +41,7 @@ def may_import(caller: Caller) -> None:
 
 
 @router.post(API + "/bundles", dependencies=[Depends(may_import)])
-@reads("application/x-tar")
+@reads("application/octet-stream")
 @refuses(
     AlreadyExists,
     BlobVanished,

@@ -8,7 +8,7 @@ from lorahub.protocol.names import RepositoryName
 from pydantic import BaseModel, Field
 from typing_extensions import TypedDict
 
-from lorahub_registry.features.accounts.caller import Caller
+from lorahub_registry.features.accounts.caller import Anybody, Caller
 from lorahub_registry.features.publishers import service
 from lorahub_registry.features.publishers.service import Publisher
 from lorahub_registry.infrastructure.web.backend import BackendDep
@@ -76,14 +76,14 @@ def distrust(
     return {}
 
 
-@router.get("/oidc/audience")
+@router.get("/oidc/audience", dependencies=[Anybody])
 @refuses(NotSupported)
 def audience(backend: BackendDep) -> Audience:
     """What to ask the CI to make its identity token for."""
     return {"audience": service.audience(backend)}
 
 
-@router.post("/oidc/token")
+@router.post("/oidc/token", dependencies=[Anybody])
 @refuses(InvalidToken, NotPermitted, NotSupported)
 def exchange(
     backend: BackendDep, response: Response, body: Annotated[IdentityToken, json_model(IdentityToken)]

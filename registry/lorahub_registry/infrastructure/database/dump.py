@@ -27,7 +27,7 @@ from sqlalchemy import (
 from sqlalchemy import Table as SqlTable
 
 from lorahub_registry.infrastructure.database.session import Database
-from lorahub_registry.infrastructure.database.tables import CollectionHold, Table, Upload, Worker
+from lorahub_registry.infrastructure.database.tables import CollectionHold, Table, Terms, Upload, Worker
 
 __all__ = ["Connection", "dump", "is_empty", "load", "schema_of", "snapshot", "table_names"]
 
@@ -81,15 +81,24 @@ def load(database: Database, tables: Iterable[tuple[str, Iterable[bytes]]]) -> N
     with database.write() as session:
         connection = session.connection()
         for name, lines in tables:
-            table = SqlTable(name, MetaData(), autoload_with=connection, resolve_fks=False)
-            for column in table.columns:
-                if isinstance(column.type, JSON):
-                    column.type.none_as_null = True
+            table = _as_it_is(connection, name)
             rest = iter(lines)
             while some := list(islice(rest, BATCH)):
                 connection.execute(table.insert(), [_decode(table, json.loads(line)) for line in some])
             if not database.is_sqlite:
                 _go_on_behind(connection, table)
+
+
+def _as_it_is(connection: Connection, name: str) -> SqlTable:
+    """The table of the schema that the database has now, with our own types where a driver knows less."""
+    table = SqlTable(name, MetaData(), autoload_with=connection, resolve_fks=False)
+    known = Table.metadata.tables[name].columns
+    for column in table.columns:
+        if isinstance(column.type, JSON):
+            column.type.none_as_null = True
+        if column.name in known and isinstance(known[column.name].type, Terms):
+            column.type = Terms()
+    return table
 
 
 def _decode(table: SqlTable, record: dict[str, Any]) -> dict[str, Any]:
