@@ -18,6 +18,8 @@ from registry_process import Registry
 from services import production
 from services.fault_proxy import Fault, FaultProxy, Kind
 
+pytestmark = pytest.mark.soak
+
 TIMES = 10
 _seeds = itertools.count(1000)  # bytes that are here already are not sent
 READS: list[Kind] = ["503", "reset", "truncate", "flip"]
