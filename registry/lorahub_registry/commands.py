@@ -417,13 +417,17 @@ def reindex(home: Path | None, *, as_json: bool) -> None:
 
 @admin.command()
 @click.option("--check", is_flag=True, help="Change nothing; exit status 7 if migrations are missing.")
+@click.option("--create-bucket", is_flag=True, help="Also make the storage's bucket, where it is missing.")
 @_home
 @_json
-def migrate(home: Path | None, *, check: bool, as_json: bool) -> None:
+def migrate(home: Path | None, *, check: bool, create_bucket: bool, as_json: bool) -> None:
     """Bring the database to the schema of this program. Safe while the version before it runs, and from many places."""
     settings = settings_of(home)
     with usable(settings):
-        database = Backend.open(settings).database
+        backend = Backend.open(settings)
+        if create_bucket and not check:
+            backend.blobs.create()
+        database = backend.database
         schema, missing = migrations.pending(database)
         migrations.refuse_newer(schema)
         done = [] if check else migrations.upgrade(database)

@@ -210,3 +210,13 @@ def test_an_unfinished_write_of_a_dead_process_is_aborted_once_it_is_old() -> No
     assert store.abort_unfinished(older_than=datetime.now(UTC) - timedelta(hours=1)) == 0
     assert store.abort_unfinished(older_than=datetime.now(UTC) + timedelta(hours=1)) == 1
     assert "Uploads" not in client.list_multipart_uploads(Bucket=bucket)
+
+
+def test_a_bucket_that_is_missing_is_made_and_one_that_is_there_is_kept() -> None:
+    store = S3BlobStore(production.s3().client(), f"made-{secrets.token_hex(6)}", "")
+    for _ in range(2):
+        store.create()
+        store.probe()
+    put(store, "blobs/aa/bb/x", b"kept")
+    store.create()
+    assert read(store, "blobs/aa/bb/x") == b"kept"

@@ -100,6 +100,10 @@ class BlobStore(Protocol):
         """Forgets writes that were begun before `older_than`, never ended, and aren't listed; how many."""
         ...
 
+    def create(self) -> None:
+        """Makes the folder or the bucket, where it is missing."""
+        ...
+
     def probe(self) -> None:
         """Raises, whatever, where the storage can't be reached. Cheap: it is asked every few seconds."""
         ...

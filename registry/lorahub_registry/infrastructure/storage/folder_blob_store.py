@@ -113,6 +113,9 @@ class FolderBlobStore:
         """None: an unfinished write is a file below its folder, listed and collected like any other."""
         return 0
 
+    def create(self) -> None:
+        self.root.mkdir(parents=True, exist_ok=True)
+
     def probe(self) -> None:
         with os.scandir(self.root) as entries:
             next(entries, None)

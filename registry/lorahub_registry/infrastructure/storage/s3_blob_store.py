@@ -198,6 +198,15 @@ class S3BlobStore:
                 count += 1
         return count
 
+    def create(self) -> None:
+        with named():
+            try:
+                self._client.head_bucket(Bucket=self._bucket)
+            except ClientError as error:
+                if not is_missing(error):
+                    raise
+                self._client.create_bucket(Bucket=self._bucket)
+
     def probe(self) -> None:
         with named():
             self._client.head_bucket(Bucket=self._bucket)
