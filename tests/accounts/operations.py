@@ -364,7 +364,9 @@ OPERATIONS: dict[str, Operation] = {
     "GET /api/settings/repositories": Operation("account"),
     "GET /api/organizations/{organisation}/settings/repositories": Operation("account"),
     f"POST {V1}/checks": Operation(
-        "account", make=lambda _, repo: Request(json={"adapters": [repo], "bases": []}, repository=repo)
+        # not `latest`: another operation yanks the version that it follows
+        "account",
+        make=lambda _, repo: Request(json={"adapters": [f"{repo}@main"], "bases": []}, repository=repo),
     ),
     f"POST {V1}/merges/plan": Operation("account", make=_plan),
     f"GET {V1}/merges": Operation("account"),

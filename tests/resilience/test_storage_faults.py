@@ -52,9 +52,7 @@ def _hub(registry: Registry, cache: Path) -> lorahub.Hub:
     return lorahub.Hub(token=registry.token, settings=settings)
 
 
-@pytest.mark.parametrize(
-    "kind", [kind if kind != "flip" else pytest.param(kind, marks=pytest.mark.soak) for kind in READS]
-)
+@pytest.mark.parametrize("kind", READS)
 def test_a_pull_has_the_right_bytes_or_says_why_not(
     faulty: Registry, proxy: FaultProxy, kind: Kind, tmp_path: Path
 ) -> None:
@@ -121,7 +119,6 @@ def _push(client: httpx2.Client, repo: str, content: bytes) -> str | None:
     return str(made.json()["commitOid"])
 
 
-@pytest.mark.soak
 def test_a_flipped_stored_bit_is_found_by_a_scrub_and_by_a_pull(faulty: Registry, tmp_path: Path) -> None:
     """At rest this time. What is damaged is put back at the end, so that the registry is sound again."""
     folder = write_adapter(tmp_path / "adapter", seed=77)
@@ -132,10 +129,7 @@ def test_a_flipped_stored_bit_is_found_by_a_scrub_and_by_a_pull(faulty: Registry
         good = faulty.objects.read(key)
         faulty.objects.write(key, bytes([*good[:-1], good[-1] ^ 1]))
         assert any(digest in problem for problem in faulty.admin_command("fsck", "--deep")["problems"])
-        with (
-            _hub(faulty, tmp_path / "empty") as other,
-            pytest.raises(LorahubError),
-        ):
+        with _hub(faulty, tmp_path / "empty") as other, pytest.raises(LorahubError):
             other.pull("owner/rotten@v1", tmp_path / "pulled")
         assert not (tmp_path / "pulled" / "adapter_model.safetensors").exists()
         faulty.objects.write(key, good)

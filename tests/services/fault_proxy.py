@@ -46,6 +46,7 @@ class FaultProxy:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._ready = threading.Event()
+        self._serving: set[asyncio.Task[None] | None] = set()  # asyncio itself holds a task weakly
 
     @property
     def endpoint(self) -> str:
@@ -74,6 +75,7 @@ class FaultProxy:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One request for each connection, so that a request's bytes are known."""
+        self._serving.add(task := asyncio.current_task())
         with suppress(OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
             head = await reader.readuntil(b"\r\n\r\n")
             method, address, _ = head.split(b"\r\n", 1)[0].decode().split(" ")
@@ -84,6 +86,7 @@ class FaultProxy:
         with suppress(OSError):
             writer.close()
             await writer.wait_closed()
+        self._serving.discard(task)
 
     async def _answer(
         self, kind: Kind | None, head: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
