@@ -5,7 +5,7 @@ BIN := .venv/bin
 CLIENTS := 0.36.2 1.18.0 1.33.0
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test check format lint types imports clients nginx serve cluster soak bench clean
+.PHONY: help demo test check format lint types imports clients nginx serve cluster soak fuzz bench clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -58,6 +58,9 @@ cluster: .venv/.installed nginx ## run PostgreSQL, S3, nginx, two API processes 
 soak: .venv/.installed nginx ## minutes of kills, faults and collections, on the embedded registry and on PostgreSQL and S3
 	$(BIN)/pytest -m soak -s tests
 	$(BIN)/pytest -m soak -s --services postgres,s3 tests
+
+fuzz: .venv/.installed ## half an hour of requests made from the OpenAPI description, as three callers
+	PYTHONPATH=tests $(BIN)/python tests/hostile/openapi_fuzz.py 600
 
 bench: .venv/.installed ## the measurements in docs/benchmarks.md
 	$(BIN)/python benchmarks/transfer.py

@@ -33,12 +33,19 @@ _seeds = itertools.count(100)
 
 
 @pytest.mark.parametrize(
+    "kill",
+    [pytest.param(kill, marks=pytest.mark.soak if kill > 1 else []) for kill in range(1, 6)],
+    ids="kill{}".format,
+)
+@pytest.mark.parametrize(
     ("failpoint", "keyed"),
     [*((name, False) for name in PUBLICATION), ("transaction-ready", True), ("transaction-committed", True)],
 )
-def test_a_push_that_was_killed_is_repeated_without_loss(crashing: Registry, failpoint: str, *, keyed: bool) -> None:
+def test_a_push_that_was_killed_is_repeated_without_loss(
+    crashing: Registry, failpoint: str, *, keyed: bool, kill: int
+) -> None:
     content, key = lora_weights(seed=next(_seeds)), "one-push" if keyed else None
-    repo = f"owner/{failpoint}-{'keyed' if keyed else 'plain'}"
+    repo = f"owner/{failpoint}-{'keyed' if keyed else 'plain'}-{kill}"
     before = crash_at(failpoint, crashing, repo, content, key)
     crashing.start()
     try:
