@@ -14,6 +14,8 @@ from typing import Any
 
 import httpx2
 import sqlalchemy
+from click.testing import CliRunner
+from lorahub_registry.commands import admin
 from services import production
 
 BIN = Path(sys.executable).parent
@@ -89,15 +91,10 @@ class Registry:
         return status
 
     def admin_command(self, *arguments: str) -> Any:
-        """The JSON that `lorahub admin …` prints; it may run beside the server."""
-        result = subprocess.run(
-            [LORAHUB, "admin", *arguments, "--home", str(self.home), "--json"],
-            capture_output=True,
-            text=True,
-            check=False,
-            env={**os.environ, **self.settings},
-        )
-        assert result.stdout, result.stderr
+        """The JSON that `lorahub admin …` prints, beside the server; in this process, since a start takes seconds."""
+        given = [*arguments, "--home", str(self.home), "--json"]
+        result = CliRunner().invoke(admin, given, env=self.settings)
+        assert isinstance(result.exception, SystemExit | None), result.output
         return json.loads(result.stdout)
 
     def add_user(self, name: str) -> str:

@@ -25,10 +25,15 @@ def settings_of(home: Path | None) -> Settings:
 
 
 def open_backend(home: Path | None) -> Backend:
-    """The backend of this home, its database at the schema of this program. Raises `InvalidConfiguration`."""
+    """The backend of this home until the command ends, its database at the schema of this program.
+
+    Raises `InvalidConfiguration`.
+    """
     settings = settings_of(home)
     with usable(settings):
         backend = Backend.open(settings)
+        if context := click.get_current_context(silent=True):
+            context.call_on_close(backend.database.close)
         if settings.migrate:
             migrations.upgrade(backend.database)
         else:
