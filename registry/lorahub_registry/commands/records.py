@@ -1,0 +1,58 @@
+"""`lorahub admin …`: jobs, and the log of changes."""
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+
+import click
+
+from lorahub_registry.commands.registry import as_json_option, home_option, open_backend, show
+from lorahub_registry.features.accounts.permissions import OPERATOR
+from lorahub_registry.features.audit.service import all_events
+
+
+@click.group("jobs", invoke_without_command=True)
+@click.pass_context
+@home_option
+@as_json_option
+def jobs_group(context: click.Context, home: Path | None, *, as_json: bool) -> None:
+    """List workers, and jobs that are not over or failed with a fault."""
+    if context.invoked_subcommand is None:
+        from lorahub_registry.features.jobs import service as jobs
+
+        overview = jobs.overview(open_backend(home))
+        show(overview.as_json(), str(overview), as_json=as_json)
+
+
+@jobs_group.command("requeue")
+@click.argument("job", metavar="ID")
+@home_option
+@as_json_option
+def requeue_job(job: str, home: Path | None, *, as_json: bool) -> None:
+    """Let a job that failed or hangs be tried anew. ID is one that `admin jobs` lists, or a merge's."""
+    from lorahub_registry.features.jobs import service as jobs
+
+    requeued = jobs.requeue(open_backend(home), job, by=OPERATOR.name)
+    show({"job": requeued}, f"{requeued} is queued again", as_json=as_json)
+
+
+@click.group()
+def audit() -> None:
+    """The log of changes: who did what, and when."""
+
+
+_TIME = click.DateTime(["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%dT%H:%M:%SZ"])
+
+
+@audit.command("export")
+@click.option("--since", type=_TIME, help="From this time on (UTC).")
+@click.option("--until", type=_TIME, help="Before this time (UTC).")
+@home_option
+def export_audit(since: datetime | None, until: datetime | None, home: Path | None) -> None:
+    """Print every event as a line of JSON, oldest first."""
+    for event in all_events(open_backend(home), since=_in_utc(since), until=_in_utc(until)):
+        click.echo(json.dumps(event.as_json()))
+
+
+def _in_utc(time: datetime | None) -> datetime | None:
+    return None if time is None else time.replace(tzinfo=UTC)

@@ -1,0 +1,169 @@
+"""`lorahub serve` and `lorahub worker`."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import click
+import uvicorn
+from fastapi import FastAPI
+from lorahub.errors import InvalidConfiguration
+
+from lorahub_registry.app import create_app
+from lorahub_registry.commands.registry import open_backend
+from lorahub_registry.features.accounts import service as accounts
+from lorahub_registry.features.accounts.permissions import OPERATOR
+from lorahub_registry.features.operations.census import CensusCollector
+from lorahub_registry.infrastructure import logs, metrics
+from lorahub_registry.infrastructure.backend import Backend
+from lorahub_registry.infrastructure.web.server import FINISH_SECONDS, Server
+
+ADMIN = "owner"  # `admin` is the address of a page
+TOKEN_FILE = "admin-token"  # noqa: S105 (a file name)
+DEFAULT_PORT = 8017
+
+
+@click.command()
+@click.option("--home", type=click.Path(path_type=Path), help="Folder of the database, the blobs and the secret.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option("--port", default=DEFAULT_PORT, show_default=True, help="Port to listen on; 0 takes a free one.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON line once it listens: url, admin, token.")
+@click.option("--log-format", type=click.Choice(["text", "json"]), help="What the log's lines are (default: text).")
+@click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), help="Least level logged.")
+def serve(
+    home: Path | None, host: str, port: int, log_format: str | None, log_level: str | None, *, as_json: bool
+) -> None:
+    """Run a registry: SQLite and a folder, made on the first start."""
+    _take_options(LORAHUB_LOG_FORMAT=log_format, LORAHUB_LOG_LEVEL=log_level)
+    backend = open_backend(home)
+    _observe(backend)
+    token = _first_admin(backend)
+    listener = _listen(host, port)
+    url = f"http://{_shown(host)}:{listener.getsockname()[1]}"
+    app = create_app(backend)
+    config = uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,
+        forwarded_allow_ips=backend.settings.trusted_proxies,
+        server_header=False,
+        timeout_graceful_shutdown=FINISH_SECONDS,
+    )
+    server = Server(
+        config,
+        app,
+        lambda: _announce(url, token, backend, as_json=as_json),
+        drain_seconds=backend.settings.drain_seconds,
+    )
+    with _worker_beside(backend):
+        server.run(sockets=[listener])
+
+
+def _take_options(**options: str | None) -> None:
+    """Into the environment, from which this process and the worker beside it read their settings."""
+    os.environ.update({name: value for name, value in options.items() if value is not None})
+
+
+def _observe(backend: Backend) -> None:
+    """Logs and metrics. Raises `InvalidConfiguration`."""
+    logs.configure(backend.settings.log_format, backend.settings.log_level)
+    if backend.settings.metrics_address is not None:
+        metrics.REGISTRY.register(CensusCollector(backend))
+        metrics.serve(backend.settings.metrics_address)
+
+
+@contextmanager
+def _worker_beside(backend: Backend) -> Iterator[None]:
+    """A process of its own: its arithmetic would hold up every request, and its memory isn't the server's."""
+    if not backend.settings.worker:
+        yield
+        return
+    command = [sys.executable, "-m", "lorahub_registry.worker", str(backend.settings.registry_home), str(os.getpid())]
+    with subprocess.Popen(command) as process:  # noqa: S603 (our own program, our own arguments)
+        try:
+            yield
+        finally:
+            process.terminate()
+
+
+@click.command()
+@click.option("--home", type=click.Path(path_type=Path), help="Folder of the registry.")
+@click.option("--name", help="Of this worker alone (default: this host's name and a number).")
+def worker(home: Path | None, name: str | None) -> None:
+    """Run background jobs: one more worker beside the one that `serve` starts, on this machine or any other.
+
+    Told to end (SIGTERM), it finishes what it has in hand, and leaves the rest to the others.
+    """
+    from lorahub_registry import worker as jobs
+
+    backend = open_backend(home)
+    _observe(backend)
+    jobs.run(backend, name=name)
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        raise InvalidConfiguration(
+            f"can't listen on {host}:{port}: {error.strerror}",
+            hint="is a registry running there already? Choose another --port, or 0 for any",
+        ) from error
+    listener.listen(1024)
+    return listener
+
+
+def _shown(host: str) -> str:
+    """What a client on this machine can connect to."""
+    if host in ("0.0.0.0", "::"):  # noqa: S104 (it is compared, not bound)
+        return "127.0.0.1"
+    return f"[{host}]" if ":" in host else host
+
+
+def _announce(url: str, token: str | None, backend: Backend, *, as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps({"url": url, "admin": ADMIN, "token": token}))
+    else:
+        click.echo(_welcome(url, token, backend))
+    sys.stdout.flush()
+
+
+def _welcome(url: str, token: str | None, backend: Backend) -> str:
+    shown_token = token or "(the one printed on the first start)"
+    where = "" if url == f"http://127.0.0.1:{DEFAULT_PORT}" else f" --endpoint {url}"
+    return (
+        f"lorahub registry at {url}   data: {backend.settings.registry_home}\n\n"
+        f"  Admin: {ADMIN}   Token: {shown_token}\n\n"
+        f"  First push, from another terminal:\n"
+        f"    echo {shown_token} | lorahub login {url} --token-file -\n"
+        f"    lorahub push ./my-adapter {ADMIN}/my-adapter{where}\n"
+        f"    lorahub pull {ADMIN}/my-adapter{where}\n\n"
+        f"  Ctrl-C stops it."
+    )
+
+
+def _first_admin(backend: Backend) -> str | None:
+    """Makes the admin account on the first start. Its token is kept in the home, readable by its owner only, so that
+    a restart can print it again; delete the file and it is shown no more.
+    """
+    path = backend.settings.registry_home / TOKEN_FILE
+    if backend.settings.first_admin and accounts.first_admin(backend) is None:
+        admin = accounts.add_user(backend, ADMIN, by=OPERATOR.name, is_admin=True)
+        token, _ = accounts.issue_token(backend, admin.id, by=OPERATOR.name, name="first start", scope="admin")
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(descriptor, "w") as file:
+            file.write(token + "\n")
+    return path.read_text().strip() if path.exists() else None
+
+
+def asgi() -> FastAPI:
+    """For other ASGI servers: `uvicorn --factory lorahub_registry.commands:asgi`, settings from the environment."""
+    return create_app(open_backend(None))
