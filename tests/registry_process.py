@@ -1,5 +1,6 @@
 """A real registry in a process of its own: started, killed, restarted, as an operator would."""
 
+import io
 import json
 import os
 import signal
@@ -7,15 +8,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, redirect_stdout, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import httpx2
 import sqlalchemy
-from click.testing import CliRunner
-from lorahub_registry.commands import admin
+from lorahub.cli.main import main as lorahub
 from services import production
 
 BIN = Path(sys.executable).parent
@@ -92,10 +93,10 @@ class Registry:
 
     def admin_command(self, *arguments: str) -> Any:
         """The JSON that `lorahub admin …` prints, beside the server; in this process, since a start takes seconds."""
-        given = [*arguments, "--home", str(self.home), "--json"]
-        result = CliRunner().invoke(admin, given, env=self.settings)
-        assert isinstance(result.exception, SystemExit | None), result.output
-        return json.loads(result.stdout)
+        said = io.StringIO()
+        with mock.patch.dict(os.environ, self.settings), redirect_stdout(said), suppress(SystemExit):
+            lorahub(["admin", *arguments, "--home", str(self.home), "--json"])
+        return json.loads(said.getvalue())
 
     def add_user(self, name: str) -> str:
         """The new user's token."""

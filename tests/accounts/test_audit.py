@@ -1,6 +1,7 @@
 """Each change leaves one row in the audit log, in its own transaction; nothing else leaves any."""
 
 import json
+import os
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -87,7 +88,8 @@ def test_the_log_is_exported_in_order(own_registry: Registry) -> None:
 
     def export(*bounds: str) -> list[dict[str, object]]:
         command = [LORAHUB, "admin", "audit", "export", "--home", str(own_registry.home), *bounds]
-        printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        environment = {**os.environ, **own_registry.settings}
+        printed = subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout
         return [json.loads(line) for line in printed.splitlines()]
 
     rows = export()

@@ -4,9 +4,8 @@ from pathlib import Path
 
 import click
 
-from lorahub_registry.commands.registry import as_json_option, home_option, open_backend, settings_of, show
+from lorahub_registry.commands.registry import as_json_option, home_option, open_backend, settings_of, show, unmigrated
 from lorahub_registry.features.backups import service as backups
-from lorahub_registry.infrastructure.backend import Backend
 from lorahub_registry.infrastructure.storage import BlobStore, open_storage
 from lorahub_registry.settings import Settings
 
@@ -53,7 +52,7 @@ def restore(place: str, backup_id: str | None, endpoint: str | None, home: Path 
 
     It has to be empty. Every byte is hashed on its way; at the end `fsck --deep` proves the whole.
     """
-    backend = Backend.open(settings_of(home))
+    backend = unmigrated(settings_of(home))
     report = backups.restore(backend, _place(backend.settings, place, endpoint), backup_id)
     show(report.as_json(), str(report), as_json=as_json)
     if report.problems:

@@ -25,19 +25,22 @@ def settings_of(home: Path | None) -> Settings:
 
 
 def open_backend(home: Path | None) -> Backend:
-    """The backend of this home until the command ends, its database at the schema of this program.
-
-    Raises `InvalidConfiguration`.
-    """
+    """What `unmigrated` gives, its database at the schema of this program. Raises `InvalidConfiguration`."""
     settings = settings_of(home)
     with usable(settings):
-        backend = Backend.open(settings)
-        if context := click.get_current_context(silent=True):
-            context.call_on_close(backend.database.close)
+        backend = unmigrated(settings)
         if settings.migrate:
             migrations.upgrade(backend.database)
         else:
             migrations.require_current(backend.database)
+    return backend
+
+
+def unmigrated(settings: Settings) -> Backend:
+    """The backend of these settings, until the command ends."""
+    backend = Backend.open(settings)
+    if context := click.get_current_context(silent=True):
+        context.call_on_close(backend.database.close)
     return backend
 
 

@@ -6,10 +6,17 @@ from pathlib import Path
 
 import click
 
-from lorahub_registry.commands.registry import as_json_option, home_option, open_backend, settings_of, show, usable
+from lorahub_registry.commands.registry import (
+    as_json_option,
+    home_option,
+    open_backend,
+    settings_of,
+    show,
+    unmigrated,
+    usable,
+)
 from lorahub_registry.features.catalog import service as catalog
 from lorahub_registry.features.maintenance import service as maintenance
-from lorahub_registry.infrastructure.backend import Backend
 from lorahub_registry.infrastructure.database import migrate as migrations
 
 
@@ -58,7 +65,7 @@ def scrub(most_bytes: int | None, home: Path | None, *, as_json: bool) -> None:
 @as_json_option
 def doctor(home: Path | None, *, as_json: bool) -> None:
     """Try out the database and the storage; exit status 8 if something that is needed doesn't work."""
-    examination = maintenance.examine(Backend.open(settings_of(home)))
+    examination = maintenance.examine(unmigrated(settings_of(home)))
     show(examination.as_json(), str(examination), as_json=as_json)
     if not examination.is_healthy:
         raise SystemExit(8)
@@ -82,7 +89,7 @@ def migrate(home: Path | None, *, check: bool, create_bucket: bool, as_json: boo
     """Bring the database to the schema of this program. Safe while the version before it runs, and from many places."""
     settings = settings_of(home)
     with usable(settings):
-        backend = Backend.open(settings)
+        backend = unmigrated(settings)
         if create_bucket and not check:
             backend.blobs.create()
         database = backend.database

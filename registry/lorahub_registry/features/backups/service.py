@@ -133,7 +133,7 @@ def back_up(backend: Backend, target: BlobStore) -> BackupReport:
     Raises `BlobVanished` where it took so long that bytes were collected meanwhile; then nothing says it is a backup.
     """
     _sweep(target)
-    backup_id = f"{now():%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
+    backup_id = f"{now():%Y%m%dT%H%M%S.%fZ}-{secrets.token_hex(3)}"  # in the order of time
     with Hold(backend) as hold:
         report = BackupReport(_dump_tables(backend.database, target, backup_id, hold.renew))
         _copy_blobs(backend, target, report, hold.renew)
