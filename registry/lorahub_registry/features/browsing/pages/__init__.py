@@ -1,8 +1,8 @@
 """One router for each kind of page, together in the order in which addresses are looked up."""
 
-from lorahub_registry.features.browsing.pages import home
+from lorahub_registry.features.browsing.pages import adapter, home
 from lorahub_registry.infrastructure.web.pages import PageRouter
 
 router = PageRouter()
-for part in (home,):
+for part in (home, adapter):
     router.include_router(part.router)
