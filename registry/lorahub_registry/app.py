@@ -20,6 +20,7 @@ from lorahub_registry.features.catalog import routes as catalog
 from lorahub_registry.features.checks import routes as checks
 from lorahub_registry.features.downloads import routes as downloads
 from lorahub_registry.features.merges import routes as merges
+from lorahub_registry.features.operations import pages as operation_pages
 from lorahub_registry.features.operations import routes as operations
 from lorahub_registry.features.operations.service import Prober
 from lorahub_registry.features.publishers import routes as publishers
@@ -90,6 +91,7 @@ def create_app(backend: Backend) -> FastAPI:
         downloads,
         asset_routes,
         account_pages,
+        operation_pages,
         browsing,
     ):
         app.include_router(feature.router)

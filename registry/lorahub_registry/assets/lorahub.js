@@ -26,11 +26,6 @@ document.addEventListener("keydown", (event) => {
   search.select();
 });
 
-// Facets that are open on a wide window would hide the results of a narrow one.
-if (matchMedia("(max-width: 48rem)").matches) {
-  for (const facet of document.querySelectorAll(".facets details:not([data-chosen])")) facet.open = false;
-}
-
 for (const select of document.querySelectorAll("select[data-submits]")) {
   select.addEventListener("change", () => select.form.requestSubmit());
 }

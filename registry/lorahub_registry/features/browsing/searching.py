@@ -49,6 +49,15 @@ SORTS = {
     "createdAt": "newest",
 }
 WORDS = {
+    "rank": {
+        "..4": "up to 4",
+        "5..8": "5 to 8",
+        "9..16": "9 to 16",
+        "17..32": "17 to 32",
+        "33..64": "33 to 64",
+        "65..": "65 and more",
+    },
+    "size": {"..1M": "below 1M", "1M..10M": "1M to 10M", "10M..100M": "10M to 100M", "100M..": "100M and more"},
     "updated": {"7": "last 7 days", "30": "last 30 days", "365": "last year"},
     "verdict": {"compatible": "same base", "fits": "fits, untested", "incompatible": "does not fit"},
     "kind": {"language": "language model", "diffusion": "image and video"},

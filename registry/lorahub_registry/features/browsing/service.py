@@ -22,6 +22,12 @@ def adapters(
     return rows_of(backend, found.models), found.cursor
 
 
+def commonest_bases(backend: Backend, principal: Principal) -> list[dict[str, Any]]:
+    """Base models by how many visible adapters name them."""
+    counts = catalog.count(backend, principal, Search()).counts["base"]
+    return [{"name": name, "adapters": count} for name, count in counts.items()]
+
+
 def rows_of(backend: Backend, models: Sequence[Model]) -> list[dict[str, Any]]:
     measured = recorded_of(backend, [model.commit.id for model in models])
     return [_row(model, measured.get(model.commit.id)) for model in models]

@@ -209,6 +209,12 @@ def recorded_of(backend: Backend, commit_ids: Sequence[CommitId]) -> dict[Commit
         return queries.recorded_of(session, commit_ids)
 
 
+def policy_of(backend: Backend, repository: Repository) -> str:
+    """Whoever asks has decided that the caller may know."""
+    with backend.database.read() as session:
+        return queries.policy_of(session, repository.id)
+
+
 def set_policy(backend: Backend, principal: Principal, name: RepositoryName, policy: str) -> str:
     """`refuse` or `warn`: what happens to an adapter that doesn't fit its base. Raises as `permitted`."""
     if policy not in POLICIES:

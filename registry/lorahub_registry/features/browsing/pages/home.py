@@ -15,4 +15,9 @@ SHOWN = 8
 def home(view: ViewDep) -> Response:
     newest, _ = service.adapters(view.backend, view.principal, Search(), limit=SHOWN)
     used, _ = service.adapters(view.backend, view.principal, Search(sort="trendingScore"), limit=SHOWN)
-    return view.render("browsing/home.html", {"newest": newest, "used": used})
+    data = {
+        "newest": newest,
+        "used": [row for row in used if row["downloads"]],
+        "bases": service.commonest_bases(view.backend, view.principal),
+    }
+    return view.render("browsing/home.html", data)
