@@ -9,15 +9,18 @@ from typing import Any
 from anyio import to_thread
 from fastapi import FastAPI
 
+from lorahub_registry.features.accounts import pages as account_pages
 from lorahub_registry.features.accounts import routes as accounts
 from lorahub_registry.features.accounts.caller import Anybody
 from lorahub_registry.features.bases import routes as bases
 from lorahub_registry.features.blobs import routes as blobs
+from lorahub_registry.features.browsing import pages as browsing
 from lorahub_registry.features.bundles import routes as bundles
 from lorahub_registry.features.catalog import routes as catalog
 from lorahub_registry.features.checks import routes as checks
 from lorahub_registry.features.downloads import routes as downloads
 from lorahub_registry.features.merges import routes as merges
+from lorahub_registry.features.operations import pages as operation_pages
 from lorahub_registry.features.operations import routes as operations
 from lorahub_registry.features.operations.service import Prober
 from lorahub_registry.features.publishers import routes as publishers
@@ -30,7 +33,7 @@ from lorahub_registry.features.uploads import routes as uploads
 from lorahub_registry.infrastructure import failpoints
 from lorahub_registry.infrastructure.backend import Backend
 from lorahub_registry.infrastructure.database import now
-from lorahub_registry.infrastructure.web import problems
+from lorahub_registry.infrastructure.web import asset_routes, problems
 from lorahub_registry.infrastructure.web.description import describe
 from lorahub_registry.infrastructure.web.observing import Observing
 from lorahub_registry.infrastructure.web.rates import Rates
@@ -86,6 +89,10 @@ def create_app(backend: Backend) -> FastAPI:
         publishing,
         catalog,
         downloads,
+        asset_routes,
+        account_pages,
+        operation_pages,
+        browsing,
     ):
         app.include_router(feature.router)
     app.add_middleware(RawPath)

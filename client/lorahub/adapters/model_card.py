@@ -56,6 +56,12 @@ def validate_card(text: str) -> CardReport:
     return CardReport(metadata=metadata, errors=_faults(metadata))
 
 
+def body_of(text: str) -> str:
+    """What a card says below its metadata."""
+    block = _BLOCK.match(text)
+    return (text if block is None else text[block.end() :]).strip()
+
+
 def _faults(metadata: dict[str, Any]) -> list[str]:
     faults = []
     licence = metadata.get("license")

@@ -6,10 +6,12 @@ from fastapi import Depends, Request
 from lorahub.errors import InvalidToken
 
 from lorahub_registry.features.accounts.permissions import Principal
-from lorahub_registry.features.accounts.service import authenticate
+from lorahub_registry.features.accounts.service import authenticate, principal_of_session
 from lorahub_registry.infrastructure.web.backend import BackendDep
 from lorahub_registry.infrastructure.web.description import authenticates, refuses
 from lorahub_registry.infrastructure.web.rates import Kind, address_of, admit, kind_of
+
+SESSION_COOKIE = "lorahub_session"
 
 
 @authenticates("token")
@@ -17,7 +19,7 @@ from lorahub_registry.infrastructure.web.rates import Kind, address_of, admit, k
 def the_caller(request: Request, backend: BackendDep) -> Principal:
     """Anonymous without an Authorization header. Raises `InvalidToken`, `TooManyRequests`."""
     try:
-        principal = authenticate(backend, _token(request))
+        principal = _of_session(request, backend) or authenticate(backend, _token(request))
     except InvalidToken:
         admit(request, Kind.LOGIN, address_of(request))
         raise
@@ -25,6 +27,19 @@ def the_caller(request: Request, backend: BackendDep) -> Principal:
     caller = address_of(request) if principal.is_anonymous else f"account {principal.account_id}"
     admit(request, kind_of(request), caller)
     return principal
+
+
+def _of_session(request: Request, backend: BackendDep) -> Principal | None:
+    """A browser downloads files as whoever is logged in there; nothing else of the API takes its cookie."""
+    cookie = request.cookies.get(SESSION_COOKIE)
+    if cookie is None or "authorization" in request.headers or request.method not in ("GET", "HEAD"):
+        return None
+    if kind_of(request) is not Kind.RESOLVE:
+        return None
+    try:
+        return principal_of_session(backend, cookie)
+    except InvalidToken:
+        return None
 
 
 def count_address(request: Request) -> None:

@@ -7,7 +7,7 @@ from sqlalchemy import delete, select, update
 
 from lorahub_registry.infrastructure.database import Session, now
 from lorahub_registry.infrastructure.database.tables import Account as AccountRow
-from lorahub_registry.infrastructure.database.tables import Membership, RetiredName
+from lorahub_registry.infrastructure.database.tables import Membership, RetiredName, WebSession
 from lorahub_registry.infrastructure.database.tables import Token as TokenRow
 
 
@@ -111,6 +111,28 @@ def revoke_token(session: Session, token_id: int, *, account_id: int) -> bool:
 
 def touch_token(session: Session, token_id: int) -> None:
     session.execute(update(TokenRow).where(TokenRow.id == token_id).values(last_used_at=now()))
+
+
+def token_by_session(session: Session, sha256: str) -> tuple[Token, Account] | None:
+    """Of a browser's session that isn't over."""
+    found = session.execute(
+        select(TokenRow, AccountRow)
+        .join(AccountRow, AccountRow.id == TokenRow.account_id)
+        .join(WebSession, WebSession.token_id == TokenRow.id)
+        .where(WebSession.sha256 == sha256, WebSession.expires_at > now())
+    ).first()
+    return None if found is None else (_token(found[0]), _account(found[1]))
+
+
+def insert_session(session: Session, sha256: str, *, token_id: int, expires_at: datetime) -> None:
+    """Sessions that are over go on the way."""
+    session.execute(delete(WebSession).where(WebSession.expires_at <= now()))
+    session.add(WebSession(sha256=sha256, token_id=token_id, created_at=now(), expires_at=expires_at))
+
+
+def delete_session(session: Session, sha256: str) -> bool:
+    removed = session.execute(delete(WebSession).where(WebSession.sha256 == sha256).returning(WebSession.sha256))
+    return removed.first() is not None
 
 
 def memberships_of(session: Session, user_id: int) -> list[tuple[Account, str]]:

@@ -1,5 +1,6 @@
 """Accounts, organisations and tokens: who somebody is, proved by a token that is stored as its SHA-256 only."""
 
+import secrets
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -36,6 +37,8 @@ __all__ = ["Account", "Event", "Token"]
 
 LAST_USED_RESOLUTION = timedelta(minutes=1)
 MAX_TOKEN_DAYS = 3650
+SESSION_LIFETIME = timedelta(days=30)
+"""Of a browser that logged in."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,12 +62,46 @@ def authenticate(backend: Backend, token: str | None) -> Principal:
     return principal
 
 
+def principal_of_session(backend: Backend, cookie: str) -> Principal:
+    """The principal behind a browser's session: that of the token it was opened with. Raises `InvalidToken`."""
+    with backend.database.read() as session:
+        found = queries.token_by_session(session, sha256_of(cookie.encode()))
+        if found is None or not _is_good(*found):
+            raise InvalidToken("the session is over", hint="log in again")
+        return _acting(session, *found)
+
+
+def log_in(backend: Backend, token: str) -> str:
+    """Opens a browser's session with a token; the cookie, shown this once. Raises `InvalidToken`."""
+    cookie = secrets.token_urlsafe(32)
+    with backend.database.write() as session:
+        principal, _ = _principal(session, token)
+        token_id = principal.token_id or 0
+        queries.insert_session(
+            session, sha256_of(cookie.encode()), token_id=token_id, expires_at=now() + SESSION_LIFETIME
+        )
+        _record(session, principal, "session.create", principal.name)
+    return cookie
+
+
+def log_out(backend: Backend, principal: Principal, cookie: str) -> None:
+    """The cookie is worth nothing afterwards, wherever it is kept."""
+    with backend.database.write() as session:
+        if queries.delete_session(session, sha256_of(cookie.encode())):
+            _record(session, principal, "session.end", principal.name)
+
+
 def _principal(session: Session, token: str) -> tuple[Principal, bool]:
     found = queries.token_by_sha256(session, sha256_of(token.encode())) if is_well_formed(token) else None
     if found is None or not _is_good(*found):
         raise InvalidToken("Invalid credentials in Authorization header", hint="log in again: lorahub login")
     known, account = found
-    principal = Principal(
+    is_stale = known.last_used_at is None or now() - known.last_used_at > LAST_USED_RESOLUTION
+    return _acting(session, known, account), is_stale
+
+
+def _acting(session: Session, known: Token, account: Account) -> Principal:
+    return Principal(
         account_id=account.id,
         name=account.name,
         is_admin=account.is_admin,
@@ -75,7 +112,6 @@ def _principal(session: Session, token: str) -> tuple[Principal, bool]:
         token_name=known.name,
         roles=_roles(session, account),
     )
-    return principal, known.last_used_at is None or now() - known.last_used_at > LAST_USED_RESOLUTION
 
 
 def _roles(session: Session, account: Account) -> dict[str, Level]:

@@ -7,9 +7,10 @@ from typing import Any
 
 from lorahub.protocol.digests import CommitId
 from lorahub.protocol.names import similarity_key
-from sqlalchemy import ColumnElement, func, insert, literal, select, tuple_, update
+from sqlalchemy import ColumnElement, func, insert, literal, or_, select, tuple_, update
 from sqlalchemy.exc import IntegrityError
 
+from lorahub_registry.features.catalog.facets import Match
 from lorahub_registry.features.catalog.facts import Facts
 from lorahub_registry.features.catalog.search import Search, Sort
 from lorahub_registry.infrastructure.database import Session
@@ -183,6 +184,8 @@ _SORT_KEYS: Mapping[Sort, Any] = {
 
 def _conditions(session: Session, search: Search) -> list[ColumnElement[bool]]:
     conditions = [name_contains(session, text) for text in search.texts]
+    conditions += [or_(name_contains(session, word), has_terms(session, [f"tag:{word}"])) for word in search.words]
+    conditions += [Repository.updated_at >= search.since] if search.since is not None else []
     if search.terms:
         conditions.append(has_terms(session, search.terms))
     if search.author is not None:
@@ -201,6 +204,26 @@ def _conditions(session: Session, search: Search) -> list[ColumnElement[bool]]:
         conditions += [column >= least] if least is not None else []
         conditions += [column <= most] if most is not None else []
     return conditions
+
+
+def matches(session: Session, search: Search, *, visible_namespaces: Sequence[int] | None, limit: int) -> list[Match]:
+    """The repositories that `search` finds, at most `limit`, those that changed last."""
+    columns = (
+        CatalogEntry.terms,
+        CatalogEntry.least_rank,
+        CatalogEntry.most_rank,
+        CatalogEntry.parameters,
+        Repository.namespace,
+        Repository.updated_at,
+    )
+    statement = (
+        select(*columns)
+        .join(Repository, Repository.id == CatalogEntry.repository_id)
+        .where(is_listed(visible_namespaces), *_conditions(session, search))
+        .order_by(Repository.updated_at.desc(), Repository.id.desc())
+        .limit(limit)
+    )
+    return [Match(*row) for row in session.execute(statement)]
 
 
 # --- counts -----------------------------------------------------------------------------------------------------------

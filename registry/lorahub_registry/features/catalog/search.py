@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Literal
 
 from lorahub.errors import InvalidInput
@@ -35,6 +36,8 @@ class Search:
 
     texts: tuple[str, ...] = ()
     """Lower case; each a part of `namespace/name`."""
+    words: tuple[str, ...] = ()
+    """Lower case; each a part of `namespace/name`, or a tag."""
     author: str | None = None
     tags: tuple[str, ...] = ()
     is_gated: bool | None = None
@@ -46,6 +49,8 @@ class Search:
     """`target:q_proj`, `fits:vllm`, `method:lora`, `verdict:fits`: what was measured of an adapter."""
     least_rank: int | None = None
     most_rank: int | None = None
+    since: datetime | None = None
+    """Changed at this time or after it."""
     sort: Sort = "lastModified"
 
     @property
@@ -58,7 +63,7 @@ class Search:
     def asks_for_contents(self) -> bool:
         """Of `main`, not only of the repository itself."""
         bounds = (self.least_parameters, self.most_parameters, self.least_rank, self.most_rank)
-        return bool(self.texts or self.terms) or any(bound is not None for bound in bounds)
+        return bool(self.texts or self.words or self.terms) or any(bound is not None for bound in bounds)
 
 
 def parse_ranks(text: str) -> tuple[int, int]:

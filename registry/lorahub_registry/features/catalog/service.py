@@ -17,7 +17,7 @@ from lorahub.protocol.names import RepositoryName
 
 from lorahub_registry.features.accounts.permissions import Principal
 from lorahub_registry.features.blobs.service import Blob, known_blobs, read_blob
-from lorahub_registry.features.catalog import queries
+from lorahub_registry.features.catalog import facets, queries
 from lorahub_registry.features.catalog.facts import Facts, derive, gather
 from lorahub_registry.features.catalog.queries import Entry, Measured, Position
 from lorahub_registry.features.catalog.search import Search, Sort
@@ -35,7 +35,7 @@ from lorahub_registry.features.repositories.service import (
 from lorahub_registry.features.revisions import service as revisions
 from lorahub_registry.features.revisions.service import Commit, RevisionFile
 from lorahub_registry.infrastructure.backend import Backend
-from lorahub_registry.infrastructure.database import Session
+from lorahub_registry.infrastructure.database import Session, now
 
 __all__ = ["Facts", "derive_facts", "record_facts"]
 
@@ -43,6 +43,7 @@ logger = logging.getLogger("lorahub")
 
 CURSOR_LIFETIME = timedelta(days=1)
 MOST_TAGS_LISTED = 2000
+MOST_COUNTED = 2000
 _MODELS_ASKED = 5000
 _REINDEXED_AT_ONCE = 500
 _NO_ADAPTER = Measured(None, (), None, None)
@@ -131,6 +132,7 @@ def _entry(facts: Facts, measured: Measured) -> Entry:
     terms = [f"tag:{tag}" for tag in facts.tags]
     terms += [f"base:{measured.base.lower()}"] if measured.base else []
     terms += measured.labels
+    terms += facets.terms_of(facts)
     usable = [term for term in dict.fromkeys(terms) if len(term) <= MOST_TERM_LENGTH]
     total = (facts.safetensors or {}).get("total")
     return Entry(usable, measured.least_rank, measured.most_rank, total)
@@ -293,6 +295,24 @@ def _read_cursor(backend: Backend, cursor: str, sort: Sort) -> Position:
         )
     value = written["value"]
     return Position(datetime.fromisoformat(value) if isinstance(value, str) else value, written["id"])
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """How many repositories a search finds, and of each facet's values how many. Not `is_whole`: at least so many."""
+
+    total: int
+    is_whole: bool
+    counts: Mapping[str, Mapping[str, int]]
+
+
+def count(backend: Backend, principal: Principal, search: Search) -> Counts:
+    """Among the `MOST_COUNTED` visible ones that changed last: what nobody may see is in no count."""
+    with backend.database.read() as session:
+        namespaces = visible_namespaces(session, principal)
+        found = queries.matches(session, search, visible_namespaces=namespaces, limit=MOST_COUNTED + 1)
+    counted = found[:MOST_COUNTED]
+    return Counts(len(counted), len(found) <= MOST_COUNTED, facets.count(counted, at=now()))
 
 
 def public_tags(backend: Backend) -> list[str]:

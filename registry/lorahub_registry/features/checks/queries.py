@@ -92,6 +92,25 @@ def facts_of(session: Session, commit_id: str) -> AdapterFacts | None:
     return session.get(AdapterFacts, commit_id)
 
 
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """What was measured of a commit's adapter when it was pushed, and the verdict then."""
+
+    digest: str
+    method: str
+    verdict: str
+    facts: dict[str, Any]
+    report: dict[str, Any]
+
+
+def recorded_of(session: Session, commit_ids: Sequence[str]) -> dict[CommitId, Recorded]:
+    """Of those that are adapters."""
+    rows = session.scalars(select(AdapterFacts).where(AdapterFacts.commit_id.in_(commit_ids)))
+    return {
+        CommitId(row.commit_id): Recorded(row.digest, row.method, row.verdict, row.facts, row.report) for row in rows
+    }
+
+
 # --- verdicts ---------------------------------------------------------------------------------------------------------
 
 

@@ -28,7 +28,7 @@ from lorahub_registry.features.bases.revision_files import RevisionFiles, Stored
 from lorahub_registry.features.bases.service import Found
 from lorahub_registry.features.blobs.service import Blob, known_blobs
 from lorahub_registry.features.checks import queries
-from lorahub_registry.features.checks.queries import Judged, Verdict
+from lorahub_registry.features.checks.queries import Judged, Recorded, Verdict
 from lorahub_registry.features.repositories.service import (
     Repository,
     permitted,
@@ -40,7 +40,7 @@ from lorahub_registry.features.revisions import service as revisions
 from lorahub_registry.infrastructure.backend import Backend
 from lorahub_registry.infrastructure.database import Session
 
-__all__ = ["Judged"]
+__all__ = ["Judged", "Recorded"]
 
 logger = logging.getLogger("lorahub")
 
@@ -201,6 +201,18 @@ _MALFORMED = frozenset(
 def record(session: Session, commit_id: str, judged: Judged) -> None:
     """Inside the transaction that makes the commit."""
     queries.insert_facts(session, commit_id, judged)
+
+
+def recorded_of(backend: Backend, commit_ids: Sequence[CommitId]) -> dict[CommitId, Recorded]:
+    """Of those that are adapters. Whoever asks has decided that the caller may see them."""
+    with backend.database.read() as session:
+        return queries.recorded_of(session, commit_ids)
+
+
+def policy_of(backend: Backend, repository: Repository) -> str:
+    """Whoever asks has decided that the caller may know."""
+    with backend.database.read() as session:
+        return queries.policy_of(session, repository.id)
 
 
 def set_policy(backend: Backend, principal: Principal, name: RepositoryName, policy: str) -> str:

@@ -144,6 +144,16 @@ class Token(Table):
     revoked_at: Mapped[datetime | None]
 
 
+class WebSession(Table):
+    """A browser that somebody logged in with a token: it may what the token may, as long as the token may."""
+
+    __tablename__ = "web_sessions"
+    sha256: Mapped[str] = mapped_column(String(64), primary_key=True)  # of the cookie
+    token_id: Mapped[int] = mapped_column(ForeignKey("tokens.id", ondelete="CASCADE"), index=True)
+    created_at: Mapped[datetime]
+    expires_at: Mapped[datetime] = mapped_column(index=True)
+
+
 class AuditEvent(Table):
     """One row for each change, written in the change's own transaction; never updated or deleted."""
 

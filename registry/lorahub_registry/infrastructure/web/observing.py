@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from lorahub_registry.infrastructure import metrics
@@ -59,7 +60,7 @@ class Observing:
         except Exception as error:
             if seen.status is not None:
                 raise  # in the middle of an answer: only a broken connection can say so
-            await problems.unexpected(error)(scope, counted_receive, counted_send)
+            await problems.unexpected(Request(scope), error)(scope, counted_receive, counted_send)
         finally:
             metrics.IN_FLIGHT.dec()
             _tell(scope, seen, time.perf_counter() - started)

@@ -2,15 +2,17 @@
 
 import logging
 from typing import Any
+from urllib.parse import quote, urlsplit
 
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, RedirectResponse
 from lorahub.errors import (
     EntryNotFound,
     InvalidInput,
     InvalidToken,
     LorahubError,
+    NotAuthenticated,
     RangeNotSatisfiable,
     RepositoryMoved,
     RouteNotFound,
@@ -23,6 +25,7 @@ from starlette.exceptions import HTTPException
 
 from lorahub_registry.infrastructure import metrics
 from lorahub_registry.infrastructure.database.failures import meaning_of
+from lorahub_registry.infrastructure.web import pages
 
 logger = logging.getLogger("lorahub")
 
@@ -34,6 +37,18 @@ def render(error: LorahubError) -> JSONResponse:
     if "url" in error.facts:
         body["url"] = error.facts["url"]  # where a client of the Hub looks for it when it may use what exists
     return JSONResponse(body, status_code=error.status, headers=_headers(error))
+
+
+def answer(request: Request, error: LorahubError) -> Response:
+    """A page for a person's browser, JSON for everybody else; a browser that has to log in is led there."""
+    if not pages.wants_page(request):
+        return render(error)
+    root = urlsplit(request.app.state.backend.settings.public_url or "").path.rstrip("/")
+    if isinstance(error, NotAuthenticated) and request.method == "GET":
+        query = f"?{request.url.query}" if request.url.query else ""
+        return RedirectResponse(f"{root}/login?next={quote(request.scope['path'] + query, safe='')}", status_code=303)
+    metrics.REFUSALS.labels(error.code).inc()
+    return pages.render_error(request, error, headers=_headers(error), root=root)
 
 
 def _headers(error: LorahubError) -> dict[str, str]:
@@ -70,21 +85,21 @@ def install(app: FastAPI) -> None:
     """Every way a request can be expected to fail ends in `render`; `observing` has the rest."""
 
     @app.exception_handler(LorahubError)
-    def ours(request: Request, error: LorahubError) -> JSONResponse:
+    def ours(request: Request, error: LorahubError) -> Response:
         if isinstance(error, RepositoryMoved):
             return _redirect(request, error)
         if error.status >= 500 and error.status not in (501, 507):
             logger.error("%s: %s", error.code, error.message)
-        return render(error)
+        return answer(request, error)
 
     @app.exception_handler(RequestValidationError)
-    def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
-        return render(InvalidInput(validation_message(error.errors())))
+    def invalid(request: Request, error: RequestValidationError) -> Response:
+        return answer(request, InvalidInput(validation_message(error.errors())))
 
     @app.exception_handler(HTTPException)
-    def routing(request: Request, error: HTTPException) -> JSONResponse:
+    def routing(request: Request, error: HTTPException) -> Response:
         known = RouteNotFound("this registry has nothing at this address", hint="see docs/http-api.md for what it has")
-        response = render(known if error.status_code == 404 else InvalidInput(str(error.detail)))
+        response = answer(request, known if error.status_code == 404 else InvalidInput(str(error.detail)))
         response.status_code = error.status_code
         response.headers.update(error.headers or {})
         if request.method == "HEAD":
@@ -93,14 +108,15 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(DBAPIError)
     @app.exception_handler(NoConnectionFree)
-    def database(_: Request, error: DBAPIError | NoConnectionFree) -> JSONResponse:
-        return render(meaning_of(error))
+    def database(request: Request, error: DBAPIError | NoConnectionFree) -> Response:
+        return answer(request, meaning_of(error))
 
 
-def unexpected(error: Exception) -> JSONResponse:
+def unexpected(request: Request, error: Exception) -> Response:
     """What nothing above expected: a bug of ours, logged under the request's id."""
     logger.error("unexpected %s", type(error).__name__, exc_info=error)
-    return render(LorahubError("the registry failed; this is a bug in lorahub", hint="report it with the request id"))
+    bug = LorahubError("the registry failed; this is a bug in lorahub", hint="report it with the request id")
+    return answer(request, bug)
 
 
 def validation_message(errors: Any) -> str:

@@ -1,0 +1,1 @@
+"""The catalog's pages: what features below know, put together for people."""

@@ -1,0 +1,114 @@
+"""An adapter's pages: what it is, its versions, files, commits, weights, training, lineage, and what takes it."""
+
+from typing import Annotated, Any
+
+from fastapi import Depends, Path, Response
+from lorahub.adapters.model_card import body_of
+from lorahub.protocol.names import RepositoryName
+
+from lorahub_registry.features.accounts.viewer import View, ViewDep
+from lorahub_registry.features.browsing import adapters, lineage, training
+from lorahub_registry.features.browsing.adapters import Opened
+from lorahub_registry.infrastructure.web.pages import PageRouter
+from lorahub_registry.infrastructure.web.parameters import PathInRevision, Repo, Revision
+from lorahub_registry.infrastructure.web.raw_path import decode
+
+router = PageRouter()
+ADAPTER = "/{namespace:namespace}/{name}"
+
+
+def show(view: View, opened: Opened, tab: str, data: dict[str, Any], **html: Any) -> Response:
+    """A page of the adapter: what all of them begin with, and the tab's own data."""
+    return view.render(f"browsing/adapter/{tab}.html", {"adapter": opened.shown, **data}, html={"tab": tab, **html})
+
+
+def opened_at(view: View, repo: RepositoryName, revision: str | None) -> Opened:
+    return adapters.open_adapter(view.backend, view.principal, repo, revision)
+
+
+def usual(view: ViewDep, repo: Repo) -> Opened:
+    return opened_at(view, repo, None)
+
+
+def at_revision(view: ViewDep, repo: Repo, rev: Revision) -> Opened:
+    return opened_at(view, repo, rev)
+
+
+Usual = Annotated[Opened, Depends(usual)]
+AtRevision = Annotated[Opened, Depends(at_revision)]
+
+
+@router.page(ADAPTER + "/v/{rev}")
+def version(view: ViewDep, opened: AtRevision) -> Response:
+    return _overview(view, opened)
+
+
+def _overview(view: View, opened: Opened) -> Response:
+    text = adapters.text_of(view.backend, opened, view.principal, adapters.CARD) if opened.is_readable else None
+    files = _top(view, opened) if opened.is_readable else []
+    return show(view, opened, "overview", {"files": files, "readme": None if text is None else body_of(text)})
+
+
+def _top(view: View, opened: Opened) -> list[dict[str, Any]]:
+    return adapters.folder_of(view.backend, view.principal, opened.name, opened.revision, "")
+
+
+@router.page(ADAPTER + "/versions")
+def versions(view: ViewDep, opened: Usual) -> Response:
+    rows = adapters.versions_of(view.backend, view.principal, opened.name)
+    aliases = adapters.aliases_of(view.backend, view.principal, opened.name)
+    return show(view, opened, "versions", {"rows": rows, "aliases": aliases})
+
+
+@router.page(ADAPTER + "/commits/{rev}")
+def commits(view: ViewDep, opened: AtRevision, cursor: str | None = None) -> Response:
+    rows, following = adapters.commits_of(view.backend, view.principal, opened.name, cursor or opened.revision)
+    return show(view, opened, "commits", {"rows": rows, "following": following})
+
+
+@router.page(ADAPTER + "/tree/{rev}")
+def files(view: ViewDep, opened: AtRevision) -> Response:
+    return _folder(view, opened, "")
+
+
+@router.page(ADAPTER + "/tree/{rev}/{path:path}", twin=False)
+def folder(view: ViewDep, opened: AtRevision, path: Annotated[str, Path()]) -> Response:
+    return _folder(view, opened, decode(path).strip("/"))
+
+
+def _folder(view: View, opened: Opened, path: str) -> Response:
+    entries = adapters.folder_of(view.backend, view.principal, opened.name, opened.revision, path)
+    names = adapters.branches_of(view.backend, view.principal, opened.name)
+    return show(view, opened, "files", {"folder": path, "entries": entries, "branches": names})
+
+
+@router.page(ADAPTER + "/blob/{rev}/{path:path}", twin=False)
+def file(view: ViewDep, opened: AtRevision, path: PathInRevision) -> Response:
+    found = adapters.file_of(view.backend, view.principal, opened.name, opened.revision, path)
+    return show(view, opened, "file", {"file": found})
+
+
+@router.page(ADAPTER + "/weights/{rev}")
+def weights(view: ViewDep, opened: AtRevision) -> Response:
+    return show(view, opened, "weights", adapters.statistics_of(view.backend, view.principal, opened))
+
+
+@router.page(ADAPTER + "/training/{rev}")
+def training_run(view: ViewDep, opened: AtRevision) -> Response:
+    text = adapters.text_of(view.backend, opened, view.principal, training.STATE)
+    return show(view, opened, "training", {"points": training.points(text or "")})
+
+
+@router.page(ADAPTER + "/lineage")
+def lineage_of(view: ViewDep, opened: Usual) -> Response:
+    return show(view, opened, "lineage", lineage.around(view.backend, view.principal, opened))
+
+
+@router.page(ADAPTER + "/compat")
+def compat(view: ViewDep, opened: Usual) -> Response:
+    return show(view, opened, "compat", {})
+
+
+@router.page(ADAPTER)
+def overview(view: ViewDep, opened: Usual) -> Response:
+    return _overview(view, opened)

@@ -1,0 +1,113 @@
+"""What a search can be narrowed by: terms that follow from a revision's facts, and their counts. Pure.
+
+A term is `kind:value`. Those of an adapter's check (`method:lora`, `fits:vllm`, `target:q_proj`, `verdict:fits`) are
+measured; these here are said by card and configuration, and bear other names.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from lorahub_registry.features.catalog.facts import Facts
+
+MOST_VALUE_LENGTH = 96  # characters
+MOST_LISTED = 12  # values of one facet
+
+TERM_FACETS = (
+    "base", "kind", "fits", "target", "method", "format", "task", "language", "license", "dtype", "has", "verdict",
+    "library", "tag",
+)  # fmt: skip
+"""Kinds of terms that a search takes as they are."""
+
+COUNTED = tuple(facet for facet in TERM_FACETS if facet != "tag")
+
+RANKS = {"..4": (1, 4), "5..8": (5, 8), "9..16": (9, 16), "17..32": (17, 32), "33..64": (33, 64), "65..": (65, None)}
+SIZES = {"..1M": (0, 10**6), "1M..10M": (10**6, 10**7), "10M..100M": (10**7, 10**8), "100M..": (10**8, None)}
+"""Of parameters; from, and up to but without."""
+AGES = {"7": timedelta(days=7), "30": timedelta(days=30), "365": timedelta(days=365)}
+
+_LANGUAGE_TASKS = ("text-generation", "text2text-generation", "text-classification", "token-classification",
+                   "question-answering", "feature-extraction", "fill-mask", "summarization", "translation")  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """What is counted of one repository that a search found."""
+
+    terms: Sequence[str]
+    least_rank: int | None
+    most_rank: int | None
+    parameters: int | None
+    namespace: str
+    updated_at: datetime
+
+
+def terms_of(facts: Facts) -> Iterator[str]:
+    """What a search by facets finds a revision by."""
+    card = facts.card_data or {}
+    yield f"kind:{_kind(facts)}"
+    named = {"task": [facts.pipeline_tag], "library": [facts.library_name], "dtype": [_dtype(facts)]}
+    listed = {name: _listed(card.get(name)) for name in ("language", "license")}
+    for name, values in {**named, **listed}.items():
+        yield from (f"{name}:{value.lower()}" for value in values if value and _is_usable(value))
+    for what, is_there in (
+        ("evals", card.get("model-index")),
+        ("trigger words", card.get("instance_prompt")),
+        ("previews", card.get("widget")),
+    ):
+        if is_there:
+            yield f"has:{what}"
+
+
+def _kind(facts: Facts) -> str:
+    if facts.library_name == "diffusers" or facts.pipeline_tag in ("text-to-image", "image-to-image", "text-to-video"):
+        return "diffusion"
+    return "language" if facts.pipeline_tag in _LANGUAGE_TASKS else "other"
+
+
+def _dtype(facts: Facts) -> str | None:
+    """That of most parameters."""
+    counts = (facts.safetensors or {}).get("parameters") or {}
+    return max(counts, key=lambda name: counts[name]) if counts else None
+
+
+def _listed(value: object) -> list[str]:
+    values = value if isinstance(value, list) else [value]
+    return [one for one in values if isinstance(one, str)][:20]
+
+
+def _is_usable(value: str) -> bool:
+    return len(value) <= MOST_VALUE_LENGTH and value.isprintable()
+
+
+def count(matches: Iterable[Match], *, at: datetime) -> dict[str, dict[str, int]]:
+    """How many of the matches have each value, by facet; the commonest first, ranges in their own order."""
+    counts: dict[str, Counter[str]] = {facet: Counter() for facet in (*COUNTED, "author", "rank", "size", "updated")}
+    for match in matches:
+        for term in match.terms:
+            kind, _, value = term.partition(":")
+            if kind in COUNTED:
+                counts[kind][value] += 1
+        counts["author"][match.namespace] += 1
+        counts["rank"].update(name for name, (low, high) in RANKS.items() if _meets(match, low, high))
+        counts["size"].update(_size_of(match))
+        counts["updated"].update(name for name, age in AGES.items() if at - match.updated_at <= age)
+    ordered = {"rank": RANKS, "size": SIZES, "updated": AGES}
+    return {
+        facet: {name: found[name] for name in ordered[facet] if found[name]}
+        if facet in ordered
+        else dict(sorted(found.items(), key=lambda item: (-item[1], item[0]))[:MOST_LISTED])
+        for facet, found in counts.items()
+    }
+
+
+def _meets(match: Match, low: int, high: int | None) -> bool:
+    if match.least_rank is None or match.most_rank is None:
+        return False
+    return match.most_rank >= low and (high is None or match.least_rank <= high)
+
+
+def _size_of(match: Match) -> list[str]:
+    size = match.parameters
+    return [] if size is None else [n for n, (low, high) in SIZES.items() if size >= low and (not high or size < high)]

@@ -1,0 +1,10 @@
+"""Addresses of pages, for tests that look at all of them."""
+
+OF_THE_REGISTRY = ["/", "/search", "/search?search=sql", "/search?rank=..4&license=mit", "/search?base=nothing/here",
+                   "/bases", "/by-hash", "/by-hash/" + "0" * 64, "/login"]  # fmt: skip
+OF_SOMEBODY = ["/settings", "/tokens", "/notifications", "/organizations/pages-org/members"]
+OF_ADMINISTRATORS = ["/admin", "/admin/users", "/admin/jobs", "/admin/quarantine", "/admin/audit"]
+OF_A_REPOSITORY = ["", "/v/v1", "/versions", "/commits/main", "/tree/main", "/tree/main/notes",
+                   "/blob/main/README.md", "/blob/main/adapter_model.safetensors", "/weights/main",
+                   "/training/main", "/lineage", "/compat"]  # fmt: skip
+TWINS = {"/blob/main/README.md": False, "/blob/main/adapter_model.safetensors": False, "/tree/main/notes": False}

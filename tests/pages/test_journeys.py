@@ -1,0 +1,108 @@
+"""What people do in the catalog, in a real browser, with scripts and without."""
+
+from urllib.parse import urlsplit
+
+from pages.conftest import Catalog
+from playwright.sync_api import Browser, BrowserContext, Page, expect
+
+
+def path_of(page: Page) -> str:
+    return urlsplit(page.url).path
+
+
+def test_from_a_search_to_an_adapters_file(catalog: Catalog, context: BrowserContext) -> None:
+    page = context.new_page()
+    page.goto(catalog.url)
+    page.get_by_role("searchbox").fill("sql")
+    page.get_by_role("searchbox").press("Enter")
+    page.locator("main").get_by_role("link", name="pages-org/sql-writer").click()
+    assert path_of(page) == f"/{catalog.adapter}"
+    expect(page.get_by_role("heading", level=1)).to_have_text("pages-org/sql-writer")
+    expect(page.locator("main").get_by_text("same base").first).to_be_visible()
+    page.get_by_role("navigation", name="Parts").get_by_role("link", name="Files").click()
+    page.get_by_role("link", name="notes/").click()
+    page.get_by_role("link", name="data.md", exact=True).click()
+    expect(page.get_by_role("region", name="notes/data.md")).to_contain_text("Where it learned")
+    with page.expect_download() as download:
+        page.get_by_role("link", name="Download").click()
+    assert download.value.path().read_text() == "# Where it learned\n"
+
+
+def test_filters_are_chosen_and_taken_away(catalog: Catalog, context: BrowserContext) -> None:
+    page = context.new_page()
+    page.goto(f"{catalog.url}/search?author=pages-org")
+    results = page.locator("main .list > li")
+    expect(results).to_have_count(3)  # the base and two adapters; the third is private
+    filters = page.get_by_role("complementary", name="Filters")
+    filters.locator("a[href*='method=lora']").click()
+    expect(results).to_have_count(2)
+    page.get_by_role("list", name="Chosen filters").get_by_role("link", name="Method").click()
+    expect(results).to_have_count(3)
+    page.goto(f"{catalog.url}/search?author=pages-org&rank=65..")
+    page.get_by_role("link", name="rank: 65 and more").last.click()
+    expect(results).to_have_count(3)
+
+
+def log_in(page: Page, token: str) -> None:
+    page.get_by_role("link", name="Log in").first.click()
+    page.get_by_label("Token").fill(token)
+    page.locator("main").get_by_role("button", name="Log in").click()
+
+
+def test_a_private_adapter_is_not_there_until_one_logs_in(catalog: Catalog, context: BrowserContext) -> None:
+    page = context.new_page()
+    answer = page.goto(f"{catalog.url}/{catalog.private}")
+    assert answer is not None
+    assert answer.status == 404
+    expect(page.get_by_role("heading", level=1)).to_have_text("Not here, or not visible to you")
+    log_in(page, "lh_" + "x" * 40)
+    expect(page.get_by_role("alert")).to_be_visible()
+    page.get_by_label("Token").fill(catalog.owner)
+    page.locator("main").get_by_role("button", name="Log in").click()
+    assert path_of(page) == f"/{catalog.private}"
+    expect(page.get_by_role("heading", level=1)).to_have_text(catalog.private)
+    page.get_by_role("button", name="Log out").click()
+    answer = page.goto(f"{catalog.url}/{catalog.private}")
+    assert answer is not None
+    assert answer.status == 404
+
+
+def test_a_token_is_made_shown_once_used_and_revoked(catalog: Catalog, context: BrowserContext) -> None:
+    page = context.new_page()
+    page.goto(catalog.url)
+    log_in(page, catalog.owner)
+    page.goto(f"{catalog.url}/tokens")
+    page.get_by_role("textbox", name="Name").fill("for this test")
+    page.get_by_label("Scope").select_option("read")
+    page.get_by_role("button", name="Create").click()
+    made = page.get_by_role("region", name="The new token").inner_text().strip()
+    with catalog.registry.client(made) as client:
+        assert client.get("/api/whoami-v2").json()["auth"]["accessToken"]["displayName"] == "for this test"
+    page.goto(f"{catalog.url}/tokens")
+    assert made not in page.content()
+    page.get_by_role("row", name="for this test").get_by_role("button", name="Revoke").click()
+    expect(page.get_by_role("row", name="for this test")).to_have_count(0)
+    with catalog.registry.client(made) as client:
+        assert client.get("/api/whoami-v2").status_code == 401
+
+
+def test_a_theme_is_kept_and_is_there_before_the_first_script(catalog: Catalog, context: BrowserContext) -> None:
+    page = context.new_page()
+    page.goto(f"{catalog.url}/search?search=sql")
+    page.get_by_role("button", name="Dark").click()
+    assert page.url == f"{catalog.url}/search?search=sql"
+    assert 'data-theme="dark"' in page.content()
+    page.get_by_role("button", name="Auto").click()
+    assert 'data-theme="auto"' in page.content()
+
+
+def test_a_slash_searches_and_a_button_copies(catalog: Catalog, browser: Browser) -> None:
+    context = browser.new_context(permissions=["clipboard-read", "clipboard-write"])
+    page = context.new_page()
+    page.goto(f"{catalog.url}/{catalog.adapter}")
+    page.get_by_role("button", name="Copy").first.click()
+    expect(page.get_by_role("button", name="Copied")).to_be_visible()
+    assert catalog.adapter in page.evaluate("navigator.clipboard.readText()")
+    page.keyboard.press("/")
+    expect(page.get_by_role("searchbox")).to_be_focused()
+    context.close()
