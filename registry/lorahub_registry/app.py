@@ -18,6 +18,7 @@ from lorahub_registry.features.catalog import routes as catalog
 from lorahub_registry.features.checks import routes as checks
 from lorahub_registry.features.downloads import routes as downloads
 from lorahub_registry.features.merges import routes as merges
+from lorahub_registry.features.mirrors import routes as mirrors
 from lorahub_registry.features.operations import routes as operations
 from lorahub_registry.features.operations.service import Prober
 from lorahub_registry.features.publishers import routes as publishers
@@ -79,6 +80,7 @@ def create_app(backend: Backend) -> FastAPI:
         checks,
         statistics,
         merges,
+        mirrors,
         publishers,
         uploads,
         repositories,

@@ -176,6 +176,9 @@ class Settings(BaseSettings):
     outbound_authorities: Path | None = Field(
         default=None, description="file of certificates in PEM that vouch for such hosts, beside the system's own"
     )
+    mirror_interval: timedelta = Field(
+        default=timedelta(0), description="how often a worker looks for a new commit of what is mirrored; 0 for never"
+    )
     oidc_issuers: list[str] = Field(
         default=[],
         description="issuers whose identity tokens trusted publishers may have, as a JSON list of https:// URLs; "

@@ -26,6 +26,8 @@ def info(session: Session, reference: str) -> Result:
     ]
     if checked is not None:
         lines.append(_verdict(checked))
+    if revision.origin:
+        lines.append(f"  mirrored from {revision.origin}")
     if revision.aliases:
         lines.append(f"  aliases: {', '.join(revision.aliases)}")
     if tags:

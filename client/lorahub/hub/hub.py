@@ -28,7 +28,7 @@ from lorahub.hub.checking import Checked, Checker
 from lorahub.hub.describe import describe
 from lorahub.hub.download import Download
 from lorahub.hub.folder import Left, Listing, list_folder
-from lorahub.hub.messages import Alias, Identity, Model, Publisher, Revision, Version
+from lorahub.hub.messages import Alias, Identity, Mirror, Model, Publisher, Revision, Version
 from lorahub.hub.progress import Progress, Silence
 from lorahub.hub.signing import sign_folder
 from lorahub.hub.transport import Transport
@@ -139,6 +139,29 @@ class Hub:
 
     def distrust(self, repository: str, publisher: int) -> None:
         self._transport.json("DELETE", f"{self._publishers(repository)}/{publisher}")
+
+    def mirrors(self) -> list[Mirror]:
+        """What the namespaces that we manage mirror of other hubs."""
+        return [messages.parse_mirror(row) for row in self._transport.json("GET", f"{OWN}/mirrors")]
+
+    def add_mirror(
+        self, endpoint: str, repository: str, target: str, *, revision: str = "main", private: bool = False
+    ) -> Mirror:
+        """Lets the registry's workers follow a repository of the hub at `endpoint`. They publish in our name."""
+        body = {
+            "endpoint": endpoint,
+            "repository": repository,
+            "revision": revision,
+            "target": target,
+            "private": private,
+        }
+        return messages.parse_mirror(self._transport.json("POST", f"{OWN}/mirrors", body=body))
+
+    def run_mirror(self, mirror: int) -> Mirror:
+        return messages.parse_mirror(self._transport.json("POST", f"{OWN}/mirrors/{mirror}/run"))
+
+    def remove_mirror(self, mirror: int) -> None:
+        self._transport.json("DELETE", f"{OWN}/mirrors/{mirror}")
 
     def oidc_audience(self) -> str:
         """What an identity token has to be made for. Raises `NotSupported` where trusted publishing is off."""

@@ -33,6 +33,7 @@ UPLOADS = Counter("lorahub_uploads", "Uploads ended: kept, or refused for other 
 COLLECTIONS = Counter("lorahub_gc_runs", "Garbage collections", registry=REGISTRY)
 COLLECTED = Counter("lorahub_gc_bytes", "Bytes collected", registry=REGISTRY)
 STORAGE_FAULTS = Counter("lorahub_storage_faults", "Operations that the storage failed", ["fault"], registry=REGISTRY)
+MIRRORED = Counter("lorahub_mirror_runs", "Runs of mirrors, by what came of them", ["outcome"], registry=REGISTRY)
 OUTBOUND = Counter("lorahub_outbound_calls", "Calls to other hosts, by how they ended", ["outcome"], registry=REGISTRY)
 
 
