@@ -306,6 +306,7 @@ OPERATIONS: dict[str, Operation] = {
     f"GET {OWN}/aliases": Operation("read"),
     f"GET {OWN}/ref-log": Operation("read"),
     f"GET {OWN}/check/{{rev}}": Operation("read"),
+    f"GET {OWN}/signature/{{rev}}": Operation("read"),
     f"GET {OWN}/statistics/{{rev}}": Operation("read"),
     f"GET {OWN}/record": Operation("read"),
     # a repository, written to

@@ -20,6 +20,7 @@ from lorahub.errors import (
     NotMergeable,
     RepositoryNotFound,
     RevisionNotFound,
+    RouteNotFound,
 )
 from lorahub.hub import configuration, credentials, messages
 from lorahub.hub.bases import Bases, base_from_document, document_of
@@ -465,6 +466,18 @@ class Hub:
                 raise
             return None
         return answer
+
+    def signature(self, reference: str | Reference) -> Mapping[str, Any] | None:
+        """What the revision's signature says of itself and of the files; None where it brings none.
+
+        Proves nothing about who made it: that takes the key. A registry of before answers None too.
+        """
+        wanted = self._reference(reference)
+        try:
+            found = self._transport.json("GET", f"{self._own(wanted)}/signature/{_q(wanted.revision or LATEST)}")
+        except RouteNotFound:
+            return None
+        return found if isinstance(found, dict) and found.get("signed") else None
 
     def statistics(self, reference: str | Reference) -> Mapping[str, Any]:
         """`status` wanted, done or failed; then `statistics` by module and layer. Raises `NotFound` for no adapter."""
