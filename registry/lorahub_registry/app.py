@@ -20,6 +20,7 @@ from lorahub_registry.features.catalog import routes as catalog
 from lorahub_registry.features.checks import routes as checks
 from lorahub_registry.features.downloads import routes as downloads
 from lorahub_registry.features.merges import routes as merges
+from lorahub_registry.features.mirrors import routes as mirrors
 from lorahub_registry.features.operations import pages as operation_pages
 from lorahub_registry.features.operations import routes as operations
 from lorahub_registry.features.operations.service import Prober
@@ -28,6 +29,7 @@ from lorahub_registry.features.publishing import routes as publishing
 from lorahub_registry.features.quotas import routes as quotas
 from lorahub_registry.features.references import routes as references
 from lorahub_registry.features.repositories import routes as repositories
+from lorahub_registry.features.signatures import routes as signatures
 from lorahub_registry.features.statistics import routes as statistics
 from lorahub_registry.features.uploads import routes as uploads
 from lorahub_registry.infrastructure import failpoints
@@ -82,10 +84,12 @@ def create_app(backend: Backend) -> FastAPI:
         checks,
         statistics,
         merges,
+        mirrors,
         publishers,
         uploads,
         repositories,
         references,
+        signatures,
         publishing,
         catalog,
         downloads,

@@ -164,6 +164,21 @@ class Settings(BaseSettings):
         default=timedelta(minutes=15), description="how long an upload session token is good"
     )
 
+    outbound_hosts: list[str] = Field(
+        default=[],
+        description="hosts that the registry itself may call over https, as a JSON list: host, host:port, or *.host "
+        "for all below it; default: none",
+    )
+    outbound_internal: list[str] = Field(
+        default=[],
+        description="hosts that it may call though they are on a private network, over http too: host or host:port",
+    )
+    outbound_authorities: Path | None = Field(
+        default=None, description="file of certificates in PEM that vouch for such hosts, beside the system's own"
+    )
+    mirror_interval: timedelta = Field(
+        default=timedelta(0), description="how often a worker looks for a new commit of what is mirrored; 0 for never"
+    )
     oidc_issuers: list[str] = Field(
         default=[],
         description="issuers whose identity tokens trusted publishers may have, as a JSON list of https:// URLs; "

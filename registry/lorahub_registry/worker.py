@@ -22,6 +22,7 @@ from lorahub_registry.features.jobs import service as workers  # noqa: E402
 from lorahub_registry.features.jobs.service import Badge, NameLost  # noqa: E402
 from lorahub_registry.features.maintenance import tasks as maintenance  # noqa: E402
 from lorahub_registry.features.merges import tasks as merges  # noqa: E402
+from lorahub_registry.features.mirrors import tasks as mirrors  # noqa: E402
 from lorahub_registry.features.statistics import tasks as statistics  # noqa: E402
 from lorahub_registry.infrastructure import jobs, logs  # noqa: E402
 from lorahub_registry.infrastructure.backend import Backend  # noqa: E402
@@ -33,6 +34,14 @@ logger = logging.getLogger("lorahub")
 POLL_SECONDS = 1.0
 _BEATS = 4
 """Heartbeats in the time after which a silent worker is dead."""
+
+_LOOKS = (
+    workers.take_over,
+    statistics.start_wanted,
+    merges.start_wanted,
+    maintenance.start_due,
+    mirrors.start_due,
+)
 
 
 def run(backend: Backend, *, name: str | None, parent: int | None = None) -> None:
@@ -62,7 +71,7 @@ def run(backend: Backend, *, name: str | None, parent: int | None = None) -> Non
 
 def _sign_on(backend: Backend, name: str | None, stop: threading.Event) -> Badge | None:
     """Waits for a database that is away. None where the worker is told to end before that."""
-    queues = [statistics.QUEUE, maintenance.QUEUE, *merges.queues(backend.settings)]
+    queues = [statistics.QUEUE, maintenance.QUEUE, mirrors.QUEUE, *merges.queues(backend.settings)]
     badge: Badge | None = None
     while not stop.is_set():
         try:
@@ -83,7 +92,7 @@ def _work(backend: Backend, badge: Badge, stop: threading.Event, parent: int | N
         if time.monotonic() >= next_beat:
             next_beat = time.monotonic() + pause
             _try(workers.beat, backend, badge)
-        for look in (workers.take_over, statistics.start_wanted, merges.start_wanted, maintenance.start_due):
+        for look in _LOOKS:
             _try(look, backend)
         stop.wait(POLL_SECONDS)
 

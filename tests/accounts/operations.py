@@ -24,7 +24,7 @@ MODEL = "/api/models/{namespace}/{name}"
 OWN = f"{V1}/models/{{namespace}}/{{name}}"
 SHA = "0" * 64
 ISSUER = "https://issuer.test"
-SETTINGS = {"LORAHUB_OIDC_ISSUERS": f'["{ISSUER}"]'}
+SETTINGS = {"LORAHUB_OIDC_ISSUERS": f'["{ISSUER}"]', "LORAHUB_OUTBOUND_HOSTS": '["hub.test"]'}
 
 # --- the stage --------------------------------------------------------------------------------------------------------
 
@@ -186,6 +186,16 @@ def _with_publisher(stage: Stage, repo: str) -> Request:
     return Request({"publisher": str(made["id"])})
 
 
+def _mirror(stage: Stage, _repo: str) -> Request:
+    target = f"{stage.organisation}/{stage.fresh('mirrored-')}"
+    return Request(json={"endpoint": "https://hub.test", "repository": "org/adapter", "target": target})
+
+
+def _with_mirror(stage: Stage, repo: str) -> Request:
+    made = stage.as_owner("POST", f"{V1}/mirrors", json=_mirror(stage, repo).json)
+    return Request({"mirror": str(made["id"])})
+
+
 def _base(stage: Stage, _repo: str) -> Request:
     layout = "lorahub-base-layout-v1\nmodel.embed_tokens.weight\tF32\t4,4\n"
     return Request(json={"names": [f"{stage.organisation}/{stage.fresh('base-')}"], "layout": layout})
@@ -296,6 +306,7 @@ OPERATIONS: dict[str, Operation] = {
     f"GET {OWN}/aliases": Operation("read"),
     f"GET {OWN}/ref-log": Operation("read"),
     f"GET {OWN}/check/{{rev}}": Operation("read"),
+    f"GET {OWN}/signature/{{rev}}": Operation("read"),
     f"GET {OWN}/statistics/{{rev}}": Operation("read"),
     f"GET {OWN}/record": Operation("read"),
     # a repository, written to
@@ -359,6 +370,9 @@ OPERATIONS: dict[str, Operation] = {
     f"POST {V1}/merges": Operation("write namespace", "merge.start", _start),
     f"PUT {V1}/organisations/{{organisation}}/members/{{user}}": Operation("govern", "organisation.member", _member),
     f"DELETE {V1}/organisations/{{organisation}}/members/{{user}}": Operation("govern", "organisation.member", _member),
+    f"POST {V1}/mirrors": Operation("manage namespace", "mirror.add", _mirror),
+    f"POST {V1}/mirrors/{{mirror}}/run": Operation("own mirror", "mirror.run", _with_mirror),
+    f"DELETE {V1}/mirrors/{{mirror}}": Operation("own mirror", "mirror.remove", _with_mirror),
     # an account
     "GET /api/whoami-v2": Operation("account"),
     "GET /api/settings/repositories": Operation("account"),
@@ -372,6 +386,7 @@ OPERATIONS: dict[str, Operation] = {
     f"GET {V1}/merges": Operation("account"),
     f"GET {V1}/merges/{{job}}": Operation("own job", make=_with_job),
     f"POST {V1}/merges/{{job}}/cancel": Operation("own job, written", "merge.cancel", _with_job),
+    f"GET {V1}/mirrors": Operation("account"),
     f"GET {V1}/tokens": Operation("own account"),
     f"POST {V1}/tokens": Operation("own account", "token.create", sends({"name": "new", "namespace": "stage-owner"})),
     f"DELETE {V1}/tokens/{{token_id}}": Operation("own token", "token.revoke", _with_token),
@@ -430,6 +445,8 @@ SERVED: dict[str, frozenset[str]] = {
     "write namespace": _WRITERS,
     "govern": _GOVERNORS,
     "account": _GOOD,
+    "manage namespace": _WRITERS - {"write member"},
+    "own mirror": _WRITERS - {"write member"},
     "own job": _GOVERNORS - {"admin member"} | {"read token", "write token"},
     "own job, written": _GOVERNORS - {"admin member"} | {"write token"},
     "own account": _THEMSELVES - {"write token"},
@@ -442,6 +459,7 @@ SERVED: dict[str, frozenset[str]] = {
 
 NOT_THEIRS: dict[str, frozenset[str]] = {
     "own job": _GOOD,
+    "own mirror": _GOOD,
     "own job, written": _GOOD - {"read token"},
     "own token": SERVED["own account"],
 }

@@ -11,8 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy
 import wire
 from builders import lora_weights
+from lorahub_registry.infrastructure.database import Database
+from lorahub_registry.infrastructure.database.migrate import upgrade
 from registry_process import Registry
 from services import production
 
@@ -176,6 +179,44 @@ def test_a_registry_that_has_anything_is_not_overwritten(own_registry: Registry,
     refused = own_registry.admin_command("restore", place)
     assert refused["error"]["code"] == "AlreadyExists"
     assert everything(own_registry, own_registry.token) == before
+
+
+def _made_by(schema: str, place: Path, scratch: Path) -> None:
+    """The backup becomes one of an older version: what that one's schema hasn't, it couldn't have written."""
+    database = Database(f"sqlite:///{scratch / 'old.db'}")
+    upgrade(database, to=schema)
+    old = sqlalchemy.inspect(database.engine)
+    [manifest] = place.rglob("manifest.json")
+    said = json.loads(manifest.read_bytes())
+    kept = [table for table in said["tables"] if old.has_table(table["name"])]
+    for table in kept:
+        [file] = place.rglob(f"{table['name']}.jsonl.gz")
+        columns = {column["name"] for column in old.get_columns(table["name"])}
+        rows = [json.loads(line) for line in gzip.decompress(file.read_bytes()).splitlines()]
+        lines = [json.dumps({name: row[name] for name in row if name in columns}).encode() + b"\n" for row in rows]
+        file.write_bytes(gzip.compress(b"".join(lines), mtime=0))
+        table |= {"size": file.stat().st_size, "sha256": wire.sha256(file.read_bytes())}
+    manifest.write_text(json.dumps({**said, "schema": schema, "tables": kept}))
+    database.close()
+
+
+def test_a_backup_of_an_older_version_is_brought_to_the_newest_schema(
+    own_registry: Registry, backed_up: Path, tmp_path: Path
+) -> None:
+    before = everything(own_registry, own_registry.token)
+    token = own_registry.token
+    own_registry.stop()
+    _made_by("0003", backed_up, tmp_path)
+    restored_one = restored(str(backed_up), tmp_path / "clean", in_production())
+    try:
+        assert everything(restored_one, token) == before
+        with restored_one.client(token) as client:
+            repo = wire.create_repo(client, "owner/afterwards")
+            assert wire.commit(client, repo, [wire.inline("a.txt", b"a"), wire.version()]).status_code == 200
+        assert restored_one.admin_command("migrate", "--check")
+    finally:
+        restored_one.stop()
+    restored_one.assert_sound()
 
 
 # --- what isn't as it should be ---------------------------------------------------------------------------------------

@@ -15,7 +15,9 @@ from services.ports import free_port
 @pytest.fixture
 def measured(tmp_path: Path) -> Iterator[Registry]:
     address = f"127.0.0.1:{free_port()}"
-    running = Registry(tmp_path / "measured", {"LORAHUB_METRICS_ADDRESS": address}).start()
+    running = Registry(
+        tmp_path / "measured", {"LORAHUB_METRICS_ADDRESS": address, "LORAHUB_QUOTA_REPOSITORIES": "1"}
+    ).start()
     yield running
     running.kill()
 
@@ -62,6 +64,16 @@ def test_each_thing_that_happens_is_counted_once(measured: Registry) -> None:
     assert len(content) < found["lorahub_blob_bytes"][()] < len(content) + 10_000
     assert found["lorahub_requests_in_flight"][()] == 0
     assert found["lorahub_database_connections"].keys() == {("busy",), ("idle",)}
+
+
+def test_refusals_of_quotas_and_workers_are_counted(measured: Registry) -> None:
+    with measured.client() as client:
+        wire.create_repo(client, "owner/one")
+        for _ in range(2):
+            assert client.post("/api/repos/create", json={"name": "one-more"}).status_code == 413
+    found = samples(measured)
+    assert found["lorahub_quota_refusals_total"] == {("repositories",): 2}
+    assert found["lorahub_workers"] == {(): 0}
 
 
 def test_no_name_that_somebody_chose_becomes_a_label(measured: Registry) -> None:

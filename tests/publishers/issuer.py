@@ -23,6 +23,12 @@ class Issuer:
     folder: Path
     key: jwk.RSAKey
 
+    @property
+    def settings(self) -> dict[str, str]:
+        """Of a registry that takes its tokens: it is on this machine, which has to be said."""
+        here = self.url.removeprefix("http://")
+        return {"LORAHUB_OIDC_ISSUERS": json.dumps([self.url]), "LORAHUB_OUTBOUND_INTERNAL": json.dumps([here])}
+
     def publish(self, **described: str) -> None:
         """The discovery document and the keys."""
         (self.folder / ".well-known").mkdir(exist_ok=True)

@@ -32,7 +32,7 @@ def ci(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Issuer]:
 @pytest.fixture(scope="module")
 def trusting(ci: Issuer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
     """A registry with two private repositories, one of which trusts a job."""
-    settings = {"LORAHUB_PUBLIC_URL": AUDIENCE, "LORAHUB_OIDC_ISSUERS": json.dumps([ci.url])}
+    settings = {"LORAHUB_PUBLIC_URL": AUDIENCE, **ci.settings}
     running = Registry(tmp_path_factory.mktemp("trusting"), settings).start()
     with running.client() as client:
         assert client.post(f"{V1}/organisations", json={"name": "stage"}).status_code == 200
@@ -195,7 +195,7 @@ def test_keys_come_from_the_issuer_itself(own_registry: Registry, tmp_path: Path
     with issuer(tmp_path / "moved") as ci:
         ci.publish(jwks_uri="http://169.254.169.254/keys")
         own_registry.stop()
-        own_registry.start(LORAHUB_PUBLIC_URL=AUDIENCE, LORAHUB_OIDC_ISSUERS=json.dumps([ci.url]))
+        own_registry.start(LORAHUB_PUBLIC_URL=AUDIENCE, **ci.settings)
         refused = exchange(own_registry, ci.token(AUDIENCE))
         assert (refused.status_code, refused.json()["code"]) == (503, "Unavailable")
         ci.publish()

@@ -17,6 +17,7 @@ from lorahub.hub import configuration
 from registry_process import Registry
 from services import production
 from services.fault_proxy import Fault, FaultProxy, Kind
+from services.ports import free_port
 
 TIMES = 10
 _seeds = itertools.count(1000)  # bytes that are here already are not sent
@@ -33,7 +34,11 @@ def proxy() -> Iterator[FaultProxy]:
 @pytest.fixture(scope="module")
 def faulty(proxy: FaultProxy, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
     """A registry, and clients, that reach their storage through the proxy."""
-    settings = {**production.storage_settings(production.s3()), "LORAHUB_STORAGE_ENDPOINT": proxy.endpoint}
+    settings = {
+        **production.storage_settings(production.s3()),
+        "LORAHUB_STORAGE_ENDPOINT": proxy.endpoint,
+        "LORAHUB_METRICS_ADDRESS": f"127.0.0.1:{free_port()}",
+    }
     running = Registry(tmp_path_factory.mktemp("faulty"), settings).start()
     yield running
     proxy.faults.clear()
@@ -103,6 +108,24 @@ def test_a_fault_while_bytes_are_verified(faulty: Registry, proxy: FaultProxy, k
             while (answer := _push(client, repo, content)) is None:
                 pass
             assert client.get(f"/{repo}/resolve/{answer}/w.safetensors").content == content
+
+
+def test_a_full_storage_is_said_and_recovered_from_without_a_restart(faulty: Registry, proxy: FaultProxy) -> None:
+    with faulty.client() as client:
+        repo = wire.create_repo(client, "owner/full")
+        content = lora_weights(seed=next(_seeds))
+        wire.upload(client, repo, content)  # the client's own way; the registry copies it when the commit comes
+        for lines in ([wire.inline("small.txt", b"small")], [wire.uploaded("w.safetensors", content)]):
+            proxy.faults[:] = [Fault("507", method, "blobs/", times=100) for method in ("PUT", "POST")]
+            refused = wire.commit(client, repo, lines)
+            assert (refused.status_code, refused.json()["code"]) == (507, "DiskFull"), refused.text
+            assert "XMinioStorageFull" not in refused.text
+            assert list(wire.files(client, repo)) == [".gitattributes"]
+            proxy.faults.clear()
+        assert wire.commit(client, repo, lines).status_code == 200
+        assert wire.files(client, repo)["w.safetensors"] == wire.sha256(content)
+    counted = httpx2.get(f"http://{faulty.settings['LORAHUB_METRICS_ADDRESS']}/metrics").text
+    assert 'lorahub_storage_faults_total{fault="Full"} 2.0' in counted
 
 
 def _push(client: httpx2.Client, repo: str, content: bytes) -> str | None:

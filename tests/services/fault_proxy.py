@@ -14,10 +14,11 @@ from typing import Any, Literal, Self
 
 from services.ports import free_port
 
-Kind = Literal["503", "reset", "truncate", "flip", "error-200"]
+Kind = Literal["503", "507", "reset", "truncate", "flip", "error-200"]
 
 _REFUSALS = {
     "503": (b"503 Service Unavailable", b"<Error><Code>SlowDown</Code><Message>Reduce your rate</Message></Error>"),
+    "507": (b"507 Insufficient Storage", b"<Error><Code>XMinioStorageFull</Code><Message>Disk full</Message></Error>"),
     "error-200": (b"200 OK", b"<Error><Code>InternalError</Code><Message>Please try again</Message></Error>"),
 }
 

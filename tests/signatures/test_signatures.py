@@ -1,5 +1,6 @@
 """Signatures by key, through the commands. `fixtures/model` was signed by model_signing 1.1.1, and stays readable."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import wire
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from registry_process import LORAHUB, Registry
@@ -51,6 +53,30 @@ def test_a_pushed_signature_verifies_wherever_it_is_pulled(
     assert lorahub("verify", str(tmp_path / "pulled"), "--key", keys[1], **nowhere)["result"]["verified"]
     refused = lorahub("verify", str(adapter), "--key", str(FIXTURES / "public.pem"), status=7)
     assert refused["error"]["code"] == "InvalidSignature"
+
+
+def test_info_says_what_a_signature_says_of_itself(
+    registry: Registry, user: tuple[str, str], adapter: Path, keys: tuple[str, str], tmp_path: Path
+) -> None:
+    name, token = user
+    told = {"LORAHUB_TOKEN": token, "LORAHUB_ENDPOINT": registry.url, "LORAHUB_HOME": str(tmp_path / "home")}
+    lorahub("push", str(adapter), f"{name}/shown", **told)
+    assert lorahub("info", f"{name}/shown", **told)["result"]["signature"] is None
+    lorahub("push", str(adapter), f"{name}/shown", "--sign", keys[0], **told)
+    shown = lorahub("info", f"{name}/shown", **told)["result"]["signature"]
+    fingerprint = hashlib.sha256(Path(keys[1]).read_bytes()).hexdigest()
+    assert shown == {"signed": True, "key": fingerprint, "coversFiles": True, "differing": [], "fault": None}
+    with registry.client(token) as client:
+        wire.commit(client, f"{name}/shown", [wire.inline("later.md", b"# later")])
+        address = f"/api/lorahub/v1/models/{name}/shown/signature"
+        later = client.get(f"{address}/main").json()
+        assert (later["coversFiles"], later["differing"]) == (False, ["later.md"])
+        for content in (b"", b"{}", b"[]", b'{"dsseEnvelope": {"payloadType": "x"}}', b"x" * 100):
+            wire.commit(client, f"{name}/shown", [wire.inline("model.sig", content)])
+            broken = client.get(f"{address}/main").json()
+            assert (broken["signed"], broken["coversFiles"], broken["key"]) == (True, False, None)
+            assert broken["fault"]
+        assert client.get(f"{address}/v1").json()["signed"] is False
 
 
 def test_a_signature_of_the_reference_implementation_verifies(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import click
 from lorahub.cli.output import Result, size_text
 from lorahub.cli.pull import resolved, revision_data, yank_notes
 from lorahub.cli.session import Session, command
+from lorahub.hub.signing import FILE as SIGNATURE
 
 
 @command("info")
@@ -18,6 +19,7 @@ def info(session: Session, reference: str) -> Result:
         revision = hub.revision(reference)
         model = hub.model(reference)
         checked = hub.checked(reference)
+        signature = hub.signature(reference) if any(file.path == SIGNATURE for file in revision.files) else None
     tags = [str(tag) for tag in model.get("tags") or ()]
     lines = [
         resolved(reference, revision),
@@ -26,6 +28,10 @@ def info(session: Session, reference: str) -> Result:
     ]
     if checked is not None:
         lines.append(_verdict(checked))
+    if signature is not None:
+        lines.append(_signed(signature))
+    if revision.origin:
+        lines.append(f"  mirrored from {revision.origin}")
     if revision.aliases:
         lines.append(f"  aliases: {', '.join(revision.aliases)}")
     if tags:
@@ -37,6 +43,7 @@ def info(session: Session, reference: str) -> Result:
         "private": model.get("private"),
         "card": model.get("cardData"),
         "check": checked,
+        "signature": signature,
     }
     return Result(
         data=data,
@@ -45,6 +52,16 @@ def info(session: Session, reference: str) -> Result:
         rows=[[key, value] for key, value in data.items() if not isinstance(value, list | dict)],
         notes=yank_notes(revision),
     )
+
+
+def _signed(signature: Mapping[str, Any]) -> str:
+    """What the signature says of itself; the hint is how to prove it."""
+    if signature["fault"]:
+        return f"  {SIGNATURE} is no signature: {signature['fault']}"
+    key = f"key {signature['key'][:16]}…" if signature["key"] else "a key that it doesn't name"
+    if not signature["coversFiles"]:
+        return f"  signed by {key}, but for other files: {', '.join(signature['differing'][:3])}"
+    return f"  signed by {key}, for exactly these files; prove it with lorahub verify --key"
 
 
 def _verdict(checked: Mapping[str, Any]) -> str:

@@ -38,6 +38,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "convert": ("lorahub.cli.convert:convert", "Write an adapter in another format, exactly."),
     "import": ("lorahub.cli.import_:import_", "Turn a pickled checkpoint into safetensors."),
     "trust": ("lorahub.cli.trust:trust", "Let CI jobs publish without a secret."),
+    "mirror": ("lorahub.cli.mirror:mirror", "Let the registry follow repositories of another hub."),
     "export": ("lorahub.cli.bundle:export", "Write repositories into a file for a registry without a network."),
     "import-bundle": ("lorahub.cli.bundle:import_bundle", "Bring such a file into a registry."),
     "login": ("lorahub.cli.login:login", "Save a token for a registry."),

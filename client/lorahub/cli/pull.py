@@ -77,6 +77,7 @@ def revision_data(revision: Revision) -> dict[str, object]:
         "created_at": revision.created_at,
         "author": revision.author,
         "message": revision.message,
+        "origin": revision.origin,
         "size": revision.size,
         "files": [{"path": file.path, "size": file.size, "sha256": file.sha256} for file in revision.files],
     }

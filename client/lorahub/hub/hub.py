@@ -20,6 +20,7 @@ from lorahub.errors import (
     NotMergeable,
     RepositoryNotFound,
     RevisionNotFound,
+    RouteNotFound,
 )
 from lorahub.hub import configuration, credentials, messages
 from lorahub.hub.bases import Bases, base_from_document, document_of
@@ -28,7 +29,7 @@ from lorahub.hub.checking import Checked, Checker
 from lorahub.hub.describe import describe
 from lorahub.hub.download import Download
 from lorahub.hub.folder import Left, Listing, list_folder
-from lorahub.hub.messages import Alias, Identity, Model, Publisher, Revision, Version
+from lorahub.hub.messages import Alias, Identity, Mirror, Model, Publisher, Revision, Version
 from lorahub.hub.progress import Progress, Silence
 from lorahub.hub.signing import sign_folder
 from lorahub.hub.transport import Transport
@@ -139,6 +140,29 @@ class Hub:
 
     def distrust(self, repository: str, publisher: int) -> None:
         self._transport.json("DELETE", f"{self._publishers(repository)}/{publisher}")
+
+    def mirrors(self) -> list[Mirror]:
+        """What the namespaces that we manage mirror of other hubs."""
+        return [messages.parse_mirror(row) for row in self._transport.json("GET", f"{OWN}/mirrors")]
+
+    def add_mirror(
+        self, endpoint: str, repository: str, target: str, *, revision: str = "main", private: bool = False
+    ) -> Mirror:
+        """Lets the registry's workers follow a repository of the hub at `endpoint`. They publish in our name."""
+        body = {
+            "endpoint": endpoint,
+            "repository": repository,
+            "revision": revision,
+            "target": target,
+            "private": private,
+        }
+        return messages.parse_mirror(self._transport.json("POST", f"{OWN}/mirrors", body=body))
+
+    def run_mirror(self, mirror: int) -> Mirror:
+        return messages.parse_mirror(self._transport.json("POST", f"{OWN}/mirrors/{mirror}/run"))
+
+    def remove_mirror(self, mirror: int) -> None:
+        self._transport.json("DELETE", f"{OWN}/mirrors/{mirror}")
 
     def oidc_audience(self) -> str:
         """What an identity token has to be made for. Raises `NotSupported` where trusted publishing is off."""
@@ -442,6 +466,18 @@ class Hub:
                 raise
             return None
         return answer
+
+    def signature(self, reference: str | Reference) -> Mapping[str, Any] | None:
+        """What the revision's signature says of itself and of the files; None where it brings none.
+
+        Proves nothing about who made it: that takes the key. A registry of before answers None too.
+        """
+        wanted = self._reference(reference)
+        try:
+            found = self._transport.json("GET", f"{self._own(wanted)}/signature/{_q(wanted.revision or LATEST)}")
+        except RouteNotFound:
+            return None
+        return found if isinstance(found, dict) and found.get("signed") else None
 
     def statistics(self, reference: str | Reference) -> Mapping[str, Any]:
         """`status` wanted, done or failed; then `statistics` by module and layer. Raises `NotFound` for no adapter."""

@@ -30,6 +30,8 @@ class Revision:
     author: str
     message: str
     files: tuple[FileEntry, ...]
+    origin: str | None = None
+    """Of a mirror's revision: which commit of which hub it is."""
 
     @property
     def size(self) -> int:
@@ -82,6 +84,23 @@ class Publisher:
 
 
 @dataclass(frozen=True, slots=True)
+class Mirror:
+    """A repository that follows one of another hub; `commit` is the one that is here, as `version`."""
+
+    id: int
+    target: str
+    endpoint: str
+    repository: str
+    revision: str
+    private: bool
+    waiting: bool
+    checked_at: str | None
+    commit: str | None
+    version: str | None
+    error: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class Identity:
     """Who the registry thinks we are."""
 
@@ -116,12 +135,17 @@ def parse_revision(body: Any) -> Revision:
             author=str(body["author"]),
             message=str(body["message"]),
             files=files,
+            origin=_origin(body.get("origin")),
         )
     except (LorahubError, KeyError, TypeError, ValueError) as error:
         raise RegistryFailed(
             f"the registry sent a revision that can't be right: {error}",
             hint="don't use this registry until it is mended",
         ) from None
+
+
+def _origin(body: Any) -> str | None:
+    return f"{body['endpoint']}/{body['repository']}@{body['commit']}" if isinstance(body, dict) else None
 
 
 def _require(condition: bool, what: str) -> None:  # noqa: FBT001 (reads as a sentence)
@@ -173,6 +197,22 @@ def parse_model(body: Mapping[str, Any]) -> Model:
 
 def parse_publisher(body: Mapping[str, Any]) -> Publisher:
     return Publisher(int(body["id"]), str(body["issuer"]), dict(body["claims"]), str(body["addedBy"]))
+
+
+def parse_mirror(body: Mapping[str, Any]) -> Mirror:
+    return Mirror(
+        id=int(body["id"]),
+        target=str(body["target"]),
+        endpoint=str(body["endpoint"]),
+        repository=str(body["repository"]),
+        revision=str(body["revision"]),
+        private=bool(body["private"]),
+        waiting=bool(body["waiting"]),
+        checked_at=body["checkedAt"],
+        commit=body["commit"],
+        version=body["version"],
+        error=body["error"],
+    )
 
 
 def parse_identity(body: Mapping[str, Any]) -> Identity:

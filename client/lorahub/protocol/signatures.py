@@ -7,6 +7,7 @@ vouched for these bytes, not that they are harmless.
 import base64
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -28,6 +29,7 @@ _BUNDLE = "application/vnd.dev.sigstore.bundle.v0.3+json"
 _PAYLOAD = "application/vnd.in-toto+json"
 _STATEMENT = "https://in-toto.io/Statement/v1"
 _PREDICATE = "https://model_signing/signature/v1.0"
+_FINGERPRINT = re.compile(r"[0-9a-f]{64}")
 _HASHES: Mapping[str, hashes.HashAlgorithm] = {
     "secp256r1": hashes.SHA256(),
     "secp384r1": hashes.SHA384(),
@@ -79,12 +81,39 @@ def verify(bundle: bytes, files: Mapping[str, str], public_key_pem: bytes) -> Si
         raise InvalidSignature("this is no signature of a model") from None
     except WrongSignature:
         raise InvalidSignature("another key made this signature, or it was altered") from None
-    _compare(_listed(payload), {path: digest for path, digest in files.items() if path not in UNSIGNED})
+    _compare(_listed(payload), files)
     return Signer(_fingerprint(key))
 
 
+@dataclass(frozen=True, slots=True)
+class Statement:
+    """What a signature says, proved by nothing. `key` is the fingerprint that it names, `files` path → sha256."""
+
+    key: str | None
+    files: Mapping[str, str]
+
+
+def stated(bundle: bytes) -> Statement:
+    """Raises `InvalidSignature` for what is none. Whose key made it takes the key: see `verify`."""
+    envelope = _envelope(bundle)
+    try:
+        payload = base64.b64decode(envelope["payload"], validate=True)
+    except (KeyError, TypeError, ValueError):
+        raise InvalidSignature("this is no signature of a model") from None
+    match parse_json(bundle, error=InvalidSignature):
+        case {"verificationMaterial": {"publicKey": {"hint": str() as hint}}} if _FINGERPRINT.fullmatch(hint):
+            return Statement(hint, _listed(payload))
+    return Statement(None, _listed(payload))
+
+
+def differing_paths(listed: Mapping[str, str], found: Mapping[str, str]) -> list[str]:
+    """Paths of files that are listed with another digest, not listed, or not there."""
+    covered = {path: digest for path, digest in found.items() if path not in UNSIGNED}
+    return sorted(path for path in listed.keys() | covered.keys() if listed.get(path) != covered.get(path))
+
+
 def _compare(listed: Mapping[str, str], found: Mapping[str, str]) -> None:
-    differing = sorted(path for path in listed.keys() | found.keys() if listed.get(path) != found.get(path))
+    differing = differing_paths(listed, found)
     if differing:
         raise InvalidSignature(
             f"the signature is of other files: {len(differing)} differ, {differing[0]!a} among them", paths=differing

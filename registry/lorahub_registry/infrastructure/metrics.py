@@ -30,9 +30,13 @@ PUSHES = Counter("lorahub_pushes", "Commits published", registry=REGISTRY)
 PULLS = Counter("lorahub_pulls", "Reads of weights from their first byte", registry=REGISTRY)
 UPLOADS = Counter("lorahub_uploads", "Uploads ended: kept, or refused for other bytes", ["outcome"], registry=REGISTRY)
 
+QUOTAS = Counter("lorahub_quota_refusals", "Requests that a quota refused, by quota", ["quota"], registry=REGISTRY)
+
 COLLECTIONS = Counter("lorahub_gc_runs", "Garbage collections", registry=REGISTRY)
 COLLECTED = Counter("lorahub_gc_bytes", "Bytes collected", registry=REGISTRY)
 STORAGE_FAULTS = Counter("lorahub_storage_faults", "Operations that the storage failed", ["fault"], registry=REGISTRY)
+MIRRORED = Counter("lorahub_mirror_runs", "Runs of mirrors, by what came of them", ["outcome"], registry=REGISTRY)
+OUTBOUND = Counter("lorahub_outbound_calls", "Calls to other hosts, by how they ended", ["outcome"], registry=REGISTRY)
 
 
 def serve(address: str) -> None:

@@ -1,9 +1,9 @@
 """Counts over the whole database, and the cheapest question that proves one."""
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
-from sqlalchemy import func, select, text
+from sqlalchemy import case, func, select, text
 
 from lorahub_registry.infrastructure.database import Session, now
 from lorahub_registry.infrastructure.database.tables import (
@@ -11,8 +11,10 @@ from lorahub_registry.infrastructure.database.tables import (
     AdapterStatistics,
     Blob,
     MergeJob,
+    Mirror,
     Repository,
     Upload,
+    Worker,
 )
 
 OPEN = ("queued", "running", "publishing", "wanted")
@@ -52,13 +54,21 @@ def open_uploads(session: Session) -> tuple[int, int]:
     return int(count), int(total or 0)
 
 
+def workers(session: Session, *, silent_for: timedelta) -> int:
+    """Those that were heard of since."""
+    return session.scalar(select(func.count()).where(Worker.heartbeat_at > now() - silent_for)) or 0
+
+
 def jobs(session: Session) -> list[Jobs]:
     """Of every kind, by state."""
     merges = select(MergeJob.status, func.count(), func.min(MergeJob.created_at)).group_by(MergeJob.status)
     statistics = select(AdapterStatistics.status, func.count(), func.min(AdapterStatistics.wanted_at))
     statistics = statistics.group_by(AdapterStatistics.status)
+    state = case((Mirror.wanted_at.is_not(None), "wanted"), (Mirror.error.is_not(None), "failed"), else_="done")
+    since = func.min(func.coalesce(Mirror.wanted_at, Mirror.created_at))
+    mirrors = select(state, func.count(), since).group_by(state)
     return [
         Jobs(kind, state, count, oldest)
-        for kind, statement in (("merge", merges), ("statistics", statistics))
+        for kind, statement in (("merge", merges), ("statistics", statistics), ("mirror", mirrors))
         for state, count, oldest in session.execute(statement)
     ]

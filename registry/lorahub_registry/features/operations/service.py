@@ -97,6 +97,7 @@ class Census:
     blob_bytes: int
     open_uploads: int
     open_upload_bytes: int
+    workers: int
     jobs: list[Jobs]
     oldest_job_seconds: dict[str, float]
     """By kind, of jobs that are not over."""
@@ -114,6 +115,7 @@ def count(backend: Backend) -> Census:
             blob_bytes=blob_bytes,
             open_uploads=open_uploads,
             open_upload_bytes=open_upload_bytes,
+            workers=queries.workers(session, silent_for=backend.settings.worker_lost_after),
             jobs=jobs,
             oldest_job_seconds=_oldest(jobs),
         )

@@ -7,12 +7,14 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import urlsplit
 
-import httpx2
 from joserfc import jws, jwt
 from joserfc.errors import JoseError
 from joserfc.jwk import KeySet
 from lorahub.adapters.strict_json import parse_json
-from lorahub.errors import InvalidToken, MalformedBody, Unavailable
+from lorahub.errors import InvalidToken, MalformedBody, NotPermitted, Unavailable
+
+from lorahub_registry.infrastructure.outbound import Outbound
+from lorahub_registry.settings import Settings
 
 ALGORITHMS = ["RS256", "ES256"]  # never a shared secret, never `none`, whatever the token says of itself
 LEEWAY = timedelta(seconds=30)
@@ -20,7 +22,7 @@ MOST_TOKEN_CHARACTERS = 16_384
 _KEYS_GOOD_FOR = 600.0  # seconds
 _ASK_AGAIN_AFTER = 30.0  # seconds; a token with an unknown key may make us ask
 _DOCUMENT_BYTES = 1 << 18
-_TIMEOUT = 5.0  # seconds
+_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,13 +35,13 @@ class Identity:
     claims: dict[str, Any]
 
 
-def verify(token: str, *, issuers: list[str], audience: str) -> Identity:
+def verify(token: str, *, settings: Settings, audience: str) -> Identity:
     """Raises `InvalidToken`, and `Unavailable` where the issuer can't be asked for its keys."""
     issuer = _claimed_issuer(token)
-    if issuer not in issuers:
+    if issuer not in settings.oidc_issuers:
         raise InvalidToken("this registry trusts no identity token of that issuer")
     try:
-        claims = jwt.decode(token, _keys.of(issuer, _key_id(token)), algorithms=ALGORITHMS).claims
+        claims = jwt.decode(token, _keys.of(issuer, _key_id(token), settings), algorithms=ALGORITHMS).claims
         jwt.JWTClaimsRegistry(
             leeway=int(LEEWAY.total_seconds()),
             iss={"essential": True, "value": issuer},
@@ -80,13 +82,13 @@ class _Keys:
     known: dict[str, tuple[float, KeySet]] = field(default_factory=dict)
     turn: threading.Lock = field(default_factory=threading.Lock)
 
-    def of(self, issuer: str, key_id: str | None) -> KeySet:
+    def of(self, issuer: str, key_id: str | None, settings: Settings) -> KeySet:
         with self.turn:
             at, keys = self.known.get(issuer, (float("-inf"), None))
             age = time.monotonic() - at
             is_missing = keys is not None and key_id not in [key.kid for key in keys.keys]
             if keys is None or age > _KEYS_GOOD_FOR or (is_missing and age > _ASK_AGAIN_AFTER):
-                keys = _published_keys(issuer)
+                keys = _published_keys(issuer, settings)
                 self.known[issuer] = (time.monotonic(), keys)
             return keys
 
@@ -94,41 +96,26 @@ class _Keys:
 _keys = _Keys()
 
 
-def _published_keys(issuer: str) -> KeySet:
-    """By its discovery document; the keys are on the issuer's own host."""
-    described = _document(f"{issuer.rstrip('/')}/.well-known/openid-configuration")
+def _published_keys(issuer: str, settings: Settings) -> KeySet:
+    """By its discovery document; the keys are on the issuer's own host, which its setting names to be called."""
+    outbound = Outbound.of(settings, also=[urlsplit(issuer).netloc])
+    described = _document(outbound, f"{issuer.rstrip('/')}/.well-known/openid-configuration")
     address = str(described.get("jwks_uri"))
     if described.get("issuer") != issuer or urlsplit(address)[:2] != urlsplit(issuer)[:2]:
         raise Unavailable(f"{issuer} describes itself as somebody else, or has its keys elsewhere")
     try:
-        return KeySet.import_key_set(_document(address))  # type: ignore[arg-type]
+        return KeySet.import_key_set(_document(outbound, address))  # type: ignore[arg-type]
     except (JoseError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise Unavailable(f"the keys of {issuer} can't be read: {error}"[:300]) from None
 
 
-def _document(address: str) -> dict[str, Any]:
-    """A small JSON object, fetched without a redirect; unencrypted only from this machine."""
-    parts = urlsplit(address)
-    if parts.scheme != "https" and (parts.scheme, parts.hostname) != ("http", "127.0.0.1"):
-        raise Unavailable(f"{address[:200]} is not encrypted")
+def _document(outbound: Outbound, address: str) -> dict[str, Any]:
+    """A small JSON object, from the very host that was asked."""
     try:
-        with httpx2.Client(timeout=_TIMEOUT, follow_redirects=False, trust_env=False) as client:
-            content = _bounded(client, address)
-    except httpx2.HTTPError as error:
-        raise Unavailable(f"{address[:200]} can't be read: {type(error).__name__}") from None
+        content = outbound.get_document(address, most_bytes=_DOCUMENT_BYTES, seconds=_SECONDS)
+    except NotPermitted as error:
+        raise Unavailable(error.message, hint=error.hint) from None
     found = parse_json(content, error=MalformedBody)
     if not isinstance(found, dict):
         raise Unavailable(f"{address[:200]} holds no JSON object")
     return found
-
-
-def _bounded(client: httpx2.Client, address: str) -> bytes:
-    end, content = time.monotonic() + _TIMEOUT, b""
-    with client.stream("GET", address) as answer:
-        if answer.status_code != 200:
-            raise Unavailable(f"{address[:200]} answers {answer.status_code}")
-        for piece in answer.iter_raw():
-            content += piece
-            if len(content) > _DOCUMENT_BYTES or time.monotonic() > end:
-                raise Unavailable(f"{address[:200]} is longer, or slower, than a list of keys is")
-    return content

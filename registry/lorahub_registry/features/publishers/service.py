@@ -128,7 +128,7 @@ def exchange(backend: Backend, identity_token: str, name: RepositoryName) -> Exc
     wanted = audience(backend)
     if len(identity_token) > MOST_TOKEN_CHARACTERS or not identity_token.isascii():
         raise InvalidToken("this is no identity token")
-    identity = verify(identity_token, issuers=backend.settings.oidc_issuers, audience=wanted)
+    identity = verify(identity_token, settings=backend.settings, audience=wanted)
     try:
         with backend.database.write() as session:
             return _issue(backend, session, identity, name)

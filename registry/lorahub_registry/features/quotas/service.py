@@ -17,6 +17,7 @@ from lorahub_registry.features.accounts.service import acting_namespaces, requir
 from lorahub_registry.features.audit.service import record
 from lorahub_registry.features.quotas import queries
 from lorahub_registry.features.quotas.queries import Namespace
+from lorahub_registry.infrastructure import metrics
 from lorahub_registry.infrastructure.backend import Backend
 from lorahub_registry.infrastructure.database import Session
 from lorahub_registry.settings import Settings
@@ -141,6 +142,7 @@ def require_room(session: Session, settings: Settings, account_id: int, size: in
 def _refuse_excess(what: str, namespace: str, before: Figure, after: Figure) -> None:
     if after.limit is None or after.used <= max(after.limit, before.used):
         return
+    metrics.QUOTAS.labels(what).inc()
     left = max(after.limit - before.used, 0)
     raise QuotaExceeded(
         f"{namespace} may have {after.limit} {what} and has {before.used}: "

@@ -178,6 +178,14 @@ class ShownFile(TypedDict):
     lfs: bool
 
 
+class ShownOrigin(TypedDict):
+    """The commit of another hub that a mirror brought."""
+
+    endpoint: str
+    repository: str
+    commit: str
+
+
 class ShownRevision(TypedDict):
     id: str
     revision: str
@@ -189,6 +197,7 @@ class ShownRevision(TypedDict):
     createdAt: str
     author: str
     message: str
+    origin: ShownOrigin | None
     files: list[ShownFile]
 
 
@@ -233,6 +242,9 @@ def revision(backend: BackendDep, caller: Caller, repo: Repo, rev: Revision, res
         "createdAt": wire_time(found.commit.created_at),
         "author": found.commit.author,
         "message": found.commit.title,
+        "origin": None
+        if (origin := found.origin) is None
+        else {"endpoint": origin.endpoint, "repository": origin.repository, "commit": origin.commit},
         "files": [
             {"path": file.path, "size": file.size, "sha256": file.sha256, "lfs": file.is_lfs} for file in found.files
         ],

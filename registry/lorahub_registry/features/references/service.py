@@ -27,13 +27,14 @@ from lorahub_registry.features.revisions.service import (
     Move,
     NewCommit,
     NewFile,
+    Origin,
     Reference,
     RevisionFile,
 )
 from lorahub_registry.infrastructure.backend import Backend
 from lorahub_registry.infrastructure.database import Session
 
-__all__ = ["Commit", "Move", "Reference", "RevisionFile"]
+__all__ = ["Commit", "Move", "Origin", "Reference", "RevisionFile"]
 
 LATEST = "latest"
 MAX_REFERENCES = 10_000
@@ -75,6 +76,8 @@ class Revision:
     aliases: list[str]
     yanked: Yank | None
     files: list[RevisionFile]
+    origin: Origin | None
+    """Of a mirror's: which commit of which hub it is."""
 
 
 # --- reading ----------------------------------------------------------------------------------------------------------
@@ -110,6 +113,7 @@ def revision_of(backend: Backend, principal: Principal, name: RepositoryName, re
             aliases=revisions.aliases_of(session, repository.id, commit.id),
             yanked=None if version is None else yank_of(version),
             files=list(revisions.files_of(session, commit.id).values()),
+            origin=revisions.origin_of(session, commit.id),
         )
 
 

@@ -12,7 +12,7 @@ from sqlalchemy.exc import IntegrityError
 from lorahub_registry.infrastructure.database import Session, now
 from lorahub_registry.infrastructure.database.tables import Blob as BlobRow
 from lorahub_registry.infrastructure.database.tables import Commit as CommitRow
-from lorahub_registry.infrastructure.database.tables import CommitFile, RefMove
+from lorahub_registry.infrastructure.database.tables import CommitFile, RefMove, RevisionOrigin
 from lorahub_registry.infrastructure.database.tables import Reference as ReferenceRow
 
 __all__ = ["Commit", "IntegrityError", "Move", "Reference", "RevisionFile"]
@@ -41,6 +41,15 @@ class RevisionFile:
     git_sha1: GitSha1
     is_lfs: bool
     changed_in: CommitId
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """The commit of another hub that a commit here is."""
+
+    endpoint: str
+    repository: str
+    commit: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -354,6 +363,25 @@ def _commit(row: CommitRow) -> Commit:
         created_at=row.created_at,
         request_key=row.request_key,
     )
+
+
+def origin_of(session: Session, commit_id: str) -> Origin | None:
+    row = session.get(RevisionOrigin, commit_id)
+    return None if row is None else Origin(row.endpoint, row.repository, row.remote_commit)
+
+
+def insert_origin(session: Session, commit_id: str, origin: Origin) -> None:
+    """Where there is none."""
+    if session.get(RevisionOrigin, commit_id) is None:
+        session.add(
+            RevisionOrigin(
+                commit_id=commit_id,
+                endpoint=origin.endpoint,
+                repository=origin.repository,
+                remote_commit=origin.commit,
+            )
+        )
+        session.flush()
 
 
 def _file(row: CommitFile, size: int, git_sha1: str) -> RevisionFile:

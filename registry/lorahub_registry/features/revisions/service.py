@@ -19,13 +19,14 @@ from lorahub_registry.features.revisions.queries import (
     FileRow,
     IntegrityError,
     Move,
+    Origin,
     Reference,
     RevisionFile,
     space_of,
 )
 from lorahub_registry.infrastructure.database import Session, now
 
-__all__ = ["Commit", "IntegrityError", "Move", "Reference", "RevisionFile", "space_of"]
+__all__ = ["Commit", "IntegrityError", "Move", "Origin", "Reference", "RevisionFile", "space_of"]
 
 _HEX_PREFIX = re.compile(r"[0-9a-f]{7,39}")
 _DIGEST = re.compile(r"sha256:([0-9a-f]{64})")
@@ -305,3 +306,16 @@ def is_in_repositories(session: Session, sha256: Sha256, repository_ids: Sequenc
 
 def lfs_files(session: Session, repository_id: int) -> list[tuple[RevisionFile, Commit]]:
     return queries.lfs_files(session, repository_id)
+
+
+# --- where they are from ----------------------------------------------------------------------------------------------
+
+
+def origin_of(session: Session, commit_id: str) -> Origin | None:
+    """Of a commit that a mirror brought."""
+    return queries.origin_of(session, commit_id)
+
+
+def record_origin(session: Session, commit_id: str, *, endpoint: str, repository: str, commit: str) -> None:
+    """The first one stays: two commits there may hold the same files."""
+    queries.insert_origin(session, commit_id, Origin(endpoint, repository, commit))

@@ -574,6 +574,40 @@ class MergeOutput(Table):
     created_at: Mapped[datetime]
 
 
+# --- mirrors ----------------------------------------------------------------------------------------------------------
+
+
+class Mirror(Table):
+    """A repository that follows one of another hub."""
+
+    __tablename__ = "mirrors"
+    id: Mapped[int] = mapped_column(BigId, primary_key=True)
+    namespace_id: Mapped[int] = mapped_column(ForeignKey("accounts.id"), index=True)
+    account_id: Mapped[int] = mapped_column(ForeignKey("accounts.id"))  # in whose name it publishes
+    endpoint: Mapped[str] = mapped_column(String(300))  # of the hub
+    source: Mapped[str] = mapped_column(String(200))  # namespace/name there
+    revision: Mapped[str] = mapped_column(String(128))
+    name: Mapped[str] = mapped_column(String(96))  # of the repository here, made by the first run
+    name_key: Mapped[str] = mapped_column(String(200), unique=True)
+    is_private: Mapped[bool]
+    created_at: Mapped[datetime]
+    wanted_at: Mapped[datetime | None]  # changes: somebody asked for a run, and it is over
+    checked_at: Mapped[datetime | None]  # when the last run ended
+    remote_commit: Mapped[str | None] = mapped_column(String(40))  # that is here
+    version: Mapped[str | None] = mapped_column(String(32))  # what it is here
+    error: Mapped[str | None] = mapped_column(Text)  # of the last run
+
+
+class RevisionOrigin(Table):
+    """Which commit of which hub a commit of a mirror is."""
+
+    __tablename__ = "revision_origins"
+    commit_id: Mapped[str] = mapped_column(ForeignKey("commits.id", ondelete="CASCADE"), primary_key=True)
+    endpoint: Mapped[str] = mapped_column(String(300))
+    repository: Mapped[str] = mapped_column(String(200))
+    remote_commit: Mapped[str] = mapped_column(String(40))
+
+
 # --- workers ----------------------------------------------------------------------------------------------------------
 
 

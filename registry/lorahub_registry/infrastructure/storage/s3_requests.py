@@ -11,6 +11,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from lorahub.errors import DiskFull, Unavailable
 from urllib3.exceptions import HTTPError
 
+from lorahub_registry.infrastructure import metrics
 from lorahub_registry.infrastructure.storage.blob_store import ObjectNotFound
 
 if TYPE_CHECKING:
@@ -20,6 +21,13 @@ _MOST_CONNECTIONS = 64  # more than the threads that serve requests: none of the
 _TRIES = 4
 _MISSING = frozenset({"404", "NoSuchKey", "NotFound", "NoSuchUpload"})
 _FULL = frozenset({"InsufficientStorage", "QuotaExceeded", "StorageFull", "XMinioStorageFull", "507"})
+_COUNTED = frozenset(
+    {
+        *("AccessDenied", "InternalError", "InvalidAccessKeyId", "NoSuchBucket", "RequestTimeTooSkewed"),
+        *("RequestTimeout", "ServiceUnavailable", "SignatureDoesNotMatch", "SlowDown", "503"),
+    }
+)
+"""Codes that are a label of their own: a server may answer anything."""
 
 logger = logging.getLogger("lorahub")
 
@@ -74,7 +82,7 @@ def require(answer: Any, name: str) -> str:
     """What a success can't be without."""
     value = answer.get(name)
     if not value:
-        raise failed(f"the storage answered 200, but without {name}")
+        raise failed(f"the storage answered 200, but without {name}", "NoSuccess")
     return str(value)
 
 
@@ -86,7 +94,9 @@ def code(error: ClientError) -> str:
     return str(error.response.get("Error", {}).get("Code", ""))
 
 
-def failed(what: str) -> Unavailable:
+def failed(what: str, fault: str = "other") -> Unavailable:
+    """`fault` is its label in the metrics: one of few."""
+    metrics.STORAGE_FAULTS.labels(fault).inc()
     logger.error("storage: %s", what)
     return Unavailable("the registry's storage doesn't answer as it should", hint="try again in a moment")
 
@@ -98,10 +108,11 @@ def named() -> Iterator[None]:
         yield
     except ClientError as error:
         if code(error) in _FULL:
+            metrics.STORAGE_FAULTS.labels("Full").inc()
             raise DiskFull(
                 "the registry's storage is full; nothing of this upload is kept",
                 hint="free space on the registry, then try again",
             ) from error
-        raise failed(str(error)) from error
+        raise failed(str(error), code(error) if code(error) in _COUNTED else "other") from error
     except (BotoCoreError, HTTPError) as error:
-        raise failed(f"{type(error).__name__}: {error}") from error
+        raise failed(f"{type(error).__name__}: {error}", "Connection") from error

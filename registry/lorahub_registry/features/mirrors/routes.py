@@ -1,0 +1,109 @@
+"""Mirrors of a namespace."""
+
+from typing import Annotated
+
+from fastapi import APIRouter
+from lorahub.errors import (
+    AccountNotFound,
+    AlreadyExists,
+    NotAuthenticated,
+    NotFound,
+    NotPermitted,
+    NotSupported,
+    Quarantined,
+    RepositoryMoved,
+)
+from lorahub.protocol.names import RepositoryName
+from pydantic import BaseModel, Field
+from typing_extensions import TypedDict
+
+from lorahub_registry.features.accounts.caller import Caller
+from lorahub_registry.features.mirrors import service
+from lorahub_registry.features.mirrors.service import Mirror
+from lorahub_registry.infrastructure.web.backend import BackendDep
+from lorahub_registry.infrastructure.web.bodies import json_model
+from lorahub_registry.infrastructure.web.description import refuses
+from lorahub_registry.infrastructure.web.times import wire_time
+
+router = APIRouter(prefix="/api/lorahub/v1/mirrors")
+
+MirrorId = Annotated[int, Field(ge=1, le=2**62)]
+Text = Annotated[str, Field(min_length=1, max_length=200)]
+
+
+class NewMirror(BaseModel):
+    """`repository` of the hub at `endpoint` is followed at `revision`; here it is `target`."""
+
+    endpoint: Annotated[str, Field(min_length=1, max_length=300)]
+    repository: Text
+    revision: Annotated[str, Field(min_length=1, max_length=128)] = "main"
+    target: Text
+    private: bool = False
+
+
+class ShownMirror(TypedDict):
+    id: int
+    target: str
+    endpoint: str
+    repository: str
+    revision: str
+    private: bool
+    createdAt: str
+    waiting: bool
+    checkedAt: str | None
+    commit: str | None
+    version: str | None
+    error: str | None
+
+
+@router.get("")
+@refuses(NotAuthenticated)
+def mirrors(backend: BackendDep, caller: Caller) -> list[ShownMirror]:
+    """Of the namespaces that the caller manages."""
+    return [_mirror(mirror) for mirror in service.mirrors_of(backend, caller)]
+
+
+@router.post("")
+@refuses(NotAuthenticated, NotPermitted, NotSupported, AccountNotFound, AlreadyExists, Quarantined, RepositoryMoved)
+def add(backend: BackendDep, caller: Caller, body: Annotated[NewMirror, json_model(NewMirror)]) -> ShownMirror:
+    made = service.add(
+        backend,
+        caller,
+        RepositoryName.parse(body.target),
+        endpoint=body.endpoint,
+        source=RepositoryName.parse(body.repository),
+        revision=body.revision,
+        is_private=body.private,
+    )
+    return _mirror(made)
+
+
+@router.delete("/{mirror}")
+@refuses(NotAuthenticated, NotFound)
+def remove(backend: BackendDep, caller: Caller, mirror: MirrorId) -> dict[str, str]:
+    service.remove(backend, caller, mirror)
+    return {}
+
+
+@router.post("/{mirror}/run")
+@refuses(NotAuthenticated, NotFound, NotPermitted, NotSupported)
+def run(backend: BackendDep, caller: Caller, mirror: MirrorId) -> ShownMirror:
+    """A worker looks for a new commit as soon as it can."""
+    return _mirror(service.want(backend, caller, mirror))
+
+
+def _mirror(mirror: Mirror) -> ShownMirror:
+    return {
+        "id": mirror.id,
+        "target": mirror.full_name,
+        "endpoint": mirror.endpoint,
+        "repository": mirror.source,
+        "revision": mirror.revision,
+        "private": mirror.is_private,
+        "createdAt": wire_time(mirror.created_at),
+        "waiting": mirror.wanted_at is not None,
+        "checkedAt": None if mirror.checked_at is None else wire_time(mirror.checked_at),
+        "commit": mirror.remote_commit,
+        "version": mirror.version,
+        "error": mirror.error,
+    }

@@ -1,0 +1,317 @@
+"""Mirrors: a repository here holds what one of another hub holds, each commit of it once, pinned by its id.
+
+A run is: list the revision, which gives the commit → fetch what isn't here, each file verified → publish, by the
+ordinary way, under a key that is made of the mirror and the commit → write down where the version is from.
+"""
+
+import itertools
+import json
+import tempfile
+from base64 import b64encode
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+
+from lorahub.errors import AlreadyExists, InvalidInput, LorahubError, NotFound, RepositoryNotFound
+from lorahub.protocol.digests import Sha256
+from lorahub.protocol.names import RepositoryName
+
+from lorahub_registry.features.accounts.permissions import Action, Level, Principal, may, require
+from lorahub_registry.features.accounts.service import acting_for, require_known
+from lorahub_registry.features.audit.service import record
+from lorahub_registry.features.blobs.service import store_stream
+from lorahub_registry.features.mirrors import queries
+from lorahub_registry.features.mirrors.queries import Mirror
+from lorahub_registry.features.mirrors.remote import Listing, RemoteFile, list_files, read_file
+from lorahub_registry.features.publishing.service import Published, publish
+from lorahub_registry.features.repositories import service as repositories
+from lorahub_registry.features.repositories.service import Repository, name_key
+from lorahub_registry.features.revisions import service as revisions
+from lorahub_registry.infrastructure import metrics
+from lorahub_registry.infrastructure.backend import Backend
+from lorahub_registry.infrastructure.database import Session
+from lorahub_registry.infrastructure.outbound import Outbound
+
+__all__ = ["Mirror"]
+
+MOST_MIRRORS = 1000  # of one namespace
+_FILE_SECONDS = 60.0
+_LEAST_BYTES_A_SECOND = 1 << 20
+_MOST_REASON = 1000
+
+
+# --- which there are --------------------------------------------------------------------------------------------------
+
+
+def mirrors_of(backend: Backend, principal: Principal) -> list[Mirror]:
+    """Those of every namespace that the principal manages."""
+    principal.require_account()
+    with backend.database.read() as session:
+        return [one for one in queries.all_mirrors(session) if may(principal, Action.MANAGE, one.namespace)]
+
+
+def add(
+    backend: Backend,
+    principal: Principal,
+    name: RepositoryName,
+    *,
+    endpoint: str,
+    source: RepositoryName,
+    revision: str,
+    is_private: bool,
+) -> Mirror:
+    """Runs at once, and then in every interval. Publishes in the principal's name, for as long as that one may.
+
+    Raises `NotPermitted`, also for a hub that the registry may not call; `NotSupported` where it calls none;
+    `AlreadyExists` where the repository has anything in it: what is here is never overwritten.
+    """
+    require(principal, Action.MANAGE, name.namespace)
+    account_id = principal.require_account()
+    endpoint = _endpoint(backend, endpoint)
+    with backend.database.write() as session:
+        namespace = require_known(session, name.namespace)
+        if sum(one.namespace == namespace.name for one in queries.all_mirrors(session)) >= MOST_MIRRORS:
+            raise InvalidInput(f"{namespace.name} has {MOST_MIRRORS} mirrors, the most there can be")
+        _require_empty(session, principal, name)
+        try:
+            made = queries.insert_mirror(
+                session,
+                namespace_id=namespace.id,
+                account_id=account_id,
+                endpoint=endpoint,
+                source=str(source),
+                revision=revision,
+                name=name.name,
+                name_key=name_key(name),
+                is_private=is_private,
+            )
+        except queries.IntegrityError:
+            raise AlreadyExists(f"another mirror fills {name}", hint="lorahub mirror ls") from None
+        queries.want(session, made)
+        mirror = _known(session, principal, made)
+        _record(session, principal, "mirror.add", mirror, endpoint=endpoint, source=f"{source}@{revision}")
+        return mirror
+
+
+def _endpoint(backend: Backend, text: str) -> str:
+    endpoint = text.rstrip("/")
+    Outbound.of(backend.settings).require_open(f"{endpoint}/")
+    if "?" in endpoint:
+        raise InvalidInput("the address of a hub has no query")
+    return endpoint
+
+
+def _require_empty(session: Session, principal: Principal, name: RepositoryName) -> None:
+    """Missing, or as it is made: one commit that nobody's push followed."""
+    try:
+        there = repositories.permitted(session, principal, name, Action.MANAGE)
+    except RepositoryNotFound:
+        return
+    if revisions.resolve(session, there.id, "main").commit.depth > 0:
+        raise AlreadyExists(
+            f"{name} is here and holds something; a mirror overwrites nothing", hint="choose another name with --name"
+        )
+
+
+def remove(backend: Backend, principal: Principal, mirror_id: int) -> None:
+    """What it has brought stays. Raises `NotFound`."""
+    with backend.database.write() as session:
+        mirror = _known(session, principal, mirror_id)
+        queries.delete_mirror(session, mirror.id)
+        _record(session, principal, "mirror.remove", mirror)
+
+
+def want(backend: Backend, principal: Principal, mirror_id: int) -> Mirror:
+    """A worker runs it as soon as it can. Raises `NotFound`, `NotSupported`, `NotPermitted`."""
+    with backend.database.write() as session:
+        mirror = _known(session, principal, mirror_id)
+        Outbound.of(backend.settings).require_open(f"{mirror.endpoint}/")
+        queries.want(session, mirror.id)
+        _record(session, principal, "mirror.run", mirror)
+        return _known(session, principal, mirror_id)
+
+
+def _known(session: Session, principal: Principal, mirror_id: int) -> Mirror:
+    principal.require_account()
+    mirror = queries.mirror_by_id(session, mirror_id)
+    if mirror is None or not may(principal, Action.MANAGE, mirror.namespace):
+        raise NotFound(f"there is no mirror {mirror_id} that {principal.name} manages")
+    return mirror
+
+
+def _record(session: Session, principal: Principal, action: str, mirror: Mirror, **details: object) -> None:
+    record(
+        session,
+        actor=principal.name,
+        token_id=principal.token_id,
+        action=action,
+        subject=mirror.full_name,
+        mirror=mirror.id,
+        **details,
+    )
+
+
+# --- one run ----------------------------------------------------------------------------------------------------------
+
+
+def due(backend: Backend, *, limit: int) -> list[Mirror]:
+    with backend.database.read() as session:
+        return queries.due(session, backend.settings.mirror_interval, limit=limit)
+
+
+def give_up(backend: Backend, mirror: Mirror, reason: str) -> None:
+    with backend.database.write() as session:
+        queries.settle_failed(session, mirror, reason[:_MOST_REASON])
+
+
+def run(backend: Backend, mirror_id: int, *, go_on: Callable[[], None]) -> str:
+    """Brings the remote's commit here, if it isn't; what came of it. A refusal is written down, and tried again in the
+    next interval. `go_on` raises where the worker is told to end. May be called twice for the same.
+    """
+    with backend.database.read() as session:
+        mirror = queries.mirror_by_id(session, mirror_id)
+    if mirror is None:
+        return "removed"
+    try:
+        outcome = _follow(backend, mirror, go_on)
+    except LorahubError as error:
+        metrics.MIRRORED.labels("failed").inc()
+        give_up(backend, mirror, f"{error.code}: {error.message}")
+        return error.code
+    metrics.MIRRORED.labels(outcome).inc()
+    return outcome
+
+
+def _follow(backend: Backend, mirror: Mirror, go_on: Callable[[], None]) -> str:
+    settings, outbound = backend.settings, Outbound.of(backend.settings)
+    with backend.database.read() as session:
+        principal = _acting(session, mirror)
+    require(principal, Action.MANAGE, mirror.namespace)
+    listing = list_files(outbound, mirror.endpoint, mirror.source, mirror.revision, most_bytes=settings.json_body_bytes)
+    if listing.commit == mirror.remote_commit:
+        with backend.database.write() as session:
+            queries.settle_published(session, mirror, remote_commit=listing.commit, version=mirror.version)
+        return "unchanged"
+    if len(listing.files) > settings.revision_files:
+        raise InvalidInput(f"the revision has {len(listing.files)} files; at most {settings.revision_files}")
+    repository = _target(backend, principal, mirror)
+    fetched = _Fetch(backend, outbound, mirror, repository, listing, go_on)
+    published = _publish(backend, principal, mirror, repository, listing, fetched.lines())
+    with backend.database.write() as session:
+        revisions.record_origin(
+            session,
+            published.commit.id,
+            endpoint=mirror.endpoint,
+            repository=mirror.source,
+            commit=listing.commit,
+        )
+        queries.settle_published(session, mirror, remote_commit=listing.commit, version=published.version)
+    return "published"
+
+
+def _acting(session: Session, mirror: Mirror) -> Principal:
+    """Who added it, in this namespace only; an administrator of the registry needs no role in it."""
+    principal = acting_for(session, mirror.account_id)
+    return replace(principal, scope=Level.ADMIN, namespace=mirror.namespace)
+
+
+def _target(backend: Backend, principal: Principal, mirror: Mirror) -> Repository:
+    """The repository here, made where it is missing; what this mirror didn't bring is never written over."""
+    name = RepositoryName(mirror.namespace, mirror.name)
+    try:
+        if mirror.remote_commit is None:
+            with backend.database.read() as session:
+                _require_untouched(session, principal, mirror, name)
+        return repositories.find(backend, principal, name, Action.WRITE)
+    except RepositoryNotFound:
+        return repositories.create(backend, principal, name, is_private=mirror.is_private)
+
+
+def _require_untouched(session: Session, principal: Principal, mirror: Mirror, name: RepositoryName) -> None:
+    """Empty, or filled by a run of this mirror that died before it was written down."""
+    there = repositories.permitted(session, principal, name, Action.MANAGE)
+    head = revisions.resolve(session, there.id, "main").commit
+    if head.title != _title(mirror, head.title.rpartition("@")[2]):
+        _require_empty(session, principal, name)
+
+
+class _Fetch:
+    """The lines of a commit, each file's bytes here by the time its line is given."""
+
+    def __init__(
+        self,
+        backend: Backend,
+        outbound: Outbound,
+        mirror: Mirror,
+        repository: Repository,
+        listing: Listing,
+        go_on: Callable[[], None],
+    ) -> None:
+        self._backend = backend
+        self._outbound = outbound
+        self._mirror = mirror
+        self._repository = repository
+        self._listing = listing
+        self._go_on = go_on
+        with backend.database.read() as session:
+            head = revisions.resolve(session, repository.id, "main").commit
+            self._here = {file.sha256 for file in revisions.files_of(session, head.id).values()}
+
+    def lines(self) -> Iterator[Mapping[str, object]]:
+        for file in self._listing.files:
+            self._go_on()
+            if file.sha256 is None and file.size <= self._backend.settings.inline_file_bytes:
+                content = b64encode(b"".join(self._bytes(file))).decode()
+                yield {"key": "file", "value": {"path": file.path, "content": content, "encoding": "base64"}}
+            else:
+                oid = self._kept(file)
+                value = {"path": file.path, "algo": "sha256", "oid": oid, "size": file.size}
+                yield {"key": "lfsFile", "value": value}
+
+    def _kept(self, file: RemoteFile) -> Sha256:
+        """Whatever the hub says it is, only what this repository has needn't come: bytes are brought, not claimed."""
+        if file.sha256 is not None and file.sha256 in self._here:
+            return file.sha256
+        return store_stream(
+            self._backend,
+            self._bytes(file),
+            size=file.size,
+            account_id=self._mirror.account_id,
+            repository_id=self._repository.id,
+        ).sha256
+
+    def _bytes(self, file: RemoteFile) -> Iterator[bytes]:
+        seconds = _FILE_SECONDS + file.size / _LEAST_BYTES_A_SECOND
+        mirror = self._mirror
+        for piece in read_file(
+            self._outbound, mirror.endpoint, mirror.source, self._listing.commit, file, seconds=seconds
+        ):
+            self._go_on()
+            yield piece
+
+
+def _publish(
+    backend: Backend,
+    principal: Principal,
+    mirror: Mirror,
+    repository: Repository,
+    listing: Listing,
+    files: Iterator[Mapping[str, object]],
+) -> Published:
+    left = f"left, for they are pickles: {', '.join(listing.left)}"[:2000] if listing.left else ""
+    header = {"summary": _title(mirror, listing.commit), "description": left}
+    first: list[Mapping[str, object]] = [
+        {"key": "header", "value": header},
+        {"key": "deletedFolder", "value": {"path": "."}},
+    ]
+    last = {"key": "version", "value": {"name": None, "aliases": ["latest"]}}
+    name = RepositoryName(repository.namespace, repository.name)
+    key = f"mirror-{mirror.id}-{listing.commit}"
+    with tempfile.TemporaryFile() as body:
+        for line in itertools.chain(first, files, [last]):
+            body.write(json.dumps(line).encode() + b"\n")
+        body.seek(0)
+        return publish(backend, principal, name, "main", body, idempotency_key=key)
+
+
+def _title(mirror: Mirror, commit: str) -> str:
+    return f"Mirror {mirror.endpoint}/{mirror.source}@{commit}"

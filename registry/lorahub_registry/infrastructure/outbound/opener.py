@@ -1,0 +1,245 @@
+"""Opens addresses on hosts that an operator named, for reading: bounded in time and bytes, to the address that was
+checked, through no proxy, with a token for nobody but the host that it is meant for.
+"""
+
+import ssl
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urljoin
+
+import httpcore2
+from lorahub.errors import LorahubError, NotPermitted, NotSupported, Unavailable
+
+from lorahub_registry.infrastructure import metrics
+from lorahub_registry.infrastructure.outbound.addresses import Address, is_named, parse_address, resolve
+from lorahub_registry.settings import Settings
+
+MOST_REDIRECTS = 3
+_CONNECT_SECONDS = 5.0
+_SILENT_SECONDS = 20.0
+_REDIRECTS = (301, 302, 303, 307, 308)
+_FAULTS = (httpcore2.NetworkError, httpcore2.TimeoutException, httpcore2.ProtocolError, OSError)
+
+
+@dataclass(frozen=True, slots=True)
+class Outbound:
+    """`internal` hosts may be on a private network, and be spoken to without encryption."""
+
+    hosts: tuple[str, ...]
+    internal: tuple[str, ...]
+    authorities: str | None
+    """File of certificates, in PEM, that vouch for hosts beside those that the system knows."""
+
+    @classmethod
+    def of(cls, settings: Settings, *, also: Iterable[str] = ()) -> "Outbound":
+        """`also`: hosts that another setting names."""
+        authorities = settings.outbound_authorities
+        return cls(
+            (*settings.outbound_hosts, *also),
+            tuple(settings.outbound_internal),
+            None if authorities is None else str(authorities),
+        )
+
+    def require_open(self, text: str) -> Address:
+        """The address, if it may be called. Resolves nothing.
+
+        Raises `NotSupported` where nothing may be called at all, and `NotPermitted`.
+        """
+        if not self.hosts and not self.internal:
+            raise NotSupported(
+                "this registry calls no other host",
+                hint="its operator names those it may call: LORAHUB_OUTBOUND_HOSTS",
+            )
+        address = parse_address(text)
+        if not is_named(address, (*self.hosts, *self.internal)):
+            raise NotPermitted(
+                f"this registry may not call {address.host}:{address.port}",
+                hint="its operator names the hosts it may call: LORAHUB_OUTBOUND_HOSTS",
+            )
+        if address.scheme == "http" and not is_named(address, self.internal):
+            raise NotPermitted(
+                f"{str(address)[:200]} is not encrypted",
+                hint="use https; an internal host is named in LORAHUB_OUTBOUND_INTERNAL",
+            )
+        return address
+
+    @contextmanager
+    def get(
+        self,
+        text: str,
+        *,
+        most_bytes: int,
+        seconds: float,
+        token: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        redirects: int = MOST_REDIRECTS,
+    ) -> Iterator["Answer"]:
+        """A 200, after at most so many redirects, to hosts that may be called too.
+
+        Raises `NotSupported`, `NotPermitted`, and `Unavailable` for anything that isn't an answer; `facts["status"]`
+        is what the host said instead of 200.
+        """
+        end = time.monotonic() + seconds
+        try:
+            with self._follow(text, end, token, headers or {}, redirects) as (address, response, said):
+                yield _checked(Answer(address, response, said, most_bytes), response.status)
+        except (NotPermitted, NotSupported):
+            metrics.OUTBOUND.labels("refused").inc()
+            raise
+        except _FAULTS as error:
+            metrics.OUTBOUND.labels("failed").inc()
+            raise Unavailable(f"{text[:200]!a} can't be read: {type(error).__name__}") from error
+        except LorahubError:
+            metrics.OUTBOUND.labels("failed").inc()
+            raise
+        metrics.OUTBOUND.labels("answered").inc()
+
+    def get_document(self, text: str, *, most_bytes: int, seconds: float, token: str | None = None) -> bytes:
+        """A small one, whole, from that very address. Raises as `get`."""
+        with self.get(text, most_bytes=most_bytes, seconds=seconds, token=token, redirects=0) as answer:
+            return b"".join(answer.pieces())
+
+    @contextmanager
+    def _follow(
+        self, text: str, end: float, token: str | None, headers: Mapping[str, str], redirects: int
+    ) -> Iterator[tuple[Address, httpcore2.Response, dict[str, str]]]:
+        first = address = self.require_open(text)
+        for left in range(redirects, -1, -1):
+            is_internal = is_named(address, self.internal)
+            if is_internal and not is_named(first, self.internal):
+                raise NotPermitted(f"{first.host} leads to {address.host}, which is internal")
+            sent = dict(headers)
+            if token is not None and address.origin == first.origin:
+                sent["Authorization"] = f"Bearer {token}"
+            with self._ask(address, resolve(address, is_internal=is_internal), end, sent) as response:
+                said = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in response.headers}
+                if response.status not in _REDIRECTS or "location" not in said or not left:
+                    yield address, response, said
+                    return
+                address = self.require_open(_joined(address, said["location"]))
+
+    @contextmanager
+    def _ask(
+        self, address: Address, numbers: list[str], end: float, headers: Mapping[str, str]
+    ) -> Iterator[httpcore2.Response]:
+        host = f"[{address.host}]" if ":" in address.host else address.host
+        url = httpcore2.URL(
+            scheme=address.scheme.encode(), host=host.encode(), port=address.port, target=address.target.encode()
+        )
+        timeouts = {"connect": _CONNECT_SECONDS, "read": _SILENT_SECONDS, "write": _SILENT_SECONDS}
+        sent = {"Host": _authority(host, address), "Accept-Encoding": "identity", "User-Agent": "lorahub", **headers}
+        with (
+            httpcore2.ConnectionPool(ssl_context=self._certificates(), network_backend=_Pinned(numbers, end)) as pool,
+            pool.stream("GET", url, headers=list(sent.items()), extensions={"timeout": timeouts}) as response,
+        ):
+            yield response
+
+    def _certificates(self) -> ssl.SSLContext:
+        context = httpcore2.default_ssl_context()
+        if self.authorities is not None:
+            context.load_verify_locations(self.authorities)
+        return context
+
+
+def _authority(host: str, address: Address) -> str:
+    own = 443 if address.scheme == "https" else 80
+    return host if address.port == own else f"{host}:{address.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    address: Address
+    response: httpcore2.Response
+    headers: Mapping[str, str]
+    """By their lower-case names."""
+    most_bytes: int
+
+    def pieces(self) -> Iterator[bytes]:
+        """Raises `Unavailable` where there is more than was asked for."""
+        received = 0
+        for piece in self.response.iter_stream():
+            received += len(piece)
+            if received > self.most_bytes:
+                raise Unavailable(f"{str(self.address)[:200]} sends more than {self.most_bytes} bytes")
+            yield piece
+
+
+def _checked(answer: Answer, status: int) -> Answer:
+    if status != 200:
+        raise Unavailable(f"{str(answer.address)[:200]} answers {status}", status=status)
+    if answer.headers.get("content-encoding", "identity") != "identity":
+        raise Unavailable(f"{str(answer.address)[:200]} sends compressed bytes that nobody asked for")
+    return answer
+
+
+def _joined(address: Address, location: str) -> str:
+    try:
+        return urljoin(str(address), location)
+    except ValueError:
+        return location  # which no strict parser takes
+
+
+# --- connections ------------------------------------------------------------------------------------------------------
+
+
+class _Pinned(httpcore2.NetworkBackend):
+    """Connects to the addresses that were checked, whatever the name means by now, and is done at `end`."""
+
+    def __init__(self, numbers: list[str], end: float) -> None:
+        self._numbers = numbers
+        self._end = end
+
+    def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,
+        local_address: str | None = None,
+        socket_options: Iterable[httpcore2.SOCKET_OPTION] | None = None,
+    ) -> httpcore2.NetworkStream:
+        fault: Exception = httpcore2.ConnectError(f"no address of {host}")
+        for number in self._numbers:
+            try:
+                made = httpcore2.SyncBackend().connect_tcp(
+                    number, port, _left(timeout, self._end), local_address, socket_options
+                )
+            except (httpcore2.ConnectError, httpcore2.ConnectTimeout) as error:
+                fault = error
+                continue
+            return _Timed(made, self._end)
+        raise fault
+
+
+class _Timed(httpcore2.NetworkStream):
+    """No single operation goes on beyond `end`, however little the other side sends at a time."""
+
+    def __init__(self, stream: httpcore2.NetworkStream, end: float) -> None:
+        self._stream = stream
+        self._end = end
+
+    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        return self._stream.read(max_bytes, _left(timeout, self._end))
+
+    def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        self._stream.write(buffer, _left(timeout, self._end))
+
+    def close(self) -> None:
+        self._stream.close()
+
+    def start_tls(
+        self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
+    ) -> httpcore2.NetworkStream:
+        return _Timed(self._stream.start_tls(ssl_context, server_hostname, _left(timeout, self._end)), self._end)
+
+    def get_extra_info(self, info: str) -> Any:
+        return self._stream.get_extra_info(info)
+
+
+def _left(timeout: float | None, end: float) -> float:
+    left = end - time.monotonic()
+    if left <= 0:
+        raise httpcore2.ReadTimeout("the time for this call is over")
+    return left if timeout is None else min(timeout, left)
