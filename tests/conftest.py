@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from builders import write_adapter
-from registry_process import Registry
+from registry_process import IN_A_FOLDER, Registry
 from services import production
 from services.cluster import Cluster
 
@@ -53,7 +53,7 @@ def own_registry(tmp_path: Path) -> Iterator[Registry]:
 @pytest.fixture
 def folder_registry(tmp_path: Path) -> Iterator[Registry]:
     """One on a folder, whatever the others stand on: for what is true of a folder only."""
-    running = Registry(tmp_path / "folder-registry", settings={"LORAHUB_STORAGE": ""}).start()
+    running = Registry(tmp_path / "folder-registry", IN_A_FOLDER).start()
     yield running
     running.kill()
 

@@ -8,16 +8,15 @@ import pytest
 import wire
 from builders import weights_of_size
 from prometheus_client.parser import text_string_to_metric_families
-from registry_process import LORAHUB, Registry
+from registry_process import IN_A_FOLDER, LORAHUB, Registry
 from services.ports import free_port
 
 
 @pytest.fixture
 def measured(tmp_path: Path) -> Iterator[Registry]:
     address = f"127.0.0.1:{free_port()}"
-    running = Registry(
-        tmp_path / "measured", {"LORAHUB_METRICS_ADDRESS": address, "LORAHUB_QUOTA_REPOSITORIES": "1"}
-    ).start()
+    settings = {"LORAHUB_METRICS_ADDRESS": address, "LORAHUB_QUOTA_REPOSITORIES": "1", **IN_A_FOLDER}
+    running = Registry(tmp_path / "measured", settings).start()
     yield running
     running.kill()
 

@@ -11,7 +11,7 @@ import httpx2
 import pytest
 import wire
 from builders import weights_of_size
-from registry_process import Registry, eventually
+from registry_process import IN_A_FOLDER, Registry, eventually
 
 SIZE = 24 << 20  # more than all the buffers between the two processes hold
 
@@ -19,7 +19,7 @@ SIZE = 24 << 20  # more than all the buffers between the two processes hold
 @pytest.fixture
 def draining(tmp_path: Path) -> Iterator[Registry]:
     """It answers for a while after it was told to stop."""
-    running = Registry(tmp_path / "draining", {"LORAHUB_DRAIN_SECONDS": "3"}).start()
+    running = Registry(tmp_path / "draining", {"LORAHUB_DRAIN_SECONDS": "3", **IN_A_FOLDER}).start()
     yield running
     running.kill()
 

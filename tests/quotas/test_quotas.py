@@ -13,7 +13,7 @@ import httpx2
 import pytest
 import wire
 from builders import weights_of_size, write_adapter
-from registry_process import LORAHUB, Registry, eventually
+from registry_process import IN_A_FOLDER, LORAHUB, Registry, eventually
 
 PIECE = 40_000
 NewUser = Callable[[], tuple[str, str]]
@@ -69,7 +69,7 @@ def test_what_is_refused_is_said_in_numbers(registry: Registry, user: tuple[str,
 
 
 def test_wrong_bytes_and_the_end_of_time_give_the_room_back(tmp_path: Path) -> None:
-    registry = Registry(tmp_path / "brief", {"LORAHUB_UPLOAD_LIFETIME": "PT8S"}).start()
+    registry = Registry(tmp_path / "brief", {"LORAHUB_UPLOAD_LIFETIME": "PT8S", **IN_A_FOLDER}).start()
     try:
         with registry.client() as client:
             repo = wire.create_repo(client, "owner/undone")

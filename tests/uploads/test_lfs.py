@@ -10,9 +10,7 @@ import httpx2
 import pytest
 import wire
 from builders import lora_weights, weights_of_size
-from registry_process import Registry
-
-IN_A_FOLDER = {"LORAHUB_STORAGE": ""}
+from registry_process import IN_A_FOLDER, Registry
 
 
 @pytest.fixture(scope="module")
