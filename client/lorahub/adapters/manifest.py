@@ -21,6 +21,7 @@ MANIFEST = "lorahub.json"
 SCHEMA = 1
 ORIGINS = ("trained", "external", "merged", "converted")
 
+_BESIDE = ("config", "tokenizer", "chat_template", "quantisation")
 _HEX = frozenset("0123456789abcdef")
 
 
@@ -106,7 +107,7 @@ def write_manifest(
     value = {
         "schema": SCHEMA,
         "origin": known.get("origin", "external"),
-        "base": _described(adapter.claim, base),
+        "base": _described(adapter.claim, base) | _beside(known.get("base")),
         "adapter": measured_facts(adapter),
         "files": [{"path": one.path, "bytes": one.size, "sha256": one.sha256} for one in files],
         "compatibility": {
@@ -120,6 +121,11 @@ def write_manifest(
         **{key: known.get(key) for key in ("data", "run", "code", "hardware", "parents")},
     }
     return (json.dumps(value, indent=2, sort_keys=True) + "\n").encode()
+
+
+def _beside(before: Any) -> dict[str, Any]:
+    """What the weights were trained beside: digests of config, tokenizer and chat template; how they were quantised."""
+    return {key: before[key] for key in _BESIDE if key in before} if isinstance(before, Mapping) else {}
 
 
 def _described(claim: BaseClaim, base: BaseModel | None) -> dict[str, Any]:

