@@ -252,11 +252,10 @@ def test_a_loss_that_is_no_number_stops_with_its_place(llama: Path, rows: Path, 
     ) as told:
         lorahub.train(llama, rows, config, output=out)
     facts = told.value.facts
-    kept = facts["checkpoint"]
-    if kept is not None:
-        checkpoint = read_checkpoint(Path(kept))
-        assert checkpoint.progress.step < facts["step"] - 1
-        assert all(tensor.isfinite().all() for tensor in checkpoint.tensors.values() if tensor.is_floating_point())
+    checkpoint = read_checkpoint(Path(facts["checkpoint"]))
+    assert checkpoint.progress.step == facts["step"] - 2, "what gave the loss isn't kept, what stood before is"
+    assert [path.name for path in (out / ".training").iterdir()] == [Path(facts["checkpoint"]).name]
+    assert all(tensor.isfinite().all() for tensor in checkpoint.tensors.values() if tensor.is_floating_point())
     assert not (out / "lorahub.json").exists()
     assert set(facts["lines"]) <= set(range(1, 65))
 

@@ -121,7 +121,7 @@ class Loop:
         return TrainingDiverged(
             f"the {what} of step {self.progress.step + 1} is not finite: batch {batch + 1}, lines {some}",
             hint=(f"the last good checkpoint is {kept}; " if kept else "")
-            + "try a smaller --lr, and look at the lines",
+            + "look at the lines, and train anew with a smaller --lr",
             step=self.progress.step + 1,
             batch=batch + 1,
             lines=lines,
