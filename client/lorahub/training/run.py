@@ -13,7 +13,7 @@ from lorahub.hub.hub import Hub
 from lorahub.hub.progress import Progress, Silence
 from lorahub.training.base import Base, find_base, sha256_of
 from lorahub.training.batches import Batches
-from lorahub.training.checkpoint import Checkpoint, Checkpoints, Progressed
+from lorahub.training.checkpoint import FOLDER, Checkpoint, Checkpoints, Progressed
 from lorahub.training.config import TrainConfig
 from lorahub.training.dataset import Dataset, prepare
 from lorahub.training.devices import place_of
@@ -84,7 +84,7 @@ def train(
 
     checkpoints = Checkpoints(folder, _fingerprint(config, dataset, described.weights_digest))
     resumed = None if resume is None else checkpoints.open(resume)
-    folder.mkdir(parents=True, exist_ok=True)
+    (folder / FOLDER).mkdir(parents=True, exist_ok=True)
     torch.manual_seed(config.seed)
     loop = Loop(
         config=config,
