@@ -74,8 +74,9 @@ def train(
     model = attach(
         method, load_model(found.folder, settings, place, config), config, dtype_for(place, settings, config)
     )
-    loss = loss_of(model, settings.vocab_size)
-    is_packed = config.pack == "best-fit" and keeps_samples_apart(model, settings.vocab_size)
+    vocabulary = settings.get_text_config().vocab_size
+    loss = loss_of(model, vocabulary)
+    is_packed = config.pack == "best-fit" and keeps_samples_apart(model, vocabulary)
     batches, evaluation = both_sides(dataset, config, is_packed=is_packed)
     steps = steps_of(config, len(batches))
     notes = list(notes_on(dataset, config, found, steps, is_packed=is_packed))
@@ -141,7 +142,7 @@ def method_of(config: TrainConfig) -> Method:
 
 def within(settings: Any, config: TrainConfig) -> TrainConfig:
     """Samples no longer than the model's positions, less those that a method takes for itself."""
-    most = getattr(settings, "max_position_embeddings", None)
+    most = getattr(settings.get_text_config(), "max_position_embeddings", None)
     if most is None:
         return config
     taken = config.virtual_tokens if config.method in ("prefix", "prompt") else 0
