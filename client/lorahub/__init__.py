@@ -7,9 +7,11 @@ from lorahub.errors import LorahubError
 if TYPE_CHECKING:
     from lorahub.hub.hub import Hub
     from lorahub.swapping.session import Session
+    from lorahub.training.config import TrainConfig
+    from lorahub.training.run import train
 
 __version__ = "0.1.0"
-__all__ = ["Hub", "LorahubError", "Session", "__version__"]
+__all__ = ["Hub", "LorahubError", "Session", "TrainConfig", "__version__", "train"]
 
 
 def __getattr__(name: str) -> Any:
@@ -22,4 +24,12 @@ def __getattr__(name: str) -> Any:
         from lorahub.swapping.session import Session
 
         return Session
+    if name == "TrainConfig":
+        from lorahub.training.config import TrainConfig
+
+        return TrainConfig
+    if name == "train":
+        from lorahub.training.run import train
+
+        return train
     raise AttributeError(f"module 'lorahub' has no attribute {name!r}")

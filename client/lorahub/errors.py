@@ -7,6 +7,7 @@ LorahubError
 │   │                                                                InvalidCard · MalformedBody
 │   │                                                                UnsupportedMediaType
 │   │                                                                InvalidBaseModel · NotConvertible
+│   │                                                                InvalidTrainingData
 │   └── InvalidAdapter   the bytes are not a usable adapter          InvalidSafetensors · InvalidGguf
 │                                                                    InvalidAdapterConfig · UnsafeFile
 │                                                                    AdapterDoesNotFit
@@ -24,6 +25,7 @@ LorahubError
 │                                                                    BlobVanished
 ├── LimitExceeded        more than this server takes                 PayloadTooLarge · QuotaExceeded
 │                                                                    RangeNotSatisfiable · TooManyRequests
+├── TrainingStopped      a training run ended before its end         TrainingDiverged · TrainingInterrupted
 ├── NotSupported         a part of the Hub's protocol that lorahub leaves out
 └── Unavailable          the registry, the network or the disk       RegistryUnreachable · RegistryFailed · DiskFull
 """
@@ -151,6 +153,12 @@ class InvalidBaseModel(InvalidInput):
     """Files or a layout that are no base model."""
 
     code, status, exit_code = "InvalidBaseModel", 422, 7
+
+
+class InvalidTrainingData(InvalidInput):
+    """Lines of a training file that can't be used; `facts["problems"]` has each with its line."""
+
+    code, status, exit_code = "InvalidTrainingData", 422, 7
 
 
 class NotConvertible(InvalidInput):
@@ -388,6 +396,24 @@ class TooManyRequests(LimitExceeded):
     """Wait and try again; `facts["retry_after"]` seconds."""
 
     code, status, exit_code, retryable = "TooManyRequests", 429, 8, True
+
+
+class TrainingStopped(LorahubError):
+    """A training run ended before its end; what it had is kept in its folder."""
+
+    code, status, exit_code = "TrainingStopped", 500, 1
+
+
+class TrainingDiverged(TrainingStopped):
+    """A loss or a gradient that is not a finite number; `facts` name the step, the batch and its lines."""
+
+    code, exit_code = "TrainingDiverged", 7
+
+
+class TrainingInterrupted(TrainingStopped):
+    """A signal came; the run goes on with --resume."""
+
+    code, exit_code, retryable = "TrainingInterrupted", 130, True
 
 
 class NotSupported(LorahubError):

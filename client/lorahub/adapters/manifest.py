@@ -15,12 +15,14 @@ from lorahub.adapters.findings import Evidence, Finding, finding
 from lorahub.adapters.limits import LIMITS
 from lorahub.adapters.runtimes import judge_runtimes
 from lorahub.adapters.strict_json import parse_json
+from lorahub.adapters.training_record import training_record
 from lorahub.errors import InvalidAdapterConfig
 
 MANIFEST = "lorahub.json"
 SCHEMA = 1
 ORIGINS = ("trained", "external", "merged", "converted")
 
+_BESIDE = ("config", "tokenizer", "chat_template", "quantisation")
 _HEX = frozenset("0123456789abcdef")
 
 
@@ -45,12 +47,13 @@ class StatedFile:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """`adapter` has measured facts by name, `raw` the whole object."""
+    """`adapter` has measured facts by name, `training` what its maker says of it, `raw` the whole object."""
 
     base: BaseClaim | None
     adapter: Mapping[str, Any] = field(default_factory=dict)
     files: tuple[StatedFile, ...] = ()
     raw: Mapping[str, Any] = field(default_factory=dict)
+    training: Mapping[str, Any] | None = None
 
     def differences(self, adapter: Adapter, files: Files) -> list[Finding]:
         """LH309 for what is stated and measured differently: facts, sizes, and digests where they are known."""
@@ -106,7 +109,7 @@ def write_manifest(
     value = {
         "schema": SCHEMA,
         "origin": known.get("origin", "external"),
-        "base": _described(adapter.claim, base),
+        "base": _described(adapter.claim, base) | _beside(known.get("base")),
         "adapter": measured_facts(adapter),
         "files": [{"path": one.path, "bytes": one.size, "sha256": one.sha256} for one in files],
         "compatibility": {
@@ -120,6 +123,11 @@ def write_manifest(
         **{key: known.get(key) for key in ("data", "run", "code", "hardware", "parents")},
     }
     return (json.dumps(value, indent=2, sort_keys=True) + "\n").encode()
+
+
+def _beside(before: Any) -> dict[str, Any]:
+    """What the weights were trained beside: digests of config, tokenizer and chat template; how they were quantised."""
+    return {key: before[key] for key in _BESIDE if key in before} if isinstance(before, Mapping) else {}
 
 
 def _described(claim: BaseClaim, base: BaseModel | None) -> dict[str, Any]:
@@ -160,6 +168,7 @@ def parse_manifest(raw: bytes) -> Manifest:
         adapter if isinstance(adapter, dict) else {},
         tuple(_files(value.get("files"))),
         value,
+        training_record(value),
     )
 
 

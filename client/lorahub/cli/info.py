@@ -27,7 +27,7 @@ def info(session: Session, reference: str) -> Result:
         f"  {len(revision.files)} files, {size_text(revision.size)}; {model.get('downloads', 0)} downloads",
     ]
     if checked is not None:
-        lines.append(_verdict(checked))
+        lines += [_verdict(checked), *_training(checked)]
     if signature is not None:
         lines.append(_signed(signature))
     if revision.origin:
@@ -62,6 +62,20 @@ def _signed(signature: Mapping[str, Any]) -> str:
     if not signature["coversFiles"]:
         return f"  signed by {key}, but for other files: {', '.join(signature['differing'][:3])}"
     return f"  signed by {key}, for exactly these files; prove it with lorahub verify --key"
+
+
+def _training(checked: Mapping[str, Any]) -> list[str]:
+    """What its maker states: `trained on 198 rows in 60 steps, loss 5.5486 → 5.3395`."""
+    record = checked["facts"].get("training") or {}
+    run, rows = record.get("run") or {}, ((record.get("data") or {}).get("train") or {}).get("rows")
+    losses = run.get("loss") or {}
+    parts = [
+        None if rows is None else f"trained on {rows} rows",
+        None if run.get("steps") is None else f"in {run['steps']} steps",
+        None if losses.get("last") is None else f"loss {losses.get('first')} → {losses['last']}",
+    ]
+    said = ", ".join(part for part in parts if part)
+    return [f"  {said}, as its maker states"] if said else []
 
 
 def _verdict(checked: Mapping[str, Any]) -> str:

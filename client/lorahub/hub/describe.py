@@ -29,7 +29,7 @@ def describe(
     if adapter.format == "unknown" or not (adapter.updates or adapter.parts):
         return False
     place = folder / MANIFEST
-    before, stated = _before(place), list(_stated(files, adapter))
+    before, stated = _before(place), list(stated_files(files, adapter))
     raw = dict(before.raw) if before else {}
     is_new = base is not None or (parents is not None and raw.get("parents") != list(parents))
     if not is_new and before and stated == list(before.files) and not before.differences(adapter, files):
@@ -52,7 +52,7 @@ def _before(place: Path) -> Manifest | None:
         return None
 
 
-def _stated(files: FolderFiles, adapter: Adapter) -> Iterator[StatedFile]:
+def stated_files(files: FolderFiles, adapter: Adapter) -> Iterator[StatedFile]:
     for path in sorted({CONFIG, adapter.weights_file or CONFIG} & set(files.sizes)):
         with files.path(path).open("rb") as file:
             yield StatedFile(path, files.sizes[path], hashlib.file_digest(file, "sha256").hexdigest())

@@ -1,0 +1,91 @@
+"""The base that is trained on: a folder, `hf:org/name[@revision]`, or a repository here; every byte hashed."""
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from lorahub.adapters.base_model import BaseModel
+from lorahub.errors import BaseNotFound, InvalidReference
+from lorahub.hub.bases import hash_folder, is_folder
+from lorahub.hub.hub import Hub
+from lorahub.hub.progress import Progress
+from lorahub.protocol.references import Reference, local_path
+
+_MODEL_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
+
+
+@dataclass(frozen=True, slots=True)
+class Base:
+    """`name` is what the adapter will call it; a folder without one goes by its path."""
+
+    folder: Path
+    name: str | None
+    revision: str | None
+
+    @property
+    def shown(self) -> str:
+        return self.name or str(self.folder)
+
+    def hashed(self, progress: Progress) -> BaseModel:
+        """With the digest of every tensor and every file. Raises `InvalidBaseModel`."""
+        base = hash_folder(self.folder, progress)
+        names = base.names if self.name is None else frozenset({self.name})
+        return replace(base, name=self.name, names=names, revision=self.revision)
+
+    def facts(self) -> dict[str, Any]:
+        """What an adapter depends on beside the weights: sha256 of config and tokenizer, null where there is none."""
+        return {
+            "config": sha256_of(self.folder / "config.json"),
+            "tokenizer": sha256_of(self.folder / "tokenizer.json") or sha256_of(self.folder / "tokenizer.model"),
+            "chat_template": _template(self.folder),
+        }
+
+
+def find_base(spec: str, name: str | None, hub: Callable[[], Hub]) -> Base:
+    """Fetches what isn't here. Raises `BaseNotFound`, and what the network says."""
+    if is_folder(spec):
+        return Base(local_path(spec), name, None)
+    try:
+        reference = Reference.parse(spec)
+    except InvalidReference:
+        raise BaseNotFound(f"{spec} is no folder here", hint="name a folder, hf:org/name, or namespace/name") from None
+    if spec.startswith("hf:"):
+        return _from_hub(reference, name)
+    with hub() as registry:
+        pulled = registry.pull(spec)
+    if not (pulled.path / "config.json").is_file():
+        raise BaseNotFound(f"{spec} holds no model to train on", hint="name the base, not an adapter of it")
+    return Base(pulled.path, name or str(reference.repository), pulled.revision.commit)
+
+
+def _from_hub(reference: Reference, name: str | None) -> Base:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    repository = str(reference.repository)
+    try:
+        folder = Path(snapshot_download(repository, revision=reference.revision, allow_patterns=_MODEL_FILES))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        first = str(error).strip().partition("\n")[0]
+        raise BaseNotFound(f"{reference} can't be fetched: {first}", hint="name a folder instead") from error
+    return Base(folder, name or repository, folder.name)  # a snapshot's folder is called as its commit
+
+
+def sha256_of(path: Path) -> str | None:
+    if not path.is_file():
+        return None
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _template(folder: Path) -> str | None:
+    alone = sha256_of(folder / "chat_template.jinja")
+    try:
+        settings = json.loads((folder / "tokenizer_config.json").read_bytes())
+    except (OSError, ValueError):
+        return alone
+    inside = settings.get("chat_template") if isinstance(settings, dict) else None
+    return alone or (hashlib.sha256(inside.encode()).hexdigest() if isinstance(inside, str) else None)

@@ -1,0 +1,192 @@
+"""Every setting of a training run. Strict: an unknown name, a wrong type, an impossible value is one clear message."""
+
+import math
+import tomllib
+import types
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Literal, Self, Union, get_args, get_origin, get_type_hints
+
+from lorahub.errors import InvalidConfiguration
+
+MethodName = Literal["lora", "prefix", "prompt", "bottleneck", "bitfit", "ia3", "full"]
+Format = Literal["auto", "chat", "completion", "text"]
+TrainOn = Literal["auto", "completion", "all"]
+Init = Literal["default", "gaussian", "pissa", "olora"]
+
+PRESETS: Mapping[str, Mapping[str, Any]] = {
+    "paper": {"method": "lora", "rank": 4, "alpha": 32, "targets": ("q,v",), "init": "gaussian"},
+}
+"""`paper`: the query and value projections, A from a Gaussian, B zero, as for GPT-2 (arXiv 2106.09685, table 11)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainConfig:
+    """What is trained, on what, and how. Raises `InvalidConfiguration`.
+
+    Of the settings below `method`, each method reads those that it has a use for.
+    """
+
+    method: MethodName = "lora"
+    rank: int = 16
+    """Of lora; the width of a bottleneck."""
+    alpha: int | None = None
+    """None: twice the rank. The update is scaled by alpha / rank, with rslora by alpha / √rank."""
+    targets: tuple[str, ...] = ("all-linear",)
+    """Names of modules as PEFT takes them; `all-linear`, or `q,v`: the query and value projections of any model."""
+    dropout: float = 0.0
+    """Costs 1.6 times the memory of activations."""
+    rslora: bool = False
+    dora: bool = False
+    init: Init = "default"
+    lora_plus: float | None = None
+    """LoRA+: B's learning rate over A's; None trains both with one."""
+    virtual_tokens: int = 16
+    """Of prefix and prompt."""
+    bottleneck: Literal["houlsby", "pfeiffer"] = "houlsby"
+    extract_lora: int | None = None
+    """Of full: the rank of the LoRA that what was learnt is reduced to; None keeps the whole model."""
+
+    lr: float = 2e-4
+    epochs: float = 3.0
+    steps: int | None = None
+    """Instead of epochs."""
+    batch_tokens: int = 4096
+    """Tokens of one forward, padding included."""
+    accum: int = 1
+    """Forwards of one step."""
+    warmup: float = 0.03
+    """Share of the steps in which the learning rate rises; then it falls to 0 in a line."""
+    weight_decay: float = 0.0
+    clip: float = 1.0
+    """The largest norm of a step's gradient."""
+    seed: int = 0
+
+    max_len: int = 1024
+    """Tokens of one example; what is longer is cut, and reported."""
+    pack: Literal["best-fit", "none"] = "best-fit"
+    format: Format = "auto"
+    train_on: TrainOn = "auto"
+    """`completion`: answers only, as far as the format has any; `all`: every token; `auto` is `completion`."""
+    eval_split: float | str = 0.05
+    """A share of the rows, chosen by their content; or a file."""
+    eval_every: int | None = None
+    """In steps; None is ten times in a run."""
+    patience: int | None = None
+    """Evaluations without progress after which to stop, and keep the best; None never stops early."""
+    min_delta: float = 0.001
+    """What counts as progress of the evaluation loss."""
+    save_every: int | None = None
+    """In steps; None is ten times in a run."""
+
+    device: str = "auto"
+    dtype: Literal["auto", "bf16", "fp32"] = "auto"
+    """Of the base; `auto` is bf16 where the base is kept in 16 bits and the device computes in bf16."""
+    attention: Literal["auto", "sdpa", "eager", "flash_attention_2"] = "auto"
+    load_4bit: bool = False
+    grad_ckpt: bool = False
+    compile: bool = False
+    threads: int | None = None
+    base_name: str | None = None
+    """What the base is called in the adapter; None: as it was named, or as its own files say."""
+
+    def __post_init__(self) -> None:
+        hints = get_type_hints(type(self))
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if not _matches(value, hints[field.name]):
+                raise InvalidConfiguration(f"{field.name} is {value!r}", hint=f"it takes {_told(hints[field.name])}")
+        for name, is_good, wanted in self._bounds():
+            if not is_good:
+                raise InvalidConfiguration(f"{name} is {getattr(self, name)!r}", hint=f"it has to be {wanted}")
+
+    def _bounds(self) -> list[tuple[str, bool, str]]:
+        at_least_one = ("rank", "virtual_tokens", "batch_tokens", "accum")
+        optional = ("steps", "eval_every", "patience", "save_every", "threads", "extract_lora")
+        given = [name for name in optional if getattr(self, name) is not None]
+        share = self.eval_split
+        return [
+            *((name, getattr(self, name) >= 1, "1 or more") for name in (*at_least_one, *given)),
+            ("max_len", self.max_len >= 2, "2 or more"),
+            ("seed", 0 <= self.seed < 2**63, "from 0 to 2⁶³ − 1"),
+            ("dropout", 0 <= self.dropout < 1, "from 0 to below 1"),
+            ("warmup", 0 <= self.warmup <= 1, "from 0 to 1"),
+            ("eval_split", isinstance(share, str) or 0 <= share < 1, "a file, or a share from 0 to below 1"),
+            ("targets", all(self.targets) and len(self.targets) > 0, "names of modules, or all-linear"),
+            *((name, getattr(self, name) > 0, "more than 0") for name in ("lr", "epochs", "clip")),
+            *((name, getattr(self, name) >= 0, "0 or more") for name in ("weight_decay", "min_delta")),
+            *(
+                (name, getattr(self, name) is None or getattr(self, name) > 0, "more than 0")
+                for name in ("alpha", "lora_plus")
+            ),
+        ]
+
+    @property
+    def scaling_alpha(self) -> int:
+        return 2 * self.rank if self.alpha is None else self.alpha
+
+    @classmethod
+    def of(cls, given: Mapping[str, Any]) -> Self:
+        """From names and values, as a file or a command line has them; `preset` comes first, what is given wins.
+
+        Lists become tuples, whole numbers stand for fractions. Raises `InvalidConfiguration`.
+        """
+        values = {name.replace("-", "_"): value for name, value in given.items()}
+        preset = values.pop("preset", None)
+        if preset is not None and preset not in PRESETS:
+            raise InvalidConfiguration(f"no preset is called {preset!r}", hint=f"there are: {', '.join(PRESETS)}")
+        merged = {**(PRESETS[preset] if preset else {}), **values}
+        hints = get_type_hints(cls)
+        unknown = sorted(merged.keys() - hints.keys())
+        if unknown:
+            raise InvalidConfiguration(f"no setting is called {unknown[0]!r}", hint=f"there are: {', '.join(hints)}")
+        return cls(**{name: _coerced(value, hints[name]) for name, value in merged.items()})
+
+    @classmethod
+    def from_file(cls, path: Path, given: Mapping[str, Any]) -> Self:
+        """A TOML file of settings; what is `given` beside it wins. Raises `InvalidConfiguration`."""
+        try:
+            content = tomllib.loads(path.read_text("utf-8"))
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+            raise InvalidConfiguration(f"can't read {path}: {error}", hint="lines such as: lr = 1e-4") from None
+        return cls.of({**{name.replace("-", "_"): value for name, value in content.items()}, **given})
+
+    def as_json(self) -> dict[str, Any]:
+        """JSON-ready; `TrainConfig.of` takes it back."""
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+
+
+def _options(hint: Any) -> tuple[Any, ...]:
+    return get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+
+
+def _coerced(value: Any, hint: Any) -> Any:
+    if isinstance(value, list):
+        return tuple(value)
+    takes = _options(hint)
+    return float(value) if type(value) is int and float in takes and int not in takes else value
+
+
+def _matches(value: Any, hint: Any) -> bool:
+    return any(_is_one(value, option) for option in _options(hint))
+
+
+def _is_one(value: Any, option: Any) -> bool:
+    if get_origin(option) is Literal:
+        return value in get_args(option)
+    if get_origin(option) is tuple:
+        return isinstance(value, tuple) and all(isinstance(item, str) for item in value)
+    if option is float:
+        return type(value) in (float, int) and math.isfinite(value)
+    return type(value) is option
+
+
+def _told(hint: Any) -> str:
+    words = {int: "a whole number", float: "a number", str: "text", bool: "true or false", type(None): "nothing"}
+    return ", or ".join(
+        " | ".join(map(str, get_args(option)))
+        if get_origin(option) is Literal
+        else words.get(option, "a list of names")
+        for option in _options(hint)
+    )

@@ -1,0 +1,38 @@
+"""One way to adapt a frozen model each. The loop knows none of them: it trains what requires a gradient."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Protocol
+
+from torch import nn
+from transformers import PreTrainedModel
+
+from lorahub.training.config import TrainConfig
+from lorahub.training.methods.lora import Lora
+
+
+class Method(Protocol):
+    """One way to adapt a frozen model: what it adds, which parameters it trains, how it is kept on disk."""
+
+    name: str
+
+    def attach(self, model: PreTrainedModel) -> nn.Module:
+        """The model to train; exactly the method's parameters require a gradient.
+
+        `model` may be on the meta device, where only shapes count. Raises `UsageFault` where the model has nothing
+        for this method to train.
+        """
+        ...
+
+    def groups(self, model: nn.Module) -> list[tuple[list[tuple[str, nn.Parameter]], float]]:
+        """All parameters that are trained, by name, in groups with their factor on the learning rate."""
+        ...
+
+    def save(self, model: nn.Module, folder: Path) -> None:
+        """The files of the adapter, safetensors only; `folder` is there and empty."""
+        ...
+
+
+METHODS: Mapping[str, Callable[[TrainConfig], Method]] = {
+    "lora": Lora,
+}

@@ -1,0 +1,98 @@
+"""The base as a model to train, with its tokenizer: loaded in one dtype, in 4 bits, or as shapes alone."""
+
+import importlib.util
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+from lorahub.errors import BaseNotFound, InvalidConfiguration, UsageFault
+from lorahub.training.config import TrainConfig
+from lorahub.training.devices import Place
+from lorahub.training.methods import Method
+
+
+def load_tokenizer(folder: Path) -> Any:
+    try:
+        tokenizer: Any = AutoTokenizer.from_pretrained(folder)
+    except (OSError, ValueError) as error:
+        raise BaseNotFound(f"{folder} has no tokenizer", hint="save one beside the model") from error
+    if not tokenizer.is_fast:
+        raise UsageFault(f"the tokenizer of {folder} has no tokenizer.json", hint="save it with transformers, fast")
+    return tokenizer
+
+
+def load_config(folder: Path) -> Any:
+    try:
+        return AutoConfig.from_pretrained(folder)
+    except (OSError, ValueError) as error:
+        first = str(error).strip().partition("\n")[0]
+        raise BaseNotFound(f"{folder} can't be loaded: {first}", hint="name a folder with config.json") from error
+
+
+def dtype_for(place: Place, settings: Any, config: TrainConfig) -> torch.dtype:
+    return place.dtype(config.dtype, str(getattr(settings, "dtype", None)).removeprefix("torch."))
+
+
+def load_model(folder: Path, settings: Any, place: Place, config: TrainConfig) -> Any:
+    """Frozen, on its device. Raises `BaseNotFound`, `InvalidConfiguration`, `UsageFault`."""
+    dtype = dtype_for(place, settings, config)
+    options: dict[str, Any] = {"dtype": dtype, "attn_implementation": _attention(place, dtype, config)}
+    if config.load_4bit:
+        options |= {"quantization_config": _four_bits(dtype), "device_map": {"": str(place.device)}}
+    try:
+        model: Any = AutoModelForCausalLM.from_pretrained(folder, **options)
+        return _frozen(model if config.load_4bit else model.to(place.device))
+    except (OSError, ValueError, ImportError) as error:
+        first = str(error).strip().partition("\n")[0]
+        raise BaseNotFound(f"{folder} can't be loaded: {first}", hint="name a folder with a causal model") from error
+
+
+def shape_model(settings: Any) -> Any:
+    """The same without weights: nothing is read, nothing computed."""
+    with torch.device("meta"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return _frozen(AutoModelForCausalLM.from_config(settings))  # type: ignore[no-untyped-call]
+
+
+def attach(method: Method, model: Any, config: TrainConfig, dtype: torch.dtype) -> nn.Module:
+    """The model to train. What is trained has the dtype that the base computes in; the optimizer keeps its master."""
+    torch.manual_seed(config.seed)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        adapted = method.attach(model)
+        if config.grad_ckpt:
+            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    for parameter in adapted.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.to(dtype)
+    return adapted
+
+
+def _frozen(model: Any) -> Any:
+    return model.requires_grad_(requires_grad=False)
+
+
+def _attention(place: Place, dtype: torch.dtype, config: TrainConfig) -> str | None:
+    if config.attention != "auto":
+        return config.attention
+    has_flash = importlib.util.find_spec("flash_attn") is not None
+    return "flash_attention_2" if place.device.type == "cuda" and dtype is torch.bfloat16 and has_flash else None
+
+
+def _four_bits(dtype: torch.dtype) -> Any:
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise InvalidConfiguration(
+            "--load-4bit needs bitsandbytes, which is not installed", hint="pip install bitsandbytes"
+        )
+    from transformers import BitsAndBytesConfig
+
+    return BitsAndBytesConfig(  # type: ignore[no-untyped-call]
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=dtype,
+    )

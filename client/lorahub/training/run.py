@@ -1,0 +1,191 @@
+"""`lorahub.train`: from a base and a file of rows to a folder that can be pushed. Its steps are those of `train`."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from lorahub.errors import LimitExceeded, UsageFault
+from lorahub.hub.hub import Hub
+from lorahub.hub.progress import Progress, Silence
+from lorahub.training.base import Base, find_base, sha256_of
+from lorahub.training.batches import Batches
+from lorahub.training.checkpoint import FOLDER, Checkpoint, Checkpoints, Progressed
+from lorahub.training.config import TrainConfig
+from lorahub.training.dataset import Dataset, prepare
+from lorahub.training.devices import place_of
+from lorahub.training.history import History, Step
+from lorahub.training.loop import Loop, OnStep, steps_of
+from lorahub.training.loss import keeps_samples_apart, loss_of
+from lorahub.training.methods import METHODS, Method
+from lorahub.training.models import attach, dtype_for, load_config, load_model, load_tokenizer
+from lorahub.training.optimizer import FlatAdamW
+from lorahub.training.provenance import code_facts, now, run_facts
+from lorahub.training.saving import require_room, save_adapter
+from lorahub.training.tokens import Samples
+
+_MAY_CHANGE = frozenset({"threads", "save_every", "device"})
+"""Settings that a run may go on with other values of."""
+_FEW_STEPS = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What a run left behind. `manifest` is lorahub.json, `notes` what should be looked at."""
+
+    adapter_dir: Path
+    manifest: dict[str, Any]
+    history: list[Step]
+    notes: list[str]
+
+
+def train(
+    base: str | Path,
+    data: str | Path,
+    config: TrainConfig | None = None,
+    *,
+    output: str | Path = "adapter",
+    resume: str | None = None,
+    on_step: OnStep | None = None,
+    on_note: Callable[[str], object] | None = None,
+    hub: Callable[[], Hub] = Hub,
+    progress: Progress | None = None,
+) -> Run:
+    """Trains an adapter of `base` on `data` into the folder `output`.
+
+    `base` is a folder, `hf:org/name`, or a repository of the registry; `data` a file of JSON lines. `on_step` is called
+    after every step, `on_note` with what should be looked at, before the first. `resume` goes on with a checkpoint:
+    `auto`, a file or a folder. SIGINT and SIGTERM are taken while it runs. Raises `InvalidTrainingData`,
+    `BaseNotFound`, `UsageFault`, `AlreadyExists`; once it has begun, `TrainingDiverged` and `TrainingInterrupted`.
+    """
+    begun, config, folder = now(), config or TrainConfig(), Path(output)
+    require_room(folder, is_resumed=resume is not None)
+    method = method_of(config)
+    place = place_of(config)
+    found = find_base(str(base), config.base_name, hub)
+    settings, tokenizer = load_config(found.folder), load_tokenizer(found.folder)
+    config = within(settings, config)
+    dataset = prepare(Path(data), tokenizer, config)
+    described = found.hashed(progress or Silence())
+
+    model = attach(
+        method, load_model(found.folder, settings, place, config), config, dtype_for(place, settings, config)
+    )
+    vocabulary = settings.get_text_config().vocab_size
+    loss = loss_of(model, vocabulary)
+    is_packed = config.pack == "best-fit" and keeps_samples_apart(model, vocabulary)
+    batches, evaluation = both_sides(dataset, config, is_packed=is_packed)
+    steps = steps_of(config, len(batches))
+    notes = list(notes_on(dataset, config, found, steps, is_packed=is_packed))
+    for note in notes:
+        (on_note or _nothing)(note)
+
+    checkpoints = Checkpoints(folder, _fingerprint(config, dataset, described.weights_digest))
+    resumed = None if resume is None else checkpoints.open(resume)
+    (folder / FOLDER).mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(config.seed)
+    loop = Loop(
+        config=config,
+        place=place,
+        model=model,
+        loss=loss.compiled() if config.compile else loss,
+        optimizer=optimizer_of(method, model, config),
+        batches=batches,
+        evaluation=evaluation,
+        checkpoints=checkpoints,
+        history=History(folder, until=None if resumed is None else resumed.progress.step),
+        on_step=on_step or _nothing,
+        progress=_progressed(resumed),
+        steps=steps,
+    )
+    stopped = _run(loop, resumed)
+
+    made = {
+        "origin": "trained",
+        "base": found.facts() | {"quantisation": "nf4" if config.load_4bit else None},
+        "data": dataset.facts,
+        "run": run_facts(
+            config, folder, loop.history.steps, loop.progress,
+            began=begun, epochs=loop.progress.step * config.accum / len(batches), stopped=stopped,
+            packed=is_packed, lean_loss=loss.is_lean, parameters=loop.optimizer.parameters,
+        ),
+        "code": code_facts(),
+        "hardware": place.facts(dtype_for(place, settings, config)) | {"peak_memory": place.peak_memory()},
+    }  # fmt: skip
+    manifest = save_adapter(folder, method, model, described, made, loop.history.steps)
+    return Run(folder, manifest, loop.history.steps, notes)
+
+
+def _run(loop: Loop, resumed: Checkpoint | None) -> str:
+    """Why it ended. Raises `LimitExceeded` where the device has too little memory."""
+    try:
+        return loop.run(resumed)
+    except torch.OutOfMemoryError as error:
+        raise LimitExceeded(
+            f"the memory of {loop.place.device} is too small: {str(error).partition('.')[0]}",
+            hint="try --batch-tokens 1024, --grad-ckpt, --load-4bit; --plan tells what takes how much",
+        ) from None
+
+
+# --- the steps of it --------------------------------------------------------------------------------------------------
+
+
+def method_of(config: TrainConfig) -> Method:
+    """Raises `UsageFault` for one that this version doesn't have."""
+    if config.method not in METHODS:
+        raise UsageFault(f"there is no method {config.method} yet", hint=f"there are: {', '.join(METHODS)}")
+    return METHODS[config.method](config)
+
+
+def within(settings: Any, config: TrainConfig) -> TrainConfig:
+    """Samples no longer than the model's positions, less those that a method takes for itself."""
+    most = getattr(settings.get_text_config(), "max_position_embeddings", None)
+    if most is None:
+        return config
+    taken = config.virtual_tokens if config.method in ("prefix", "prompt") else 0
+    return replace(config, max_len=max(min(config.max_len, most - taken), 2))
+
+
+def both_sides(dataset: Dataset, config: TrainConfig, *, is_packed: bool) -> tuple[Batches, Batches | None]:
+    """What is trained on, and what is evaluated, if anything."""
+
+    def batches(samples: Samples) -> Batches:
+        return Batches(samples, max_len=config.max_len, room=config.batch_tokens, is_packed=is_packed, seed=config.seed)
+
+    return batches(dataset.train), batches(dataset.evaluation) if len(dataset.evaluation) else None
+
+
+def optimizer_of(method: Method, model: nn.Module, config: TrainConfig) -> FlatAdamW:
+    return FlatAdamW(method.groups(model), lr=config.lr, weight_decay=config.weight_decay, clip=config.clip)
+
+
+def notes_on(dataset: Dataset, config: TrainConfig, base: Base, steps: int, *, is_packed: bool) -> Iterator[str]:
+    """What a user should look at before the first step."""
+    yield from dataset.notes()
+    if steps < _FEW_STEPS:
+        yield f"only {steps} steps: little is learnt; try a smaller --batch-tokens, or more --epochs"
+    if config.dropout:
+        yield "dropout keeps every input a second time: about 1.6 times the memory of activations"
+    if config.pack == "best-fit" and not is_packed:
+        yield "this model lets packed samples see each other: each has a row of its own"
+    if base.name is None:
+        yield f"{base.folder} has no name that others know; --base-name NAME writes one into the adapter"
+
+
+def _fingerprint(config: TrainConfig, dataset: Dataset, weights: str | None) -> dict[str, Any]:
+    settings = {name: value for name, value in config.as_json().items() if name not in _MAY_CHANGE}
+    return {**settings, "data": [file["sha256"] for file in dataset.facts["files"]], "base": weights}
+
+
+def _progressed(resumed: Checkpoint | None) -> Progressed:
+    if resumed is None:
+        return Progressed()
+    digest = sha256_of(resumed.path)
+    return replace(resumed.progress, resumed=[*resumed.progress.resumed, *([digest] if digest else [])])
+
+
+def _nothing(_: object) -> None:
+    pass

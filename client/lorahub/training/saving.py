@@ -1,0 +1,98 @@
+"""The adapter's folder: the method's files, the card, the curve, and lorahub.json, last: a folder with it is whole."""
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from lorahub.adapters.adapter_config import is_hub_id
+from lorahub.adapters.base_model import BaseModel
+from lorahub.adapters.files import FolderFiles
+from lorahub.adapters.manifest import MANIFEST, write_manifest
+from lorahub.adapters.reader import CONFIG, read_adapter
+from lorahub.errors import AlreadyExists
+from lorahub.hub.describe import stated_files
+from lorahub.training.checkpoint import FOLDER, publish
+from lorahub.training.curve import svg
+from lorahub.training.history import Step
+from lorahub.training.methods import Method
+
+CARD, CURVE = "README.md", "curve.svg"
+
+
+def require_room(folder: Path, *, is_resumed: bool) -> None:
+    """Raises `AlreadyExists` where something else is there, which training would mix itself with."""
+    if (folder / FOLDER).exists():
+        if not is_resumed:
+            raise AlreadyExists(f"{folder} holds a run that didn't end", hint="--resume auto goes on with it")
+    elif (folder / MANIFEST).exists() or (folder / CONFIG).exists():
+        raise AlreadyExists(f"{folder} holds an adapter", hint="choose another folder with -o, or remove it")
+    elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise AlreadyExists(f"{folder} is not empty", hint="choose another folder with -o")
+
+
+def save_adapter(
+    folder: Path, method: Method, model: nn.Module, base: BaseModel, made: Mapping[str, Any], steps: list[Step]
+) -> dict[str, Any]:
+    """Returns what lorahub.json says. Checkpoints go when everything else is there."""
+    place = folder / FOLDER / "adapter"
+    shutil.rmtree(place, ignore_errors=True)
+    place.mkdir(parents=True)
+    method.save(model, place)
+    _name_base(place / CONFIG, base)
+    (place / CARD).write_text(_card(method.name, base, made))
+    (place / CURVE).write_text(svg(steps, f"Loss of {folder.resolve().name}"))
+    files = FolderFiles(place)
+    adapter = read_adapter(files)
+    content = write_manifest(adapter, base, files=stated_files(files, adapter), before=made)
+    (place / MANIFEST).write_bytes(content)
+    for source in sorted(place.iterdir(), key=lambda path: path.name == MANIFEST):
+        publish(source, folder / source.name)
+    shutil.rmtree(folder / FOLDER)
+    told: dict[str, Any] = json.loads(content)
+    return told
+
+
+def _name_base(path: Path, base: BaseModel) -> None:
+    """The base's name instead of where it lay on this machine; without a name nothing, for a path tells nobody more.
+
+    PEFT writes sets in any order; sorted, the same run gives the same bytes.
+    """
+    if path.is_file():
+        config = json.loads(path.read_bytes())
+        config |= {key: sorted(config[key]) for key in ("target_modules",) if isinstance(config.get(key), list)}
+        config |= {"base_model_name_or_path": base.name, "revision": base.revision}
+        path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+
+
+def _card(method: str, base: BaseModel, made: Mapping[str, Any]) -> str:
+    run, data = made["run"], made["data"]
+    named = base.name is not None and is_hub_id(base.name)
+    front = [
+        *([f"base_model: {base.name}"] if named else []),
+        f"library_name: {'transformers' if method == 'full' else 'peft'}",
+        "pipeline_tag: text-generation",
+        "tags:",
+        f"- {method}",
+        "- lorahub",
+    ]
+    evaluated = run["eval_loss"]
+    rows = [
+        ("method", method),
+        ("trained on", f"{data['train']['rows']} rows, {run['tokens']:,} tokens in {run['steps']} steps"),
+        ("loss", f"{_number(run['loss']['first'])} → {_number(run['loss']['last'])}"),
+        ("evaluation loss", f"{_number(evaluated['untrained'])} → {_number(evaluated['kept'])}"),
+    ]
+    table = "\n".join(f"| {name} | {value} |" for name, value in rows)
+    return (
+        "---\n" + "\n".join(front) + "\n---\n\n"
+        f"Trained with `lorahub train`; lorahub.json has the settings, the data's digests and the curve.\n\n"
+        f"| | |\n| --- | --- |\n{table}\n\n![Loss]({CURVE})\n"
+    )
+
+
+def _number(value: float | None) -> str:
+    return "not measured" if value is None else f"{value:.4f}"
