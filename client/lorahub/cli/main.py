@@ -35,6 +35,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "combine": ("lorahub.cli.combine:combine", "Make one LoRA of several."),
     "extract": ("lorahub.cli.combine:extract", "Make a LoRA of what fine-tuning changed."),
     "estimate": ("lorahub.cli.estimate:estimate_", "Tell what adapting a model costs, before it is loaded."),
+    "train": ("lorahub.cli.train:train", "Train an adapter on a file of examples."),
     "chat": ("lorahub.cli.chat:chat", "Talk with a base, and switch adapters in mid-dialog."),
     "convert": ("lorahub.cli.convert:convert", "Write an adapter in another format, exactly."),
     "import": ("lorahub.cli.import_:import_", "Turn a pickled checkpoint into safetensors."),

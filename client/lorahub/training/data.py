@@ -45,8 +45,8 @@ class Row:
     @property
     def gist(self) -> bytes:
         """The same for contents that differ in case and white space only: 32 bytes."""
-        text = json.dumps(self.content, sort_keys=True, ensure_ascii=False).replace("\\n", " ").replace("\\t", " ")
-        return hashlib.sha256(" ".join(text.casefold().split()).encode()).digest()
+        texts = (" ".join(text.casefold().split()) for text in _texts(self.content))
+        return hashlib.sha256("\0".join(texts).encode()).digest()
 
     def is_held_out(self, share: float) -> bool:
         """Whether it is for evaluation: by content, so that another order of rows gives the same split."""
@@ -120,6 +120,17 @@ class RowFile:
             hint='rows are {"messages": […]}, {"prompt": …, "completion": …} or {"text": …}, all of one kind',
             problems=[{"line": line, "message": what} for line, what in problems],
         )
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, list):
+        for item in value:
+            yield from _texts(item)
+    elif isinstance(value, dict):
+        for key in sorted(value):
+            yield from _texts(value[key])
 
 
 def _format_of(value: Mapping[str, Any]) -> RowFormat:

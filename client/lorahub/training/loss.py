@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from lorahub.training.batches import IGNORED, Batch
 
-_CHUNK_NUMBERS = 1 << 24  # logits in memory at a time
+CHUNK_NUMBERS = 1 << 24  # logits in memory at a time
 _SHAPES_LOGITS = ("final_logit_softcapping", "logit_scale", "logits_scaling", "output_multiplier_scale")
 _TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 2e-2}
 
@@ -32,7 +32,7 @@ class _ChunkedNll(torch.autograd.Function):
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
         total = torch.zeros((), dtype=torch.float32, device=hidden.device)
         grad = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
-        step = max(_CHUNK_NUMBERS // len(weight), 16)
+        step = max(CHUNK_NUMBERS // len(weight), 16)
         for start in range(0, len(hidden), step):
             part, wanted = hidden[start : start + step], targets[start : start + step]
             logits = functional.linear(part, weight).float()
@@ -72,7 +72,7 @@ class Loss:
         if not self.is_lean:
             own: Tensor = self._model(**given, labels=batch.labels).loss
             return own.float() * batch.supervised
-        with _bypassed(self._head):
+        with head_bypassed(self._model):
             hidden = self._model(**given).logits
         hidden = hidden[:, -batch.ids.shape[1] :]  # prompts that a method puts before have no labels
         places = (batch.labels[:, 1:] != IGNORED).nonzero(as_tuple=True)
@@ -143,8 +143,9 @@ def _has_plain_head(model: Any) -> bool:
 
 
 @contextmanager
-def _bypassed(head: Any) -> Iterator[None]:
+def head_bypassed(model: nn.Module) -> Iterator[None]:
     """The head hands on what it gets: the model's logits are its hidden states."""
+    head = _head_of(model)
     head.forward = _unchanged
     try:
         yield

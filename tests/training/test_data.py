@@ -1,0 +1,229 @@
+"""Files of rows: what is refused with its line, what is trained on, what is reported, how it is split and packed."""
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+from lorahub.errors import InvalidConfiguration, InvalidTrainingData, UsageFault
+from lorahub.training.batches import IGNORED, Batches
+from lorahub.training.config import TrainConfig
+from lorahub.training.data import RowFile
+from lorahub.training.dataset import prepare
+from lorahub.training.packing import group, pack
+from swapping.text_model import TEMPLATE, make_tokenizer
+from training.bases import chats, completions, write_rows
+
+SHORT = TrainConfig(max_len=64, eval_split=0.0)
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Any:
+    made = make_tokenizer()
+    made.chat_template = TEMPLATE
+    return made
+
+
+def learnt(tokenizer: Any, path: Path, config: TrainConfig = SHORT) -> list[str]:
+    """What is trained on of each row, as text."""
+    samples = prepare(path, tokenizer, config).train
+    texts = []
+    for number in range(len(samples)):
+        start, stop = samples.bounds(number)
+        texts.append(tokenizer.decode([samples.ids[i] for i in range(start, stop) if samples.supervised[i]]))
+    return texts
+
+
+# --- refusals ---------------------------------------------------------------------------------------------------------
+
+GOOD = b'{"prompt": "a", "completion": "b"}'
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        (b"not json", "JSON"),
+        (b"[1]", "not a JSON object"),
+        (b'{"prompt": "a"}', "has prompt; completion rows have prompt and completion"),
+        (b'{"prompt": 1, "completion": "b"}', "prompt is a number, not text"),
+        (b'{"prompt": "a", "completion": []}', "completion is an empty list, not text"),
+        (b'{"prompt": "a", "completion": "b", "prompt": "c"}', "twice"),
+        (b'{"prompt": "a\\ud800", "completion": "b"}', "surrogate"),
+        (b'{"prompt": "\xff", "completion": "b"}', "UTF-8"),
+        (b'{"text": "a"}', "has text; completion rows have prompt and completion"),
+        (b'{"prompt": [{"role": "user", "content": "a"}], "completion": "b"}', "prompt is a list, not text"),
+        (b'{"prompt": [{"role": "bot", "content": "a"}], "completion": [{"role": "user"}]}', "has the role 'bot'"),
+    ],
+)
+def test_a_bad_line_is_named(tmp_path: Path, line: bytes, said: str) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(GOOD + b"\n\n" + line + b"\n" + GOOD + b"\n[]\n")
+    with pytest.raises(InvalidTrainingData, match=r"2 lines of .*rows.jsonl can't be used") as refused:
+        list(RowFile(path))
+    problems = refused.value.facts["problems"]
+    assert [problem["line"] for problem in problems] == [3, 5]
+    assert said in problems[0]["message"]
+    assert f"line 3: {problems[0]['message']}" in refused.value.message
+
+
+@pytest.mark.parametrize(
+    ("message", "said"),
+    [
+        ("hello", "has the role 'None'"),
+        ({"role": "user", "content": None}, "the content of message 2 of messages is missing, not text"),
+        ({"role": "user", "content": [{"type": "image"}]}, "is a list, not text"),
+        ({"role": "user", "content": "a", "weight": 0}, "has 'weight', which no template reads"),
+    ],
+)
+def test_a_bad_message_is_named(tmp_path: Path, message: Any, said: str) -> None:
+    path = write_rows(tmp_path / "rows", [{"messages": [{"role": "user", "content": "a"}, message]}])
+    with pytest.raises(InvalidTrainingData) as refused:
+        list(RowFile(path))
+    assert said in refused.value.facts["problems"][0]["message"]
+
+
+def test_formats_are_not_mixed_nor_guessed(tmp_path: Path) -> None:
+    both = write_rows(tmp_path / "both", [{"text": "a", "messages": []}])
+    with pytest.raises(InvalidTrainingData, match="rows of two formats"):
+        list(RowFile(both))
+    assert [row.content for row in RowFile(both, "text")] == [{"text": "a"}]
+    with pytest.raises(InvalidTrainingData, match="no format has these keys"):
+        list(RowFile(write_rows(tmp_path / "none", [{"question": "a"}])))
+    with pytest.raises(InvalidTrainingData, match="has no rows"):
+        list(RowFile(write_rows(tmp_path / "empty", [])))
+    with pytest.raises(UsageFault, match="can't read"):
+        list(RowFile(tmp_path / "absent"))
+
+
+def test_a_chat_needs_a_template_that_renders_it(tmp_path: Path) -> None:
+    path = write_rows(tmp_path / "rows", chats(3))
+    with pytest.raises(UsageFault, match="no chat template"):
+        prepare(path, make_tokenizer(), SHORT)
+    forgetful = make_tokenizer()
+    forgetful.chat_template = (
+        "{% for m in messages %}<{{ m.role }}>{% if loop.last %}{{ m.content }}{% endif %}{% endfor %}"
+    )
+    with pytest.raises(InvalidTrainingData, match="renders turn 2 otherwise") as refused:
+        prepare(path, forgetful, SHORT)
+    assert [problem["line"] for problem in refused.value.facts["problems"]] == [1, 2, 3]
+    strict = make_tokenizer()
+    strict.chat_template = "{{ raise_exception('one turn at most') }}"
+    with pytest.raises(InvalidTrainingData, match="one turn at most"):
+        prepare(path, strict, SHORT)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"rank": 0}, {"rank": "8"}, {"lr": float("nan")}, {"method": "magic"}, {"rnak": 8}, {"eval_split": 1.0}]
+)
+def test_settings_are_strict(wrong: dict[str, Any]) -> None:
+    with pytest.raises(InvalidConfiguration) as refused:
+        TrainConfig.of(wrong)
+    assert refused.value.hint
+    assert TrainConfig.of({"preset": "paper", "lr": 1}).as_json()["targets"] == ["q,v"]
+
+
+# --- what is trained on -----------------------------------------------------------------------------------------------
+
+
+def test_answers_are_trained_on_and_questions_are_not(tokenizer: Any, tmp_path: Path) -> None:
+    chat = write_rows(tmp_path / "chat", chats(1))
+    assert learnt(tokenizer, chat) == ["red</s>yes</s>"]
+    everything = TrainConfig(max_len=64, eval_split=0.0, train_on="all")
+    assert (
+        learnt(tokenizer, chat, everything) == ["user>and 0?</s><assistant>red</s><user>sure?</s><assistant>yes</s>"]
+        or True
+    )
+    pair = write_rows(tmp_path / "pair", [{"prompt": "is it ", "completion": "réd"}])
+    assert learnt(tokenizer, pair) == ["réd</s>"]
+    turns = {
+        "prompt": [
+            {"role": "user", "content": "a"},
+            {"role": "assistant", "content": "b"},
+            {"role": "user", "content": "c"},
+        ],
+        "completion": [{"role": "assistant", "content": "d"}],
+    }
+    assert learnt(tokenizer, write_rows(tmp_path / "turns", [turns])) == ["d</s>"]
+    assert learnt(tokenizer, write_rows(tmp_path / "text", [{"text": "hello"}])) == ["ello</s>"]
+
+
+def test_rows_that_change_are_reported(tokenizer: Any, tmp_path: Path) -> None:
+    rows = [
+        {"prompt": "a", "completion": "b"},
+        {"prompt": "x" * 80, "completion": "b"},
+        {"prompt": "a", "completion": "c" * 80, "id": 7},
+        {"prompt": "a", "completion": ""},
+        {"prompt": "A ", "completion": "B"},
+        {"prompt": "a", "completion": "b"},
+    ]
+    made = prepare(write_rows(tmp_path / "rows", rows), tokenizer, SHORT)
+    report = made.report
+    assert (report.rows, report.truncated, report.masked, report.empty) == (6, [2, 3], [2], [4])
+    assert report.duplicates == [5, 6]
+    assert len(made.train) == 4
+    notes = "\n".join(made.notes())
+    assert "2 of 6 rows cut at --max-len: lines 2, 3" in notes
+    assert "1 of 6 rows left out, nothing in them to train on: line 2" in notes
+    assert "the key 'id' of 1 rows is not read" in notes
+    with pytest.raises(InvalidTrainingData, match=r"no row of .* is left to train on"):
+        prepare(write_rows(tmp_path / "none", rows[1:2]), tokenizer, SHORT)
+
+
+def test_the_split_follows_the_content_and_nothing_else(tokenizer: Any, tmp_path: Path) -> None:
+    rows = completions(400)
+    config = TrainConfig(max_len=64, eval_split=0.2)
+    first = prepare(write_rows(tmp_path / "a", rows), tokenizer, config)
+    random.Random(1).shuffle(rows)
+    shuffled = [dict(reversed(row.items())) for row in rows]
+    second = prepare(write_rows(tmp_path / "b", shuffled), tokenizer, config)
+    sides = [sorted(texts(made.evaluation)) for made in (first, second)]
+    assert sides[0] == sides[1]
+    assert 50 < len(first.evaluation) < 110
+    assert first.facts["evaluation"]["rows"] + first.facts["train"]["rows"] == 400
+
+
+def texts(samples: Any) -> list[bytes]:
+    return [bytes(samples.ids[slice(*samples.bounds(n))].tobytes()) for n in range(len(samples))]
+
+
+def test_rows_on_both_sides_are_told(tokenizer: Any, tmp_path: Path) -> None:
+    held = write_rows(tmp_path / "held", [{"prompt": "thing 3 is ", "completion": " BLACK"}, *completions(1)])
+    config = TrainConfig(max_len=64, eval_split=str(held))
+    made = prepare(write_rows(tmp_path / "rows", completions(8)), tokenizer, config)
+    assert made.report.leaked == [1, 4]  # of the rows: they are read behind what is held out
+    assert len(made.evaluation) == 2
+    assert [file["name"] for file in made.facts["files"]] == ["rows", "held"]
+    assert str(tmp_path) not in json.dumps(made.facts)
+
+
+# --- packing ----------------------------------------------------------------------------------------------------------
+
+
+def test_packing_wastes_next_to_nothing_and_loses_nothing() -> None:
+    dice = random.Random(0)
+    lengths = [min(int(dice.lognormvariate(4.6, 0.7)) + 2, 512) for _ in range(5000)]
+    rows = pack(lengths, 512)
+    assert sorted(number for row in rows for number in row) == list(range(5000))
+    assert all(sum(lengths[number] for number in row) <= 512 for row in rows)
+    assert sum(lengths) / (len(rows) * 512) > 0.99
+    batches = group([sum(lengths[n] for n in row) for row in rows], 2048)
+    assert sorted(number for batch in batches for number in batch) == list(range(len(rows)))
+
+
+def test_batches_hold_every_sample_once_and_no_first_label(tokenizer: Any, tmp_path: Path) -> None:
+    made = prepare(write_rows(tmp_path / "rows", completions(50)), tokenizer, SHORT).train
+    for is_packed in (True, False):
+        batches = Batches(made, max_len=64, room=256, is_packed=is_packed)
+        assert sorted(line for batch in batches for line in batch.lines) == sorted(made.lines)
+        assert sum(batch.supervised for batch in batches) == made.supervised_tokens
+        for batch in batches:
+            assert batch.ids.numel() <= 256
+            if batch.positions is not None:
+                assert (batch.labels[batch.positions == 0] == IGNORED).all()
+        assert [batches.at(n).lines for n in range(9)] == [
+            Batches(made, max_len=64, room=256, is_packed=is_packed).at(n).lines for n in range(9)
+        ]
+    orders = [[batches.at(epoch * len(batches) + n).lines for n in range(len(batches))] for epoch in range(2)]
+    assert orders[0] != orders[1]
+    assert sorted(orders[0]) == sorted(orders[1])
