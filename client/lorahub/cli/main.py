@@ -36,6 +36,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "extract": ("lorahub.cli.combine:extract", "Make a LoRA of what fine-tuning changed."),
     "estimate": ("lorahub.cli.estimate:estimate_", "Tell what adapting a model costs, before it is loaded."),
     "train": ("lorahub.cli.train:train", "Train an adapter on a file of examples."),
+    "eval": ("lorahub.cli.eval:eval_", "Measure an adapter on rows, beside its base and merged into it."),
     "chat": ("lorahub.cli.chat:chat", "Talk with a base, and switch adapters in mid-dialog."),
     "convert": ("lorahub.cli.convert:convert", "Write an adapter in another format, exactly."),
     "import": ("lorahub.cli.import_:import_", "Turn a pickled checkpoint into safetensors."),
