@@ -41,7 +41,8 @@ class Batches:
         self._samples = samples
         self._seed = seed
         order = torch.randperm(len(samples), generator=torch.Generator().manual_seed(seed)).tolist()
-        lengths = [samples.lengths[number] for number in order]
+        known = samples.lengths
+        lengths = [known[number] for number in order]
         rows = pack(lengths, max_len) if is_packed else [[number] for number in range(len(order))]
         self._rows = [[order[number] for number in row] for row in rows]
         self._plan = group([sum(lengths[number] for number in row) for row in rows], room)

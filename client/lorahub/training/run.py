@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from lorahub.errors import UsageFault
+from lorahub.errors import LimitExceeded, UsageFault
 from lorahub.hub.hub import Hub
 from lorahub.hub.progress import Progress, Silence
 from lorahub.training.base import Base, find_base, sha256_of
@@ -100,7 +100,7 @@ def train(
         progress=_progressed(resumed),
         steps=steps,
     )
-    stopped = loop.run(resumed)
+    stopped = _run(loop, resumed)
 
     made = {
         "origin": "trained",
@@ -116,6 +116,17 @@ def train(
     }  # fmt: skip
     manifest = save_adapter(folder, method, model, described, made, loop.history.steps)
     return Run(folder, manifest, loop.history.steps, notes)
+
+
+def _run(loop: Loop, resumed: Checkpoint | None) -> str:
+    """Why it ended. Raises `LimitExceeded` where the device has too little memory."""
+    try:
+        return loop.run(resumed)
+    except torch.OutOfMemoryError as error:
+        raise LimitExceeded(
+            f"the memory of {loop.place.device} is too small: {str(error).partition('.')[0]}",
+            hint="try --batch-tokens 1024, --grad-ckpt, --load-4bit; --plan tells what takes how much",
+        ) from None
 
 
 # --- the steps of it --------------------------------------------------------------------------------------------------
