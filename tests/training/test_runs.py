@@ -223,8 +223,24 @@ def test_a_run_goes_on_only_as_it_began(llama: Path, rows: Path, tmp_path: Path)
     with pytest.raises(UsageFault, match="is no checkpoint"):
         lorahub.train(llama, rows, config, output=out, resume=str(rows))
     run = lorahub.train(llama, rows, config, output=out, resume="auto")
-    with pytest.raises(AlreadyExists, match="holds an adapter"):
-        lorahub.train(llama, rows, config, output=run.adapter_dir)
+    for resume in (None, "auto"):
+        with pytest.raises(AlreadyExists, match="holds an adapter"):
+            lorahub.train(llama, rows, config, output=run.adapter_dir, resume=resume)
+
+
+def test_a_run_killed_before_its_first_checkpoint_begins_anew(llama: Path, rows: Path, tmp_path: Path) -> None:
+    config = TrainConfig(steps=6, save_every=5, **SMALL)
+    with pytest.raises(_Killed):
+        lorahub.train(llama, rows, config, output=tmp_path / "out", on_step=killed_at(2))
+    with pytest.raises(AlreadyExists, match="a run that didn't end"):
+        lorahub.train(llama, rows, config, output=tmp_path / "out")
+    run = lorahub.train(llama, rows, config, output=tmp_path / "out", resume="auto")
+    assert [step.step for step in run.history] == list(range(7))
+    assert run.manifest["run"]["resumed_from"] == []
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.tex").touch()
+    with pytest.raises(AlreadyExists, match="is not empty"):
+        lorahub.train(llama, rows, config, output=tmp_path / "full")
 
 
 def test_it_stops_when_nothing_gets_better_and_keeps_the_best(llama: Path, rows: Path, tmp_path: Path) -> None:
@@ -236,6 +252,7 @@ def test_it_stops_when_nothing_gets_better_and_keeps_the_best(llama: Path, rows:
     best = min(evaluated, key=lambda step: evaluated[step])
     assert facts["stopped"] == "early-stop"
     assert facts["steps"] == best + 4 < 200
+    assert facts["eval_loss"]["kept"] == evaluated[best] < facts["eval_loss"]["last"]
     shorter = TrainConfig(steps=200, eval_every=2, save_every=best, eval_split=str(held), **SMALL)
     with pytest.raises(_Killed):
         lorahub.train(llama, rows, shorter, output=tmp_path / "short", on_step=killed_at(best + 1))

@@ -13,7 +13,7 @@ from lorahub.hub.hub import Hub
 from lorahub.hub.progress import Progress, Silence
 from lorahub.training.base import Base, find_base, sha256_of
 from lorahub.training.batches import Batches
-from lorahub.training.checkpoint import Checkpoint, Checkpoints, Progressed
+from lorahub.training.checkpoint import FOLDER, Checkpoint, Checkpoints, Progressed
 from lorahub.training.config import TrainConfig
 from lorahub.training.dataset import Dataset, prepare
 from lorahub.training.devices import place_of
@@ -74,8 +74,9 @@ def train(
     model = attach(
         method, load_model(found.folder, settings, place, config), config, dtype_for(place, settings, config)
     )
-    loss = loss_of(model, settings.vocab_size)
-    is_packed = config.pack == "best-fit" and keeps_samples_apart(model, settings.vocab_size)
+    vocabulary = settings.get_text_config().vocab_size
+    loss = loss_of(model, vocabulary)
+    is_packed = config.pack == "best-fit" and keeps_samples_apart(model, vocabulary)
     batches, evaluation = both_sides(dataset, config, is_packed=is_packed)
     steps = steps_of(config, len(batches))
     notes = list(notes_on(dataset, config, found, steps, is_packed=is_packed))
@@ -84,7 +85,7 @@ def train(
 
     checkpoints = Checkpoints(folder, _fingerprint(config, dataset, described.weights_digest))
     resumed = None if resume is None else checkpoints.open(resume)
-    folder.mkdir(parents=True, exist_ok=True)
+    (folder / FOLDER).mkdir(parents=True, exist_ok=True)
     torch.manual_seed(config.seed)
     loop = Loop(
         config=config,
@@ -141,7 +142,7 @@ def method_of(config: TrainConfig) -> Method:
 
 def within(settings: Any, config: TrainConfig) -> TrainConfig:
     """Samples no longer than the model's positions, less those that a method takes for itself."""
-    most = getattr(settings, "max_position_embeddings", None)
+    most = getattr(settings.get_text_config(), "max_position_embeddings", None)
     if most is None:
         return config
     taken = config.virtual_tokens if config.method in ("prefix", "prompt") else 0
