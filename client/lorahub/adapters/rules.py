@@ -1,6 +1,6 @@
 """The rules of the checker, each with a stable id. `docs/rules/` has a page for each, made of this table.
 
-LH1xx which base it is · LH2xx whether it fits · LH3xx what the files are · LH4xx who can load it · LH5xx terms and locks
+LH1xx which base it is · LH2xx whether it fits · LH3xx what the files are · LH4xx who can load it · LH5xx terms, locks and scores
 """
 
 from dataclasses import dataclass
@@ -266,6 +266,14 @@ _TABLE = (
          "What the reference leads to now isn't what lorahub.lock records.",
          "lorahub lock, and read the difference",
          "acme/sql@champion moved from v3 to v4"),
+    Rule("LH504", _E, "it does worse than what is recorded",
+         "Measured on the same rows, the loss is higher or fewer rows are exact than in eval.json, by more than the tolerance.",
+         "train it again on this base; or, if it is good enough, record it anew: lorahub eval",
+         "loss 2.8114, recorded 1.9342; tolerance 2.0%"),
+    Rule("LH505", _W, "there is no evaluation to compare with",
+         "The version has no eval.json, or one of other rows, other weights or other settings.",
+         "record one: lorahub eval ADAPTER --data FILE, then push",
+         "what is recorded was measured with other rows"),
 )  # fmt: skip
 
 RULES = {rule.id: rule for rule in _TABLE}

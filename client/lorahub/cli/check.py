@@ -7,11 +7,11 @@ from typing import Any
 
 import click
 
-from lorahub.adapters.findings import Evidence
+from lorahub.adapters.findings import Evidence, Finding
 from lorahub.cli.output import Result, size_text, table
 from lorahub.cli.session import Session, command
 from lorahub.errors import UsageFault
-from lorahub.hub.checking import FAIL_ON, LEVELS, Checked, Checker, summary
+from lorahub.hub.checking import FAIL_ON, LEVELS, Checked, Checker, Evaluate, summary
 from lorahub.hub.lock import LOCK, read_lock
 from lorahub.hub.reports import REPORTS, cell, counts, runtime_cell, step_summary, worst_first
 
@@ -27,6 +27,14 @@ from lorahub.hub.reports import REPORTS, cell, counts, runtime_cell, step_summar
 @click.option(
     "--fail-on", type=click.Choice(FAIL_ON), default="incompatible", show_default=True, help="What is exit 1."
 )
+@click.option("--data", type=click.Path(path_type=Path), help="Rows to evaluate on, with --level eval.")
+@click.option(
+    "--tolerance",
+    type=click.FloatRange(min=0),
+    default=0.02,
+    show_default=True,
+    help="How much worse than recorded is good enough, as a share.",
+)
 @click.option("--report", "reports", multiple=True, metavar="KIND=FILE", help=f"Also write: {', '.join(REPORTS)}.")
 def check(session: Session, adapters: Sequence[str], **wishes: Any) -> Result:
     """Prove whether ADAPTERS fit a base: from headers alone, no weights are read.
@@ -40,6 +48,7 @@ def check(session: Session, adapters: Sequence[str], **wishes: Any) -> Result:
         level=wishes["level"],
         runtimes=wishes["runtimes"],
         progress=session.progress(),
+        evaluate=_evaluation(session, wishes["data"], wishes["tolerance"]) if wishes["level"] == "eval" else None,
     )
     pairs = _wanted(session, adapters, list(wishes["bases"]), wishes["all_of"])
     with checker:
@@ -61,6 +70,21 @@ class _Transport:
         if self._hub is None:
             self._hub = self._session.hub()
         return self._hub.transport
+
+
+def _evaluation(session: Session, data: Path | None, tolerance: float) -> Evaluate | None:
+    """What compares with eval.json; None without rows."""
+    if data is None:
+        return None
+    from lorahub.cli.eval import config_of
+
+    def evaluate(adapter: str, base: str) -> list[Finding]:
+        from lorahub.training.evaluation import compared
+
+        return compared(adapter, base, data, tolerance, hub=session.hub)
+
+    config_of({})
+    return evaluate
 
 
 def _wanted(

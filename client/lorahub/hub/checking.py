@@ -12,7 +12,7 @@ from lorahub.adapters.adapter import Adapter
 from lorahub.adapters.base_model import BaseModel
 from lorahub.adapters.check import Report, check, recheck
 from lorahub.adapters.files import Files, FolderFiles
-from lorahub.adapters.findings import Evidence, Finding, Verdict, finding
+from lorahub.adapters.findings import Evidence, Finding, Verdict, finding, has_errors
 from lorahub.adapters.reader import read_adapter
 from lorahub.adapters.rules import RULES, Severity
 from lorahub.adapters.runtimes import RUNTIMES, Loads
@@ -33,7 +33,10 @@ from lorahub.hub.remote_files import RemoteFiles
 from lorahub.hub.transport import Transport
 from lorahub.protocol.references import LATEST, Reference, local_path
 
-LEVELS = ("metadata", "shapes", "drift", "load")
+LEVELS = ("metadata", "shapes", "drift", "load", "eval")
+
+Evaluate = Callable[[str, str], list[Finding]]
+"""Findings of an evaluation: of this adapter, on this base, by what people write."""
 FAIL_ON = ("incompatible", "undecided", "warning", "never")
 
 
@@ -101,8 +104,11 @@ class Checker:
         level: str = "shapes",
         runtimes: Sequence[str] = (),
         progress: Progress | None = None,
+        evaluate: Evaluate | None = None,
     ) -> None:
+        """`evaluate` is what the level `eval` does beyond `load`; it needs a model, which this package has none of."""
         self._settings = settings
+        self._evaluate = evaluate
         self._transport = transport
         self._progress = progress or Silence()
         self._bases = Bases(settings, transport)
@@ -112,6 +118,10 @@ class Checker:
         self.runtimes = tuple(runtimes)
         self.ignores = read_ignores(project_file())
         self.bytes_read = 0
+        if level == "eval" and evaluate is None:
+            raise UsageFault(
+                "the level eval needs rows to evaluate on", hint="lorahub check … --level eval --data FILE"
+            )
         unknown = [runtime for runtime in runtimes if runtime not in RUNTIMES]
         if unknown:
             raise UsageFault(f"no runtime is called {unknown[0]!r}", hint=f"there are: {', '.join(RUNTIMES)}")
@@ -167,7 +177,7 @@ class Checker:
     def _beside(self, opened: OpenedAdapter, adapter: Adapter) -> Iterable[Finding]:
         if opened.yanked is not None:
             yield finding("LH502", f"{opened.name} was yanked: {opened.yanked}", [Evidence(opened.name)])
-        if self.level in ("drift", "load") and adapter.weights_file is not None:
+        if self.level in ("drift", "load", "eval") and adapter.weights_file is not None:
             yield from scan_weights(opened.files, adapter)
 
     def _recorded(self, adapter: Adapter) -> tuple[str | None, BaseModel | None]:
@@ -195,6 +205,8 @@ class Checker:
             from lorahub.hub.loading import load_findings
 
             more += load_findings(opened.files, local_path(name))
+        if self._evaluate is not None and base is not None and name is not None and not has_errors(report.findings):
+            more += self._evaluate(opened.name, name)
         kept, ignored = self._without_ignored(opened.name, [*report.findings, *more])
         return Checked(
             opened.name,

@@ -10,8 +10,10 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from lorahub.errors import BaseNotFound, InvalidConfiguration, UsageFault
+from lorahub.training.attention import use_short_rows
 from lorahub.training.config import TrainConfig
 from lorahub.training.devices import Place
+from lorahub.training.fused import fuse
 from lorahub.training.methods import Method
 
 
@@ -69,6 +71,10 @@ def attach(method: Method, model: Any, config: TrainConfig, dtype: torch.dtype) 
     for parameter in adapted.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.to(dtype)
+    if not config.compile:  # which fuses by itself
+        fuse(adapted)
+    if config.attention == "auto" and model.device.type == "cpu" and dtype is torch.bfloat16:
+        use_short_rows(model)
     return adapted
 
 

@@ -1,0 +1,166 @@
+"""A base, with an adapter beside it, and with the adapter folded in: how well each predicts the same rows."""
+
+import hashlib
+import json
+import tempfile
+import warnings
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import peft
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from lorahub.adapters.adapter import Adapter
+from lorahub.adapters.evaluation import EVALUATION, Evaluation, Score, parse_evaluation, regressions
+from lorahub.adapters.files import FolderFiles
+from lorahub.adapters.findings import Evidence, Finding, finding
+from lorahub.adapters.reader import CONFIG, read_adapter
+from lorahub.errors import NotMergeable, UsageFault
+from lorahub.hub.hub import Hub
+from lorahub.merging.recipe import Ingredient, Recipe
+from lorahub.swapping.session import folder_of
+from lorahub.training.base import Base, find_base
+from lorahub.training.batches import IGNORED, Batch, Batches
+from lorahub.training.config import TrainConfig
+from lorahub.training.dataset import prepare
+from lorahub.training.devices import Place, place_of
+from lorahub.training.models import dtype_for, load_config, load_model, load_tokenizer
+from lorahub.training.run import within
+from lorahub.training.tokens import Samples
+
+EVALUATED = ("base", "adapter", "merged")
+_RECORDED = ("max_len", "train_on", "dtype", "batch_tokens")
+"""Settings that the numbers depend on; the comparison takes them from what is recorded."""
+
+_SHORT = {torch.bfloat16: "bf16", torch.float32: "fp32"}
+
+
+def evaluate(
+    adapter: str | Path,
+    data: str | Path,
+    config: TrainConfig | None = None,
+    *,
+    base: str | None = None,
+    models: Iterable[str] = EVALUATED,
+    hub: Callable[[], Hub] = Hub,
+) -> Evaluation:
+    """Measures `models` of base, adapter and merged on every row of the file `data`.
+
+    `adapter` is a folder or a reference; `base` the one that it names, if nothing else is said. Of the settings those
+    about rows, device and dtype count. A model that can't be merged has no score of that. Raises
+    `InvalidTrainingData`, `BaseNotFound`, `UsageFault`.
+    """
+    wanted, folder = list(models), folder_of(adapter, hub)
+    files = FolderFiles(folder)
+    read = read_adapter(files)
+    found = find_base(base or _named(read, folder), None, hub)
+    config = TrainConfig.of({**(config or TrainConfig()).as_json(), "eval_split": 0.0, "method": "lora"})
+    place, settings = place_of(config), load_config(found.folder)
+    config = within(settings, config)
+    dataset = prepare(Path(data), load_tokenizer(found.folder), config)
+    measure = _Measure(dataset.train, config, place)
+
+    model = load_model(found.folder, settings, place, config)
+    scores = {"base": measure(model)} if "base" in wanted else {}
+    if "adapter" in wanted:
+        scores["adapter"] = measure(adapted(model, folder))
+    del model
+    if "merged" in wanted and (score := _merged(found, folder, settings, measure, hub)) is not None:
+        scores["merged"] = score
+    file = dataset.facts["files"][0]
+    return Evaluation(
+        scores,
+        weights_of(files, read),
+        {"name": file["name"], "sha256": file["sha256"], "format": dataset.facts["format"], **dataset.facts["train"]},
+        {"name": found.name or read.claim.name, "revision": found.revision},
+        {"dtype": _SHORT[dtype_for(place, settings, config)]}
+        | {name: getattr(config, name) for name in _RECORDED if name != "dtype"},
+    )
+
+
+def compared(adapter: str, base: str, data: Path, tolerance: float, *, hub: Callable[[], Hub] = Hub) -> list[Finding]:
+    """LH504 where the adapter on this base is worse than its eval.json says, LH505 where that says nothing of it."""
+    place = folder_of(adapter, hub) / EVALUATION
+    if not place.is_file():
+        return [finding("LH505", f"{adapter} has no {EVALUATION}", [Evidence(EVALUATION)])]
+    recorded = parse_evaluation(place.read_bytes())
+    config = TrainConfig.of({key: recorded.settings[key] for key in _RECORDED if key in recorded.settings})
+    now = evaluate(adapter, data, config, base=base, models=["adapter"], hub=hub)
+    return regressions(recorded, now, tolerance)
+
+
+def weights_of(files: FolderFiles, adapter: Adapter) -> str:
+    """The sha256 of the adapter's weights. Raises `UsageFault` where it has none."""
+    if adapter.weights_file is None:
+        raise UsageFault("there are no weights of an adapter", hint="name a folder with adapter_model.safetensors")
+    with files.path(adapter.weights_file).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _named(adapter: Adapter, folder: Path) -> str:
+    if adapter.claim.name is None:
+        raise UsageFault(f"the adapter in {folder} names no base", hint="say which: --base BASE")
+    return adapter.claim.name
+
+
+# --- one model --------------------------------------------------------------------------------------------------------
+
+
+def adapted(model: Any, folder: Path) -> nn.Module:
+    """The model with the adapter beside its weights, as PEFT loads it. Raises `UsageFault` for what PEFT doesn't."""
+    kind = json.loads((folder / CONFIG).read_bytes()).get("peft_type") if (folder / CONFIG).is_file() else None
+    if kind not in peft.PeftType.__members__:
+        raise UsageFault(
+            f"PEFT has no method {str(kind)[:60]}", hint="convert it: lorahub convert ADAPTER FOLDER --to peft"
+        )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        made: nn.Module = peft.PeftModel.from_pretrained(model, folder, autocast_adapter_dtype=False)
+    return made
+
+
+def _merged(base: Base, folder: Path, settings: Any, measure: "_Measure", hub: Callable[[], Hub]) -> Score | None:
+    """Of the model that `lorahub merge` writes; None where the adapter is no update to weights."""
+    from lorahub.hub.configuration import load
+    from lorahub.hub.merging import Merger
+
+    recipe = Recipe(str(base.folder.resolve()), (Ingredient(str(folder.resolve())),))
+    with tempfile.TemporaryDirectory(prefix="lorahub-eval-") as place, Merger(load({}), hub) as merger:
+        try:
+            made = merger.write(merger.plan(recipe), Path(place) / "merged")
+        except NotMergeable:
+            return None
+        return measure(load_model(made, settings, measure.place, measure.config))
+
+
+class _Measure:
+    """The score of a model on the same batches: one row a sample, none sees another."""
+
+    def __init__(self, samples: Samples, config: TrainConfig, place: Place) -> None:
+        self.config = config
+        self.place = place
+        self._batches = Batches(samples, max_len=config.max_len, room=config.batch_tokens, is_packed=False)
+
+    def __call__(self, model: nn.Module) -> Score:
+        model.eval()
+        loss, tokens, exact, rows = 0.0, 0, 0, 0
+        with torch.no_grad():
+            for batch in self._batches:
+                of_batch, is_exact = _score(model, batch.to(self.place.device))
+                loss += of_batch
+                tokens += batch.supervised
+                exact += int(is_exact.sum())
+                rows += len(is_exact)
+        return Score(loss / tokens, exact / rows)
+
+
+def _score(model: Any, batch: Batch) -> tuple[float, Tensor]:
+    """The summed loss, and (rows) whether every token that counts is the most likely one."""
+    logits = model(input_ids=batch.ids, use_cache=False).logits[:, -batch.ids.shape[1] :][:, :-1]
+    wanted = batch.labels[:, 1:]
+    counts = wanted != IGNORED
+    loss = functional.cross_entropy(logits[counts].float(), wanted[counts], reduction="sum")
+    return float(loss), ((logits.argmax(-1) == wanted) | ~counts).all(1)
