@@ -128,6 +128,8 @@ class Adapter:
     """Of the base, where the file says so (GGUF)."""
     licence: str | None = None
     """Of the card."""
+    training: Mapping[str, Any] | None = None
+    """How it came to be, as lorahub.json states it."""
 
     @property
     def is_known(self) -> bool:

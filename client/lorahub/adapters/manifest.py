@@ -15,6 +15,7 @@ from lorahub.adapters.findings import Evidence, Finding, finding
 from lorahub.adapters.limits import LIMITS
 from lorahub.adapters.runtimes import judge_runtimes
 from lorahub.adapters.strict_json import parse_json
+from lorahub.adapters.training_record import training_record
 from lorahub.errors import InvalidAdapterConfig
 
 MANIFEST = "lorahub.json"
@@ -46,12 +47,13 @@ class StatedFile:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """`adapter` has measured facts by name, `raw` the whole object."""
+    """`adapter` has measured facts by name, `training` what its maker says of it, `raw` the whole object."""
 
     base: BaseClaim | None
     adapter: Mapping[str, Any] = field(default_factory=dict)
     files: tuple[StatedFile, ...] = ()
     raw: Mapping[str, Any] = field(default_factory=dict)
+    training: Mapping[str, Any] | None = None
 
     def differences(self, adapter: Adapter, files: Files) -> list[Finding]:
         """LH309 for what is stated and measured differently: facts, sizes, and digests where they are known."""
@@ -166,6 +168,7 @@ def parse_manifest(raw: bytes) -> Manifest:
         adapter if isinstance(adapter, dict) else {},
         tuple(_files(value.get("files"))),
         value,
+        training_record(value),
     )
 
 

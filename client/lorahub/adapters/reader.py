@@ -50,7 +50,8 @@ def read_adapter(files: Files) -> Adapter:
     found = [*adapter.findings, *faults, *(_about_base(claim) if adapter.format != "unknown" else ())]
     if manifest is not None:
         found += manifest.differences(adapter, files)
-    return replace(adapter, claim=claim, findings=tuple(found), licence=licence_of(files))
+    training = None if manifest is None else manifest.training
+    return replace(adapter, claim=claim, findings=tuple(found), licence=licence_of(files), training=training)
 
 
 def _read(files: Files) -> Adapter:

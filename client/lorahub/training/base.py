@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lorahub.adapters.base_model import BaseModel
-from lorahub.errors import BaseNotFound
+from lorahub.errors import BaseNotFound, InvalidReference
 from lorahub.hub.bases import hash_folder, is_folder
 from lorahub.hub.hub import Hub
 from lorahub.hub.progress import Progress
@@ -33,7 +33,7 @@ class Base:
         """With the digest of every tensor and every file. Raises `InvalidBaseModel`."""
         base = hash_folder(self.folder, progress)
         names = base.names if self.name is None else frozenset({self.name})
-        return replace(base, names=names, revision=self.revision)
+        return replace(base, name=self.name or base.name, names=names, revision=self.revision)
 
     def facts(self) -> dict[str, Any]:
         """What an adapter depends on beside the weights: sha256 of config and tokenizer, null where there is none."""
@@ -48,7 +48,10 @@ def find_base(spec: str, name: str | None, hub: Callable[[], Hub]) -> Base:
     """Fetches what isn't here. Raises `BaseNotFound`, and what the network says."""
     if is_folder(spec):
         return Base(local_path(spec), name, None)
-    reference = Reference.parse(spec)
+    try:
+        reference = Reference.parse(spec)
+    except InvalidReference:
+        raise BaseNotFound(f"{spec} is no folder here", hint="name a folder, hf:org/name, or namespace/name") from None
     if spec.startswith("hf:"):
         return _from_hub(reference, name)
     with hub() as registry:

@@ -64,11 +64,11 @@ def attach(method: Method, model: Any, config: TrainConfig, dtype: torch.dtype) 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         adapted = method.attach(model)
+        if config.grad_ckpt:
+            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     for parameter in adapted.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.to(dtype)
-    if config.grad_ckpt:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     return adapted
 
 

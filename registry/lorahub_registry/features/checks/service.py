@@ -131,7 +131,7 @@ def _facts(adapter: Adapter, report: Report) -> dict[str, Any]:
     claim = adapter.claim
     switches = ("rslora", "dora", "patterns", "layer_replication", "init", "alpha")
     return {
-        **measured_facts(adapter),
+        **_shown_facts(adapter),
         "base": {
             "name": claim.name,
             "revision": claim.revision,
@@ -143,6 +143,11 @@ def _facts(adapter: Adapter, report: Report) -> dict[str, Any]:
         "matched": report.matched,
         "runtimes": {judged.runtime: judged.loads.value for judged in report.runtimes},
     }
+
+
+def _shown_facts(adapter: Adapter) -> dict[str, Any]:
+    """What was measured, and beside it what its maker states of the training."""
+    return {**measured_facts(adapter), "training": None if adapter.training is None else dict(adapter.training)}
 
 
 def _labels(adapter: Adapter, report: Report) -> Iterator[str]:
@@ -293,7 +298,7 @@ def _open(backend: Backend, principal: Principal, name: RepositoryName, revision
 
 def _against(backend: Backend, opened: _Opened, base: str, found: Found) -> Checked:
     digest = adapter_digest(opened.files, opened.adapter)
-    facts = measured_facts(opened.adapter)
+    facts = _shown_facts(opened.adapter)
     if found.id is not None:
         with backend.database.read() as session:
             kept = queries.verdict_of(session, digest, found.id, RULE_SET)
