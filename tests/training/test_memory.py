@@ -15,7 +15,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # PEFT asks transformers for 
 SHAPE = transformers.LlamaConfig(
     hidden_size=256, intermediate_size=704, num_hidden_layers=6, num_attention_heads=4, vocab_size=4096
 )
-"""6.8 M parameters, in proportions as large models have them."""
+"""6.9 M parameters, in proportions as large models have them."""
 
 
 def static_bytes(config: TrainConfig) -> int:
