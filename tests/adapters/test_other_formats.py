@@ -225,6 +225,8 @@ def test_our_own_bottleneck_form() -> None:
     adapter = read(arrays, "adapter.safetensors", None, metadata)
     assert (adapter.format, adapter.method, len(adapter.parts)) == ("lorahub", "bottleneck", 2)
     assert check(adapter, base()).verdict == "fits"
+    elsewhere = {name.replace("mlp", "ffn"): array for name, array in arrays.items()}
+    assert rules(check(read(elsewhere, "adapter.safetensors", None, metadata), base())) == ["LH201"]
     del arrays["model.layers.0.mlp.up.weight"]
     assert rules(check(read(arrays, "adapter.safetensors", None, metadata), base())) == ["LH208"]
 
@@ -236,8 +238,12 @@ def test_biases_alone(mode: str, kind: PartKind) -> None:
     adapter = read(arrays, "adapter.safetensors", None, metadata)
     assert {part.kind for part in adapter.parts} == {kind}
     assert (check(adapter, base()).verdict, adapter.is_mergeable) == ("fits", True)
+    partial = check(adapter, base()).findings
+    assert [found.message for found in partial if found.rule == "LH222"] == [
+        "4 of 8 modules have a bias, not model.layers.0.self_attn.o_proj"
+    ]
     arrays["model.layers.0.self_attn.v_proj.bias"] = ones(WIDTH)
-    assert rules(check(read(arrays, "adapter.safetensors", None, metadata), base())) == ["LH202"]
+    assert rules(check(read(arrays, "adapter.safetensors", None, metadata), base())) == ["LH202", "LH222"]
 
 
 def test_a_form_that_nobody_knows_is_stored_and_undecided() -> None:

@@ -182,7 +182,9 @@ class _Comparison:
         yield from self._shapes()
         yield from self._coverage()
         yield from self._tied()
+        yield from self._places()
         yield from self._widths()
+        yield from self._biases()
         yield from self._prefix()
 
     # --- lookup -------------------------------------------------------------------------------------------------------
@@ -363,6 +365,30 @@ class _Comparison:
                 name = next(iter(part.tensors.values())).name
                 evidence = [Evidence(name, str(width), str(asked))]
                 yield finding("LH202", f"{name} has the width {width}, the base has {asked}", evidence)
+
+    def _places(self) -> Iterator[Finding]:
+        """Our own bottlenecks stand behind a module that they name; AdapterHub's have places of their own."""
+        if self.adapter.format == "lorahub":
+            named = [part.module for part in self.adapter.parts if part.kind is PartKind.BOTTLENECK]
+            resolved, _ = self.names.resolve(named, self.adapter.naming)
+            there = {name[:end] for name in self.names.weights for end, mark in enumerate(name) if mark == "."}
+            absent = [Evidence(module) for module in named if resolved.get(module, module) not in there]
+            if absent:
+                yield finding("LH201", f"{len(absent)} modules are not in the base, first {absent[0].name}", absent)
+
+    def _biases(self) -> Iterator[Finding]:
+        """BitFit where only some linear layers have a bias, as in Qwen2."""
+        if self.adapter.method != "bitfit":
+            return
+        linear = [
+            name.removesuffix(".weight")
+            for name, weight in self.names.weights.items()
+            if name.endswith(".weight") and len(weight.shape) == 2 and layer_index(name) is not None
+        ]
+        without = [Evidence(module) for module in linear if f"{module}.bias" not in self.names.weights]
+        if without:
+            found = len(linear) - len(without)
+            yield finding("LH222", f"{found} of {len(linear)} modules have a bias, not {without[0].name}", without)
 
     def _expected_width(self, part: Part) -> int | None:
         config = self.base.text_config

@@ -14,15 +14,9 @@ from lorahub.adapters.formats.diffusers import is_diffusers, read_diffusers
 from lorahub.adapters.formats.gguf import read_gguf_adapter
 from lorahub.adapters.formats.kohya import is_kohya, read_kohya
 from lorahub.adapters.formats.mlx import is_mlx, read_mlx
+from lorahub.adapters.formats.own import is_own, is_own_config, read_own, read_own_config
 from lorahub.adapters.formats.peft import read_peft
-from lorahub.adapters.formats.plain import (
-    is_loralib,
-    is_own,
-    is_torchtune,
-    read_loralib,
-    read_own,
-    read_torchtune,
-)
+from lorahub.adapters.formats.plain import is_loralib, is_torchtune, read_loralib, read_torchtune
 from lorahub.adapters.gguf_file import read_gguf
 from lorahub.adapters.limits import LIMITS
 from lorahub.adapters.manifest import MANIFEST, Manifest, parse_manifest
@@ -121,6 +115,8 @@ def _read_safetensors(files: Files, path: str) -> Adapter:
             return read_mlx(config.raw, header.tensors, weights_file=path)
         if is_adapterhub(config.raw):
             return read_adapterhub(config.raw, header.tensors, weights_file=path)
+        if is_own_config(config):
+            return read_own_config(config, header.tensors, weights_file=path)
         return read_peft(config, header.tensors, weights_file=path)
     return _by_names(files, path, header, names)
 

@@ -162,6 +162,10 @@ _TABLE = (
          "The adapter's module names and the names on disk begin differently: a model class that adds or strips a prefix.",
          "load it with the model class it was trained on",
          "layers.0.… in the adapter, model.layers.0.… in the base"),
+    Rule("LH222", _W, "only some of the base's modules have biases",
+         "BitFit trains the biases that are there; in the other modules nothing could be learnt.",
+         "train LoRA instead, which needs no biases",
+         "6 of 15 modules have a bias, not model.layers.0.self_attn.o_proj"),
     # --- LH3xx: what the files are -------------------------------------------------------------------------------------
     Rule("LH301", _E, "a pickle",
          "Loading a pickle runs code. Weights are stored as safetensors here.",

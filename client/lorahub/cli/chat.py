@@ -101,8 +101,7 @@ class _Talk:
 
     def _loaded(self) -> str:
         lines = [
-            f"{'*' if name == self._swapping.active else ' '} {name}  rank {loaded.rank}, {len(loaded.pairs)} modules  "
-            f"{loaded.source}"
+            f"{'*' if name == self._swapping.active else ' '} {name}  {loaded.shown}  {loaded.source}"
             for name, loaded in self._swapping.adapters.items()
         ]
         return "\n".join([*lines, f"{'*' if self._swapping.active is None else ' '} none  the base alone"])

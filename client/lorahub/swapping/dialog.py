@@ -48,7 +48,7 @@ class Dialog:
         self._session = session
         self._tokenizer = tokenizer
         self._stops = _stops(session.model, tokenizer)
-        self._limit = getattr(session.model.config, "max_position_embeddings", None)
+        self._positions = getattr(session.model.config, "max_position_embeddings", None)
         takes = inspect.signature(session.model.forward).parameters
         self._options = {"use_cache": True, **({"logits_to_keep": 1} if "logits_to_keep" in takes else {})}
         self._cache_name = "cache" if "cache" in takes else "past_key_values"  # as transformers called it before 5.24
@@ -88,8 +88,9 @@ class Dialog:
     def _take(self, ids: list[int]) -> None:
         if not ids:
             raise UsageFault("there is nothing to continue", hint="say something first")
-        if self._limit is not None and len(ids) >= self._limit:
-            raise UsageFault(f"the dialog is {len(ids)} tokens long, the model takes {self._limit}", hint="start anew")
+        limit = self._limit
+        if limit is not None and len(ids) >= limit:
+            raise UsageFault(f"the dialog is {len(ids)} tokens long, the model takes {limit}", hint="start anew")
         if ids[: self._cached] != self.ids[: self._cached] or len(ids) == self._cached:
             self._drop()
         self.ids = ids
@@ -110,10 +111,17 @@ class Dialog:
             answer["content"] = text
             yield piece
 
+    @property
+    def _limit(self) -> int | None:
+        """Of tokens; what an adapter puts before them takes positions too."""
+        front = self._session.state.front
+        return self._positions if self._positions is None or front is None else self._positions - front.length
+
     # --- tokens -------------------------------------------------------------------------------------------------------
 
     def _generated(self, most: int) -> Iterator[int]:
-        room = most if self._limit is None else min(most, self._limit - len(self.ids))
+        limit = self._limit
+        room = most if limit is None else min(most, limit - len(self.ids))
         for _ in range(room):
             token = self._chosen(self._logits())
             self.ids.append(token)

@@ -15,6 +15,7 @@ from lorahub.errors import AlreadyExists, BaseNotFound, EntryNotFound, InvalidCo
 from lorahub.hub.hub import Hub
 from lorahub.protocol.references import is_local, local_path
 from lorahub.swapping.dialog import Dialog
+from lorahub.swapping.fronts import Entrance
 from lorahub.swapping.slots import Active, Live, Pair, Slot, State
 from lorahub.swapping.targets import Loaded, Targets
 
@@ -54,6 +55,7 @@ class Session:
         self._adapters: dict[str, Loaded] = {}
         self._states: dict[str | None, State] = {None: self._live.state}
         self._slots: dict[str, Slot] = {}
+        self._entrance: Entrance | None = None
         self._stack: tuple[tuple[str, ...], Mapping[str, Pair]] = ((), {})
 
     def __enter__(self) -> Self:
@@ -82,18 +84,21 @@ class Session:
     def load(self, name: str, source: str | Path) -> Loaded:
         """Reads an adapter from a folder, or from the registry (`namespace/name@revision`), without using it yet.
 
-        Raises `NotConvertible` for what isn't plain LoRA, `AdapterDoesNotFit`, `AlreadyExists`, `LimitExceeded`; the
+        Raises `NotConvertible` for what can't act here, `AdapterDoesNotFit`, `AlreadyExists`, `LimitExceeded`; the
         session is as before then.
         """
         self._refuse_taken(name)
         return self._keep(name, self._targets.read(FolderFiles(folder_of(source, Hub)), str(source)))
 
     def blend(self, name: str, weights: Mapping[str, float]) -> Loaded:
-        """A weighted sum of loaded adapters as one adapter, exactly: Σ wᵢ·Bᵢ·Aᵢ is one pair of the sum of the ranks."""
+        """A weighted sum of loaded adapters as one adapter, exactly: Σ wᵢ·Bᵢ·Aᵢ is one pair of the sum of the ranks.
+
+        Raises `UsageFault` for an adapter that isn't plain LoRA.
+        """
         self._refuse_taken(name)
         if not weights:
             raise UsageFault("a blend of nothing", hint='name adapters: {"a": 0.5, "b": -0.2}')
-        parts = [(self._loaded(part).pairs, weight) for part, weight in weights.items()]
+        parts = [(self._plain(part).pairs, weight) for part, weight in weights.items()]
         modules = dict.fromkeys(module for pairs, _ in parts for module in pairs)
         summed = {
             module: _concatenated([(pairs[module], weight) for pairs, weight in parts if module in pairs])
@@ -132,7 +137,10 @@ class Session:
         return self._until(before)
 
     def mix(self, rows: Sequence[str | None]) -> AbstractContextManager[None]:
-        """An adapter for each row of the batch, None for the base; from now on, or for the block of a `with`."""
+        """An adapter for each row of the batch, None for the base; from now on, or for the block of a `with`.
+
+        Raises `UsageFault` for an adapter that isn't plain LoRA.
+        """
         before = self.active
         self._mix(tuple(rows))
         return self._until(before)
@@ -153,7 +161,7 @@ class Session:
 
     def _mix(self, rows: tuple[str | None, ...]) -> None:
         names = tuple(sorted({name for name in rows if name is not None}))
-        adapters = [self._loaded(name).pairs for name in names]
+        adapters = [self._plain(name).pairs for name in names]
         if self._stack[0] != names:
             self._stack = (names, _stacked(adapters))
         pairs = self._stack[1]
@@ -170,18 +178,25 @@ class Session:
             )
         self._fit_slots(loaded)
         self._adapters[name] = loaded
-        self._states[name] = State(name, loaded.pairs)
+        self._states[name] = State(name, loaded.pairs, effects=loaded.effects, front=loaded.front)
         return loaded
 
     def _fit_slots(self, *more: Loaded) -> None:
-        """Slots before exactly the modules that some adapter targets."""
-        wanted = {module for loaded in (*self._adapters.values(), *more) for module in loaded.pairs}
-        new = {module: self._targets.modules[module] for module in wanted - self._slots.keys()}
+        """Slots before exactly the modules that some adapter targets, an entrance where one has a front."""
+        adapters = (*self._adapters.values(), *more)
+        wanted = {module for loaded in adapters for module in loaded.modules}
+        new = {module: self.model.get_submodule(module) for module in wanted - self._slots.keys()}
         for module in new.values():
             Slot.refuse_taken(module)
         for name in self._slots.keys() - wanted:
             self._slots.pop(name).remove()
         self._slots |= {name: Slot(name, module, self._live) for name, module in new.items()}
+        has_front = any(loaded.front is not None for loaded in adapters)
+        if has_front and self._entrance is None:
+            self._entrance = Entrance(self.model, self._live)
+        elif not has_front and self._entrance is not None:
+            self._entrance.remove()
+            self._entrance = None
 
     def _loaded(self, name: str) -> Loaded:
         if name not in self._adapters:
@@ -191,6 +206,14 @@ class Session:
                 f"no adapter is loaded as {name!r}", hint=f"did you mean {near[0]}?" if near else f"loaded: {known}"
             )
         return self._adapters[name]
+
+    def _plain(self, name: str) -> Loaded:
+        loaded = self._loaded(name)
+        if loaded.effects or loaded.front is not None:
+            raise UsageFault(
+                f"{name} is {loaded.method}, not plain LoRA: it has the whole batch to itself", hint="use it alone"
+            )
+        return loaded
 
     def _refuse_taken(self, name: str) -> None:
         if name in self._adapters:

@@ -6,7 +6,7 @@ whatever the number of modules; without an adapter a slot hands back what the mo
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -54,13 +54,39 @@ class Pair:
         return torch.bmm(inner, self.b[rows]).view(*(x.shape if self.is_embedding else x.shape[:-1]), -1)
 
 
+class Effect(Protocol):
+    """What another method makes of a module: it stands between input and output. `forward` is the module's own."""
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]: ...
+
+    def __call__(self, forward: Callable[..., Tensor], x: Tensor, *rest: Any, **named: Any) -> Tensor: ...
+
+
+class Before(Protocol):
+    """What stands before the tokens of the whole model. `given` are the arguments of its `forward`, by name."""
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]: ...
+
+    @property
+    def length(self) -> int: ...
+
+    def __call__(self, forward: Callable[..., Any], model: Any, given: dict[str, Any], cache_name: str) -> Any: ...
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class State:
-    """What acts now. `pairs` are by module; `rows` (rows) says which of a mixture acts on which row of the batch."""
+    """What acts now. `pairs` and `effects` are by module, a module has one of them; `front` acts on the whole model.
+
+    `rows` (rows) says which of a mixture acts on which row of the batch.
+    """
 
     active: Active = None
     pairs: Mapping[str, Pair] = field(default_factory=dict)
     rows: Tensor | None = None
+    effects: Mapping[str, Effect] = field(default_factory=dict)
+    front: Before | None = None
 
 
 @dataclass(slots=True)
@@ -82,8 +108,10 @@ class Slot:
         module.forward = self
 
     def __call__(self, x: Tensor, *rest: Any, **named: Any) -> Tensor:
-        y = self._forward(x, *rest, **named)
         state = self.live.state
+        if self.name in state.effects:
+            return state.effects[self.name](self._forward, x, *rest, **named)
+        y = self._forward(x, *rest, **named)
         pair = state.pairs.get(self.name)
         if pair is None:
             return y

@@ -4,7 +4,7 @@ Names are looked up as for a check or a merge, in `BaseNames`; here the base's l
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -15,10 +15,14 @@ from lorahub.adapters.base_model import BaseModel, BaseTensor
 from lorahub.adapters.base_names import BaseNames
 from lorahub.adapters.files import Files
 from lorahub.adapters.reader import read_adapter
+from lorahub.adapters.rules import Severity
 from lorahub.conversion.gguf import from_gguf
 from lorahub.conversion.lora import Layer, Lora, read_lora, refuse_broken
 from lorahub.errors import AdapterDoesNotFit, NotConvertible
-from lorahub.swapping.slots import Pair
+from lorahub.merging.factors import Factors
+from lorahub.swapping.fronts import Front
+from lorahub.swapping.kinds import Reader, kind_of, moved, rescaled
+from lorahub.swapping.slots import Effect, Pair
 
 _BESIDE = {
     PartKind.BIAS: "biases",
@@ -30,25 +34,51 @@ _BESIDE = {
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """An adapter in memory, on its model's device. All factors are views of one buffer for each device and dtype."""
+    """An adapter in memory, on its model's device. All factors are views of one buffer for each device and dtype.
+
+    Plain LoRA is `pairs` and nothing else.
+    """
 
     source: str
     pairs: Mapping[str, Pair]
+    effects: Mapping[str, Effect] = field(default_factory=dict)
+    front: Front | None = None
+    method: str = "lora"
+
+    @property
+    def modules(self) -> set[str]:
+        return {*self.pairs, *self.effects}
 
     @property
     def rank(self) -> int:
-        """The largest."""
-        return max(pair.rank for pair in self.pairs.values())
+        """The largest; 0 without factors."""
+        return max((pair.rank for pair in self.pairs.values()), default=0)
 
     @property
     def bytes(self) -> int:
-        return sum(tensor.nbytes for pair in self.pairs.values() for tensor in (pair.a, pair.b))
+        return sum(tensor.nbytes for tensor in self._tensors())
+
+    @property
+    def shown(self) -> str:
+        """In a few words."""
+        if self.front is not None:
+            return f"{self.method}, {self.front.length} tokens"
+        return f"{f'rank {self.rank}' if self.pairs else self.method}, {len(self.modules)} modules"
+
+    def _tensors(self) -> Iterator[Tensor]:
+        for pair in self.pairs.values():
+            yield from (pair.a, pair.b)
+        for effect in self.effects.values():
+            yield from effect.tensors
+        if self.front is not None:
+            yield from self.front.tensors
 
 
 class Targets:
     """The linear layers and embeddings of `model`, by name."""
 
     def __init__(self, model: nn.Module, dtype: torch.dtype | None) -> None:
+        self._model = model
         self._dtype = dtype
         self.modules = {name: module for name, module in model.named_modules() if _shape(module) is not None}
         tensors = {f"{name}.weight": BaseTensor("F32", _widths(module)) for name, module in self.modules.items()}
@@ -57,8 +87,18 @@ class Targets:
         self._names = BaseNames(self._base)
 
     def read(self, files: Files, source: str) -> Loaded:
-        """Raises `NotConvertible` for what factors alone don't say, `AdapterDoesNotFit`, `InvalidAdapter`."""
+        """Raises `NotConvertible` for what can't act on modules alone, `AdapterDoesNotFit`, `InvalidAdapter`."""
         adapter = read_adapter(files)
+        kind = kind_of(adapter)
+        if kind is None:
+            return self._factors(files, adapter, source)
+        _refuse_errors(adapter)
+        reader = Reader(self._model, adapter, Factors(files, adapter), self._dtype)
+        if kind == "front":
+            return Loaded(source, {}, front=reader.front(), method=adapter.method)
+        return Loaded(source, {}, reader.effects(), method=adapter.method)
+
+    def _factors(self, files: Files, adapter: Adapter, source: str) -> Loaded:
         refuse_broken(adapter)
         _refuse_special(adapter)
         lora = read_lora(files, adapter)
@@ -66,7 +106,15 @@ class Targets:
             lora = from_gguf(lora, self._base)
         layers = self._placed(lora)
         self._refuse_shapes(layers)
-        return Loaded(source, self.resident({name: _factors(layer) for name, layer in layers.items()}))
+        pairs = {name: _factors(layer) for name, layer in layers.items()}
+        effects = {
+            name: moved(
+                rescaled(pairs.pop(name), _wide(layer.magnitude), self.modules[name]), self.modules[name], self._dtype
+            )
+            for name, layer in layers.items()
+            if layer.magnitude is not None
+        }
+        return Loaded(source, self.resident(pairs), effects, method="dora" if effects else "lora")
 
     def resident(self, pairs: Mapping[str, Pair]) -> dict[str, Pair]:
         """The pairs in one buffer for each device and dtype of the modules. Raises `NotConvertible` for an overflow."""
@@ -157,12 +205,19 @@ def _wide(array: Any) -> Tensor:
 # --- refusals ---------------------------------------------------------------------------------------------------------
 
 
+def _refuse_errors(adapter: Adapter) -> None:
+    worst = next((found for found in adapter.findings if found.severity is Severity.ERROR), None)
+    if worst is not None or not adapter.is_known:
+        found = worst or adapter.findings[0]
+        raise NotConvertible(found.message, hint=found.hint, rule=found.rule)
+
+
 def _refuse_special(adapter: Adapter) -> None:
     found = next(_obstacles(adapter), None)
     if found is not None:
         hint = "fold it into the base instead: lorahub merge BASE ADAPTER -o FOLDER"
         raise NotConvertible(
-            f"the adapter has {found}; only plain LoRA can be swapped",
+            f"the adapter has {found}, which can't be swapped",
             hint=hint if adapter.is_mergeable else "load it with PEFT",
         )
 
@@ -187,8 +242,8 @@ def _obstacles(adapter: Adapter) -> Iterator[str]:
 def _obstacle(update: Update) -> str | None:
     if update.method != "lora":
         return f"updates of {update.method}"
-    if "magnitude" in update.tensors:
-        return "DoRA's magnitudes"
+    if "magnitude" in update.tensors and update.kind is not Kind.LINEAR:
+        return "DoRA's magnitudes of an embedding or a convolution"
     if "up_bias" in update.tensors:
         return "biases (lora_bias)"
     if update.kind is Kind.CONV:

@@ -98,7 +98,7 @@ def plan(base: Base, data: Path, config: TrainConfig) -> Plan:
         steps=steps,
         tokens=_tokens(batches, steps, config.accum),
         fill=len(dataset.train.ids) / sum(shape[0] * shape[1] for shape in shapes),
-        notes=list(notes_on(dataset, config, base, steps, is_packed=is_packed)),
+        notes=list(method.notes) + list(notes_on(dataset, config, base, steps, is_packed=is_packed)),
     )
 
 

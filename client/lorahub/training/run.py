@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from lorahub.errors import LimitExceeded, UsageFault
+from lorahub.errors import LimitExceeded
 from lorahub.hub.hub import Hub
 from lorahub.hub.progress import Progress, Silence
 from lorahub.training.base import Base, find_base, sha256_of
@@ -79,7 +79,7 @@ def train(
     is_packed = config.pack == "best-fit" and keeps_samples_apart(model, vocabulary)
     batches, evaluation = both_sides(dataset, config, is_packed=is_packed)
     steps = steps_of(config, len(batches))
-    notes = list(notes_on(dataset, config, found, steps, is_packed=is_packed))
+    notes = list(method.notes) + list(notes_on(dataset, config, found, steps, is_packed=is_packed))
     for note in notes:
         (on_note or _nothing)(note)
 
@@ -134,9 +134,6 @@ def _run(loop: Loop, resumed: Checkpoint | None) -> str:
 
 
 def method_of(config: TrainConfig) -> Method:
-    """Raises `UsageFault` for one that this version doesn't have."""
-    if config.method not in METHODS:
-        raise UsageFault(f"there is no method {config.method} yet", hint=f"there are: {', '.join(METHODS)}")
     return METHODS[config.method](config)
 
 

@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +11,12 @@ from torch import nn
 from lorahub.adapters.adapter_config import is_hub_id
 from lorahub.adapters.base_model import BaseModel
 from lorahub.adapters.files import FolderFiles
-from lorahub.adapters.manifest import MANIFEST, write_manifest
+from lorahub.adapters.formats.own import BITFIT, BOTTLENECK
+from lorahub.adapters.manifest import MANIFEST, StatedFile, write_manifest
 from lorahub.adapters.reader import CONFIG, read_adapter
 from lorahub.errors import AlreadyExists
 from lorahub.hub.describe import stated_files
+from lorahub.training.base import sha256_of
 from lorahub.training.checkpoint import FOLDER, publish
 from lorahub.training.curve import svg
 from lorahub.training.history import Step
@@ -42,18 +44,36 @@ def save_adapter(
     shutil.rmtree(place, ignore_errors=True)
     place.mkdir(parents=True)
     method.save(model, place)
+    made = {**made, "run": {**made["run"], "method": dict(method.facts) or None}}
     _name_base(place / CONFIG, base)
-    (place / CARD).write_text(_card(method.name, base, made))
+    (place / CARD).write_text(_card(method.name, base, made, _library(place)))
     (place / CURVE).write_text(svg(steps, f"Loss of {folder.resolve().name}"))
     files = FolderFiles(place)
     adapter = read_adapter(files)
-    content = write_manifest(adapter, base, files=stated_files(files, adapter), before=made)
-    (place / MANIFEST).write_bytes(content)
+    is_model = CONFIG not in files.sizes
+    stated = _weights(files) if is_model else stated_files(files, adapter)
+    told: dict[str, Any] = json.loads(write_manifest(adapter, base, files=stated, before=made))
+    if is_model:
+        told |= {"adapter": None, "compatibility": {}}
+    (place / MANIFEST).write_text(json.dumps(told, indent=2, sort_keys=True) + "\n")
     for source in sorted(place.iterdir(), key=lambda path: path.name == MANIFEST):
         publish(source, folder / source.name)
     shutil.rmtree(folder / FOLDER)
-    told: dict[str, Any] = json.loads(content)
     return told
+
+
+def _weights(files: FolderFiles) -> Iterator[StatedFile]:
+    for path, size in sorted(files.sizes.items()):
+        if path.endswith(".safetensors"):
+            yield StatedFile(path, size, sha256_of(files.path(path)) or "")
+
+
+def _library(place: Path) -> str:
+    """Whose files these are."""
+    if not (place / CONFIG).is_file():
+        return "transformers"
+    kind = str(json.loads((place / CONFIG).read_bytes()).get("peft_type"))
+    return "lorahub" if kind in (BOTTLENECK, BITFIT) else "peft"
 
 
 def _name_base(path: Path, base: BaseModel) -> None:
@@ -68,12 +88,12 @@ def _name_base(path: Path, base: BaseModel) -> None:
         path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 
-def _card(method: str, base: BaseModel, made: Mapping[str, Any]) -> str:
+def _card(method: str, base: BaseModel, made: Mapping[str, Any], library: str) -> str:
     run, data = made["run"], made["data"]
     named = base.name is not None and is_hub_id(base.name)
     front = [
         *([f"base_model: {base.name}"] if named else []),
-        f"library_name: {'transformers' if method == 'full' else 'peft'}",
+        f"library_name: {library}",
         "pipeline_tag: text-generation",
         "tags:",
         f"- {method}",

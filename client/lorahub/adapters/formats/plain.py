@@ -1,7 +1,6 @@
-"""State dicts without a configuration: loralib's, torchtune's, and lorahub's own form (docs/format.md).
+"""State dicts without a configuration: loralib's and torchtune's.
 
-The own form is a safetensors file whose metadata has `lorahub.method`: `bottleneck` for Houlsby's and Pfeiffer's
-adapters, `bitfit` for biases alone. `lorahub.scale` is a number that multiplies every update.
+`lorahub.scale` in the file's metadata is a number that multiplies every update.
 """
 
 from collections.abc import Iterable, Mapping
@@ -13,7 +12,6 @@ from lorahub.adapters.safetensors_header import TensorEntry
 
 _TORCHTUNE = {"lora_a.weight": "down", "lora_b.weight": "up", "magnitude": "magnitude"}
 _LORALIB = {"lora_A": "down", "lora_B": "up"}
-_BOTTLENECK = {"down.weight": "down", "up.weight": "up", "down.bias": "down_bias", "up.bias": "up_bias"}
 
 
 def is_torchtune(names: Iterable[str]) -> bool:
@@ -22,10 +20,6 @@ def is_torchtune(names: Iterable[str]) -> bool:
 
 def is_loralib(names: Iterable[str]) -> bool:
     return any(name.endswith((".lora_A", ".lora_B")) and not name.startswith("base_model.") for name in names)
-
-
-def is_own(metadata: Mapping[str, str]) -> bool:
-    return "lorahub.method" in metadata
 
 
 def read_torchtune(entries: Iterable[TensorEntry], metadata: Mapping[str, str], *, weights_file: str) -> Adapter:
@@ -64,46 +58,6 @@ def _read(
             reading.updates.append(update)
     reading.close()
     return _adapter(format_name, "lora", reading, entries, metadata, weights_file, naming)
-
-
-def read_own(entries: Iterable[TensorEntry], metadata: Mapping[str, str], *, weights_file: str) -> Adapter:
-    """The form of docs/format.md, section "Methods without a format of their own"."""
-    reading = Reading()
-    entries = list(entries)
-    method = metadata["lorahub.method"]
-    kept = methods.check_entries(entries, reading, allow_flat=lambda name: name.endswith(".bias"))
-    if method == "bitfit":
-        _biases(kept, reading, is_delta=metadata.get("lorahub.bias") == "delta")
-    elif method == "bottleneck":
-        _bottlenecks(kept, reading)
-    else:
-        reading.add("LH306", f"lorahub.method {method[:60]!r} isn't known")
-    reading.close()
-    return _adapter("lorahub", method[:60], reading, entries, metadata, weights_file, Naming.DOTTED)
-
-
-def _biases(entries: Iterable[TensorEntry], reading: Reading, *, is_delta: bool) -> None:
-    kind = PartKind.BIAS_DELTA if is_delta else PartKind.BIAS
-    for entry in entries:
-        module, _, leaf = entry.name.rpartition(".")
-        if leaf == "bias":
-            reading.parts.append(Part(kind, module, {"bias": entry}, entry.shape, "bias"))
-        else:
-            reading.unknown.append(entry)
-
-
-def _bottlenecks(entries: Iterable[TensorEntry], reading: Reading) -> None:
-    groups: dict[str, dict[str, TensorEntry]] = {}
-    for entry in entries:
-        found = next((ending for ending in _BOTTLENECK if entry.name.endswith(f".{ending}")), None)
-        if found is None:
-            reading.unknown.append(entry)
-        else:
-            groups.setdefault(entry.name[: -len(found) - 1], {})[_BOTTLENECK[found]] = entry
-    for module, tensors in groups.items():
-        part = methods.bottleneck(module, tensors, reading)
-        if part is not None:
-            reading.parts.append(part)
 
 
 def _scale(metadata: Mapping[str, str]) -> float:

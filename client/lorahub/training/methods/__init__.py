@@ -1,20 +1,35 @@
 """One way to adapt a frozen model each. The loop knows none of them: it trains what requires a gradient."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from torch import nn
 from transformers import PreTrainedModel
 
 from lorahub.training.config import TrainConfig
+from lorahub.training.methods.bitfit import BitFit
+from lorahub.training.methods.bottleneck import Bottlenecks
+from lorahub.training.methods.full import Full
+from lorahub.training.methods.ia3 import Ia3
 from lorahub.training.methods.lora import Lora
+from lorahub.training.methods.virtual import Prefix, Prompt
 
 
 class Method(Protocol):
     """One way to adapt a frozen model: what it adds, which parameters it trains, how it is kept on disk."""
 
     name: str
+
+    @property
+    def notes(self) -> Sequence[str]:
+        """What a user should look at, known once it is attached."""
+        ...
+
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        """What lorahub.json should say of it beside the settings, known once it is saved."""
+        ...
 
     def attach(self, model: PreTrainedModel) -> nn.Module:
         """The model to train; exactly the method's parameters require a gradient.
@@ -35,4 +50,10 @@ class Method(Protocol):
 
 METHODS: Mapping[str, Callable[[TrainConfig], Method]] = {
     "lora": Lora,
+    "prefix": Prefix,
+    "prompt": Prompt,
+    "bottleneck": Bottlenecks,
+    "bitfit": BitFit,
+    "ia3": Ia3,
+    "full": Full,
 }

@@ -1,33 +1,59 @@
-"""LoRA by PEFT: W·x + s·B·A·x with B = 0 at the start (arXiv 2106.09685)."""
+"""LoRA by PEFT: W·x + s·B·A·x with B = 0 at the start (arXiv 2106.09685), and its relatives.
 
+rsLoRA (2312.03732) and DoRA (2402.09353) are PEFT's. LoRA+ (2402.12354) is a larger learning rate for B. PiSSA
+(2404.02948) and OLoRA (2406.01775) begin with A₀ and B₀ taken from W and train on W − s·B₀·A₀; as that is another
+base, what is kept is a plain LoRA of twice the rank, s·(B·A − B₀·A₀), which fits the base as it was.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import peft
-from torch import nn
+import torch
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from lorahub.adapters.reader import CONFIG
 from lorahub.errors import UsageFault
 from lorahub.training.config import TrainConfig
+from lorahub.training.methods.trained import Named, is_conv1d, trained, write
 
 _QUERIES_AND_VALUES = ("q_proj", "v_proj", "query", "value", "c_attn", "query_key_value", "qkv_proj", "Wqkv")
 """What the projections are called, or the one that holds both, across the models of transformers."""
+_FROM_BASE = ("pissa", "olora")
+_DOWN, _UP = ".lora_A.weight", ".lora_B.weight"
 
 
 class Lora:
     name = "lora"
+    notes: Sequence[str] = ()
 
     def __init__(self, config: TrainConfig) -> None:
         self._config = config
+        self._start: dict[str, Tensor] = {}
+        """A₀ and B₀ by their names in the file, where they were taken from the base."""
+
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        return {"converted_from": self._config.init} if self._start else {}
 
     def attach(self, model: PreTrainedModel) -> nn.Module:
+        is_turned = any(is_conv1d(module) for module in model.modules())
+        if is_turned and self._config.init == "olora":
+            raise UsageFault("PEFT's OLoRA mistakes inputs for outputs in GPT-2's layers", hint="use --init pissa")
         try:
-            return peft.get_peft_model(model, self.peft_config(model), autocast_adapter_dtype=False)
-        except ValueError as error:
+            adapted = peft.get_peft_model(model, self.peft_config(model), autocast_adapter_dtype=False)
+        except (ValueError, TypeError) as error:
             raise UsageFault(
                 f"PEFT can't put a LoRA there: {str(error).partition(chr(10))[0][:300]}",
                 hint="name modules of this model: --targets q_proj,v_proj, or --targets all-linear",
             ) from None
+        if self._init(model) in _FROM_BASE:
+            state = peft.get_peft_model_state_dict(adapted)
+            self._start = {name: value.clone() for name, value in state.items() if name.endswith((_DOWN, _UP))}
+        return adapted
 
     def peft_config(self, model: PreTrainedModel) -> peft.LoraConfig:
         wanted = self._config
@@ -39,16 +65,52 @@ class Lora:
             target_modules=_targets(model, wanted.targets),
             use_rslora=wanted.rslora,
             use_dora=wanted.dora,
-            init_lora_weights=True if wanted.init == "default" else wanted.init,
-            fan_in_fan_out=any(type(module).__name__ == "Conv1D" for module in model.modules()),
+            init_lora_weights=self._init(model),
+            fan_in_fan_out=any(is_conv1d(module) for module in model.modules()),
         )
 
-    def groups(self, model: nn.Module) -> list[tuple[list[tuple[str, nn.Parameter]], float]]:
-        return [([(name, p) for name, p in model.named_parameters() if p.requires_grad], 1.0)]
+    def _init(self, model: PreTrainedModel) -> Any:
+        """Shapes alone have no singular values."""
+        is_shape = next(model.parameters()).is_meta and self._config.init in _FROM_BASE
+        return True if is_shape or self._config.init == "default" else self._config.init
+
+    def groups(self, model: nn.Module) -> list[tuple[Named, float]]:
+        ratio, every = self._config.lora_plus, trained(model)
+        if ratio is None:
+            return [(every, 1.0)]
+        ups = [pair for pair in every if ".lora_B." in pair[0]]
+        return [([pair for pair in every if ".lora_B." not in pair[0]], 1.0), (ups, ratio)]
 
     def save(self, model: nn.Module, folder: Path) -> None:
-        saved: Any = model
-        saved.save_pretrained(folder)
+        adapted: Any = model
+        adapted.save_pretrained(folder)
+        if self._start:
+            config = json.loads((folder / CONFIG).read_bytes()) | self._plain()
+            write(folder, config, self._doubled(peft.get_peft_model_state_dict(adapted)))
+
+    # --- PiSSA and OLoRA as plain LoRA --------------------------------------------------------------------------------
+
+    def _plain(self) -> dict[str, Any]:
+        """The settings with twice the rank and the scale as it was; rsLoRA's √ would be another one."""
+        wanted = self._config
+        scale = wanted.scaling_alpha / (wanted.rank**0.5 if wanted.rslora else wanted.rank)
+        targets = {name.removeprefix("base_model.model.").removesuffix(_DOWN) for name in self._start}
+        return {
+            "init_lora_weights": True,
+            "r": 2 * wanted.rank,
+            "lora_alpha": 2 * wanted.rank * scale if wanted.rslora else 2 * wanted.scaling_alpha,
+            "use_rslora": False,
+            "target_modules": sorted(name for name in targets if not name.endswith(_UP)),
+            "inference_mode": True,
+        }
+
+    def _doubled(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """[A; A₀] and [B, −B₀]; magnitudes as they are."""
+        made = dict(state)
+        for name, start in self._start.items():
+            both = (state[name], start) if name.endswith(_DOWN) else (state[name], -start)
+            made[name] = torch.cat(both, dim=0 if name.endswith(_DOWN) else 1)
+        return made
 
 
 def _targets(model: PreTrainedModel, targets: tuple[str, ...]) -> str | list[str]:

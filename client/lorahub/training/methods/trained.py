@@ -1,0 +1,38 @@
+"""What several methods share: which parameters are trained, and files in lorahub's own form (docs/format.md)."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from lorahub.adapters.reader import CONFIG
+
+WEIGHTS = "adapter_model.safetensors"
+Named = list[tuple[str, nn.Parameter]]
+
+
+def trained(model: nn.Module) -> Named:
+    return [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+
+
+def write(folder: Path, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+    """adapter_config.json and adapter_model.safetensors."""
+    told = {"base_model_name_or_path": None, "revision": None, "task_type": "CAUSAL_LM", **config}
+    (folder / CONFIG).write_text(json.dumps(told, indent=2, sort_keys=True) + "\n")
+    save_file(
+        {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()},
+        folder / WEIGHTS,
+        metadata={"format": "pt"},
+    )
+
+
+def is_conv1d(module: nn.Module) -> bool:
+    """GPT-2's linear layer, whose weight is (in, out)."""
+    return type(module).__name__ == "Conv1D"
+
+
+def is_linear(module: nn.Module) -> bool:
+    return isinstance(module, nn.Linear) or is_conv1d(module)
