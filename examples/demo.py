@@ -1,4 +1,4 @@
-"""lorahub in a minute, on nothing but this machine: a tiny base, a real LoRA trained on it with PEFT, a registry,
+"""lorahub in a minute, on nothing but this machine: a tiny base, a LoRA trained on it, a registry,
 push, three ways of pulling, a merge, a swap in mid-dialog, and a merged model that is stored nowhere.
 
 `make demo` runs it. No network, no account, nothing left behind but what it prints.
@@ -36,8 +36,9 @@ def main() -> None:
         os.environ["LORAHUB_HOME"] = str(work / "lorahub-home")
         step("Make a tiny Llama-shaped base with a byte-level tokenizer")
         make_base(work / "base")
-        step("Train a LoRA on it with PEFT")
-        trained = train_adapter(work / "base", work / "adapter")
+        write_rows(work / "rows.jsonl")
+        step("Train a LoRA on nine rows of text")
+        trained = train_adapter(work / "base", work / "rows.jsonl", work / "adapter")
         step("Start a registry: SQLite and a folder")
         with registry(work / "registry") as (url, token):
             share(work, url, token, trained)
@@ -108,7 +109,7 @@ def make_base(folder: Path, *, width: int = 64) -> None:
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=256, hidden_size=width, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, max_position_embeddings=128, bos_token_id=0, eos_token_id=0,
+        num_key_value_heads=2, max_position_embeddings=128, bos_token_id=0, eos_token_id=0, initializer_range=0.1,
     )  # fmt: skip
     LlamaForCausalLM(config).save_pretrained(folder)
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
@@ -119,32 +120,21 @@ def make_base(folder: Path, *, width: int = 64) -> None:
     say(f"{sum(f.stat().st_size for f in folder.iterdir()) / 1e6:.2f} MB, 2 layers, 256 tokens")
 
 
-def train_adapter(base: Path, folder: Path, steps: int = 200) -> list[float]:
-    """The logits after PROMPT of the model that was trained, while it is still in memory."""
-    import torch
-    from peft import LoraConfig, get_peft_model
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+def write_rows(path: Path) -> None:
+    """The sentence, begun at each of its words: rows of {"text": …}."""
+    words = SENTENCE.split()
+    turned = [" ".join(words[start:] + words[:start]) + " " for start in range(len(words))]
+    path.write_text("".join(json.dumps({"text": text * 2}) + "\n" for text in turned))
 
-    torch.manual_seed(1)
-    tokenizer = AutoTokenizer.from_pretrained(base)
-    model = get_peft_model(
-        AutoModelForCausalLM.from_pretrained(base),
-        LoraConfig(task_type="CAUSAL_LM", r=8, lora_alpha=16, target_modules=["q_proj", "v_proj", "down_proj"]),
-    )
-    model.peft_config["default"].base_model_name_or_path = "owner/tiny-llama"
-    ids = tokenizer(SENTENCE * 2, return_tensors="pt").input_ids
-    optimizer = torch.optim.AdamW((p for p in model.parameters() if p.requires_grad), lr=3e-2)
-    losses = []
-    for _ in range(steps):
-        loss = model(input_ids=ids, labels=ids).loss
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        losses.append(loss.item())
-    model.save_pretrained(folder)
-    trainable, total = model.get_nb_trainable_parameters()
-    say(f"{trainable:,} of {total:,} parameters trained; loss {losses[0]:.2f} → {losses[-1]:.2f}")
-    return last_logits(model, tokenizer)
+
+def train_adapter(base: Path, rows: Path, folder: Path) -> list[float]:
+    """The logits after PROMPT of the base with what was trained, by PEFT itself."""
+    lorahub(
+        "train", str(base), str(rows), "-o", str(folder), "--base-name", "owner/tiny-llama", "--rank", "8",
+        "--targets", "q_proj,v_proj,down_proj", "--lr", "1e-2", "--steps", "100", "--batch-tokens", "512",
+        "--eval-split", "0",
+    )  # fmt: skip
+    return logits(base, folder)
 
 
 def logits(base: Path, adapter: Path) -> list[float]:

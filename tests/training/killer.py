@@ -25,7 +25,7 @@ def main(base: str, rows: str, out: Path, rounds: int) -> None:
         child = os.fork()
         if not child:
             train(base, rows, CONFIG, output=out, resume="auto")
-        while not steps_of(out) or steps_of(out)[-1:] == before[-1:]:
+        while steps_of(out)[-1:] == before[-1:] or not list(kept.glob("*.safetensors")):
             time.sleep(0.002)
         time.sleep(0.02 + 0.0037 * number)
         os.kill(child, signal.SIGKILL)

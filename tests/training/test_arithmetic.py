@@ -133,6 +133,15 @@ def test_packed_samples_learn_as_if_each_were_alone(folder: Path, rows: Path) ->
     assert differ(*found) <= 1e-6
 
 
+def test_a_batch_in_one_row_has_the_same_loss(llama: Path, rows: Path) -> None:
+    """As FlashAttention wants it."""
+    model = adapted(llama)
+    loss = loss_of(model, model.config.vocab_size)
+    batch = next(batch for batch in batches_of(llama, rows, is_packed=True) if len(batch.ids) > 1)
+    assert batch.in_one_row().ids.shape == (1, batch.ids.numel())
+    torch.testing.assert_close(loss(batch), loss(batch.in_one_row()), rtol=1e-5, atol=1e-4)
+
+
 def test_a_model_that_lets_samples_leak_is_noticed(gpt2: Path) -> None:
     model = model_of(gpt2)
     forward = model.forward

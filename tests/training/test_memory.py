@@ -1,4 +1,4 @@
-"""The paper's "3 times less memory": weights and both moments of Adam, counted as bytes of tensors after a real step."""
+"""The paper's "3 times less memory": weights and Adam's two moments, as bytes of tensors after a real step."""
 
 import pytest
 import torch
@@ -20,7 +20,7 @@ SHAPE = transformers.LlamaConfig(
 
 def static_bytes(config: TrainConfig) -> int:
     """Of the weights, and of what the optimizer keeps from step to step; shared memory counts once."""
-    model = transformers.LlamaForCausalLM(SHAPE).requires_grad_(False)  # noqa: FBT003
+    model = transformers.LlamaForCausalLM(SHAPE).requires_grad_(False)
     method = METHODS[config.method](config)
     adapted = attach(method, model, config, torch.float32)
     optimizer = FlatAdamW(method.groups(adapted), lr=1e-3, weight_decay=0.0, clip=1.0)

@@ -223,8 +223,24 @@ def test_a_run_goes_on_only_as_it_began(llama: Path, rows: Path, tmp_path: Path)
     with pytest.raises(UsageFault, match="is no checkpoint"):
         lorahub.train(llama, rows, config, output=out, resume=str(rows))
     run = lorahub.train(llama, rows, config, output=out, resume="auto")
-    with pytest.raises(AlreadyExists, match="holds an adapter"):
-        lorahub.train(llama, rows, config, output=run.adapter_dir)
+    for resume in (None, "auto"):
+        with pytest.raises(AlreadyExists, match="holds an adapter"):
+            lorahub.train(llama, rows, config, output=run.adapter_dir, resume=resume)
+
+
+def test_a_run_killed_before_its_first_checkpoint_begins_anew(llama: Path, rows: Path, tmp_path: Path) -> None:
+    config = TrainConfig(steps=6, save_every=5, **SMALL)
+    with pytest.raises(_Killed):
+        lorahub.train(llama, rows, config, output=tmp_path / "out", on_step=killed_at(2))
+    with pytest.raises(AlreadyExists, match="a run that didn't end"):
+        lorahub.train(llama, rows, config, output=tmp_path / "out")
+    run = lorahub.train(llama, rows, config, output=tmp_path / "out", resume="auto")
+    assert [step.step for step in run.history] == list(range(7))
+    assert run.manifest["run"]["resumed_from"] == []
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.tex").touch()
+    with pytest.raises(AlreadyExists, match="is not empty"):
+        lorahub.train(llama, rows, config, output=tmp_path / "full")
 
 
 def test_it_stops_when_nothing_gets_better_and_keeps_the_best(llama: Path, rows: Path, tmp_path: Path) -> None:
@@ -236,6 +252,7 @@ def test_it_stops_when_nothing_gets_better_and_keeps_the_best(llama: Path, rows:
     best = min(evaluated, key=lambda step: evaluated[step])
     assert facts["stopped"] == "early-stop"
     assert facts["steps"] == best + 4 < 200
+    assert facts["eval_loss"]["kept"] == evaluated[best] < facts["eval_loss"]["last"]
     shorter = TrainConfig(steps=200, eval_every=2, save_every=best, eval_split=str(held), **SMALL)
     with pytest.raises(_Killed):
         lorahub.train(llama, rows, shorter, output=tmp_path / "short", on_step=killed_at(best + 1))
@@ -252,11 +269,10 @@ def test_a_loss_that_is_no_number_stops_with_its_place(llama: Path, rows: Path, 
     ) as told:
         lorahub.train(llama, rows, config, output=out)
     facts = told.value.facts
-    kept = facts["checkpoint"]
-    if kept is not None:
-        checkpoint = read_checkpoint(Path(kept))
-        assert checkpoint.progress.step < facts["step"] - 1
-        assert all(tensor.isfinite().all() for tensor in checkpoint.tensors.values() if tensor.is_floating_point())
+    checkpoint = read_checkpoint(Path(facts["checkpoint"]))
+    assert checkpoint.progress.step == facts["step"] - 2, "what gave the loss isn't kept, what stood before is"
+    assert [path.name for path in (out / ".training").iterdir()] == [Path(facts["checkpoint"]).name]
+    assert all(tensor.isfinite().all() for tensor in checkpoint.tensors.values() if tensor.is_floating_point())
     assert not (out / "lorahub.json").exists()
     assert set(facts["lines"]) <= set(range(1, 65))
 
@@ -307,9 +323,9 @@ def test_sigterm_stops_behind_the_step_and_handlers_are_put_back(llama: Path, ro
 
 
 def test_kill_9_in_the_middle_of_saving_leaves_a_checkpoint_that_loads(llama: Path, rows: Path, tmp_path: Path) -> None:
-    """Every step is saved; killed at a dozen moments, a run goes on each time from where it was cut off."""
+    """Every step is saved; killed at eight moments, a run goes on each time from where it was cut off."""
     out = tmp_path / "out"
-    killer = [sys.executable, "-m", "training.killer", llama, rows, out, 12]
+    killer = [sys.executable, "-m", "training.killer", llama, rows, out, 8]
     paths = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
     run = subprocess.run(
         [*map(str, killer)], capture_output=True, text=True, check=False, timeout=120,
@@ -317,11 +333,30 @@ def test_kill_9_in_the_middle_of_saving_leaves_a_checkpoint_that_loads(llama: Pa
     )  # fmt: skip
     assert run.returncode == 0, run.stderr
     rounds = [json.loads(line) for line in run.stdout.splitlines()]
-    assert len(rounds) == 12
+    assert len(rounds) == 8
     reached = [round_["reached"] for round_ in rounds]
     assert reached == sorted(reached)
     assert reached[-1] > reached[0] >= 1
     assert any(round_["parts"] for round_ in rounds), "no kill hit a save: the test shows nothing"
+
+
+# --- where bases come from --------------------------------------------------------------------------------------------
+
+
+def test_a_snapshot_in_the_hubs_cache_is_a_base(
+    llama: Path, rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    commit, place = "0123456789abcdef0123456789abcdef01234567", tmp_path / "models--acme--tiny"
+    shutil.copytree(llama, place / "snapshots" / commit)
+    (place / "refs").mkdir()
+    (place / "refs" / "main").write_text(commit)
+    settings = {name: value for name, value in SMALL.items() if name != "base_name"}
+    run = lorahub.train("hf:acme/tiny", rows, TrainConfig(steps=2, **settings), output=tmp_path / "out")
+    assert (run.manifest["base"]["name"], run.manifest["base"]["revision"]) == ("acme/tiny", commit)
+    with pytest.raises(BaseNotFound, match=r"hf:acme/absent can't be fetched"):
+        lorahub.train("hf:acme/absent", rows, output=tmp_path / "none")
 
 
 # --- the command ------------------------------------------------------------------------------------------------------

@@ -199,7 +199,7 @@ def _finished(run: "Run", pushed: "Pushed | None") -> Result:
         f"{facts['tokens']:,} tokens" + (" (stopped early)" if facts["stopped"] == "early-stop" else ""),
     ]
     if evaluated["untrained"] is not None:
-        lines.append(f"  evaluation loss {evaluated['untrained']:.4f} → {evaluated['last']:.4f}")
+        lines.append(f"  evaluation loss {evaluated['untrained']:.4f} → {evaluated['kept']:.4f}")
     name = None if pushed is None else f"{pushed.repository}@{pushed.version}"
     lines.append(f"✓ Pushed {name}" if name else f"  Next: lorahub push {run.adapter_dir} namespace/name")
     data = {

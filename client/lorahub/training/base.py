@@ -33,7 +33,7 @@ class Base:
         """With the digest of every tensor and every file. Raises `InvalidBaseModel`."""
         base = hash_folder(self.folder, progress)
         names = base.names if self.name is None else frozenset({self.name})
-        return replace(base, name=self.name or base.name, names=names, revision=self.revision)
+        return replace(base, name=self.name, names=names, revision=self.revision)
 
     def facts(self) -> dict[str, Any]:
         """What an adapter depends on beside the weights: sha256 of config and tokenizer, null where there is none."""

@@ -1,7 +1,7 @@
 """Samples as tensors: packed into rows that don't see each other, in an order that a seed and a step determine."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -31,7 +31,14 @@ class Batch:
     def to(self, device: torch.device) -> "Batch":
         positions = None if self.positions is None else self.positions.to(device, non_blocking=True)
         ids, labels = (tensor.to(device, non_blocking=True) for tensor in (self.ids, self.labels))
-        return Batch(ids, labels, positions, self.tokens, self.supervised, self.lines)
+        return replace(self, ids=ids, labels=labels, positions=positions)
+
+    def in_one_row(self) -> "Batch":
+        """The same samples end to end; only where positions tell them apart."""
+        if self.positions is None:
+            return self
+        ids, labels, positions = (tensor.view(1, -1) for tensor in (self.ids, self.labels, self.positions))
+        return replace(self, ids=ids, labels=labels, positions=positions)
 
 
 class Batches:
@@ -41,7 +48,8 @@ class Batches:
         self._samples = samples
         self._seed = seed
         order = torch.randperm(len(samples), generator=torch.Generator().manual_seed(seed)).tolist()
-        lengths = [samples.lengths[number] for number in order]
+        known = samples.lengths
+        lengths = [known[number] for number in order]
         rows = pack(lengths, max_len) if is_packed else [[number] for number in range(len(order))]
         self._rows = [[order[number] for number in row] for row in rows]
         self._plan = group([sum(lengths[number] for number in row) for row in rows], room)

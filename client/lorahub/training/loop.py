@@ -73,10 +73,10 @@ class Loop:
         total = 0.0
         for place, batch in enumerate(batches):
             loss = self.loss(batch.to(self.place.device)) / supervised
-            if not math.isfinite(value := loss.item()):
-                raise self._diverged("loss", number * self.config.accum + place, batch)
             loss.backward()  # type: ignore[no-untyped-call]
             self.optimizer.collect()
+            if not math.isfinite(value := loss.item()):  # asked last: a GPU works on meanwhile
+                raise self._diverged("loss", number * self.config.accum + place, batch)
             total += value
         norm = self.optimizer.grad_norm()
         if not math.isfinite(norm):
@@ -121,7 +121,7 @@ class Loop:
         return TrainingDiverged(
             f"the {what} of step {self.progress.step + 1} is not finite: batch {batch + 1}, lines {some}",
             hint=(f"the last good checkpoint is {kept}; " if kept else "")
-            + "try a smaller --lr, and look at the lines",
+            + "look at the lines, and train anew with a smaller --lr",
             step=self.progress.step + 1,
             batch=batch + 1,
             lines=lines,

@@ -35,10 +35,10 @@ class _ChunkedNll(torch.autograd.Function):
         step = max(CHUNK_NUMBERS // len(weight), 16)
         for start in range(0, len(hidden), step):
             part, wanted = hidden[start : start + step], targets[start : start + step]
-            logits = functional.linear(part, weight).float()
-            total += functional.cross_entropy(logits, wanted, reduction="sum")
+            logs = functional.linear(part, weight).float().log_softmax(-1)
+            total -= logs.gather(1, wanted[:, None]).sum()
             if grad is not None:
-                surplus = logits.softmax(-1)
+                surplus = logs.exp_()
                 surplus[torch.arange(len(wanted), device=wanted.device), wanted] -= 1
                 grad[start : start + step] = surplus.to(weight.dtype) @ weight
         ctx.save_for_backward(grad)
@@ -66,6 +66,7 @@ class Loss:
 
     def __call__(self, batch: Batch) -> Tensor:
         """One number, float32: the sum over the positions that are learnt."""
+        batch = _shaped(self._model, batch)
         given = {"input_ids": batch.ids, "use_cache": False}
         if batch.positions is not None:
             given["position_ids"] = batch.positions
@@ -102,23 +103,30 @@ def keeps_samples_apart(model: nn.Module, vocabulary: int) -> bool:
     was_training = model.training
     model.eval()
     ids = _some_tokens(model, vocabulary).ids
-    positions = torch.arange(ids.shape[1], device=ids.device).repeat(2)[None]
-    other = (ids + 1) % vocabulary
-    packed = [torch.cat([first, ids], 1) for first in (ids, other)]
+    count = ids.shape[1]
+    positions = torch.arange(count, device=ids.device).repeat(2, 2)
+    rows = [torch.cat([torch.cat([first, ids], 1)] * 2) for first in (ids, (ids + 1) % vocabulary)]
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            a, b = (_logits(model, row, positions)[:, -ids.shape[1] :] for row in packed)
+            a, b = (_logits(model, Batch(row, row, positions, 0, 0, ())).view(2, 2 * count, -1) for row in rows)
         except (RuntimeError, AttributeError, TypeError, ValueError):
             return False
         finally:
             model.train(was_training)
-    return bool(torch.allclose(a, b, rtol=1e-4, atol=1e-5))
+    return bool(torch.allclose(a[:, count:], b[:, count:], rtol=1e-4, atol=1e-5))
 
 
-def _logits(model: Any, ids: Tensor, positions: Tensor) -> Tensor:
-    given: Tensor = model(input_ids=ids, position_ids=positions, use_cache=False).logits
+def _logits(model: Any, batch: Batch) -> Tensor:
+    shaped = _shaped(model, batch)
+    given: Tensor = model(input_ids=shaped.ids, position_ids=shaped.positions, use_cache=False).logits
     return given.float()
+
+
+def _shaped(model: Any, batch: Batch) -> Batch:
+    """FlashAttention looks at positions only where there is one row."""
+    used = str(getattr(model.config, "_attn_implementation", ""))
+    return batch.in_one_row() if used.startswith("flash") else batch
 
 
 def _some_tokens(model: nn.Module, vocabulary: int) -> Batch:

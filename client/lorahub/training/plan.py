@@ -106,7 +106,8 @@ def _memory(
     method: Method, frozen: Any, config: TrainConfig, dtype: torch.dtype, rows: int, width: int
 ) -> tuple[Memory, int, int]:
     """And how many parameters are trained, of how many."""
-    layers = frozen.config.num_hidden_layers
+    shape = frozen.config.get_text_config()
+    layers = shape.num_hidden_layers
     linear = sum(m.weight.numel() for m in _linears(frozen)) if config.load_4bit else 0
     whole = sum(parameter.numel() for parameter in frozen.parameters())
     with torch.device("meta"):
@@ -114,11 +115,11 @@ def _memory(
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     count = sum(parameter.numel() for parameter in trained)
     size = sum(parameter.numel() * parameter.element_size() for parameter in trained)
-    logits = rows * width * frozen.config.vocab_size
+    logits = rows * width * shape.vocab_size
     inside = count if count >= whole else 0  # full fine-tuning trains the base itself
     kept = kept_bytes(model.train(), rows, width)
     if kept is not None and config.grad_ckpt:
-        kept = kept // layers + layers * rows * width * frozen.config.hidden_size * dtype.itemsize
+        kept = kept // layers + layers * rows * width * shape.hidden_size * dtype.itemsize
     is_16_bit = size < 4 * count
     memory = Memory(
         base=int((whole - linear) * dtype.itemsize + linear * _NF4) - inside * dtype.itemsize,

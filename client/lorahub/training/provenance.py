@@ -39,6 +39,7 @@ def run_facts(config: TrainConfig, folder: Path, steps: list[Step], done: Progre
             "untrained": steps[0].eval_loss if steps and steps[0].step == 0 else None,
             "last": _at(evaluated, -1),
             "best": min(evaluated, default=None),
+            "kept": _at(evaluated, -1) if config.patience is None else done.best_loss,
         },
         "curve": curve(steps),
         "history": hashlib.sha256((folder / HISTORY).read_bytes()).hexdigest(),

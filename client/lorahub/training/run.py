@@ -8,11 +8,12 @@ from typing import Any
 import torch
 from torch import nn
 
+from lorahub.errors import LimitExceeded
 from lorahub.hub.hub import Hub
 from lorahub.hub.progress import Progress, Silence
 from lorahub.training.base import Base, find_base, sha256_of
 from lorahub.training.batches import Batches
-from lorahub.training.checkpoint import Checkpoint, Checkpoints, Progressed
+from lorahub.training.checkpoint import FOLDER, Checkpoint, Checkpoints, Progressed
 from lorahub.training.config import TrainConfig
 from lorahub.training.dataset import Dataset, prepare
 from lorahub.training.devices import place_of
@@ -73,8 +74,9 @@ def train(
     model = attach(
         method, load_model(found.folder, settings, place, config), config, dtype_for(place, settings, config)
     )
-    loss = loss_of(model, settings.vocab_size)
-    is_packed = config.pack == "best-fit" and keeps_samples_apart(model, settings.vocab_size)
+    vocabulary = settings.get_text_config().vocab_size
+    loss = loss_of(model, vocabulary)
+    is_packed = config.pack == "best-fit" and keeps_samples_apart(model, vocabulary)
     batches, evaluation = both_sides(dataset, config, is_packed=is_packed)
     steps = steps_of(config, len(batches))
     notes = list(method.notes) + list(notes_on(dataset, config, found, steps, is_packed=is_packed))
@@ -83,7 +85,7 @@ def train(
 
     checkpoints = Checkpoints(folder, _fingerprint(config, dataset, described.weights_digest))
     resumed = None if resume is None else checkpoints.open(resume)
-    folder.mkdir(parents=True, exist_ok=True)
+    (folder / FOLDER).mkdir(parents=True, exist_ok=True)
     torch.manual_seed(config.seed)
     loop = Loop(
         config=config,
@@ -99,7 +101,7 @@ def train(
         progress=_progressed(resumed),
         steps=steps,
     )
-    stopped = loop.run(resumed)
+    stopped = _run(loop, resumed)
 
     made = {
         "origin": "trained",
@@ -117,6 +119,17 @@ def train(
     return Run(folder, manifest, loop.history.steps, notes)
 
 
+def _run(loop: Loop, resumed: Checkpoint | None) -> str:
+    """Why it ended. Raises `LimitExceeded` where the device has too little memory."""
+    try:
+        return loop.run(resumed)
+    except torch.OutOfMemoryError as error:
+        raise LimitExceeded(
+            f"the memory of {loop.place.device} is too small: {str(error).partition('.')[0]}",
+            hint="try --batch-tokens 1024, --grad-ckpt, --load-4bit; --plan tells what takes how much",
+        ) from None
+
+
 # --- the steps of it --------------------------------------------------------------------------------------------------
 
 
@@ -126,7 +139,7 @@ def method_of(config: TrainConfig) -> Method:
 
 def within(settings: Any, config: TrainConfig) -> TrainConfig:
     """Samples no longer than the model's positions, less those that a method takes for itself."""
-    most = getattr(settings, "max_position_embeddings", None)
+    most = getattr(settings.get_text_config(), "max_position_embeddings", None)
     if most is None:
         return config
     taken = config.virtual_tokens if config.method in ("prefix", "prompt") else 0

@@ -27,13 +27,12 @@ CARD, CURVE = "README.md", "curve.svg"
 
 def require_room(folder: Path, *, is_resumed: bool) -> None:
     """Raises `AlreadyExists` where something else is there, which training would mix itself with."""
-    if is_resumed or not folder.exists():
-        return
-    if (folder / MANIFEST).exists() or (folder / CONFIG).exists():
-        raise AlreadyExists(f"{folder} holds an adapter", hint="choose another folder with -o, or remove it")
     if (folder / FOLDER).exists():
-        raise AlreadyExists(f"{folder} holds a run that didn't end", hint="--resume auto goes on with it")
-    if not folder.is_dir() or any(folder.iterdir()):
+        if not is_resumed:
+            raise AlreadyExists(f"{folder} holds a run that didn't end", hint="--resume auto goes on with it")
+    elif (folder / MANIFEST).exists() or (folder / CONFIG).exists():
+        raise AlreadyExists(f"{folder} holds an adapter", hint="choose another folder with -o, or remove it")
+    elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise AlreadyExists(f"{folder} is not empty", hint="choose another folder with -o")
 
 
@@ -105,7 +104,7 @@ def _card(method: str, base: BaseModel, made: Mapping[str, Any], library: str) -
         ("method", method),
         ("trained on", f"{data['train']['rows']} rows, {run['tokens']:,} tokens in {run['steps']} steps"),
         ("loss", f"{_number(run['loss']['first'])} → {_number(run['loss']['last'])}"),
-        ("evaluation loss", f"{_number(evaluated['untrained'])} → {_number(evaluated['last'])}"),
+        ("evaluation loss", f"{_number(evaluated['untrained'])} → {_number(evaluated['kept'])}"),
     ]
     table = "\n".join(f"| {name} | {value} |" for name, value in rows)
     return (
