@@ -1,4 +1,4 @@
-"""Every method on one toy task: a model of 0.5 million parameters that knows some facts learns 64 others.
+"""Every method on one toy task: a model of 0.1 million parameters that knows some facts learns 64 others.
 
     .venv/bin/python benchmarks/methods.py
 
@@ -111,18 +111,18 @@ def make_base(folder: Path, rows: Path) -> Path:
     tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=tokens, eos_token="<end>", pad_token="<end>")
     torch.manual_seed(0)
     config = transformers.GPT2Config(
-        vocab_size=len(tokenizer), n_embd=96, n_layer=4, n_head=4, n_positions=64, bos_token_id=256, eos_token_id=256,
+        vocab_size=len(tokenizer), n_embd=64, n_layer=2, n_head=4, n_positions=64, bos_token_id=256, eos_token_id=256,
         resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0,
     )  # fmt: skip
     untaught = folder.with_name("untaught")
     transformers.GPT2LMHeadModel(config).save_pretrained(untaught)
     tokenizer.save_pretrained(untaught)
-    config_ = TrainConfig(method="full", lr=2e-3, steps=300, batch_tokens=768, max_len=48, eval_split=0.0)
+    config_ = TrainConfig(method="full", lr=2e-3, steps=300, batch_tokens=512, max_len=48, eval_split=0.0)
     return lorahub.train(untaught, rows, config_, output=folder).adapter_dir
 
 
 def one(name: str, settings: dict[str, Any], base: Path, rows: Path, new: Sequence[Fact], folder: Path) -> Result:
-    config = TrainConfig(steps=STEPS, batch_tokens=768, max_len=48, eval_split=0.0, base_name="toy/base", **settings)
+    config = TrainConfig(steps=STEPS, batch_tokens=512, max_len=48, eval_split=0.0, base_name="toy/base", **settings)
     run = lorahub.train(base, rows, config, output=folder / name)
     is_model = run.manifest["adapter"] is None
     session = lorahub.Session(run.adapter_dir if is_model else base)

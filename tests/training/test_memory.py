@@ -1,4 +1,4 @@
-"""The paper's "3 times less memory": weights and both moments of Adam, counted as bytes of tensors after a real step."""
+"""The paper's "3 times less memory": weights and Adam's two moments, as bytes of tensors after a real step."""
 
 import pytest
 import torch
