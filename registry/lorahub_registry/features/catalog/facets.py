@@ -5,9 +5,9 @@ measured; these here are said by card and configuration, and bear other names.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 
 from lorahub_registry.features.catalog.facts import Facts
 
@@ -35,12 +35,20 @@ _LANGUAGE_TASKS = ("text-generation", "text2text-generation", "text-classificati
 class Match:
     """What is counted of one repository that a search found."""
 
-    terms: Sequence[str]
     least_rank: int | None
     most_rank: int | None
     parameters: int | None
     namespace: str
-    updated_at: datetime
+    newer_than: Sequence[bool]
+    """For each of `AGES`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a search found: how many repositories have each term, and the rest of each."""
+
+    terms: Mapping[str, int]
+    matches: Sequence[Match]
 
 
 def terms_of(facts: Facts) -> Iterator[str]:
@@ -81,24 +89,24 @@ def _is_usable(value: str) -> bool:
     return len(value) <= MOST_VALUE_LENGTH and value.isprintable()
 
 
-def count(matches: Iterable[Match], *, at: datetime) -> dict[str, dict[str, int]]:
-    """How many of the matches have each value, by facet; the commonest first, ranges in their own order."""
+def count(found: Found) -> dict[str, dict[str, int]]:
+    """How many have each value, by facet; the commonest first, ranges in their own order."""
     counts: dict[str, Counter[str]] = {facet: Counter() for facet in (*COUNTED, "author", "rank", "size", "updated")}
-    for match in matches:
-        for term in match.terms:
-            kind, _, value = term.partition(":")
-            if kind in COUNTED:
-                counts[kind][value] += 1
+    for term, number in found.terms.items():
+        kind, _, value = term.partition(":")
+        if kind in COUNTED:
+            counts[kind][value] += number
+    for match in found.matches:
         counts["author"][match.namespace] += 1
         counts["rank"].update(name for name, (low, high) in RANKS.items() if _meets(match, low, high))
         counts["size"].update(_size_of(match))
-        counts["updated"].update(name for name, age in AGES.items() if at - match.updated_at <= age)
+        counts["updated"].update(name for name, is_newer in zip(AGES, match.newer_than, strict=True) if is_newer)
     ordered = {"rank": RANKS, "size": SIZES, "updated": AGES}
     return {
-        facet: {name: found[name] for name in ordered[facet] if found[name]}
+        facet: {name: among[name] for name in ordered[facet] if among[name]}
         if facet in ordered
-        else dict(sorted(found.items(), key=lambda item: (-item[1], item[0]))[:MOST_LISTED])
-        for facet, found in counts.items()
+        else dict(sorted(among.items(), key=lambda item: (-item[1], item[0]))[:MOST_LISTED])
+        for facet, among in counts.items()
     }
 
 
