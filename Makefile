@@ -5,7 +5,7 @@ BIN := .venv/bin
 CLIENTS := 0.36.2 1.18.0 1.33.0
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test check format lint types imports clients nginx serve cluster soak fuzz bench clean
+.PHONY: help demo test check format lint types imports clients nginx browser serve cluster soak fuzz bench clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -26,10 +26,17 @@ clients: $(CLIENTS:%=.venv/clients/%/.installed) ## install the older Hub client
 nginx: ## install nginx, which stands before the processes of a cluster, unless it is there
 	@PATH=$$PATH:/usr/sbin:/usr/local/sbin command -v nginx >/dev/null || $(if $(shell command -v brew),brew install nginx,(apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends nginx-light))
 
+# Debian's own where there is one; elsewhere the one that Playwright brings.
+browser: .venv/.installed ## install the browser that looks at the pages in tests, unless there is one
+	@command -v chromium-headless-shell chromium google-chrome >/dev/null \
+	|| (command -v apt-get >/dev/null && apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends chromium-headless-shell) \
+	|| (command -v apt-get >/dev/null && DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends chromium) \
+	|| $(BIN)/playwright install chromium --only-shell
+
 demo: .venv/.installed ## train a tiny LoRA, push it, pull it three ways, compare the logits
 	$(BIN)/python examples/demo.py
 
-test: .venv/.installed clients nginx ## format, lint, types, import directions and all tests
+test: .venv/.installed clients nginx browser ## format, lint, types, import directions and all tests
 	$(MAKE) --no-print-directory check
 	$(BIN)/pytest -n 2 --dist loadgroup
 

@@ -315,13 +315,22 @@ def measure(url: str, total: int, seconds: float) -> None:
     def search(client: httpx2.Client, number: int) -> httpx2.Response:
         return client.get("/api/models", params={**kinds[number % len(kinds)][1](), "limit": 24})
 
+    def page(client: httpx2.Client, number: int) -> httpx2.Response:
+        asked = kinds[number % len(kinds)][1]()
+        asked["tag"] = asked.pop("filter", "").split(",")
+        return client.get("/search", params=asked)
+
     def resolve(client: httpx2.Client, _: int) -> httpx2.Response:
         one = adapter(2 * dice.randrange(total // 2) + 1, total)  # the private ones are even
         revision = dice.choice(["main", "v1", one.head])
         return client.head(f"/{one.full_name}/resolve/{revision}/adapter_config.json")
 
     print("\n| requests | p50 ms | p95 ms | p99 ms |\n| --- | --- | --- | --- |")
-    for name, rate, act in (("search, 20/s", 20, search), ("resolve (HEAD), 100/s", 100, resolve)):
+    for name, rate, act in (
+        ("search, 20/s", 20, search),
+        ("search page with facets, 20/s", 20, page),
+        ("resolve (HEAD), 100/s", 100, resolve),
+    ):
         at_rate(rate, 2, act, url)
         taken = at_rate(rate, seconds, act, url)
         assert not taken.faults, taken.faults[:3]

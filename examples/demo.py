@@ -42,6 +42,7 @@ def main() -> None:
         step("Start a registry: SQLite and a folder")
         with registry(work / "registry") as (url, token):
             share(work, url, token, trained)
+            look_around(url, token)
     step("Done: what was pulled is what was trained, three times over.")
 
 
@@ -83,6 +84,14 @@ def share(work: Path, url: str, token: str, trained: list[float]) -> None:
 
     step("Load a merged revision: a whole model that is stored nowhere, computed while stock transformers reads it")
     compare("revision='merged/v1'", in_new_process(url, token, MERGED), trained)
+
+
+def look_around(url: str, token: str) -> None:
+    """Where somebody watches, the registry stays until he has seen enough."""
+    step(f"Look at it in a browser: {url}/owner/fox-lora")
+    if sys.stdin.isatty() and sys.stdout.isatty():
+        say(f"log in with {token}")
+        input("          Enter ends it ")
 
 
 def swap_in_dialog(work: Path) -> None:

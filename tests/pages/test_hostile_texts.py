@@ -31,7 +31,7 @@ def publish(catalog: Catalog, folder: Path) -> None:
     with catalog.registry.client(catalog.owner) as client:
         lines = [
             {"key": "header", "value": {"summary": "".join(PAYLOADS[60:70]), "description": "".join(PAYLOADS[70:])}},
-            wire.inline("notes/<img src=x onerror=window.hurt=1>.md", b"x"),
+            wire.inline("notes/' autofocus onfocus=window.hurt=1 x='.md", b"x"),
         ]
         content = "".join(json.dumps(line) + "\n" for line in lines).encode()
         client.post(f"/api/models/{NAME}/commit/main", content=content).raise_for_status()

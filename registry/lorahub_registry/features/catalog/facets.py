@@ -5,9 +5,9 @@ measured; these here are said by card and configuration, and bear other names.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 
 from lorahub_registry.features.catalog.facts import Facts
 
@@ -27,6 +27,8 @@ SIZES = {"..1M": (0, 10**6), "1M..10M": (10**6, 10**7), "10M..100M": (10**7, 10*
 """Of parameters; from, and up to but without."""
 AGES = {"7": timedelta(days=7), "30": timedelta(days=30), "365": timedelta(days=365)}
 
+_RANGES: Mapping[str, Iterable[str]] = {"rank": RANKS, "size": SIZES, "updated": AGES}
+
 _LANGUAGE_TASKS = ("text-generation", "text2text-generation", "text-classification", "token-classification",
                    "question-answering", "feature-extraction", "fill-mask", "summarization", "translation")  # fmt: skip
 
@@ -35,22 +37,35 @@ _LANGUAGE_TASKS = ("text-generation", "text2text-generation", "text-classificati
 class Match:
     """What is counted of one repository that a search found."""
 
-    terms: Sequence[str]
     least_rank: int | None
     most_rank: int | None
     parameters: int | None
     namespace: str
-    updated_at: datetime
+    newer_than: Sequence[bool]
+    """For each of `AGES`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a search found: how many repositories have each term, and the rest of each."""
+
+    terms: Mapping[str, int]
+    matches: Sequence[Match]
 
 
 def terms_of(facts: Facts) -> Iterator[str]:
     """What a search by facets finds a revision by."""
     card = facts.card_data or {}
     yield f"kind:{_kind(facts)}"
-    named = {"task": [facts.pipeline_tag], "library": [facts.library_name], "dtype": [_dtype(facts)]}
-    listed = {name: _listed(card.get(name)) for name in ("language", "license")}
-    for name, values in {**named, **listed}.items():
-        yield from (f"{name}:{value.lower()}" for value in values if value and _is_usable(value))
+    said: dict[str, list[str]] = {
+        "task": _listed(facts.pipeline_tag),
+        "library": _listed(facts.library_name),
+        "dtype": _listed(_dtype(facts)),
+        "language": _listed(card.get("language")),
+        "license": _listed(card.get("license")),
+    }
+    for name, values in said.items():
+        yield from (f"{name}:{value.lower()}" for value in values if _is_usable(value))
     for what, is_there in (
         ("evals", card.get("model-index")),
         ("trigger words", card.get("instance_prompt")),
@@ -78,28 +93,28 @@ def _listed(value: object) -> list[str]:
 
 
 def _is_usable(value: str) -> bool:
-    return len(value) <= MOST_VALUE_LENGTH and value.isprintable()
+    return 0 < len(value) <= MOST_VALUE_LENGTH and value.isprintable()
 
 
-def count(matches: Iterable[Match], *, at: datetime) -> dict[str, dict[str, int]]:
-    """How many of the matches have each value, by facet; the commonest first, ranges in their own order."""
+def count(found: Found) -> dict[str, dict[str, int]]:
+    """How many have each value, by facet; the commonest first, ranges in their own order."""
     counts: dict[str, Counter[str]] = {facet: Counter() for facet in (*COUNTED, "author", "rank", "size", "updated")}
-    for match in matches:
-        for term in match.terms:
-            kind, _, value = term.partition(":")
-            if kind in COUNTED:
-                counts[kind][value] += 1
+    for term, number in found.terms.items():
+        kind, _, value = term.partition(":")
+        if kind in COUNTED:
+            counts[kind][value] += number
+    for match in found.matches:
         counts["author"][match.namespace] += 1
         counts["rank"].update(name for name, (low, high) in RANKS.items() if _meets(match, low, high))
         counts["size"].update(_size_of(match))
-        counts["updated"].update(name for name, age in AGES.items() if at - match.updated_at <= age)
-    ordered = {"rank": RANKS, "size": SIZES, "updated": AGES}
-    return {
-        facet: {name: found[name] for name in ordered[facet] if found[name]}
-        if facet in ordered
-        else dict(sorted(found.items(), key=lambda item: (-item[1], item[0]))[:MOST_LISTED])
-        for facet, found in counts.items()
-    }
+        counts["updated"].update(name for name, is_newer in zip(AGES, match.newer_than, strict=True) if is_newer)
+    return {facet: _in_order(facet, among) for facet, among in counts.items()}
+
+
+def _in_order(facet: str, among: Counter[str]) -> dict[str, int]:
+    if facet in _RANGES:
+        return {name: among[name] for name in _RANGES[facet] if among[name]}
+    return dict(sorted(among.items(), key=lambda item: (-item[1], item[0]))[:MOST_LISTED])
 
 
 def _meets(match: Match, low: int, high: int | None) -> bool:

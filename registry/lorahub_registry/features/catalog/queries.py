@@ -10,13 +10,13 @@ from lorahub.protocol.names import similarity_key
 from sqlalchemy import ColumnElement, func, insert, literal, or_, select, tuple_, update
 from sqlalchemy.exc import IntegrityError
 
-from lorahub_registry.features.catalog.facets import Match
+from lorahub_registry.features.catalog.facets import AGES, Found, Match
 from lorahub_registry.features.catalog.facts import Facts
 from lorahub_registry.features.catalog.search import Search, Sort
-from lorahub_registry.infrastructure.database import Session
+from lorahub_registry.infrastructure.database import Session, now
 from lorahub_registry.infrastructure.database.failures import UNAVAILABLE
 from lorahub_registry.infrastructure.database.listed import is_listed
-from lorahub_registry.infrastructure.database.search import has_terms, name_contains
+from lorahub_registry.infrastructure.database.search import count_terms, has_terms, name_contains, raw_terms
 from lorahub_registry.infrastructure.database.tables import (
     Account,
     AdapterFacts,
@@ -206,15 +206,15 @@ def _conditions(session: Session, search: Search) -> list[ColumnElement[bool]]:
     return conditions
 
 
-def matches(session: Session, search: Search, *, visible_namespaces: Sequence[int] | None, limit: int) -> list[Match]:
+def found(session: Session, search: Search, *, visible_namespaces: Sequence[int] | None, limit: int) -> Found:
     """The repositories that `search` finds, at most `limit`, those that changed last."""
     columns = (
-        CatalogEntry.terms,
+        raw_terms(session),
         CatalogEntry.least_rank,
         CatalogEntry.most_rank,
         CatalogEntry.parameters,
         Repository.namespace,
-        Repository.updated_at,
+        *(Repository.updated_at >= now() - age for age in AGES.values()),
     )
     statement = (
         select(*columns)
@@ -223,7 +223,11 @@ def matches(session: Session, search: Search, *, visible_namespaces: Sequence[in
         .order_by(Repository.updated_at.desc(), Repository.id.desc())
         .limit(limit)
     )
-    return [Match(*row) for row in session.execute(statement)]
+    rows = session.execute(statement).all()
+    return Found(
+        terms=count_terms(session, (row[0] for row in rows)),
+        matches=[Match(least, most, size, name, newer) for _, least, most, size, name, *newer in rows],
+    )
 
 
 # --- counts -----------------------------------------------------------------------------------------------------------

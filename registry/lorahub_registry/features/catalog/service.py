@@ -35,7 +35,7 @@ from lorahub_registry.features.repositories.service import (
 from lorahub_registry.features.revisions import service as revisions
 from lorahub_registry.features.revisions.service import Commit, RevisionFile
 from lorahub_registry.infrastructure.backend import Backend
-from lorahub_registry.infrastructure.database import Session, now
+from lorahub_registry.infrastructure.database import Session
 
 __all__ = ["Facts", "derive_facts", "record_facts"]
 
@@ -43,7 +43,7 @@ logger = logging.getLogger("lorahub")
 
 CURSOR_LIFETIME = timedelta(days=1)
 MOST_TAGS_LISTED = 2000
-MOST_COUNTED = 2000
+MOST_COUNTED = 1000
 _MODELS_ASKED = 5000
 _REINDEXED_AT_ONCE = 500
 _NO_ADAPTER = Measured(None, (), None, None)
@@ -310,9 +310,9 @@ def count(backend: Backend, principal: Principal, search: Search) -> Counts:
     """Among the `MOST_COUNTED` visible ones that changed last: what nobody may see is in no count."""
     with backend.database.read() as session:
         namespaces = visible_namespaces(session, principal)
-        found = queries.matches(session, search, visible_namespaces=namespaces, limit=MOST_COUNTED + 1)
-    counted = found[:MOST_COUNTED]
-    return Counts(len(counted), len(found) <= MOST_COUNTED, facets.count(counted, at=now()))
+        found = queries.found(session, search, visible_namespaces=namespaces, limit=MOST_COUNTED)
+    total = len(found.matches)
+    return Counts(total, total < MOST_COUNTED, facets.count(found))
 
 
 def public_tags(backend: Backend) -> list[str]:

@@ -1,11 +1,13 @@
 """Conditions that a full-text index answers: GIN on PostgreSQL, FTS5 on SQLite. The same rows on both."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import Any
 
-from sqlalchemy import ColumnElement, column, select, table
+from sqlalchemy import ColumnElement, Text, column, select, table, type_coerce
 
 from lorahub_registry.infrastructure.database.session import Session
-from lorahub_registry.infrastructure.database.tables import CatalogEntry, as_word
+from lorahub_registry.infrastructure.database.tables import CatalogEntry, as_term, as_word
 
 _terms = table("search_terms", column("rowid"), column("search_terms"))
 _names = table("search_names", column("rowid"), column("name"))
@@ -28,3 +30,17 @@ def name_contains(session: Session, text: str) -> ColumnElement[bool]:
         return CatalogEntry.name.like(f"%{text.translate(_LIKE)}%")
     found = select(_names.c.rowid).where(_names.c.name.op("GLOB")(f"*{text.translate(_GLOB)}*"))
     return CatalogEntry.repository_id.in_(found)
+
+
+def raw_terms(session: Session) -> Any:
+    """An entry's terms as they are stored, for `count_terms`."""
+    return type_coerce(CatalogEntry.terms, Text) if session.get_bind().dialect.name == "sqlite" else CatalogEntry.terms
+
+
+def count_terms(session: Session, stored: Iterable[Any]) -> dict[str, int]:
+    """How many of the entries have each term. Each term is read once, however many have it."""
+    is_text = session.get_bind().dialect.name == "sqlite"
+    counts: Counter[str] = Counter()
+    for terms in stored:
+        counts.update(terms.split() if is_text else terms)
+    return {as_term(word): number for word, number in counts.items()} if is_text else dict(counts)

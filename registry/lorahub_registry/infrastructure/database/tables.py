@@ -58,14 +58,17 @@ class Terms(TypeDecorator[list[str]]):
         return value if value is None or dialect.name != "sqlite" else " ".join(map(as_word, value))
 
     def process_result_value(self, value: Any, dialect: Dialect) -> list[str] | None:
-        return (
-            value if value is None or dialect.name != "sqlite" else [bytes.fromhex(w).decode() for w in value.split()]
-        )
+        return value if value is None or dialect.name != "sqlite" else [as_term(word) for word in value.split()]
 
 
 def as_word(term: str) -> str:
     """What SQLite's `hex()` makes of it: one word to every tokenizer, whatever is in it."""
     return term.encode().hex().upper()
+
+
+def as_term(word: str) -> str:
+    """Back again."""
+    return bytes.fromhex(word).decode()
 
 
 class Table(DeclarativeBase):
