@@ -26,6 +26,7 @@ from lorahub_registry.features.publishing import routes as publishing
 from lorahub_registry.features.quotas import routes as quotas
 from lorahub_registry.features.references import routes as references
 from lorahub_registry.features.repositories import routes as repositories
+from lorahub_registry.features.retention import routes as retention
 from lorahub_registry.features.signatures import routes as signatures
 from lorahub_registry.features.statistics import routes as statistics
 from lorahub_registry.features.uploads import routes as uploads
@@ -86,6 +87,7 @@ def create_app(backend: Backend) -> FastAPI:
         uploads,
         repositories,
         references,
+        retention,
         signatures,
         publishing,
         catalog,
