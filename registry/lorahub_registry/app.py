@@ -40,6 +40,7 @@ from lorahub_registry.infrastructure.web.rates import Rates
 from lorahub_registry.infrastructure.web.raw_path import RawPath
 from lorahub_registry.infrastructure.web.request_id import RequestId
 from lorahub_registry.infrastructure.web.times import wire_time
+from lorahub_registry.infrastructure.web.tracing import telemetry
 
 WORKER_THREADS = 48  # each may hold one database connection and one megabyte of a file
 
@@ -62,6 +63,7 @@ def create_app(backend: Backend) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
+        telemetry=telemetry(),
     )
     app.state.backend = backend
     app.state.rates = Rates(backend.settings)
