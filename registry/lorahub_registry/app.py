@@ -29,6 +29,7 @@ from lorahub_registry.features.publishing import routes as publishing
 from lorahub_registry.features.quotas import routes as quotas
 from lorahub_registry.features.references import routes as references
 from lorahub_registry.features.repositories import routes as repositories
+from lorahub_registry.features.retention import routes as retention
 from lorahub_registry.features.signatures import routes as signatures
 from lorahub_registry.features.statistics import routes as statistics
 from lorahub_registry.features.uploads import routes as uploads
@@ -42,6 +43,7 @@ from lorahub_registry.infrastructure.web.rates import Rates
 from lorahub_registry.infrastructure.web.raw_path import RawPath
 from lorahub_registry.infrastructure.web.request_id import RequestId
 from lorahub_registry.infrastructure.web.times import wire_time
+from lorahub_registry.infrastructure.web.tracing import telemetry
 
 WORKER_THREADS = 48  # each may hold one database connection and one megabyte of a file
 
@@ -64,6 +66,7 @@ def create_app(backend: Backend) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
+        telemetry=telemetry(),
     )
     app.state.backend = backend
     app.state.rates = Rates(backend.settings)
@@ -89,6 +92,7 @@ def create_app(backend: Backend) -> FastAPI:
         uploads,
         repositories,
         references,
+        retention,
         signatures,
         publishing,
         catalog,

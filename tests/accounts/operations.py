@@ -349,6 +349,12 @@ OPERATIONS: dict[str, Operation] = {
         "manage", "access.grant", lambda stage, repo: _gated(stage, repo, "stage-read")
     ),
     f"PUT {OWN}/check-policy": Operation("manage", "repository.check_policy", _policy),
+    f"GET {OWN}/retention": Operation("manage"),
+    f"PUT {OWN}/retention": Operation(
+        "manage",
+        "retention.set",
+        lambda stage, repo: Request(json={"keep": 3}, repository=stage.fresh_repository(repo)),
+    ),
     f"GET {OWN}/publishers": Operation("manage"),
     f"POST {OWN}/publishers": Operation("manage", "publisher.trust", _publisher),
     f"DELETE {OWN}/publishers/{{publisher}}": Operation("manage", "publisher.distrust", _with_publisher),

@@ -27,6 +27,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "yank": ("lorahub.cli.yank:yank", "Withdraw a version; it stays for who names it exactly."),
     "rm": ("lorahub.cli.rm:rm", "Delete a repository; its name is never given out again."),
     "policy": ("lorahub.cli.policy:policy", "Choose what happens to adapters that don't fit."),
+    "retention": ("lorahub.cli.retention:retention", "Choose how many versions a repository keeps."),
     "lock": ("lorahub.cli.lock:lock", "Write down which files references stand for."),
     "verify": ("lorahub.cli.lock:verify", "Compare a lock file with the registry."),
     "identify": ("lorahub.cli.identify:identify", "Find out what files are, by their bytes."),

@@ -141,6 +141,16 @@ class Hub:
     def distrust(self, repository: str, publisher: int) -> None:
         self._transport.json("DELETE", f"{self._publishers(repository)}/{publisher}")
 
+    def retention(self, repository: str) -> Mapping[str, Any]:
+        """`keep` so many versions, None for all; `drops` are those that the next collection lets go of."""
+        found: Mapping[str, Any] = self._transport.json("GET", f"{self._own(self._reference(repository))}/retention")
+        return found
+
+    def set_retention(self, repository: str, keep: int | None) -> Mapping[str, Any]:
+        address = f"{self._own(self._reference(repository))}/retention"
+        found: Mapping[str, Any] = self._transport.json("PUT", address, body={"keep": keep})
+        return found
+
     def mirrors(self) -> list[Mirror]:
         """What the namespaces that we manage mirror of other hubs."""
         return [messages.parse_mirror(row) for row in self._transport.json("GET", f"{OWN}/mirrors")]

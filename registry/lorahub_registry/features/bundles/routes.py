@@ -14,6 +14,7 @@ from lorahub.errors import (
     NameRetired,
     NotAuthenticated,
     NotPermitted,
+    NotSupported,
     PayloadTooLarge,
 )
 
@@ -30,7 +31,7 @@ API = "/api/lorahub/v1"
 
 
 @router.get(API + "/models/{namespace}/{name}/record")
-@refuses(GatedRepository, NotPermitted, PayloadTooLarge)
+@refuses(GatedRepository, NotPermitted, NotSupported, PayloadTooLarge)
 def record(backend: BackendDep, caller: Caller, repo: Repo, revision: str | None = None) -> dict[str, Any]:
     return service.record_of(backend, caller, repo, revision).as_json()
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
 
-from lorahub.errors import AlreadyExists, PayloadTooLarge
+from lorahub.errors import AlreadyExists, NotSupported, PayloadTooLarge
 from lorahub.protocol.bundles import Reader
 from lorahub.protocol.digests import CommitId, Sha256
 from lorahub.protocol.names import RepositoryName, is_version
@@ -58,6 +58,11 @@ def record_of(backend: Backend, principal: Principal, name: RepositoryName, revi
             head = revisions.resolve(session, repository.id, revision).commit
             commits = _with_ancestors(session, repository, {head.id})
             names = [one for one in names if one.kind != "branch" and one.commit_id in commits]
+        if any(commit.parent_id not in (None, *commits) for commit in commits.values()):
+            raise NotSupported(
+                f"the history of {repository.full_name} was cut by its retention, so its ids can't be proved",
+                hint="pull the versions that you need, and push them there",
+            )
         recorded = [_recorded(one) for one in names]
         if revision is not None:
             recorded.append(RecordedReference("branch", "main", head.id, "", is_protected=False, yank_reason=None))

@@ -86,8 +86,13 @@ def commits_without_audit(session: Session) -> list[str]:
 
 
 def all_commits(session: Session, *, after: str, limit: int) -> list[tuple[str, str]]:
-    """Id and digest, in order of id."""
-    statement = select(Commit.id, Commit.digest).where(Commit.id > after).order_by(Commit.id).limit(limit)
+    """Id and digest, in order of id; not of those that retention has dropped."""
+    statement = (
+        select(Commit.id, Commit.digest)
+        .where(Commit.id > after, Commit.dropped_at.is_(None))
+        .order_by(Commit.id)
+        .limit(limit)
+    )
     return [(commit, digest) for commit, digest in session.execute(statement)]
 
 

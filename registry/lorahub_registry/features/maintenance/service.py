@@ -19,6 +19,7 @@ from lorahub_registry.features.blobs.service import Blob
 from lorahub_registry.features.maintenance import queries
 from lorahub_registry.features.merged.service import forget_unused
 from lorahub_registry.features.quotas.service import miscounts
+from lorahub_registry.features.retention.service import drop_old
 from lorahub_registry.features.uploads.service import sweep_xorbs
 from lorahub_registry.infrastructure import metrics
 from lorahub_registry.infrastructure.backend import Backend
@@ -41,6 +42,8 @@ class GarbageReport:
     blobs: int = 0
     objects: int = 0
     bytes: int = 0
+    versions: int = 0
+    """Dropped, for their repositories keep fewer."""
     is_dry_run: bool = False
 
     def as_json(self) -> dict[str, Any]:
@@ -48,9 +51,10 @@ class GarbageReport:
 
     def __str__(self) -> str:
         verb = "would collect" if self.is_dry_run else "collected"
+        versions = f"; versions dropped by retention: {self.versions}" if self.versions else ""
         return (
             f"{verb} {self.uploads} expired uploads, {self.blobs} blobs and {self.objects} stray objects, "
-            f"{self.bytes / 1e6:.1f} MB in all"
+            f"{self.bytes / 1e6:.1f} MB in all{versions}"
         )
 
 
@@ -61,6 +65,7 @@ def collect_garbage(backend: Backend, *, grace: timedelta, is_dry_run: bool = Fa
     report = GarbageReport(is_dry_run=is_dry_run)
     if not is_dry_run:
         forget_unused(backend)
+    report.versions = drop_old(backend, is_dry_run=is_dry_run)
     _collect_uploads(backend, report)
     _collect_blobs(backend, grace, report)
     _collect_objects(backend, report)

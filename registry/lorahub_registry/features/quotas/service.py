@@ -5,7 +5,7 @@ something grow does it inside `growth`, which lets one transaction at a time cou
 check and the reservation are one act.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -115,6 +115,11 @@ def leaving(session: Session, account_id: int, repository_id: int) -> Iterator[N
     """Around what takes a repository out of its namespace. After `hold`."""
     digests = queries.blobs_of(session, repository_id)
     yield
+    queries.drop_blobs(session, account_id, digests)
+
+
+def let_go(session: Session, account_id: int, digests: Sequence[str]) -> None:
+    """Commits of this namespace have these blobs no more. After `hold`."""
     queries.drop_blobs(session, account_id, digests)
 
 

@@ -97,8 +97,13 @@ def space_of(kind: str) -> str:
 # --- commits ----------------------------------------------------------------------------------------------------------
 
 
+_IS_KEPT = CommitRow.dropped_at.is_(None)
+"""A commit that retention has dropped isn't there, but for who asks what a commit's parent was, and for a retry."""
+
+
 def commit_by_id(session: Session, repository_id: int, commit_id: str) -> Commit | None:
-    row = session.scalar(select(CommitRow).where(CommitRow.repository_id == repository_id, CommitRow.id == commit_id))
+    statement = select(CommitRow).where(CommitRow.repository_id == repository_id, CommitRow.id == commit_id, _IS_KEPT)
+    row = session.scalar(statement)
     return None if row is None else _commit(row)
 
 
@@ -106,7 +111,7 @@ def commits_by_prefix(session: Session, repository_id: int, prefix: str) -> list
     """At most two: enough to tell a unique one from an ambiguous one."""
     statement = (
         select(CommitRow)
-        .where(CommitRow.repository_id == repository_id, CommitRow.id >= prefix, CommitRow.id < prefix + "g")
+        .where(CommitRow.repository_id == repository_id, CommitRow.id >= prefix, CommitRow.id < prefix + "g", _IS_KEPT)
         .limit(2)
     )
     return [_commit(row) for row in session.scalars(statement)]
@@ -115,7 +120,7 @@ def commits_by_prefix(session: Session, repository_id: int, prefix: str) -> list
 def newest_commit_by_digest(session: Session, repository_id: int, digest: str) -> Commit | None:
     statement = (
         select(CommitRow)
-        .where(CommitRow.repository_id == repository_id, CommitRow.digest == digest)
+        .where(CommitRow.repository_id == repository_id, CommitRow.digest == digest, _IS_KEPT)
         .order_by(CommitRow.created_at.desc())
     )
     row = session.scalar(statement.limit(1))
@@ -126,6 +131,10 @@ def commit_by_request(session: Session, repository_id: int, request_key: str) ->
     statement = select(CommitRow).where(CommitRow.repository_id == repository_id, CommitRow.request_key == request_key)
     row = session.scalar(statement)
     return None if row is None else _commit(row)
+
+
+def is_dropped(session: Session, commit_id: str) -> bool:
+    return session.scalar(select(CommitRow.id).where(CommitRow.id == commit_id, ~_IS_KEPT)) is not None
 
 
 def insert_commit(session: Session, commit: Commit, files: Iterable[FileRow]) -> None:

@@ -180,6 +180,7 @@ def create_reference(
         message=message,
         is_protected=is_protected,
     )
+    _require_kept(session, commit_id)
     queries.insert_move(session, reference, from_commit=None, to_commit=commit_id, by=by)
     return reference
 
@@ -190,7 +191,14 @@ def move_reference(session: Session, reference: Reference, *, to: str, by: str) 
         return
     if not queries.move_reference(session, reference.id, expected=reference.commit_id, to=to):
         raise branch_moved()
+    _require_kept(session, to)
     queries.insert_move(session, reference, from_commit=reference.commit_id, to_commit=to, by=by)
+
+
+def _require_kept(session: Session, commit_id: str) -> None:
+    """Asked when the name leads there already: who drops commits holds them meanwhile, and looks at names after."""
+    if queries.is_dropped(session, commit_id):
+        raise RevisionNotFound(f"the commit {commit_id} was dropped by the retention of its repository")
 
 
 def delete_reference(session: Session, reference: Reference, *, by: str) -> None:

@@ -301,11 +301,21 @@ class Commit(Table):
     author: Mapped[str] = mapped_column(String(96))
     created_at: Mapped[datetime]
     request_key: Mapped[str | None] = mapped_column(String(64))  # of the request that made it; a retry finds it again
+    dropped_at: Mapped[datetime | None]  # by retention: its files are gone, the row stays for those that follow it
 
     __table_args__ = (
         UniqueConstraint("repository_id", "request_key", name="uq_commits_request"),
         Index("ix_commits_repository_digest", "repository_id", "digest"),
     )
+
+
+class RetentionPolicy(Table):
+    """How many versions a repository keeps, where it doesn't keep all."""
+
+    __tablename__ = "retention_policies"
+    repository_id: Mapped[int] = mapped_column(ForeignKey("repositories.id", ondelete="CASCADE"), primary_key=True)
+    keep_versions: Mapped[int] = mapped_column(Integer)
+    set_at: Mapped[datetime]
 
 
 class CommitFile(Table):

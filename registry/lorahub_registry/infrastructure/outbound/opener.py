@@ -12,11 +12,13 @@ from urllib.parse import urljoin
 
 import httpcore2
 from lorahub.errors import LorahubError, NotPermitted, NotSupported, Unavailable
+from opentelemetry import trace
 
 from lorahub_registry.infrastructure import metrics
 from lorahub_registry.infrastructure.outbound.addresses import Address, is_named, parse_address, resolve
 from lorahub_registry.settings import Settings
 
+_TRACER = trace.get_tracer("lorahub")  # of spans that go nowhere, unless somebody exports them
 MOST_REDIRECTS = 3
 _CONNECT_SECONDS = 5.0
 _SILENT_SECONDS = 20.0
@@ -114,7 +116,10 @@ class Outbound:
             sent = dict(headers)
             if token is not None and address.origin == first.origin:
                 sent["Authorization"] = f"Bearer {token}"
-            with self._ask(address, resolve(address, is_internal=is_internal), end, sent) as response:
+            with (
+                _TRACER.start_as_current_span(f"GET {address.host}", attributes={"server.address": address.host}),
+                self._ask(address, resolve(address, is_internal=is_internal), end, sent) as response,
+            ):
                 said = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in response.headers}
                 if response.status not in _REDIRECTS or "location" not in said or not left:
                     yield address, response, said
