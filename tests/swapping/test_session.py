@@ -303,6 +303,26 @@ def test_what_cannot_be_swapped_is_named(case: str, tmp_path: Path) -> None:
     assert not session.adapters
 
 
+@PEFTS_OWN
+@pytest.mark.parametrize("case", ["prompt", "prefix"])
+def test_what_stands_before_the_tokens_stays_in_the_cache(case: str, tmp_path: Path) -> None:
+    write(CASES[case], tmp_path / "adapter")
+    session = lorahub.Session(make_base("llama").eval())
+    session.load("x", tmp_path / "adapter")
+    session.use("x")
+    expected: list[int] = [3, 14, 15]
+    for _ in range(6):
+        expected.append(int(logits(session.model, torch.tensor([expected]))[0, -1].argmax()))
+
+    assert list(session.dialog().continue_ids(expected[:3], 6)) == expected[3:]
+    ids = torch.tensor([expected[:3]] * 2)
+    made = session.model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=6, do_sample=False)
+    assert made.tolist() == [expected] * 2
+    for refused in (lambda: session.blend("y", {"x": 1.0}), lambda: session.mix(["x", None])):
+        with pytest.raises(UsageFault, match="not plain LoRA: it has the whole batch"):
+            refused()
+
+
 def not_fitting(folder: Path) -> Path:
     """On a Llama twice as wide."""
     return save_adapter("llama", folder, seed=1, hidden_size=32)

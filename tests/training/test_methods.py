@@ -16,10 +16,12 @@ from lorahub.adapters.files import FolderFiles
 from lorahub.adapters.reader import read_adapter
 from lorahub.errors import NotMergeable, UsageFault
 from lorahub.merging.recipe import Ingredient, Recipe
+from lorahub.training.base import find_base
 from lorahub.training.dataset import prepare
 from lorahub.training.loss import Loss
 from lorahub.training.methods import METHODS
 from lorahub.training.models import attach, load_tokenizer
+from lorahub.training.plan import plan
 from lorahub.training.run import both_sides
 from registry_process import Registry
 from torch import nn
@@ -133,6 +135,7 @@ def test_every_method_learns_and_is_published(
     run = lorahub.train(base, rows, config, output=tmp_path / "out")
     losses = run.manifest["run"]["eval_loss"]
     assert losses["last"] < losses["untrained"] / FALLS.get(case, 2)
+    assert plan(find_base(str(base), None, Hub), rows, config).trainable == run.manifest["run"]["parameters"]
 
     (checked,) = hub[0].check(str(run.adapter_dir), str(base))
     assert checked.report.verdict == "fits"
