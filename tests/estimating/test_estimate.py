@@ -20,6 +20,8 @@ from lorahub.estimating.methods import METHODS, Settings, trainable
 from lorahub.estimating.model import Model, known_model, model_of_base, model_of_config
 from lorahub.estimating.selfcheck import selfcheck
 from lorahub.hub.bases import read_folder
+from lorahub.training.config import TrainConfig
+from lorahub.training.methods import METHODS as TRAINED
 from registry_process import LORAHUB
 from torch import nn
 
@@ -199,6 +201,22 @@ def test_counts_are_those_of_peft(saved: tuple[str, Path], read: Callable[[Path]
     for (method, targets), config in expected.items():
         settings = Settings(rank=3, targets=tuple(targets.split(",")), tokens=5)
         assert trainable(model, method, settings) == counted(name, config), (method, targets)
+
+
+def test_counts_are_what_lorahub_train_trains(saved: tuple[str, Path]) -> None:
+    name, folder = saved
+    for method in METHODS:
+        settings: dict[str, Any] = {"method": method, "rank": 3, "virtual_tokens": 5}
+        if method in ("houlsby", "pfeiffer"):
+            settings |= {"method": "bottleneck", "bottleneck": method}
+        if settings["method"] not in TRAINED or (method == "bitfit" and name != "gpt2"):
+            continue
+        model = BASES[name]().requires_grad_(requires_grad=False)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            real = TRAINED[settings["method"]](TrainConfig(**settings)).attach(model)
+        trained = sum(parameter.numel() for parameter in real.parameters() if parameter.requires_grad)
+        assert trainable(of_weights(folder), method, Settings(rank=3, tokens=5)) == trained, method
 
 
 @pytest.mark.parametrize("read", [of_weights, of_config])

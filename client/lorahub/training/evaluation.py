@@ -21,7 +21,7 @@ from lorahub.adapters.reader import CONFIG, read_adapter
 from lorahub.errors import NotMergeable, UsageFault
 from lorahub.hub.hub import Hub
 from lorahub.merging.recipe import Ingredient, Recipe
-from lorahub.swapping.session import folder_of
+from lorahub.swapping.session import Session, folder_of
 from lorahub.training.base import Base, find_base
 from lorahub.training.batches import IGNORED, Batch, Batches
 from lorahub.training.config import TrainConfig
@@ -110,12 +110,16 @@ def _named(adapter: Adapter, folder: Path) -> str:
 
 
 def adapted(model: Any, folder: Path) -> nn.Module:
-    """The model with the adapter beside its weights, as PEFT loads it. Raises `UsageFault` for what PEFT doesn't."""
+    """The model with the adapter beside its weights: as PEFT loads its own methods, as `lorahub.Session` all others.
+
+    Raises `NotConvertible`, `AdapterDoesNotFit`.
+    """
     kind = json.loads((folder / CONFIG).read_bytes()).get("peft_type") if (folder / CONFIG).is_file() else None
     if kind not in peft.PeftType.__members__:
-        raise UsageFault(
-            f"PEFT has no method {str(kind)[:60]}", hint="convert it: lorahub convert ADAPTER FOLDER --to peft"
-        )
+        session = Session(model)
+        session.load("adapter", folder)
+        session.use("adapter")
+        return model  # type: ignore[no-any-return]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         made: nn.Module = peft.PeftModel.from_pretrained(model, folder, autocast_adapter_dtype=False)
