@@ -15,7 +15,7 @@ import sqlalchemy
 import wire
 from builders import weights_of_size, write_adapter
 from lorahub_registry.infrastructure.logs import blot
-from registry_process import LORAHUB, Registry, eventually
+from registry_process import IN_A_FOLDER, LORAHUB, Registry, eventually
 from services.ports import free_port
 
 
@@ -26,6 +26,7 @@ def logging(tmp_path: Path) -> Iterator[Registry]:
         "LORAHUB_LOG_FORMAT": "json",
         "LORAHUB_LOG_LEVEL": "debug",
         "LORAHUB_METRICS_ADDRESS": f"127.0.0.1:{free_port()}",
+        **IN_A_FOLDER,
     }
     running = Registry(tmp_path / "logging", settings, log=tmp_path / "log").start()
     yield running

@@ -108,7 +108,8 @@ def _require_empty(session: Session, principal: Principal, name: RepositoryName)
         return
     if revisions.resolve(session, there.id, "main").commit.depth > 0:
         raise AlreadyExists(
-            f"{name} is here and holds something; a mirror overwrites nothing", hint="choose another name with --name"
+            f"{name} is here and holds something; a mirror overwrites nothing",
+            hint="mirror it into another namespace, or move what is here",
         )
 
 
