@@ -46,8 +46,8 @@ METHODS: dict[str, dict[str, Any]] = {
     "lora, attention, r=4": {"rank": 4, "targets": ("c_attn",), "lr": 1e-2},
     "bottleneck, Houlsby, r=8": {"method": "bottleneck", "rank": 8, "lr": 2e-2},
     "bottleneck, Pfeiffer, r=8": {"method": "bottleneck", "bottleneck": "pfeiffer", "rank": 8, "lr": 2e-2},
-    "prefix, 16 tokens": {"method": "prefix", "virtual_tokens": 16, "lr": 3e-2},
-    "prompt, 16 tokens": {"method": "prompt", "virtual_tokens": 16, "lr": 3e-2},
+    "prefix, 16 tokens": {"method": "prefix", "virtual_tokens": 16, "lr": 3e-1},
+    "prompt, 16 tokens": {"method": "prompt", "virtual_tokens": 16, "lr": 3e-1},
     "bitfit": {"method": "bitfit", "lr": 3e-2},
     "ia3": {"method": "ia3", "lr": 5e-2},
 }
@@ -178,16 +178,18 @@ def publish(results: Sequence[Result], size: int) -> None:
 
 def picture(results: Sequence[Result], untrained: float) -> str:
     """Loss over trained parameters, the latter in powers of ten."""
-    width, height, left, top, bottom = 760, 420, 60, 34, 50
+    width, height, left, top, bottom = 760, 440, 60, 70, 50
     low, high = (math.log10(edge(one.trainable for one in results)) for edge in (min, max))
     least = int(low)
     most = math.ceil(high)
+
+    ceiling = max(untrained, *(one.loss for one in results))
 
     def x(parameters: float) -> float:
         return left + (math.log10(parameters) - least) / (most - least) * (width - left - 190)
 
     def y(loss: float) -> float:
-        return height - bottom - loss / untrained * (height - top - bottom)
+        return height - bottom - loss / ceiling * (height - top - bottom)
 
     def text(across: float, up: float, words: str, anchor: str = "start") -> str:
         return f'<text x="{across:.1f}" y="{up:.1f}" text-anchor="{anchor}">{words}</text>'
@@ -195,8 +197,8 @@ def picture(results: Sequence[Result], untrained: float) -> str:
     def rule(up: float, colour: str) -> str:
         return f'<line x1="{left}" y1="{up:.1f}" x2="{width - 20}" y2="{up:.1f}" stroke="{colour}"/>'
 
-    title = f"Toy: {FACTS} new facts, {STEPS} steps, CPU, untuned learning rates, one seed. No ranking of methods."
-    quarters = [untrained * step / 4 for step in range(5)]
+    title = f"Toy: {FACTS} new facts, {STEPS} steps, CPU, learning rates not tuned, one seed. No ranking of methods."
+    quarters = [ceiling * step / 4 for step in range(5)]
     marks = [
         text(left, 18, title),
         rule(y(untrained), "#ced4da"),
@@ -205,11 +207,11 @@ def picture(results: Sequence[Result], untrained: float) -> str:
         *(text(x(10**power), height - 28, f"{10**power:,}", "middle") for power in range(least, most + 1)),
         *(text(left - 8, y(loss) + 4, f"{loss:.2f}", "end") for loss in quarters),
         text(width - 20, height - 10, "trained parameters", "end"),
-        text(8, top - 2, "loss"),
+        text(8, top - 16, "loss"),
     ]
     placed: list[tuple[float, float]] = []
     for one in sorted(results, key=lambda one: one.loss):
-        across, up = x(one.trainable), y(min(one.loss, untrained * 1.05))
+        across, up = x(one.trainable), y(one.loss)
         level = up + 4
         while any(abs(level - other) < 13 and abs(across - where) < 180 for where, other in placed):
             level -= 13
