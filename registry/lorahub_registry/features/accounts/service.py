@@ -29,7 +29,7 @@ from lorahub_registry.features.accounts.permissions import (
     require_site_admin,
 )
 from lorahub_registry.features.accounts.queries import Account, Token
-from lorahub_registry.features.audit.service import Event, newest_events, record
+from lorahub_registry.features.audit.service import Event, newest_events, record, record_act
 from lorahub_registry.infrastructure.backend import Backend
 from lorahub_registry.infrastructure.database import Session, now
 
@@ -80,7 +80,7 @@ def log_in(backend: Backend, token: str) -> str:
         queries.insert_session(
             session, sha256_of(cookie.encode()), token_id=token_id, expires_at=now() + SESSION_LIFETIME
         )
-        _record(session, principal, "session.create", principal.name)
+        record_act(session, principal, "session.create", principal.name)
     return cookie
 
 
@@ -88,7 +88,7 @@ def log_out(backend: Backend, principal: Principal, cookie: str) -> None:
     """The cookie is worth nothing afterwards, wherever it is kept."""
     with backend.database.write() as session:
         if queries.delete_session(session, sha256_of(cookie.encode())):
-            _record(session, principal, "session.end", principal.name)
+            record_act(session, principal, "session.end", principal.name)
 
 
 def _principal(session: Session, token: str) -> tuple[Principal, bool]:
@@ -220,7 +220,7 @@ def create_organisation(backend: Backend, principal: Principal, name: str, fulln
     with backend.database.write() as session:
         organisation = _insert_account(session, name, kind="organisation", fullname=fullname)
         queries.set_member(session, organisation.id, creator, "admin")
-        _record(session, principal, "organisation.create", organisation.name)
+        record_act(session, principal, "organisation.create", organisation.name)
         return organisation
 
 
@@ -231,7 +231,7 @@ def ensure_namespace(session: Session, principal: Principal, name: str) -> Accou
         return known
     organisation = _insert_account(session, name, kind="organisation", fullname=name)
     queries.set_member(session, organisation.id, principal.require_account(), "admin")
-    _record(session, principal, "organisation.create", organisation.name)
+    record_act(session, principal, "organisation.create", organisation.name)
     return organisation
 
 
@@ -244,7 +244,7 @@ def set_member(backend: Backend, principal: Principal, organisation: str, user: 
             raise InvalidInput(f"{member.name} is an organisation; members are users")
         queries.set_member(session, org.id, member.id, role)
         _require_an_admin(session, org)
-        _record(session, principal, "organisation.member", org.name, user=member.name, role=role)
+        record_act(session, principal, "organisation.member", org.name, user=member.name, role=role)
 
 
 def remove_member(backend: Backend, principal: Principal, organisation: str, user: str) -> None:
@@ -255,7 +255,7 @@ def remove_member(backend: Backend, principal: Principal, organisation: str, use
         if not queries.remove_member(session, org.id, member.id):
             raise AccountNotFound(f"{member.name} is no member of {org.name}")
         _require_an_admin(session, org)
-        _record(session, principal, "organisation.member", org.name, user=member.name, role=None)
+        record_act(session, principal, "organisation.member", org.name, user=member.name, role=None)
 
 
 def _organisation(session: Session, name: str) -> Account:
@@ -385,14 +385,10 @@ def revoke_token(backend: Backend, principal: Principal, token_id: int) -> None:
     with backend.database.write() as session:
         if not queries.revoke_token(session, token_id, account_id=account_id):
             raise NotFound(f"you have no token with the id {token_id}")
-        _record(session, principal, "token.revoke", str(token_id))
+        record_act(session, principal, "token.revoke", str(token_id))
 
 
 def audit_page(backend: Backend, principal: Principal, *, limit: int, before: int | None) -> list[Event]:
     """Raises `NotPermitted` for anybody but administrators of the registry."""
     require_site_admin(principal)
     return newest_events(backend, limit=limit, before=before)
-
-
-def _record(session: Session, principal: Principal, action: str, subject: str, **details: object) -> None:
-    record(session, actor=principal.name, token_id=principal.token_id, action=action, subject=subject, **details)

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from datetime import datetime
-from typing import Any
+from typing import Any, Protocol
 
 from lorahub_registry.features.audit import queries
 from lorahub_registry.features.audit.queries import Event
@@ -10,7 +10,7 @@ from lorahub_registry.infrastructure.backend import Backend
 from lorahub_registry.infrastructure.database import Session
 from lorahub_registry.infrastructure.web.request_id import current_request_id
 
-__all__ = ["Event", "all_events", "newest_events", "record"]
+__all__ = ["Event", "all_events", "newest_events", "record", "record_act"]
 
 _PAGE = 1000
 
@@ -30,6 +30,20 @@ def record(
             "request_id": current_request_id.get(),
         },
     )
+
+
+class Actor(Protocol):
+    """A principal."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def token_id(self) -> int | None: ...
+
+
+def record_act(session: Session, actor: Actor, action: str, subject: str, **details: Any) -> None:
+    """What `record` does, for whoever asked."""
+    record(session, actor=actor.name, token_id=actor.token_id, action=action, subject=subject, **details)
 
 
 def newest_events(backend: Backend, *, limit: int, before: int | None) -> list[Event]:

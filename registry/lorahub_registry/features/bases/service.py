@@ -16,7 +16,7 @@ from lorahub.errors import AlreadyExists, BaseNotFound, InvalidBaseModel, Invali
 from lorahub.protocol.names import RepositoryName
 
 from lorahub_registry.features.accounts.permissions import Action, Principal, may, require, require_site_admin
-from lorahub_registry.features.audit.service import record as record_audit
+from lorahub_registry.features.audit.service import record_act
 from lorahub_registry.features.bases import queries
 from lorahub_registry.features.bases.queries import NamedBase, StoredBase
 from lorahub_registry.features.bases.revision_files import RevisionFiles
@@ -68,12 +68,11 @@ def register(backend: Backend, principal: Principal, new: NewBase) -> NamedBase:
             )
         if known is None:
             queries.insert_name(session, stored.id, new.name, new.revision, principal.name)
-            record_audit(
+            record_act(
                 session,
-                actor=principal.name,
-                token_id=principal.token_id,
-                action="base.register",
-                subject=new.name,
+                principal,
+                "base.register",
+                new.name,
                 revision=new.revision,
                 layout=stored.layout_digest,
                 weights=stored.weights_digest,

@@ -23,7 +23,7 @@ from lorahub.protocol.records import (
 )
 
 from lorahub_registry.features.accounts.permissions import Principal, require_site_admin
-from lorahub_registry.features.audit.service import record as record_audit
+from lorahub_registry.features.audit.service import record_act
 from lorahub_registry.features.blobs import service as blobs
 from lorahub_registry.features.blobs.service import read_blob
 from lorahub_registry.features.catalog.service import Facts, derive_facts, record_entry, record_facts
@@ -218,12 +218,11 @@ def _record(
     if main is not None and main.commit_id in derived:
         found = derived[main.commit_id]
         record_entry(session, repository_id=repository.id, facts=found.facts, judged=found.judged)
-    record_audit(
+    record_act(
         session,
-        actor=principal.name,
-        token_id=principal.token_id,
-        action="repository.import",
-        subject=repository.full_name,
+        principal,
+        "repository.import",
+        repository.full_name,
         bundle=bundle,
         commits=len(new),
     )
@@ -253,12 +252,11 @@ def _insert(
         ),
     )
     assert made.id == commit.id
-    record_audit(
+    record_act(
         session,
-        actor=principal.name,
-        token_id=principal.token_id,
-        action="revision.publish",
-        subject=repository.full_name,
+        principal,
+        "revision.publish",
+        repository.full_name,
         commit=made.id,
         digest=made.digest,
         bundle=bundle,

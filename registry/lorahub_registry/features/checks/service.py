@@ -22,7 +22,7 @@ from lorahub.protocol.digests import CommitId, Sha256
 from lorahub.protocol.names import RepositoryName
 
 from lorahub_registry.features.accounts.permissions import Action, Principal
-from lorahub_registry.features.audit.service import record as record_audit
+from lorahub_registry.features.audit.service import record_act
 from lorahub_registry.features.bases import service as bases
 from lorahub_registry.features.bases.revision_files import RevisionFiles, StoredFile
 from lorahub_registry.features.bases.service import Found
@@ -228,12 +228,11 @@ def set_policy(backend: Backend, principal: Principal, name: RepositoryName, pol
         repository = permitted(session, principal, name, Action.MANAGE)
         if queries.policy_of(session, repository.id) != policy:
             queries.set_policy(session, repository.id, policy)
-            record_audit(
+            record_act(
                 session,
-                actor=principal.name,
-                token_id=principal.token_id,
-                action="repository.check_policy",
-                subject=repository.full_name,
+                principal,
+                "repository.check_policy",
+                repository.full_name,
                 policy=policy,
             )
     return policy

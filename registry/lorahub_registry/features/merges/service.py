@@ -25,6 +25,7 @@ from lorahub.protocol.names import RepositoryName
 from lorahub_registry.features.accounts.permissions import Action, Principal, is_site_admin, may, require
 from lorahub_registry.features.accounts.service import acting_for
 from lorahub_registry.features.audit.service import record as record_audit
+from lorahub_registry.features.audit.service import record_act
 from lorahub_registry.features.blobs.service import known_blobs, lease_known
 from lorahub_registry.features.merged import service as merged
 from lorahub_registry.features.merged import sources
@@ -120,12 +121,11 @@ def start(backend: Backend, principal: Principal, recipe: Recipe, name: Reposito
                 hint="wait for one, or cancel it: lorahub merge-job ID --cancel",
             )
         queries.insert_job(session, job)
-        record_audit(
+        record_act(
             session,
-            actor=principal.name,
-            action="merge.start",
-            subject=target.full_name,
-            token_id=principal.token_id,
+            principal,
+            "merge.start",
+            target.full_name,
             job=job.id,
             digest=made.digest,
         )
@@ -176,12 +176,11 @@ def cancel(backend: Backend, principal: Principal, job_id: str) -> Shown:
     with backend.database.write() as session:
         is_new = queries.cancel(session, job_id)
         if is_new:
-            record_audit(
+            record_act(
                 session,
-                actor=principal.name,
-                token_id=principal.token_id,
-                action="merge.cancel",
-                subject=shown.target,
+                principal,
+                "merge.cancel",
+                shown.target,
                 job=job_id,
             )
     if is_new:

@@ -17,7 +17,7 @@ from lorahub.protocol.names import RepositoryName
 
 from lorahub_registry.features.accounts.permissions import Action, Level, Principal, may, require
 from lorahub_registry.features.accounts.service import acting_for, require_known
-from lorahub_registry.features.audit.service import record
+from lorahub_registry.features.audit.service import record_act
 from lorahub_registry.features.blobs.service import store_stream
 from lorahub_registry.features.mirrors import queries
 from lorahub_registry.features.mirrors.queries import Mirror
@@ -140,12 +140,11 @@ def _known(session: Session, principal: Principal, mirror_id: int) -> Mirror:
 
 
 def _record(session: Session, principal: Principal, action: str, mirror: Mirror, **details: object) -> None:
-    record(
+    record_act(
         session,
-        actor=principal.name,
-        token_id=principal.token_id,
-        action=action,
-        subject=mirror.full_name,
+        principal,
+        action,
+        mirror.full_name,
         mirror=mirror.id,
         **details,
     )

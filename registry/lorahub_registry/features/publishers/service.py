@@ -17,7 +17,7 @@ from lorahub.protocol.names import RepositoryName
 
 from lorahub_registry.features.accounts.permissions import Action, Principal
 from lorahub_registry.features.accounts.service import acting_for, insert_bound_token
-from lorahub_registry.features.audit.service import record
+from lorahub_registry.features.audit.service import record, record_act
 from lorahub_registry.features.publishers import queries
 from lorahub_registry.features.publishers.identity import MOST_TOKEN_CHARACTERS, Identity, verify
 from lorahub_registry.features.publishers.queries import Publisher
@@ -76,7 +76,15 @@ def trust(
         made = queries.insert_publisher(
             session, repository_id=repository.id, account_id=account_id, issuer=issuer, claims=dict(claims)
         )
-        _record(session, principal, "publisher.trust", repository, publisher=made, issuer=issuer, claims=dict(claims))
+        record_act(
+            session,
+            principal,
+            "publisher.trust",
+            repository.full_name,
+            publisher=made,
+            issuer=issuer,
+            claims=dict(claims),
+        )
         return next(known for known in queries.publishers_of(session, repository.id) if known.id == made)
 
 
@@ -102,18 +110,7 @@ def distrust(backend: Backend, principal: Principal, name: RepositoryName, publi
         if publisher_id not in [known.id for known in queries.publishers_of(session, repository.id)]:
             raise NotFound(f"{repository.full_name} has no publisher {publisher_id}")
         queries.delete_publisher(session, publisher_id)
-        _record(session, principal, "publisher.distrust", repository, publisher=publisher_id)
-
-
-def _record(session: Session, principal: Principal, action: str, repository: Repository, **details: object) -> None:
-    record(
-        session,
-        actor=principal.name,
-        token_id=principal.token_id,
-        action=action,
-        subject=repository.full_name,
-        **details,
-    )
+        record_act(session, principal, "publisher.distrust", repository.full_name, publisher=publisher_id)
 
 
 # --- the exchange -----------------------------------------------------------------------------------------------------

@@ -29,7 +29,7 @@ from lorahub.protocol.names import RepositoryName
 from lorahub.protocol.paths import FilePath, check_tree
 
 from lorahub_registry.features.accounts.permissions import Action, Principal
-from lorahub_registry.features.audit.service import record as record_audit
+from lorahub_registry.features.audit.service import record_act
 from lorahub_registry.features.blobs.service import (
     Blob,
     finish_brought,
@@ -392,11 +392,11 @@ def record(
             version = _make_version(session, principal, repository, request, commit)
             aliases = _point_aliases(session, principal, repository, request, commit.id)
             _settle(session, principal, repository, plan, commit)
-            _record(
+            record_act(
                 session,
                 principal,
                 "revision.publish",
-                repository,
+                repository.full_name,
                 commit=commit.id,
                 digest=commit.digest,
                 version=version,
@@ -453,17 +453,6 @@ def _settle(session: Session, principal: Principal, repository: Repository, plan
     touch(session, repository.id, commit.created_at)
 
 
-def _record(session: Session, principal: Principal, action: str, repository: Repository, **details: object) -> None:
-    record_audit(
-        session,
-        actor=principal.name,
-        token_id=principal.token_id,
-        action=action,
-        subject=repository.full_name,
-        **details,
-    )
-
-
 def _require_blobs(backend: Backend, plan: Plan, error: Exception) -> None:
     """A foreign key refused: a blob was collected. A unique key refused: the same request won elsewhere; look again."""
     with backend.database.read() as session:
@@ -508,7 +497,7 @@ def _point_at_existing(
 ) -> Published:
     moved = _point_aliases(session, principal, repository, request, version.commit_id)
     if moved:
-        _record(session, principal, "alias.move", repository, commit=version.commit_id, aliases=moved)
+        record_act(session, principal, "alias.move", repository.full_name, commit=version.commit_id, aliases=moved)
     commit = revisions.commit_by_id(session, repository.id, version.commit_id)
     assert commit is not None
     return _published(session, repository, commit, request, is_new=False)

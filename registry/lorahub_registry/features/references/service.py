@@ -19,7 +19,7 @@ from lorahub.protocol.digests import CommitId
 from lorahub.protocol.names import RepositoryName, is_version, parse_alias, parse_reference_name
 
 from lorahub_registry.features.accounts.permissions import Action, Principal, may, require
-from lorahub_registry.features.audit.service import record
+from lorahub_registry.features.audit.service import record_act
 from lorahub_registry.features.repositories.service import Repository, permitted, readable, visible
 from lorahub_registry.features.revisions import service as revisions
 from lorahub_registry.features.revisions.service import (
@@ -178,7 +178,7 @@ def create_branch(
         parse_reference_name(branch, what="branch")
         commit = revisions.resolve(session, repository.id, start or "main").commit
         _create(session, principal, repository, kind="branch", name=branch, commit_id=commit.id)
-        _record(session, principal, "branch.create", repository, name=branch, commit=commit.id)
+        record_act(session, principal, "branch.create", repository.full_name, name=branch, commit=commit.id)
 
 
 def delete_branch(backend: Backend, principal: Principal, name: RepositoryName, branch: str) -> None:
@@ -198,7 +198,7 @@ def create_tag(
         commit = revisions.resolve(session, repository.id, revision).commit
         parse_reference_name(tag, what="tag")
         _create(session, principal, repository, kind="tag", name=tag, commit_id=commit.id, message=message)
-        _record(session, principal, "tag.create", repository, name=tag, commit=commit.id)
+        record_act(session, principal, "tag.create", repository.full_name, name=tag, commit=commit.id)
 
 
 def delete_tag(backend: Backend, principal: Principal, name: RepositoryName, tag: str) -> None:
@@ -243,7 +243,7 @@ def _delete(session: Session, principal: Principal, repository: Repository, *, k
     if reference.is_protected:
         require(principal, Action.MANAGE, repository.namespace, repository.id)
     revisions.delete_reference(session, reference, by=principal.name)
-    _record(session, principal, f"{kind}.delete", repository, name=name, commit=reference.commit_id)
+    record_act(session, principal, f"{kind}.delete", repository.full_name, name=name, commit=reference.commit_id)
 
 
 def squash(backend: Backend, principal: Principal, name: RepositoryName, branch: str, message: str) -> None:
@@ -270,7 +270,7 @@ def squash(backend: Backend, principal: Principal, name: RepositoryName, branch:
             ),
         )
         revisions.move_reference(session, reference, to=commit.id, by=principal.name)
-        _record(session, principal, "branch.squash", repository, name=branch, commit=commit.id)
+        record_act(session, principal, "branch.squash", repository.full_name, name=branch, commit=commit.id)
 
 
 # --- versions and aliases ---------------------------------------------------------------------------------------------
@@ -304,7 +304,15 @@ def set_alias(
             act = act or "protect"
         if act is not None:
             protected = found.is_protected if is_protected is None else is_protected
-            _record(session, principal, f"alias.{act}", repository, name=alias, commit=commit.id, protected=protected)
+            record_act(
+                session,
+                principal,
+                f"alias.{act}",
+                repository.full_name,
+                name=alias,
+                commit=commit.id,
+                protected=protected,
+            )
         return _alias(session, revisions.reference_named(session, repository.id, kind="alias", name=alias) or found)
 
 
@@ -353,7 +361,7 @@ def yank(backend: Backend, principal: Principal, name: RepositoryName, version: 
         revisions.set_yanked(session, reference, by=None if reason is None else principal.name, reason=reason)
         latest = _follow_latest(session, principal, repository, reference)
         action = "version.unyank" if reason is None else "version.yank"
-        _record(session, principal, action, repository, name=version, reason=reason, latest=latest)
+        record_act(session, principal, action, repository.full_name, name=version, reason=reason, latest=latest)
         return _version(
             session,
             revisions.reference_named(session, repository.id, kind="version", name=version) or reference,
@@ -388,14 +396,3 @@ def _refuse_yanked(session: Session, repository: Repository, commit_id: str) -> 
     version = revisions.version_of(session, repository.id, commit_id)
     if version is not None and version.yanked_at is not None:
         raise VersionYanked(f"{version.name} was yanked ({version.yank_reason}); no alias may lead to it")
-
-
-def _record(session: Session, principal: Principal, action: str, repository: Repository, **details: object) -> None:
-    record(
-        session,
-        actor=principal.name,
-        token_id=principal.token_id,
-        action=action,
-        subject=repository.full_name,
-        **details,
-    )

@@ -30,7 +30,7 @@ from lorahub_registry.features.accounts.permissions import (
     require_site_admin,
 )
 from lorahub_registry.features.accounts.service import Account, ensure_namespace, require_known
-from lorahub_registry.features.audit.service import record
+from lorahub_registry.features.audit.service import record_act
 from lorahub_registry.features.blobs.service import Blob, release_leases, store_bytes
 from lorahub_registry.features.quotas import service as quotas
 from lorahub_registry.features.repositories import queries
@@ -240,7 +240,7 @@ def _insert(
             commit_id=commit.id,
             by=principal.name,
         )
-        _record(session, principal, "repository.create", repository, private=is_private)
+        record_act(session, principal, "repository.create", repository.full_name, private=is_private)
         return repository
 
 
@@ -296,7 +296,7 @@ def delete(backend: Backend, principal: Principal, name: RepositoryName) -> None
         queries.retire_name(session, name_key(name), repository.full_name, repository_id=None)
         with quotas.leaving(session, repository.namespace_id, repository.id):
             queries.delete_repository(session, repository.id)
-        _record(session, principal, "repository.delete", repository)
+        record_act(session, principal, "repository.delete", repository.full_name)
 
 
 def _held(session: Session, principal: Principal, name: RepositoryName, *namespace_ids: int) -> Repository:
@@ -324,7 +324,7 @@ def move(backend: Backend, principal: Principal, name: RepositoryName, to: Repos
         ):
             queries.rename_repository(session, repository.id, target, key=name_key(target), namespace_id=namespace.id)
             quotas.occupy_all(session, namespace.id, repository.id)
-        _record(session, principal, "repository.move", repository, to=str(target))
+        record_act(session, principal, "repository.move", repository.full_name, to=str(target))
         return queries.repository_by_id(session, repository.id) or repository
 
 
@@ -358,7 +358,7 @@ def change_settings(
         repository = permitted(session, principal, name, Action.MANAGE)
         if changes:
             queries.change_repository(session, repository.id, **changes)
-            _record(session, principal, "repository.settings", repository, **changes)
+            record_act(session, principal, "repository.settings", repository.full_name, **changes)
         return queries.repository_by_id(session, repository.id) or repository
 
 
@@ -394,9 +394,9 @@ def _set_quarantine(
             session, repository.id, quarantine_reason=reason, quarantined_by=by, quarantined_at=at
         )
         if reason is not None:
-            _record(session, principal, "repository.quarantine", repository, reason=reason)
+            record_act(session, principal, "repository.quarantine", repository.full_name, reason=reason)
         else:
-            _record(session, principal, "repository.release", repository)
+            record_act(session, principal, "repository.release", repository.full_name)
         return queries.repository_by_id(session, repository.id) or repository
 
 
@@ -453,7 +453,7 @@ def ask_for_access(backend: Backend, principal: Principal, name: RepositoryName)
         status = before or ("accepted" if repository.gated == "auto" else "pending")
         if before is None:
             queries.set_access(session, repository.id, user_id, status=status)
-            _record(session, principal, "access.request", repository, status=status)
+            record_act(session, principal, "access.request", repository.full_name, status=status)
         return status
 
 
@@ -483,7 +483,7 @@ def handle_access(
         if not account or queries.access_status(session, repository.id, account.id) is None:
             raise NotFound(f"there is no such access request to {repository.full_name}")
         queries.set_access(session, repository.id, account.id, status=status, reason=reason)
-        _record(session, principal, "access.handle", repository, user=account.name, status=status)
+        record_act(session, principal, "access.handle", repository.full_name, user=account.name, status=status)
 
 
 def grant_access(backend: Backend, principal: Principal, name: RepositoryName, user: str) -> None:
@@ -496,7 +496,7 @@ def grant_access(backend: Backend, principal: Principal, name: RepositoryName, u
         if queries.access_status(session, repository.id, account.id) == "accepted":
             raise InvalidInput(f"{account.name} has access to {repository.full_name} already")
         queries.set_access(session, repository.id, account.id, status="accepted")
-        _record(session, principal, "access.grant", repository, user=account.name)
+        record_act(session, principal, "access.grant", repository.full_name, user=account.name)
 
 
 # --- likes ------------------------------------------------------------------------------------------------------------
@@ -508,7 +508,7 @@ def set_like(backend: Backend, principal: Principal, name: RepositoryName, *, li
         repository = visible(session, principal, name)
         require(principal, Action.WRITE, principal.name)
         queries.set_like(session, repository.id, user_id, liked=liked)
-        _record(session, principal, "repository.like" if liked else "repository.unlike", repository)
+        record_act(session, principal, "repository.like" if liked else "repository.unlike", repository.full_name)
 
 
 def likers(backend: Backend, principal: Principal, name: RepositoryName) -> list[Liker]:
@@ -529,14 +529,3 @@ def visible_namespaces(session: Session, principal: Principal) -> list[int] | No
         return None
     known = (require_known(session, namespace) for namespace in principal.roles)
     return [account.id for account in known if may(principal, Action.READ, account.name)]
-
-
-def _record(session: Session, principal: Principal, action: str, repository: Repository, **details: object) -> None:
-    record(
-        session,
-        actor=principal.name,
-        token_id=principal.token_id,
-        action=action,
-        subject=repository.full_name,
-        **details,
-    )

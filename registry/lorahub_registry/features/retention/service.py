@@ -8,7 +8,7 @@ from lorahub.errors import InvalidInput
 from lorahub.protocol.names import RepositoryName
 
 from lorahub_registry.features.accounts.permissions import OPERATOR, Action, Principal
-from lorahub_registry.features.audit.service import record
+from lorahub_registry.features.audit.service import record, record_act
 from lorahub_registry.features.quotas import service as quotas
 from lorahub_registry.features.repositories.service import permitted
 from lorahub_registry.features.retention import queries
@@ -48,12 +48,11 @@ def set_retention(backend: Backend, principal: Principal, name: RepositoryName, 
     with backend.database.write() as session:
         repository = permitted(session, principal, name, Action.MANAGE)
         queries.set_policy(session, repository.id, versions)
-        record(
+        record_act(
             session,
-            actor=principal.name,
-            token_id=principal.token_id,
-            action="retention.set",
-            subject=repository.full_name,
+            principal,
+            "retention.set",
+            repository.full_name,
             versions=versions,
         )
         return _shown(session, repository.id, versions)
