@@ -27,7 +27,9 @@ def main(base: str, rows: str, out: Path, rounds: int) -> None:
             train(base, rows, CONFIG, output=out, resume="auto")
         while steps_of(out)[-1:] == before[-1:] or not list(kept.glob("*.safetensors")):
             time.sleep(0.002)
-        time.sleep(0.02 + 0.0037 * number)
+        time.sleep(0.0037 * number)
+        while not list(kept.glob("*.part")):  # a save has begun
+            time.sleep(0.0002)
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
         whole = [read_checkpoint(path).progress.step for path in kept.glob("*.safetensors")]
