@@ -7,7 +7,7 @@ from lorahub.adapters.model_card import body_of
 from lorahub.protocol.names import RepositoryName
 
 from lorahub_registry.features.accounts.viewer import View, ViewDep
-from lorahub_registry.features.browsing import adapters, lineage, training
+from lorahub_registry.features.browsing import adapters, drawn, lineage, training
 from lorahub_registry.features.browsing.adapters import Opened
 from lorahub_registry.infrastructure.web.pages import PageRouter
 from lorahub_registry.infrastructure.web.parameters import PathInRevision, Repo, Revision
@@ -89,19 +89,22 @@ def file(view: ViewDep, opened: AtRevision, path: PathInRevision) -> Response:
 
 
 @router.page(ADAPTER + "/weights/{rev}")
-def weights(view: ViewDep, opened: AtRevision) -> Response:
-    return show(view, opened, "weights", adapters.statistics_of(view.backend, view.principal, opened))
+def weights(view: ViewDep, opened: AtRevision, module: str | None = None) -> Response:
+    found = adapters.statistics_of(view.backend, view.principal, opened)
+    return show(view, opened, "weights", found, **drawn.of_weights(found, module))
 
 
 @router.page(ADAPTER + "/training/{rev}")
 def training_run(view: ViewDep, opened: AtRevision) -> Response:
     text = adapters.text_of(view.backend, opened, view.principal, training.STATE)
-    return show(view, opened, "training", {"points": training.points(text or "")})
+    points = training.points(text or "")
+    return show(view, opened, "training", {"points": points}, curve=drawn.of_training(points))
 
 
 @router.page(ADAPTER + "/lineage")
 def lineage_of(view: ViewDep, opened: Usual) -> Response:
-    return show(view, opened, "lineage", lineage.around(view.backend, view.principal, opened))
+    around = lineage.around(view.backend, view.principal, opened)
+    return show(view, opened, "lineage", around, graph=drawn.of_lineage(opened.shown["id"], around))
 
 
 @router.page(ADAPTER + "/compat")
