@@ -1,4 +1,4 @@
-"""Pictures: stored numbers become inline SVG, one sentence that says what they show, and the same numbers as a table."""
+"""Pictures: stored numbers become inline SVG, one sentence on what they show, and the same numbers as a table."""
 
 from lorahub_registry.pictures.charts import bars, curve, spectrum
 from lorahub_registry.pictures.lineage import lineage

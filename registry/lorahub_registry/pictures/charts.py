@@ -85,7 +85,7 @@ def _course(name: str, line: Sequence[tuple[float, float]]) -> str:
     step, best = min(line, key=lambda point: point[1])
     rises = sum(b > a for (_, a), (_, b) in pairwise(line))
     way = f"The {name} goes from {figure(first)} at step {start:g} to {figure(last)} at step {end:g}"
-    return f"{way}; its lowest is {figure(best)} at step {step:g}, and it rises at {rises} of {max(0, len(line) - 1)} steps."
+    return f"{way}; its lowest is {figure(best)} at step {step:g}, and it rises {rises} times."
 
 
 # --- a frame with two axes --------------------------------------------------------------------------------------------

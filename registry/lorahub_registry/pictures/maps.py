@@ -169,7 +169,8 @@ def fit_matrix(verdicts: Sequence[Verdict], *, title: str = "Which adapter fits 
     found = {(one.adapter, one.revision): one.verdict for one in verdicts}
     counts = {verdict: sum(one.verdict == verdict for one in verdicts) for verdict in SIGNS}
     finding = (
-        f"{len(adapters)} adapters × {len(revisions)} revisions: {counts['compatible']} same base, {counts['fits']} fit,"
+        f"{len(adapters)} adapters × {len(revisions)} revisions:"
+        f" {counts['compatible']} same base, {counts['fits']} fit,"
         f" {counts['incompatible']} do not, {counts['undecided']} undecided."
     )
     left, wide = _width_of(adapters) + 8, 78

@@ -1,13 +1,14 @@
 """An adapter's pages: what it is, its versions, files, commits, weights, training, lineage, and what takes it."""
 
 from typing import Annotated, Any
+from urllib.parse import quote
 
 from fastapi import Depends, Path, Response
 from lorahub.adapters.model_card import body_of
 from lorahub.protocol.names import RepositoryName
 
 from lorahub_registry.features.accounts.viewer import View, ViewDep
-from lorahub_registry.features.browsing import adapters, drawn, lineage, training
+from lorahub_registry.features.browsing import adapters, cards, drawn, lineage, training, using
 from lorahub_registry.features.browsing.adapters import Opened
 from lorahub_registry.infrastructure.web.pages import PageRouter
 from lorahub_registry.infrastructure.web.parameters import PathInRevision, Repo, Revision
@@ -46,7 +47,15 @@ def version(view: ViewDep, opened: AtRevision) -> Response:
 def _overview(view: View, opened: Opened) -> Response:
     text = adapters.text_of(view.backend, opened, view.principal, adapters.CARD) if opened.is_readable else None
     files = _top(view, opened) if opened.is_readable else []
-    return show(view, opened, "overview", {"files": files, "readme": None if text is None else body_of(text)})
+    readme = None if text is None else body_of(text)
+    home = f"{view.chrome.root}/{quote(str(opened.shown['id']))}"
+    rendered = cards.render(readme, home, quote(opened.revision, safe="")) if readme else None
+    data = {
+        "files": files,
+        "readme": readme,
+        "snippets": using.ways(view.backend, view.principal, opened, view.chrome.url),
+    }
+    return show(view, opened, "overview", data, rendered=rendered)
 
 
 def _top(view: View, opened: Opened) -> list[dict[str, Any]]:
