@@ -3,7 +3,12 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from lorahub.protocol.digests import CommitId
+
 from lorahub_registry import pictures
+from lorahub_registry.features.bases.service import NamedBase
+from lorahub_registry.features.checks.service import kept_verdicts
+from lorahub_registry.infrastructure.backend import Backend
 
 
 def of_weights(found: Mapping[str, Any], module: str | None) -> dict[str, Any]:
@@ -30,3 +35,32 @@ def of_training(points: Sequence[Mapping[str, Any]]) -> pictures.Picture:
 
 def of_lineage(name: str, around: Mapping[str, Any]) -> pictures.Picture:
     return pictures.lineage(name, around["parents"], [row["id"] for row in around["children"]])
+
+
+def fit(
+    backend: Backend, rows: Sequence[Mapping[str, Any]], registered: Sequence[NamedBase]
+) -> tuple[list[dict[str, str]], pictures.Picture | None]:
+    """Known verdicts on the adapters of a page, oldest revision first; no picture where there are none."""
+    bases = sorted(registered, key=lambda named: named.added_at)
+    commits = {CommitId(row["commit"]): row["id"] for row in rows}
+    known = kept_verdicts(backend, list(commits), [named.base.id for named in bases])
+    found = [
+        {"adapter": commits[commit], "revision": named.revision or "any", "verdict": known[commit, named.base.id]}
+        for commit in commits
+        for named in bases
+        if (commit, named.base.id) in known
+    ]
+    return found, pictures.fit_matrix([pictures.Verdict(**one) for one in found]) if found else None
+
+
+def of_difference(
+    first: Mapping[str, Any], second: Mapping[str, Any], names: tuple[str, str]
+) -> pictures.Picture | None:
+    """None unless both have statistics."""
+    if first["status"] != "done" or second["status"] != "done":
+        return None
+    norms = [
+        {name: one["frobenius"] for name, one in (found["statistics"] or {}).get("modules", {}).items()}
+        for found in (first, second)
+    ]
+    return pictures.difference_map(norms[0], norms[1], names)
