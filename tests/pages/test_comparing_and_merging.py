@@ -1,10 +1,17 @@
 """What two adapters have in common, which base takes them, and a merge from the form to its result, without scripts."""
 
+import json
 import time
+from pathlib import Path
 from xml.etree import ElementTree as ET
 
+import builders
 import httpx2
-from pages.conftest import Catalog, csrf
+import lorahub
+import numpy as np
+import pytest
+from pages.conftest import Catalog, csrf, logged_in
+from registry_process import Registry
 
 
 def drawn(page: str, title: str) -> list[str]:
@@ -26,16 +33,63 @@ def ready(client: httpx2.Client, name: str, rev: str) -> dict[str, float]:
     raise AssertionError(found)
 
 
-def test_every_number_of_a_map_and_a_comparison_is_the_apis(catalog: Catalog, as_owner: httpx2.Client) -> None:
-    first, second = ready(as_owner, catalog.adapter, "v1"), ready(as_owner, catalog.adapter, "v2")
-    page = as_owner.get(f"/{catalog.adapter}/weights/v1").text
+@pytest.fixture
+def working(own_registry: Registry, tmp_path: Path) -> Registry:
+    """With its worker; of `worked`, a base and an adapter of two versions."""
+    own_registry.stop()
+    own_registry.settings = {"LORAHUB_WORKER": "true"}
+    own_registry.start()
+    token = own_registry.add_user("worked")
+    base = tmp_path / "base"
+    base.mkdir()
+    (base / "config.json").write_text(json.dumps({"architectures": ["LlamaForCausalLM"], "model_type": "llama"}))
+    weights = {f"model.layers.{i}.self_attn.q_proj.weight": np.full((16, 16), 0.5) for i in range(2)}
+    (base / "model.safetensors").write_bytes(builders.safetensors_bytes(weights))
+    adapter = builders.write_adapter(tmp_path / "adapter", base="worked/base")
+    with lorahub.Hub(own_registry.url, token=token) as hub:
+        hub.push(base, "worked/base")
+        hub.push(adapter, "worked/tuned")
+        (adapter / "adapter_model.safetensors").write_bytes(builders.lora_weights(seed=9))
+        hub.push(adapter, "worked/tuned")
+    (tmp_path / "token").write_text(token)
+    return own_registry
+
+
+def test_numbers_are_the_apis_and_a_merge_runs_to_its_result(working: Registry, tmp_path: Path) -> None:
+    with logged_in(working, (tmp_path / "token").read_text()) as client:
+        numbers_are_the_apis(client)
+        a_merge_runs(client)
+
+
+def numbers_are_the_apis(client: httpx2.Client) -> None:
+    first, second = ready(client, "worked/tuned", "v1"), ready(client, "worked/tuned", "v2")
+    page = client.get("/worked/tuned/weights/v1").text
     assert sorted(map(float, drawn(page, "‖ΔW‖ by layer"))) == sorted(first.values())
-    address = f"/compare?a={catalog.adapter}%40v1&b={catalog.adapter}%40v2"
-    differences = sorted(map(float, drawn(as_owner.get(address).text, "‖ΔW‖ of sql-writer@v2")))
+    address = "/compare?a=worked/tuned%40v1&b=worked/tuned%40v2"
+    differences = sorted(map(float, drawn(client.get(address).text, "‖ΔW‖ of tuned@v2")))
     assert differences == sorted(second[module] - first[module] for module in first)
-    twin = as_owner.get(address.replace("/compare", "/compare.json")).json()
+    twin = client.get(address.replace("/compare", "/compare.json")).json()
     assert {row[0] for row in twin["norms"]} == set(first)
     assert {"fact": "Method", "first": "lora", "second": "lora", "same": True} in twin["facts"]
+
+
+def a_merge_runs(client: httpx2.Client) -> None:
+    asked = {"base": "worked/base", "adapter1": "worked/tuned@v1", "weight1": "0.5", "adapter2": "worked/tuned@v2"}
+    plan = client.get("/merges.json", params=asked).json()["plan"]
+    assert plan["cost"]["bytes"] > 0
+    assert plan["recipe"]["adapters"][0] == {"source": "worked/tuned@v1", "weight": 0.5}
+    fields = {"csrf": csrf(client, "/merges"), **asked, "target": "worked/mixed", "visibility": "private"}
+    started = client.post("/merges", data=fields)
+    assert started.status_code == 303, started.text
+    place = started.headers["Location"]
+    for _ in range(200):
+        job = client.get(f"{place}.json").json()["job"]
+        if not job["open"]:
+            break
+        time.sleep(0.1)
+    assert job["status"] == "done", job
+    assert "worked/mixed@v1" in client.get(place).text
+    assert client.get("/worked/mixed/resolve/v1/config.json").json()["model_type"] == "llama"
 
 
 def test_a_comparison_shows_nothing_of_what_one_may_not_see(catalog: Catalog, as_stranger: httpx2.Client) -> None:
@@ -44,27 +98,6 @@ def test_a_comparison_shows_nothing_of_what_one_may_not_see(catalog: Catalog, as
         assert answer.status_code == 404
         assert as_stranger.get(f"/compare{twin}?a=x&b=y").status_code == 400
     assert catalog.private not in as_stranger.get(f"/base/{catalog.base}.json").text
-
-
-def test_a_merge_is_planned_started_and_looked_at(catalog: Catalog, as_owner: httpx2.Client) -> None:
-    asked = {"base": catalog.base, "adapter1": catalog.adapter, "weight1": "0.5", "adapter2": catalog.other}
-    plan = as_owner.get("/merges.json", params=asked).json()["plan"]
-    assert plan["cost"]["bytes"] > 0
-    assert plan["recipe"]["adapters"][0] == {"source": catalog.adapter, "weight": 0.5}
-    token = csrf(as_owner, f"/merges?base={catalog.base}&adapter1={catalog.adapter}")
-    started = as_owner.post(
-        "/merges", data={"csrf": token, **asked, "target": "pages-org/mixed", "visibility": "private"}
-    )
-    assert started.status_code == 303, started.text
-    place = started.headers["Location"]
-    for _ in range(200):
-        job = as_owner.get(f"{place}.json").json()["job"]
-        if not job["open"]:
-            break
-        time.sleep(0.1)
-    assert job["status"] == "done", job
-    assert "pages-org/mixed@v1" in as_owner.get(place).text
-    assert as_owner.get("/pages-org/mixed/resolve/v1/config.json").json()["model_type"] == "llama"
 
 
 def test_a_merge_is_refused_in_words(catalog: Catalog, as_owner: httpx2.Client, as_stranger: httpx2.Client) -> None:

@@ -29,7 +29,7 @@ def render(text: str, home: str, revision: str) -> Markup | None:
     if len(text) > MOST_LETTERS:
         return None
     markdown = MarkdownIt("commonmark", {"html": False}).enable(["table", "strikethrough"])
-    markdown.validateLink = _is_allowed  # type: ignore[method-assign]  # its documented way
+    markdown.validateLink = _is_allowed  # type: ignore[assignment, method-assign]  # its documented way
     try:
         tokens = markdown.parse(text)
         for token in _all(tokens):
