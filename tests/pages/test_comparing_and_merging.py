@@ -97,7 +97,12 @@ def test_a_comparison_shows_nothing_of_what_one_may_not_see(catalog: Catalog, as
         answer = as_stranger.get(f"/compare{twin}?a={catalog.adapter}&b={catalog.private}")
         assert answer.status_code == 404
         assert as_stranger.get(f"/compare{twin}?a=x&b=y").status_code == 400
-    assert catalog.private not in as_stranger.get(f"/base/{catalog.base}.json").text
+    fits = as_stranger.get(f"/base/{catalog.base}.json").json()["fits"]
+    assert {(one["adapter"], one["verdict"]) for one in fits} == {
+        (catalog.adapter, "compatible"),
+        (catalog.other, "compatible"),
+    }
+    assert len(drawn(as_stranger.get(f"/base/{catalog.base}").text, "Which adapter fits")) == len(fits)
 
 
 def test_a_merge_is_refused_in_words(catalog: Catalog, as_owner: httpx2.Client, as_stranger: httpx2.Client) -> None:

@@ -14,6 +14,7 @@ from lorahub_registry.pictures import (
     fit_matrix,
     lineage,
     norm_map,
+    relative_map,
     spectrum,
 )
 from pages.payloads import PAYLOADS
@@ -33,6 +34,7 @@ def values_of(picture: Picture) -> list[str]:
 def all_pictures(text: str) -> list[Picture]:
     return [
         norm_map({f"{text}.layers.3.{text}": 1.0, text: 0.0, "x": None}),
+        relative_map({text: 1.0}),
         difference_map({text: 1.0}, {text: 2.0, f"a.{text}": 1.0}, (text, text)),
         fit_matrix([Verdict(text, text, text), Verdict("a", text, "fits")]),
         spectrum(text, [2.0, 1.0], 1.5),
@@ -94,6 +96,13 @@ def test_every_picture_is_an_image_and_texts_stay_texts(text: str) -> None:
 
 
 def test_nothing_to_draw_is_a_picture_too() -> None:
-    empty = [norm_map({}), difference_map({}, {}, ("a", "b")), fit_matrix([]), spectrum("m", [], None), curve([])]
+    empty = [
+        norm_map({}),
+        relative_map({}),
+        difference_map({}, {}, ("a", "b")),
+        fit_matrix([]),
+        spectrum("m", [], None),
+        curve([]),
+    ]
     for picture in [*empty, bars("t", {}, what="x"), lineage("n", [], [])]:
         assert ET.fromstring(picture.svg).get("role") == "img"

@@ -2,7 +2,18 @@
 
 from lorahub_registry.pictures.charts import bars, curve, spectrum
 from lorahub_registry.pictures.lineage import lineage
-from lorahub_registry.pictures.maps import Verdict, difference_map, fit_matrix, norm_map
+from lorahub_registry.pictures.maps import Verdict, difference_map, fit_matrix, norm_map, relative_map
 from lorahub_registry.pictures.picture import Picture
 
-__all__ = ["Picture", "Verdict", "bars", "curve", "difference_map", "fit_matrix", "lineage", "norm_map", "spectrum"]
+__all__ = [
+    "Picture",
+    "Verdict",
+    "bars",
+    "curve",
+    "difference_map",
+    "fit_matrix",
+    "lineage",
+    "norm_map",
+    "relative_map",
+    "spectrum",
+]

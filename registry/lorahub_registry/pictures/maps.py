@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import median
 from xml.etree.ElementTree import Element
 
 from lorahub.adapters.patterns import layer_index
@@ -23,12 +24,27 @@ Colour = Callable[[float], str]
 """The class of a value."""
 
 
-def norm_map(norms: Mapping[str, float | None], *, title: str = "‖ΔW‖ by layer and module") -> Picture:
+def norm_map(norms: Mapping[str, float | None]) -> Picture:
     """`norms` by module; None for one with NaN or infinity."""
+    known = {module: norm for module, norm in norms.items() if norm is not None}
+    return _sequential("‖ΔW‖ by layer and module", _largest(known, len(norms)), norms)
+
+
+def relative_map(ratios: Mapping[str, float]) -> Picture:
+    """‖ΔW‖ / ‖W‖ by module."""
+    if not ratios:
+        finding = "Nothing is known of the base’s own weights."
+    else:
+        module, middle = max(ratios, key=lambda name: ratios[name]), median(ratios.values())
+        finding = f"Against the weight it is added to, {module} is the largest with {figure(ratios[module])};"
+        finding += f" half of the updates are below {figure(middle)}."
+    return _sequential("‖ΔW‖ / ‖W‖ by layer and module", finding, ratios)
+
+
+def _sequential(title: str, finding: str, norms: Mapping[str, float | None]) -> Picture:
     grid = _grid(norms)
     known = {module: norm for module, norm in norms.items() if norm is not None}
     top = max(known.values(), default=0.0)
-    finding = _largest(known, len(norms))
     svg = _draw(title, finding, grid, lambda value: f"q{_step(value, top)}")
     rows = [[module, figure(norm)] for module, norm in norms.items()]
     return Picture(title, finding, svg, ["Module", "‖ΔW‖"], rows, _scale(top))

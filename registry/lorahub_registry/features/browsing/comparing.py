@@ -9,6 +9,7 @@ from lorahub_registry.features.accounts.permissions import Principal
 from lorahub_registry.features.browsing import adapters
 from lorahub_registry.features.browsing.adapters import Opened
 from lorahub_registry.infrastructure.backend import Backend
+from lorahub_registry.infrastructure.web.formats import day
 
 _FACTS = (
     ("base", "Base model"),
@@ -50,7 +51,7 @@ def _text(opened: Opened, key: str) -> str:
     value = opened.shown["card"].get("license") if key == "license" else opened.shown[key]
     if isinstance(value, list):
         return ", ".join(map(str, value[:20]))
-    return "" if value is None else str(value)
+    return day(value) if key == "updatedAt" else "" if value is None else str(value)
 
 
 def label_of(opened: Opened, other: Opened) -> str:
