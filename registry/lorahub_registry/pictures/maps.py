@@ -185,7 +185,7 @@ def fit_matrix(verdicts: Sequence[Verdict], *, title: str = "Which adapter fits 
     found = {(one.adapter, one.revision): one.verdict for one in verdicts}
     counts = {verdict: sum(one.verdict == verdict for one in verdicts) for verdict in SIGNS}
     finding = (
-        f"{len(adapters)} adapters × {len(revisions)} revisions:"
+        f"{_count(adapters, 'adapter')} × {_count(revisions, 'revision')}:"
         f" {counts['compatible']} same base, {counts['fits']} fit,"
         f" {counts['incompatible']} do not, {counts['undecided']} undecided."
     )
@@ -206,3 +206,7 @@ def fit_matrix(verdicts: Sequence[Verdict], *, title: str = "Which adapter fits 
     rows = [[adapter, *(found.get((adapter, revision)) for revision in revisions)] for adapter in adapters]
     key = tuple((verdict, f"{SIGNS[verdict]} {verdict}") for verdict in SIGNS)
     return Picture(title, clean(finding), drawn(root), ["Adapter", *revisions], rows, key)
+
+
+def _count(things: Sequence[str], noun: str) -> str:
+    return f"{len(things)} {noun}{'' if len(things) == 1 else 's'}"
