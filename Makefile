@@ -3,6 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 CLIENTS := 0.36.2 1.18.0 1.33.0
+APT_INSTALL := DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .PHONY: help demo test check format lint types imports clients nginx browser serve cluster soak bench clean
@@ -28,10 +29,10 @@ nginx: ## install nginx, which stands before the processes of a cluster, unless 
 
 # Debian's own where there is one; elsewhere the one that Playwright brings.
 browser: .venv/.installed ## install the browser that looks at the pages in tests, unless there is one
-	@command -v chromium-headless-shell chromium google-chrome >/dev/null \
-	|| (command -v apt-get >/dev/null && apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends chromium-headless-shell) \
-	|| (command -v apt-get >/dev/null && DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends chromium) \
-	|| $(BIN)/playwright install chromium --only-shell
+	@for name in chromium-headless-shell chromium google-chrome; do command -v $$name >/dev/null && exit 0; done; \
+	if command -v apt-get >/dev/null; then \
+		apt-get update -q && { $(APT_INSTALL) chromium-headless-shell || $(APT_INSTALL) chromium; }; \
+	else $(BIN)/playwright install chromium --only-shell; fi
 
 demo: .venv/.installed ## train a tiny LoRA, push it, pull it three ways, compare the logits
 	$(BIN)/python examples/demo.py

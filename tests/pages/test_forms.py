@@ -112,6 +112,17 @@ def test_a_session_is_over_with_its_token(catalog: Catalog) -> None:
             assert client.get("/settings.json").status_code == 401
 
 
+def test_a_session_is_over_after_its_time(catalog: Catalog) -> None:
+    with logged_in(catalog.registry, catalog.stranger) as client:
+        assert client.get("/settings.json").status_code == 200
+        catalog_of = "SELECT t.id FROM tokens t JOIN accounts a ON a.id = t.account_id WHERE a.name = 'pages-stranger'"
+        with catalog.registry.database() as database:
+            database.exec_driver_sql(
+                f"UPDATE web_sessions SET expires_at = '2020-01-01 00:00:00' WHERE token_id IN ({catalog_of})"
+            )
+        assert client.get("/settings.json").status_code == 401
+
+
 def test_a_session_opens_files_and_nothing_else_of_the_api(catalog: Catalog, as_owner: httpx2.Client) -> None:
     assert as_owner.get(f"/{catalog.private}/resolve/main/README.md").status_code == 200
     assert as_owner.get(f"/api/models/{catalog.private}").status_code == 404

@@ -5,7 +5,7 @@ measured; these here are said by card and configuration, and bear other names.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -26,6 +26,8 @@ RANKS = {"..4": (1, 4), "5..8": (5, 8), "9..16": (9, 16), "17..32": (17, 32), "3
 SIZES = {"..1M": (0, 10**6), "1M..10M": (10**6, 10**7), "10M..100M": (10**7, 10**8), "100M..": (10**8, None)}
 """Of parameters; from, and up to but without."""
 AGES = {"7": timedelta(days=7), "30": timedelta(days=30), "365": timedelta(days=365)}
+
+_RANGES: Mapping[str, Iterable[str]] = {"rank": RANKS, "size": SIZES, "updated": AGES}
 
 _LANGUAGE_TASKS = ("text-generation", "text2text-generation", "text-classification", "token-classification",
                    "question-answering", "feature-extraction", "fill-mask", "summarization", "translation")  # fmt: skip
@@ -55,10 +57,15 @@ def terms_of(facts: Facts) -> Iterator[str]:
     """What a search by facets finds a revision by."""
     card = facts.card_data or {}
     yield f"kind:{_kind(facts)}"
-    named = {"task": [facts.pipeline_tag], "library": [facts.library_name], "dtype": [_dtype(facts)]}
-    listed = {name: _listed(card.get(name)) for name in ("language", "license")}
-    for name, values in {**named, **listed}.items():
-        yield from (f"{name}:{value.lower()}" for value in values if value and _is_usable(value))
+    said: dict[str, list[str]] = {
+        "task": _listed(facts.pipeline_tag),
+        "library": _listed(facts.library_name),
+        "dtype": _listed(_dtype(facts)),
+        "language": _listed(card.get("language")),
+        "license": _listed(card.get("license")),
+    }
+    for name, values in said.items():
+        yield from (f"{name}:{value.lower()}" for value in values if _is_usable(value))
     for what, is_there in (
         ("evals", card.get("model-index")),
         ("trigger words", card.get("instance_prompt")),
@@ -86,7 +93,7 @@ def _listed(value: object) -> list[str]:
 
 
 def _is_usable(value: str) -> bool:
-    return len(value) <= MOST_VALUE_LENGTH and value.isprintable()
+    return 0 < len(value) <= MOST_VALUE_LENGTH and value.isprintable()
 
 
 def count(found: Found) -> dict[str, dict[str, int]]:
@@ -101,13 +108,13 @@ def count(found: Found) -> dict[str, dict[str, int]]:
         counts["rank"].update(name for name, (low, high) in RANKS.items() if _meets(match, low, high))
         counts["size"].update(_size_of(match))
         counts["updated"].update(name for name, is_newer in zip(AGES, match.newer_than, strict=True) if is_newer)
-    ordered = {"rank": RANKS, "size": SIZES, "updated": AGES}
-    return {
-        facet: {name: among[name] for name in ordered[facet] if among[name]}
-        if facet in ordered
-        else dict(sorted(among.items(), key=lambda item: (-item[1], item[0]))[:MOST_LISTED])
-        for facet, among in counts.items()
-    }
+    return {facet: _in_order(facet, among) for facet, among in counts.items()}
+
+
+def _in_order(facet: str, among: Counter[str]) -> dict[str, int]:
+    if facet in _RANGES:
+        return {name: among[name] for name in _RANGES[facet] if among[name]}
+    return dict(sorted(among.items(), key=lambda item: (-item[1], item[0]))[:MOST_LISTED])
 
 
 def _meets(match: Match, low: int, high: int | None) -> bool:

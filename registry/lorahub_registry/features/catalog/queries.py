@@ -184,7 +184,7 @@ _SORT_KEYS: Mapping[Sort, Any] = {
 
 def _conditions(session: Session, search: Search) -> list[ColumnElement[bool]]:
     conditions = [name_contains(session, text) for text in search.texts]
-    conditions += [or_(name_contains(session, word), has_terms(session, [f"tag:{word}"])) for word in search.words]
+    conditions += [_says(session, word) for word in search.words]
     conditions += [Repository.updated_at >= search.since] if search.since is not None else []
     if search.terms:
         conditions.append(has_terms(session, search.terms))
@@ -228,6 +228,11 @@ def found(session: Session, search: Search, *, visible_namespaces: Sequence[int]
         terms=count_terms(session, (row[0] for row in rows)),
         matches=[Match(least, most, size, name, newer) for _, least, most, size, name, *newer in rows],
     )
+
+
+def _says(session: Session, word: str) -> ColumnElement[bool]:
+    as_term = (has_terms(session, [f"{kind}:{word}"]) for kind in ("tag", "base"))
+    return or_(name_contains(session, word), *as_term)
 
 
 # --- counts -----------------------------------------------------------------------------------------------------------

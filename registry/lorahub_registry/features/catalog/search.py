@@ -37,7 +37,7 @@ class Search:
     texts: tuple[str, ...] = ()
     """Lower case; each a part of `namespace/name`."""
     words: tuple[str, ...] = ()
-    """Lower case; each a part of `namespace/name`, or a tag."""
+    """Lower case; each a part of `namespace/name`, a tag, or the name of the base."""
     author: str | None = None
     tags: tuple[str, ...] = ()
     is_gated: bool | None = None

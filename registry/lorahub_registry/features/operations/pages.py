@@ -6,7 +6,6 @@ from fastapi import Query, Response
 
 from lorahub_registry.features.accounts.viewer import FormDep, View, ViewDep
 from lorahub_registry.features.operations import administration as admin
-from lorahub_registry.features.operations.routes import ProberDep
 from lorahub_registry.infrastructure.web.pages import PageRouter
 
 router = PageRouter()
@@ -18,8 +17,8 @@ def _show(view: View, tab: str, data: dict[str, Any], **html: Any) -> Response:
 
 
 @router.page("/admin")
-def overview(view: ViewDep, prober: ProberDep) -> Response:
-    return _show(view, "overview", admin.overview(view.backend, view.principal, prober))
+def overview(view: ViewDep) -> Response:
+    return _show(view, "overview", admin.overview(view.backend, view.principal, view.request.app.state.prober))
 
 
 @router.page("/admin/users")

@@ -32,7 +32,7 @@ def name_contains(session: Session, text: str) -> ColumnElement[bool]:
     return CatalogEntry.repository_id.in_(found)
 
 
-def raw_terms(session: Session) -> ColumnElement[Any]:
+def raw_terms(session: Session) -> Any:
     """An entry's terms as they are stored, for `count_terms`."""
     return type_coerce(CatalogEntry.terms, Text) if session.get_bind().dialect.name == "sqlite" else CatalogEntry.terms
 
