@@ -90,6 +90,12 @@ def a_merge_runs(client: httpx2.Client) -> None:
     assert job["status"] == "done", job
     assert "worked/mixed@v1" in client.get(place).text
     assert client.get("/worked/mixed/resolve/v1/config.json").json()["model_type"] == "llama"
+    client.get("/worked/mixed/resolve/v1/model.safetensors").raise_for_status()
+    days = client.get("/worked/mixed.json").json()["downloadsPerDay"]
+    assert sum(days.values()) == 1
+    assert [float(value) for value in drawn(client.get("/worked/mixed").text, "Downloads per day")] == list(
+        days.values()
+    )
 
 
 def test_a_comparison_shows_nothing_of_what_one_may_not_see(catalog: Catalog, as_stranger: httpx2.Client) -> None:

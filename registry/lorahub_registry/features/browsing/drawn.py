@@ -86,3 +86,7 @@ def of_difference(
         for found in (first, second)
     ]
     return pictures.difference_map(norms[0], norms[1], names)
+
+
+def of_downloads(days: Mapping[str, int]) -> pictures.Picture | None:
+    return pictures.bars("Downloads per day", days, what="downloads") if any(days.values()) else None

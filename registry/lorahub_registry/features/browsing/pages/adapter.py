@@ -10,6 +10,7 @@ from lorahub.protocol.names import RepositoryName
 from lorahub_registry.features.accounts.viewer import View, ViewDep
 from lorahub_registry.features.browsing import adapters, cards, drawn, lineage, training, using
 from lorahub_registry.features.browsing.adapters import Opened
+from lorahub_registry.features.downloads import service as downloads
 from lorahub_registry.infrastructure.web.pages import PageRouter
 from lorahub_registry.infrastructure.web.parameters import PathInRevision, Repo, Revision
 from lorahub_registry.infrastructure.web.raw_path import decode
@@ -50,12 +51,10 @@ def _overview(view: View, opened: Opened) -> Response:
     readme = None if text is None else body_of(text)
     home = f"{view.chrome.root}/{quote(str(opened.shown['id']))}"
     rendered = cards.render(readme, home, quote(opened.revision, safe="")) if readme else None
-    data = {
-        "files": files,
-        "readme": readme,
-        "snippets": using.ways(view.backend, view.principal, opened, view.chrome.url),
-    }
-    return show(view, opened, "overview", data, rendered=rendered)
+    days = downloads.daily(view.backend, view.principal, opened.name)
+    ways = using.ways(view.backend, view.principal, opened, view.chrome.url)
+    data = {"files": files, "readme": readme, "snippets": ways, "downloadsPerDay": days}
+    return show(view, opened, "overview", data, rendered=rendered, fetched=drawn.of_downloads(days))
 
 
 def _top(view: View, opened: Opened) -> list[dict[str, Any]]:
