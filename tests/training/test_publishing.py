@@ -63,6 +63,15 @@ def test_from_rows_to_a_merged_model(
     assert training == json.loads(json.dumps(manifest.training))
     assert (training["origin"], training["run"]["steps"], training["data"]["format"]) == ("trained", 20, "completion")
     assert len(training["run"]["curve"]) == 21
+    with registry.client(token) as client:
+        client.headers["Accept"] = "text/html"
+        page, twin = (client.get(f"/{name}/colours/training/v1{ending}") for ending in ("", ".json"))
+    assert [[point["step"], point.get("loss"), point.get("eval_loss")] for point in twin.json()["points"]] == training[
+        "run"
+    ]["curve"]
+    assert twin.json()["record"] == training
+    assert "<polyline" in page.text
+    assert "What its maker states" in page.text
 
     expected = logits(peft.PeftModel.from_pretrained(base_model(llama), tmp_path / "out"))
     assert torch.equal(logits(peft.PeftModel.from_pretrained(base_model(llama), pulled)), expected)

@@ -225,6 +225,12 @@ def text_of(backend: Backend, opened: Opened, principal: Principal, path: str) -
     return str(text) if text is not None else None
 
 
+def training_of(backend: Backend, opened: Opened) -> dict[str, Any] | None:
+    """What its maker states in lorahub.json; None where he states nothing, or the visitor may not read it."""
+    found = checks.recorded_of(backend, [opened.model.commit.id]).get(opened.model.commit.id)
+    return found.facts.get("training") if found and opened.is_readable else None
+
+
 def statistics_of(backend: Backend, principal: Principal, opened: Opened) -> dict[str, Any]:
     """`status` is done, wanted or failed, and `none` for what is no adapter."""
     try:

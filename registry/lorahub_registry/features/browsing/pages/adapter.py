@@ -104,9 +104,12 @@ def weights(view: ViewDep, opened: AtRevision, module: str | None = None) -> Res
 
 @router.page(ADAPTER + "/training/{rev}")
 def training_run(view: ViewDep, opened: AtRevision) -> Response:
-    text = adapters.text_of(view.backend, opened, view.principal, training.STATE)
-    points = training.points(text or "")
-    return show(view, opened, "training", {"points": points}, curve=drawn.of_training(points))
+    record = adapters.training_of(view.backend, opened)
+    points = training.recorded_points(record or {})
+    if not points:
+        points = training.points(adapters.text_of(view.backend, opened, view.principal, training.STATE) or "")
+    data = {"record": record, "points": points, "stated": training.stated(record or {})}
+    return show(view, opened, "training", data, curve=drawn.of_training(points))
 
 
 @router.page(ADAPTER + "/lineage")
