@@ -1,7 +1,10 @@
 """Addresses of pages, for tests that look at all of them."""
 
 OF_THE_REGISTRY = ["/", "/search", "/search?search=sql", "/search?rank=..4&license=mit", "/search?base=nothing/here",
-                   "/bases", "/by-hash", "/by-hash/" + "0" * 64, "/login"]  # fmt: skip
+                   "/bases", "/by-hash", "/by-hash/" + "0" * 64, "/compare", "/merges",
+                   "/compare?a=pages-org/sql-writer%40v1&b=pages-org/poet",
+                   "/merges?base=pages-org/pages-base&adapter1=pages-org/sql-writer&adapter2=pages-org/poet",
+                   "/login"]  # fmt: skip
 OF_SOMEBODY = ["/settings", "/tokens", "/notifications", "/organizations/pages-org/members"]
 OF_ADMINISTRATORS = ["/admin", "/admin/users", "/admin/jobs", "/admin/quarantine", "/admin/audit"]
 OF_A_REPOSITORY = ["", "/v/v1", "/versions", "/commits/main", "/tree/main", "/tree/main/notes",

@@ -119,6 +119,22 @@ def verdict_of(session: Session, adapter_digest: str, base_id: int, rule_set: in
     return None if row is None else Verdict(row.verdict, row.report)
 
 
+def verdicts_of(
+    session: Session, adapter_digests: Sequence[str], base_ids: Sequence[int], rule_set: int
+) -> dict[tuple[str, int], str]:
+    """What is known of these adapters and bases, from checks and from pushes."""
+    pushed = select(AdapterFacts.digest, AdapterFacts.base_id, AdapterFacts.verdict).where(
+        AdapterFacts.digest.in_(adapter_digests),
+        AdapterFacts.base_id.in_(base_ids),
+        AdapterFacts.rule_set == rule_set,
+    )
+    asked = select(Check.adapter_digest, Check.base_id, Check.verdict).where(
+        Check.adapter_digest.in_(adapter_digests), Check.base_id.in_(base_ids), Check.rule_set == rule_set
+    )
+    rows = [*session.execute(pushed), *session.execute(asked)]
+    return {(digest, int(base_id)): verdict for digest, base_id, verdict in rows if base_id is not None}
+
+
 def insert_verdict(session: Session, adapter_digest: str, base_id: int, rule_set: int, verdict: Verdict) -> None:
     if session.get(Check, (adapter_digest, base_id, rule_set)) is None:
         session.add(

@@ -268,6 +268,20 @@ def check_revision(
     return _against(backend, opened, opened.adapter.claim.name or str(found.base.name), found)
 
 
+def kept_verdicts(
+    backend: Backend, commits: Sequence[CommitId], base_ids: Sequence[int]
+) -> dict[tuple[CommitId, int], str]:
+    """Verdicts that are known already, by commit and base. Nothing is checked for it."""
+    with backend.database.read() as session:
+        recorded = queries.recorded_of(session, commits)
+        digests = sorted({one.digest for one in recorded.values()})
+        known = queries.verdicts_of(session, digests, base_ids, RULE_SET)
+    pairs = ((commit, one.digest, base_id) for commit, one in recorded.items() for base_id in base_ids)
+    return {
+        (commit, base_id): known[digest, base_id] for commit, digest, base_id in pairs if (digest, base_id) in known
+    }
+
+
 def check_all(
     backend: Backend, principal: Principal, references: Sequence[tuple[RepositoryName, str]], wanted: Sequence[str]
 ) -> list[Checked]:

@@ -1,6 +1,6 @@
 """Counting downloads."""
 
-from sqlalchemy import insert, update
+from sqlalchemy import insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from lorahub_registry.features.catalog.trending import weight_of_a_read
@@ -27,3 +27,13 @@ def count_download(session: Session, repository_id: int) -> None:
             session.execute(one_more)
     one_read = {"downloads": Repository.downloads + 1, "trending": Repository.trending + weight_of_a_read()}
     session.execute(update(Repository).where(Repository.id == repository_id).values(one_read))
+
+
+def counts_since(session: Session, repository_id: int, day: str) -> dict[str, int]:
+    """By day, as `2026-11-24` in UTC, oldest first; days without a download have none."""
+    statement = (
+        select(DownloadsPerDay.day, DownloadsPerDay.count)
+        .where(DownloadsPerDay.repository_id == repository_id, DownloadsPerDay.day >= day)
+        .order_by(DownloadsPerDay.day)
+    )
+    return {found: count for found, count in session.execute(statement)}  # noqa: C416 (rows aren't pairs to mypy)

@@ -7,6 +7,7 @@ revision, is there such a file.
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 
 from lorahub.errors import EntryNotFound
 from lorahub.protocol.digests import git_blob_sha1, lfs_pointer
@@ -24,8 +25,12 @@ from lorahub_registry.features.revisions import service as revisions
 from lorahub_registry.features.revisions.service import Commit, RevisionFile
 from lorahub_registry.infrastructure import metrics
 from lorahub_registry.infrastructure.backend import Backend
+from lorahub_registry.infrastructure.database import now
 
 logger = logging.getLogger("lorahub")
+
+DAYS = 30
+"""Shown of a repository's downloads."""
 
 _WEIGHTS = (".safetensors", ".gguf")
 
@@ -243,3 +248,12 @@ def pointer_of(file: RevisionFile) -> tuple[str, int]:
     """Git's sha1 of the pointer text that stands for a large file in a git tree, and that text's length in bytes."""
     pointer = lfs_pointer(file.sha256, file.size)
     return git_blob_sha1(pointer), len(pointer)
+
+
+def daily(backend: Backend, principal: Principal, name: RepositoryName) -> dict[str, int]:
+    """Downloads on each of the last `DAYS` days, today's last. Raises as `find`."""
+    days = [(now() - timedelta(days=ago)).date().isoformat() for ago in reversed(range(DAYS))]
+    with backend.database.read() as session:
+        repository = permitted(session, principal, name, Action.READ)
+        counts = queries.counts_since(session, repository.id, days[0])
+    return {day: counts.get(day, 0) for day in days}

@@ -1,14 +1,16 @@
 """An adapter's pages: what it is, its versions, files, commits, weights, training, lineage, and what takes it."""
 
 from typing import Annotated, Any
+from urllib.parse import quote
 
 from fastapi import Depends, Path, Response
 from lorahub.adapters.model_card import body_of
 from lorahub.protocol.names import RepositoryName
 
 from lorahub_registry.features.accounts.viewer import View, ViewDep
-from lorahub_registry.features.browsing import adapters, lineage, training
+from lorahub_registry.features.browsing import adapters, cards, drawn, lineage, training, using
 from lorahub_registry.features.browsing.adapters import Opened
+from lorahub_registry.features.downloads import service as downloads
 from lorahub_registry.infrastructure.web.pages import PageRouter
 from lorahub_registry.infrastructure.web.parameters import PathInRevision, Repo, Revision
 from lorahub_registry.infrastructure.web.raw_path import decode
@@ -46,7 +48,13 @@ def version(view: ViewDep, opened: AtRevision) -> Response:
 def _overview(view: View, opened: Opened) -> Response:
     text = adapters.text_of(view.backend, opened, view.principal, adapters.CARD) if opened.is_readable else None
     files = _top(view, opened) if opened.is_readable else []
-    return show(view, opened, "overview", {"files": files, "readme": None if text is None else body_of(text)})
+    readme = None if text is None else body_of(text)
+    home = f"{view.chrome.root}/{quote(str(opened.shown['id']))}"
+    rendered = cards.render(readme, home, quote(opened.revision, safe="")) if readme else None
+    days = downloads.daily(view.backend, view.principal, opened.name)
+    ways = using.ways(view.backend, view.principal, opened, view.chrome.url)
+    data = {"files": files, "readme": readme, "snippets": ways, "downloadsPerDay": days}
+    return show(view, opened, "overview", data, rendered=rendered, fetched=drawn.of_downloads(days))
 
 
 def _top(view: View, opened: Opened) -> list[dict[str, Any]]:
@@ -89,19 +97,22 @@ def file(view: ViewDep, opened: AtRevision, path: PathInRevision) -> Response:
 
 
 @router.page(ADAPTER + "/weights/{rev}")
-def weights(view: ViewDep, opened: AtRevision) -> Response:
-    return show(view, opened, "weights", adapters.statistics_of(view.backend, view.principal, opened))
+def weights(view: ViewDep, opened: AtRevision, module: str | None = None) -> Response:
+    found = adapters.statistics_of(view.backend, view.principal, opened)
+    return show(view, opened, "weights", found, **drawn.of_weights(found, module))
 
 
 @router.page(ADAPTER + "/training/{rev}")
 def training_run(view: ViewDep, opened: AtRevision) -> Response:
     text = adapters.text_of(view.backend, opened, view.principal, training.STATE)
-    return show(view, opened, "training", {"points": training.points(text or "")})
+    points = training.points(text or "")
+    return show(view, opened, "training", {"points": points}, curve=drawn.of_training(points))
 
 
 @router.page(ADAPTER + "/lineage")
 def lineage_of(view: ViewDep, opened: Usual) -> Response:
-    return show(view, opened, "lineage", lineage.around(view.backend, view.principal, opened))
+    around = lineage.around(view.backend, view.principal, opened)
+    return show(view, opened, "lineage", around, graph=drawn.of_lineage(opened.shown["id"], around))
 
 
 @router.page(ADAPTER + "/compat")

@@ -10,7 +10,7 @@ from lorahub_registry.features.accounts import service as accounts
 from lorahub_registry.features.accounts.viewer import ViewDep
 from lorahub_registry.features.bases import service as bases
 from lorahub_registry.features.bases.service import NamedBase
-from lorahub_registry.features.browsing import service
+from lorahub_registry.features.browsing import drawn, service
 from lorahub_registry.features.catalog import service as catalog
 from lorahub_registry.features.catalog.search import Search
 from lorahub_registry.features.checks import service as checks
@@ -45,14 +45,15 @@ def base(view: ViewDep, name: Annotated[str, Path()], cursor: str | None = None)
     rows, following = service.adapters(view.backend, view.principal, search, cursor=cursor)
     if not known and not rows:
         raise BaseNotFound(f"no base is called {asked[:200]}", hint="register it: lorahub base add")
-    data = {
+    data: dict[str, Any] = {
         "name": known[0].name if known else asked,
         "revision": revision or None,
         "registrations": [_base(named) for named in known],
         "adapters": rows,
         "next": f"/base/{name}?cursor={following}" if following else None,
     }
-    return view.render("browsing/base.html", data)
+    data["fits"], matrix = drawn.fit(view.backend, rows, known)
+    return view.render("browsing/base.html", data, html={"matrix": matrix})
 
 
 def _base(named: NamedBase) -> dict[str, Any]:

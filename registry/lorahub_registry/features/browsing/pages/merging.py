@@ -1,0 +1,140 @@
+"""The merge composer: what a merge costs, starting it, and how far it is."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from fastapi import Request, Response
+from lorahub.errors import InvalidRecipe, LorahubError
+from lorahub.merging.combine import COMBINATIONS
+from lorahub.merging.recipe import Recipe, recipe_of
+from lorahub.protocol.names import RepositoryName
+
+from lorahub_registry.features.accounts.viewer import FormDep, View, ViewDep
+from lorahub_registry.features.merges import service as merges
+from lorahub_registry.features.merges.service import Shown
+from lorahub_registry.infrastructure.web.pages import PageRouter
+from lorahub_registry.infrastructure.web.times import wire_time
+
+router = PageRouter()
+LINES = 6
+"""Adapters that the form has room for."""
+MOST_ASKED = 300
+"""Letters of a field."""
+
+
+@router.page("/merges")
+def compose(view: ViewDep, request: Request) -> Response:
+    """What was filled in comes by the address, so that a merge can be shared before it is started."""
+    asked = _asked(request.query_params)
+    data: dict[str, Any] = {"asked": asked, "plan": None, "error": None, "methods": _methods(), "jobs": []}
+    if not view.principal.is_anonymous:
+        data["jobs"] = [_job(shown) for shown in merges.own_jobs(view.backend, view.principal)[:20]]
+    if asked["base"] and any(line["source"] for line in asked["adapters"]):
+        data |= _planned(view, asked)
+    return view.render("browsing/merges.html", data)
+
+
+def _methods() -> dict[str, str]:
+    return {name: made.preserves for name, made in COMBINATIONS.items()}
+
+
+def _asked(fields: Mapping[str, str]) -> dict[str, Any]:
+    lines = [
+        {
+            "source": fields.get(f"adapter{number}", "").strip()[:MOST_ASKED],
+            "weight": fields.get(f"weight{number}", "1").strip()[:20],
+        }
+        for number in range(1, LINES + 1)
+    ]
+    return {
+        "base": fields.get("base", "").strip()[:MOST_ASKED],
+        "method": fields.get("method", "sum"),
+        "rank": fields.get("rank", "").strip()[:6],
+        "density": fields.get("density", "").strip()[:20],
+        "adapters": lines,
+    }
+
+
+def _recipe(asked: Mapping[str, Any]) -> Recipe:
+    lines = [line for line in asked["adapters"] if line["source"]]
+    options = COMBINATIONS[asked["method"]].options if asked["method"] in COMBINATIONS else ()
+    return recipe_of(
+        {
+            "base": asked["base"],
+            "method": asked["method"],
+            "adapters": [{"source": line["source"], "weight": _number(line["weight"])} for line in lines],
+            **({"rank": int(_number(asked["rank"]))} if "rank" in options and asked["rank"] else {}),
+            **({"density": _number(asked["density"])} if "density" in options and asked["density"] else {}),
+        }
+    )
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise InvalidRecipe(f"{text[:20]!r} is no number") from None
+
+
+def _planned(view: View, asked: Mapping[str, Any]) -> dict[str, Any]:
+    try:
+        made = merges.plan(view.backend, view.principal, _recipe(asked))
+    except LorahubError as error:
+        return {"error": {"message": error.message, "hint": error.hint}}
+    plan = {
+        "digest": made.digest,
+        "files": made.files,
+        "cost": made.cost.as_json(),
+        "notes": list(made.notes),
+        "recipe": made.recipe.as_json(),
+        "yaml": made.recipe.as_yaml(),
+    }
+    return {"plan": plan, "revision": _without_a_job(made.recipe)}
+
+
+def _without_a_job(recipe: Recipe) -> dict[str, str] | None:
+    """One adapter at full weight is a revision that is there already."""
+    only = recipe.adapters[0]
+    if len(recipe.adapters) != 1 or only.weight != 1 or only.layers:
+        return None
+    name, _, revision = only.source.partition("@")
+    return {"repository": name, "revision": f"merged/{revision}" if revision else "merged"}
+
+
+@router.form("/merges")
+def start(form: FormDep) -> Response:
+    view = form.view
+    name = RepositoryName.parse(form.text("target"))
+    is_private = form.text("visibility") == "private"
+    shown = merges.start(view.backend, view.principal, _recipe(_asked(form.fields)), name, is_private=is_private)
+    return view.redirect(f"/merges/{shown.job.id}")
+
+
+@router.page("/merges/{job}")
+def progress(view: ViewDep, job: str) -> Response:
+    """Raises `NotFound`, for others' jobs too."""
+    return view.render("browsing/merge.html", {"job": _job(merges.find(view.backend, view.principal, job))})
+
+
+@router.form("/merges/{job}/cancel")
+def cancel(form: FormDep, job: str) -> Response:
+    merges.cancel(form.view.backend, form.view.principal, job)
+    return form.view.redirect(f"/merges/{job}")
+
+
+def _job(shown: Shown) -> dict[str, Any]:
+    job = shown.job
+    return {
+        "id": job.id,
+        "status": job.status,
+        "open": job.is_open,
+        "target": shown.target,
+        "reference": shown.reference,
+        "version": job.version,
+        "recipe": job.sources["recipe"],
+        "bytes": job.bytes,
+        "done": job.done,
+        "error": job.error,
+        "createdAt": wire_time(job.created_at),
+        "finishedAt": None if job.finished_at is None else wire_time(job.finished_at),
+    }

@@ -1,0 +1,271 @@
+"""How an adapter is used in each runtime, ready to be copied: names filled in, the revision pinned, the right options.
+
+Pure. Whether a runtime takes the adapter is the check's verdict; one that doesn't keeps its place, with the reason.
+"""
+
+import json
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from lorahub.adapters.runtimes import VLLM_RANKS
+
+_USUAL_RANK = 16
+_UNCHECKED = "nobody checked whether this runtime takes it"
+_CLASSES = {
+    "text-generation": "AutoModelForCausalLM",
+    "text2text-generation": "AutoModelForSeq2SeqLM",
+    "text-classification": "AutoModelForSequenceClassification",
+    "token-classification": "AutoModelForTokenClassification",
+    "question-answering": "AutoModelForQuestionAnswering",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """An adapter at a version. `verdicts` are the runtimes' as `RuntimeVerdict.as_json` gives them."""
+
+    repository: str
+    revision: str
+    url: str
+    base: str | None = None
+    base_revision: str | None = None
+    task: str | None = None
+    rank: int = 0
+    """The largest."""
+    weights_file: str | None = None
+    triggers: Sequence[str] = ()
+    is_mergeable: bool = False
+    is_base_here: bool = False
+    """Whether the base is read from this registry too."""
+    verdicts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    @property
+    def reference(self) -> str:
+        return f"{self.repository}@{self.revision}"
+
+    @property
+    def short_name(self) -> str:
+        return self.repository.rpartition("/")[2]
+
+    @property
+    def base_or_place(self) -> str:
+        return self.base or "BASE"
+
+
+@dataclass(frozen=True, slots=True)
+class Snippet:
+    """`reasons` say what to mind, or why it can't be used."""
+
+    key: str
+    label: str
+    language: str
+    text: str
+    loads: str = "yes"
+    reasons: tuple[str, ...] = ()
+
+    @property
+    def is_usable(self) -> bool:
+        return self.loads in ("yes", "with", "unknown")
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "runtime": self.key,
+            "label": self.label,
+            "language": self.language,
+            "text": self.text,
+            "loads": self.loads,
+            "usable": self.is_usable,
+            "reasons": list(self.reasons),
+        }
+
+
+Writer = Callable[[Subject], str]
+
+
+def snippets(subject: Subject) -> list[Snippet]:
+    """All of them, in the order in which they are shown."""
+    return [_own(subject), _hub(subject), _merged(subject), *(_made(subject, *one) for one in _RUNTIMES)]
+
+
+def _made(subject: Subject, key: str, runtime: str, label: str, language: str, write: Writer) -> Snippet:
+    verdict = subject.verdicts.get(runtime)
+    text = write(subject)
+    if verdict is None:
+        return Snippet(key, label, language, text, "unknown", (_UNCHECKED,))
+    reasons = tuple(reason["message"] for reason in verdict["reasons"])
+    return Snippet(key, label, language, text, verdict["loads"], reasons)
+
+
+# --- the registry's own -----------------------------------------------------------------------------------------------
+
+
+def _own(subject: Subject) -> Snippet:
+    text = f"lorahub pull {_word(subject.reference)} {_folder(subject)} --endpoint {_word(subject.url)}"
+    return Snippet("lorahub", "lorahub", "shell", text)
+
+
+def _hub(subject: Subject) -> Snippet:
+    """A token is always named: without one, `hf` sends the Hub's to whatever address it is given."""
+    text = (
+        f"{_environment(subject)} \\\n"
+        f"hf download {_word(subject.repository)} --revision {_word(subject.revision)} --local-dir {_folder(subject)}"
+    )
+    return Snippet("hf", "hf", "shell", text)
+
+
+def _merged(subject: Subject) -> Snippet:
+    text = (
+        "from transformers import {kind}\n\n"
+        "# {environment}\n"
+        "model = {kind}.from_pretrained({name}, revision={revision})"
+    ).format(
+        kind=_class(subject),
+        environment=_environment(subject),
+        name=json.dumps(subject.repository),
+        revision=json.dumps(f"merged/{subject.revision}"),
+    )
+    if subject.is_mergeable:
+        return Snippet("transformers", "transformers, merged", "python", text)
+    return Snippet("transformers", "transformers, merged", "python", text, "no", ("this adapter can't be folded in",))
+
+
+# --- runtimes ---------------------------------------------------------------------------------------------------------
+
+
+def _pull(subject: Subject, runtime: str) -> str:
+    return f"lorahub pull {_word(subject.reference)} {_folder(subject)} --for {runtime} --endpoint {_word(subject.url)}"
+
+
+def _peft(subject: Subject) -> str:
+    revision = f", revision={json.dumps(subject.base_revision)}" if subject.base_revision else ""
+    here = f"# {_environment(subject)}\n" if subject.is_base_here else ""
+    return (
+        f"# {_pull(subject, 'peft')}\n{here}"
+        f"from peft import PeftModel\n"
+        f"from transformers import {_class(subject)}\n\n"
+        f"base = {_class(subject)}.from_pretrained({json.dumps(subject.base_or_place)}{revision})\n"
+        f"model = PeftModel.from_pretrained(base, {json.dumps('./' + subject.short_name)})"
+    )
+
+
+def _vllm(subject: Subject) -> str:
+    revision = f" --revision {_word(subject.base_revision)}" if subject.base_revision else ""
+    return (
+        f"{_pull(subject, 'vllm')}\n"
+        f"vllm serve {_word(subject.base_or_place)}{revision} --enable-lora{_option(subject)} \\\n"
+        f"  --lora-modules {_word(f'{subject.short_name}=./{subject.short_name}')}"
+    )
+
+
+def _vllm_runtime(subject: Subject) -> str:
+    body = json.dumps({"lora_name": subject.short_name, "lora_path": f"/path/to/{subject.short_name}"})
+    return (
+        f"{_pull(subject, 'vllm')}\n"
+        f"# the server: VLLM_ALLOW_RUNTIME_LORA_UPDATING=True vllm serve … --enable-lora{_option(subject)}\n"
+        f"curl http://localhost:8000/v1/load_lora_adapter -H 'Content-Type: application/json' -d {shlex.quote(body)}"
+    )
+
+
+def _sglang(subject: Subject) -> str:
+    revision = f" --revision {_word(subject.base_revision)}" if subject.base_revision else ""
+    return (
+        f"{_pull(subject, 'sglang')}\n"
+        f"python -m sglang.launch_server --model-path {_word(subject.base_or_place)}{revision} \\\n"
+        f"  --enable-lora{_option(subject)} --lora-paths {_word(f'{subject.short_name}=./{subject.short_name}')}"
+    )
+
+
+def _lorax(subject: Subject) -> str:
+    body = {
+        "inputs": "Hello",
+        "parameters": {"adapter_id": f"/data/{subject.short_name}", "adapter_source": "local"},
+    }
+    return (
+        f"lorahub pull {_word(subject.reference)} /data/{_word(subject.short_name)} --for lorax"
+        f" --endpoint {_word(subject.url)}\n"
+        f"curl http://localhost:8080/generate -H 'Content-Type: application/json' -d {shlex.quote(json.dumps(body))}"
+    )
+
+
+def _llama_cpp(subject: Subject) -> str:
+    folder = _folder(subject)
+    return f"{_pull(subject, 'llama.cpp')}\nllama-server -m base.gguf --lora {folder}/*.gguf"
+
+
+def _ollama(subject: Subject) -> str:
+    folder = _folder(subject)
+    name = _word(subject.short_name.lower())
+    return (
+        f"{_pull(subject, 'ollama')}\n"
+        f"printf 'FROM base.gguf\\nADAPTER %s\\n' {folder}/*.gguf > Modelfile\n"
+        f"ollama create {name} -f Modelfile && ollama run {name}"
+    )
+
+
+def _diffusers(subject: Subject) -> str:
+    file = subject.weights_file or "pytorch_lora_weights.safetensors"
+    prompt = ", ".join(subject.triggers) or "a photo"
+    return (
+        f"# {_pull(subject, 'diffusers')}\n"
+        f"from diffusers import AutoPipelineForText2Image\n\n"
+        f"pipe = AutoPipelineForText2Image.from_pretrained({json.dumps(subject.base_or_place)})\n"
+        f"pipe.load_lora_weights({json.dumps('./' + subject.short_name)}, weight_name={json.dumps(file)},"
+        f" adapter_name={json.dumps('one')})\n"
+        f"pipe.set_adapters({json.dumps('one')}, 0.8)\n"
+        f"image = pipe({json.dumps(prompt)}).images[0]"
+    )
+
+
+def _comfyui(subject: Subject) -> str:
+    words = f"\n# in the prompt: {_comment(', '.join(subject.triggers))}" if subject.triggers else ""
+    return (
+        f"lorahub pull {_word(subject.reference)} ComfyUI/models/loras/{_word(subject.short_name)} --for comfyui"
+        f" --endpoint {_word(subject.url)}\n# then refresh, and choose it in a LoraLoader{words}"
+    )
+
+
+def _option(subject: Subject) -> str:
+    """Both servers take ranks up to 16, unless they are told; vLLM knows some ranks only."""
+    if subject.rank <= _USUAL_RANK:
+        return ""
+    return f" --max-lora-rank {next((rank for rank in VLLM_RANKS if rank >= subject.rank), subject.rank)}"
+
+
+_RUNTIMES: tuple[tuple[str, str, str, str, Writer], ...] = (
+    ("peft", "peft", "PEFT", "python", _peft),
+    ("vllm", "vllm", "vLLM", "shell", _vllm),
+    ("vllm-runtime", "vllm", "vLLM, running", "shell", _vllm_runtime),
+    ("sglang", "sglang", "SGLang", "shell", _sglang),
+    ("lorax", "lorax", "LoRAX", "shell", _lorax),
+    ("llama.cpp", "llama.cpp", "llama.cpp", "shell", _llama_cpp),
+    ("ollama", "ollama", "Ollama", "shell", _ollama),
+    ("diffusers", "diffusers", "diffusers", "python", _diffusers),
+    ("comfyui", "comfyui", "ComfyUI", "shell", _comfyui),
+)
+
+
+# --- words ------------------------------------------------------------------------------------------------------------
+
+
+def _class(subject: Subject) -> str:
+    return _CLASSES.get(subject.task or "", "AutoModelForCausalLM" if subject.task is None else "AutoModel")
+
+
+def _environment(subject: Subject) -> str:
+    """Only for one command: it is the address of base models too."""
+    return f'HF_ENDPOINT={_word(subject.url)} HF_TOKEN="$LORAHUB_TOKEN" HF_HOME="$HOME/.cache/lorahub-hf"'
+
+
+def _folder(subject: Subject) -> str:
+    return _word(f"./{subject.short_name}")
+
+
+def _word(text: str | None) -> str:
+    """One word of a shell, whatever it holds."""
+    return shlex.quote(_comment(text or ""))
+
+
+def _comment(text: str) -> str:
+    return "".join(letter if letter.isprintable() else " " for letter in text)

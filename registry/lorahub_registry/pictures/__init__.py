@@ -1,0 +1,19 @@
+"""Pictures: stored numbers become inline SVG, one sentence on what they show, and the same numbers as a table."""
+
+from lorahub_registry.pictures.charts import bars, curve, spectrum
+from lorahub_registry.pictures.lineage import lineage
+from lorahub_registry.pictures.maps import Verdict, difference_map, fit_matrix, norm_map, relative_map
+from lorahub_registry.pictures.picture import Picture
+
+__all__ = [
+    "Picture",
+    "Verdict",
+    "bars",
+    "curve",
+    "difference_map",
+    "fit_matrix",
+    "lineage",
+    "norm_map",
+    "relative_map",
+    "spectrum",
+]

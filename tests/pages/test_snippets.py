@@ -1,0 +1,23 @@
+"""Options and words of the snippets that can't be run here."""
+
+import shlex
+
+import pytest
+from lorahub_registry.features.catalog.snippets import Subject, snippets
+from pages.payloads import PAYLOADS
+
+
+@pytest.mark.parametrize(("rank", "flag"), [(8, None), (16, None), (17, "32"), (64, "64"), (300, "320")])
+def test_vllm_is_told_the_rank_where_it_must_be(rank: int, flag: str | None) -> None:
+    made = {one.key: one.text for one in snippets(Subject("o/a", "v2", "https://r", base="m/base", rank=rank))}
+    words = shlex.split(made["vllm"])
+    assert (words[words.index("--max-lora-rank") + 1] if "--max-lora-rank" in words else None) == flag
+    assert "o/a@v2" in words
+
+
+@pytest.mark.parametrize("base", [*PAYLOADS[:12], "a'; touch hurt #", "$(touch hurt)", "`touch hurt`", "a\nb"])
+def test_a_base_is_one_word_whatever_its_name(base: str) -> None:
+    made = {one.key: one.text for one in snippets(Subject("o/a", "v2", "https://r", base=base))}
+    words = shlex.split(made["vllm"])
+    assert words[words.index("serve") + 1] == base.replace("\n", " ")
+    compile(made["peft"], "peft", "exec")
