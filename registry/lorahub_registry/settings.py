@@ -101,6 +101,9 @@ class Settings(BaseSettings):
     commit_operations: int = Field(default=10_000, description="most files added or deleted by one commit")
     revision_files: int = Field(default=10_000, description="most files of one revision")
     json_body_bytes: int = Field(default=8 << 20, description="bytes; longest JSON or form body")
+    form_body_bytes: int = Field(
+        default=4 << 30, description="bytes; longest form with files, which passes through the registry's process"
+    )
     bundle_bytes: int = Field(default=1 << 40, description="bytes; largest bundle that is imported")
     bundle_key: Path | None = Field(
         default=None, description="file of a public key in PEM; only bundles that were signed with it are imported"

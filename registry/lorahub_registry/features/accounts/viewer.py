@@ -6,7 +6,7 @@ knows. The session's cookie is worth nothing at the API, but for reading.
 
 import hashlib
 import secrets
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, replace
 from hmac import compare_digest
 from typing import Annotated, Any
@@ -15,12 +15,13 @@ from urllib.parse import parse_qsl, urlsplit
 from fastapi import Depends, Request, Response
 from fastapi.responses import RedirectResponse
 from lorahub.errors import InvalidToken, MalformedBody, NotPermitted, UnsupportedMediaType
+from starlette.datastructures import UploadFile
 
 from lorahub_registry.features.accounts.caller import SESSION_COOKIE, the_caller
 from lorahub_registry.features.accounts.permissions import Principal, is_site_admin
 from lorahub_registry.features.accounts.service import principal_of_session
 from lorahub_registry.infrastructure.backend import Backend
-from lorahub_registry.infrastructure.web import pages
+from lorahub_registry.infrastructure.web import multipart, pages
 from lorahub_registry.infrastructure.web.backend import BackendDep, PublicUrl
 from lorahub_registry.infrastructure.web.bodies import raw_body
 from lorahub_registry.infrastructure.web.pages import Chrome
@@ -137,10 +138,14 @@ def open_form(request: Request, view: ViewDep, body: Annotated[bytes, Depends(ra
 
 def the_form(form: Annotated[Form, Depends(open_form)]) -> Form:
     """Raises `NotPermitted` for a form that no page of this session sent."""
-    expected = form.view.chrome.csrf
-    if not expected or not compare_digest(form.fields.get("csrf", "").encode(), expected.encode()):
-        raise NotPermitted("this form belongs to a session that is over", hint="open the page again and send it anew")
+    _require_secret(form.view, form.fields)
     return form
+
+
+def _require_secret(view: View, fields: Mapping[str, str]) -> None:
+    expected = view.chrome.csrf
+    if not expected or not compare_digest(fields.get("csrf", "").encode(), expected.encode()):
+        raise NotPermitted("this form belongs to a session that is over", hint="open the page again and send it anew")
 
 
 def _require_own_origin(request: Request, view: View) -> None:
@@ -154,5 +159,34 @@ def _origin(url: str) -> str:
     return f"{parts.scheme}://{parts.netloc}"
 
 
+@dataclass(frozen=True, slots=True)
+class FormWithFiles:
+    """`values` has every value of a field that came several times. The files are gone when the request is answered."""
+
+    view: View
+    values: Mapping[str, list[str]]
+    files: list[UploadFile]
+
+    def text(self, name: str) -> str:
+        return self.values.get(name, [""])[-1].strip()
+
+
+async def the_form_with_files(request: Request, view: ViewDep) -> AsyncIterator[FormWithFiles]:
+    """As `the_form`. What may be asked before the body is received (who sends it, from where) is asked before."""
+    _require_own_origin(request, view)
+    view.principal.require_account()
+    async with multipart.received(request, limit=view.backend.settings.form_body_bytes) as sent:
+        values: dict[str, list[str]] = {}
+        files = []
+        for name, value in sent.multi_items():
+            if isinstance(value, str):
+                values.setdefault(name, []).append(value)
+            elif value.filename:
+                files.append(value)
+        _require_secret(view, {"csrf": values.get("csrf", [""])[-1]})
+        yield FormWithFiles(view, values, files)
+
+
 OpenForm = Annotated[Form, Depends(open_form)]
 FormDep = Annotated[Form, Depends(the_form)]
+FilesFormDep = Annotated[FormWithFiles, Depends(the_form_with_files)]

@@ -19,6 +19,7 @@ from lorahub.errors import (
     BlobVanished,
     Conflict,
     EntryNotFound,
+    InvalidAdapter,
     InvalidInput,
     MalformedBody,
     RevisionNotFound,
@@ -138,6 +139,15 @@ class Derived:
     judged: Judged | None
 
 
+@dataclass(frozen=True, slots=True)
+class Examined:
+    """What publishing would say. `refusal` is None where it would be taken; `judged` None for what is no adapter."""
+
+    paths: list[str]
+    judged: Judged | None
+    refusal: InvalidAdapter | None
+
+
 # --- the steps --------------------------------------------------------------------------------------------------------
 
 
@@ -171,6 +181,22 @@ def publish(
         if published is not None:
             return published
     raise revisions.branch_moved()
+
+
+def examine(backend: Backend, principal: Principal, name: RepositoryName, branch: str, body: BinaryIO) -> Examined:
+    """All of `publish` but the recording. Raises what its steps raise, but for a refused adapter."""
+    repository, account_id = authorise(backend, principal, name, branch)
+    request = read_request(backend, body, account_id=account_id, repository=repository)
+    plan = lay_tree(backend, principal, repository, branch, request)
+    judged = None
+    try:
+        blobs = inspect(backend, plan)
+        judged = checks.judge(backend, principal, plan.files, blobs)
+        if judged is not None:
+            checks.admit(backend, repository, judged, changed=plan.added)
+    except InvalidAdapter as refusal:
+        return Examined(sorted(plan.files), judged, refusal)
+    return Examined(sorted(plan.files), judged, None)
 
 
 def authorise(backend: Backend, principal: Principal, name: RepositoryName, branch: str) -> tuple[Repository, int]:

@@ -9,10 +9,11 @@ from lorahub_registry.features.browsing.pages import (
     places,
     search,
     settings,
+    uploading,
 )
 from lorahub_registry.infrastructure.web.pages import PageRouter
 
 router = PageRouter()
-for part in (home, search, compare, merging, notifications, places, settings, adapter):
+for part in (home, search, compare, merging, notifications, places, settings, uploading, adapter):
     router.include_router(part.router)
 router.include_router(places.own_names)

@@ -7,6 +7,7 @@ from lorahub.errors import AccountNotFound, BaseNotFound
 from lorahub.protocol.digests import parse_sha256
 
 from lorahub_registry.features.accounts import service as accounts
+from lorahub_registry.features.accounts.permissions import Action, may
 from lorahub_registry.features.accounts.viewer import ViewDep
 from lorahub_registry.features.bases import service as bases
 from lorahub_registry.features.bases.service import NamedBase
@@ -102,6 +103,7 @@ def namespace(view: ViewDep, namespace: str, cursor: str | None = None) -> Respo
         "createdAt": wire_time(account.created_at),
         "adapters": rows,
         "next": f"/{account.name}?cursor={following}" if following else None,
+        "mayWrite": may(view.principal, Action.WRITE, account.name),
         "isOwn": view.principal.name == account.name and not view.principal.is_anonymous,
     }
     return view.render("browsing/namespace.html", data)
