@@ -104,8 +104,9 @@ def _card(method: str, base: BaseModel, made: Mapping[str, Any], library: str) -
         ("method", method),
         ("trained on", f"{data['train']['rows']} rows, {run['tokens']:,} tokens in {run['steps']} steps"),
         ("loss", f"{_number(run['loss']['first'])} → {_number(run['loss']['last'])}"),
-        ("evaluation loss", f"{_number(evaluated['untrained'])} → {_number(evaluated['kept'])}"),
     ]
+    if evaluated["kept"] is not None:
+        rows.append(("evaluation loss", f"{_number(evaluated['untrained'])} → {_number(evaluated['kept'])}"))
     table = "\n".join(f"| {name} | {value} |" for name, value in rows)
     return (
         "---\n" + "\n".join(front) + "\n---\n\n"

@@ -15,6 +15,7 @@ from markupsafe import Markup
 
 MOST_LETTERS = 64 << 10
 """Of a card that is rendered; a longer one is shown as it was written."""
+_PIXELS = (".png", ".jpg", ".jpeg", ".gif", ".webp")
 _SCHEMES = {"http", "https", "mailto"}
 _TAGS = set("p h2 h3 h4 h5 h6 ul ol li blockquote pre code em strong s hr br a img table thead tbody tr th td".split())
 _ATTRIBUTES = {"a": {"href", "title"}, "img": {"src", "alt", "title"}, "ol": {"start"}}
@@ -68,8 +69,10 @@ def _adapt(token: Token, home: str, revision: str) -> None:
         source = str(token.attrGet("src") or "")
         if urlsplit(source).scheme:
             _name_only(token, source)
-        else:
+        elif source.lower().endswith(_PIXELS):
             token.attrSet("src", _within(source, f"{home}/resolve/{revision}"))
+        else:
+            _link_instead(token, source, _within(source, f"{home}/blob/{revision}"))
 
 
 def _name_only(token: Token, source: str) -> None:
@@ -77,6 +80,12 @@ def _name_only(token: Token, source: str) -> None:
     token.type, token.tag, token.nesting = "text", "", 0
     token.content = f"[image: {token.content or source}]"
     token.children = None
+
+
+def _link_instead(token: Token, source: str, page: str) -> None:
+    """An SVG can hold scripts; it is never served as what it is."""
+    token.type, token.tag, token.nesting, token.children = "html_inline", "", 0, None
+    token.content = Markup('<a href="{}">{}</a>').format(page, token.content or source)
 
 
 def _within(address: str, place: str) -> str:
