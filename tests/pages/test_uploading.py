@@ -46,7 +46,7 @@ def in_page(catalog: Catalog, context: BrowserContext) -> Page:
     return page
 
 
-def test_from_no_repository_to_a_second_version(
+def test_from_no_repository_to_a_second_version(  # noqa: PLR0915 (one journey)
     catalog: Catalog, context: BrowserContext, adapter: Path, request: pytest.FixtureRequest
 ) -> None:
     name = "by-browser-" + ("js" if "with scripts" in request.node.name else "plain")
@@ -89,7 +89,7 @@ def test_from_no_repository_to_a_second_version(
     page.get_by_role("button", name="Publish", exact=True).click()
     assert path_of(page) == f"/pages-org/{name}/v/v2"
     with lorahub.Hub(catalog.url, token=catalog.owner) as hub:
-        got = hub.pull(f"pages-org/{name}@v2")
+        got = hub.pull(f"pages-org/{name}@v2").path
     assert (got / WEIGHTS).read_bytes() == (adapter / WEIGHTS).read_bytes()
     assert (got / CONFIG).read_bytes() == (adapter / CONFIG).read_bytes()
 
@@ -148,7 +148,7 @@ def test_who_may_not_write_sees_no_form_and_sends_nothing(catalog: Catalog, as_s
 def test_a_form_names_no_bytes_that_others_brought(catalog: Catalog, as_stranger: httpx2.Client) -> None:
     """The digest of a private file is worth nothing without its bytes, small or large."""
     with lorahub.Hub(catalog.url, token=catalog.owner) as hub:
-        folder = hub.pull(catalog.private)
+        folder = hub.pull(catalog.private).path
     secret = csrf(as_stranger, "/tokens")
     fields = {"csrf": secret, "namespace": "pages-stranger", "name": "thief", "visibility": "private"}
     assert as_stranger.post("/new", data=fields).status_code == 303
