@@ -162,7 +162,8 @@ def test_a_form_names_no_bytes_that_others_brought(catalog: Catalog, as_stranger
                 data={"csrf": secret, "kept": kept},
                 files=[("files", ("", b"", "application/octet-stream"))],
             )
-            assert answer.status_code == 404, answer.text
+            assert answer.status_code == 400, answer.text
+            assert "Nothing was published" in answer.text
 
 
 @pytest.mark.parametrize(
@@ -203,7 +204,7 @@ def test_a_card_is_previewed_saved_and_never_lost(
         text = api.get(f"/{name}/resolve/main/README.md").text
     assert text == "---\nlicense: mit\n---\n# Mine\n\n<script>document.title='owned'</script>"
     (made,) = catalog.registry.sql(
-        "SELECT count(*) FROM audit_events WHERE action = 'revision.publish' AND target = :name", name=name
+        "SELECT count(*) FROM audit_events WHERE action = 'revision.publish' AND subject = :name", name=name
     )[0]
     assert made == 3
     page.goto(f"{catalog.url}/{name}/card")
