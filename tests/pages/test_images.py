@@ -11,7 +11,7 @@ import pytest
 from pages.conftest import Catalog
 from playwright.sync_api import BrowserContext, Page, expect
 
-NAME = "pages-org/painter"
+NAME = "pages-owner/painter"
 CARD = """---
 base_model: pages-org/pages-base
 instance_prompt: in the style of <b>zorn</b>
@@ -76,11 +76,11 @@ def test_images_and_trigger_words_are_shown(
 def test_sensitive_images_are_covered_until_asked_for(
     catalog: Catalog, context: BrowserContext, push: Callable[..., None], request: pytest.FixtureRequest
 ) -> None:
-    push("pages-org/painter-of-nudes", tag="not-for-all-audiences")
+    push("pages-owner/painter-of-nudes", tag="not-for-all-audiences")
     page = context.new_page()
     asked: list[str] = []
     page.on("request", lambda sent: asked.append(sent.url))
-    page.goto(f"{catalog.url}/pages-org/painter-of-nudes")
+    page.goto(f"{catalog.url}/pages-owner/painter-of-nudes")
     boat = page.get_by_role("img", name="a boat")
     expect(boat).not_to_be_visible()
     page.wait_for_load_state("networkidle")
@@ -93,7 +93,7 @@ def test_sensitive_images_are_covered_until_asked_for(
 def test_an_image_is_served_as_what_it_is_or_not_at_all(
     as_owner: httpx2.Client, as_stranger: httpx2.Client, push: Callable[..., None]
 ) -> None:
-    name = "pages-org/hidden-painter"
+    name = "pages-owner/hidden-painter"
     push(name, tag="art", private=True)
     answer = as_owner.get(f"/{name}/image/main/images/boat.png")
     assert answer.content == png()

@@ -51,11 +51,11 @@ def test_from_no_repository_to_a_second_version(  # noqa: PLR0915 (one journey)
 ) -> None:
     name = "by-browser-" + ("js" if "with scripts" in request.node.name else "plain")
     page = in_page(catalog, context)
-    page.goto(f"{catalog.url}/pages-org")
+    page.goto(f"{catalog.url}/pages-owner")
     page.get_by_role("link", name="New adapter").click()
     page.get_by_role("textbox", name="Name", exact=False).last.fill(name)
     page.get_by_role("button", name="Create").click()
-    assert path_of(page) == f"/pages-org/{name}/upload"
+    assert path_of(page) == f"/pages-owner/{name}/upload"
 
     (adapter / WEIGHTS).write_bytes(builders.lora_weights(width=24))
     page.get_by_label("Files").set_input_files(chosen(adapter))
@@ -68,28 +68,28 @@ def test_from_no_repository_to_a_second_version(  # noqa: PLR0915 (one journey)
         page.get_by_label("Files").set_input_files(chosen(adapter))
         page.get_by_role("button", name="Publish", exact=True).click()
         expect(page.get_by_role("heading", name="Nothing was published")).to_be_visible()
-    assert versions(catalog, f"pages-org/{name}") == []
+    assert versions(catalog, f"pages-owner/{name}") == []
     page.get_by_role("region", name="Findings").get_by_role("link").first.click()
     expect(page.get_by_role("heading", name="Cure")).to_be_visible()
 
     (adapter / WEIGHTS).write_bytes(builders.lora_weights(seed=3))
-    page.goto(f"{catalog.url}/pages-org/{name}/upload")
+    page.goto(f"{catalog.url}/pages-owner/{name}/upload")
     page.get_by_label("Files").set_input_files(chosen(adapter))
     page.get_by_label("What changed").fill("the right width")
     with unchanged(catalog):
         page.get_by_role("button", name="Check only").click()
         expect(page.get_by_role("status")).to_contain_text("It would be published")
     page.get_by_role("button", name="Publish these files").click()
-    assert path_of(page) == f"/pages-org/{name}/v/v1"
+    assert path_of(page) == f"/pages-owner/{name}/v/v1"
     expect(page.locator("main").get_by_text("tensors match").first).to_be_visible()
 
     (adapter / WEIGHTS).write_bytes(builders.lora_weights(seed=4))
     page.get_by_role("navigation", name="Parts").get_by_role("link", name="Upload").click()
     page.get_by_label("Files").set_input_files([adapter / WEIGHTS])
     page.get_by_role("button", name="Publish", exact=True).click()
-    assert path_of(page) == f"/pages-org/{name}/v/v2"
+    assert path_of(page) == f"/pages-owner/{name}/v/v2"
     with lorahub.Hub(catalog.url, token=catalog.owner) as hub:
-        got = hub.pull(f"pages-org/{name}@v2").path
+        got = hub.pull(f"pages-owner/{name}@v2").path
     assert (got / WEIGHTS).read_bytes() == (adapter / WEIGHTS).read_bytes()
     assert (got / CONFIG).read_bytes() == (adapter / CONFIG).read_bytes()
 
