@@ -7,7 +7,7 @@ from importlib.resources import files
 import brotli
 import httpx2
 import pytest
-from pages.addresses import OF_A_REPOSITORY, OF_ADMINISTRATORS, OF_SOMEBODY, OF_THE_REGISTRY, TWINS
+from pages.addresses import OF_A_REPOSITORY, OF_ADMINISTRATORS, OF_SOMEBODY, OF_THE_REGISTRY, OF_WRITERS, TWINS
 from pages.conftest import Catalog, logged_in
 from playwright.sync_api import Browser, Page
 
@@ -17,7 +17,7 @@ NOT_THERE = "/nobody-at-all/nothing"
 
 def addresses(catalog: Catalog) -> list[str]:
     of_repositories = [f"/{name}{path}" for name in (catalog.adapter, catalog.base) for path in OF_A_REPOSITORY[:1]]
-    of_adapter = [f"/{catalog.adapter}{path}" for path in (*OF_A_REPOSITORY[1:], "/settings")]
+    of_adapter = [f"/{catalog.adapter}{path}" for path in (*OF_A_REPOSITORY[1:], *OF_WRITERS, "/settings")]
     places = ["/pages-org", f"/base/{catalog.base}", "/base/pages-org"]
     return [*OF_THE_REGISTRY, *OF_SOMEBODY, *OF_ADMINISTRATORS, *of_repositories, *of_adapter, *places[:2], NOT_THERE]
 

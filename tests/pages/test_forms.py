@@ -15,6 +15,7 @@ FORMS = [
     ("/organizations", {"name": "forms-org"}, "organisation.create"),
     ("/organizations/pages-org/members", {"user": "pages-stranger", "role": "read"}, "organisation.member"),
     ("/organizations/pages-org/members/remove", {"user": "pages-stranger"}, "organisation.member"),
+    ("/new", {"namespace": "pages-owner", "name": "made-by-a-form", "visibility": "private"}, "repository.create"),
     ("/pages-org/poet/settings", {"visibility": "public", "gated": "manual"}, "repository.settings"),
     ("/pages-org/poet/settings", {"visibility": "public", "gated": ""}, "repository.settings"),
     ("/pages-org/poet/settings/policy", {"policy": "warn"}, "repository.check_policy"),

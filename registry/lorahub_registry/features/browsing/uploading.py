@@ -6,9 +6,11 @@ What was kept waits for its commit like any upload, so that a version can be che
 import base64
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
-from typing import Any, BinaryIO
+from tempfile import SpooledTemporaryFile
+from typing import Any, BinaryIO, cast
 
 from lorahub.adapters.rules import RULES
 from lorahub.errors import BlobNotFound, InvalidAdapter, InvalidInput, LorahubError
@@ -66,7 +68,8 @@ def _pieces(file: BinaryIO) -> Iterator[bytes]:
 
 def check(backend: Backend, principal: Principal, name: RepositoryName, files: Sequence[Kept]) -> dict[str, Any]:
     """What publishing them would find; nothing is published."""
-    found = publishing.examine(backend, principal, name, BRANCH, _body(backend, principal, name, files, title="check"))
+    with _body(backend, principal, name, files, title="check") as body:
+        found = publishing.examine(backend, principal, name, BRANCH, body)
     report = found.judged.report if found.judged else {}
     return {
         "verdict": found.judged.verdict if found.judged else None,
@@ -102,8 +105,8 @@ def publish(
     backend: Backend, principal: Principal, name: RepositoryName, files: Sequence[Kept], *, title: str
 ) -> Published:
     """The next version. Raises as `publishing.publish`."""
-    body = _body(backend, principal, name, files, title=title, is_version=True)
-    return publishing.publish(backend, principal, name, BRANCH, body)
+    with _body(backend, principal, name, files, title=title, is_version=True) as body:
+        return publishing.publish(backend, principal, name, BRANCH, body)
 
 
 def save_card(
@@ -117,6 +120,7 @@ def save_card(
     return publishing.publish(backend, principal, name, BRANCH, BytesIO(b"".join(lines)))
 
 
+@contextmanager
 def _body(
     backend: Backend,
     principal: Principal,
@@ -125,23 +129,24 @@ def _body(
     *,
     title: str,
     is_version: bool = False,
-) -> BinaryIO:
+) -> Iterator[BinaryIO]:
+    """The commit that names them, on disk beyond 1 MiB."""
     if not files:
         raise InvalidInput("no file was chosen", hint="choose the adapter's files: its weights and its configuration")
     advice = publishing.advise(
         backend, principal, name, BRANCH, [Candidate(file.path, file.size) for file in files], git_ignore=None
     )
-    body = BytesIO()
-    body.write(_line("header", summary=title, description=""))
-    for file, how in zip(files, advice, strict=True):
-        if how.is_lfs:
-            body.write(_line("lfsFile", path=file.path, algo="sha256", oid=file.sha256, size=file.size))
-        else:
-            body.write(_inline(file.path, _content(backend, principal, name, file)))
-    if is_version:
-        body.write(_line("version"))
-    body.seek(0)
-    return body
+    with SpooledTemporaryFile(max_size=_PIECE) as body:
+        body.write(_line("header", summary=title, description=""))
+        for file, how in zip(files, advice, strict=True):
+            if how.is_lfs:
+                body.write(_line("lfsFile", path=file.path, algo="sha256", oid=file.sha256, size=file.size))
+            else:
+                body.write(_inline(file.path, _content(backend, principal, name, file)))
+        if is_version:
+            body.write(_line("version"))
+        body.seek(0)
+        yield cast(BinaryIO, body)  # it is one; typeshed does not say so
 
 
 def _content(backend: Backend, principal: Principal, name: RepositoryName, file: Kept) -> bytes:

@@ -4,6 +4,7 @@ from lorahub_registry.features.browsing.pages import (
     adapter,
     compare,
     home,
+    images,
     merging,
     notifications,
     places,
@@ -14,6 +15,6 @@ from lorahub_registry.features.browsing.pages import (
 from lorahub_registry.infrastructure.web.pages import PageRouter
 
 router = PageRouter()
-for part in (home, search, compare, merging, notifications, places, settings, uploading, adapter):
+for part in (home, search, compare, merging, notifications, places, settings, uploading, images, adapter):
     router.include_router(part.router)
 router.include_router(places.own_names)

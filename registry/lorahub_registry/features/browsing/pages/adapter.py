@@ -8,7 +8,7 @@ from lorahub.adapters.model_card import body_of
 from lorahub.protocol.names import RepositoryName
 
 from lorahub_registry.features.accounts.viewer import View, ViewDep
-from lorahub_registry.features.browsing import adapters, cards, drawn, lineage, training, using
+from lorahub_registry.features.browsing import adapters, cards, drawn, lineage, showing, training, using
 from lorahub_registry.features.browsing.adapters import Opened
 from lorahub_registry.features.downloads import service as downloads
 from lorahub_registry.infrastructure.web.pages import PageRouter
@@ -54,6 +54,7 @@ def _overview(view: View, opened: Opened) -> Response:
     days = downloads.daily(view.backend, view.principal, opened.name)
     ways = using.ways(view.backend, view.principal, opened, view.chrome.url)
     data = {"files": files, "readme": readme, "snippets": ways, "downloadsPerDay": days}
+    data["shows"] = showing.shown(view.backend, view.principal, opened)
     return show(view, opened, "overview", data, rendered=rendered, fetched=drawn.of_downloads(days))
 
 

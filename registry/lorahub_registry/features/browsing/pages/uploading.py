@@ -1,12 +1,13 @@
 """A version published from a browser, a new repository for the first one, and the card's editor."""
 
-from typing import Annotated, Any, BinaryIO, cast
+from typing import Annotated, Any
 from urllib.parse import quote
 
 from fastapi import Depends, Response
 from lorahub.adapters.model_card import body_of
 from lorahub.adapters.rules import RULES
 from lorahub.errors import (
+    BlobNotFound,
     Conflict,
     IntegrityFault,
     InvalidAdapter,
@@ -33,7 +34,7 @@ from lorahub_registry.infrastructure.web.parameters import Repo
 
 router = PageRouter()
 MOST_TITLE = 200
-_REFUSALS = (InvalidInput, Conflict, LimitExceeded, IntegrityFault)
+_REFUSALS = (InvalidInput, BlobNotFound, Conflict, LimitExceeded, IntegrityFault)
 
 
 def writable(view: ViewDep, repo: Repo) -> Opened:
@@ -75,7 +76,7 @@ def take(opened: Writable, form: FilesFormDep) -> Response:
 
 def _keep(view: View, opened: Opened, file: UploadFile) -> Kept:
     path = parse_path(file.filename or "")
-    return uploading.keep(view.backend, view.principal, opened.name, path, cast(BinaryIO, file.file), file.size or 0)
+    return uploading.keep(view.backend, view.principal, opened.name, path, file.file, file.size or 0)
 
 
 def _refused(view: View, opened: Opened, kept: list[Kept], error: LorahubError, *, title: str) -> Response:

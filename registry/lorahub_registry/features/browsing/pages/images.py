@@ -1,0 +1,30 @@
+"""Pictures of a repository, from the registry's own address, so that a page may show them wherever bytes are kept."""
+
+from fastapi import Request, Response
+from fastapi.responses import StreamingResponse
+
+from lorahub_registry.features.accounts.viewer import ViewDep
+from lorahub_registry.features.browsing import showing
+from lorahub_registry.features.browsing.pages.adapter import ADAPTER
+from lorahub_registry.infrastructure.web.pages import PageRouter
+from lorahub_registry.infrastructure.web.parameters import PathInRevision, Repo, Revision
+
+router = PageRouter()
+
+
+@router.page(ADAPTER + "/image/{rev}/{path:path}", twin=False)
+def image(request: Request, view: ViewDep, repo: Repo, rev: Revision, path: PathInRevision) -> Response:
+    picture = showing.open_picture(view.backend, view.principal, repo, rev, path)
+    tag = f'"{picture.file.file.sha256}"'
+    headers = {
+        "ETag": tag,
+        "Cache-Control": "private, no-cache",
+        "Vary": "Cookie, Authorization",
+        "X-Content-Type-Options": "nosniff",
+        "Content-Security-Policy": "default-src 'none'; sandbox",
+        "Cross-Origin-Resource-Policy": "same-origin",
+    }
+    if tag in request.headers.get("if-none-match", ""):
+        return Response(status_code=304, headers=headers)
+    headers["Content-Length"] = str(picture.file.file.size)
+    return StreamingResponse(picture.bytes(view.backend), headers=headers, media_type=picture.kind)
