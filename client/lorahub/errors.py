@@ -25,6 +25,7 @@ LorahubError
 │                                                                    BlobVanished
 ├── LimitExceeded        more than this server takes                 PayloadTooLarge · QuotaExceeded
 │                                                                    RangeNotSatisfiable · TooManyRequests
+├── Interrupted          Ctrl-C
 ├── TrainingStopped      a training run ended before its end         TrainingDiverged · TrainingInterrupted
 ├── NotSupported         a part of the Hub's protocol that lorahub leaves out
 └── Unavailable          the registry, the network or the disk       RegistryUnreachable · RegistryFailed · DiskFull
@@ -396,6 +397,12 @@ class TooManyRequests(LimitExceeded):
     """Wait and try again; `facts["retry_after"]` seconds."""
 
     code, status, exit_code, retryable = "TooManyRequests", 429, 8, True
+
+
+class Interrupted(LorahubError):
+    """Ctrl-C; what has arrived is kept."""
+
+    code, status, exit_code, retryable = "Interrupted", 500, 130, True
 
 
 class TrainingStopped(LorahubError):

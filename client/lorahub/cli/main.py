@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 
 import click
 
-from lorahub.errors import DiskFull, InvalidConfiguration, LorahubError, UsageFault
+from lorahub.errors import DiskFull, Interrupted, InvalidConfiguration, LorahubError, UsageFault
 
 COMMANDS: Mapping[str, tuple[str, str]] = {
     "push": ("lorahub.cli.push:push", "Publish a folder as a new version."),
@@ -57,7 +57,6 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "admin": ("lorahub_registry.commands:admin", "Look after a registry on its own machine."),
 }
 
-INTERRUPTED = 130
 BUG = 70
 
 
@@ -119,15 +118,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader is gone: nothing more to say
         status = 0
     except (KeyboardInterrupt, click.Abort):
-        _report(given, _Interrupted("interrupted; what has arrived is kept, run it again to go on"))
-        os._exit(INTERRUPTED)  # transfers in other threads would hold a normal exit until they are over
+        _report(given, Interrupted("interrupted; what has arrived is kept, run it again to go on"))
+        os._exit(Interrupted.exit_code)  # transfers in other threads would hold a normal exit until they are over
     except Exception as error:  # noqa: BLE001 (the last place: whatever it was, the user gets a sentence)
         status = _report(given, _known(error))
     sys.exit(status if isinstance(status, int) else 0)
-
-
-class _Interrupted(LorahubError):
-    code, exit_code, retryable = "Interrupted", INTERRUPTED, True
 
 
 def _add_global_options() -> None:
