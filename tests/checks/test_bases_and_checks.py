@@ -327,7 +327,10 @@ def test_the_checks_of_a_private_repository_are_private(scene: Scene, new_user: 
         assert response.status_code == 404
         assert response.headers["x-error-code"] == RepositoryNotFound.code
         listed = client.get(f"/api/lorahub/v1/bases/{scene.base}/adapters").json()
+        counted = client.get("/api/lorahub/v1/bases", params={"search": scene.base}).json()
     assert listed == []
+    assert [row["adapters"] for row in counted] == [0], "a count tells of what is private"
+    assert [row["adapters"] for row in scene.own("/bases", search=scene.base).json()] == [1]
 
 
 # --- reading bases from hubs ------------------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """Rows of base models and their names."""
 
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -11,7 +11,8 @@ from sqlalchemy import func, or_, select
 from sqlalchemy.exc import IntegrityError
 
 from lorahub_registry.infrastructure.database import Session, now
-from lorahub_registry.infrastructure.database.tables import AdapterFacts
+from lorahub_registry.infrastructure.database.listed import is_listed
+from lorahub_registry.infrastructure.database.tables import AdapterFacts, Commit, Repository
 from lorahub_registry.infrastructure.database.tables import BaseModel as BaseRow
 from lorahub_registry.infrastructure.database.tables import BaseName as NameRow
 
@@ -122,12 +123,16 @@ def named_bases(session: Session, text: str | None, *, after: int | None, limit:
     return [(row.id, _named(session, row)) for row in rows]
 
 
-def adapters_by_base(session: Session, names: Iterable[str]) -> dict[str, int]:
-    """How many commits name each of these bases."""
+def adapters_by_base(
+    session: Session, names: Iterable[str], *, visible_namespaces: Sequence[int] | None
+) -> dict[str, int]:
+    """How many repositories have a commit that names each of these bases; private ones only as `is_listed` says."""
     keys = [name.lower() for name in names]
     statement = (
-        select(AdapterFacts.base_key, func.count())
-        .where(AdapterFacts.base_key.in_(keys))
+        select(AdapterFacts.base_key, func.count(Repository.id.distinct()))
+        .join(Commit, Commit.id == AdapterFacts.commit_id)
+        .join(Repository, Repository.id == Commit.repository_id)
+        .where(AdapterFacts.base_key.in_(keys), is_listed(visible_namespaces))
         .group_by(AdapterFacts.base_key)
     )
     return {str(key): count for key, count in session.execute(statement)}

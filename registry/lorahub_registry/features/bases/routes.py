@@ -81,7 +81,7 @@ def register(backend: BackendDep, caller: Caller, body: Annotated[NewBase, json_
 @router.get("", response_model=list[CountedBase])
 def list_bases(
     backend: BackendDep,
-    caller: Caller,  # noqa: ARG001 (names of bases are public to whoever reaches the registry)
+    caller: Caller,
     request: Request,
     url: PublicUrl,
     search: Annotated[str | None, Query(max_length=200)] = None,
@@ -89,7 +89,7 @@ def list_bases(
 ) -> Response:
     if search is not None and not search.isprintable():
         raise InvalidInput("`search` has control characters")
-    found = service.list_named(backend, search, after=cursor, limit=PAGE + 1)
+    found = service.list_named(backend, caller, search, after=cursor, limit=PAGE + 1)
     rows: list[CountedBase] = [{**_row(named), "adapters": adapters} for _, named, adapters in found[:PAGE]]
     following = str(found[PAGE - 1][0]) if len(found) > PAGE else None
     return page(rows, request=request, public_url=url, cursor=following)

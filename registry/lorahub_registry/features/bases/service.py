@@ -21,7 +21,7 @@ from lorahub_registry.features.bases import queries
 from lorahub_registry.features.bases.queries import NamedBase, StoredBase
 from lorahub_registry.features.bases.revision_files import RevisionFiles
 from lorahub_registry.features.blobs.service import known_blobs
-from lorahub_registry.features.repositories.service import readable
+from lorahub_registry.features.repositories.service import readable, visible_namespaces
 from lorahub_registry.features.revisions import service as revisions
 from lorahub_registry.infrastructure.backend import Backend
 from lorahub_registry.infrastructure.database import Session
@@ -196,10 +196,14 @@ def _of_repository(backend: Backend, principal: Principal, name: str, revision: 
 
 
 def list_named(
-    backend: Backend, text: str | None, *, after: int | None, limit: int
+    backend: Backend, principal: Principal, text: str | None, *, after: int | None, limit: int
 ) -> list[tuple[int, NamedBase, int]]:
-    """(id, base, how many commits name it), newest first."""
+    """(id, base, how many repositories that the principal may see name it), newest first."""
     with backend.database.read() as session:
         found = queries.named_bases(session, text, after=after, limit=limit)
-        adapters = queries.adapters_by_base(session, [named.name for _, named in found])
+        adapters = queries.adapters_by_base(
+            session,
+            [named.name for _, named in found],
+            visible_namespaces=visible_namespaces(session, principal),
+        )
     return [(number, named, adapters.get(named.name.lower(), 0)) for number, named in found]

@@ -26,7 +26,7 @@ BASES_SHOWN = 100
 
 @router.page("/bases")
 def all_bases(view: ViewDep, text: str | None = None) -> Response:
-    found = bases.list_named(view.backend, text, after=None, limit=BASES_SHOWN)
+    found = bases.list_named(view.backend, view.principal, text, after=None, limit=BASES_SHOWN)
     counts = catalog.count(view.backend, view.principal, Search()).counts["base"]
     rows = [{**_base(named), "adapters": counts.get(named.name.lower(), 0)} for _, named, _ in found]
     named_only = [{"name": name, "adapters": count} for name, count in counts.items()]
@@ -39,7 +39,7 @@ def base(view: ViewDep, name: Annotated[str, Path()], cursor: str | None = None)
     asked = asked.removeprefix("hf:")
     known = [
         named
-        for _, named, _ in bases.list_named(view.backend, asked, after=None, limit=BASES_SHOWN)
+        for _, named, _ in bases.list_named(view.backend, view.principal, asked, after=None, limit=BASES_SHOWN)
         if named.name.lower() == asked.lower() and (not revision or named.revision.startswith(revision))
     ]
     search = Search(labels=(f"base:{asked.lower()}",))
