@@ -4,38 +4,50 @@ import asyncio
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 
 @contextmanager
 def counting_proxy(url: str) -> Iterator[tuple[str, Callable[[], int]]]:
     """Its address, and how many bytes have passed to and from the server at `url`."""
-    target, passed = urlsplit(url), 0
-    loop = asyncio.new_event_loop()
+    proxy = _Proxy(urlsplit(url))
+    proxy.start()
+    assert proxy.is_ready.wait(10)
+    try:
+        yield f"http://127.0.0.1:{proxy.port}", lambda: proxy.passed
+    finally:
+        proxy.loop.call_soon_threadsafe(proxy.loop.stop)
+        proxy.join()
 
-    async def pump(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
-        nonlocal passed
+
+class _Proxy(threading.Thread):
+    """Its loop lives in this thread only: the tests' own may have one that runs, a browser's."""
+
+    def __init__(self, target: SplitResult) -> None:
+        super().__init__()
+        self.passed, self.port = 0, 0
+        self.loop, self.is_ready = asyncio.new_event_loop(), threading.Event()
+        self._target = target
+
+    def run(self) -> None:
+        server = self.loop.run_until_complete(asyncio.start_server(self._serve, "127.0.0.1", 0))
+        self.port = server.sockets[0].getsockname()[1]
+        self.is_ready.set()
+        self.loop.run_forever()
+        server.close()
+        for task in asyncio.all_tasks(self.loop):
+            task.cancel()
+        self.loop.run_until_complete(asyncio.sleep(0.01))
+        self.loop.close()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there, back = await asyncio.open_connection(self._target.hostname, self._target.port)
+        await asyncio.gather(self._pump(reader, back), self._pump(there, writer))
+
+    async def _pump(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
         with suppress(ConnectionError):
             while piece := await source.read(1 << 16):
-                passed += len(piece)
+                self.passed += len(piece)
                 sink.write(piece)
                 await sink.drain()
         sink.close()
-
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        there, back = await asyncio.open_connection(target.hostname, target.port)
-        await asyncio.gather(pump(reader, back), pump(there, writer))
-
-    server = loop.run_until_complete(asyncio.start_server(serve, "127.0.0.1", 0))
-    thread = threading.Thread(target=loop.run_forever)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", lambda: passed
-    finally:
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join()
-        server.close()
-        for task in asyncio.all_tasks(loop):
-            task.cancel()
-        loop.run_until_complete(asyncio.sleep(0.01))
-        loop.close()
