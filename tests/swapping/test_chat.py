@@ -107,6 +107,7 @@ def test_ctrl_c_leaves(folder: Path) -> None:
         (["base", "--adapter", "x=./absent"], 5, "there is no ./absent"),
         (["base", "--adapter", "a", "--adapter", "a"], 2, "gives no name of its own"),
         (["a/absent"], 5, "can't be loaded"),
+        (["./absent"], 5, "there is no ./absent"),
         (["base", "--device", "nonsense"], 2, "the model can't go to nonsense"),
     ],
 )

@@ -403,7 +403,9 @@ def test_settings_come_from_a_file_and_what_is_given_wins(tmp_path: Path) -> Non
         ("llama", "rows.jsonl", {"targets": ("nonsense",)}, UsageFault, "PEFT can't put a LoRA there"),
         ("llama", "rows.jsonl", {"device": "nonsense"}, UsageFault, "there is no device nonsense"),
         ("llama", "rows.jsonl", {"load_4bit": True}, InvalidConfiguration, "needs bitsandbytes"),
-        ("rows.jsonl", "rows.jsonl", {}, BaseNotFound, "can't be loaded"),
+        ("./absent", "rows.jsonl", {}, BaseNotFound, "./absent is no folder here"),
+        ("rows.jsonl", "rows.jsonl", {}, BaseNotFound, "rows.jsonl is no folder here"),
+        (".", "rows.jsonl", {}, BaseNotFound, "can't be loaded"),
     ],
 )
 def test_mistakes_have_one_clear_message(

@@ -229,6 +229,8 @@ def load_base(base: str | Path, dtype: torch.dtype | None = None, device: str | 
             f"models are loaded by transformers, and {error.name} is not installed",
             hint="pip install 'lorahub-registry[train]'",
         ) from None
+    if (isinstance(base, Path) or is_local(base)) and not local_path(str(base)).exists():
+        raise BaseNotFound(f"there is no {base}", hint="name a folder with config.json")
     settings = {} if dtype is None else {"dtype": dtype}
     try:
         model: Any = AutoModelForCausalLM.from_pretrained(str(base), **settings)

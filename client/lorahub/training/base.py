@@ -46,12 +46,15 @@ class Base:
 
 def find_base(spec: str, name: str | None, hub: Callable[[], Hub]) -> Base:
     """Fetches what isn't here. Raises `BaseNotFound`, and what the network says."""
+    missing = BaseNotFound(f"{spec} is no folder here", hint="name a folder, hf:org/name, or namespace/name")
     if is_folder(spec):
+        if not local_path(spec).is_dir():
+            raise missing
         return Base(local_path(spec), name, None)
     try:
         reference = Reference.parse(spec)
     except InvalidReference:
-        raise BaseNotFound(f"{spec} is no folder here", hint="name a folder, hf:org/name, or namespace/name") from None
+        raise missing from None
     if spec.startswith("hf:"):
         return _from_hub(reference, name)
     with hub() as registry:

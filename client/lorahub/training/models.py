@@ -19,7 +19,7 @@ from lorahub.training.methods import Method
 
 def load_tokenizer(folder: Path) -> Any:
     try:
-        tokenizer: Any = AutoTokenizer.from_pretrained(folder)
+        tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError) as error:
         raise BaseNotFound(f"{folder} has no tokenizer", hint="save one beside the model") from error
     if not tokenizer.is_fast:
@@ -29,7 +29,7 @@ def load_tokenizer(folder: Path) -> Any:
 
 def load_config(folder: Path) -> Any:
     try:
-        return AutoConfig.from_pretrained(folder)
+        return AutoConfig.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError) as error:
         first = str(error).strip().partition("\n")[0]
         raise BaseNotFound(f"{folder} can't be loaded: {first}", hint="name a folder with config.json") from error
@@ -46,7 +46,7 @@ def load_model(folder: Path, settings: Any, place: Place, config: TrainConfig) -
     if config.load_4bit:
         options |= {"quantization_config": _four_bits(dtype), "device_map": {"": str(place.device)}}
     try:
-        model: Any = AutoModelForCausalLM.from_pretrained(folder, **options)
+        model: Any = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True, **options)
         return _frozen(model if config.load_4bit else model.to(place.device))
     except (OSError, ValueError, ImportError) as error:
         first = str(error).strip().partition("\n")[0]
