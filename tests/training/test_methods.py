@@ -22,7 +22,7 @@ from lorahub.training.loss import Loss
 from lorahub.training.methods import METHODS
 from lorahub.training.models import attach, load_tokenizer
 from lorahub.training.plan import plan
-from lorahub.training.run import both_sides
+from lorahub.training.run import both_sides, optimizer_of
 from registry_process import Registry
 from torch import nn
 from training.bases import save_base
@@ -96,6 +96,25 @@ def test_what_is_saved_computes_what_was_trained(
     torch.testing.assert_close(logits(session.model), trained, rtol=1e-4, atol=1e-4)
     session.close()
     assert torch.equal(logits(session.model), plain)
+
+
+@pytest.mark.parametrize(("kind", "case"), EVERYWHERE)
+def test_only_what_a_method_trains_changes(kind: str, case: str, request: pytest.FixtureRequest, rows: Path) -> None:
+    base: Path = request.getfixturevalue(kind)
+    config = config_of(case, **RUN)
+    method = METHODS[config.method](config)
+    model = attach(method, load(base), config, torch.float32)
+    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    batches, _ = both_sides(prepare(rows, load_tokenizer(base), config), config, is_packed=False)
+    loss, optimizer = Loss(model, is_lean=False), optimizer_of(method, model, config)
+    for number in range(3):
+        loss(batches.at(number)).backward()  # type: ignore[no-untyped-call]
+        optimizer.collect()
+        optimizer.step(1.0, optimizer.grad_norm())
+    changed = {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])}
+    assert changed == trained & before.keys()
+    assert changed
 
 
 # --- whole runs -------------------------------------------------------------------------------------------------------
