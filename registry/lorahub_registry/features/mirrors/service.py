@@ -140,14 +140,7 @@ def _known(session: Session, principal: Principal, mirror_id: int) -> Mirror:
 
 
 def _record(session: Session, principal: Principal, action: str, mirror: Mirror, **details: object) -> None:
-    record_act(
-        session,
-        principal,
-        action,
-        mirror.full_name,
-        mirror=mirror.id,
-        **details,
-    )
+    record_act(session, principal, action, mirror.full_name, mirror=mirror.id, **details)
 
 
 # --- one run ----------------------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from lorahub.errors import InvalidInput
 from lorahub.protocol.names import RepositoryName
 
 from lorahub_registry.features.accounts.permissions import OPERATOR, Action, Principal
-from lorahub_registry.features.audit.service import record, record_act
+from lorahub_registry.features.audit.service import record_act
 from lorahub_registry.features.quotas import service as quotas
 from lorahub_registry.features.repositories.service import permitted
 from lorahub_registry.features.retention import queries
@@ -48,13 +48,7 @@ def set_retention(backend: Backend, principal: Principal, name: RepositoryName, 
     with backend.database.write() as session:
         repository = permitted(session, principal, name, Action.MANAGE)
         queries.set_policy(session, repository.id, versions)
-        record_act(
-            session,
-            principal,
-            "retention.set",
-            repository.full_name,
-            versions=versions,
-        )
+        record_act(session, principal, "retention.set", repository.full_name, versions=versions)
         return _shown(session, repository.id, versions)
 
 
@@ -102,11 +96,11 @@ def _drop_in(backend: Backend, kept: Kept, *, is_dry_run: bool) -> int:
             revisions.delete_reference(session, version, by=OPERATOR.name)
         digests = queries.drop_files(session, found.commits)
         quotas.let_go(session, namespace_id, digests)
-        record(
+        record_act(
             session,
-            actor=OPERATOR.name,
-            action="retention.drop",
-            subject=kept.full_name,
+            OPERATOR,
+            "retention.drop",
+            kept.full_name,
             versions=[version.name for version in found.versions],
             commits=len(found.commits),
             keeps=versions,
