@@ -33,8 +33,11 @@ logger = logging.getLogger("lorahub")
 
 
 def connect(endpoint: str | None) -> "S3Client":
-    """`endpoint` None is AWS. A server of one's own is addressed by path, as its buckets rarely have host names."""
-    return boto3.client(
+    """`endpoint` None is AWS. A server of one's own is addressed by path, as its buckets rarely have host names.
+
+    A session of its own: boto3's default one would keep the first credentials for as long as the process lives.
+    """
+    return boto3.Session().client(
         "s3",
         endpoint_url=endpoint,
         config=Config(
