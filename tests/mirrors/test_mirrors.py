@@ -15,6 +15,8 @@ import wire
 from builders import lora_config, lora_weights
 from registry_process import LORAHUB, Registry, eventually
 
+pytestmark = pytest.mark.xdist_group("mirrors")
+
 V1 = "/api/lorahub/v1"
 
 

@@ -11,6 +11,8 @@ from pages.addresses import OF_A_REPOSITORY, OF_ADMINISTRATORS, OF_SOMEBODY, OF_
 from pages.conftest import Catalog, logged_in
 from playwright.sync_api import Browser, Page
 
+pytestmark = pytest.mark.xdist_group("every-page")
+
 AXE = (files("axe_playwright_python") / "axe.min.js").read_text()
 NOT_THERE = "/nobody-at-all/nothing"
 

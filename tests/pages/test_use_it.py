@@ -28,6 +28,8 @@ made.save_pretrained("adapter")
 """
 AFTER = """
 import torch
+
+pytestmark = pytest.mark.xdist_group("use-it")
 found = model(torch.arange(8)[None]).logits.detach()
 seen.append(found)
 """

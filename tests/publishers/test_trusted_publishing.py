@@ -18,6 +18,8 @@ from joserfc import jwk, jwt
 from publishers.issuer import Issuer, issuer
 from registry_process import LORAHUB, Registry
 
+pytestmark = pytest.mark.xdist_group("trusted-publishing")
+
 V1 = "/api/lorahub/v1"
 AUDIENCE = "http://registry.test"
 REPO = "stage/sql"

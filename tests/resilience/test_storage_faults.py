@@ -19,6 +19,8 @@ from services import production
 from services.fault_proxy import Fault, FaultProxy, Kind
 from services.ports import free_port
 
+pytestmark = pytest.mark.xdist_group("storage-faults")
+
 TIMES = 10
 _seeds = itertools.count(1000)  # bytes that are here already are not sent
 READS: list[Kind] = ["503", "reset", "truncate", "flip"]

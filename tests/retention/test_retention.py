@@ -13,6 +13,8 @@ import pytest
 import wire
 from registry_process import LORAHUB, Registry
 
+pytestmark = pytest.mark.xdist_group("retention")
+
 V1 = "/api/lorahub/v1"
 
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx2
-from registry_process import LORAHUB, Registry
+from registry_process import LORAHUB, Registry, eventually
 from services import production
 from services.ports import free_port
 
@@ -77,6 +77,7 @@ class Cluster(Registry):
         for number in range(self.worker_count):
             self.start_worker(f"worker-{number}")
         self._start_nginx()
+        eventually(lambda: len(self.admin_command("jobs")["workers"]) == self.worker_count, seconds=30)
         return self
 
     def start_worker(self, name: str) -> subprocess.Popen[bytes]:

@@ -14,6 +14,8 @@ from registry_process import LORAHUB
 from swapping.adapters import save_adapter
 from swapping.text_model import save_text_model
 
+pytestmark = pytest.mark.xdist_group("chat")
+
 WITHOUT_TORCH = "import sys; sys.modules['torch'] = None; from lorahub.cli.main import main; main()"
 
 

@@ -14,6 +14,8 @@ from lorahub.hub import configuration
 from lorahub.merging.recipe import Ingredient, Recipe
 from services.cluster import Cluster
 
+pytestmark = pytest.mark.xdist_group("cluster")
+
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:

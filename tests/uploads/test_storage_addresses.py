@@ -20,6 +20,8 @@ from services.counting_proxy import counting_proxy
 from services.s3 import S3Server
 from xet_wire import XetUpload, frame, segment, shard
 
+pytestmark = pytest.mark.xdist_group("storage-addresses")
+
 PART = 5 << 20
 PARTS = {"LORAHUB_MULTIPART_THRESHOLD_BYTES": str(PART), "LORAHUB_PART_BYTES": str(PART)}
 
