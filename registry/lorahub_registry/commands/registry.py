@@ -9,6 +9,7 @@ from typing import Any
 import click
 from lorahub.errors import InvalidConfiguration
 
+from lorahub_registry.infrastructure import jobs
 from lorahub_registry.infrastructure.backend import Backend
 from lorahub_registry.infrastructure.database import migrate as migrations
 from lorahub_registry.infrastructure.database.failures import explained
@@ -30,10 +31,18 @@ def open_backend(home: Path | None) -> Backend:
     with usable(settings):
         backend = unmigrated(settings)
         if settings.migrate:
-            migrations.upgrade(backend.database)
+            upgrade(backend)
         else:
             migrations.require_current(backend.database)
     return backend
+
+
+def upgrade(backend: Backend) -> list[str]:
+    """Our tables and, where any of them changed, the job engine's; the steps that were done."""
+    done = migrations.upgrade(backend.database)
+    if done:
+        jobs.migrate(backend)
+    return done
 
 
 def unmigrated(settings: Settings) -> Backend:

@@ -17,6 +17,7 @@ from lorahub_registry.commands.registry import (
 )
 from lorahub_registry.features.catalog import service as catalog
 from lorahub_registry.features.maintenance import service as maintenance
+from lorahub_registry.infrastructure import jobs
 from lorahub_registry.infrastructure.database import migrate as migrations
 
 
@@ -96,6 +97,8 @@ def migrate(home: Path | None, *, check: bool, create_bucket: bool, as_json: boo
         schema, missing = migrations.pending(database)
         migrations.refuse_newer(schema)
         done = [] if check else migrations.upgrade(database)
+        if not check:
+            jobs.migrate(backend)
     lines = [f"missing: {step}" for step in missing] if check else [f"done: {step}" for step in done]
     shown = "\n".join(lines) or "the database is at the newest schema"
     show({"schema": schema, "missing": missing if check else [], "done": done}, shown, as_json=as_json)

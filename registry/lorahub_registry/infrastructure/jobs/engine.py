@@ -60,6 +60,11 @@ _backends: list[Backend] = []
 """The worker's own, put here before the engine starts: a workflow's arguments are stored, so they can't hold it."""
 
 
+def migrate(backend: Backend) -> None:
+    """Makes the engine's own tables, or brings them to its version. Two at once wait for each other."""
+    DBOS.migrate(_url(backend.settings))
+
+
 def launch(backend: Backend, *, name: str, queues: Sequence[Queue]) -> None:
     """Takes up again what an earlier worker of this name left. `name` is this worker's alone."""
     _backends[:] = [backend]
