@@ -74,7 +74,7 @@ def _ends(values: Mapping[str, float], text: Callable[[float], str]) -> str:
     if len(values) < 2:
         return ""
     high, low = (choose(values, key=lambda module: values[module]) for choose in (max, min))
-    return f"; most in {high} ({text(values[high])}), least in {low} ({text(values[low])})"
+    return f"; highest in {high} ({text(values[high])}), lowest in {low} ({text(values[low])})"
 
 
 def _signed(cosine: float) -> str:
@@ -104,8 +104,10 @@ def cosine_pairs(names: Sequence[str], wholes: Mapping[Pair, Figures]) -> Pictur
 def share_pairs(names: Sequence[str], wholes: Mapping[Pair, Figures], side: str) -> Picture:
     shares = {pair: whole[side] for pair, whole in wholes.items()}
     high = max(shares, key=lambda pair: shares[pair])
-    finding = f"{_both(names, high)} collide most in what they {SIDES[side]}: they share {shares[high]:.0%} of these"
-    finding += f" directions, where chance would make it {wholes[high][f'{side}_chance']:.0%}."
+    finding = (
+        f"{_both(names, high)} overlap most in what they {SIDES[side]}: {shares[high]:.0%} of these directions are"
+    )
+    finding += f" shared, where chance would make it {wholes[high][f'{side}_chance']:.0%}."
     title = f"Shared {side} directions of each two adapters"
     svg = _triangle(title, clean(finding), names, shares, _shaded)
     rows = _rows(names, wholes, side, f"{side}_chance")
@@ -121,15 +123,15 @@ def _rows(names: Sequence[str], wholes: Mapping[Pair, Figures], *columns: str) -
 
 
 def _triangle(title: str, finding: str, names: Sequence[str], values: Mapping[Pair, float], kind: Colour) -> Markup:
-    """A row for each adapter but the first, a column for each but the last."""
+    """A row for each adapter, with a cell for each of those before it."""
     labels = [f"{name}  {number}" for number, name in enumerate(names, 1)]
     left = width_of(labels) + 10
-    root = canvas(title, finding, left + _CELL * (len(names) - 1) + 4, 22 + _CELL * (len(names) - 1) + 4)
+    root = canvas(title, finding, left + _CELL * (len(names) - 1) + 4, 22 + _CELL * len(names) + 4)
     for x in range(len(names) - 1):
         label(root, str(x + 1), left + _CELL * (x + 0.5), 14, anchor="middle")
-    for y in range(1, len(names)):
-        label(root, labels[y], left - 8, 22 + _CELL * (y - 0.4), anchor="end")
+    for y, text in enumerate(labels):
+        label(root, text, left - 8, 22 + _CELL * (y + 0.6), anchor="end")
     for (x, y), value in values.items():
-        place = {"x": left + _CELL * x, "y": 22.0 + _CELL * (y - 1), "width": _CELL - 2.0, "height": _CELL - 2.0}
+        place = {"x": left + _CELL * x, "y": 22.0 + _CELL * y, "width": _CELL - 2.0, "height": _CELL - 2.0}
         mark(root, "rect", f"cell {kind(value)}", value=value, tip=f"{_both(names, (x, y))}: {figure(value)}", **place)
     return drawn(root)
