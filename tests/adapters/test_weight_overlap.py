@@ -1,5 +1,7 @@
 """Cosines and shared directions from factors equal those of the updates themselves, formed in float64."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from adapters.test_weight_statistics import Arrays, dense, factors, update
@@ -89,6 +91,7 @@ def test_where_nothing_can_be_said_the_reason_is() -> None:
     plain = update("lora", one, 1.0)
     assert why_not(plain, plain) is None
     assert "DoRA" in str(why_not(plain, update("lora", {**one, "magnitude": np.ones(6)}, 1.0)))
+    assert "shapes" in str(why_not(plain, replace(plain, shape=(7, 5))))
     assert "ia3" in str(why_not(update("ia3", {"factor": np.ones(6)}, 1.0), plain))
     assert "Kronecker" in str(why_not(plain, update("lokr", factors("lokr", 3, 2, 1, 0), 1.0)))
     core = {"down": np.ones((2, 5, 1, 1)), "mid": np.ones((2, 2, 3, 3)), "up": np.ones((6, 2, 1, 1))}

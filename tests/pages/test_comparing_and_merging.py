@@ -234,6 +234,10 @@ def test_an_account_has_so_many_comparisons_open(catalog: Catalog) -> None:
             )
             assert (answer.status_code, answer.json()["code"]) == (429, "TooManyRequests")
             assert asked(stranger, "POST", catalog.adapter, catalog.other) == (202, "wanted")
+            with catalog.registry.database() as database:
+                database.exec_driver_sql("UPDATE adapter_overlaps SET status = 'failed', reason = 'ValueError: no'")
+            assert asked(stranger, "GET", catalog.adapter, catalog.other) == (200, "failed")
+            assert asked(owner, "POST", catalog.adapter, catalog.other) == (202, "wanted")
     finally:
         with catalog.registry.database() as database:
             database.exec_driver_sql("DELETE FROM adapter_overlaps")

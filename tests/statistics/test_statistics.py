@@ -102,7 +102,17 @@ def test_what_has_no_product_of_factors_says_so(working: Registry, tmp_path: Pat
     (folder / "adapter_config.json").write_text(json.dumps(config))
     with Hub(working.url, token=working.token) as hub, working.client(working.token) as client:
         hub.push(folder, "owner/ia3")
+        hub.push(write_adapter(tmp_path / "lora"), "owner/lora")
+        address = "/api/lorahub/v1/models/owner/ia3/overlap/main"
+        assert client.post(address, params={"with": "owner/lora@main"}).json()["status"] == "wanted"
         answer = settled(client, "owner/ia3")
+        while (overlap := client.get(address, params={"with": "owner/lora@main"}).json())["status"] == "wanted":
+            time.sleep(0.2)
         assert client.get("/api/lorahub/v1/models/owner/nothing/statistics/main").status_code == 404
     assert answer["status"] == "done"
     assert answer["statistics"]["skipped"] == {"model.layers.0.self_attn.q_proj": "ia3, rank None"}
+    assert overlap["overlap"]["modules"] == {}
+    assert overlap["overlap"]["whole"]["cosine"] is None
+    first, second = (overlap["overlap"]["skipped"][f"model.layers.{layer}.self_attn.q_proj"] for layer in (0, 1))
+    assert first == "ia3, rank None: no product of factors that is computed here"
+    assert second == "only one of them changes it"

@@ -48,13 +48,13 @@ _SHARES = ("input", "output", "input_chance", "output_chance")
 
 def why_not(first: Update, second: Update) -> str | None:
     """Why the two can't be compared, as far as headers tell; None where they can."""
-    if first.shape != second.shape or first.kind is not second.kind:
-        return "their shapes differ"
     for update in (first, second):
         if "magnitude" in update.tensors:
             return "DoRA: what it changes depends on the base's weights"
         if not is_computable(update):
             return f"{update.method}, rank {update.rank}: no product of factors that is computed here"
+    if first.shape != second.shape or first.kind is not second.kind:
+        return "their shapes differ"
     if (first.method == "lokr") != (second.method == "lokr"):
         return "one is a Kronecker product, the other is none"
     return None
