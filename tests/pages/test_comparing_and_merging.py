@@ -14,6 +14,7 @@ import pytest
 from pages.conftest import Catalog, csrf, logged_in
 from registry_process import Registry
 from safetensors.numpy import load
+from sqlalchemy import text
 
 
 def drawn(page: str, title: str) -> list[str]:
@@ -221,12 +222,12 @@ def asked(client: httpx2.Client, method: str, one: str, other: str) -> tuple[int
 def test_an_account_has_so_many_comparisons_open(catalog: Catalog) -> None:
     insert = (
         "INSERT INTO adapter_overlaps (first_digest, second_digest, first_commit_id, second_commit_id, account_id,"
-        " status, wanted_at) SELECT '0', ?, commits.id, commits.id, accounts.id, 'wanted', '2026-01-01 00:00:00'"
+        " status, wanted_at) SELECT '0', :number, commits.id, commits.id, accounts.id, 'wanted', '2026-01-01 00:00:00'"
         " FROM commits, accounts WHERE accounts.name = 'pages-owner' LIMIT 1"
     )
     with catalog.registry.database() as database:
         for number in range(64):
-            database.exec_driver_sql(insert, (str(number),))
+            database.execute(text(insert), {"number": str(number)})
     try:
         with catalog.registry.client(catalog.owner) as owner, catalog.registry.client(catalog.stranger) as stranger:
             answer = owner.post(
