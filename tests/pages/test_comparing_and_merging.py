@@ -54,14 +54,24 @@ def working(own_registry: Registry, tmp_path: Path) -> Registry:
         hub.push(adapter, "worked/tuned")
         (adapter / "adapter_model.safetensors").write_bytes(builders.lora_weights(seed=9))
         hub.push(adapter, "worked/tuned")
+        hub.push(with_short_names(builders.write_adapter(tmp_path / "short", base="worked/base")), "worked/short")
     (tmp_path / "token").write_text(token)
     return own_registry
+
+
+def with_short_names(folder: Path) -> Path:
+    """The same adapter, trained on the model without its head: `layers.0…` in place of `model.layers.0…`."""
+    path = folder / "adapter_model.safetensors"
+    tensors = {name.replace("model.model.", "model.", 1): array for name, array in load(path.read_bytes()).items()}
+    path.write_bytes(builders.safetensors_bytes(tensors, {"format": "pt"}))
+    return folder
 
 
 def test_numbers_are_the_apis_and_a_merge_runs_to_its_result(working: Registry, tmp_path: Path) -> None:
     with logged_in(working, (tmp_path / "token").read_text()) as client:
         numbers_are_the_apis(client)
         directions_are_compared_when_somebody_asks(client)
+        each_two_of_a_merge_are_compared(client)
         a_merge_runs(client)
 
 
@@ -104,6 +114,14 @@ def directions_are_compared_when_somebody_asks(client: httpx2.Client) -> None:
         assert found["output"] == pytest.approx(np.linalg.norm(u.T @ v) ** 2 / 4, abs=1e-9)
     assert len(overlap["modules"]) == overlap["whole"]["modules"] == 2
 
+    client.post("/compare", data=fields | {"b": "worked/short@v1"})
+    renamed = compared(client, "worked/tuned", "v1", "worked/short@v1")  # the base says which modules are the same
+    assert (renamed["whole"]["modules"], renamed["skipped"]) == (2, {})
+    assert renamed["whole"]["cosine"] == pytest.approx(1)
+
+
+def each_two_of_a_merge_are_compared(client: httpx2.Client) -> None:
+    overlap = compared(client, "worked/tuned", "v1", "worked/tuned@v2")
     asked = {"base": "worked/base", "adapter1": "worked/tuned@v1", "adapter2": "worked/tuned@v2"}
     asked["adapter3"] = "worked/tuned@v1"
     pairs = client.get("/merges.json", params=asked).json()["overlaps"]

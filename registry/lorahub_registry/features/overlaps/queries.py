@@ -8,7 +8,7 @@ from sqlalchemy import ColumnElement, and_, func, select, update
 from sqlalchemy.exc import IntegrityError
 
 from lorahub_registry.infrastructure.database import Session, now
-from lorahub_registry.infrastructure.database.tables import AdapterOverlap
+from lorahub_registry.infrastructure.database.tables import AdapterOverlap, Commit, Repository
 
 __all__ = ["IntegrityError"]
 
@@ -69,6 +69,11 @@ def wishes(session: Session, *, limit: int) -> list[Pair]:
 def commits_of(session: Session, pair: Pair) -> tuple[CommitId, CommitId] | None:
     row = session.get(AdapterOverlap, (pair.first, pair.second))
     return None if row is None else (CommitId(row.first_commit_id), CommitId(row.second_commit_id))
+
+
+def namespace_of(session: Session, commit_id: CommitId) -> str:
+    statement = select(Repository.namespace).join(Commit, Commit.repository_id == Repository.id)
+    return session.scalars(statement.where(Commit.id == commit_id)).one()
 
 
 def settle(session: Session, pair: Pair, outcome: Outcome) -> None:

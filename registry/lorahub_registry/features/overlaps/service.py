@@ -5,16 +5,18 @@ Reading never makes work: a wish is an act of an account, and an account has a b
 of one module of each are in memory at a time; no ΔW ever is.
 """
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from lorahub.adapters.adapter import Adapter, Update
+from lorahub.adapters.adapter import Adapter, Naming, Update
+from lorahub.adapters.base_model import BaseModel
+from lorahub.adapters.base_names import BaseNames
 from lorahub.adapters.files import header_of
 from lorahub.adapters.reader import read_adapter
 from lorahub.adapters.weight_overlap import Overlap, of_the_whole, why_not
 from lorahub.adapters.weight_overlap import overlap_of as compare
-from lorahub.errors import LorahubError, NotFound, TooManyRequests
+from lorahub.errors import BaseNotFound, LorahubError, NotFound, TooManyRequests
 from lorahub.protocol.digests import CommitId
 from lorahub.protocol.names import RepositoryName
 
@@ -22,12 +24,12 @@ from lorahub_registry.features.accounts.permissions import Principal
 from lorahub_registry.features.audit.service import record as record_audit
 from lorahub_registry.features.bases.revision_files import RevisionFiles
 from lorahub_registry.features.blobs.service import known_blobs
-from lorahub_registry.features.checks.service import recorded_of
+from lorahub_registry.features.checks.service import base_of, recorded_of
 from lorahub_registry.features.overlaps import queries
 from lorahub_registry.features.overlaps.queries import Outcome, Pair
 from lorahub_registry.features.repositories.service import readable
 from lorahub_registry.features.revisions import service as revisions
-from lorahub_registry.features.statistics.service import factors_of
+from lorahub_registry.features.statistics.service import factors_of, reader_for
 from lorahub_registry.infrastructure.backend import Backend
 
 __all__ = ["Outcome"]
@@ -136,7 +138,7 @@ def fulfil(backend: Backend, subject: str) -> str:
     if commits is None:
         return "gone"
     try:
-        outcome = Outcome("done", None, _compute(*(_open(backend, commit_id) for commit_id in commits)))
+        outcome = Outcome("done", None, _compute(backend, commits))
     except (LorahubError, ValueError, KeyError, MemoryError) as error:
         outcome = Outcome("failed", f"{type(error).__name__}: {error}"[:500])
     with backend.database.write() as session:
@@ -147,12 +149,14 @@ def fulfil(backend: Backend, subject: str) -> str:
 @dataclass(frozen=True, slots=True)
 class _Opened:
     adapter: Adapter
+    base: BaseModel | None
+    """That it claims, where members of its namespace may read it here."""
     files: RevisionFiles
     path: str
     start: int
     """Where the tensors begin in the file."""
 
-    def factors(self, update: Update) -> Mapping[str, Any]:
+    def factors(self, update: Update) -> dict[str, Any]:
         return factors_of(self.files, self.path, self.start, update)
 
 
@@ -161,54 +165,78 @@ def _open(backend: Backend, commit_id: CommitId) -> _Opened | None:
     with backend.database.read() as session:
         files = revisions.files_of(session, commit_id)
         held = RevisionFiles(backend, files, known_blobs(session, [file.sha256 for file in files.values()]))
+        namespace = queries.namespace_of(session, commit_id)
     adapter = read_adapter(held)
     path = adapter.weights_file
     if path is None or not path.endswith(".safetensors"):
         return None
-    return _Opened(adapter, held, path, header_of(held, path).data_start)
+    base = base_of(backend, reader_for(namespace), adapter.claim)
+    return _Opened(adapter, None if base is None else base.base, held, path, header_of(held, path).data_start)
 
 
-def _compute(first: _Opened | None, second: _Opened | None) -> dict[str, Any]:
-    if first is None or second is None:
+def _compute(backend: Backend, commits: tuple[CommitId, CommitId]) -> dict[str, Any]:
+    """Raises `BaseNotFound` for names that only a base could join; it may be known when somebody asks again."""
+    opened = [found for commit_id in commits if (found := _open(backend, commit_id))]
+    if len(opened) < 2:
         return _result({}, {_ALL: "only safetensors are computed"})
-    if first.adapter.naming is not second.adapter.naming:
-        return _result({}, {_ALL: "their files name the base's modules in different ways"})
+    first, second = sorted(opened, key=lambda one: one.adapter.naming is not Naming.DOTTED)  # whose names are shown
+    if first.adapter.naming is not second.adapter.naming and not _same_base(first, second):
+        raise BaseNotFound(
+            "their files name modules in different ways, and the base that would join them isn't known here"
+        )
     compared: dict[str, Overlap] = {}
     skipped: dict[str, str] = {}
-    pairs = _paired(first.adapter, second.adapter, skipped)
+    pairs = _paired(first, second, skipped)
     if sum(_work(*pair) for pair in pairs.values()) > MOST_WORK:
         return _result({}, {_ALL: "their ranks are too high to be compared here"})
     for module, (one, two) in pairs.items():
-        found = compare(one, first.factors(one), two, second.factors(two))
-        if isinstance(found, Overlap):
-            compared[module] = found
+        result = compare(one, first.factors(one), two, second.factors(two))
+        if isinstance(result, Overlap):
+            compared[module] = result
         else:
-            skipped[module] = found
+            skipped[module] = result
     return _result(compared, skipped)
 
 
-def _paired(first: Adapter, second: Adapter, skipped: dict[str, str]) -> dict[str, tuple[Update, Update]]:
-    """The updates of both to one module of the base, by its name; those that can't be compared go to `skipped`."""
+def _same_base(first: _Opened, second: _Opened) -> bool:
+    bases = first.base, second.base
+    return bases[0] is not None and bases[1] is not None and bases[0].layout_digest == bases[1].layout_digest
+
+
+def _paired(first: _Opened, second: _Opened, skipped: dict[str, str]) -> dict[str, tuple[Update, Update]]:
+    """The updates of both to one weight of the base; those that can't be compared go to `skipped`."""
     pairs: dict[str, tuple[Update, Update]] = {}
-    ours, theirs = _by_module(first), _by_module(second)
-    for module in dict.fromkeys([*ours, *theirs]):
-        one, two = ours.get(module, []), theirs.get(module, [])
+    base = first.base if _same_base(first, second) else None
+    ours, theirs = (_by_weight(one.adapter, base) for one in (first, second))
+    for weight in dict.fromkeys([*ours, *theirs]):
+        one, two = ours.get(weight, []), theirs.get(weight, [])
+        shown = _shown((one or two)[0])
         if not one or not two:
-            skipped[module] = "only one of them changes it"
+            skipped[shown] = "only one of them changes it"
         elif len(one) > 1 or len(two) > 1:
-            skipped[module] = "it is changed in several parts"
+            skipped[shown] = "it is changed in several parts"
         elif reason := why_not(one[0], two[0]):
-            skipped[module] = reason
+            skipped[shown] = reason
         else:
-            pairs[module] = one[0], two[0]
+            pairs[shown] = one[0], two[0]
     return pairs
 
 
-def _by_module(adapter: Adapter) -> dict[str, list[Update]]:
-    found: dict[str, list[Update]] = {}
+def _by_weight(adapter: Adapter, base: BaseModel | None) -> dict[Hashable, list[Update]]:
+    """By where the base has the weight; by the adapter's own name of it, where there is no base, or no such weight."""
+    names = None if base is None else BaseNames(base)
+    modules = names.resolve((update.module for update in adapter.updates), adapter.naming)[0] if names else {}
+    found: dict[Hashable, list[Update]] = {}
     for update in adapter.updates:
-        found.setdefault(update.module, []).append(update)
+        module = modules.get(update.module)
+        weight = names.find(module, update.parameters) if names and module else None
+        found.setdefault(weight.places if weight else _shown(update), []).append(update)
     return found
+
+
+def _shown(update: Update) -> str:
+    parameter = update.parameters[0]
+    return update.module if parameter == "weight" else f"{update.module}.{parameter}"
 
 
 def _work(one: Update, two: Update) -> int:

@@ -147,11 +147,16 @@ def _layers(modules: Mapping[str, UpdateStatistics]) -> dict[str, float]:
 # --- the base ---------------------------------------------------------------------------------------------------------
 
 
+def reader_for(namespace: str) -> Principal:
+    """A worker, who may read what members of the adapter's namespace may."""
+    return Principal(account_id=-1, name="(worker)", roles={similarity_key(namespace): Level.READ})
+
+
 def _base_norms(backend: Backend, adapter: Adapter, namespace: str) -> dict[str, float]:
     """‖W‖_F by the adapter's modules, where the base is a repository here that the adapter's namespace may read."""
     if adapter.claim.name is None:
         return {}
-    reader = Principal(account_id=-1, name="(worker)", roles={similarity_key(namespace): Level.READ})
+    reader = reader_for(namespace)
     try:
         name = RepositoryName.parse(adapter.claim.name.removeprefix("hf:"))
         with backend.database.read() as session:
