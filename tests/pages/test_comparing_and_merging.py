@@ -256,6 +256,13 @@ def test_an_account_has_so_many_comparisons_open(catalog: Catalog) -> None:
             with catalog.registry.database() as database:
                 database.exec_driver_sql("UPDATE adapter_overlaps SET status = 'failed', reason = 'ValueError: no'")
             assert asked(stranger, "GET", catalog.adapter, catalog.other) == (200, "failed")
+            with catalog.registry.database() as database:
+                digests = "SELECT first_digest, second_digest FROM adapter_overlaps WHERE first_digest != '0'"
+                first, second = database.exec_driver_sql(digests).one()
+            catalog.registry.admin_command("jobs", "requeue", f"overlap/{first}-{second}")
+            assert asked(stranger, "GET", catalog.adapter, catalog.other) == (200, "wanted")
+            with catalog.registry.database() as database:
+                database.exec_driver_sql("UPDATE adapter_overlaps SET status = 'failed'")
             assert asked(owner, "POST", catalog.adapter, catalog.other) == (202, "wanted")
     finally:
         with catalog.registry.database() as database:
