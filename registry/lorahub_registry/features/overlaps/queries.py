@@ -84,16 +84,24 @@ def settle(session: Session, pair: Pair, outcome: Outcome) -> None:
     )
 
 
-def want_again(session: Session, pair: Pair, account_id: int | None = None) -> bool:
-    """Whether it had failed. `account_id`, where it is now somebody else who wants it."""
-    values = {"status": "wanted", "reason": None, "done_at": None, "wanted_at": now()}
+def want_again(session: Session, pair: Pair) -> bool:
+    """Whether it had failed."""
     changed = session.execute(
         update(AdapterOverlap)
         .where(_is(pair), AdapterOverlap.status == "failed")
-        .values(values if account_id is None else {**values, "account_id": account_id})
+        .values(status="wanted", reason=None, wanted_at=now(), done_at=None)
         .returning(AdapterOverlap.first_digest)
     )
     return changed.first() is not None
+
+
+def take_wish(session: Session, pair: Pair, commits: tuple[CommitId, CommitId], account_id: int) -> None:
+    """It is this account's now; `commits` have the files, which those of the first wish may have lost."""
+    session.execute(
+        update(AdapterOverlap)
+        .where(_is(pair))
+        .values(first_commit_id=commits[0], second_commit_id=commits[1], account_id=account_id)
+    )
 
 
 def _is(pair: Pair) -> ColumnElement[bool]:

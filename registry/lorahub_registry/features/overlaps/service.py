@@ -81,8 +81,8 @@ def want(backend: Backend, principal: Principal, one: Side, other: Side) -> Outc
                 )
             if known.status == "none":
                 queries.insert_wish(session, found.pair, found.commits, account_id)
-            else:
-                queries.want_again(session, found.pair, account_id)
+            elif queries.want_again(session, found.pair):
+                queries.take_wish(session, found.pair, found.commits, account_id)
     except queries.IntegrityError:  # somebody else asked at the same moment
         pass
     return Outcome("wanted")
