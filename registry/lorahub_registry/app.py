@@ -24,6 +24,7 @@ from lorahub_registry.features.mirrors import routes as mirrors
 from lorahub_registry.features.operations import pages as operation_pages
 from lorahub_registry.features.operations import routes as operations
 from lorahub_registry.features.operations.service import Prober
+from lorahub_registry.features.overlaps import routes as overlaps
 from lorahub_registry.features.publishers import routes as publishers
 from lorahub_registry.features.publishing import routes as publishing
 from lorahub_registry.features.quotas import routes as quotas
@@ -86,6 +87,7 @@ def create_app(backend: Backend) -> FastAPI:
         bundles,
         checks,
         statistics,
+        overlaps,
         merges,
         mirrors,
         publishers,

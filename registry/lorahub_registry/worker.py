@@ -23,6 +23,7 @@ from lorahub_registry.features.jobs.service import Badge, NameLost  # noqa: E402
 from lorahub_registry.features.maintenance import tasks as maintenance  # noqa: E402
 from lorahub_registry.features.merges import tasks as merges  # noqa: E402
 from lorahub_registry.features.mirrors import tasks as mirrors  # noqa: E402
+from lorahub_registry.features.overlaps import tasks as overlaps  # noqa: E402
 from lorahub_registry.features.statistics import tasks as statistics  # noqa: E402
 from lorahub_registry.infrastructure import jobs, logs  # noqa: E402
 from lorahub_registry.infrastructure.backend import Backend  # noqa: E402
@@ -38,6 +39,7 @@ _BEATS = 4
 _LOOKS = (
     workers.take_over,
     statistics.start_wanted,
+    overlaps.start_wanted,
     merges.start_wanted,
     maintenance.start_due,
     mirrors.start_due,
@@ -71,7 +73,7 @@ def run(backend: Backend, *, name: str | None, parent: int | None = None) -> Non
 
 def _sign_on(backend: Backend, name: str | None, stop: threading.Event) -> Badge | None:
     """Waits for a database that is away. None where the worker is told to end before that."""
-    queues = [statistics.QUEUE, maintenance.QUEUE, mirrors.QUEUE, *merges.queues(backend.settings)]
+    queues = [statistics.QUEUE, overlaps.QUEUE, maintenance.QUEUE, mirrors.QUEUE, *merges.queues(backend.settings)]
     badge: Badge | None = None
     while not stop.is_set():
         try:

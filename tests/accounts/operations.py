@@ -207,6 +207,10 @@ def _merge(stage: Stage, repo: str) -> Request:
     return Request(json={"recipe": recipe, "target": stage.public}, repository=repo)
 
 
+def _beside_itself(_stage: Stage, repo: str) -> Request:
+    return Request(query=f"?with={repo}@main")
+
+
 def _plan(stage: Stage, repo: str) -> Request:
     return Request(json=_merge(stage, repo).json["recipe"], repository=repo)
 
@@ -308,6 +312,7 @@ OPERATIONS: dict[str, Operation] = {
     f"GET {OWN}/check/{{rev}}": Operation("read"),
     f"GET {OWN}/signature/{{rev}}": Operation("read"),
     f"GET {OWN}/statistics/{{rev}}": Operation("read"),
+    f"GET {OWN}/overlap/{{rev}}": Operation("read", make=_beside_itself),
     f"GET {OWN}/record": Operation("read"),
     # a repository, written to
     f"POST {MODEL}/preupload/{{rev}}": Operation("write", make=sends({"files": []})),
@@ -388,6 +393,7 @@ OPERATIONS: dict[str, Operation] = {
         "account",
         make=lambda _, repo: Request(json={"adapters": [f"{repo}@main"], "bases": []}, repository=repo),
     ),
+    f"POST {OWN}/overlap/{{rev}}": Operation("account", make=_beside_itself),
     f"POST {V1}/merges/plan": Operation("account", make=_plan),
     f"GET {V1}/merges": Operation("account"),
     f"GET {V1}/merges/{{job}}": Operation("own job", make=_with_job),

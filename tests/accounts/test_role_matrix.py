@@ -89,7 +89,8 @@ def test_a_private_repository_and_a_missing_one_answer_byte_for_byte_alike(
         return
     private = request.repository or stage.private
     missing = private.replace("guess-", "wrong-")
-    other = Request(request.values, _renamed(request.json, private, missing), request.content, repository=missing)
+    json_, query = _renamed(request.json, private, missing), request.query.replace(private, missing)
+    other = Request(request.values, json_, request.content, query, repository=missing)
     for caller in OUTSIDERS:
         there = ask(callers[caller], operation, request, stage, stage.private)
         absent = ask(callers[caller], operation, other, stage, missing)

@@ -65,6 +65,7 @@ ASKED = [
     "/owner/texts/resolve/@/README.md",
     f"{OWN}/revisions/@",
     f"{OWN}/check/main?base=@",
+    f"{OWN}/overlap/main?with=@",
     "/api/lorahub/v1/audit?limit=@",
     "/api/lorahub/v1/audit?cursor=@",
     "/api/lorahub/v1/bases?search=@",

@@ -3,6 +3,7 @@
 import json
 import time
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree as ET
 
 import builders
@@ -12,6 +13,8 @@ import numpy as np
 import pytest
 from pages.conftest import Catalog, csrf, logged_in
 from registry_process import Registry
+from safetensors.numpy import load
+from sqlalchemy import text
 
 
 def drawn(page: str, title: str) -> list[str]:
@@ -51,13 +54,24 @@ def working(own_registry: Registry, tmp_path: Path) -> Registry:
         hub.push(adapter, "worked/tuned")
         (adapter / "adapter_model.safetensors").write_bytes(builders.lora_weights(seed=9))
         hub.push(adapter, "worked/tuned")
+        hub.push(with_short_names(builders.write_adapter(tmp_path / "short", base="worked/base")), "worked/short")
     (tmp_path / "token").write_text(token)
     return own_registry
+
+
+def with_short_names(folder: Path) -> Path:
+    """The same adapter, trained on the model without its head: `layers.0…` in place of `model.layers.0…`."""
+    path = folder / "adapter_model.safetensors"
+    tensors = {name.replace("model.model.", "model.", 1): array for name, array in load(path.read_bytes()).items()}
+    path.write_bytes(builders.safetensors_bytes(tensors, {"format": "pt"}))
+    return folder
 
 
 def test_numbers_are_the_apis_and_a_merge_runs_to_its_result(working: Registry, tmp_path: Path) -> None:
     with logged_in(working, (tmp_path / "token").read_text()) as client:
         numbers_are_the_apis(client)
+        directions_are_compared_when_somebody_asks(client)
+        each_two_of_a_merge_are_compared(client)
         a_merge_runs(client)
 
 
@@ -71,6 +85,77 @@ def numbers_are_the_apis(client: httpx2.Client) -> None:
     twin = client.get(address.replace("/compare", "/compare.json")).json()
     assert {row[0] for row in twin["norms"]} == set(first)
     assert {"fact": "Method", "first": "lora", "second": "lora", "same": True} in twin["facts"]
+
+
+def directions_are_compared_when_somebody_asks(client: httpx2.Client) -> None:
+    one, other, address = (
+        "worked/tuned%40v1",
+        "worked/tuned%40v2",
+        "/compare.json?a=worked/tuned%40v1&b=worked/tuned@v2",
+    )
+    assert client.get(address).json()["overlap"] == {"status": "none", "reason": None, "overlap": None}
+    page = client.get(f"/compare?a={one}&b={other}").text
+    assert "Nobody has had these two compared yet" in page
+    fields = {"csrf": csrf(client, f"/compare?a={one}&b={other}"), "a": "worked/tuned@v1", "b": "worked/tuned@v2"}
+    assert client.post("/compare", data=fields).status_code == 303
+    overlap = compared(client, "worked/tuned", "v1", "worked/tuned@v2")
+    assert overlap == compared(client, "worked/tuned", "v2", "worked/tuned@v1")
+    assert overlap == client.get(address).json()["overlap"]["overlap"]
+    page = client.get(f"/compare?a={one}&b={other}").text
+    for title, figure in (("Cosine", "cosine"), ("Shared input", "input"), ("Shared output", "output")):
+        assert list(map(float, drawn(page, title))) == [found[figure] for found in overlap["modules"].values()]
+
+    updates = [formed(seed) for seed in (0, 9)]
+    for module, found in overlap["modules"].items():
+        first, second = (update[module] for update in updates)
+        cosine = np.sum(first * second) / (np.linalg.norm(first) * np.linalg.norm(second))
+        assert found["cosine"] == pytest.approx(cosine, abs=1e-9)
+        u, v = (np.linalg.svd(update)[0][:, :4] for update in (first, second))
+        assert found["output"] == pytest.approx(np.linalg.norm(u.T @ v) ** 2 / 4, abs=1e-9)
+    assert len(overlap["modules"]) == overlap["whole"]["modules"] == 2
+
+    client.post("/compare", data=fields | {"b": "worked/short@v1"})
+    renamed = compared(client, "worked/tuned", "v1", "worked/short@v1")  # the base says which modules are the same
+    assert (renamed["whole"]["modules"], renamed["skipped"]) == (2, {})
+    assert renamed["whole"]["cosine"] == pytest.approx(1)
+
+
+def each_two_of_a_merge_are_compared(client: httpx2.Client) -> None:
+    overlap = compared(client, "worked/tuned", "v1", "worked/tuned@v2")
+    asked = {"base": "worked/base", "adapter1": "worked/tuned@v1", "adapter2": "worked/tuned@v2"}
+    asked["adapter3"] = "worked/tuned@v1"
+    pairs = client.get("/merges.json", params=asked).json()["overlaps"]
+    assert [pair["status"] for pair in pairs] == ["done", "none", "done"]
+    answer = client.post("/merges/overlaps", data={"csrf": csrf(client, "/merges"), **asked})
+    assert answer.status_code == 303
+    assert compared(client, "worked/tuned", "v1", "worked/tuned@v1")["whole"]["cosine"] == pytest.approx(1)
+    pairs = client.get("/merges.json", params=asked).json()["overlaps"]
+    page = client.get(answer.headers["Location"]).text
+    for title, figure in (("Cosine of each", "cosine"), ("Shared input", "input"), ("Shared output", "output")):
+        assert list(map(float, drawn(page, title))) == [pair["whole"][figure] for pair in pairs]
+    assert [pair["whole"]["cosine"] for pair in pairs][::2] == [overlap["whole"]["cosine"]] * 2
+
+
+def compared(client: httpx2.Client, name: str, rev: str, other: str) -> dict[str, Any]:
+    """The API's own, once the worker has it."""
+    for _ in range(100):
+        found = client.get(f"/api/lorahub/v1/models/{name}/overlap/{rev}", params={"with": other}).json()
+        if found["status"] == "done":
+            return dict(found["overlap"])
+        time.sleep(0.1)
+    raise AssertionError(found)
+
+
+def formed(seed: int) -> dict[str, np.ndarray]:
+    """ΔW by module of an adapter of the builder's."""
+    weights = load(builders.lora_weights(seed=seed))
+    down = {name: array for name, array in weights.items() if name.endswith("lora_A.weight")}
+    return {
+        name.removeprefix("base_model.model.").removesuffix(".lora_A.weight"): 2.0
+        * weights[name.replace("lora_A", "lora_B")].astype(np.float64)
+        @ array
+        for name, array in down.items()
+    }
 
 
 def a_merge_runs(client: httpx2.Client) -> None:
@@ -109,6 +194,79 @@ def test_a_comparison_shows_nothing_of_what_one_may_not_see(catalog: Catalog, as
         (catalog.other, "compatible"),
     }
     assert len(drawn(as_stranger.get(f"/base/{catalog.base}").text, "Which adapter fits")) == len(fits)
+
+
+def test_an_overlap_is_for_whoever_may_read_both_and_made_for_accounts_only(
+    catalog: Catalog, as_owner: httpx2.Client, as_stranger: httpx2.Client, tmp_path: Path
+) -> None:
+    """No worker runs here: what is wanted stays so."""
+    hidden, registry = "pages-org/overlapping", catalog.registry
+    with lorahub.Hub(registry.url, token=catalog.owner) as hub:
+        hub.push(builders.write_adapter(tmp_path / "hidden", seed=77, base=catalog.base), hidden, private=True)
+    with (
+        registry.client(catalog.owner) as owner,
+        registry.client(catalog.stranger) as stranger,
+        registry.client(None) as anybody,
+    ):
+        assert asked(owner, "POST", hidden, catalog.adapter) == (202, "wanted")
+        assert asked(owner, "POST", catalog.adapter, hidden) == (202, "wanted")
+        for method in ("GET", "POST"):
+            for pair in ((hidden, catalog.adapter), (catalog.adapter, hidden)):
+                assert asked(stranger, method, *pair) == asked(anybody, method, *pair) == (404, None)
+        assert asked(anybody, "POST", catalog.adapter, catalog.other) == (401, None)
+        assert asked(anybody, "GET", catalog.adapter, catalog.other) == (200, "none")
+        assert asked(owner, "GET", catalog.adapter, catalog.base) == (404, None)
+        place = f"/compare?a={catalog.adapter}&b={hidden}"
+        assert "Being computed" in as_owner.get(place).text
+        fields = {"csrf": csrf(as_stranger, "/merges"), "a": catalog.adapter, "b": hidden}
+        assert as_stranger.post("/compare", data=fields).status_code == 404
+        mix = {"base": catalog.base, "adapter1": catalog.adapter, "adapter2": hidden}
+        assert as_stranger.get("/merges.json", params=mix).json()["overlaps"] == []
+        fields = {"csrf": csrf(as_stranger, "/merges"), **mix}
+        assert as_stranger.post("/merges/overlaps", data=fields).status_code == 404
+
+        owner.put(f"/api/models/{hidden}/settings", json={"private": False}).raise_for_status()
+        assert asked(anybody, "GET", hidden, catalog.adapter) == (200, "wanted")
+        owner.request("DELETE", "/api/repos/delete", json={"name": hidden}).raise_for_status()
+    with registry.database() as database:
+        assert database.exec_driver_sql("SELECT count(*) FROM adapter_overlaps").scalar_one() == 0
+
+
+def asked(client: httpx2.Client, method: str, one: str, other: str) -> tuple[int, str | None]:
+    answer = client.request(method, f"/api/lorahub/v1/models/{one}/overlap/main", params={"with": f"{other}@main"})
+    return answer.status_code, answer.json().get("status")
+
+
+def test_an_account_has_so_many_comparisons_open(catalog: Catalog) -> None:
+    insert = (
+        "INSERT INTO adapter_overlaps (first_digest, second_digest, first_commit_id, second_commit_id, account_id,"
+        " status, wanted_at) SELECT '0', :number, commits.id, commits.id, accounts.id, 'wanted', '2026-01-01 00:00:00'"
+        " FROM commits, accounts WHERE accounts.name = 'pages-owner' LIMIT 1"
+    )
+    with catalog.registry.database() as database:
+        for number in range(64):
+            database.execute(text(insert), {"number": str(number)})
+    try:
+        with catalog.registry.client(catalog.owner) as owner, catalog.registry.client(catalog.stranger) as stranger:
+            answer = owner.post(
+                f"/api/lorahub/v1/models/{catalog.adapter}/overlap/main", params={"with": catalog.other}
+            )
+            assert (answer.status_code, answer.json()["code"]) == (429, "TooManyRequests")
+            assert asked(stranger, "POST", catalog.adapter, catalog.other) == (202, "wanted")
+            with catalog.registry.database() as database:
+                database.exec_driver_sql("UPDATE adapter_overlaps SET status = 'failed', reason = 'ValueError: no'")
+            assert asked(stranger, "GET", catalog.adapter, catalog.other) == (200, "failed")
+            with catalog.registry.database() as database:
+                digests = "SELECT first_digest, second_digest FROM adapter_overlaps WHERE first_digest != '0'"
+                first, second = database.exec_driver_sql(digests).one()
+            catalog.registry.admin_command("jobs", "requeue", f"overlap/{first}-{second}")
+            assert asked(stranger, "GET", catalog.adapter, catalog.other) == (200, "wanted")
+            with catalog.registry.database() as database:
+                database.exec_driver_sql("UPDATE adapter_overlaps SET status = 'failed'")
+            assert asked(owner, "POST", catalog.adapter, catalog.other) == (202, "wanted")
+    finally:
+        with catalog.registry.database() as database:
+            database.exec_driver_sql("DELETE FROM adapter_overlaps")
 
 
 def test_a_merge_is_refused_in_words(catalog: Catalog, as_owner: httpx2.Client, as_stranger: httpx2.Client) -> None:

@@ -9,12 +9,16 @@ from lorahub_registry.pictures import (
     Picture,
     Verdict,
     bars,
+    cosine_map,
+    cosine_pairs,
     curve,
     difference_map,
     fit_matrix,
     lineage,
     norm_map,
     relative_map,
+    share_map,
+    share_pairs,
     spectrum,
 )
 from pages.payloads import PAYLOADS
@@ -24,6 +28,17 @@ OTHERS = {module: norm * (0.5 if "q" in module else 2) for module, norm in NORMS
 POINTS = [{"step": step, "loss": 2 / step, "learning_rate": 1e-4} for step in range(1, 9)] + [
     {"step": 8, "eval_loss": 0.5}
 ]
+ALIKE = {
+    f"model.layers.{i}.q": {
+        "cosine": i / 4 - 0.6,
+        "input": i / 4,
+        "output": 0.5,
+        "input_chance": 0.1,
+        "output_chance": 0.2,
+    }
+    for i in range(4)
+}
+WHOLE = {"cosine": -0.3, "input": 0.375, "output": 0.5, "input_chance": 0.1, "output_chance": 0.2}
 HOSTILE = "".join(PAYLOADS[:20])
 
 
@@ -36,6 +51,10 @@ def all_pictures(text: str) -> list[Picture]:
         norm_map({f"{text}.layers.3.{text}": 1.0, text: 0.0, "x": None}),
         relative_map({text: 1.0}),
         difference_map({text: 1.0}, {text: 2.0, f"a.{text}": 1.0}, (text, text)),
+        cosine_map({text: WHOLE, f"a.{text}": WHOLE}, WHOLE),
+        share_map({text: WHOLE, f"a.{text}": WHOLE}, WHOLE, "input"),
+        cosine_pairs([text, text], {(0, 1): WHOLE}),
+        share_pairs([text, text], {(0, 1): WHOLE}, "output"),
         fit_matrix([Verdict(text, text, text), Verdict("a", text, "fits")]),
         spectrum(text, [2.0, 1.0], 1.5),
         bars(text, {text: 3.0}, what=text),
@@ -62,6 +81,24 @@ def test_a_difference_is_of_the_second_less_the_first() -> None:
     assert sorted(map(float, values_of(picture))) == sorted(OTHERS[module] - NORMS[module] for module in NORMS)
     assert "24 are larger in b and 12 in a" in picture.finding
     assert "same norm" in difference_map(NORMS, NORMS, ("a", "b")).finding
+
+
+def test_likeness_is_drawn_by_module_and_by_pair() -> None:
+    cosines, shares = cosine_map(ALIKE, WHOLE), share_map(ALIKE, WHOLE, "input")
+    assert list(map(float, values_of(cosines))) == [one["cosine"] for one in ALIKE.values()]
+    assert list(map(float, values_of(shares))) == [one["input"] for one in ALIKE.values()]
+    assert "partly in opposite ways: cosine -0.3; highest in model.layers.3.q (0.15)" in cosines.finding
+    assert "share 38% of the directions that they listen to, where chance would make it 10%" in shares.finding
+    assert "at right angles" in cosine_map(ALIKE, WHOLE | {"cosine": 0.01}).finding
+    assert "almost the same way" in cosine_map(ALIKE, WHOLE | {"cosine": 0.95}).finding
+    names, pairs = (
+        ["o/a", "o/b", "o/c"],
+        {(0, 1): WHOLE, (0, 2): WHOLE | {"cosine": 0.8}, (1, 2): WHOLE | {"output": 0.9}},
+    )
+    assert list(map(float, values_of(cosine_pairs(names, pairs)))) == [-0.3, 0.8, -0.3]
+    assert cosine_pairs(names, pairs).finding == "o/a and o/b pull against each other most: cosine -0.3."
+    assert "closest are o/a and o/c: cosine 0.8" in cosine_pairs(names, {(0, 2): pairs[0, 2]}).finding
+    assert share_pairs(names, pairs, "output").finding.startswith("o/b and o/c overlap most in what they write: 90%")
 
 
 def test_a_spectrum_a_curve_and_bars_hold_their_numbers() -> None:

@@ -8,7 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import builders
 import httpx2
+import lorahub
 import pytest
 import wire
 from registry_process import LORAHUB, Registry
@@ -137,3 +139,19 @@ def test_the_commands_show_and_set_it(here: Registry, tmp_path: Path) -> None:
     with here.client() as client:
         assert client.put(f"{V1}/models/{repo}/retention", json={"keep": 0}).status_code == 400
         assert len(versions(client, repo)) == 3
+
+
+def test_what_a_comparison_is_about_to_read_stays(here: Registry, tmp_path: Path) -> None:
+    with lorahub.Hub(here.url, token=here.token) as hub, here.client() as client:
+        for seed in range(4):
+            hub.push(builders.write_adapter(tmp_path / "adapter", seed=seed), "owner/compared")
+        commits = {one["name"]: one["commit"] for one in client.get(f"{V1}/models/owner/compared/versions").json()}
+        asked = client.post(f"{V1}/models/owner/compared/overlap/v1", params={"with": "owner/compared@v2"})
+        assert asked.status_code == 202, asked.text
+        with here.database() as database:
+            database.exec_driver_sql("UPDATE adapter_statistics SET status = 'done'")
+        keep(client, "owner/compared", 1)
+        collect(here)
+    with here.database() as database:
+        have_files = set(database.exec_driver_sql("SELECT commit_id FROM commit_files").scalars())
+    assert [version for version in ("v1", "v2", "v3", "v4") if commits[version] in have_files] == ["v1", "v2", "v4"]

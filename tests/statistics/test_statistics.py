@@ -27,10 +27,12 @@ def working(own_registry: Registry) -> Registry:
     return own_registry.start()
 
 
-def settled(client: httpx2.Client, repo: str, *, seconds: float = 40) -> dict[str, Any]:
+def settled(
+    client: httpx2.Client, repo: str, *, seconds: float = 40, what: str = "statistics", **asked: str
+) -> dict[str, Any]:
     end = time.monotonic() + seconds
     while True:
-        answer: dict[str, Any] = client.get(f"/api/lorahub/v1/models/{repo}/statistics/main").json()
+        answer: dict[str, Any] = client.get(f"/api/lorahub/v1/models/{repo}/{what}/main", params=asked).json()
         if answer["status"] != "wanted" or time.monotonic() > end:
             return answer
         time.sleep(0.2)
@@ -102,7 +104,32 @@ def test_what_has_no_product_of_factors_says_so(working: Registry, tmp_path: Pat
     (folder / "adapter_config.json").write_text(json.dumps(config))
     with Hub(working.url, token=working.token) as hub, working.client(working.token) as client:
         hub.push(folder, "owner/ia3")
+        hub.push(write_adapter(tmp_path / "lora"), "owner/lora")
+        hub.push(as_torchtune(tmp_path / "tune"), "owner/tune")
+        address = "/api/lorahub/v1/models/owner/ia3/overlap/main"
+        assert client.post(address, params={"with": "owner/lora@main"}).json()["status"] == "wanted"
+        client.post(address.replace("ia3", "tune"), params={"with": "owner/lora@main"}).raise_for_status()
         answer = settled(client, "owner/ia3")
+        overlap, unnamed = (
+            settled(client, repo, what="overlap", **{"with": "owner/lora@main"}) for repo in ("owner/ia3", "owner/tune")
+        )
         assert client.get("/api/lorahub/v1/models/owner/nothing/statistics/main").status_code == 404
     assert answer["status"] == "done"
     assert answer["statistics"]["skipped"] == {"model.layers.0.self_attn.q_proj": "ia3, rank None"}
+    assert overlap["overlap"]["modules"] == {}
+    assert overlap["overlap"]["whole"]["cosine"] is None
+    first, second = (overlap["overlap"]["skipped"][f"model.layers.{layer}.self_attn.q_proj"] for layer in (0, 1))
+    assert first == "ia3, rank None: no product of factors that is computed here"
+    assert second == "only one of them changes it"
+    assert unnamed["status"] == "failed"
+    assert "in different ways" in unnamed["reason"]
+
+
+def as_torchtune(folder: Path) -> Path:
+    """Torchtune's own names, which only a base translates."""
+    folder.mkdir()
+    weights = {
+        f"layers.0.attn.q_proj.lora_{half}.weight": np.ones(shape) for half, shape in (("a", (4, 16)), ("b", (16, 4)))
+    }
+    (folder / "adapter_model.safetensors").write_bytes(safetensors_bytes(weights))
+    return folder

@@ -22,6 +22,7 @@ MOST_VALUES = 32
 MOST_ELEMENTS = 1 << 28
 """Elements of one module's factors: 2 GiB in float64."""
 _MOST_RANK = 4096
+_CORES = frozenset({"mid", "t1", "t2"})
 _CODES = {"F64": "<f8", "F32": "<f4", "F16": "<f2"}
 
 
@@ -66,7 +67,9 @@ def decode(entry: TensorEntry, raw: bytes) -> "Matrix":
 
 
 def is_computable(update: Update) -> bool:
-    """Whether the method has a product of factors here, within bounds."""
+    """Whether the method has a product of factors here, within bounds. Tucker's cores make it another product."""
+    if update.tensors.keys() & _CORES:
+        return False
     if update.method not in ("lora", "loha", "lokr", "adalora") or (update.rank or 1) > _MOST_RANK:
         return False
     return sum(entry.elements for entry in update.tensors.values()) <= MOST_ELEMENTS and len(update.shape) != 3
@@ -86,15 +89,27 @@ def statistics_of(
 
 
 def _singular_values(update: Update, factors: Mapping[str, "Matrix"]) -> "Matrix":
-    """Of ΔW without its scale."""
+    """Of ΔW without its scale: of a Kronecker product, all products of its halves'."""
+    import numpy as np
+
+    values = np.ones(1)
+    for up, down in products_of(update, factors):
+        values = np.outer(values, _low_rank(up, down)).ravel()
+    return values
+
+
+def products_of(update: Update, factors: Mapping[str, "Matrix"]) -> list[tuple["Matrix", "Matrix"]]:
+    """(up (out, r), down (r, in)) of each matrix whose Kronecker product is ΔW without its scale: of LoKr there are
+    two, of anything else one. Kernels are flattened into `in`.
+    """
     if update.method == "lokr":
-        return _kronecker(factors)
+        return [_half(factors, "w1"), _half(factors, "w2")]
     if update.method == "loha":
-        return _low_rank(*_hadamard(factors))
+        return [_hadamard(factors)]
     down, up = _flat(update, factors)
     if "diagonal" in factors:
         down = down * factors["diagonal"].reshape(-1, 1)
-    return _low_rank(up, down)
+    return [(up, down)]
 
 
 def _flat(update: Update, factors: Mapping[str, "Matrix"]) -> tuple["Matrix", "Matrix"]:
@@ -131,18 +146,14 @@ def _hadamard(factors: Mapping[str, "Matrix"]) -> tuple["Matrix", "Matrix"]:
     return up, down
 
 
-def _kronecker(factors: Mapping[str, "Matrix"]) -> "Matrix":
-    """The singular values of a Kronecker product are all products of its factors'."""
+def _half(factors: Mapping[str, "Matrix"], half: str) -> tuple["Matrix", "Matrix"]:
+    """Of LoKr; a whole matrix is itself times one."""
     import numpy as np
 
-    halves = []
-    for half in ("w1", "w2"):
-        if half in factors:
-            whole = factors[half].reshape(factors[half].shape[0], -1)
-            halves.append(np.linalg.svd(whole, compute_uv=False))
-        else:
-            halves.append(_low_rank(factors[f"{half}_a"], factors[f"{half}_b"]))
-    return np.outer(*halves).ravel().astype(np.float64)
+    if half not in factors:
+        return factors[f"{half}_a"], factors[f"{half}_b"]
+    whole = factors[half].reshape(factors[half].shape[0], -1)
+    return whole, np.eye(whole.shape[1])
 
 
 def _summary(values: "Matrix", base_norm: float | None) -> UpdateStatistics:

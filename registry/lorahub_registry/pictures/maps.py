@@ -42,12 +42,11 @@ def relative_map(ratios: Mapping[str, float]) -> Picture:
 
 
 def _sequential(title: str, finding: str, norms: Mapping[str, float | None]) -> Picture:
-    grid = _grid(norms)
     known = {module: norm for module, norm in norms.items() if norm is not None}
     top = max(known.values(), default=0.0)
-    svg = _draw(title, finding, grid, lambda value: f"q{_step(value, top)}")
+    svg = by_layer(title, finding, norms, lambda value: shade(value, top))
     rows = [[module, figure(norm)] for module, norm in norms.items()]
-    return Picture(title, finding, svg, ["Module", "‖ΔW‖"], rows, _scale(top))
+    return Picture(title, finding, svg, ["Module", "‖ΔW‖"], rows, scale(top))
 
 
 def _largest(known: Mapping[str, float], count: int) -> str:
@@ -75,7 +74,7 @@ def difference_map(
     top = max((abs(change) for change in known.values()), default=0.0)
     finding = _difference(known, names)
     title = f"‖ΔW‖ of {names[1]} less that of {names[0]}"
-    svg = _draw(title, finding, _grid(changes), lambda value: _diverging(value, top))
+    svg = by_layer(title, finding, changes, lambda value: diverging(value, top))
     rows = [[module, *map(figure, pairs[module]), figure(changes[module])] for module in modules]
     key = (("n4", f"−{figure(top)}"), ("z0", "0"), ("p4", f"+{figure(top)}"))
     return Picture(title, finding, svg, ["Module", names[0], names[1], "difference"], rows, key)
@@ -93,7 +92,7 @@ def _difference(known: Mapping[str, float], names: tuple[str, str]) -> str:
     )
 
 
-def _diverging(value: float, top: float) -> str:
+def diverging(value: float, top: float) -> str:
     if value == 0 or top == 0:
         return "z0"
     return f"{'p' if value > 0 else 'n'}{min(4, 1 + int(abs(value) / top * 4))}"
@@ -130,10 +129,12 @@ def _columns(grid: Grid) -> list[str]:
     return layers + ([_OUTSIDE] if _OUTSIDE in found else [])
 
 
-def _draw(title: str, finding: str, grid: Grid, kind: Colour) -> Markup:
+def by_layer(title: str, finding: str, values: Mapping[str, float | None], kind: Colour) -> Markup:
+    """`values` by module, drawn as layers × modules; `kind` gives the colour of one."""
+    grid = _grid(values)
     columns = _columns(grid)
     rows = list(grid)[: max(1, MOST_CELLS // max(1, len(columns)))]
-    left = _width_of(rows) + 8
+    left = width_of(rows) + 8
     root = canvas(title, finding, left + _CELL * max(1, len(columns)) + 4, 22 + _CELL * max(1, len(rows)) + 4)
     every = max(1, math.ceil(len(columns) / 16))
     for x, column in enumerate(columns):
@@ -153,15 +154,15 @@ def _cell(root: Element, x: float, y: float, value: float | None, where: str, ki
     mark(root, "rect", shape, value=value, tip=f"{where}: {told}", x=x, y=y, width=_CELL - 2, height=_CELL - 2)
 
 
-def _width_of(names: Sequence[str]) -> float:
+def width_of(names: Sequence[str]) -> float:
     return _LETTER * min(44, max((len(name) for name in names), default=1))
 
 
-def _step(value: float, top: float) -> int:
-    return 0 if top == 0 else min(STEPS - 1, int(value / top * STEPS))
+def shade(value: float, top: float) -> str:
+    return f"q{0 if top == 0 else min(STEPS - 1, int(value / top * STEPS))}"
 
 
-def _scale(top: float) -> tuple[tuple[str, str], ...]:
+def scale(top: float) -> tuple[tuple[str, str], ...]:
     ends = {0: "0", STEPS - 1: figure(top)}
     return tuple((f"q{step}", ends.get(step, "")) for step in range(STEPS))
 
@@ -189,7 +190,7 @@ def fit_matrix(verdicts: Sequence[Verdict], *, title: str = "Which adapter fits 
         f" {counts['compatible']} same base, {counts['fits']} fit,"
         f" {counts['incompatible']} do not, {counts['undecided']} undecided."
     )
-    left, wide = _width_of(adapters) + 8, 78
+    left, wide = width_of(adapters) + 8, 78
     root = canvas(title, finding, left + wide * max(1, len(revisions)) + 4, 24 + 24 * max(1, len(adapters)))
     for x, revision in enumerate(revisions):
         label(root, revision[:10], left + wide * (x + 0.5), 14, anchor="middle")

@@ -88,5 +88,22 @@ def of_difference(
     return pictures.difference_map(norms[0], norms[1], names)
 
 
+def of_overlap(found: Mapping[str, Any] | None) -> list[pictures.Picture]:
+    """Of an overlap that is done: cosines, and what the two share on each side. None where no module was compared."""
+    if found is None or not found["modules"]:
+        return []
+    modules, whole = found["modules"], found["whole"]
+    return [pictures.cosine_map(modules, whole), *(pictures.share_map(modules, whole, side) for side in pictures.SIDES)]
+
+
+def of_pairs(names: Sequence[str], pairs: Sequence[Mapping[str, Any]]) -> list[pictures.Picture]:
+    """Of adapters that are about to be merged: the same by pair, as far as pairs have been compared."""
+    wholes = {(one["first"], one["second"]): one["whole"] for one in pairs if one["whole"] and one["whole"]["modules"]}
+    if not wholes:
+        return []
+    sides = (pictures.share_pairs(names, wholes, side) for side in pictures.SIDES)
+    return [pictures.cosine_pairs(names, wholes), *sides]
+
+
 def of_downloads(days: Mapping[str, int]) -> pictures.Picture | None:
     return pictures.bars("Downloads per day", days, what="downloads") if any(days.values()) else None

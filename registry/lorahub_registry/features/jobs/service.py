@@ -22,6 +22,7 @@ from lorahub.errors import InvalidConfiguration, NotFound
 from lorahub_registry.features.jobs import queries
 from lorahub_registry.features.jobs.queries import Worker
 from lorahub_registry.features.merges import service as merges
+from lorahub_registry.features.overlaps import service as overlaps
 from lorahub_registry.features.statistics import service as statistics
 from lorahub_registry.infrastructure import jobs
 from lorahub_registry.infrastructure.backend import Backend
@@ -229,7 +230,8 @@ def requeue(backend: Backend, job_id: str, *, by: str) -> str:
     kind, _, rest = job_id.partition("/")
     subject = rest.partition("/")[0] if rest else kind
     job = f"{kind}/{subject}" if rest else f"merge/{subject}"
-    is_wanted = {"merge": merges.reopen, "statistics": statistics.want_again}.get(job.partition("/")[0])
+    wishes = {"merge": merges.reopen, "statistics": statistics.want_again, "overlap": overlaps.want_again}
+    is_wanted = wishes.get(job.partition("/")[0])
     is_reopened = is_wanted(backend, subject, by=by) if is_wanted else False
     if not jobs.restart(backend, job) and not is_reopened:
         raise NotFound(f"no job is called {job_id[:100]}", hint="lorahub admin jobs lists them")

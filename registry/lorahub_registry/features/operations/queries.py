@@ -8,6 +8,7 @@ from sqlalchemy import case, func, select, text
 from lorahub_registry.infrastructure.database import Session, now
 from lorahub_registry.infrastructure.database.tables import (
     Account,
+    AdapterOverlap,
     AdapterStatistics,
     Blob,
     MergeJob,
@@ -64,11 +65,18 @@ def jobs(session: Session) -> list[Jobs]:
     merges = select(MergeJob.status, func.count(), func.min(MergeJob.created_at)).group_by(MergeJob.status)
     statistics = select(AdapterStatistics.status, func.count(), func.min(AdapterStatistics.wanted_at))
     statistics = statistics.group_by(AdapterStatistics.status)
+    overlaps = select(AdapterOverlap.status, func.count(), func.min(AdapterOverlap.wanted_at))
+    overlaps = overlaps.group_by(AdapterOverlap.status)
     state = case((Mirror.wanted_at.is_not(None), "wanted"), (Mirror.error.is_not(None), "failed"), else_="done")
     since = func.min(func.coalesce(Mirror.wanted_at, Mirror.created_at))
     mirrors = select(state, func.count(), since).group_by(state)
     return [
         Jobs(kind, state, count, oldest)
-        for kind, statement in (("merge", merges), ("statistics", statistics), ("mirror", mirrors))
+        for kind, statement in (
+            ("merge", merges),
+            ("statistics", statistics),
+            ("overlap", overlaps),
+            ("mirror", mirrors),
+        )
         for state, count, oldest in session.execute(statement)
     ]

@@ -3,12 +3,13 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import delete, exists, select, update
+from sqlalchemy import delete, exists, or_, select, update
 
 from lorahub_registry.infrastructure.database import Session, now
 from lorahub_registry.infrastructure.database.tables import (
     AdapterFacts,
     AdapterLabel,
+    AdapterOverlap,
     AdapterStatistics,
     Commit,
     CommitFacts,
@@ -62,6 +63,8 @@ def unnamed_before(session: Session, repository_id: int, commit_id: str, dropped
     """Commits older than this one that no reference but these leads to, and no worker is about to read."""
     is_named = exists().where(Reference.commit_id == Commit.id, Reference.id.not_in(dropped_names))
     is_read = exists().where(AdapterStatistics.commit_id == Commit.id, AdapterStatistics.status == "wanted")
+    compared = or_(AdapterOverlap.first_commit_id == Commit.id, AdapterOverlap.second_commit_id == Commit.id)
+    is_compared = exists().where(compared, AdapterOverlap.status == "wanted")
     oldest = select(Commit.created_at).where(Commit.id == commit_id).scalar_subquery()
     statement = select(Commit.id).where(
         Commit.repository_id == repository_id,
@@ -69,6 +72,7 @@ def unnamed_before(session: Session, repository_id: int, commit_id: str, dropped
         Commit.created_at < oldest,
         ~is_named,
         ~is_read,
+        ~is_compared,
     )
     return list(session.scalars(statement.order_by(Commit.created_at, Commit.id)))
 

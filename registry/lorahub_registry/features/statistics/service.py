@@ -6,7 +6,7 @@ also given relative to the weights they are added to.
 
 import math
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lorahub.adapters.adapter import Adapter, Update
 from lorahub.adapters.base_model import weight_files
@@ -31,6 +31,9 @@ from lorahub_registry.features.statistics import queries
 from lorahub_registry.features.statistics.queries import Outcome
 from lorahub_registry.infrastructure.backend import Backend
 from lorahub_registry.infrastructure.database import Session
+
+if TYPE_CHECKING:
+    from lorahub.adapters.weight_statistics import Matrix
 
 __all__ = ["Outcome"]
 
@@ -113,7 +116,7 @@ def _compute(backend: Backend, files: RevisionFiles, namespace: str) -> dict[str
         if not is_computable(update):
             skipped[update.module] = f"{update.method}, rank {update.rank}"
             continue
-        factors = {role: decode(entry, _raw(files, path, start, entry)) for role, entry in _factors(update)}
+        factors = factors_of(files, path, start, update)
         modules[update.module] = statistics_of(update, factors, base_norm=norms.get(update.module))
     return {
         "modules": {module: one.as_json() for module, one in modules.items()},
@@ -122,14 +125,13 @@ def _compute(backend: Backend, files: RevisionFiles, namespace: str) -> dict[str
     }
 
 
-def _factors(update: Update) -> Iterator[tuple[str, TensorEntry]]:
-    for role, entry in update.tensors.items():
-        if role not in ("magnitude", "up_bias", "alpha", "ignored"):
-            yield role, entry
-
-
-def _raw(files: RevisionFiles, path: str, start: int, entry: TensorEntry) -> bytes:
-    return files.read(path, start + entry.start, start + entry.stop)
+def factors_of(files: RevisionFiles, path: str, start: int, update: Update) -> dict[str, "Matrix"]:
+    """By role, in float64. `start` is where the tensors of the file begin."""
+    return {
+        role: decode(entry, files.read(path, start + entry.start, start + entry.stop))
+        for role, entry in update.tensors.items()
+        if role not in ("magnitude", "up_bias", "alpha", "ignored")
+    }
 
 
 def _layers(modules: Mapping[str, UpdateStatistics]) -> dict[str, float]:
@@ -145,11 +147,16 @@ def _layers(modules: Mapping[str, UpdateStatistics]) -> dict[str, float]:
 # --- the base ---------------------------------------------------------------------------------------------------------
 
 
+def reader_for(namespace: str) -> Principal:
+    """A worker, who may read what members of the adapter's namespace may."""
+    return Principal(account_id=-1, name="(worker)", roles={similarity_key(namespace): Level.READ})
+
+
 def _base_norms(backend: Backend, adapter: Adapter, namespace: str) -> dict[str, float]:
     """‖W‖_F by the adapter's modules, where the base is a repository here that the adapter's namespace may read."""
     if adapter.claim.name is None:
         return {}
-    reader = Principal(account_id=-1, name="(worker)", roles={similarity_key(namespace): Level.READ})
+    reader = reader_for(namespace)
     try:
         name = RepositoryName.parse(adapter.claim.name.removeprefix("hf:"))
         with backend.database.read() as session:

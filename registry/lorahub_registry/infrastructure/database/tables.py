@@ -521,6 +521,24 @@ class AdapterStatistics(Table):
     done_at: Mapped[datetime | None]
 
 
+class AdapterOverlap(Table):
+    """How alike the updates of two adapters are, once for their bytes. The row is a wish, as with statistics."""
+
+    __tablename__ = "adapter_overlaps"
+    first_digest: Mapped[str] = mapped_column(
+        String(64), primary_key=True
+    )  # not after the second: no pair is there twice
+    second_digest: Mapped[str] = mapped_column(String(64), primary_key=True)
+    first_commit_id: Mapped[str] = mapped_column(ForeignKey("commits.id", ondelete="CASCADE"), index=True)
+    second_commit_id: Mapped[str] = mapped_column(ForeignKey("commits.id", ondelete="CASCADE"), index=True)
+    account_id: Mapped[int] = mapped_column(ForeignKey("accounts.id"), index=True)  # who wanted it
+    status: Mapped[str] = mapped_column(String(16), index=True)  # wanted | done | failed; changes
+    reason: Mapped[str | None] = mapped_column(Text)
+    overlap: Mapped[dict[str, Any] | None]
+    wanted_at: Mapped[datetime]
+    done_at: Mapped[datetime | None]
+
+
 class CheckPolicy(Table):
     """What happens to an adapter that doesn't fit its base, where it isn't refused."""
 

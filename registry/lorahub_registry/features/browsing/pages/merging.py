@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from typing import Any
+from urllib.parse import urlencode
 
 from fastapi import Request, Response
 from lorahub.errors import InvalidRecipe, LorahubError
@@ -10,6 +11,7 @@ from lorahub.merging.recipe import Recipe, recipe_of
 from lorahub.protocol.names import RepositoryName
 
 from lorahub_registry.features.accounts.viewer import FormDep, View, ViewDep
+from lorahub_registry.features.browsing import comparing, drawn
 from lorahub_registry.features.merges import service as merges
 from lorahub_registry.features.merges.service import Shown
 from lorahub_registry.infrastructure.web.pages import PageRouter
@@ -26,12 +28,21 @@ MOST_ASKED = 300
 def compose(view: ViewDep, request: Request) -> Response:
     """What was filled in comes by the address, so that a merge can be shared before it is started."""
     asked = _asked(request.query_params)
-    data: dict[str, Any] = {"asked": asked, "plan": None, "error": None, "methods": _methods(), "jobs": []}
+    data: dict[str, Any] = {
+        "asked": asked,
+        "plan": None,
+        "error": None,
+        "methods": _methods(),
+        "jobs": [],
+        "overlaps": [],
+    }
     if not view.principal.is_anonymous:
         data["jobs"] = [_job(shown) for shown in merges.own_jobs(view.backend, view.principal)[:20]]
     if asked["base"] and any(line["source"] for line in asked["adapters"]):
         data |= _planned(view, asked)
-    return view.render("browsing/merges.html", data)
+    names = [line["source"] for line in asked["adapters"] if line["source"]]
+    alike = drawn.of_pairs(names, data["overlaps"])
+    return view.render("browsing/merges.html", data, html={"alike": alike})
 
 
 def _methods() -> dict[str, str]:
@@ -89,7 +100,12 @@ def _planned(view: View, asked: Mapping[str, Any]) -> dict[str, Any]:
         "recipe": made.recipe.as_json(),
         "yaml": made.recipe.as_yaml(),
     }
-    return {"plan": plan, "revision": _without_a_job(made.recipe)}
+    sources = [one.source for one in made.recipe.adapters]
+    return {
+        "plan": plan,
+        "revision": _without_a_job(made.recipe),
+        "overlaps": comparing.overlaps_of(view.backend, view.principal, sources),
+    }
 
 
 def _without_a_job(recipe: Recipe) -> dict[str, str] | None:
@@ -108,6 +124,16 @@ def start(form: FormDep) -> Response:
     is_private = form.text("visibility") == "private"
     shown = merges.start(view.backend, view.principal, _recipe(_asked(form.fields)), name, is_private=is_private)
     return view.redirect(f"/merges/{shown.job.id}")
+
+
+@router.form("/merges/overlaps")
+def want_overlaps(form: FormDep) -> Response:
+    """Has each two of the chosen adapters compared, where that isn't done yet."""
+    view, asked = form.view, _asked(form.fields)
+    sources = [line["source"] for line in asked["adapters"] if line["source"]]
+    comparing.want_overlaps(view.backend, view.principal, sources)
+    chosen = {name: value for name, value in form.fields.items() if name != "csrf"}
+    return view.redirect(f"/merges?{urlencode(chosen)}")
 
 
 @router.page("/merges/{job}")

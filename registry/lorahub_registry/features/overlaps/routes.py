@@ -1,0 +1,49 @@
+"""Overlaps over HTTP: look, and ask for one."""
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query
+from lorahub.errors import GatedRepository, NotAuthenticated, NotFound, TooManyRequests
+from lorahub.protocol.references import LATEST, Reference
+from typing_extensions import TypedDict
+
+from lorahub_registry.features.accounts.caller import Caller
+from lorahub_registry.features.overlaps import service
+from lorahub_registry.features.overlaps.service import Outcome, Side
+from lorahub_registry.infrastructure.web.backend import BackendDep
+from lorahub_registry.infrastructure.web.description import refuses
+from lorahub_registry.infrastructure.web.parameters import Repo, Revision
+
+router = APIRouter(prefix="/api/lorahub/v1")
+
+With = Annotated[
+    str, Query(alias="with", min_length=1, max_length=300, description="the other: namespace/name@revision")
+]
+
+
+class ShownOverlap(TypedDict):
+    status: str
+    reason: str | None
+    overlap: dict[str, Any] | None
+
+
+@router.get("/models/{namespace}/{name}/overlap/{rev}")
+@refuses(GatedRepository, NotFound)
+def overlap(backend: BackendDep, caller: Caller, repo: Repo, rev: Revision, other: With) -> ShownOverlap:
+    return _shown(service.overlap_of(backend, caller, Side(repo, rev), _side(other)))
+
+
+@router.post("/models/{namespace}/{name}/overlap/{rev}", status_code=202)
+@refuses(GatedRepository, NotAuthenticated, NotFound, TooManyRequests)
+def want(backend: BackendDep, caller: Caller, repo: Repo, rev: Revision, other: With) -> ShownOverlap:
+    """Has it computed, where it isn't there."""
+    return _shown(service.want(backend, caller, Side(repo, rev), _side(other)))
+
+
+def _side(text: str) -> Side:
+    reference = Reference.parse(text)
+    return Side(reference.repository, reference.revision or LATEST)
+
+
+def _shown(found: Outcome) -> ShownOverlap:
+    return {"status": found.status, "reason": found.reason, "overlap": found.overlap}
