@@ -78,6 +78,23 @@ def test_norms_and_singular_values_are_those_of_the_formed_update(working: Regis
     assert squares > 0
 
 
+def test_dora_says_what_its_figures_leave_out(working: Registry, tmp_path: Path) -> None:
+    folder = write_adapter(tmp_path / "dora")
+    tensors = load((folder / "adapter_model.safetensors").read_bytes())
+    for layer in range(2):
+        name = f"base_model.model.model.layers.{layer}.self_attn.q_proj"
+        tensors[f"{name}.lora_magnitude_vector"] = np.ones(16, np.float32)
+    (folder / "adapter_model.safetensors").write_bytes(safetensors_bytes(tensors))
+    config = json.loads((folder / "adapter_config.json").read_text())
+    (folder / "adapter_config.json").write_text(json.dumps({**config, "use_dora": True}))
+    with Hub(working.url, token=working.token) as hub, working.client(working.token) as client:
+        hub.push(folder, "owner/dora")
+        answer = settled(client, "owner/dora")
+        assert len(answer["statistics"]["modules"]) == 2
+        assert "magnitudes" in answer["statistics"]["note"]
+        assert "magnitudes" in client.get("/owner/dora/weights/main", headers={"Accept": "text/html"}).text
+
+
 def test_a_killed_worker_loses_nothing(working: Registry, tmp_path: Path) -> None:
     with Hub(working.url, token=working.token) as hub, working.client(working.token) as client:
         os.kill(worker_of(working).pid, signal.SIGKILL)

@@ -40,6 +40,7 @@ __all__ = ["Outcome"]
 MOST_BASE_BYTES = 8 << 30
 """Of the base's weights that are read for the norms of one adapter; beyond it they stay unknown."""
 _PIECE_BYTES = 4 << 20
+_OF_DORA = "DoRA: these are figures of scale · B · A; what its magnitudes change depends on the base's weights"
 
 
 def want(session: Session, digest: str, commit_id: str) -> None:
@@ -122,6 +123,7 @@ def _compute(backend: Backend, files: RevisionFiles, namespace: str) -> dict[str
         "modules": {module: one.as_json() for module, one in modules.items()},
         "layers": _layers(modules),
         "skipped": skipped,
+        "note": _OF_DORA if any("magnitude" in update.tensors for update in adapter.updates) else None,
     }
 
 
