@@ -23,7 +23,7 @@ def strict(own_registry: Registry) -> Registry:
 
 
 def test_axe_finds_nothing_in_any_state(strict: Registry, browser: Browser, tmp_path: Path) -> None:
-    context = browser.new_context()
+    context = browser.new_context(reduced_motion="reduce")
     page = context.new_page()
     page.set_default_timeout(10_000)
     faults, seen = [], []
@@ -64,7 +64,7 @@ def of_somebody_new(page: Page, url: str) -> Iterator[str]:
         page.goto(url + path)
         yield f"{path} of somebody new"
     page.goto(f"{url}/settings")
-    page.get_by_label("Name", exact=True).fill("newcomers")
+    page.locator("main input[name=name]").fill("newcomers")
     page.locator("main").get_by_role("button", name="Create").click()
     expect(page.get_by_role("heading", level=1)).to_contain_text("newcomers")
     yield "an organisation of one member"
@@ -75,7 +75,7 @@ def of_somebody_new(page: Page, url: str) -> Iterator[str]:
 
 def of_a_form(page: Page, url: str, adapter: Path) -> Iterator[str]:
     page.goto(f"{url}/new")
-    page.get_by_role("textbox", name="Name", exact=False).last.fill("first")
+    page.locator("main input[name=name]").fill("first")
     page.locator("main").get_by_role("button", name="Create").click()
     yield "an upload's form"
     for path in ("", "/versions", "/tree/main", "/weights/main", "/training/main", "/lineage", "/compat"):
