@@ -258,6 +258,20 @@ def _withdrawn(session: Session) -> Select[int]:
     return select(CatalogEntry.repository_id).where(has_terms(session, ["yanked:1"]))
 
 
+def made_from(
+    session: Session, names: Sequence[str], *, visible_namespaces: Sequence[int] | None, limit: int
+) -> list[int]:
+    """Ids of visible repositories that name one of these as their base, those that changed last."""
+    statement = (
+        select(Repository.id)
+        .join(CatalogEntry, CatalogEntry.repository_id == Repository.id)
+        .where(or_(*(has_terms(session, [f"tag:base_model:{name}"]) for name in names)))
+        .where(is_listed(visible_namespaces))
+        .order_by(Repository.updated_at.desc(), Repository.id.desc())
+    )
+    return list(session.scalars(statement.limit(limit)))
+
+
 # --- counts -----------------------------------------------------------------------------------------------------------
 
 

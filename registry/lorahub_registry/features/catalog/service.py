@@ -294,6 +294,18 @@ def list_models(
     return Page(_describe(backend, principal, found, wanted), following)
 
 
+def made_from(backend: Backend, principal: Principal, names: Sequence[str], *, limit: int) -> list[Model]:
+    """Visible models that name one of these as what they were made from, as of `main`; those that changed last."""
+    with backend.database.read() as session:
+        namespaces = visible_namespaces(session, principal)
+        shown = queries.made_from(session, names, visible_namespaces=namespaces, limit=limit)
+        repositories = repositories_by_id(session, shown)
+        heads = revisions.main_heads(session, shown)
+        commits = revisions.commits_by_id(session, list(heads.values()))
+    found = [(repositories[i], commits[heads[i]]) for i in shown if i in repositories and i in heads]
+    return _describe(backend, principal, found, ())
+
+
 def _write_cursor(backend: Backend, place: Position, sort: Sort) -> str:
     value = place.value.isoformat() if isinstance(place.value, datetime) else place.value
     return backend.signer.sign("catalog-cursor", {"sort": sort, "value": value, "id": place.repository_id})
