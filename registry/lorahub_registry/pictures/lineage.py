@@ -14,14 +14,16 @@ Place = tuple[float, float]
 
 def lineage(name: str, levels: Mapping[str, int], edges: Iterable[Sequence[str]]) -> Picture:
     """`levels` by name, of `name` 0, of what it comes from below; an edge goes from what was named to who names it."""
-    edges = [(one, other) for one, other in edges]
     title = f"Where {name} comes from"
     above, below = (sum(sign * level > 0 for level in levels.values()) for sign in (-1, 1))
     finding = f"{name} comes from {_count(above, 'model')}, and {_count(below, 'repository')} here "
     finding += f"{'comes' if below == 1 else 'come'} from it."
     ordered = sorted(levels, key=lambda one: (levels[one], one))
     columns = [list(group) for _, group in groupby(ordered, key=lambda one: levels[one])]
+    edges = [(one, other) for one, other in edges]
     height = _LINE * max(min(len(column), MOST_IN_A_COLUMN + 1) for column in columns) + 8
+    if any(levels.get(other, 0) - levels.get(one, 0) > 1 for one, other in edges):
+        height += 2 * _LINE
     root = canvas(title, finding, len(columns) * (_BOX + _GAP) - _GAP + 4, height)
     places = _places(columns, height)
     for one, other in edges:
@@ -63,14 +65,13 @@ def _heights(count: int, height: float) -> list[float]:
 
 
 def _link(root: Element, start: Place, end: Place) -> None:
+    """One that passes over columns goes in a bow, so that no box hides it."""
     (x1, y1), (x2, y2) = (start[0] + _BOX - 2, start[1]), end
-    bend = (x2 - x1) / 2 if x2 - x1 < _BOX else _GAP / 2
-    mark(
-        root,
-        "path",
-        "link",
-        d=f"M{x1:.0f} {y1:.1f}C{x1 + bend:.0f} {y1:.1f} {x2 - bend:.0f} {y2:.1f} {x2:.0f} {y2:.1f}",
-    )
+    bow = 0 if x2 - x1 < _BOX else 1.6 * _LINE
+    bend = (x2 - x1) / 2 if bow == 0 else _GAP
+    points = [(x1, y1), (x1 + bend, y1 + bow), (x2 - bend, y2 + bow), (x2, y2)]
+    first, *others = (f"{x:.1f} {y:.1f}" for x, y in points)
+    mark(root, "path", "link", d=f"M{first}C{' '.join(others)}")
 
 
 def _box(root: Element, name: str, x: float, y: float, kind: str) -> None:
