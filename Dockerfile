@@ -1,12 +1,12 @@
 # The registry: API, worker and admin commands in one image, without PyTorch.
 FROM python:3.12-slim-bookworm AS build
 WORKDIR /source
-COPY pyproject.toml README.md LICENSE ./
+COPY pyproject.toml constraints.txt README.md LICENSE ./
 COPY client client
 COPY registry registry
 COPY migrations migrations
 RUN python -m venv /opt/lorahub \
-    && /opt/lorahub/bin/pip install --no-cache-dir --disable-pip-version-check '.[server]'
+    && /opt/lorahub/bin/pip install --no-cache-dir --disable-pip-version-check --constraint constraints.txt '.[server]'
 
 FROM python:3.12-slim-bookworm
 RUN useradd --uid 10001 --user-group --no-create-home --home-dir /var/lib/lorahub lorahub \

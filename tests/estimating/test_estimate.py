@@ -271,6 +271,7 @@ def test_a_folder_and_its_config_give_the_same(saved: tuple[str, Path]) -> None:
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
+        (["llama-2-7bb"], "no model that is known by name"),
         ([], "no model is named"),
         (["llama-3-8b", "--method", "bitfit"], "no biases"),
         (["gpt2", "--targets", "q_proj"], "no linear layer of gpt2 is called 'q_proj'"),

@@ -10,6 +10,8 @@ import lorahub
 import pytest
 from registry_process import BIN, Registry
 
+pytestmark = pytest.mark.xdist_group("use-it")
+
 MAKE = """
 import sys, torch
 from peft import LoraConfig, get_peft_model
@@ -28,8 +30,6 @@ made.save_pretrained("adapter")
 """
 AFTER = """
 import torch
-
-pytestmark = pytest.mark.xdist_group("use-it")
 found = model(torch.arange(8)[None]).logits.detach()
 seen.append(found)
 """

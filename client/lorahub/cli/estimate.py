@@ -1,6 +1,7 @@
 """`lorahub estimate`."""
 
 from collections.abc import Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from textwrap import indent
 from typing import Any
@@ -62,6 +63,10 @@ def _find(session: Session, spec: str) -> Model:
         config = place / "config.json" if place.is_dir() else place
         if place.suffix == ".json" or (place.is_dir() and not any(place.glob("*.safetensors"))):
             return model_of_config(spec, _config(config))
+    elif not {"/", ":"} & set(spec):
+        meant = get_close_matches(spec, KNOWN, n=3)
+        hint = f"did you mean {', '.join(meant)}?" if meant else f"known are {', '.join(KNOWN)}."
+        raise UsageFault(f"{spec} is no model that is known by name, and no folder", hint=f"{hint} A base is org/name")
     return model_of_base(spec, Bases(session.settings, lambda: session.hub().transport).open(spec).base)
 
 

@@ -5,11 +5,14 @@ measured; these here are said by card and configuration, and bear other names.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import TypeVar
 
 from lorahub_registry.features.catalog.facts import Facts
+
+T = TypeVar("T", bound=Hashable)
 
 MOST_VALUE_LENGTH = 96  # characters
 MOST_LISTED = 12  # values of one facet
@@ -98,31 +101,45 @@ def _is_usable(value: str) -> bool:
 
 def count(found: Found) -> dict[str, dict[str, int]]:
     """How many have each value, by facet; the commonest first, ranges in their own order."""
-    counts: dict[str, Counter[str]] = {facet: Counter() for facet in (*COUNTED, "author", "rank", "size", "updated")}
+    counts: dict[str, Counter[str]] = {facet: Counter() for facet in COUNTED}
     for term, number in found.terms.items():
         kind, _, value = term.partition(":")
         if kind in COUNTED:
             counts[kind][value] += number
-    for match in found.matches:
-        counts["author"][match.namespace] += 1
-        counts["rank"].update(name for name, (low, high) in RANKS.items() if _meets(match, low, high))
-        counts["size"].update(_size_of(match))
-        counts["updated"].update(name for name, is_newer in zip(AGES, match.newer_than, strict=True) if is_newer)
+    matches = found.matches
+    counts["author"] = Counter(match.namespace for match in matches)
+    counts["rank"] = _spread(((match.least_rank, match.most_rank) for match in matches), _ranks_of)
+    counts["size"] = _spread((match.parameters for match in matches), _sizes_of)
+    counts["updated"] = _spread((tuple(match.newer_than) for match in matches), _ages_of)
     return {facet: _in_order(facet, among) for facet, among in counts.items()}
+
+
+def _spread(values: Iterable[T], names_of: Callable[[T], Iterable[str]]) -> Counter[str]:
+    """How many values have each name. A value is looked at once, however many have it."""
+    spread: Counter[str] = Counter()
+    for value, number in Counter(values).items():
+        for name in names_of(value):
+            spread[name] += number
+    return spread
+
+
+def _ranks_of(ranks: tuple[int | None, int | None]) -> list[str]:
+    """The ranges that an adapter of ranks from the first to the second meets."""
+    least, most = ranks
+    if least is None or most is None:
+        return []
+    return [name for name, (low, high) in RANKS.items() if most >= low and (high is None or least <= high)]
+
+
+def _sizes_of(size: int | None) -> list[str]:
+    return [] if size is None else [n for n, (low, high) in SIZES.items() if size >= low and (not high or size < high)]
+
+
+def _ages_of(newer_than: Sequence[bool]) -> list[str]:
+    return [name for name, is_newer in zip(AGES, newer_than, strict=True) if is_newer]
 
 
 def _in_order(facet: str, among: Counter[str]) -> dict[str, int]:
     if facet in _RANGES:
         return {name: among[name] for name in _RANGES[facet] if among[name]}
     return dict(sorted(among.items(), key=lambda item: (-item[1], item[0]))[:MOST_LISTED])
-
-
-def _meets(match: Match, low: int, high: int | None) -> bool:
-    if match.least_rank is None or match.most_rank is None:
-        return False
-    return match.most_rank >= low and (high is None or match.least_rank <= high)
-
-
-def _size_of(match: Match) -> list[str]:
-    size = match.parameters
-    return [] if size is None else [n for n, (low, high) in SIZES.items() if size >= low and (not high or size < high)]
