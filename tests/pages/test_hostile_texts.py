@@ -61,10 +61,9 @@ def publish_what_is_stated(catalog: Catalog, folder: Path) -> None:
     (folder / "adapter_config.json").write_text(json.dumps(config))
     told = iter(PAYLOADS)
     run = {"config": {"method": next(told), "lr": next(told)}, "stopped": next(told), "curve": [[1, 2.0, None]]}
-    record = {"origin": next(told), "parents": PAYLOADS[:20], "run": run, "data": {"train": {"rows": next(told)}}}
+    record = {"parents": PAYLOADS[:20], "run": run, "data": {"train": {"rows": next(told)}}}
     record |= {"code": dict.fromkeys(("lorahub", "torch", "peft"), next(told)), "triggers": PAYLOADS[20:30]}
     record["hardware"] = {"device": next(told), "dtype": next(told)}
-    (folder / "lorahub.json").write_text(json.dumps(record))
     widgets = [{"text": text, "output": {"url": text}} for text in PAYLOADS[:40]]
     front = {"widget": widgets, "instance_prompt": PAYLOADS[8], "license": "other",
              "license_name": PAYLOADS[9], "license_link": PAYLOADS[40], "datasets": PAYLOADS[:9],
@@ -73,6 +72,10 @@ def publish_what_is_stated(catalog: Catalog, folder: Path) -> None:
     (folder / "README.md").write_text(f"---\n{json.dumps(front)}\n---\n")
     with lorahub.Hub(catalog.url, token=catalog.owner) as hub:
         hub.push(folder, STATED)
+    with catalog.registry.client(catalog.owner) as client:
+        written = client.get(f"/{STATED}/resolve/main/lorahub.json").json() | record
+        line = wire.inline("lorahub.json", json.dumps(written).encode())
+        wire.require(wire.commit(client, STATED, [line, wire.version("latest")]))
 
 
 def name_bases(catalog: Catalog) -> list[str]:
