@@ -82,10 +82,10 @@ def create_app(backend: Backend) -> FastAPI:
         operations,
         accounts,
         quotas,
-        bases,
         blobs,
         bundles,
-        checks,
+        checks,  # a base without a namespace has adapters too: before `bases/{namespace}/{name}`
+        bases,
         statistics,
         overlaps,
         merges,

@@ -5,6 +5,7 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.resources import files
 from pathlib import Path
 
 import builders
@@ -12,11 +13,12 @@ import httpx2
 import lorahub
 import numpy as np
 import pytest
-from playwright.sync_api import Browser, BrowserContext
+from playwright.sync_api import Browser, BrowserContext, Page
 from registry_process import Registry
 from services import browser as browsers
 
 V1 = "/api/lorahub/v1"
+AXE = (files("axe_playwright_python") / "axe.min.js").read_text()
 
 
 @dataclass
@@ -78,6 +80,14 @@ def context(request: pytest.FixtureRequest, browser: Browser) -> Iterator[Browse
     made.set_default_timeout(10_000)
     yield made
     made.close()
+
+
+def faults_of(page: Page) -> list[str]:
+    """What bars people from the page that is shown, by axe; and a page wider than its window."""
+    page.evaluate(AXE)
+    found = page.evaluate("axe.run().then(r => r.violations.map(v => v.id + ': ' + v.nodes[0].html))")
+    width = page.evaluate("document.documentElement.scrollWidth - innerWidth")
+    return [*found, *([f"{width} px too wide"] if width > 0 else [])]
 
 
 @contextmanager

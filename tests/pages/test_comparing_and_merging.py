@@ -12,6 +12,8 @@ import lorahub
 import numpy as np
 import pytest
 from pages.conftest import Catalog, csrf, logged_in
+from pages.test_journeys import log_in
+from playwright.sync_api import Browser, expect
 from registry_process import Registry
 from safetensors.numpy import load
 from sqlalchemy import text
@@ -67,12 +69,41 @@ def with_short_names(folder: Path) -> Path:
     return folder
 
 
-def test_numbers_are_the_apis_and_a_merge_runs_to_its_result(working: Registry, tmp_path: Path) -> None:
-    with logged_in(working, (tmp_path / "token").read_text()) as client:
+def test_numbers_are_the_apis_and_a_merge_runs_to_its_result(
+    working: Registry, tmp_path: Path, browser: Browser
+) -> None:
+    token = (tmp_path / "token").read_text()
+    with logged_in(working, token) as client:
         numbers_are_the_apis(client)
         directions_are_compared_when_somebody_asks(client)
         each_two_of_a_merge_are_compared(client)
         a_merge_runs(client)
+    for has_scripts in (True, False):
+        a_merge_is_composed(browser, working.url, token, has_scripts=has_scripts)
+
+
+def a_merge_is_composed(browser: Browser, url: str, token: str, *, has_scripts: bool) -> None:
+    target = f"worked/composed-{'js' if has_scripts else 'plain'}"
+    context = browser.new_context(java_script_enabled=has_scripts)
+    page = context.new_page()
+    page.goto(f"{url}/merges")
+    log_in(page, token)
+    page.get_by_label("Base model").fill("worked/base")
+    for line, (source, weight) in enumerate((("worked/tuned@v1", "1"), ("worked/tuned@v2", "0.25")), start=1):
+        page.get_by_role("textbox", name=f"Adapter {line}", exact=True).fill(source)
+        page.get_by_role("textbox", name=f"Weight of adapter {line}").fill(weight)
+    page.get_by_role("button", name="Work out the cost").click()
+    expect(page.get_by_role("region", name="What it comes to")).to_contain_text("Size of the result")
+    page.get_by_label("Repository of the result").fill(target)
+    page.get_by_role("button", name="Start the merge").click()
+    expect(page.get_by_role("heading", level=1)).to_have_text(f"Merge into {target}")
+    for _ in range(200):
+        if page.get_by_role("status").inner_text().startswith("done"):
+            break
+        page.reload()
+    page.get_by_role("link", name=f"{target}@v1").click()
+    expect(page.get_by_role("heading", level=1)).to_have_text(target)
+    context.close()
 
 
 def numbers_are_the_apis(client: httpx2.Client) -> None:

@@ -2,26 +2,55 @@
 
 import gzip
 from collections.abc import Iterator
-from importlib.resources import files
 
 import brotli
 import httpx2
 import pytest
-from pages.addresses import OF_A_REPOSITORY, OF_ADMINISTRATORS, OF_SOMEBODY, OF_THE_REGISTRY, OF_WRITERS, TWINS
-from pages.conftest import Catalog, logged_in
+from pages.addresses import (
+    OF_A_REPOSITORY,
+    OF_ADMINISTRATORS,
+    OF_PLACES,
+    OF_SOMEBODY,
+    OF_THE_REGISTRY,
+    OF_WRITERS,
+    page_routes,
+    routes_of,
+    with_twins,
+)
+from pages.conftest import Catalog, faults_of, logged_in
 from playwright.sync_api import Browser, Page
 
 pytestmark = pytest.mark.xdist_group("every-page")
 
-AXE = (files("axe_playwright_python") / "axe.min.js").read_text()
 NOT_THERE = "/nobody-at-all/nothing"
 
 
+@pytest.fixture(scope="module")
 def addresses(catalog: Catalog) -> list[str]:
     of_repositories = [f"/{name}{path}" for name in (catalog.adapter, catalog.base) for path in OF_A_REPOSITORY[:1]]
     of_adapter = [f"/{catalog.adapter}{path}" for path in (*OF_A_REPOSITORY[1:], *OF_WRITERS, "/settings")]
-    places = ["/pages-org", f"/base/{catalog.base}", "/base/pages-org"]
-    return [*OF_THE_REGISTRY, *OF_SOMEBODY, *OF_ADMINISTRATORS, *of_repositories, *of_adapter, *places[:2], NOT_THERE]
+    return [
+        *OF_THE_REGISTRY,
+        *OF_SOMEBODY,
+        *OF_ADMINISTRATORS,
+        *of_repositories,
+        *of_adapter,
+        *OF_PLACES,
+        a_merge(catalog),
+    ]
+
+
+def a_merge(catalog: Catalog) -> str:
+    """The page of one that waits: no worker runs beside this registry."""
+    recipe = {"base": catalog.base, "adapters": [{"source": catalog.adapter}, {"source": catalog.other}]}
+    with catalog.registry.client() as admin:
+        job = {"recipe": recipe, "target": f"{catalog.registry.admin}/looked-at", "private": True}
+        answer = admin.post("/api/lorahub/v1/merges", json=job)
+        return f"/merges/{answer.raise_for_status().json()['id']}"
+
+
+def test_these_are_all_pages_there_are(addresses: list[str]) -> None:
+    assert routes_of(addresses) == page_routes()
 
 
 @pytest.fixture(scope="module")
@@ -39,35 +68,30 @@ def page(request: pytest.FixtureRequest, browser: Browser, catalog: Catalog, adm
     context.close()
 
 
-def test_axe_finds_nothing_and_no_page_is_wider_than_its_window(catalog: Catalog, page: Page) -> None:
+def test_axe_finds_nothing_and_no_page_is_wider_than_its_window(
+    catalog: Catalog, addresses: list[str], page: Page
+) -> None:
     faults = []
     complaints: list[str] = []
     page.on("console", lambda said: complaints.append(said.text) if said.type == "error" else None)
-    for address in addresses(catalog):
+    for address in [*addresses, NOT_THERE]:
         page.goto(catalog.url + address)
-        page.evaluate(AXE)
-        found = page.evaluate("axe.run().then(r => r.violations.map(v => v.id + ': ' + v.nodes[0].html))")
-        faults += [f"{address}: {one}" for one in found]
-        width = page.evaluate("document.documentElement.scrollWidth - innerWidth")
-        faults += [f"{address} is {width} px too wide"] if width > 0 else []
+        faults += [f"{address}: {one}" for one in faults_of(page)]
     assert not faults, "\n".join(faults)
     assert not [said for said in complaints if "404" not in said], complaints
 
 
-def test_every_page_has_the_policy_and_a_twin(catalog: Catalog, admin: httpx2.Client) -> None:
-    for address in [one for one in addresses(catalog) if one != "/login"]:
+def test_every_page_has_the_policy_and_a_twin(addresses: list[str], admin: httpx2.Client) -> None:
+    for address in [one for one in [*addresses, NOT_THERE] if one != "/login"]:
         answer = admin.get(address)
         assert answer.status_code == (404 if address == NOT_THERE else 200), address
         policy = answer.headers["Content-Security-Policy"]
         assert "script-src 'self';" in policy, address
         assert "unsafe" not in policy, address
         assert answer.headers["X-Content-Type-Options"] == "nosniff", address
-        path, _, query = address.partition("?")
-        is_file = any(address.endswith(ending) for ending in TWINS)
-        if not is_file and address not in (NOT_THERE, "/by-hash"):
-            twin = admin.get(f"{path}.json?{query}")
-            assert twin.status_code == 200, address
-            assert isinstance(twin.json(), dict), address
+        if address != NOT_THERE:
+            for twin in list(with_twins([address]))[1:]:
+                assert admin.get(twin).raise_for_status().json().keys(), twin
 
 
 def test_nothing_is_sent_twice_and_everything_is_small(catalog: Catalog, admin: httpx2.Client) -> None:

@@ -28,6 +28,31 @@ def test_from_a_search_to_an_adapters_file(catalog: Catalog, context: BrowserCon
     assert download.value.path().read_text() == "# Where it learned\n"
 
 
+def test_from_a_search_to_what_loads_the_adapter(catalog: Catalog, context: BrowserContext) -> None:
+    page = context.new_page()
+    page.goto(f"{catalog.url}/search?search=sql")
+    page.locator("main").get_by_role("link", name="pages-org/sql-writer").click()
+    use = page.get_by_role("region", name="Use it")
+    use.get_by_text("PEFT", exact=True).first.click()
+    shown = use.locator("pre:visible", has_text="PeftModel.from_pretrained")
+    expect(shown).to_have_count(1)
+    expect(shown).to_contain_text(catalog.base)
+    use.get_by_text("vLLM", exact=True).first.click()
+    expect(use.locator("pre:visible", has_text=f"vllm serve {catalog.base}")).to_have_count(1)
+
+
+def test_two_versions_are_compared(catalog: Catalog, context: BrowserContext) -> None:
+    page = context.new_page()
+    page.goto(f"{catalog.url}/compare")
+    page.get_by_label("First").fill(f"{catalog.adapter}@v1")
+    page.get_by_label("Second").fill(f"{catalog.adapter}@v2")
+    page.get_by_role("button", name="Compare").click()
+    facts = page.get_by_role("region", name="Facts")
+    expect(facts.get_by_role("row", name="Method")).to_contain_text("yes")
+    facts.get_by_role("link", name="sql-writer@v1").click()
+    assert path_of(page) == f"/{catalog.adapter}/v/v1"
+
+
 def test_filters_are_chosen_and_taken_away(catalog: Catalog, context: BrowserContext) -> None:
     page = context.new_page()
     page.goto(f"{catalog.url}/search?author=pages-org")

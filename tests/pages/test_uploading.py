@@ -12,7 +12,7 @@ import pytest
 from lorahub.protocol.digests import sha256_of
 from pages.conftest import Catalog, csrf
 from pages.test_journeys import log_in, path_of
-from playwright.sync_api import Browser, BrowserContext, Page, expect
+from playwright.sync_api import Browser, BrowserContext, Page, Route, expect
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
@@ -80,14 +80,14 @@ def test_from_no_repository_to_a_second_version(  # noqa: PLR0915 (one journey)
         page.get_by_role("button", name="Check only").click()
         expect(page.get_by_role("status")).to_contain_text("It would be published")
     page.get_by_role("button", name="Publish these files").click()
-    assert path_of(page) == f"/pages-owner/{name}/v/v1"
+    page.wait_for_url(f"**/pages-owner/{name}/v/v1")
     expect(page.locator("main").get_by_text("tensors match").first).to_be_visible()
 
     (adapter / WEIGHTS).write_bytes(builders.lora_weights(seed=4))
     page.get_by_role("navigation", name="Parts").get_by_role("link", name="Upload").click()
     page.get_by_label("Files").set_input_files([adapter / WEIGHTS])
     page.get_by_role("button", name="Publish", exact=True).click()
-    assert path_of(page) == f"/pages-owner/{name}/v/v2"
+    page.wait_for_url(f"**/pages-owner/{name}/v/v2")
     with lorahub.Hub(catalog.url, token=catalog.owner) as hub:
         got = hub.pull(f"pages-owner/{name}@v2").path
     assert (got / WEIGHTS).read_bytes() == (adapter / WEIGHTS).read_bytes()
@@ -107,11 +107,80 @@ def test_dropped_files_are_chosen(catalog: Catalog, browser: Browser) -> None:
         }"""
     )
     expect(page.locator("[data-chosen] li")).to_contain_text("<img src=x")
+    expect(page.get_by_role("alert")).to_contain_text("<img src=x")
     with unchanged(catalog):
         page.get_by_role("button", name="Publish", exact=True).click()
         expect(page.get_by_role("alert")).to_contain_text("<img src=x")
     assert page.title() != "owned"
     assert page.locator("main img").count() == 0
+    context.close()
+
+
+def test_what_is_chosen_is_checked_at_once_and_sent_once(
+    catalog: Catalog, browser: Browser, adapter: Path, tmp_path: Path
+) -> None:
+    context = browser.new_context()
+    page = in_page(catalog, context)
+    complaints: list[str] = []
+    page.on("console", lambda said: complaints.append(said.text) if said.type == "error" else None)
+    bodies: list[bytes] = []
+    page.on("request", lambda made: bodies.append(made.post_data_buffer or b"") if made.method == "POST" else None)
+    page.goto(f"{catalog.url}/{catalog.other}/upload")
+    page.evaluate(
+        """() => {
+          window.shown = [];
+          const bar = document.querySelector("[data-sending]");
+          new MutationObserver(() => shown.push(bar.textContent)).observe(bar, {childList: true, subtree: true});
+        }"""
+    )
+    (adapter / WEIGHTS).write_bytes(builders.lora_weights(width=24))
+    with unchanged(catalog):
+        page.get_by_label("Files").set_input_files(chosen(adapter))
+        expect(page.get_by_role("region", name="Findings")).to_contain_text("LH2")
+        adapter = builders.write_adapter(tmp_path / "better", seed=21, base=catalog.base)
+        page.get_by_label("Files").set_input_files(chosen(adapter))
+        expect(page.get_by_role("status")).to_contain_text("It would be published")
+    assert page.evaluate("shown.some(text => text.includes('% sent')) && shown.at(-1).includes('being checked')")
+    expect(page.get_by_label("Bytes sent")).to_be_hidden()
+    page.get_by_label("What changed").fill("chosen once")
+    page.get_by_role("button", name="Publish", exact=True).click()
+    page.wait_for_url(f"**/{catalog.other}/v/*")
+    name = path_of(page).rpartition("/")[2]
+    with lorahub.Hub(catalog.url, token=catalog.owner) as hub:
+        got = hub.pull(f"{catalog.other}@{name}").path
+    assert (got / WEIGHTS).read_bytes() == (adapter / WEIGHTS).read_bytes()
+    assert "chosen once" in page.request.get(f"{catalog.url}/{catalog.other}/commits/main").text()
+    assert [b'name="kept"' in body for body in bodies] == [False, False, True]
+    assert b'name="files"' not in bodies[-1]
+    assert not complaints
+    context.close()
+
+
+def test_publishing_waits_for_its_check(catalog: Catalog, browser: Browser, adapter: Path) -> None:
+    context = browser.new_context()
+    page = in_page(catalog, context)
+    page.goto(f"{catalog.url}/{catalog.other}/upload")
+    (adapter / WEIGHTS).write_bytes(builders.lora_weights(seed=22))
+    held: list[Route] = []
+    page.route("**/upload", lambda route: held.append(route) if not held else route.continue_())
+    page.get_by_label("Files").set_input_files(chosen(adapter))
+    page.get_by_role("button", name="Publish", exact=True).click(no_wait_after=True)
+    expect(page.get_by_label("Bytes sent")).to_be_visible()
+    held[0].continue_()
+    page.wait_for_url(f"**/{catalog.other}/v/*")
+    context.close()
+
+
+def test_too_much_is_not_sent_at_all(catalog: Catalog, browser: Browser, adapter: Path) -> None:
+    context = browser.new_context()
+    page = in_page(catalog, context)
+    page.goto(f"{catalog.url}/{catalog.other}/upload")
+    page.evaluate("document.querySelector('[data-upload]').dataset.upload = '100'")
+    sent_bodies: list[str] = []
+    page.on("request", lambda made: sent_bodies.append(made.url) if made.method == "POST" else None)
+    page.get_by_label("Files").set_input_files(chosen(adapter))
+    expect(page.get_by_role("alert")).to_contain_text("lorahub push")
+    assert not sent_bodies
     context.close()
 
 

@@ -12,6 +12,8 @@ from registry_process import BIN, Registry
 
 pytestmark = pytest.mark.xdist_group("use-it")
 
+pytestmark = pytest.mark.xdist_group("use-it")
+
 MAKE = """
 import sys, torch
 from peft import LoraConfig, get_peft_model

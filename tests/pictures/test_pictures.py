@@ -59,7 +59,7 @@ def all_pictures(text: str) -> list[Picture]:
         spectrum(text, [2.0, 1.0], 1.5),
         bars(text, {text: 3.0}, what=text),
         curve([{"step": 1, "loss": 2.0}, {"step": 2, "loss": 1.0}]),
-        lineage(text, [text, "b"], [text] * 20),
+        lineage(text, {"b": -1, text: 0, **{f"{number}{text}": 1 for number in range(20)}}, [("b", text)]),
     ]
 
 
@@ -115,7 +115,16 @@ def test_a_matrix_and_a_lineage_hold_their_names() -> None:
     assert values_of(picture) == ["compatible", "incompatible", "fits"]
     assert picture.rows == [["o/a", "compatible", "incompatible"], ["o/b", None, "fits"]]
     assert "1 same base, 1 fit, 1 do not, 0 undecided" in picture.finding
-    assert values_of(lineage("o/me", ["o/base"], ["o/merge"])) == ["o/base", "o/me", "o/merge"]
+    levels = {"o/base": -2, "o/parent": -1, "o/me": 0, "o/merge": 1}
+    edges = [("o/base", "o/parent"), ("o/base", "o/me"), ("o/parent", "o/me"), ("o/me", "o/merge")]
+    line = lineage("o/me", levels, edges)
+    assert values_of(line) == list(levels)
+    assert line.svg.count('class="link"') == len(edges)
+    assert line.rows[2] == ["o/me", "this one", "o/base, o/parent"]
+    assert "comes from 2 models, and 1 repository here comes from it" in line.finding
+    many = lineage("o/me", {"o/me": 0, **{f"o/{number:02}": 1 for number in range(20)}}, [])
+    assert len(values_of(many)) == 1 + 12
+    assert "+8 more" in many.svg
 
 
 @pytest.mark.parametrize("text", ["plain", HOSTILE, "\x00\x1b\u202e", "]]>&<"])
@@ -141,5 +150,5 @@ def test_nothing_to_draw_is_a_picture_too() -> None:
         spectrum("m", [], None),
         curve([]),
     ]
-    for picture in [*empty, bars("t", {}, what="x"), lineage("n", [], [])]:
+    for picture in [*empty, bars("t", {}, what="x"), lineage("n", {"n": 0}, [])]:
         assert ET.fromstring(picture.svg).get("role") == "img"

@@ -45,7 +45,8 @@ def of_training(points: Sequence[Mapping[str, Any]]) -> pictures.Picture:
 
 
 def of_lineage(name: str, around: Mapping[str, Any]) -> pictures.Picture:
-    return pictures.lineage(name, around["parents"], [row["id"] for row in around["children"]])
+    line = around["line"]
+    return pictures.lineage(name, {node["name"]: node["level"] for node in line["nodes"]}, line["edges"])
 
 
 def fit(

@@ -38,7 +38,9 @@ LABELS = {
     "library": "Library",
     "author": "Owner",
     "updated": "Updated",
+    "alias": "Alias",
     "tag": "Tag",
+    "yanked": "Withdrawn",
 }
 """In the order in which they are shown."""
 
@@ -61,8 +63,9 @@ WORDS = {
     "updated": {"7": "last 7 days", "30": "last 30 days", "365": "last year"},
     "verdict": {"compatible": "same base", "fits": "fits, untested", "incompatible": "does not fit"},
     "kind": {"language": "language model", "diffusion": "image and video"},
+    "yanked": {"1": "shown too"},
 }
-SEVERAL = frozenset({"fits", "target", "tag", "has", "language"})
+SEVERAL = frozenset({"fits", "target", "tag", "has", "language", "alias"})
 """Facets of which an adapter can have several values, so that several can be asked."""
 MOST_WORDS = 10
 
@@ -101,6 +104,7 @@ class Asked:
             words=parse_terms([self.text.lower().replace(",", " ").replace(" ", ",")], what="words")[:MOST_WORDS],
             labels=tuple(f"{facet}:{value}" for facet, value in self.chosen if facet in TERM_FACETS),
             author=values["author"][-1] if "author" in values else None,
+            hides_withdrawn=("yanked", "1") not in self.chosen,
             sort=parse_sort(self.sort),
         )
         return _bounded(search, values)
@@ -139,6 +143,8 @@ def look(backend: Backend, principal: Principal, asked: Asked, cursor: str | Non
     search = asked.as_search()
     rows, following = service.adapters(backend, principal, search, cursor=cursor)
     found = catalog.count(backend, principal, search)
+    withdrawn = catalog.count_withdrawn(backend, principal, search)
+    counts = {**found.counts, "yanked": {"1": withdrawn} if withdrawn else {}}
     return {
         "search": asked.text,
         "sort": asked.sort,
@@ -147,7 +153,7 @@ def look(backend: Backend, principal: Principal, asked: Asked, cursor: str | Non
         "found": found.total,
         "isCountedWhole": found.is_whole,
         "chosen": [_chip(asked, facet, value) for facet, value in asked.chosen],
-        "facets": [_facet(asked, facet, counts) for facet, counts in _shown(found.counts)],
+        "facets": [_facet(asked, facet, counts) for facet, counts in _shown(counts)],
         "instead": [] if rows or cursor else _instead(backend, principal, asked),
     }
 

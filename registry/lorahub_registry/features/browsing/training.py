@@ -7,9 +7,10 @@ from typing import Any
 from lorahub.adapters.strict_json import parse_json
 from lorahub.errors import MalformedBody
 
+from lorahub_registry.features.catalog.service import TRAINING_LOG
 from lorahub_registry.infrastructure.web import formats
 
-STATE = "trainer_state.json"
+STATE = TRAINING_LOG
 MOST_POINTS = 1000
 SERIES = ("loss", "eval_loss", "learning_rate", "grad_norm")
 

@@ -217,7 +217,13 @@ def _record(
         _record_derived(session, repository, commit.id, derived[commit.id])
     if main is not None and main.commit_id in derived:
         found = derived[main.commit_id]
-        record_entry(session, repository_id=repository.id, facts=found.facts, judged=found.judged)
+        record_entry(
+            session,
+            repository_id=repository.id,
+            commit_id=CommitId(main.commit_id),
+            facts=found.facts,
+            judged=found.judged,
+        )
     record_act(
         session,
         principal,

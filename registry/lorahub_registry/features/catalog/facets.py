@@ -19,7 +19,7 @@ MOST_LISTED = 12  # values of one facet
 
 TERM_FACETS = (
     "base", "kind", "fits", "target", "method", "format", "task", "language", "license", "dtype", "has", "verdict",
-    "library", "tag",
+    "library", "alias", "tag",
 )  # fmt: skip
 """Kinds of terms that a search takes as they are."""
 

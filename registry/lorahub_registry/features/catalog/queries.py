@@ -1,13 +1,13 @@
 """Rows of facts and tags, and pages of repositories."""
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from typing import Any
 
 from lorahub.protocol.digests import CommitId
 from lorahub.protocol.names import similarity_key
-from sqlalchemy import ColumnElement, func, insert, literal, or_, select, tuple_, update
+from sqlalchemy import ColumnElement, Select, func, insert, literal, or_, select, tuple_, update
 from sqlalchemy.exc import IntegrityError
 
 from lorahub_registry.features.catalog.facets import AGES, Found, Match
@@ -23,12 +23,14 @@ from lorahub_registry.infrastructure.database.tables import (
     AdapterLabel,
     CatalogEntry,
     CommitFacts,
+    CommitFile,
     Repository,
 )
 
 __all__ = ["UNAVAILABLE", "IntegrityError"]
 
 MOST_CHILDREN = 10_000
+TRAINING_LOG = "trainer_state.json"
 _IDS_AT_ONCE = 500
 
 
@@ -50,6 +52,8 @@ class Measured:
     labels: Sequence[str]
     least_rank: int | None
     most_rank: int | None
+    has_record: bool = False
+    """Its maker states how it was trained."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,12 +146,25 @@ def measured_of(session: Session, commit_ids: Collection[CommitId]) -> dict[Comm
         select(AdapterLabel.commit_id, AdapterLabel.label).where(AdapterLabel.commit_id.in_(commit_ids))
     ):
         labels.setdefault(commit_id, []).append(label)
-    columns = (AdapterFacts.commit_id, AdapterFacts.base_key, AdapterFacts.least_rank, AdapterFacts.most_rank)
-    rows = session.execute(select(*columns).where(AdapterFacts.commit_id.in_(commit_ids)))
+    rows = session.scalars(select(AdapterFacts).where(AdapterFacts.commit_id.in_(commit_ids)))
     return {
-        CommitId(commit_id): Measured(base, labels.get(commit_id, []), least, most)
-        for commit_id, base, least, most in rows
+        CommitId(row.commit_id): Measured(
+            row.base_key,
+            labels.get(row.commit_id, []),
+            row.least_rank,
+            row.most_rank,
+            has_record=bool(row.facts.get("training")),
+        )
+        for row in rows
     }
+
+
+def with_log(session: Session, commit_ids: Collection[CommitId]) -> set[CommitId]:
+    """Those that have the log of a training run among their files."""
+    statement = select(CommitFile.commit_id).where(
+        CommitFile.commit_id.in_(commit_ids), CommitFile.path == TRAINING_LOG
+    )
+    return set(map(CommitId, session.scalars(statement)))
 
 
 # --- pages ------------------------------------------------------------------------------------------------------------
@@ -186,6 +203,7 @@ def _conditions(session: Session, search: Search) -> list[ColumnElement[bool]]:
     conditions = [name_contains(session, text) for text in search.texts]
     conditions += [_says(session, word) for word in search.words]
     conditions += [Repository.updated_at >= search.since] if search.since is not None else []
+    conditions += [Repository.id.not_in(_withdrawn(session))] if search.hides_withdrawn else []
     if search.terms:
         conditions.append(has_terms(session, search.terms))
     if search.author is not None:
@@ -235,7 +253,38 @@ def _says(session: Session, word: str) -> ColumnElement[bool]:
     return or_(name_contains(session, word), *as_term)
 
 
+def _withdrawn(session: Session) -> Select[int]:
+    """Ids of the repositories none of whose versions is good; they are few, and an index has them."""
+    return select(CatalogEntry.repository_id).where(has_terms(session, ["yanked:1"]))
+
+
+def made_from(
+    session: Session, names: Sequence[str], *, visible_namespaces: Sequence[int] | None, limit: int
+) -> list[int]:
+    """Ids of visible repositories that name one of these as their base, those that changed last."""
+    statement = (
+        select(Repository.id)
+        .join(CatalogEntry, CatalogEntry.repository_id == Repository.id)
+        .where(or_(*(has_terms(session, [f"tag:base_model:{name}"]) for name in names)))
+        .where(is_listed(visible_namespaces))
+        .order_by(Repository.updated_at.desc(), Repository.id.desc())
+    )
+    return list(session.scalars(statement.limit(limit)))
+
+
 # --- counts -----------------------------------------------------------------------------------------------------------
+
+
+def count_withdrawn(session: Session, search: Search, *, visible_namespaces: Sequence[int] | None, limit: int) -> int:
+    """Of the repositories that `search` finds, those that it hides unless it is asked not to; at most `limit`."""
+    everything = replace(search, hides_withdrawn=False)
+    found = (
+        select(Repository.id)
+        .join(CatalogEntry, CatalogEntry.repository_id == Repository.id)
+        .where(Repository.id.in_(_withdrawn(session)), is_listed(visible_namespaces), *_conditions(session, everything))
+        .limit(limit)
+    )
+    return session.scalar(select(func.count()).select_from(found.subquery())) or 0
 
 
 def children(session: Session, name: str, *, visible_namespaces: Sequence[int] | None) -> int:

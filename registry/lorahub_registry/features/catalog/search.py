@@ -51,6 +51,8 @@ class Search:
     most_rank: int | None = None
     since: datetime | None = None
     """Changed at this time or after it."""
+    hides_withdrawn: bool = False
+    """Leaves out repositories every version of which is yanked."""
     sort: Sort = "lastModified"
 
     @property

@@ -19,7 +19,7 @@ from lorahub_registry.features.accounts.permissions import Principal
 from lorahub_registry.features.blobs.service import Blob, known_blobs, read_blob
 from lorahub_registry.features.catalog import facets, queries
 from lorahub_registry.features.catalog.facts import Facts, derive, gather
-from lorahub_registry.features.catalog.queries import Entry, Measured, Position
+from lorahub_registry.features.catalog.queries import TRAINING_LOG, Entry, Measured, Position
 from lorahub_registry.features.catalog.search import Search, Sort
 from lorahub_registry.features.checks.service import Judged
 from lorahub_registry.features.merged import service as merges
@@ -37,7 +37,7 @@ from lorahub_registry.features.revisions.service import Commit, RevisionFile
 from lorahub_registry.infrastructure.backend import Backend
 from lorahub_registry.infrastructure.database import Session
 
-__all__ = ["Facts", "derive_facts", "record_facts"]
+__all__ = ["TRAINING_LOG", "Facts", "derive_facts", "record_facts"]
 
 logger = logging.getLogger("lorahub")
 
@@ -114,25 +114,38 @@ def record_facts(
     """Inside the transaction that makes the commit. `is_main`: it is `main`'s new head, which a search goes by."""
     queries.insert_facts(session, commit_id, facts)
     if is_main:
-        record_entry(session, repository_id=repository_id, facts=facts, judged=judged)
+        record_entry(session, repository_id=repository_id, commit_id=commit_id, facts=facts, judged=judged)
 
 
-def record_entry(session: Session, *, repository_id: int, facts: Facts, judged: Judged | None) -> None:
-    """What a search goes by: of the commit that `main` leads to from now on."""
-    queries.replace_entry(session, repository_id, _entry(facts, _NO_ADAPTER if judged is None else _found(judged)))
+def record_entry(
+    session: Session, *, repository_id: int, commit_id: CommitId, facts: Facts, judged: Judged | None
+) -> None:
+    """What a search goes by: of the commit that `main` leads to from now on, and of the repository's names."""
+    measured = _NO_ADAPTER if judged is None else _found(judged)
+    has_log = bool(queries.with_log(session, [commit_id]))
+    names = revisions.terms_of_names(session, [repository_id])[repository_id]
+    queries.replace_entry(session, repository_id, _entry(facts, measured, names, has_log=has_log))
 
 
 def _found(judged: Judged) -> Measured:
     ranks = judged.ranks
-    return Measured(judged.base_name, judged.labels, min(ranks, default=None), max(ranks, default=None))
+    return Measured(
+        judged.base_name,
+        judged.labels,
+        min(ranks, default=None),
+        max(ranks, default=None),
+        has_record=bool(judged.facts.get("training")),
+    )
 
 
-def _entry(facts: Facts, measured: Measured) -> Entry:
+def _entry(facts: Facts, measured: Measured, names: Sequence[str], *, has_log: bool) -> Entry:
     """Tags are what people say; labels are measured, and no tag passes for one."""
     terms = [f"tag:{tag}" for tag in facts.tags]
     terms += [f"base:{measured.base.lower()}"] if measured.base else []
     terms += measured.labels
     terms += facets.terms_of(facts)
+    terms += ["has:training run"] if has_log or measured.has_record else []
+    terms += names
     usable = [term for term in dict.fromkeys(terms) if len(term) <= MOST_TERM_LENGTH]
     total = (facts.safetensors or {}).get("total")
     return Entry(usable, measured.least_rank, measured.most_rank, total)
@@ -152,9 +165,12 @@ def reindex(backend: Backend) -> int:
             heads = revisions.main_heads(session, ids)
             facts = queries.facts_of(session, set(heads.values()))
             measured = queries.measured_of(session, facts.keys())
+            with_log = queries.with_log(session, facts.keys())
+            names = revisions.terms_of_names(session, list(heads))
             for repository_id, head in heads.items():
                 if head in facts:
-                    entry = _entry(facts[head], measured.get(head, _NO_ADAPTER))
+                    found = measured.get(head, _NO_ADAPTER)
+                    entry = _entry(facts[head], found, names[repository_id], has_log=head in with_log)
                     queries.replace_entry(session, repository_id, entry)
                     count += 1
         if not ids:
@@ -278,6 +294,18 @@ def list_models(
     return Page(_describe(backend, principal, found, wanted), following)
 
 
+def made_from(backend: Backend, principal: Principal, names: Sequence[str], *, limit: int) -> list[Model]:
+    """Visible models that name one of these as what they were made from, as of `main`; those that changed last."""
+    with backend.database.read() as session:
+        namespaces = visible_namespaces(session, principal)
+        shown = queries.made_from(session, names, visible_namespaces=namespaces, limit=limit)
+        repositories = repositories_by_id(session, shown)
+        heads = revisions.main_heads(session, shown)
+        commits = revisions.commits_by_id(session, list(heads.values()))
+    found = [(repositories[i], commits[heads[i]]) for i in shown if i in repositories and i in heads]
+    return _describe(backend, principal, found, ())
+
+
 def _write_cursor(backend: Backend, place: Position, sort: Sort) -> str:
     value = place.value.isoformat() if isinstance(place.value, datetime) else place.value
     return backend.signer.sign("catalog-cursor", {"sort": sort, "value": value, "id": place.repository_id})
@@ -313,6 +341,13 @@ def count(backend: Backend, principal: Principal, search: Search) -> Counts:
         found = queries.found(session, search, visible_namespaces=namespaces, limit=MOST_COUNTED)
     total = len(found.matches)
     return Counts(total, total < MOST_COUNTED, facets.count(found))
+
+
+def count_withdrawn(backend: Backend, principal: Principal, search: Search) -> int:
+    """Of what a search finds, the repositories without a good version; at most `MOST_COUNTED`."""
+    with backend.database.read() as session:
+        namespaces = visible_namespaces(session, principal)
+        return queries.count_withdrawn(session, search, visible_namespaces=namespaces, limit=MOST_COUNTED)
 
 
 def public_tags(backend: Backend) -> list[str]:

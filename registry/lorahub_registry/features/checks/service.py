@@ -271,7 +271,11 @@ def check_revision(
 def kept_verdicts(
     backend: Backend, commits: Sequence[CommitId], base_ids: Sequence[int]
 ) -> dict[tuple[CommitId, int], str]:
-    """Verdicts that are known already, by commit and base. Nothing is checked for it."""
+    """Verdicts that are known already, by commit and base. Nothing is checked for it.
+
+    One follows from the bytes of an adapter and a base and from nothing else. So whoever may see both may see it: that
+    it is known says that these bytes were checked, not in whose repository.
+    """
     with backend.database.read() as session:
         recorded = queries.recorded_of(session, commits)
         digests = sorted({one.digest for one in recorded.values()})

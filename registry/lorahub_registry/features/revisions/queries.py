@@ -6,16 +6,20 @@ from datetime import datetime
 from typing import Any
 
 from lorahub.protocol.digests import CommitId, GitSha1, Sha256
+from lorahub.protocol.references import LATEST
 from sqlalchemy import delete, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from lorahub_registry.infrastructure.database import Session, now
 from lorahub_registry.infrastructure.database.tables import Blob as BlobRow
+from lorahub_registry.infrastructure.database.tables import CatalogEntry, CommitFile, RefMove, RevisionOrigin
 from lorahub_registry.infrastructure.database.tables import Commit as CommitRow
-from lorahub_registry.infrastructure.database.tables import CommitFile, RefMove, RevisionOrigin
 from lorahub_registry.infrastructure.database.tables import Reference as ReferenceRow
 
 __all__ = ["Commit", "IntegrityError", "Move", "Reference", "RevisionFile"]
+
+_MOST_ALIASES = 50
+"""Of a repository, that a search finds it by."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -279,6 +283,36 @@ def main_heads(session: Session, repository_ids: Sequence[int]) -> Mapping[int, 
         ReferenceRow.name == "main",
     )
     return {repository_id: CommitId(commit_id) for repository_id, commit_id in session.execute(statement)}
+
+
+def terms_of_names(session: Session, repository_ids: Sequence[int]) -> dict[int, list[str]]:
+    """What a search can ask of repositories' names: `alias:…`, and `yanked:1` where every version is withdrawn."""
+    columns = (ReferenceRow.repository_id, ReferenceRow.kind, ReferenceRow.name, ReferenceRow.yanked_at)
+    statement = select(*columns).where(
+        ReferenceRow.repository_id.in_(repository_ids), ReferenceRow.kind.in_(("alias", "version"))
+    )
+    found: dict[int, list[str]] = {repository_id: [] for repository_id in repository_ids}
+    are_withdrawn: dict[int, bool] = {}
+    for repository_id, kind, name, yanked_at in session.execute(statement.order_by(ReferenceRow.id)):
+        if kind == "version":
+            are_withdrawn[repository_id] = are_withdrawn.get(repository_id, True) and yanked_at is not None
+        elif name != LATEST and len(found[repository_id]) < _MOST_ALIASES:
+            found[repository_id].append(f"alias:{name}")
+    for repository_id in (number for number, is_so in are_withdrawn.items() if is_so):
+        found[repository_id].append("yanked:1")
+    return found
+
+
+def rewrite_terms_of_names(session: Session, repository_id: int) -> None:
+    """In the catalog's entry of the repository; the others stay as they are."""
+    entry = session.get(CatalogEntry, repository_id, with_for_update=True, populate_existing=True)
+    if entry is None:
+        return  # made by an earlier version; `reindex` writes it
+    others = [term for term in entry.terms if not term.startswith(("alias:", "yanked:"))]
+    terms = [*others, *terms_of_names(session, [repository_id])[repository_id]]
+    if terms != entry.terms:
+        entry.terms = terms
+        session.flush()
 
 
 def insert_reference(

@@ -182,6 +182,7 @@ def create_reference(
     )
     _require_kept(session, commit_id)
     queries.insert_move(session, reference, from_commit=None, to_commit=commit_id, by=by)
+    _tell_the_catalog(session, reference)
     return reference
 
 
@@ -204,6 +205,17 @@ def _require_kept(session: Session, commit_id: str) -> None:
 def delete_reference(session: Session, reference: Reference, *, by: str) -> None:
     queries.delete_reference(session, reference.id)
     queries.insert_move(session, reference, from_commit=reference.commit_id, to_commit=None, by=by)
+    _tell_the_catalog(session, reference)
+
+
+def _tell_the_catalog(session: Session, changed: Reference) -> None:
+    """A search finds a repository by its aliases, and knows whether any of its versions is good."""
+    if changed.kind in ("alias", "version"):
+        queries.rewrite_terms_of_names(session, changed.repository_id)
+
+
+def terms_of_names(session: Session, repository_ids: Sequence[int]) -> dict[int, list[str]]:
+    return queries.terms_of_names(session, repository_ids)
 
 
 def set_protected(session: Session, reference: Reference, *, is_protected: bool) -> None:
@@ -213,6 +225,7 @@ def set_protected(session: Session, reference: Reference, *, is_protected: bool)
 def set_yanked(session: Session, version: Reference, *, by: str | None, reason: str | None) -> None:
     """`by` None undoes it."""
     queries.set_yanked(session, version.id, by=by, reason=reason)
+    _tell_the_catalog(session, version)
 
 
 def newest_moves(session: Session, repository_id: int, *, limit: int) -> list[Move]:

@@ -341,7 +341,7 @@ class CommitFacts(Table):
 
 
 class CatalogEntry(Table):
-    """What a search can ask of a repository: of the head of `main`, rewritten when it moves. One for each repository.
+    """What a search can ask of a repository: of the head of `main` and of its names, rewritten when those change.
 
     The indexes `search_terms` and `search_names` are made by migrations by hand: GIN on PostgreSQL; on SQLite FTS5
     tables, which follow this one by triggers.
@@ -352,7 +352,7 @@ class CatalogEntry(Table):
         ForeignKey("repositories.id", ondelete="CASCADE"), primary_key=True, autoincrement=False
     )
     name: Mapped[str] = mapped_column(String(200))  # namespace/name in lower case
-    terms: Mapped[list[str]] = mapped_column(Terms)  # tag:…, base:…, and the labels of adapter_labels
+    terms: Mapped[list[str]] = mapped_column(Terms)  # tag:…, base:…, alias:…, and the labels of adapter_labels
     least_rank: Mapped[int | None] = mapped_column(Integer)
     most_rank: Mapped[int | None] = mapped_column(Integer)
     parameters: Mapped[int | None] = mapped_column(BigInteger, index=True)
