@@ -8,7 +8,7 @@ import itertools
 import json
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -196,6 +196,10 @@ def _with_mirror(stage: Stage, repo: str) -> Request:
     return Request({"mirror": str(made["id"])})
 
 
+def _with_mirror_and_token(stage: Stage, repo: str) -> Request:
+    return replace(_with_mirror(stage, repo), json={"token": "hf_example"})
+
+
 def _base(stage: Stage, _repo: str) -> Request:
     layout = "lorahub-base-layout-v1\nmodel.embed_tokens.weight\tF32\t4,4\n"
     return Request(json={"names": [f"{stage.organisation}/{stage.fresh('base-')}"], "layout": layout})
@@ -378,6 +382,9 @@ OPERATIONS: dict[str, Operation] = {
     f"DELETE {V1}/organisations/{{organisation}}/members/{{user}}": Operation("govern", "organisation.member", _member),
     f"POST {V1}/mirrors": Operation("manage namespace", "mirror.add", _mirror),
     f"POST {V1}/mirrors/{{mirror}}/run": Operation("own mirror", "mirror.run", _with_mirror),
+    f"POST {V1}/mirrors/{{mirror}}/pause": Operation("own mirror", "mirror.pause", _with_mirror),
+    f"POST {V1}/mirrors/{{mirror}}/resume": Operation("own mirror", "mirror.resume", _with_mirror),
+    f"PUT {V1}/mirrors/{{mirror}}/token": Operation("own mirror", "mirror.token", _with_mirror_and_token),
     f"DELETE {V1}/mirrors/{{mirror}}": Operation("own mirror", "mirror.remove", _with_mirror),
     # an account
     "GET /api/whoami-v2": Operation("account"),
@@ -393,6 +400,7 @@ OPERATIONS: dict[str, Operation] = {
     f"GET {V1}/merges/{{job}}": Operation("own job", make=_with_job),
     f"POST {V1}/merges/{{job}}/cancel": Operation("own job, written", "merge.cancel", _with_job),
     f"GET {V1}/mirrors": Operation("account"),
+    f"GET {V1}/mirrors/{{mirror}}": Operation("own mirror", make=_with_mirror),
     f"GET {V1}/tokens": Operation("own account"),
     f"POST {V1}/tokens": Operation("own account", "token.create", sends({"name": "new", "namespace": "stage-owner"})),
     f"DELETE {V1}/tokens/{{token_id}}": Operation("own token", "token.revoke", _with_token),
