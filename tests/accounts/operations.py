@@ -8,7 +8,7 @@ import itertools
 import json
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -194,6 +194,10 @@ def _mirror(stage: Stage, _repo: str) -> Request:
 def _with_mirror(stage: Stage, repo: str) -> Request:
     made = stage.as_owner("POST", f"{V1}/mirrors", json=_mirror(stage, repo).json)
     return Request({"mirror": str(made["id"])})
+
+
+def _with_mirror_and_token(stage: Stage, repo: str) -> Request:
+    return replace(_with_mirror(stage, repo), json={"token": "hf_example"})
 
 
 def _base(stage: Stage, _repo: str) -> Request:
@@ -383,6 +387,9 @@ OPERATIONS: dict[str, Operation] = {
     f"DELETE {V1}/organisations/{{organisation}}/members/{{user}}": Operation("govern", "organisation.member", _member),
     f"POST {V1}/mirrors": Operation("manage namespace", "mirror.add", _mirror),
     f"POST {V1}/mirrors/{{mirror}}/run": Operation("own mirror", "mirror.run", _with_mirror),
+    f"POST {V1}/mirrors/{{mirror}}/pause": Operation("own mirror", "mirror.pause", _with_mirror),
+    f"POST {V1}/mirrors/{{mirror}}/resume": Operation("own mirror", "mirror.resume", _with_mirror),
+    f"PUT {V1}/mirrors/{{mirror}}/token": Operation("own mirror", "mirror.token", _with_mirror_and_token),
     f"DELETE {V1}/mirrors/{{mirror}}": Operation("own mirror", "mirror.remove", _with_mirror),
     # an account
     "GET /api/whoami-v2": Operation("account"),
@@ -399,6 +406,7 @@ OPERATIONS: dict[str, Operation] = {
     f"GET {V1}/merges/{{job}}": Operation("own job", make=_with_job),
     f"POST {V1}/merges/{{job}}/cancel": Operation("own job, written", "merge.cancel", _with_job),
     f"GET {V1}/mirrors": Operation("account"),
+    f"GET {V1}/mirrors/{{mirror}}": Operation("own mirror", make=_with_mirror),
     f"GET {V1}/tokens": Operation("own account"),
     f"POST {V1}/tokens": Operation("own account", "token.create", sends({"name": "new", "namespace": "stage-owner"})),
     f"DELETE {V1}/tokens/{{token_id}}": Operation("own token", "token.revoke", _with_token),

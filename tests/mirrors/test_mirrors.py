@@ -1,16 +1,20 @@
 """Mirrors: a worker brings what another hub has. Another registry stands for that hub, whose protocol it speaks."""
 
+import gzip
 import http.server
 import json
 import os
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy
 import wire
 from builders import lora_config, lora_weights
 from registry_process import LORAHUB, Registry, eventually
@@ -201,6 +205,70 @@ def test_a_hub_that_names_our_private_bytes_does_not_get_them_published(here: Re
     with here.client() as client:
         assert "w.safetensors" not in wire.files(client, "acme/stolen")
     forget(here, "acme/stolen")
+
+
+def test_a_private_repository_is_brought_with_a_token_that_nobody_sees(
+    here: Registry, hub: Registry, cli: Callable[..., Any], tmp_path: Path
+) -> None:
+    with hub.client() as client:
+        wire.create_repo(client, "owner/guarded", private=True)
+    commit, _ = push(hub, "owner/guarded", 31)
+    secret = tmp_path / "token"
+    secret.write_text(f"{hub.token}\n")
+    added = ("mirror", "add", "acme", "owner/guarded@main=kept", "--from", hub.url, "--hub-token-file")
+    [made] = cli(*added, str(secret))["result"]
+    assert (made["target"], made["has_token"]) == ("acme/kept", True)
+    eventually(lambda: mirror(here, "acme/kept")["commit"] == commit, 30)
+    assert cli("mirror", "show", str(made["id"]))["result"][0]["version"] == "v1"
+
+    with here.client() as client:
+        told = client.get(f"{V1}/mirrors").text + client.get(f"{V1}/audit").text
+    rows = "".join(str(row) for table in ("mirrors", "audit_events") for row in here.sql(f"SELECT * FROM {table}"))
+    assert hub.token not in told + rows
+    place = tmp_path / "backup"
+    here.admin_command("backup", str(place))
+    kept = b"".join(gzip.decompress(path.read_bytes()) for path in place.rglob("*.gz"))
+    assert hub.token.encode() not in kept
+
+    assert not cli("mirror", "token", str(made["id"]))["result"][0]["has_token"]
+    eventually(lambda: "answers 40" in (mirror(here, "acme/kept")["error"] or ""), 30)
+    with here.database() as database:  # as after a restore under another secret, or where a row leads to another hub
+        sealed = sqlalchemy.text("UPDATE mirrors SET sealed_token = :sealed WHERE name = 'kept'")
+        database.execute(sealed, {"sealed": b"what somebody else has sealed"})
+    eventually(lambda: "give it again" in mirror(here, "acme/kept")["error"], 30)
+    cli("mirror", "token", str(made["id"]), "--hub-token-file", str(secret))
+    cli("mirror", "resume", str(made["id"]))
+    eventually(lambda: mirror(here, "acme/kept")["error"] is None, 30)
+    forget(here, "acme/kept")
+
+
+def test_what_fails_is_tried_later_each_time_and_pauses_when_told(
+    here: Registry, hub: Registry, cli: Callable[..., Any]
+) -> None:
+    assert add(here, hub.url, "owner/nowhere", "acme/nowhere").status_code == 200
+    eventually(lambda: mirror(here, "acme/nowhere")["failures"] >= 3, 30)
+    seen = mirror(here, "acme/nowhere")
+    pauses = [time_of(seen["nextTryAt"]) - time_of(seen["checkedAt"])]
+    assert pauses[0] >= timedelta(seconds=2 ** (seen["failures"] - 1) - 1)
+    paused = cli("mirror", "pause", str(seen["id"]))["result"][0]
+    assert paused["paused"]
+    with here.database() as database:  # its time has come, and it stays as it is
+        database.exec_driver_sql("UPDATE mirrors SET next_try_at = NULL WHERE name = 'nowhere'")
+    before = mirror(here, "acme/nowhere")["checkedAt"]
+    time.sleep(3)
+    assert mirror(here, "acme/nowhere")["checkedAt"] == before
+    commit, _ = push(hub, "owner/nowhere", 32)
+    cli("mirror", "run", str(seen["id"]))  # whoever asks is answered all the same
+    eventually(lambda: mirror(here, "acme/nowhere")["commit"] == commit, 30)
+    assert (mirror(here, "acme/nowhere")["failures"], mirror(here, "acme/nowhere")["nextTryAt"]) == (0, None)
+    assert not cli("mirror", "resume", str(seen["id"]))["result"][0]["paused"]
+    newer, _ = push(hub, "owner/nowhere", 33)
+    eventually(lambda: mirror(here, "acme/nowhere")["commit"] == newer, 30)
+    forget(here, "acme/nowhere")
+
+
+def time_of(text: str) -> datetime:
+    return datetime.fromisoformat(text)
 
 
 BAD_LISTINGS: dict[str, Any] = {

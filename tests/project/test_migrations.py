@@ -1,9 +1,11 @@
 """The migrations build exactly the tables of tables.py, on both databases, down and up again, and one at a time."""
 
 import os
+import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from alembic import command
@@ -49,6 +51,63 @@ def test_every_migration_can_be_undone_and_done_again(database: Database) -> Non
             act(config, target)
     with database.engine.connect() as connection:
         assert set(Table.metadata.tables) < set(inspect(connection).get_table_names())
+
+
+def columns(database: Database) -> dict[tuple[str, str], dict[str, Any]]:
+    """By table and name: type, whether a row may lack it, and whether one that doesn't name it gets a value."""
+    found = inspect(database.engine)
+    return {
+        (table, column["name"]): {
+            "type": str(column["type"]),
+            "nullable": column["nullable"],
+            "filled": column["nullable"] or column["default"] is not None,
+        }
+        for (_, table), described in found.get_multi_columns().items()
+        for column in described
+    }
+
+
+def promises(database: Database) -> set[tuple[str, str, str]]:
+    """What a table demands of its rows: keys, uniqueness, checks."""
+    found = inspect(database.engine)
+    asked = {
+        "unique": found.get_multi_unique_constraints(),
+        "unique index": {
+            name: [one for one in all_ if one["unique"]] for name, all_ in found.get_multi_indexes().items()
+        },
+        "foreign key": found.get_multi_foreign_keys(),
+        "check": found.get_multi_check_constraints(),
+    }
+    return {
+        (str(table), kind, str(one.get("column_names") or one.get("constrained_columns") or one.get("sqltext")))
+        for kind, tables in asked.items()
+        for (_, table), rules in tables.items()
+        for one in rules
+    }
+
+
+def test_every_migration_only_expands(database: Database) -> None:
+    """So that servers of the version before go on: no column goes or changes, none is asked of their rows that they
+    don't know, and nothing new is demanded of the columns that they write.
+    """
+    steps = [revision.split()[0] for revision in pending(database)[1]]
+    upgrade(database, steps[0])
+    before, demanded = columns(database), promises(database)
+    for step in steps[1:]:
+        upgrade(database, step)
+        after, demands = columns(database), promises(database)
+        lost = {key: column for key, column in before.items() if after.get(key) != column}
+        assert not lost, f"{step} takes away or changes {lost}"
+        known = {table for table, _ in before}
+        asked = [key for key, column in after.items() if key not in before and key[0] in known and not column["filled"]]
+        assert not asked, f"{step} asks rows of the version before for {asked}"
+        narrowed = [
+            rule
+            for rule in demands - demanded
+            if any((rule[0], name) in before for name in re.findall(r"\w+", rule[2]))
+        ]
+        assert not narrowed, f"{step} demands more of rows of the version before: {narrowed}"
+        before, demanded = after, demands
 
 
 def test_replicas_that_migrate_at_once_take_turns(database: Database, tmp_path: Path) -> None:

@@ -20,13 +20,18 @@ from services.ports import free_port
 
 _SPEED = {"fsync": "off", "full_page_writes": "off"}  # the server may crash, the machine doesn't
 _numbers = itertools.count(1)
+NAMESPACE = ["unshare", "--user", "--map-user=1000", "--map-group=1000"]
 
 
 class Postgres:
-    """One server below `folder`; `start` again after `stop` or `kill` finds the same data on the same port."""
+    """One server below `folder`; `start` again after `stop` or `kill` finds the same data on the same port.
 
-    def __init__(self, folder: Path, **settings: str) -> None:
+    With `small_disk_mb` its databases may also lie on a disk of so many MiB, the tablespace `small`.
+    """
+
+    def __init__(self, folder: Path, *, small_disk_mb: int = 0, **settings: str) -> None:
         self.folder = folder
+        self._small_disk_mb = small_disk_mb
         self.port = free_port()
         self._bin = _binaries()
         self._prefix, self._account = _not_as_root()
@@ -49,7 +54,7 @@ class Postgres:
         options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
         with (self.folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
-                [*self._prefix, self._bin / "postgres", "-D", "data", *options],
+                [*(self._with_small_disk() or self._prefix), self._bin / "postgres", "-D", "data", *options],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -58,6 +63,14 @@ class Postgres:
         self._wait_until_ready()
         return self
 
+    def _with_small_disk(self) -> list[str]:
+        """What the command of the server begins with: the disk is a mount that only the server sees, gone with it."""
+        if not self._small_disk_mb:
+            return []
+        (self.folder / "small").mkdir(exist_ok=True)
+        mount = f'mount -t tmpfs -o size={self._small_disk_mb}m tmpfs small && exec "$@"'
+        return [*NAMESPACE, "--mount", "--keep-caps", "sh", "-c", mount, "sh"]
+
     def stop(self, how: int = signal.SIGQUIT) -> None:
         """At once and without a checkpoint by default; SIGINT is an orderly stop."""
         if self._process is not None:
@@ -65,12 +78,16 @@ class Postgres:
             self._process.wait(20)
             self._process = None
 
-    def new_database(self) -> str:
+    def new_database(self, options: str = "") -> str:
         """The SQLAlchemy URL of an empty database."""
         name = f"test_{os.getpid()}_{next(_numbers)}"
-        with psycopg.connect(f"{self._address}/postgres", autocommit=True) as connection:
-            connection.execute(f'create database "{name}"'.encode())
+        self.sql(f'create database "{name}" {options}')
         return f"{self._address}/{name}".replace("postgresql:", "postgresql+psycopg:")
+
+    def sql(self, statement: str, database: str = "postgres") -> None:
+        """One statement of a superuser, outside of transactions."""
+        with psycopg.connect(f"{self._address}/{database}", autocommit=True) as connection:
+            connection.execute(statement.encode())
 
     @property
     def _address(self) -> str:
@@ -107,12 +124,11 @@ def _not_as_root() -> tuple[list[str], dict[str, Any]]:
     """What a command begins with, and the account it runs as."""
     if os.geteuid() != 0:
         return [], {}
-    namespace = ["unshare", "--user", "--map-user=1000", "--map-group=1000"]
     if (
         shutil.which("unshare")
-        and subprocess.run([*namespace, "true"], capture_output=True, check=False).returncode == 0
+        and subprocess.run([*NAMESPACE, "true"], capture_output=True, check=False).returncode == 0
     ):
-        return namespace, {}
+        return NAMESPACE, {}
     for name in ("postgres", "nobody"):
         try:
             account = pwd.getpwnam(name)

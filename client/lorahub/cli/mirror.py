@@ -6,7 +6,12 @@ import click
 
 from lorahub.cli.output import Result, table
 from lorahub.cli.session import Session, command
+from lorahub.hub.credentials import read_token_file
 from lorahub.hub.messages import Mirror
+
+_HUB_TOKEN = click.option(
+    "--hub-token-file", metavar="FILE", help="Tell the hub the token in FILE, or from standard input with -."
+)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -16,20 +21,28 @@ def mirror() -> None:
 
 @command("add")
 @click.argument("namespace")
-@click.argument("sources", nargs=-1, required=True, metavar="ORG/NAME[@REV]…")
+@click.argument("sources", nargs=-1, required=True, metavar="ORG/NAME[@REV][=HERE]…")
 @click.option("--from", "hub", default="https://huggingface.co", show_default=True, metavar="URL", help="The hub.")
 @click.option("--private", is_flag=True, help="Make the repositories private.")
-def add(session: Session, namespace: str, sources: tuple[str, ...], hub: str, *, private: bool) -> Result:
-    """Follow repositories of another hub, each under its own name in NAMESPACE.
+@_HUB_TOKEN
+def add(
+    session: Session, namespace: str, sources: tuple[str, ...], hub: str, hub_token_file: str | None, *, private: bool
+) -> Result:
+    """Follow repositories of another hub, each in NAMESPACE under its own name, or as HERE.
 
     The registry's workers fetch them: each new commit of REV (main) becomes a version. They publish in your name.
     """
+    hub_token = None if hub_token_file is None else read_token_file(hub_token_file)
     made = []
     with session.hub() as registry:
         for source in sources:
-            repository, _, revision = source.partition("@")
-            target = f"{namespace}/{repository.rpartition('/')[2]}"
-            made.append(registry.add_mirror(hub, repository, target, revision=revision or "main", private=private))
+            there, _, here = source.partition("=")
+            repository, _, revision = there.partition("@")
+            target = f"{namespace}/{here or repository.rpartition('/')[2]}"
+            one = registry.add_mirror(
+                hub, repository, target, revision=revision or "main", private=private, hub_token=hub_token
+            )
+            made.append(one)
     return _listed(made, [f"✓ {one.target} follows {_source(one)}" for one in made])
 
 
@@ -41,6 +54,49 @@ def list_mirrors(session: Session) -> Result:
     rows = [[str(one.id), one.target, _source(one), one.version or "-", _state(one)] for one in found]
     lines = table(["id", "here", "follows", "version", ""], rows) if rows else "nothing is mirrored"
     return _listed(found, [lines])
+
+
+@command("show")
+@click.argument("mirror_id", type=int)
+def show(session: Session, mirror_id: int) -> Result:
+    """Say what a mirror follows, what came of its last run, and when the next is."""
+    with session.hub() as registry:
+        one = registry.mirror(mirror_id)
+    lines = [
+        f"{one.target} follows {_source(one)}{', with a token' if one.has_token else ''}",
+        f"  here is {one.version}: {one.commit}" if one.commit else "  nothing is here yet",
+        f"  {_state(one)}",
+    ]
+    return _listed([one], lines)
+
+
+@command("pause")
+@click.argument("mirror_id", type=int)
+def pause(session: Session, mirror_id: int) -> Result:
+    """Look no more by itself, until it is resumed."""
+    with session.hub() as registry:
+        one = registry.pause_mirror(mirror_id)
+    return _listed([one], [f"✓ {one.target} is paused; lorahub mirror resume {one.id} lets it go on"])
+
+
+@command("resume")
+@click.argument("mirror_id", type=int)
+def resume(session: Session, mirror_id: int) -> Result:
+    """Go on after a pause, or at once after failures."""
+    with session.hub() as registry:
+        one = registry.resume_mirror(mirror_id)
+    return _listed([one], [f"✓ {one.target} follows {_source(one)} again"])
+
+
+@command("token")
+@click.argument("mirror_id", type=int)
+@_HUB_TOKEN
+def token(session: Session, mirror_id: int, hub_token_file: str | None) -> Result:
+    """Tell the hub another token from now on; none without --hub-token-file."""
+    hub_token = None if hub_token_file is None else read_token_file(hub_token_file)
+    with session.hub() as registry:
+        one = registry.set_mirror_token(mirror_id, hub_token)
+    return _listed([one], [f"✓ the hub is told {'this' if one.has_token else 'no'} token"])
 
 
 @command("rm")
@@ -75,10 +131,17 @@ def _source(one: Mirror) -> str:
 
 
 def _state(one: Mirror) -> str:
-    if one.error:
-        return one.error
-    return "waiting" if one.waiting else f"checked {one.checked_at}"
+    said = [one.error or (f"checked {one.checked_at}" if one.checked_at else "")]
+    if one.failures > 1:
+        said.append(f"{one.failures} times in a row")
+    if one.paused:
+        said.append("paused")
+    elif one.next_try_at:
+        said.append(f"again at {one.next_try_at}")
+    if one.waiting:
+        said.append("waiting")
+    return ", ".join(filter(None, said))
 
 
-for each in (add, list_mirrors, remove, run):
+for each in (add, list_mirrors, show, remove, run, pause, resume, token):
     mirror.add_command(each)

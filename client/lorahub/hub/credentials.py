@@ -82,7 +82,7 @@ def read_token_file(path: str) -> str:
         raise InvalidConfiguration(f"can't read the token from {path}: {error}") from None
     token = text.strip()
     if not token or not token.isascii() or any(c.isspace() for c in token):
-        raise InvalidConfiguration(f"{path} holds no token", hint="it should hold the token, lh_…, and nothing else")
+        raise InvalidConfiguration(f"{path} holds no token", hint="it should hold the token and nothing else")
     return token
 
 

@@ -156,20 +156,46 @@ class Hub:
         return [messages.parse_mirror(row) for row in self._transport.json("GET", f"{OWN}/mirrors")]
 
     def add_mirror(
-        self, endpoint: str, repository: str, target: str, *, revision: str = "main", private: bool = False
+        self,
+        endpoint: str,
+        repository: str,
+        target: str,
+        *,
+        revision: str = "main",
+        private: bool = False,
+        hub_token: str | None = None,
     ) -> Mirror:
-        """Lets the registry's workers follow a repository of the hub at `endpoint`. They publish in our name."""
+        """Lets the registry's workers follow a repository of the hub at `endpoint`. They publish in our name.
+
+        `hub_token` is for that hub, where the repository asks for one.
+        """
         body = {
             "endpoint": endpoint,
             "repository": repository,
             "revision": revision,
             "target": target,
             "private": private,
+            **({} if hub_token is None else {"token": hub_token}),
         }
         return messages.parse_mirror(self._transport.json("POST", f"{OWN}/mirrors", body=body))
 
     def run_mirror(self, mirror: int) -> Mirror:
         return messages.parse_mirror(self._transport.json("POST", f"{OWN}/mirrors/{mirror}/run"))
+
+    def mirror(self, mirror: int) -> Mirror:
+        return messages.parse_mirror(self._transport.json("GET", f"{OWN}/mirrors/{mirror}"))
+
+    def pause_mirror(self, mirror: int) -> Mirror:
+        """It runs only when somebody asks."""
+        return messages.parse_mirror(self._transport.json("POST", f"{OWN}/mirrors/{mirror}/pause"))
+
+    def resume_mirror(self, mirror: int) -> Mirror:
+        return messages.parse_mirror(self._transport.json("POST", f"{OWN}/mirrors/{mirror}/resume"))
+
+    def set_mirror_token(self, mirror: int, hub_token: str | None) -> Mirror:
+        """What the hub is told from now on; None for nothing."""
+        body = {"token": hub_token}
+        return messages.parse_mirror(self._transport.json("PUT", f"{OWN}/mirrors/{mirror}/token", body=body))
 
     def remove_mirror(self, mirror: int) -> None:
         self._transport.json("DELETE", f"{OWN}/mirrors/{mirror}")

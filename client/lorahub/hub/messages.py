@@ -98,6 +98,12 @@ class Mirror:
     commit: str | None
     version: str | None
     error: str | None
+    has_token: bool
+    """For the hub; it is never shown."""
+    paused: bool
+    failures: int
+    """Of the last runs, one after the other."""
+    next_try_at: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,6 +218,10 @@ def parse_mirror(body: Mapping[str, Any]) -> Mirror:
         commit=body["commit"],
         version=body["version"],
         error=body["error"],
+        has_token=bool(body["hasToken"]),
+        paused=bool(body["paused"]),
+        failures=int(body["failures"]),
+        next_try_at=body["nextTryAt"],
     )
 
 

@@ -1,6 +1,7 @@
-"""Signed, expiring values: the URLs that are their own credential and the short-lived upload tokens.
+"""Signed, expiring values: the URLs that are their own credential and the short-lived upload tokens; and sealed ones,
+which only this registry reads.
 
-A value is signed for one purpose and can't be used for another.
+A value is signed or sealed for one purpose and can't be used for another.
 """
 
 import os
@@ -9,8 +10,14 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from itsdangerous import BadData, URLSafeTimedSerializer
 from lorahub.errors import InvalidToken
+
+_NONCE_BYTES = 12
 
 
 class Signer:
@@ -31,6 +38,23 @@ class Signer:
                 "this signed address is not valid, or no longer", hint="start the upload again"
             ) from error
         return value
+
+    def seal(self, purpose: str, text: str, *, bound_to: str) -> bytes:
+        """Encrypted (AES-256-GCM, with a derived key), to be opened for the same `bound_to` only."""
+        nonce = os.urandom(_NONCE_BYTES)
+        return nonce + self._cipher(purpose).encrypt(nonce, text.encode(), bound_to.encode())
+
+    def open(self, purpose: str, sealed: bytes, *, bound_to: str) -> str | None:
+        """What was sealed; None where it was altered, bound to something else, or sealed with another secret."""
+        nonce, encrypted = sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:]
+        try:
+            return self._cipher(purpose).decrypt(nonce, encrypted, bound_to.encode()).decode()
+        except (InvalidTag, ValueError):
+            return None
+
+    def _cipher(self, purpose: str) -> AESGCM:
+        derived = HKDF(hashes.SHA256(), 32, salt=None, info=f"lorahub.{purpose}".encode())
+        return AESGCM(derived.derive(self._secret.encode()))
 
     def _serializer(self, purpose: str) -> URLSafeTimedSerializer:
         return URLSafeTimedSerializer(self._secret, salt=f"lorahub.{purpose}")

@@ -1,9 +1,9 @@
 """Rows of mirrors."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
-from sqlalchemy import Select, delete, or_, select, update
+from sqlalchemy import Select, and_, delete, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
 from lorahub_registry.infrastructure.database import Session, now
@@ -31,6 +31,11 @@ class Mirror:
     remote_commit: str | None
     version: str | None
     error: str | None
+    sealed_token: bytes | None = field(repr=False)
+    failures: int
+    """Of the last runs, one after the other."""
+    next_try_at: datetime | None
+    paused_at: datetime | None
 
     @property
     def full_name(self) -> str:
@@ -47,11 +52,15 @@ def mirror_by_id(session: Session, mirror_id: int) -> Mirror | None:
 
 
 def due(session: Session, interval: timedelta, *, limit: int) -> list[Mirror]:
-    """Those that somebody asked for, and where there is an interval those that weren't looked at for as long."""
+    """Those that somebody asked for, and where there is an interval those that weren't looked at for as long, or whose
+    next try has come after a failure; but for paused ones.
+    """
     statement = _WITH_NAMESPACE.where(MirrorRow.wanted_at.is_not(None))
     if interval:
         is_old = or_(MirrorRow.checked_at.is_(None), MirrorRow.checked_at <= now() - interval)
-        statement = _WITH_NAMESPACE.where(or_(MirrorRow.wanted_at.is_not(None), is_old))
+        is_next = or_(MirrorRow.next_try_at.is_(None), MirrorRow.next_try_at <= now())
+        in_turn = and_(MirrorRow.paused_at.is_(None), is_old, is_next)
+        statement = _WITH_NAMESPACE.where(or_(MirrorRow.wanted_at.is_not(None), in_turn))
     return _mirrors(session, statement.limit(limit))
 
 
@@ -77,6 +86,10 @@ def _mirrors(session: Session, statement: Select[MirrorRow, str]) -> list[Mirror
             remote_commit=row.remote_commit,
             version=row.version,
             error=row.error,
+            sealed_token=row.sealed_token,
+            failures=row.failures,
+            next_try_at=row.next_try_at,
+            paused_at=row.paused_at,
         )
         for row, namespace in session.execute(statement)
     ]
@@ -93,6 +106,7 @@ def insert_mirror(
     name: str,
     name_key: str,
     is_private: bool,
+    sealed_token: bytes | None,
 ) -> int:
     """Raises `IntegrityError` where another mirror fills the repository."""
     row = MirrorRow(
@@ -104,6 +118,7 @@ def insert_mirror(
         name=name,
         name_key=name_key,
         is_private=is_private,
+        sealed_token=sealed_token,
         created_at=now(),
     )
     session.add(row)
@@ -120,11 +135,21 @@ def want(session: Session, mirror_id: int) -> None:
 
 
 def settle_published(session: Session, mirror: Mirror, *, remote_commit: str, version: str | None) -> None:
-    _settle(session, mirror, error=None, remote_commit=remote_commit, version=version)
+    _settle(session, mirror, error=None, remote_commit=remote_commit, version=version, failures=0, next_try_at=None)
 
 
-def settle_failed(session: Session, mirror: Mirror, error: str) -> None:
-    _settle(session, mirror, error=error)
+def settle_failed(session: Session, mirror: Mirror, error: str, *, next_try_at: datetime | None) -> None:
+    _settle(session, mirror, error=error, failures=mirror.failures + 1, next_try_at=next_try_at)
+
+
+def pause(session: Session, mirror_id: int, *, is_paused: bool) -> None:
+    """Whoever goes on begins anew: what failed before is forgotten."""
+    values = {"paused_at": now()} if is_paused else {"paused_at": None, "failures": 0, "next_try_at": None}
+    session.execute(update(MirrorRow).where(MirrorRow.id == mirror_id).values(values))
+
+
+def set_token(session: Session, mirror_id: int, sealed_token: bytes | None) -> None:
+    session.execute(update(MirrorRow).where(MirrorRow.id == mirror_id).values(sealed_token=sealed_token))
 
 
 def _settle(session: Session, mirror: Mirror, **values: object) -> None:

@@ -39,10 +39,12 @@ class Listing:
     """Paths of pickles, which are not mirrored."""
 
 
-def list_files(outbound: Outbound, endpoint: str, source: str, revision: str, *, most_bytes: int) -> Listing:
+def list_files(
+    outbound: Outbound, endpoint: str, source: str, revision: str, *, most_bytes: int, token: str | None
+) -> Listing:
     """What the revision is now. Raises what the outbound opener does, `RegistryFailed`, `InvalidPath`."""
     address = f"{endpoint}/api/models/{source}/revision/{quote(revision, safe='')}?blobs=true"
-    document = outbound.get_document(address, most_bytes=most_bytes, seconds=LISTING_SECONDS)
+    document = outbound.get_document(address, most_bytes=most_bytes, seconds=LISTING_SECONDS, token=token)
     info: Any = parse_json(document, error=RegistryFailed)
     commit = info.get("sha") if isinstance(info, dict) else None
     siblings = info.get("siblings") if isinstance(info, dict) else None
@@ -64,13 +66,20 @@ def _file(entry: Any, source: str) -> RemoteFile:
 
 
 def read_file(
-    outbound: Outbound, endpoint: str, source: str, commit: str, file: RemoteFile, *, seconds: float
+    outbound: Outbound,
+    endpoint: str,
+    source: str,
+    commit: str,
+    file: RemoteFile,
+    *,
+    seconds: float,
+    token: str | None,
 ) -> Iterator[bytes]:
     """Its bytes at that very commit. Raises as `list_files`, and `SizeMismatch`, `DigestMismatch` at their end."""
     address = f"{endpoint}/{source}/resolve/{commit}/{quote(file.path)}"
     digest = hashlib.sha256() if file.sha256 else hashlib.sha1(b"blob %d\0" % file.size, usedforsecurity=False)
     received = 0
-    with outbound.get(address, most_bytes=file.size, seconds=seconds) as answer:
+    with outbound.get(address, most_bytes=file.size, seconds=seconds, token=token) as answer:
         for piece in answer.pieces():
             received += len(piece)
             digest.update(piece)

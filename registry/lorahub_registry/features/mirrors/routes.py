@@ -28,6 +28,7 @@ from lorahub_registry.infrastructure.web.times import wire_time
 router = APIRouter(prefix="/api/lorahub/v1/mirrors")
 
 MirrorId = Annotated[int, Field(ge=1, le=2**62)]
+HubToken = Annotated[str, Field(min_length=1, max_length=1000, pattern=r"^[!-~]+$")]
 Text = Annotated[str, Field(min_length=1, max_length=200)]
 
 
@@ -39,6 +40,13 @@ class NewMirror(BaseModel):
     revision: Annotated[str, Field(min_length=1, max_length=128)] = "main"
     target: Text
     private: bool = False
+    token: HubToken | None = None
+
+
+class NewToken(BaseModel):
+    """For the hub; null for none."""
+
+    token: HubToken | None
 
 
 class ShownMirror(TypedDict):
@@ -54,6 +62,10 @@ class ShownMirror(TypedDict):
     commit: str | None
     version: str | None
     error: str | None
+    hasToken: bool
+    paused: bool
+    failures: int
+    nextTryAt: str | None
 
 
 @router.get("")
@@ -74,8 +86,38 @@ def add(backend: BackendDep, caller: Caller, body: Annotated[NewMirror, json_mod
         source=RepositoryName.parse(body.repository),
         revision=body.revision,
         is_private=body.private,
+        token=body.token,
     )
     return _mirror(made)
+
+
+@router.get("/{mirror}")
+@refuses(NotAuthenticated, NotFound)
+def show(backend: BackendDep, caller: Caller, mirror: MirrorId) -> ShownMirror:
+    return _mirror(service.show(backend, caller, mirror))
+
+
+@router.post("/{mirror}/pause")
+@refuses(NotAuthenticated, NotFound)
+def pause(backend: BackendDep, caller: Caller, mirror: MirrorId) -> ShownMirror:
+    """It runs only when somebody asks."""
+    return _mirror(service.pause(backend, caller, mirror, is_paused=True))
+
+
+@router.post("/{mirror}/resume")
+@refuses(NotAuthenticated, NotFound)
+def resume(backend: BackendDep, caller: Caller, mirror: MirrorId) -> ShownMirror:
+    """It runs in every interval again, and the failures before are forgotten."""
+    return _mirror(service.pause(backend, caller, mirror, is_paused=False))
+
+
+@router.put("/{mirror}/token")
+@refuses(NotAuthenticated, NotFound)
+def set_token(
+    backend: BackendDep, caller: Caller, mirror: MirrorId, body: Annotated[NewToken, json_model(NewToken)]
+) -> ShownMirror:
+    """What the hub is told; it is never shown."""
+    return _mirror(service.set_token(backend, caller, mirror, body.token))
 
 
 @router.delete("/{mirror}")
@@ -106,4 +148,8 @@ def _mirror(mirror: Mirror) -> ShownMirror:
         "commit": mirror.remote_commit,
         "version": mirror.version,
         "error": mirror.error,
+        "hasToken": mirror.sealed_token is not None,
+        "paused": mirror.paused_at is not None,
+        "failures": mirror.failures,
+        "nextTryAt": None if mirror.next_try_at is None else wire_time(mirror.next_try_at),
     }

@@ -10,8 +10,9 @@ import tempfile
 from base64 import b64encode
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from datetime import datetime, timedelta
 
-from lorahub.errors import AlreadyExists, InvalidInput, LorahubError, NotFound, RepositoryNotFound
+from lorahub.errors import AlreadyExists, InvalidConfiguration, InvalidInput, LorahubError, NotFound, RepositoryNotFound
 from lorahub.protocol.digests import Sha256
 from lorahub.protocol.names import RepositoryName
 
@@ -28,7 +29,7 @@ from lorahub_registry.features.repositories.service import Repository, name_key
 from lorahub_registry.features.revisions import service as revisions
 from lorahub_registry.infrastructure import metrics
 from lorahub_registry.infrastructure.backend import Backend
-from lorahub_registry.infrastructure.database import Session
+from lorahub_registry.infrastructure.database import Session, now
 from lorahub_registry.infrastructure.outbound import Outbound
 
 __all__ = ["Mirror"]
@@ -37,6 +38,8 @@ MOST_MIRRORS = 1000  # of one namespace
 _FILE_SECONDS = 60.0
 _LEAST_BYTES_A_SECOND = 1 << 20
 _MOST_REASON = 1000
+_LONGEST_PAUSE = timedelta(days=1)
+_PURPOSE = "mirror-token"
 
 
 # --- which there are --------------------------------------------------------------------------------------------------
@@ -58,8 +61,10 @@ def add(
     source: RepositoryName,
     revision: str,
     is_private: bool,
+    token: str | None,
 ) -> Mirror:
-    """Runs at once, and then in every interval. Publishes in the principal's name, for as long as that one may.
+    """Runs at once, and then in every interval. Publishes in the principal's name, for as long as that one may. `token`
+    is the hub's; it is kept sealed and told to nobody but that hub.
 
     Raises `NotPermitted`, also for a hub that the registry may not call; `NotSupported` where it calls none;
     `AlreadyExists` where the repository has anything in it: what is here is never overwritten.
@@ -83,6 +88,7 @@ def add(
                 name=name.name,
                 name_key=name_key(name),
                 is_private=is_private,
+                sealed_token=_sealed(backend, endpoint, token),
             )
         except queries.IntegrityError:
             raise AlreadyExists(f"another mirror fills {name}", hint="lorahub mirror ls") from None
@@ -131,6 +137,44 @@ def want(backend: Backend, principal: Principal, mirror_id: int) -> Mirror:
         return _known(session, principal, mirror_id)
 
 
+def show(backend: Backend, principal: Principal, mirror_id: int) -> Mirror:
+    """Raises `NotFound`."""
+    with backend.database.read() as session:
+        return _known(session, principal, mirror_id)
+
+
+def pause(backend: Backend, principal: Principal, mirror_id: int, *, is_paused: bool) -> Mirror:
+    """A paused one runs only when somebody asks. Raises `NotFound`."""
+    with backend.database.write() as session:
+        mirror = _known(session, principal, mirror_id)
+        queries.pause(session, mirror.id, is_paused=is_paused)
+        _record(session, principal, "mirror.pause" if is_paused else "mirror.resume", mirror)
+        return _known(session, principal, mirror_id)
+
+
+def set_token(backend: Backend, principal: Principal, mirror_id: int, token: str | None) -> Mirror:
+    """What the hub is told from now on; None for nothing. Raises `NotFound`."""
+    with backend.database.write() as session:
+        mirror = _known(session, principal, mirror_id)
+        queries.set_token(session, mirror.id, _sealed(backend, mirror.endpoint, token))
+        _record(session, principal, "mirror.token", mirror, given=token is not None)
+        return _known(session, principal, mirror_id)
+
+
+def _sealed(backend: Backend, endpoint: str, token: str | None) -> bytes | None:
+    return None if token is None else backend.signer.seal(_PURPOSE, token, bound_to=endpoint)
+
+
+def _token(backend: Backend, mirror: Mirror) -> str | None:
+    """Raises `InvalidConfiguration` where it was sealed with a secret that the registry has no more."""
+    if mirror.sealed_token is None:
+        return None
+    token = backend.signer.open(_PURPOSE, mirror.sealed_token, bound_to=mirror.endpoint)
+    if token is None:
+        raise InvalidConfiguration("the hub's token was kept under another LORAHUB_SECRET; give it again")
+    return token
+
+
 def _known(session: Session, principal: Principal, mirror_id: int) -> Mirror:
     principal.require_account()
     mirror = queries.mirror_by_id(session, mirror_id)
@@ -153,12 +197,21 @@ def due(backend: Backend, *, limit: int) -> list[Mirror]:
 
 def give_up(backend: Backend, mirror: Mirror, reason: str) -> None:
     with backend.database.write() as session:
-        queries.settle_failed(session, mirror, reason[:_MOST_REASON])
+        next_try_at = _next_try_at(mirror.failures + 1, backend.settings.mirror_interval)
+        queries.settle_failed(session, mirror, reason[:_MOST_REASON], next_try_at=next_try_at)
+
+
+def _next_try_at(failures: int, interval: timedelta) -> datetime | None:
+    """After an interval, two, four, eight …; within a day, unless the interval is longer."""
+    if not interval:
+        return None
+    doublings = min(failures - 1, 20)
+    return now() + min(interval * (1 << doublings), max(interval, _LONGEST_PAUSE))
 
 
 def run(backend: Backend, mirror_id: int, *, go_on: Callable[[], None]) -> str:
-    """Brings the remote's commit here, if it isn't; what came of it. A refusal is written down, and tried again in the
-    next interval. `go_on` raises where the worker is told to end. May be called twice for the same.
+    """Brings the remote's commit here, if it isn't; what came of it. A refusal is written down, and tried again, each
+    time later. `go_on` raises where the worker is told to end. May be called twice for the same.
     """
     with backend.database.read() as session:
         mirror = queries.mirror_by_id(session, mirror_id)
@@ -179,7 +232,10 @@ def _follow(backend: Backend, mirror: Mirror, go_on: Callable[[], None]) -> str:
     with backend.database.read() as session:
         principal = _acting(session, mirror)
     require(principal, Action.MANAGE, mirror.namespace)
-    listing = list_files(outbound, mirror.endpoint, mirror.source, mirror.revision, most_bytes=settings.json_body_bytes)
+    token = _token(backend, mirror)
+    listing = list_files(
+        outbound, mirror.endpoint, mirror.source, mirror.revision, most_bytes=settings.json_body_bytes, token=token
+    )
     if listing.commit == mirror.remote_commit:
         with backend.database.write() as session:
             queries.settle_published(session, mirror, remote_commit=listing.commit, version=mirror.version)
@@ -187,7 +243,7 @@ def _follow(backend: Backend, mirror: Mirror, go_on: Callable[[], None]) -> str:
     if len(listing.files) > settings.revision_files:
         raise InvalidInput(f"the revision has {len(listing.files)} files; at most {settings.revision_files}")
     repository = _target(backend, principal, mirror)
-    fetched = _Fetch(backend, outbound, mirror, repository, listing, go_on)
+    fetched = _Fetch(backend, outbound, mirror, repository, listing, token, go_on)
     published = _publish(backend, principal, mirror, repository, listing, fetched.lines())
     with backend.database.write() as session:
         revisions.record_origin(
@@ -237,6 +293,7 @@ class _Fetch:
         mirror: Mirror,
         repository: Repository,
         listing: Listing,
+        token: str | None,
         go_on: Callable[[], None],
     ) -> None:
         self._backend = backend
@@ -244,6 +301,7 @@ class _Fetch:
         self._mirror = mirror
         self._repository = repository
         self._listing = listing
+        self._token = token
         self._go_on = go_on
         with backend.database.read() as session:
             head = revisions.resolve(session, repository.id, "main").commit
@@ -276,7 +334,13 @@ class _Fetch:
         seconds = _FILE_SECONDS + file.size / _LEAST_BYTES_A_SECOND
         mirror = self._mirror
         for piece in read_file(
-            self._outbound, mirror.endpoint, mirror.source, self._listing.commit, file, seconds=seconds
+            self._outbound,
+            mirror.endpoint,
+            mirror.source,
+            self._listing.commit,
+            file,
+            seconds=seconds,
+            token=self._token,
         ):
             self._go_on()
             yield piece

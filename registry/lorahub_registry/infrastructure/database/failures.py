@@ -9,13 +9,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from lorahub.errors import Conflict, DiskFull, InvalidInput, LorahubError, Unavailable
-from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, OperationalError
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, InternalError, OperationalError
 from sqlalchemy.exc import TimeoutError as NoConnectionFree
 
 logger = logging.getLogger("lorahub")
 
-UNAVAILABLE = (OperationalError, NoConnectionFree)
-"""What work that can wait is given up for."""
+UNAVAILABLE = (OperationalError, InternalError, NoConnectionFree)
+"""What work that can wait is given up for. To write to a read-only PostgreSQL is one of psycopg's `InternalError`s."""
 
 _DISK_FULL = "53100"
 _TOO_LARGE = "54"  # class: an index row over its size, a statement too complex
@@ -28,6 +28,17 @@ _PASSING = (
     "57",  # shut down, starting up, a statement over its time
     "58",  # the system's own faults
 )
+_SQLITE_PASSING = (
+    sqlite3.SQLITE_BUSY,
+    sqlite3.SQLITE_LOCKED,
+    sqlite3.SQLITE_NOMEM,
+    sqlite3.SQLITE_READONLY,
+    sqlite3.SQLITE_INTERRUPT,
+    sqlite3.SQLITE_IOERR,
+    sqlite3.SQLITE_CANTOPEN,
+    sqlite3.SQLITE_PROTOCOL,
+)
+"""Not among them: `SQLITE_ERROR`, a statement that is wrong. https://www.sqlite.org/rescode.html"""
 
 
 @contextmanager
@@ -51,19 +62,27 @@ def meaning_of(error: DBAPIError | NoConnectionFree) -> LorahubError:
     if isinstance(error, DataError) or state.startswith(_TOO_LARGE):
         logger.warning("the database can't hold what was sent: %s", error.orig)
         return InvalidInput("a value is out of the range of what can be stored")
-    if state == _DISK_FULL or (isinstance(error.orig, sqlite3.OperationalError) and "full" in str(error.orig)):
+    if state == _DISK_FULL or _sqlite_code(error) == sqlite3.SQLITE_FULL:
         logger.error("the database's disk is full: %s", error.orig)
         return DiskFull("the registry's disk is full; nothing of this request is kept")
-    if state.startswith(_PASSING) or error.connection_invalidated or (not state and _is_operational(error)):
+    if state.startswith(_PASSING) or error.connection_invalidated or _is_away(error):
         logger.error("database unavailable: %s", error.orig)
         return _away()
     logger.error("database refused a statement", exc_info=error)
     return LorahubError("the registry failed; this is a bug in lorahub", hint="report it with the request id")
 
 
-def _is_operational(error: DBAPIError) -> bool:
-    """Without a code of PostgreSQL's: it could not be asked, or it is a SQLite that is locked."""
-    return isinstance(error, OperationalError)
+def _is_away(error: DBAPIError) -> bool:
+    """A SQLite that can't answer now, or a PostgreSQL that could not be asked, and so has said no state."""
+    if isinstance(error.orig, sqlite3.Error):
+        return _sqlite_code(error) in _SQLITE_PASSING
+    return isinstance(error, OperationalError) and getattr(error.orig, "sqlstate", None) is None
+
+
+def _sqlite_code(error: DBAPIError) -> int | None:
+    """Its primary code; None of another database."""
+    code = getattr(error.orig, "sqlite_errorcode", None)
+    return None if code is None else code & 0xFF
 
 
 def _away() -> Unavailable:

@@ -57,7 +57,7 @@ def upgrade(database: Database, to: str = "head") -> list[str]:
 
     Raises `InvalidConfiguration` where a newer lorahub has migrated it, `CommandError` where nothing is called `to`.
     """
-    with database.engine.connect() as connection, _turn(database, connection):
+    with database.writing() as connection, _turn(database, connection):
         schema, missing = _compare(MigrationContext.configure(connection).get_current_revision())
         connection.rollback()
         refuse_newer(schema)

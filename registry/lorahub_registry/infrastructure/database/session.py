@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Engine, create_engine, event, inspect, make_url
+from sqlalchemy import Connection, Engine, create_engine, event, inspect, make_url
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import QueuePool
 
@@ -63,6 +63,12 @@ class Database:
         """One transaction: committed when the block ends, rolled back when it raises."""
         with self._turn, Session(self._writer, expire_on_commit=False) as session, session.begin():
             yield session
+
+    def writing(self) -> Connection:
+        """A bare connection for migrations. On SQLite each of its transactions waits its turn as it begins: one that
+        has read already can't write any more once somebody else has.
+        """
+        return self._writer.connect()
 
     def has_table(self, name: str, *, schema: str) -> bool:
         return inspect(self.engine).has_table(name, schema=schema)

@@ -627,6 +627,10 @@ class Mirror(Table):
     remote_commit: Mapped[str | None] = mapped_column(String(40))  # that is here
     version: Mapped[str | None] = mapped_column(String(32))  # what it is here
     error: Mapped[str | None] = mapped_column(Text)  # of the last run
+    sealed_token: Mapped[bytes | None] = mapped_column(LargeBinary)  # for the hub; its key is no row
+    failures: Mapped[int] = mapped_column(default=0, server_default="0")  # of the last runs, one after the other
+    next_try_at: Mapped[datetime | None]  # after a failure; nothing is tried before
+    paused_at: Mapped[datetime | None]  # since when it runs only when somebody asks
 
 
 class RevisionOrigin(Table):
