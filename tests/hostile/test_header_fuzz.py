@@ -95,7 +95,7 @@ def _refused(seed: int) -> Iterator[bytes]:
 def test_ten_thousand_files_over_http(registry: Registry, user: tuple[str, str], part: int) -> None:
     name, token = user
     files = _refused(1000 + 100 * part)
-    with registry.client(token) as client:
+    with registry.client(token, timeout=600) as client:
         repo = create_repo(client, f"{name}/fuzz{part}")
         before = head(client, repo)
         for number in range(FILES // 4 // AT_ONCE):

@@ -49,8 +49,9 @@ def liar(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, str]]
 
 @pytest.fixture(scope="module")
 def here(hub: Registry, liar: tuple[Path, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
-    """A registry that may call both, and looks for new commits every second."""
-    internal = [address.removeprefix("http://") for address in (hub.url, liar[1])]
+    """A registry that may call both and where the hub keeps its bytes, and looks for new commits every second."""
+    called = [hub.url, liar[1], hub.settings.get("LORAHUB_STORAGE_ENDPOINT") or hub.url]
+    internal = [address.removeprefix("http://") for address in called]
     settings = {
         "LORAHUB_WORKER": "true",
         "LORAHUB_MIRROR_INTERVAL": "PT1S",
