@@ -25,7 +25,7 @@ from lorahub_registry.features.merges import tasks as merges  # noqa: E402
 from lorahub_registry.features.mirrors import tasks as mirrors  # noqa: E402
 from lorahub_registry.features.overlaps import tasks as overlaps  # noqa: E402
 from lorahub_registry.features.statistics import tasks as statistics  # noqa: E402
-from lorahub_registry.infrastructure import jobs, logs  # noqa: E402
+from lorahub_registry.infrastructure import jobs, logs, tracing  # noqa: E402
 from lorahub_registry.infrastructure.backend import Backend  # noqa: E402
 from lorahub_registry.infrastructure.database.failures import explained  # noqa: E402
 from lorahub_registry.settings import Settings  # noqa: E402
@@ -58,13 +58,14 @@ def run(backend: Backend, *, name: str | None, parent: int | None = None) -> Non
     if badge is None:
         return
     status = 0
-    try:
-        _work(backend, badge, stop, parent)
-    except NameLost:
-        logger.exception("this worker was silent for too long, and ends")
-        status = 1
-    jobs.shift.end(backend.settings.worker_drain_seconds if parent is None else 0)
-    jobs.shut_down()
+    with tracing.exporting():
+        try:
+            _work(backend, badge, stop, parent)
+        except NameLost:
+            logger.exception("this worker was silent for too long, and ends")
+            status = 1
+        jobs.shift.end(backend.settings.worker_drain_seconds if parent is None else 0)
+        jobs.shut_down()
     workers.sign_off(backend, badge)
     backend.database.close()
     sys.stdout.flush()

@@ -16,6 +16,9 @@ from sqlalchemy import Connection, Engine, create_engine, event, inspect, make_u
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import QueuePool
 
+from lorahub_registry.infrastructure import tracing
+from lorahub_registry.infrastructure.database.tracing import trace_statements
+
 __all__ = ["Database", "Limits", "Session", "now"]
 
 
@@ -42,6 +45,8 @@ class Database:
         self.url = url
         self.is_sqlite = make_url(url).get_backend_name() == "sqlite"
         self.engine = _sqlite_engine(url) if self.is_sqlite else _postgres_engine(url, limits)
+        if tracing.is_wanted():
+            trace_statements(self.engine)
         self._reader = (
             self.engine.execution_options(isolation_level="AUTOCOMMIT") if not self.is_sqlite else self.engine
         )

@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 from dbos import DBOS, DBOSClient, DBOSConfig, SetWorkflowID, WorkflowStatus
+from opentelemetry import trace
 
 from lorahub_registry.infrastructure.backend import Backend
 from lorahub_registry.infrastructure.jobs.shift import shift
 from lorahub_registry.settings import Settings
 
+_TRACER = trace.get_tracer("lorahub")  # of spans that go nowhere, unless somebody exports them
 VERSION = "2"
 """Of the workflows; a new one whenever their steps change. What is wanted is in our own tables, so that workers of the
 new version start it under new ids, and go on from the last finished file. See docs/decisions/0008.
@@ -104,7 +106,7 @@ def step(name: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
         @DBOS.step(name=name)
         @functools.wraps(work)
         def run(*arguments: P.args, **options: P.kwargs) -> R:
-            with shift.work():
+            with shift.work(), _TRACER.start_as_current_span(name):
                 return work(*arguments, **options)
 
         return run
