@@ -29,6 +29,7 @@ PRIVATE, HELD, GATED = "pages-owner/zebra-hidden", "pages-owner/zebra-held", "pa
 OF_THE_API = ["/api/lorahub/v1/server", "/livez", "/readyz", "/startupz", "/api/whoami-v2", "/api/models",
               "/api/lorahub/v1/whoami", "/api/lorahub/v1/tokens", "/api/lorahub/v1/audit", "/api/lorahub/v1/blocked",
               "/api/lorahub/v1/quarantined", "/api/lorahub/v1/mirrors", "/api/lorahub/v1/merges",
+              "/api/lorahub/v1/mirrors/0123456789abcdef",
               "/api/lorahub/v1/merges/0123456789abcdef", "/api/lorahub/v1/oidc/audience", "/api/lorahub/v1/bases",
               "/api/lorahub/v1/bases/pages-base", "/api/lorahub/v1/bases/pages-base/adapters",
               "/api/lorahub/v1/bases/pages-org/pages-base", "/api/lorahub/v1/bases/pages-org/pages-base/adapters",
@@ -51,7 +52,8 @@ OF_A_REPOSITORYS_API = [*("/api/models/{}" + path for path in (
     "/discussions/1", "?expand=childrenModelCount&expand=usedStorage&expand=siblings")),
     *("/api/lorahub/v1/models/{}" + path for path in (
         "/record", "/check/main", "/statistics/main", "/publishers", "/revisions/main", "/versions", "/aliases",
-        "/ref-log", "/retention", "/signature/main")),
+        "/ref-log", "/retention", "/signature/main", "/overlap/main?with=pages-org/poet@main",
+        "/overlap/main?with=pages-owner/zebra-hidden@main")),
     "/{}/resolve/main/README.md", "/{}/image/main/notes/data.md"]  # fmt: skip
 WITHOUT_CONTENT = {"/static/{digest}/{name}", "/favicon.ico", "/robots.txt", "/api/openapi.json"}
 
