@@ -21,6 +21,14 @@ from services.ports import free_port
 _SPEED = {"fsync": "off", "full_page_writes": "off"}  # the server may crash, the machine doesn't
 _numbers = itertools.count(1)
 NAMESPACE = ["unshare", "--user", "--map-user=1000", "--map-group=1000"]
+OWN_MOUNTS = [*NAMESPACE, "--mount", "--keep-caps", "sh", "-c"]
+
+
+def has_small_disks() -> bool:
+    """Whether this system lets a process mount a disk of its own."""
+    if shutil.which("unshare") is None:
+        return False
+    return subprocess.run([*OWN_MOUNTS, "mount -t tmpfs tmpfs /mnt"], capture_output=True, check=False).returncode == 0
 
 
 class Postgres:
@@ -69,7 +77,7 @@ class Postgres:
             return []
         (self.folder / "small").mkdir(exist_ok=True)
         mount = f'mount -t tmpfs -o size={self._small_disk_mb}m tmpfs small && exec "$@"'
-        return [*NAMESPACE, "--mount", "--keep-caps", "sh", "-c", mount, "sh"]
+        return [*OWN_MOUNTS, mount, "sh"]
 
     def stop(self, how: int = signal.SIGQUIT) -> None:
         """At once and without a checkpoint by default; SIGINT is an orderly stop."""
