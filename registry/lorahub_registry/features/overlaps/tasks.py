@@ -2,8 +2,6 @@
 keeps the statistics of a push waiting.
 """
 
-from dbos import DBOS
-
 from lorahub_registry.features.overlaps import service
 from lorahub_registry.infrastructure import jobs
 from lorahub_registry.infrastructure.backend import Backend
@@ -11,17 +9,8 @@ from lorahub_registry.infrastructure.jobs import Queue
 
 QUEUE = Queue("overlaps", at_once=1)
 _MOST_QUEUED = 16
-_MOST_STARTS = 10
 
-
-@jobs.step("overlaps.fulfil")
-def _fulfil(subject: str) -> str:
-    return service.fulfil(jobs.backend(), subject)
-
-
-@DBOS.workflow(name="overlap", max_recovery_attempts=_MOST_STARTS)
-def _overlap(subject: str) -> str:
-    return _fulfil(subject)
+_overlap = jobs.workflow("overlap", service.fulfil)
 
 
 def start_wanted(backend: Backend) -> None:

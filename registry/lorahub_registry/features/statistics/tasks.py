@@ -1,7 +1,5 @@
 """Statistics as durable jobs: one workflow for each adapter digest, so that a wish is fulfilled once."""
 
-from dbos import DBOS
-
 from lorahub_registry.features.statistics import service
 from lorahub_registry.infrastructure import jobs
 from lorahub_registry.infrastructure.backend import Backend
@@ -9,17 +7,8 @@ from lorahub_registry.infrastructure.jobs import Queue
 
 QUEUE = Queue("statistics", at_once=1)
 _MOST_QUEUED = 16
-_MOST_STARTS = 10
 
-
-@jobs.step("statistics.fulfil")
-def _fulfil(digest: str) -> str:
-    return service.fulfil(jobs.backend(), digest)
-
-
-@DBOS.workflow(name="statistics", max_recovery_attempts=_MOST_STARTS)
-def _statistics(digest: str) -> str:
-    return _fulfil(digest)
+_statistics = jobs.workflow("statistics", service.fulfil)
 
 
 def start_wanted(backend: Backend) -> None:

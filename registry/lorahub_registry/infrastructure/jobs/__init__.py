@@ -19,6 +19,7 @@ from lorahub_registry.infrastructure.jobs.engine import (
     take_over,
     unfinished,
     wait_for,
+    workflow,
 )
 from lorahub_registry.infrastructure.jobs.shift import HandedBack, shift
 
@@ -40,4 +41,5 @@ __all__ = [
     "take_over",
     "unfinished",
     "wait_for",
+    "workflow",
 ]

@@ -27,6 +27,7 @@ MOST_FAULTS = 3
 _LIVE = ("ENQUEUED", "PENDING", "DELAYED")
 _FAULTY = ("ERROR", "MAX_RECOVERY_ATTEMPTS_EXCEEDED")
 _POLL_SECONDS = 0.5
+_MOST_STARTS = 10
 _MOST_NUMBERS = 50
 _MOST_LISTED = 500
 
@@ -112,6 +113,20 @@ def step(name: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
         return run
 
     return decorate
+
+
+def workflow(name: str, work: Callable[[Backend, str], str]) -> Callable[[str], str]:
+    """One step: `work` on a subject, by this worker's backend. A worker that dies in it is one of its few starts."""
+
+    @step(f"{name}.fulfil")
+    def fulfil(subject: str) -> str:
+        return work(backend(), subject)
+
+    @DBOS.workflow(name=name, max_recovery_attempts=_MOST_STARTS)
+    def run(subject: str) -> str:
+        return fulfil(subject)
+
+    return run
 
 
 # --- starting ---------------------------------------------------------------------------------------------------------
