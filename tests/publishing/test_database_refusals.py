@@ -46,7 +46,7 @@ def read(registry: Registry) -> httpx2.Response:
         return client.get("/owner/read/resolve/main/known.txt")
 
 
-@pytest.mark.skipif(not has_small_disks(), reason="this system lets nobody mount a small disk; what it says is below")
+@pytest.mark.skipif(not has_small_disks(), reason="this system lets nobody mount a small disk")
 def test_a_full_disk_of_postgresql_is_507_until_there_is_room(tmp_path: Path) -> None:
     postgres = Postgres(tmp_path / "postgres", small_disk_mb=40).start()
     postgres.sql(f"create tablespace small location '{postgres.folder / 'small'}'")

@@ -82,7 +82,7 @@ def pause(session: Session, mirror_id: int) -> Result:
 @command("resume")
 @click.argument("mirror_id", type=int)
 def resume(session: Session, mirror_id: int) -> Result:
-    """Go on after a pause, or at once after failures."""
+    """Look in every interval again, whether it was paused or has failed."""
     with session.hub() as registry:
         one = registry.resume_mirror(mirror_id)
     return _listed([one], [f"✓ {one.target} follows {_source(one)} again"])

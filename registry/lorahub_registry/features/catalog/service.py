@@ -286,12 +286,17 @@ def list_models(
         namespaces = visible_namespaces(session, principal)
         places = queries.repositories_page(session, search, visible_namespaces=namespaces, after=after, limit=limit + 1)
         shown = [place.repository_id for place in places[:limit]]
-        repositories = repositories_by_id(session, shown)
-        heads = revisions.main_heads(session, shown)
-        commits = revisions.commits_by_id(session, list(heads.values()))
-    found = [(repositories[i], commits[heads[i]]) for i in shown if i in repositories and i in heads]
+        found = _as_of_main(session, shown)
     following = _write_cursor(backend, places[limit - 1], search.sort) if len(places) > limit else None
     return Page(_describe(backend, principal, found, wanted), following)
+
+
+def _as_of_main(session: Session, repository_ids: Sequence[int]) -> list[tuple[Repository, Commit]]:
+    """In the given order, without those that are gone meanwhile."""
+    repositories = repositories_by_id(session, repository_ids)
+    heads = revisions.main_heads(session, repository_ids)
+    commits = revisions.commits_by_id(session, list(heads.values()))
+    return [(repositories[i], commits[heads[i]]) for i in repository_ids if i in repositories and i in heads]
 
 
 def made_from(backend: Backend, principal: Principal, names: Sequence[str], *, limit: int) -> list[Model]:
@@ -299,10 +304,7 @@ def made_from(backend: Backend, principal: Principal, names: Sequence[str], *, l
     with backend.database.read() as session:
         namespaces = visible_namespaces(session, principal)
         shown = queries.made_from(session, names, visible_namespaces=namespaces, limit=limit)
-        repositories = repositories_by_id(session, shown)
-        heads = revisions.main_heads(session, shown)
-        commits = revisions.commits_by_id(session, list(heads.values()))
-    found = [(repositories[i], commits[heads[i]]) for i in shown if i in repositories and i in heads]
+        found = _as_of_main(session, shown)
     return _describe(backend, principal, found, ())
 
 
