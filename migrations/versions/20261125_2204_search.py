@@ -4,8 +4,6 @@ Expands only: what servers of the version before write and read stays. What they
 after `lorahub admin reindex`. Rebuilding `catalog_entries` on SQLite (a batch with `recreate`) would lose its triggers.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 
 import sqlalchemy as sa
@@ -18,8 +16,6 @@ down_revision = "0006"
 branch_labels = None
 depends_on = None
 
-SORTED_BY = ("created_at", "updated_at", "downloads", "likes", "trending")
-IS_GATED = sa.text("gated IS NOT NULL")
 EPOCH, HALF_LIFE_DAYS, REMEMBERED_DAYS = datetime(2026, 1, 1, tzinfo=UTC), 7, 70
 
 ENTRIES = """
@@ -55,16 +51,6 @@ def is_sqlite() -> bool:
     return op.get_bind().dialect.name == "sqlite"
 
 
-@contextmanager
-def beside_traffic() -> Iterator[dict[str, bool]]:
-    """PostgreSQL builds an index of a table in use without holding its writers up, outside of transactions."""
-    if is_sqlite():
-        yield {}
-    else:
-        with op.get_context().autocommit_block():
-            yield {"postgresql_concurrently": True}
-
-
 def upgrade() -> None:
     if not is_sqlite():
         make_extension()
@@ -98,13 +84,6 @@ def upgrade() -> None:
         names = {"postgresql_using": "gin", "postgresql_ops": {"name": "gin_trgm_ops"}}
         op.create_index("search_terms", "catalog_entries", ["terms"], postgresql_using="gin")
         op.create_index("search_names", "catalog_entries", ["name"], **names)
-    with beside_traffic() as how:
-        for key in SORTED_BY:
-            op.create_index(f"ix_repositories_by_{key}", "repositories", [key, "id"], if_not_exists=True, **how)
-        where = {"postgresql_where": IS_GATED, "sqlite_where": IS_GATED}
-        op.create_index("ix_repositories_gated", "repositories", ["id"], if_not_exists=True, **where, **how)
-        for key in SORTED_BY[:-1]:
-            op.drop_index(f"ix_repositories_{key}", "repositories", if_exists=True, **how)
 
 
 def make_extension() -> None:
@@ -161,11 +140,6 @@ def make_full_text() -> None:
 
 
 def downgrade() -> None:
-    with beside_traffic() as how:
-        for key in SORTED_BY[:-1]:
-            op.create_index(f"ix_repositories_{key}", "repositories", [key], if_not_exists=True, **how)
-        for key in (*(f"by_{key}" for key in SORTED_BY), "gated"):
-            op.drop_index(f"ix_repositories_{key}", "repositories", if_exists=True, **how)
     if is_sqlite():
         for event in FOLLOWING:
             op.execute(f"DROP TRIGGER search_follows_{event}")

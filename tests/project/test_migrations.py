@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from alembic.migration import MigrationContext
 from lorahub_registry.infrastructure.database import Database
 from lorahub_registry.infrastructure.database.migrate import migrations_folder, pending, upgrade
 from lorahub_registry.infrastructure.database.tables import Table, is_ours
-from registry_process import LORAHUB
+from registry_process import LORAHUB, eventually
 from services import production
 from sqlalchemy import inspect, text
 
@@ -116,6 +117,48 @@ def test_replicas_that_migrate_at_once_take_turns(database: Database, tmp_path: 
     assert [replica.returncode for replica in replicas] == [0] * 3, said
     assert sorted("done" in shown for shown, _ in said) == [False, False, True]
     assert pending(database)[1] == []
+
+
+def test_a_migration_gives_way_to_who_holds_what_it_wants_and_wants_what_it_holds() -> None:
+    """Step 0004 changes `repositories`, then `blobs`; the other takes them the other way round."""
+    database = Database(production.postgres().new_database())
+    upgrade(database, "0003")
+    with database.engine.connect() as other, ThreadPoolExecutor() as pool:
+        other.execute(text("LOCK TABLE blobs IN ROW EXCLUSIVE MODE"))
+        done = pool.submit(upgrade, database, "0004")
+        waits = text("SELECT count(*) FROM pg_locks WHERE relation = 'blobs'::regclass AND NOT granted")
+        with database.engine.connect() as watcher:
+            eventually(lambda: watcher.scalar(waits) > 0 and not watcher.rollback(), 30)
+        assert other.scalar(text("SELECT count(*) FROM repositories")) == 0
+        other.commit()
+        assert done.result(60)
+    assert "damaged_at" in {column["name"] for column in inspect(database.engine).get_columns("blobs")}
+    database.close()
+
+
+def test_an_index_beside_traffic_waits_for_it_and_is_whole() -> None:
+    """Given up half-built it would stay, of no use, and be taken for there."""
+    database = Database(production.postgres().new_database())
+    upgrade(database, "0007")
+    with database.engine.begin() as killed:  # what a migration leaves that was killed while it built one
+        killed.execute(text("CREATE INDEX ix_repositories_gated ON repositories (id)"))
+        killed.execute(
+            text("UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'ix_repositories_gated'::regclass")
+        )
+    with database.engine.connect() as other, ThreadPoolExecutor() as pool:
+        other.execution_options(isolation_level="REPEATABLE READ")
+        other.execute(text("SELECT 1"))  # a snapshot that the index is built for too, as a backup has
+        done = pool.submit(upgrade, database)
+        with pytest.raises(TimeoutError):
+            done.result(8)
+        other.commit()
+        assert done.result(60)
+    with database.engine.connect() as connection:
+        halves = connection.scalars(text("SELECT indexrelid::regclass::text FROM pg_index WHERE NOT indisvalid"))
+        assert halves.all() == []
+        found = {index["name"] for index in inspect(connection).get_indexes("repositories")}
+    assert {"ix_repositories_gated", "ix_repositories_by_trending"} <= found
+    database.close()
 
 
 def test_check_says_what_is_missing_and_changes_nothing(database: Database, tmp_path: Path) -> None:

@@ -23,11 +23,14 @@ from sqlalchemy.exc import OperationalError
 
 from lorahub_registry.infrastructure.database.session import Database
 
-_MIGRATING = {"lock_timeout": "4s", "statement_timeout": "30min", "idle_in_transaction_session_timeout": "0"}
-"""PostgreSQL's. The first is what traffic may be held up for; an index of millions of rows takes minutes."""
+_MIGRATING = {"lock_timeout": "300ms", "statement_timeout": "30min", "idle_in_transaction_session_timeout": "0"}
+"""PostgreSQL's. The first is what traffic may be held up for: less than the second after which PostgreSQL lets one of
+two that wait for each other fail, so it is never the other. An index of millions of rows takes minutes.
+"""
 _TURN = int.from_bytes(b"lorahub")
-_TRIES, _PAUSE_SECONDS, _ASK_SECONDS = 15, 2.0, 0.2
-_LOCK_NOT_AVAILABLE = "55P03"
+_TRIES, _PAUSE_SECONDS, _ASK_SECONDS = 60, 1.0, 0.2
+_NO_LOCK = frozenset({"55P03", "40P01"})
+"""It took too long, or was a deadlock."""
 
 
 class Schema(StrEnum):
@@ -116,7 +119,7 @@ def _run(connection: Connection, to: str) -> None:
         try:
             command.upgrade(config, to)
         except OperationalError as error:
-            if getattr(error.orig, "sqlstate", None) != _LOCK_NOT_AVAILABLE or not tries_left:
+            if getattr(error.orig, "sqlstate", None) not in _NO_LOCK or not tries_left:
                 raise
             connection.rollback()
             time.sleep(_PAUSE_SECONDS)
