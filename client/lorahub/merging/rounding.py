@@ -52,9 +52,10 @@ def scratch(count: int) -> "Matrix":
 def widen(raw: bytes | memoryview, dtype: str) -> "NDArray[Any]":
     """(n,) float64 of F64, else float32: every number exact. BF16's is this thread's until it asks again."""
     if dtype == "BF16":
-        halves = _HERE.array("halves", len(raw), "<u2")
-        halves[1::2] = np.frombuffer(raw, "<u2")  # the lower halves stay zero
-        return halves.view("<f4")
+        words = _HERE.array("words", len(raw) // 2, "<u4")
+        np.copyto(words, np.frombuffer(raw, "<u2"))
+        words <<= np.uint32(16)  # the lower halves are zero
+        return words.view("<f4")
     numbers = np.frombuffer(raw, _CODES[dtype])
     return numbers.astype(np.float32) if dtype == "F16" else numbers
 
@@ -93,7 +94,10 @@ def _bf16(single: "NDArray[np.float32]") -> bytes:
     carry &= np.uint32(1)
     carry += np.uint32(0x7FFF)
     carry += bits
-    return carry.view("<u2")[1::2].tobytes()
+    carry >>= np.uint32(16)
+    halves = _HERE.array("halves", bits.size, "<u2")
+    np.copyto(halves, carry, casting="unsafe")  # every number fits: quicker than to copy every second half
+    return halves.tobytes()
 
 
 def _refuse(dtype: str) -> NoReturn:
