@@ -72,15 +72,6 @@ def tools(base: Path, adapter: Path, folder: Path, mergekit: Path | None) -> dic
         recipe = folder / "mergekit.yaml"
         recipe.write_text(f"models:\n  - model: {base}+{adapter}\nmerge_method: passthrough\ndtype: bfloat16\n")
         cache = folder / "cache"
-        found["mergekit"] = [
-            mergekit,
-            recipe,
-            out,
-            "--lora-merge-cache",
-            cache,
-            "--allow-crimes",
-            "--copy-tokenizer=false",
-        ]
         found["mergekit"] = [mergekit, recipe, out, "--lora-merge-cache", cache, "--no-copy-tokenizer"]
     return found
 
