@@ -157,6 +157,14 @@ def _with_alias(stage: Stage, repo: str) -> Request:
     return Request({"alias": name})
 
 
+def _with_version(stage: Stage, repo: str) -> Request:
+    """In a repository of its own: what others ask for leads to versions too, and nothing may lead to a yanked one."""
+    made = stage.fresh_repository(repo)
+    with stage.registry.client(stage.tokens["owner"]) as client:
+        wire.require(wire.commit(client, made, [wire.inline("notes.md", b"x"), wire.version(name="v1")]))
+    return Request({"version": "v1"}, {"reason": "x"}, repository=made)
+
+
 def _gated(stage: Stage, repo: str, user: str) -> Request:
     """A gated repository that `user` has asked for."""
     made = stage.fresh_repository(repo)
@@ -340,8 +348,8 @@ OPERATIONS: dict[str, Operation] = {
         "write", "alias.create", lambda stage, _: Request({"alias": stage.fresh("alias-")}, {"revision": "main"})
     ),
     f"DELETE {OWN}/aliases/{{alias}}": Operation("write", "alias.delete", _with_alias),
-    f"POST {OWN}/versions/{{version}}/yank": Operation("write", "version.yank", sends({"reason": "x"})),
-    f"DELETE {OWN}/versions/{{version}}/yank": Operation("write", "version.unyank"),
+    f"POST {OWN}/versions/{{version}}/yank": Operation("write", "version.yank", _with_version),
+    f"DELETE {OWN}/versions/{{version}}/yank": Operation("write", "version.unyank", _with_version),
     # a repository, governed
     f"PUT {MODEL}/settings": Operation(
         "manage",
@@ -396,9 +404,8 @@ OPERATIONS: dict[str, Operation] = {
     "GET /api/settings/repositories": Operation("account"),
     "GET /api/organizations/{organisation}/settings/repositories": Operation("account"),
     f"POST {V1}/checks": Operation(
-        # not `latest`: another operation yanks the version that it follows
         "account",
-        make=lambda _, repo: Request(json={"adapters": [f"{repo}@main"], "bases": []}, repository=repo),
+        make=lambda _, repo: Request(json={"adapters": [repo], "bases": []}, repository=repo),
     ),
     f"POST {OWN}/overlap/{{rev}}": Operation("account", make=_beside_itself),
     f"POST {V1}/merges/plan": Operation("account", make=_plan),

@@ -79,7 +79,7 @@ def test_every_address_is_asked(catalog: Catalog) -> None:
 
 BY_HASH = ("/by-hash", "/api/lorahub/v1/by-hash")
 OF_THE_MOMENT = re.compile(
-    r'request <code>\w+</code>|"(?:time|milliseconds)":[^,}]*|(?:cursor=|"cursor":"|value=")[\w.%-]{40,}'
+    r'request <code>\w+</code>|"(?:time|milliseconds|lastUsedAt)":[^,}]*|(?:cursor=|"cursor":"|value=")[\w.%-]{40,}'
 )
 """And the secrets of forms and cursors, which no two answers share."""
 
