@@ -17,6 +17,7 @@ from lorahub_registry.infrastructure.backend import Backend
 from lorahub_registry.infrastructure.web.formats import day
 
 _FACTS = (
+    ("version", "Version"),
     ("base", "Base model"),
     ("baseRevision", "Base revision"),
     ("method", "Method"),
