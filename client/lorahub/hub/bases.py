@@ -10,16 +10,18 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lorahub.adapters.base_model import BaseModel, base_from_text, read_base, weight_files
 from lorahub.adapters.files import FolderFiles, header_of
 from lorahub.errors import InvalidBaseModel, LorahubError, NotFound, RegistryFailed, UsageFault
 from lorahub.hub.configuration import Configuration
 from lorahub.hub.progress import Progress
-from lorahub.hub.remote_files import RemoteFiles
-from lorahub.hub.transport import Transport
 from lorahub.protocol.references import Reference, is_local, local_path
+
+if TYPE_CHECKING:  # to import HTTP takes longer than to check or merge what lies here
+    from lorahub.hub.remote_files import RemoteFiles
+    from lorahub.hub.transport import Transport
 
 OWN = "/api/lorahub/v1/bases"
 
@@ -39,7 +41,7 @@ class OpenedBase:
 class Bases:
     """Finds bases. `transport` leads to the registry, and is only made when a name needs it."""
 
-    def __init__(self, settings: Configuration, transport: Callable[[], Transport]) -> None:
+    def __init__(self, settings: Configuration, transport: "Callable[[], Transport]") -> None:
         self._settings = settings
         self._transport = transport
         self._folder = settings.cache_folder / "bases"
@@ -62,6 +64,8 @@ class Bases:
     # --- where from ---------------------------------------------------------------------------------------------------
 
     def _from_hub(self, spec: str) -> OpenedBase:
+        from lorahub.hub.remote_files import RemoteFiles
+
         reference = Reference.parse(spec)
         with hub_transport(self._settings) as hub:
             files = RemoteFiles(hub, str(reference.repository), reference.revision or "main")
@@ -69,6 +73,8 @@ class Bases:
 
     def _from_registry(self, spec: str) -> OpenedBase:
         """A registered base by this name, else a repository of the registry that holds weights."""
+        from lorahub.hub.remote_files import RemoteFiles
+
         transport = self._transport()
         name, _, revision = spec.partition("@")
         query = {"revision": revision} if revision else None
@@ -87,7 +93,7 @@ class Bases:
         return self._remote(files, str(reference.repository), "repository")
 
     @staticmethod
-    def _remote(files: RemoteFiles, name: str, origin: str) -> OpenedBase:
+    def _remote(files: "RemoteFiles", name: str, origin: str) -> OpenedBase:
         files.warm([path for _, path in weight_files(files)])
         base = read_base(files, name=name, digest=files.sha256)
         return OpenedBase(replace(base, revision=files.commit), origin, files.bytes_read)
@@ -116,8 +122,10 @@ class Bases:
             ) from None
 
 
-def hub_transport(settings: Configuration) -> Transport:
+def hub_transport(settings: Configuration) -> "Transport":
     """To the public Hub; a project's file may name another one, but doesn't get the user's token for it."""
+    from lorahub.hub.transport import Transport
+
     token = None if settings.values["hf_endpoint"].is_from_project else os.environ.get("HF_TOKEN")
     return Transport(settings.text("hf_endpoint"), token, timeout=settings.timeout)
 

@@ -4,7 +4,7 @@ import hashlib
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from lorahub.adapters.base_model import read_base, weight_files
 from lorahub.adapters.files import Files, FolderFiles
@@ -12,12 +12,14 @@ from lorahub.errors import InvalidBaseModel, InvalidInput
 from lorahub.hub.bases import hub_transport, is_folder
 from lorahub.hub.configuration import Configuration
 from lorahub.hub.progress import Progress, Silence
-from lorahub.hub.remote_files import RemoteFiles
-from lorahub.hub.transport import Transport
 from lorahub.merging.folder import write_model
 from lorahub.merging.plan import Ingredients, MergePlan
 from lorahub.merging.recipe import Recipe
 from lorahub.protocol.references import Reference, local_path
+
+if TYPE_CHECKING:
+    from lorahub.hub.remote_files import RemoteFiles
+    from lorahub.hub.transport import Transport
 
 _AHEAD = 8 << 20
 _HASH_STEP = 4 << 20
@@ -27,7 +29,7 @@ class Registry(Protocol):
     """What a merge needs of `hub.Hub`."""
 
     @property
-    def transport(self) -> Transport: ...
+    def transport(self) -> "Transport": ...
 
     def fetch(self, reference: str) -> Path:
         """The folder in the cache that holds a revision."""
@@ -108,7 +110,9 @@ class Merger:
             files = FolderFiles(self._registry.fetch(spec))
         return files, {"files": {path: _sha256(files, path) for path in sorted(files.sizes) if _counts(path)}}
 
-    def _remote(self, spec: str) -> RemoteFiles:
+    def _remote(self, spec: str) -> "RemoteFiles":
+        from lorahub.hub.remote_files import RemoteFiles
+
         reference = Reference.parse(spec)
         if not spec.startswith("hf:"):
             return RemoteFiles(self._registry.transport, str(reference.repository), reference.revision or "main")

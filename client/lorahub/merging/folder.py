@@ -11,6 +11,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
+from itertools import chain, zip_longest
 from pathlib import Path
 from threading import Lock
 from typing import Self, TextIO
@@ -147,14 +148,20 @@ class _Work:
     # --- pieces -------------------------------------------------------------------------------------------------------
 
     def _pieces(self) -> Iterator[Piece]:
+        """Of two files in turn: a file is written by one thread at a time, the other would wait for it."""
+        files = [*self.plan.weights.values()]
+        halves = (chain.from_iterable(map(self._pieces_of, files[first::2])) for first in (0, 1))
+        for pair in zip_longest(*halves):
+            yield from filter(None, pair)
+
+    def _pieces_of(self, file: WeightFile) -> Iterator[Piece]:
         """Tensors in order, large ones in pieces of whole blocks."""
-        for file in self.plan.weights.values():
-            for extent in file.extents:
-                size = extent.stop - extent.start
-                block = _PIECE if extent.is_copy else self.plan.block_bytes(extent)
-                step = max(1, _PIECE // block) * block
-                for start in range(0, size, step):
-                    yield file, extent, start, min(size, start + step)
+        for extent in file.extents:
+            size = extent.stop - extent.start
+            block = _PIECE if extent.is_copy else self.plan.block_bytes(extent)
+            step = max(1, _PIECE // block) * block
+            for start in range(0, size, step):
+                yield file, extent, start, min(size, start + step)
 
     def _name(self, piece: Piece) -> str:
         file, extent, start, _ = piece
@@ -240,7 +247,7 @@ def _reserve(handle: int, size: int) -> None:
 _NO_SPACE = 28
 
 
-def _write(handle: int, content: bytes, at: int) -> None:
+def _write(handle: int, content: bytes | memoryview, at: int) -> None:
     view = memoryview(content)
     while view:
         written = os.pwrite(handle, view, at)

@@ -44,8 +44,11 @@ class Kernel:
     is_plain: bool
     """Whether the chains come one after another: sums, or one adapter with a weight of 1."""
 
-    def block(self, raw: bytes, dtype: str, start: int) -> bytes:
-        """The rows from `start` rounded to the target's dtype; `raw` are those of the base, of `dtype`."""
+    def block(self, raw: bytes, dtype: str, start: int) -> memoryview:
+        """The rows from `start` rounded to the target's dtype; `raw` are those of the base, of `dtype`.
+
+        They are this thread's until it computes another block.
+        """
         return narrow(self._exact(self._base(raw, dtype, start), start), self.target.dtype)
 
     def loss(self, raw: bytes, dtype: str, start: int) -> tuple[float, float]:

@@ -144,10 +144,10 @@ class MergePlan:
             yield file.header[start : min(stop, len(file.header))]
         for extent in file.overlapping(start, stop):
             begin, end = max(start, extent.start) - extent.start, min(stop, extent.stop) - extent.start
-            yield from self.extent(file, extent, begin, end)
+            yield from map(bytes, self.extent(file, extent, begin, end))
 
-    def extent(self, file: WeightFile, extent: Extent, start: int, stop: int) -> Iterator[bytes]:
-        """The bytes [start, stop) of a tensor, block by block."""
+    def extent(self, file: WeightFile, extent: Extent, start: int, stop: int) -> Iterator[bytes | memoryview]:
+        """The bytes [start, stop) of a tensor, block by block; each is good until the thread asks for the next."""
         if extent.is_copy:
             assert extent.source is not None  # what is copied is somewhere
             for begin in range(start, stop, _COPY_STEP):
@@ -164,18 +164,18 @@ class MergePlan:
         """Of each block but the last."""
         return max(1, self.kernels.block_rows(extent.target) * extent.target.matrix[1] * FLOATS[extent.target.dtype])
 
-    def _block(self, file: WeightFile, extent: Extent, number: int) -> bytes:
+    def _block(self, file: WeightFile, extent: Extent, number: int) -> bytes | memoryview:
         if self._cache is None:
             return self.compute(extent, number)
         key = f"{self.digest}/{file.path}/{extent.target.name}/{number}"
         block = self._cache.get(key)
         if block is None:
-            block = self.compute(extent, number)
+            block = bytes(self.compute(extent, number))
             self._cache.put(key, block)
         return block
 
-    def compute(self, extent: Extent, number: int) -> bytes:
-        """One block of a tensor."""
+    def compute(self, extent: Extent, number: int) -> memoryview:
+        """One block of a tensor, this thread's until it computes another."""
         kernel = self.kernels.of(extent.target)
         start = number * kernel.block_rows
         raw, dtype = self._rows_of_base(extent, start, kernel.block_rows)

@@ -69,12 +69,15 @@ def exact(raw: bytes | memoryview, dtype: str, shape: tuple[int, ...]) -> "Matri
     return widen(raw, dtype).astype(np.float64).reshape(shape)
 
 
-def narrow(values: "NDArray[Any]", dtype: str) -> bytes:
-    """Rounded to `dtype`. Raises `NotMergeable` where a number is NaN, infinite, or beyond the dtype."""
+def narrow(values: "NDArray[Any]", dtype: str) -> memoryview:
+    """Rounded to `dtype`: bytes that are this thread's until it asks for an array again.
+
+    Raises `NotMergeable` where a number is NaN, infinite, or beyond the dtype.
+    """
     if dtype == "F64":
         if not np.isfinite(values).all():
             _refuse(dtype)
-        return values.astype("<f8").tobytes()
+        return _bytes_of(np.ascontiguousarray(values, "<f8").reshape(-1))
     single = _HERE.array("single", values.size, "<f4")
     with np.errstate(over="ignore"):
         np.copyto(single, values.reshape(-1), casting="same_kind")
@@ -82,11 +85,15 @@ def narrow(values: "NDArray[Any]", dtype: str) -> bytes:
         if values.size and not (single.max() < limit and single.min() > -limit):
             _refuse(dtype)
     if dtype == "BF16":
-        return _bf16(single)
-    return single.astype(_CODES[dtype]).tobytes()
+        return _bytes_of(_bf16(single))
+    return _bytes_of(single if dtype == "F32" else single.astype(_CODES[dtype]))
 
 
-def _bf16(single: "NDArray[np.float32]") -> bytes:
+def _bytes_of(numbers: "NDArray[Any]") -> memoryview:
+    return numbers.view(np.uint8).data
+
+
+def _bf16(single: "NDArray[np.float32]") -> "NDArray[np.uint16]":
     """The upper halves after adding 0x7fff, and one more where the last kept bit is 1: nearest, ties to even."""
     bits = single.view("<u4")
     carry = _HERE.array("carry", bits.size, "<u4")
@@ -97,7 +104,7 @@ def _bf16(single: "NDArray[np.float32]") -> bytes:
     carry >>= np.uint32(16)
     halves = _HERE.array("halves", bits.size, "<u2")
     np.copyto(halves, carry, casting="unsafe")  # every number fits: quicker than to copy every second half
-    return halves.tobytes()
+    return halves
 
 
 def _refuse(dtype: str) -> NoReturn:
