@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import wire
-from registry_process import LORAHUB, Registry, eventually
+from registry_process import IN_A_FOLDER, LORAHUB, Registry, eventually
 from resilience.load import Pushers
 from services import production
 
@@ -61,10 +61,10 @@ class Readers:
 
 @pytest.fixture(params=["sqlite", "postgres"])
 def database(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, str]:
-    """An empty one."""
+    """An empty one; the bytes lie in a folder, since the version before knew no bucket."""
     sqlite = request.param == "sqlite"
     url = f"sqlite:///{tmp_path / 'registry.db'}" if sqlite else production.postgres().new_database()
-    return {"LORAHUB_DATABASE_URL": url}
+    return {"LORAHUB_DATABASE_URL": url, **IN_A_FOLDER}
 
 
 @pytest.fixture
