@@ -3,11 +3,12 @@
 import hashlib
 import threading
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from lorahub.adapters.base_model import read_base, weight_files
-from lorahub.adapters.files import Files, FolderFiles
+from lorahub.adapters.files import Files, FolderFiles, OpenFolder
 from lorahub.errors import InvalidBaseModel, InvalidInput
 from lorahub.hub.bases import hub_transport, is_folder
 from lorahub.hub.configuration import Configuration
@@ -43,14 +44,14 @@ class Merger:
         self._settings = settings
         self._open = registry
         self._public: Transport | None = None
+        self._opened = ExitStack()
         self._own: Registry | None = None
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._public is not None:
-            self._public.__exit__(None, None, None)
+        self._opened.close()
 
     @property
     def _registry(self) -> Registry:
@@ -89,7 +90,8 @@ class Merger:
             folder = local_path(spec)
             if not folder.exists():
                 raise InvalidBaseModel(f"{folder} isn't there", hint="name a folder with model.safetensors")
-            files: Files = FolderFiles(folder)
+            files = OpenFolder(folder)
+            self._opened.callback(files.close)
             return files, {"layout": read_base(files).layout_digest}
         remote = self._remote(spec)
         remote.warm([path for _, path in weight_files(remote)])
@@ -117,7 +119,7 @@ class Merger:
         if not spec.startswith("hf:"):
             return RemoteFiles(self._registry.transport, str(reference.repository), reference.revision or "main")
         if self._public is None:
-            self._public = hub_transport(self._settings)
+            self._public = self._opened.enter_context(hub_transport(self._settings))
         return RemoteFiles(self._public, str(reference.repository), reference.revision or "main")
 
 

@@ -13,12 +13,11 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from itertools import chain, zip_longest
 from pathlib import Path
-from threading import Lock
 from typing import Self, TextIO
 
 from threadpoolctl import threadpool_limits
 
-from lorahub.adapters.files import FolderFiles
+from lorahub.adapters.files import OpenFolder
 from lorahub.errors import AlreadyExists, Conflict, NotMergeable
 from lorahub.merging.layout import Extent, WeightFile
 from lorahub.merging.plan import MergePlan
@@ -75,8 +74,6 @@ class _Work:
         self.fingerprint = fingerprint
         self.place = place
         self._handles: dict[str, int] = {}
-        self._sources: dict[str, int | None] = {}
-        self._lock = Lock()
         self._journal = place / _JOURNAL
         self.done: set[str] | None = None
 
@@ -84,7 +81,7 @@ class _Work:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for handle in (*self._handles.values(), *(source for source in self._sources.values() if source is not None)):
+        for handle in self._handles.values():
             os.close(handle)
 
     def prepare(self) -> None:
@@ -179,9 +176,10 @@ class _Work:
     def _copy(self, handle: int, at: int, extent: Extent, start: int, stop: int) -> bool:
         """Inside the kernel, where the base is a local file."""
         assert extent.source is not None  # what is copied is somewhere
-        source = self._source(extent.source.path)
-        if source is None:
+        files = self.plan.base_files
+        if not isinstance(files, OpenFolder) or not hasattr(os, "copy_file_range"):
             return False
+        source = files.handle(extent.source.path)
         begin = extent.source.start + start
         while start < stop:
             try:
@@ -192,16 +190,6 @@ class _Work:
                 return False
             start, begin, at = start + moved, begin + moved, at + moved
         return True
-
-    def _source(self, path: str) -> int | None:
-        with self._lock:
-            if path not in self._sources:
-                files = self.plan.base_files
-                if isinstance(files, FolderFiles) and hasattr(os, "copy_file_range"):
-                    self._sources[path] = os.open(files.path(path), os.O_RDONLY)
-                else:
-                    self._sources[path] = None
-            return self._sources[path]
 
     def _write_others(self) -> None:
         for path, size in self.plan.files.items():
