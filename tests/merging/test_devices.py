@@ -161,6 +161,27 @@ def test_certain_rows_are_the_kernels(seed: int, rank: int, wanted: str, bits: i
         assert rows[row].tobytes() == narrow(whole[row], wanted)
 
 
+HALVES = {"BF16": (16, 0x8000), "F16": (13, 0x1000), "F32": (0, 0)}
+"""The bits that float32 has more, and which of them are set halfway between two numbers."""
+
+
+@given(seed=st.integers(0, 1 << 32), rank=st.sampled_from([2, 7, 16, 300]), wanted=st.sampled_from(DTYPES))
+@settings(max_examples=100, deadline=None)
+def test_where_the_order_of_a_sum_decides(seed: int, rank: int, wanted: str) -> None:
+    """Numbers so near to where rounding turns that another order comes out on its other side."""
+    chosen = np.random.default_rng(seed)
+    left, right = chosen.standard_normal((12, rank)), chosen.standard_normal((rank, 20))
+    more, half = HALVES[wanted]
+    near = (chosen.standard_normal((12, 20)).astype("<f4").view("<u4") >> more << more | half).view("<f4")
+    turn = near + chosen.choice([-0.5, 0.5], near.shape) * np.spacing(near).astype(np.float64)
+    base = np.where(chosen.random(near.shape) < 0.03, turn - left @ right, near)
+    whole = base + left @ right
+    order = chosen.permutation(rank)
+    rows, is_certain = certified_rows(PLACE, Product(left[:, order], right[order]), base.tobytes(), "F64", wanted)
+    for row in np.flatnonzero(is_certain):
+        assert rows[row].tobytes() == narrow(whole[row], wanted)
+
+
 def test_zeros_of_either_sign_are_never_certain() -> None:
     none = Product(np.array([[-0.0], [0.0]]), np.array([[1.0, 2.0]]))
     _, is_certain = certified_rows(PLACE, none, np.array([[-0.0, 1], [0.0, 1]], "<f4").tobytes(), "F32", "BF16")

@@ -104,8 +104,10 @@ def certified_rows(place: torch.device, factors: Product, raw: bytes, dtype: str
         base = torch.zeros(shape, dtype=torch.float64, device=place)
     number, reach = _sum(base, factors)
     low, high = _rounded(number - reach, wanted), _rounded(number + reach, wanted)
-    is_certain = (low.view(_BITS[wanted]) == high.view(_BITS[wanted])) & low.isfinite() & (number + reach).isfinite()
-    return low.view(_BITS[wanted]).cpu().numpy(), is_certain.all(dim=1).cpu().numpy()
+    bits = low.view(_BITS[wanted])
+    is_number = low.isfinite() & number.isfinite()  # rounding to BF16 makes a number of some NaNs
+    is_certain = (bits == high.view(_BITS[wanted])) & is_number
+    return bits.cpu().numpy(), is_certain.all(dim=1).cpu().numpy()
 
 
 def _sum(base: torch.Tensor, factors: Product) -> tuple[torch.Tensor, torch.Tensor]:
