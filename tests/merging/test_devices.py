@@ -289,7 +289,7 @@ def test_from_the_command_line(sources: tuple[Path, ...], tmp_path: Path) -> Non
 def test_a_worker_merges_on_the_device_it_is_told(tmp_path: Path, store: Callable[..., Stored]) -> None:
     registry = Registry(tmp_path / "r", {"LORAHUB_WORKER": "true", "LORAHUB_MERGE_DEVICE": "torch:cpu"}).start()
     try:
-        stored = store(registry, ("ana", registry.add_user("ana")))
+        stored = store(registry, ("ana", registry.add_user("ana")), sizes={"shard": "1MB"})
         recipe = Recipe(stored.base, (Ingredient(stored.adapter),))
         with lorahub.Hub(registry.url, token=stored.token) as hub:
             job = hub.wait_for_merge(str(hub.start_merge(recipe, "ana/merged")["id"]))
@@ -313,5 +313,3 @@ def test_a_worker_is_not_started_for_a_device_that_is_not_there(folder_registry:
     told = run("admin", "doctor", "--home", folder_registry.home, **settings)
     assert told.returncode == 8
     assert "✗ merge device" in told.stdout
-    settings["LORAHUB_MERGE_DEVICE"] = "cpu"
-    assert "✓ merge device" in run("admin", "doctor", "--home", folder_registry.home, **settings).stdout

@@ -64,7 +64,7 @@ class TorchDevice:
             return False
         return kernel.target.dtype != "F32" or len(kernel.product.right) <= _MOST_RANK_OF_F32
 
-    def blocks(self, kernel: Kernel, raw: bytes, dtype: str, start: int, stop: int) -> Iterator[bytes | memoryview]:
+    def blocks(self, kernel: Kernel, raw: bytes, dtype: str, start: int, stop: int) -> Iterator[memoryview]:
         """`Kernel.block` of each block in the rows [start, stop); `raw` are those of the base, of `dtype`."""
         rows, is_certain = self._rows(kernel, raw, dtype, start, stop)
         size = kernel.target.matrix[1] * FLOATS[dtype]

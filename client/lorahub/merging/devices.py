@@ -16,19 +16,25 @@ def open_device(name: str) -> Device | None:
     """
     if is_cpu(name):
         return None
-    if find_spec("torch") is None:
-        raise UsageFault(f"the device {name} needs PyTorch", hint="pip install 'lorahub-registry[train]'")
-    from lorahub.merging.certified import TorchDevice
-
+    if name != "auto":
+        return _opened(name.removeprefix("torch:"))
     try:
-        return TorchDevice("cuda" if name == "auto" else name.removeprefix("torch:"))
+        return _opened("cuda")
     except UsageFault:
-        if name == "auto":
-            return None
-        raise
+        return None
 
 
 def is_cpu(name: str) -> bool:
     """Whether a name is for the CPU, as far as can be said in no time: to ask torch takes a second and 300 MB."""
     has_gpu = any(next(Path("/dev").glob(pattern), None) for pattern in _GPUS)
     return name == "cpu" or (name == "auto" and not (has_gpu and find_spec("torch")))
+
+
+def _opened(name: str) -> Device:
+    try:
+        from lorahub.merging.certified import TorchDevice
+    except (ImportError, OSError) as error:  # the latter where a library of CUDA is missing
+        raise UsageFault(
+            f"the device {name} needs PyTorch: {error}", hint="pip install 'lorahub-registry[train]'"
+        ) from None
+    return TorchDevice(name)

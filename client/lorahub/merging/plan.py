@@ -60,8 +60,8 @@ class Device(Protocol):
 
     def takes(self, kernel: Kernel) -> bool: ...
 
-    def blocks(self, kernel: Kernel, raw: bytes, dtype: str, start: int, stop: int) -> Iterator[bytes | memoryview]:
-        """Those of the rows [start, stop), whose base is `raw`, of `dtype`; each is good until the next is asked for."""
+    def blocks(self, kernel: Kernel, raw: bytes, dtype: str, start: int, stop: int) -> Iterator[memoryview]:
+        """Those of the rows [start, stop), whose base is `raw`, of `dtype`. Each is good until the next."""
         ...
 
 
@@ -191,7 +191,7 @@ class MergePlan:
         else:
             yield from self._on_device(self.device, extent, numbers)
 
-    def _on_device(self, device: Device, extent: Extent, numbers: range) -> Iterator[bytes | memoryview]:
+    def _on_device(self, device: Device, extent: Extent, numbers: range) -> Iterator[memoryview]:
         kernel = self.kernels.of(extent.target)
         most = max(1, _RUN // self.block_bytes(extent))
         for first in numbers[::most]:
