@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -287,7 +288,10 @@ def test_from_the_command_line(sources: tuple[Path, ...], tmp_path: Path) -> Non
 
 
 def test_a_worker_merges_on_the_device_it_is_told(tmp_path: Path, store: Callable[..., Stored]) -> None:
-    registry = Registry(tmp_path / "r", {"LORAHUB_WORKER": "true", "LORAHUB_MERGE_DEVICE": "torch:cpu"}).start()
+    told = {"LORAHUB_WORKER": "true", "LORAHUB_MERGE_DEVICE": "torch:cpu", "LORAHUB_LOG_LEVEL": "info"}
+    registry = Registry(tmp_path / "registry", told)
+    registry.log = tmp_path / "log"
+    registry.start()
     try:
         stored = store(registry, ("ana", registry.add_user("ana")), sizes={"shard": "1MB"})
         recipe = Recipe(stored.base, (Ingredient(stored.adapter),))
@@ -301,6 +305,7 @@ def test_a_worker_merges_on_the_device_it_is_told(tmp_path: Path, store: Callabl
             assert path.read_bytes() == (pulled / path.name).read_bytes() == (on_device / path.name).read_bytes()
     finally:
         registry.stop()
+    assert re.search(r"merged on cpu: [1-9]\d* blocks", registry.log.read_text())
     registry.assert_sound()
 
 

@@ -5,6 +5,7 @@ It has limits of its own, so that a merge that needs too much ends alone. Its ex
 the job is over, `service.COME_AGAIN` where something else is away; standard output has the reason.
 """
 
+import logging
 import os
 import resource
 import signal
@@ -22,9 +23,11 @@ from lorahub.merging.plan import Device  # noqa: E402
 
 from lorahub_registry.features.merged import service as merged  # noqa: E402
 from lorahub_registry.features.merges import service  # noqa: E402
-from lorahub_registry.infrastructure import failpoints  # noqa: E402
+from lorahub_registry.infrastructure import failpoints, logs  # noqa: E402
 from lorahub_registry.infrastructure.backend import Backend  # noqa: E402
 from lorahub_registry.settings import Settings  # noqa: E402
+
+logger = logging.getLogger("lorahub")
 
 _DEVICE_ADDRESSES = 16 << 30
 """What a GPU's driver maps later on for tensors there: addresses, and no memory of this machine. What it maps at the
@@ -34,6 +37,7 @@ start, hundreds of gigabytes, isn't counted at all.
 
 def main(arguments: list[str]) -> int:
     settings = Settings()
+    logs.configure(settings.log_format, settings.log_level)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     failpoints.arm(settings.failpoint)
     backend = Backend.open(settings)
@@ -72,6 +76,8 @@ def _work(backend: Backend, device: Device | None, what: str, *names: str) -> No
     else:
         merged_id, repository_id, path = names
         merged.store_file(backend, merged_id, int(repository_id), path, device=device)
+    if device is not None:
+        logger.info("merged on %s: %s", device, device.account, extra={"facts": {what: names[0], "path": names[-1]}})
 
 
 def _address_space() -> int:
