@@ -2,6 +2,7 @@
 
     .venv/bin/python benchmarks/merge.py                      # lorahub, PEFT and cp
     .venv/bin/python benchmarks/merge.py --mergekit PATH      # … and mergekit of another environment, which pins others
+    .venv/bin/python benchmarks/merge.py --device cuda        # … and lorahub on a GPU; --rank 256 gives it work
     .venv/bin/python benchmarks/merge.py --serve              # and a merged revision, downloaded with `hf`
 
 Each tool is a process of its own, imports and all; the disk is synced before each run. Printed is the best of three
@@ -22,10 +23,12 @@ from math import prod
 from pathlib import Path
 
 import numpy as np
+from lorahub.errors import UsageFault
+from lorahub.merging.devices import open_device
 
 BIN = Path(sys.executable).parent
 SIZES = {"0.5 GB": (1024, 2816, 16, 32_000, 512, 1), "3 GB": (2048, 5632, 28, 64_000, 512, 6)}
-RANK, ROUNDS = 16, 3
+ROUNDS = 3
 
 PEFT = """
 import sys, torch
@@ -49,13 +52,23 @@ class Run:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--mergekit", type=Path, help="the mergekit-yaml of an environment that has it")
+    parser.add_argument("--device", help="merge on this one too: cuda, cuda:1, …")
+    parser.add_argument("--rank", type=int, default=16)
     parser.add_argument("--serve", action="store_true")
     parser.add_argument("--sizes", nargs="*", default=list(SIZES))
     asked = parser.parse_args()
+    if asked.device is not None:
+        try:
+            print(f"device: {open_device(asked.device)}")
+        except UsageFault as error:
+            sys.exit(f"{error.message}; nothing was measured, and without --device it all runs on the CPU")
     with tempfile.TemporaryDirectory() as folder:
         for size in asked.sizes:
-            base, adapter = generate(Path(folder), size)
-            compare(size, Path(folder), tools(base, adapter, Path(folder), asked.mergekit))
+            base, adapter = generate(Path(folder), size, asked.rank)
+            found = tools(base, adapter, Path(folder), asked.mergekit)
+            if asked.device is not None:
+                found["device"] = [*found["lorahub"], "--device", asked.device]
+            compare(size, Path(folder), found)
             if asked.serve:
                 serve(base, adapter, Path(folder))
             shutil.rmtree(base)
@@ -166,7 +179,7 @@ def _fetch(url: str, token: str, repository: str, revision: str, target: Path) -
 # --- generated models -------------------------------------------------------------------------------------------------
 
 
-def generate(folder: Path, size: str) -> tuple[Path, Path]:
+def generate(folder: Path, size: str, rank: int) -> tuple[Path, Path]:
     """A Llama of noise, in shards, and an adapter for all its linear layers."""
     hidden, inner, layers, vocabulary, keys, shards = SIZES[size]
     shapes = {"model.embed_tokens": (vocabulary, hidden)}
@@ -201,7 +214,7 @@ def generate(folder: Path, size: str) -> tuple[Path, Path]:
         "dtype": "bfloat16",
     }
     (base / "config.json").write_text(json.dumps(config))
-    _write_adapter(adapter, {name: shape for name, shape in shapes.items() if name.endswith("_proj")})
+    _write_adapter(adapter, {name: shape for name, shape in shapes.items() if name.endswith("_proj")}, rank)
     return base, adapter
 
 
@@ -222,19 +235,25 @@ def _write_base(folder: Path, shapes: dict[str, tuple[int, ...]], shards: int) -
         (folder / "model.safetensors.index.json").write_text(json.dumps(index))
 
 
-def _write_adapter(folder: Path, shapes: dict[str, tuple[int, ...]]) -> None:
+def _write_adapter(folder: Path, shapes: dict[str, tuple[int, ...]], rank: int) -> None:
     chosen = np.random.default_rng(1)
     factors = {}
     for name, (out, width) in shapes.items():
-        factors[f"base_model.model.{name}.lora_A.weight"] = ("F32", (RANK, width))
-        factors[f"base_model.model.{name}.lora_B.weight"] = ("F32", (out, RANK))
+        factors[f"base_model.model.{name}.lora_A.weight"] = ("F32", (rank, width))
+        factors[f"base_model.model.{name}.lora_B.weight"] = ("F32", (out, rank))
     _write(
         folder / "adapter_model.safetensors",
         factors,
         lambda size: (chosen.standard_normal(size // 4) * 0.01).astype("<f4").tobytes(),
     )
     targets = sorted({name.rpartition(".")[2] for name in shapes})
-    config = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "r": RANK, "lora_alpha": 32, "target_modules": targets}
+    config = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "r": rank,
+        "lora_alpha": 2 * rank,
+        "target_modules": targets,
+    }
     (folder / "adapter_config.json").write_text(json.dumps(config))
 
 

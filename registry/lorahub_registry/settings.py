@@ -125,6 +125,11 @@ class Settings(BaseSettings):
         default=8 << 30, description="bytes of memory that one file of a merge may take, beyond the process itself"
     )
     merge_seconds: int = Field(default=6 * 3600, description="seconds that one try of one file of a merge may take")
+    merge_device: str = Field(
+        default="auto",
+        description="what workers compute merges on: cpu, auto (a GPU, if there is one that torch can use), or one of "
+        "torch's devices, like cuda:1; the bytes are the same",
+    )
     merge_output_bytes: int = Field(default=1 << 40, description="bytes; largest model that a merge may make")
 
     quota_bytes: int = Field(

@@ -37,6 +37,7 @@ def test_a_registry_on_a_folder_is_healthy(folder_registry: Registry) -> None:
     status, shown = doctor(folder_registry)
     assert status == 0
     assert "✓ storage move" in shown
+    assert "✓ merge device" in shown
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ from lorahub.cli.session import Session, command
 from lorahub.errors import UsageFault
 from lorahub.hub.merging import Merger
 from lorahub.merging.combine import COMBINATIONS
+from lorahub.merging.devices import open_device
 from lorahub.merging.plan import MergePlan
 from lorahub.merging.recipe import KIND, MOST_BYTES, Recipe, parse_recipe, recipe_of
 
@@ -28,13 +29,14 @@ _LOSSY = 0.1
 @click.option("--seed", type=int, help="Of the random choice: dare.")
 @click.option("--dtype", help="float32, bfloat16 or float16 (default: the base's own).")
 @click.option("--threads", type=click.IntRange(1, 256), help="Default: one for each core.")
+@click.option("--device", default="cpu", show_default=True, help="cpu, auto (a GPU, if any), cuda, …: the same bytes.")
 @click.option("--dry-run", is_flag=True, help="Show files, sizes and cost; write nothing.")
 @click.option(
     "--save-recipe", type=click.Path(path_type=Path, dir_okay=False), help="Write the recipe to this file too."
 )
 @click.option("--server", "target", metavar="NAMESPACE/NAME", help="Let the registry merge, and publish it there.")
 @click.option("--no-wait", is_flag=True, help="With --server: return as soon as the job is accepted.")
-def merge(
+def merge(  # noqa: PLR0913 (each is an option)
     session: Session,
     base: str | None,
     adapters: tuple[str, ...],
@@ -42,6 +44,7 @@ def merge(
     output: Path | None,
     recipe: Path | None,
     threads: int | None,
+    device: str,
     dry_run: bool,
     save_recipe: Path | None,
     target: str | None,
@@ -61,9 +64,9 @@ def merge(
     if output is None and not dry_run:
         raise UsageFault("where to is missing", hint="add -o FOLDER, or --dry-run to see what it would write")
     with Merger(session.settings, session.hub) as merger:
-        plan = merger.plan(asked)
         if dry_run or output is None:
-            return _planned(plan)
+            return _planned(merger.plan(asked))
+        plan = merger.plan(asked, device=open_device(device))
         begun = time.monotonic()
         merger.write(plan, output, threads=threads, progress=session.progress())
         return _written(plan, output, time.monotonic() - begun)
@@ -122,10 +125,13 @@ def _written(plan: MergePlan, folder: Path, seconds: float) -> Result:
     loss = plan.rounding_loss()
     rate = size_text(int(plan.cost.bytes / max(seconds, 1e-3)))
     lines = [f"✓ {folder}: {size_text(plan.cost.bytes)} in {seconds:.1f} s ({rate}/s)"]
+    if plan.device is not None:
+        lines.append(f"  on {plan.device}: {plan.device.account}")
     lines += [f"  {note}" for note in plan.notes]
     if loss is not None:
         lines.append(f"  rounding loses {loss:.1%} of ‖ΔW‖" + _advice(loss))
     data = {**_facts(plan), "folder": str(folder), "seconds": seconds, "rounding_loss": loss}
+    data["device"] = "cpu" if plan.device is None else str(plan.device)
     return Result(data, "\n".join(lines), ids=[str(folder)], rows=[[str(folder), plan.digest]])
 
 

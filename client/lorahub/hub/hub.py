@@ -564,15 +564,19 @@ class Hub:
         """The folder in the cache that holds a revision, fetched where it wasn't."""
         return self.pull(reference).path
 
-    def merge(self, recipe: "Recipe", folder: str | Path, *, threads: int | None = None) -> Path:
+    def merge(self, recipe: "Recipe", folder: str | Path, *, threads: int | None = None, device: str = "cpu") -> Path:
         """Folds adapters into a base on this machine: W' = W + s·BA. A merge that was interrupted goes on.
 
-        Raises `NotMergeable`, `AdapterDoesNotFit`, `MergeTooLarge` before anything is written; `AlreadyExists`.
+        `device` may be `auto`, `cuda` or another one of torch's: the bytes are the same. Raises `UsageFault` for one
+        that isn't there; `NotMergeable`, `AdapterDoesNotFit`, `MergeTooLarge` before anything is written; and
+        `AlreadyExists`.
         """
         from lorahub.hub.merging import Merger
+        from lorahub.merging.devices import open_device
 
         with Merger(self.settings, lambda: self) as merger:
-            return merger.write(merger.plan(recipe), Path(folder), threads=threads, progress=self._progress)
+            plan = merger.plan(recipe, device=open_device(device))
+            return merger.write(plan, Path(folder), threads=threads, progress=self._progress)
 
     def plan_merge(self, recipe: "Recipe") -> Mapping[str, Any]:
         """What the registry would merge: files with sizes, cost, digest. Nothing is started."""

@@ -14,7 +14,7 @@ from lorahub.hub.bases import hub_transport, is_folder
 from lorahub.hub.configuration import Configuration
 from lorahub.hub.progress import Progress, Silence
 from lorahub.merging.folder import write_model
-from lorahub.merging.plan import Ingredients, MergePlan
+from lorahub.merging.plan import Device, Ingredients, MergePlan
 from lorahub.merging.recipe import Recipe
 from lorahub.protocol.references import Reference, local_path
 
@@ -59,12 +59,12 @@ class Merger:
             self._own = self._open()
         return self._own
 
-    def plan(self, recipe: Recipe) -> MergePlan:
+    def plan(self, recipe: Recipe, *, device: Device | None = None) -> MergePlan:
         """Raises what opening raises, and what `MergePlan` does."""
         base, base_identity = self._base(recipe.base)
         adapters = [self._adapter(one.source) for one in recipe.adapters]
         identities = {"base": base_identity, "adapters": [identity for _, identity in adapters]}
-        return MergePlan(recipe, Ingredients(base, [files for files, _ in adapters], identities))
+        return MergePlan(recipe, Ingredients(base, [files for files, _ in adapters], identities), device=device)
 
     def write(
         self, plan: MergePlan, folder: Path, *, threads: int | None = None, progress: Progress | None = None

@@ -68,12 +68,17 @@ class Kernel:
         """What the rows come to before they are rounded."""
         if not self.chains:
             return base
-        first = self.chains[0][0]
-        if len(self.chains) == 1 and isinstance(first, Product) and self.is_plain:
-            total = first.rows(start, start + len(base), scratch(base.size).reshape(base.shape))
+        if self.product is not None:
+            total = self.product.rows(start, start + len(base), scratch(base.size).reshape(base.shape))
             total += base
             return total
         return self._rows(base.astype(np.float64), start)
+
+    @property
+    def product(self) -> Product | None:
+        """Where W + left · right is all that is done."""
+        first = self.chains[0][0] if len(self.chains) == 1 and self.is_plain else None
+        return first if isinstance(first, Product) else None
 
     def _rows(self, base: "Matrix", start: int) -> "Matrix":
         if self.is_plain:

@@ -17,7 +17,7 @@ from lorahub.adapters.manifest import MANIFEST
 from lorahub.adapters.reader import read_adapter
 from lorahub.errors import InvalidBaseModel, MergeTooLarge
 from lorahub.merging.factors import Factors
-from lorahub.merging.kernel import Kernels
+from lorahub.merging.kernel import Kernel, Kernels
 from lorahub.merging.layout import Extent, WeightFile, index_of, weight_file
 from lorahub.merging.recipe import KERNEL, Ingredient, Recipe
 from lorahub.merging.rounding import FLOATS
@@ -31,6 +31,8 @@ _TOKENIZER = (
     "merges.txt vocab.txt spiece.model chat_template.jinja"
 ).split()
 _COPY_STEP = 4 << 20
+_RUN = 16 << 20
+"""Bytes that a device computes at once: its calls cost more than a block's arithmetic."""
 
 MOST_WHOLE = 8 << 30
 """Bytes of float64 that one tensor may take where a method needs it whole."""
@@ -46,6 +48,21 @@ class BlockCache(Protocol):
     def get(self, key: str) -> bytes | None: ...
 
     def put(self, key: str, block: bytes) -> None: ...
+
+
+class Device(Protocol):
+    """Computes many blocks at once, with the kernel's bytes. `merging.certified` has the one there is."""
+
+    @property
+    def account(self) -> str:
+        """How much it did, for people."""
+        ...
+
+    def takes(self, kernel: Kernel) -> bool: ...
+
+    def blocks(self, kernel: Kernel, raw: bytes, dtype: str, start: int, stop: int) -> Iterator[memoryview]:
+        """Those of the rows [start, stop), whose base is `raw`, of `dtype`. Each is good until the next."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +94,9 @@ class MergePlan:
     `MergeTooLarge`, all before anything is allocated. Safe to read from several threads.
     """
 
-    def __init__(self, recipe: Recipe, of: Ingredients, *, cache: BlockCache | None = None) -> None:
+    def __init__(
+        self, recipe: Recipe, of: Ingredients, *, cache: BlockCache | None = None, device: Device | None = None
+    ) -> None:
         self.recipe = recipe
         self.base_files = of.base
         self.base = _base(of.base, recipe.base)
@@ -85,6 +104,7 @@ class MergePlan:
         self.model = model_of(self.base, self.members, recipe.dtype)
         self.kernels = Kernels(self.members, recipe)
         self.identities = of.identities
+        self.device = device
         self._cache = cache
         self._adapters = of.adapters
         self.weights = self._weight_files()
@@ -155,14 +175,30 @@ class MergePlan:
                 yield self.base_files.read(extent.source.path, extent.source.start + begin, extent.source.start + end)
             return
         size = self.block_bytes(extent)
-        for number in range(start // size, -(-stop // size)):
-            block = self._block(file, extent, number)
+        numbers = range(start // size, -(-stop // size))
+        for number, block in zip(numbers, self._blocks(file, extent, numbers), strict=True):
             first = number * size
             yield block[max(0, start - first) : stop - first] if start > first or stop < first + len(block) else block
 
     def block_bytes(self, extent: Extent) -> int:
         """Of each block but the last."""
         return max(1, self.kernels.block_rows(extent.target) * extent.target.matrix[1] * FLOATS[extent.target.dtype])
+
+    def _blocks(self, file: WeightFile, extent: Extent, numbers: range) -> Iterator[bytes | memoryview]:
+        if self.device is None or not self.device.takes(self.kernels.of(extent.target)):
+            for number in numbers:
+                yield self._block(file, extent, number)
+        else:
+            yield from self._on_device(self.device, extent, numbers)
+
+    def _on_device(self, device: Device, extent: Extent, numbers: range) -> Iterator[memoryview]:
+        kernel = self.kernels.of(extent.target)
+        most = max(1, _RUN // self.block_bytes(extent))
+        for first in numbers[::most]:
+            last = min(first + most, numbers.stop)
+            start, stop = first * kernel.block_rows, min(last * kernel.block_rows, extent.target.matrix[0])
+            raw, dtype = self._rows_of_base(extent, start, stop - start)
+            yield from device.blocks(kernel, raw, dtype, start, stop)
 
     def _block(self, file: WeightFile, extent: Extent, number: int) -> bytes | memoryview:
         if self._cache is None:

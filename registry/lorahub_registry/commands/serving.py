@@ -18,6 +18,7 @@ from lorahub_registry.app import create_app
 from lorahub_registry.commands.registry import open_backend
 from lorahub_registry.features.accounts import service as accounts
 from lorahub_registry.features.accounts.permissions import OPERATOR
+from lorahub_registry.features.merges import device as merge_device
 from lorahub_registry.features.operations.census import CensusCollector
 from lorahub_registry.infrastructure import logs, metrics
 from lorahub_registry.infrastructure.backend import Backend
@@ -83,6 +84,7 @@ def _worker_beside(backend: Backend) -> Iterator[None]:
     if not backend.settings.worker:
         yield
         return
+    merge_device.require(backend.settings)
     command = [sys.executable, "-m", "lorahub_registry.worker", str(backend.settings.registry_home), str(os.getpid())]
     with subprocess.Popen(command) as process:  # noqa: S603 (our own program, our own arguments)
         try:
@@ -103,6 +105,7 @@ def worker(home: Path | None, name: str | None) -> None:
 
     backend = open_backend(home)
     _observe(backend)
+    merge_device.require(backend.settings)
     jobs.run(backend, name=name)
 
 

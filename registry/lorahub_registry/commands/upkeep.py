@@ -65,7 +65,7 @@ def scrub(most_bytes: int | None, home: Path | None, *, as_json: bool) -> None:
 @home_option
 @as_json_option
 def doctor(home: Path | None, *, as_json: bool) -> None:
-    """Try out the database and the storage; exit status 8 if something that is needed doesn't work."""
+    """Try out database, storage and merge device; exit status 8 if something that is needed doesn't work."""
     examination = maintenance.examine(unmigrated(settings_of(home)))
     show(examination.as_json(), str(examination), as_json=as_json)
     if not examination.is_healthy:

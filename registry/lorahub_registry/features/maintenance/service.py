@@ -18,6 +18,7 @@ from lorahub_registry.features.blobs.inspection import inspect
 from lorahub_registry.features.blobs.service import Blob
 from lorahub_registry.features.maintenance import queries
 from lorahub_registry.features.merged.service import forget_unused
+from lorahub_registry.features.merges import device as merge_device
 from lorahub_registry.features.quotas.service import miscounts
 from lorahub_registry.features.retention.service import drop_old
 from lorahub_registry.features.uploads.service import sweep_xorbs
@@ -275,7 +276,8 @@ class Examination:
 
 def examine(backend: Backend) -> Examination:
     """Tries out what the registry stands on; changes nothing that lasts."""
-    return Examination([*_examine_database(backend), *backend.blobs.examine(doctor_prefix())])
+    merging = observe("merge device", lambda: merge_device.examine(backend.settings))
+    return Examination([*_examine_database(backend), *backend.blobs.examine(doctor_prefix()), merging])
 
 
 def _examine_database(backend: Backend) -> Iterator[Observation]:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from threading import Lock
 
 from lorahub.errors import MergeTooLarge
-from lorahub.merging.plan import MergePlan
+from lorahub.merging.plan import Device, MergePlan
 from lorahub.protocol.digests import CommitId, GitSha1, Sha256, is_commit_id
 from lorahub.protocol.names import RepositoryName
 from threadpoolctl import threadpool_limits
@@ -253,19 +253,23 @@ def files_to_store(backend: Backend, merged_id: str, repository_id: int) -> list
     return [] if merged is None else list(merged[1].weights)
 
 
-def store_file(backend: Backend, merged_id: str, repository_id: int, path: str) -> None:
+def store_file(
+    backend: Backend, merged_id: str, repository_id: int, path: str, *, device: Device | None = None
+) -> None:
     """Computes a file of weights into a blob, unless it is one. It is the registry's own cache: in nobody's quota."""
-    merged = _plan_to_store(backend, merged_id, repository_id)
+    merged = _plan_to_store(backend, merged_id, repository_id, device)
     if merged is not None:
         compute(backend, merged[1], path, account_id=merged[0].author_id)
 
 
-def _plan_to_store(backend: Backend, merged_id: str, repository_id: int) -> tuple[MergedRevision, MergePlan] | None:
+def _plan_to_store(
+    backend: Backend, merged_id: str, repository_id: int, device: Device | None = None
+) -> tuple[MergedRevision, MergePlan] | None:
     with backend.database.read() as session:
         merged = queries.by_id(session, repository_id, merged_id)
         if merged is None:
             return None
-        return merged, sources.plan_of(backend, session, Sources.from_json(merged.sources))
+        return merged, sources.plan_of(backend, session, Sources.from_json(merged.sources), device=device)
 
 
 def settle_stored(backend: Backend, merged_id: str) -> None:

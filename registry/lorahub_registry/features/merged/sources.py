@@ -6,7 +6,7 @@ from typing import Any
 
 from lorahub.adapters.reader import read_adapter
 from lorahub.errors import InvalidRecipe, LorahubError, NotFound, NotMergeable, RevisionNotFound
-from lorahub.merging.plan import BlockCache, Ingredients, MergePlan
+from lorahub.merging.plan import BlockCache, Device, Ingredients, MergePlan
 from lorahub.merging.recipe import MOST_BYTES, RECIPE, Ingredient, Recipe, parse_recipe, recipe_of
 from lorahub.protocol.digests import CommitId
 from lorahub.protocol.names import RepositoryName
@@ -116,12 +116,19 @@ def refuse_unreadable(session: Session, principal: Principal, sources: Sources) 
         readable(session, principal, RepositoryName(found[pin.repository_id].namespace, found[pin.repository_id].name))
 
 
-def plan_of(backend: Backend, session: Session, sources: Sources, *, cache: BlockCache | None = None) -> MergePlan:
+def plan_of(
+    backend: Backend,
+    session: Session,
+    sources: Sources,
+    *,
+    cache: BlockCache | None = None,
+    device: Device | None = None,
+) -> MergePlan:
     """Raises what `MergePlan` does."""
     base = _files(backend, session, sources.base.commit_id)
     adapters = [_files(backend, session, pin.commit_id) for pin in sources.adapters]
     identities = {"base": _digests(base), "adapters": [_digests(files) for files in adapters]}
-    return MergePlan(sources.recipe, Ingredients(base, adapters, identities), cache=cache)
+    return MergePlan(sources.recipe, Ingredients(base, adapters, identities), cache=cache, device=device)
 
 
 def _files(backend: Backend, session: Session, commit_id: CommitId) -> RevisionFiles:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lorahub.errors import Conflict, LorahubError, MergeTooLarge, NotFound, RepositoryNotFound, TooManyRequests
-from lorahub.merging.plan import MergePlan
+from lorahub.merging.plan import Device, MergePlan
 from lorahub.merging.recipe import Recipe
 from lorahub.protocol.digests import Sha256
 from lorahub.protocol.names import RepositoryName
@@ -248,7 +248,7 @@ def passes(error: Exception) -> bool:
     return isinstance(error, queries.OperationalError) or (isinstance(error, LorahubError) and error.retryable)
 
 
-def compute_file(backend: Backend, job_id: str, path: str) -> None:
+def compute_file(backend: Backend, job_id: str, path: str, *, device: Device | None = None) -> None:
     """One file, unless it is there. Called in a process of its own.
 
     What is wrong with the job itself settles it as failed; anything else is raised, and the file is tried again.
@@ -256,7 +256,7 @@ def compute_file(backend: Backend, job_id: str, path: str) -> None:
     if is_over(backend, job_id):
         return
     with _settled_by_its_own_faults(backend, job_id):
-        work = _work(backend, job_id)
+        work = _work(backend, job_id, device)
         _compute(backend, work, path)
         reach("merge-file-computed")
 
@@ -291,7 +291,7 @@ class _Work:
     plan: MergePlan
 
 
-def _work(backend: Backend, job_id: str) -> _Work:
+def _work(backend: Backend, job_id: str, device: Device | None = None) -> _Work:
     with backend.database.read() as session:
         job = queries.job_by_id(session, job_id)
         if job is None:
@@ -299,7 +299,7 @@ def _work(backend: Backend, job_id: str) -> _Work:
         of = Sources.from_json(job.sources)
         principal = acting_for(session, job.account_id)
         sources.refuse_unreadable(session, principal, of)
-        made = sources.plan_of(backend, session, of)
+        made = sources.plan_of(backend, session, of, device=device)
         target = repositories.repositories_by_id(session, [job.repository_id])[job.repository_id]
     return _Work(job, principal, target, made)
 
