@@ -1,5 +1,6 @@
 """`lorahub serve` and `lorahub worker`."""
 
+import gc
 import json
 import os
 import socket
@@ -61,6 +62,7 @@ def serve(
         lambda: _announce(url, token, backend, as_json=as_json),
         drain_seconds=backend.settings.drain_seconds,
     )
+    gc.freeze()  # or each full collection walks through all that was imported, while a request waits
     with _worker_beside(backend):
         server.run(sockets=[listener])
 

@@ -3,7 +3,7 @@
 Who may see a repository but not read it (a gate, a quarantine) sees what a list shows, and none of its files.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,7 +57,7 @@ def open_adapter(backend: Backend, principal: Principal, name: RepositoryName, r
     repository = model.repository
     shown = {
         **rows_of(backend, [model])[0],
-        **_measured(measured),
+        **_measured(measured, checks.report_of(backend, model.commit.id)),
         "asked": asked,
         "version": version.name if version else None,
         "yanked": _yank(version.yanked) if version else None,
@@ -90,9 +90,9 @@ def _readable(backend: Backend, principal: Principal, name: RepositoryName) -> t
     return True, None
 
 
-def _measured(found: Recorded | None) -> dict[str, Any]:
+def _measured(found: Recorded | None, report: Mapping[str, Any]) -> dict[str, Any]:
     """What the check at the push found out; empty for what is no adapter."""
-    facts, report = (found.facts, found.report) if found else ({}, {})
+    facts = found.facts if found else {}
     return {
         "isAdapter": found is not None,
         "format": facts.get("format"),

@@ -100,15 +100,18 @@ class Recorded:
     method: str
     verdict: str
     facts: dict[str, Any]
-    report: dict[str, Any]
 
 
 def recorded_of(session: Session, commit_ids: Sequence[str]) -> dict[CommitId, Recorded]:
     """Of those that are adapters."""
-    rows = session.scalars(select(AdapterFacts).where(AdapterFacts.commit_id.in_(commit_ids)))
-    return {
-        CommitId(row.commit_id): Recorded(row.digest, row.method, row.verdict, row.facts, row.report) for row in rows
-    }
+    columns = (AdapterFacts.digest, AdapterFacts.method, AdapterFacts.verdict, AdapterFacts.facts)
+    rows = session.execute(select(AdapterFacts.commit_id, *columns).where(AdapterFacts.commit_id.in_(commit_ids)))
+    return {CommitId(commit_id): Recorded(*measured) for commit_id, *measured in rows}
+
+
+def report_of(session: Session, commit_id: str) -> dict[str, Any]:
+    """What the check said then; nothing of what is no adapter."""
+    return session.scalar(select(AdapterFacts.report).where(AdapterFacts.commit_id == commit_id)) or {}
 
 
 # --- verdicts ---------------------------------------------------------------------------------------------------------

@@ -214,6 +214,12 @@ def recorded_of(backend: Backend, commit_ids: Sequence[CommitId]) -> dict[Commit
         return queries.recorded_of(session, commit_ids)
 
 
+def report_of(backend: Backend, commit_id: CommitId) -> dict[str, Any]:
+    """Of the check when it was pushed. Whoever asks has decided that the caller may see it."""
+    with backend.database.read() as session:
+        return queries.report_of(session, commit_id)
+
+
 def policy_of(backend: Backend, repository: Repository) -> str:
     """Whoever asks has decided that the caller may know."""
     with backend.database.read() as session:

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from itertools import chain
 from typing import Any
 
 from sqlalchemy import ColumnElement, Text, column, select, table, type_coerce
@@ -40,7 +41,5 @@ def raw_terms(session: Session) -> Any:
 def count_terms(session: Session, stored: Iterable[Any]) -> dict[str, int]:
     """How many of the entries have each term. Each term is read once, however many have it."""
     is_text = session.get_bind().dialect.name == "sqlite"
-    counts: Counter[str] = Counter()
-    for terms in stored:
-        counts.update(terms.split() if is_text else terms)
+    counts = Counter(chain.from_iterable(map(str.split, stored) if is_text else stored))
     return {as_term(word): number for word, number in counts.items()} if is_text else dict(counts)
