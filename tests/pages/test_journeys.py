@@ -68,6 +68,23 @@ def test_filters_are_chosen_and_taken_away(catalog: Catalog, context: BrowserCon
     expect(results).to_have_count(3)
 
 
+def test_on_a_phone_filters_unfold_above_the_results(catalog: Catalog, context: BrowserContext) -> None:
+    page = context.new_page()
+    page.set_viewport_size({"width": 360, "height": 800})
+    page.goto(f"{catalog.url}/search?author=pages-org")
+    filters, results = page.get_by_role("complementary", name="Filters"), page.locator("main .list > li")
+    choice = filters.locator("a[href*='method=lora']")
+    expect(choice).to_be_hidden()
+    filters.get_by_text("Filters", exact=True).click()
+    expect(choice).to_be_visible()
+    above, below = choice.bounding_box(), results.first.bounding_box()
+    assert above is not None
+    assert below is not None
+    assert above["y"] < below["y"]
+    choice.click()
+    expect(results).to_have_count(2)
+
+
 def log_in(page: Page, token: str) -> None:
     page.get_by_role("link", name="Log in").first.click()
     page.get_by_label("Token").fill(token)
