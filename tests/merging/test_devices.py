@@ -285,6 +285,9 @@ def test_from_the_command_line(sources: tuple[Path, ...], tmp_path: Path) -> Non
     assert refused.returncode == 2
     assert "nothing can be merged on cuda:99" in refused.stderr
     assert not (tmp_path / "none").exists()
+    elsewhere = run("merge", *sources[:2], "--server", "ana/merged", "--device", "cuda")
+    assert elsewhere.returncode == 2
+    assert "--device is for a merge on this machine" in elsewhere.stderr
 
 
 def test_a_worker_merges_on_the_device_it_is_told(tmp_path: Path, store: Callable[..., Stored]) -> None:

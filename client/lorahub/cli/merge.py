@@ -60,6 +60,11 @@ def merge(  # noqa: PLR0913 (each is an option)
     if save_recipe is not None:
         save_recipe.write_text(asked.as_yaml())
     if target is not None:
+        if device != "cpu":
+            raise UsageFault(
+                "--device is for a merge on this machine",
+                hint="leave it out: a registry's workers go by its LORAHUB_MERGE_DEVICE",
+            )
         return _on_server(session, asked, target, wait=not no_wait, dry_run=dry_run)
     if output is None and not dry_run:
         raise UsageFault("where to is missing", hint="add -o FOLDER, or --dry-run to see what it would write")
