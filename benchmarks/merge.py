@@ -23,7 +23,7 @@ from math import prod
 from pathlib import Path
 
 import numpy as np
-from lorahub.errors import UsageFault
+from lorahub.errors import InvalidUsage
 from lorahub.merging.devices import open_device
 
 BIN = Path(sys.executable).parent
@@ -60,7 +60,7 @@ def main() -> None:
     if asked.device is not None:
         try:
             print(f"device: {open_device(asked.device)}")
-        except UsageFault as error:
+        except InvalidUsage as error:
             sys.exit(f"{error.message}; nothing was measured, and without --device it all runs on the CPU")
     with tempfile.TemporaryDirectory() as folder:
         for size in asked.sizes:

@@ -2,33 +2,42 @@
 its `code` travels as `X-Error-Code`, `status` is the HTTP answer, `exit_code` the command's exit status.
 
 LorahubError
-├── UsageFault           the command or its configuration is wrong   InvalidReference · InvalidConfiguration
-├── InvalidInput         what was sent can't be understood           InvalidName · InvalidPath · InvalidDigest
-│   │                                                                InvalidCard · MalformedBody
-│   │                                                                UnsupportedMediaType
-│   │                                                                InvalidBaseModel · NotConvertible
-│   │                                                                InvalidTrainingData
-│   └── InvalidAdapter   the bytes are not a usable adapter          InvalidSafetensors · InvalidGguf
-│                                                                    InvalidAdapterConfig · UnsafeFile
-│                                                                    AdapterDoesNotFit
-├── IntegrityFault       the bytes are not the promised ones         DigestMismatch · SizeMismatch · BlobDamaged
-│                                                                    InvalidSignature · InvalidBundle
-├── AccessRefused        who you are is unknown or not enough        NotAuthenticated · InvalidToken · NotPermitted
-│                                                                    GatedRepository · Quarantined
-│                                                                    ContentBlocked · UnsafeEndpoint
-├── NotFound             it isn't there, or not visible to you       RepositoryNotFound · RepositoryMoved
-│                                                                    RevisionNotFound · EntryNotFound
-│                                                                    AccountNotFound · BlobNotFound · BaseNotFound
-│                                                                    RouteNotFound
-├── Conflict             it is there already, or has moved           AlreadyExists · ParentMoved · NameRetired
-│                                                                    ProtectedReference · VersionYanked
-│                                                                    BlobVanished
-├── LimitExceeded        more than this server takes                 PayloadTooLarge · QuotaExceeded
-│                                                                    RangeNotSatisfiable · TooManyRequests
-├── Interrupted          Ctrl-C
-├── TrainingStopped      a training run ended before its end         TrainingDiverged · TrainingInterrupted
-├── NotSupported         a part of the Hub's protocol that lorahub leaves out
-└── Unavailable          the registry, the network or the disk       RegistryUnreachable · RegistryFailed · DiskFull
+├── Refusal                  what was asked can't be; the text is the asker's to act on
+│   ├── InvalidUsage         the command or its configuration is wrong   InvalidReference · InvalidConfiguration
+│   ├── InvalidInput         what was sent can't be understood           InvalidName · InvalidPath · InvalidDigest
+│   │   │                                                                InvalidCard · MalformedBody
+│   │   │                                                                UnsupportedMediaType
+│   │   │                                                                InvalidBaseModel · NotConvertible
+│   │   │                                                                NotMergeable · InvalidRecipe
+│   │   │                                                                InvalidTrainingData
+│   │   └── InvalidAdapter   the bytes are not a usable adapter          InvalidSafetensors · InvalidGguf
+│   │                                                                    InvalidAdapterConfig · UnsafeFile
+│   │                                                                    AdapterDoesNotFit
+│   ├── IntegrityMismatch    the bytes are not the promised ones         DigestMismatch · SizeMismatch
+│   │                                                                    InvalidSignature · InvalidBundle
+│   ├── AccessRefused        who you are is unknown or not enough        NotAuthenticated · InvalidToken · NotPermitted
+│   │                                                                    GatedRepository · Quarantined
+│   │                                                                    ContentBlocked · UnsafeEndpoint
+│   ├── NotFound             it isn't there, or not visible to you       RepositoryNotFound · RepositoryMoved
+│   │                                                                    RevisionNotFound · EntryNotFound
+│   │                                                                    AccountNotFound · BlobNotFound · BaseNotFound
+│   │                                                                    RouteNotFound
+│   ├── Conflict             it is there already, or has moved           AlreadyExists · ParentMoved · NameRetired
+│   │                                                                    ProtectedReference · VersionYanked
+│   │                                                                    BlobVanished
+│   ├── LimitExceeded        more than this server takes                 PayloadTooLarge · QuotaExceeded · MergeTooLarge
+│   │                                                                    RangeNotSatisfiable · TooManyRequests
+│   └── NotSupported         a part of the Hub's protocol that lorahub leaves out
+└── Fault                    it couldn't be done now, whatever the answer would have been
+    ├── Unavailable          the registry, the network or the disk       RegistryUnreachable · RegistryFailed · DiskFull
+    ├── BlobDamaged          the stored bytes are lost or changed
+    ├── Interrupted          Ctrl-C
+    ├── TrainingStopped      a training run ended before its end         TrainingDiverged · TrainingInterrupted
+    └── Bug                  of lorahub's own
+
+The two families are never caught together: a fault is no answer, so no code may take it for "it isn't there" and go on.
+Whoever goes on without something catches the refusal that says so, by its class. `LorahubError` itself is caught where
+everything ends only (tests/project/test_errors.py has the list).
 """
 
 from collections.abc import Iterator
@@ -41,9 +50,9 @@ class LorahubError(Exception):
     `facts` are the values behind the message (paths, digests, findings), JSON-ready.
     """
 
-    code: ClassVar[str] = "Bug"
-    status: ClassVar[int] = 500
-    exit_code: ClassVar[int] = 70
+    code: ClassVar[str]
+    status: ClassVar[int]
+    exit_code: ClassVar[int]
     retryable: ClassVar[bool] = False
 
     def __init__(self, message: str, *, hint: str | None = None, **facts: Any) -> None:
@@ -54,25 +63,33 @@ class LorahubError(Exception):
         self.request_id: str | None = None
 
 
-class UsageFault(LorahubError):
+class Refusal(LorahubError):
+    """An answer: what was asked can't be, and asking again changes nothing."""
+
+
+class Fault(LorahubError):
+    """No answer: ours or the world's failure, whatever the answer would have been."""
+
+
+class InvalidUsage(Refusal):
     """The command line or the configuration is wrong."""
 
     code, status, exit_code = "Usage", 400, 2
 
 
-class InvalidReference(UsageFault):
+class InvalidReference(InvalidUsage):
     """Not `[scheme:][//host/]namespace/name[@revision]`."""
 
     code = "InvalidReference"
 
 
-class InvalidConfiguration(UsageFault):
+class InvalidConfiguration(InvalidUsage):
     """A setting, a configuration file or an environment variable can't be used."""
 
     code = "InvalidConfiguration"
 
 
-class InvalidInput(LorahubError):
+class InvalidInput(Refusal):
     """The request can't be understood."""
 
     code, status, exit_code = "InvalidInput", 400, 2
@@ -180,43 +197,37 @@ class InvalidRecipe(InvalidInput):
     code, status, exit_code = "InvalidRecipe", 422, 2
 
 
-class IntegrityFault(LorahubError):
+class IntegrityMismatch(Refusal):
     """The bytes are not the promised ones."""
 
-    code, status, exit_code = "IntegrityFault", 422, 7
+    code, status, exit_code = "IntegrityMismatch", 422, 7
 
 
-class DigestMismatch(IntegrityFault):
+class DigestMismatch(IntegrityMismatch):
     """The sha256 of the bytes differs from the declared one."""
 
     code = "DigestMismatch"
 
 
-class SizeMismatch(IntegrityFault):
+class SizeMismatch(IntegrityMismatch):
     """The number of bytes differs from the declared one."""
 
     code = "SizeMismatch"
 
 
-class InvalidBundle(IntegrityFault):
+class InvalidBundle(IntegrityMismatch):
     """A bundle that is damaged, was changed, or is not signed by whom it should be."""
 
     code = "InvalidBundle"
 
 
-class BlobDamaged(IntegrityFault):
-    """The stored bytes are no longer the ones that were published; they are not served."""
-
-    code, status = "BlobDamaged", 410
-
-
-class InvalidSignature(IntegrityFault):
+class InvalidSignature(IntegrityMismatch):
     """The key has not signed exactly these files; `facts["paths"]` are those that differ."""
 
     code = "InvalidSignature"
 
 
-class AccessRefused(LorahubError):
+class AccessRefused(Refusal):
     """Not allowed."""
 
     code, status, exit_code = "AccessRefused", 403, 4
@@ -267,7 +278,7 @@ class UnsafeEndpoint(AccessRefused):
     code = "UnsafeEndpoint"
 
 
-class NotFound(LorahubError):
+class NotFound(Refusal):
     """It isn't there, or not visible to the caller: the two look the same."""
 
     code, status, exit_code = "NotFound", 404, 5
@@ -321,7 +332,7 @@ class RouteNotFound(NotFound):
     code = "RouteNotFound"
 
 
-class Conflict(LorahubError):
+class Conflict(Refusal):
     """It is there already, or somebody else was first."""
 
     code, status, exit_code = "Conflict", 409, 6
@@ -363,7 +374,7 @@ class BlobVanished(Conflict):
     code, retryable = "BlobVanished", True
 
 
-class LimitExceeded(LorahubError):
+class LimitExceeded(Refusal):
     """More than this server takes."""
 
     code, status, exit_code = "LimitExceeded", 422, 2
@@ -399,13 +410,19 @@ class TooManyRequests(LimitExceeded):
     code, status, exit_code, retryable = "TooManyRequests", 429, 8, True
 
 
-class Interrupted(LorahubError):
+class BlobDamaged(Fault):
+    """The stored bytes are lost, or no longer the ones that were published; they are not served."""
+
+    code, status, exit_code = "BlobDamaged", 410, 7
+
+
+class Interrupted(Fault):
     """Ctrl-C; what has arrived is kept."""
 
     code, status, exit_code, retryable = "Interrupted", 500, 130, True
 
 
-class TrainingStopped(LorahubError):
+class TrainingStopped(Fault):
     """A training run ended before its end; what it had is kept in its folder."""
 
     code, status, exit_code = "TrainingStopped", 500, 1
@@ -423,13 +440,13 @@ class TrainingInterrupted(TrainingStopped):
     code, exit_code, retryable = "TrainingInterrupted", 130, True
 
 
-class NotSupported(LorahubError):
+class NotSupported(Refusal):
     """The Hub has this, lorahub doesn't."""
 
     code, status, exit_code = "NotSupported", 501, 2
 
 
-class Unavailable(LorahubError):
+class Unavailable(Fault):
     """The registry, the network or the disk."""
 
     code, status, exit_code, retryable = "Unavailable", 503, 8, True
@@ -453,9 +470,16 @@ class DiskFull(Unavailable):
     code, status = "DiskFull", 507
 
 
+class Bug(Fault):
+    """Of lorahub's own; the message has the request id to report."""
+
+    code, status, exit_code = "Bug", 500, 70
+
+
 def all_errors(root: type[LorahubError] = LorahubError) -> Iterator[type[LorahubError]]:
-    """`root` and everything below it, depth first."""
-    yield root
+    """`root`, unless it is one of the three that only have others below them, and everything below it, depth first."""
+    if root not in (LorahubError, Refusal, Fault):
+        yield root
     for child in root.__subclasses__():
         yield from all_errors(child)
 
@@ -469,6 +493,7 @@ def error_class(code: str | None, status: int) -> type[LorahubError]:
         401: InvalidToken,
         403: NotPermitted,
         404: NotFound,
+        408: Unavailable,
         409: Conflict,
         410: NameRetired,
         412: ParentMoved,

@@ -13,7 +13,7 @@ import pytest
 import torch
 import transformers
 from corpus.peft_corpus import BASES
-from lorahub.errors import InvalidBaseModel, UsageFault
+from lorahub.errors import InvalidBaseModel, InvalidUsage
 from lorahub.estimating.estimate import estimate
 from lorahub.estimating.known import KNOWN
 from lorahub.estimating.methods import METHODS, Settings, trainable
@@ -155,7 +155,7 @@ def test_every_known_name_has_every_method_or_says_why_not() -> None:
         for method in METHODS:
             try:
                 assert 0 < trainable(model, method, Settings()) <= model.parameters
-            except UsageFault as fault:
+            except InvalidUsage as fault:
                 assert (method, "llama" in name) == ("bitfit", True), fault  # noqa: PT017
 
 
@@ -228,7 +228,7 @@ def test_full_is_every_parameter_and_bitfit_every_bias(saved: tuple[str, Path], 
     if biases:
         assert trainable(model, "bitfit", Settings()) == biases
     else:
-        with pytest.raises(UsageFault, match="no biases"):
+        with pytest.raises(InvalidUsage, match="no biases"):
             trainable(model, "bitfit", Settings())
 
 

@@ -18,7 +18,7 @@ from corpus.merge_corpus import Stored, make_adapter, make_base
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lorahub.adapters.files import FolderFiles
-from lorahub.errors import NotMergeable, UsageFault
+from lorahub.errors import InvalidUsage, NotMergeable
 from lorahub.merging import certified
 from lorahub.merging.certified import TorchDevice, certified_rows
 from lorahub.merging.devices import open_device
@@ -233,7 +233,7 @@ def test_a_device_that_fails_costs_time_only(
 
 @pytest.mark.parametrize("name", ["meta", "no-such-device", "cuda:99"])
 def test_a_device_that_cannot_be_used_is_refused(name: str) -> None:
-    with pytest.raises(UsageFault, match=f"nothing can be merged on {name}"):
+    with pytest.raises(InvalidUsage, match=f"nothing can be merged on {name}"):
         open_device(name)
 
 

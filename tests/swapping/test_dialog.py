@@ -9,7 +9,7 @@ import pytest
 import torch
 import transformers
 from corpus.peft_corpus import llama, make_base
-from lorahub.errors import UsageFault
+from lorahub.errors import InvalidUsage
 from swapping.adapters import save_adapter
 from swapping.text_model import TEMPLATE, make_tokenizer
 
@@ -121,7 +121,7 @@ def test_sampling_follows_the_seed(session: lorahub.Session) -> None:
 def test_a_dialog_ends_where_the_model_has_no_more_room(session: lorahub.Session) -> None:
     dialog = session.dialog()
     assert len(list(dialog.continue_ids(PROMPT, 1000))) == 64 - len(PROMPT)
-    with pytest.raises(UsageFault, match="the model takes 64"):
+    with pytest.raises(InvalidUsage, match="the model takes 64"):
         dialog.continue_ids([1], 1)
 
 
@@ -130,7 +130,7 @@ def test_a_dialog_ends_where_the_model_has_no_more_room(session: lorahub.Session
     [(lambda d: d.continue_ids([], 1), "nothing to continue"), (lambda d: d.say("hello"), "no tokenizer")],
 )
 def test_mistakes(session: lorahub.Session, act: Callable[[Any], Any], said: str) -> None:
-    with pytest.raises(UsageFault, match=said):
+    with pytest.raises(InvalidUsage, match=said):
         act(session.dialog())
 
 

@@ -16,7 +16,7 @@ from lorahub import Hub, LorahubError
 from lorahub.adapters.base_model import read_base
 from lorahub.adapters.files import FolderFiles
 from lorahub.conversion import Target, convert
-from lorahub.errors import AdapterDoesNotFit, AlreadyExists, LimitExceeded, NotConvertible, UsageFault
+from lorahub.errors import AdapterDoesNotFit, AlreadyExists, InvalidUsage, LimitExceeded, NotConvertible
 from registry_process import Registry
 from swapping.adapters import save_adapter
 from torch import nn
@@ -238,7 +238,7 @@ def test_each_row_of_a_mix_is_as_if_alone(three: lorahub.Session, rows: tuple[st
 
 def test_a_mix_says_when_the_batch_has_other_rows(three: lorahub.Session) -> None:
     three.mix(["a", "b"])
-    with pytest.raises(UsageFault, match="the mix has 2 rows, the batch is \\[4, 7"):
+    with pytest.raises(InvalidUsage, match="the mix has 2 rows, the batch is \\[4, 7"):
         logits(three.model, BATCH)
     three.use("a")
     logits(three.model, BATCH)
@@ -319,7 +319,7 @@ def test_what_stands_before_the_tokens_stays_in_the_cache(case: str, tmp_path: P
     made = session.model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=6, do_sample=False)
     assert made.tolist() == [expected] * 2
     for refused in (lambda: session.blend("y", {"x": 1.0}), lambda: session.mix(["x", None])):
-        with pytest.raises(UsageFault, match="not plain LoRA: it has the whole batch"):
+        with pytest.raises(InvalidUsage, match="not plain LoRA: it has the whole batch"):
             refused()
 
 
@@ -369,13 +369,13 @@ def test_a_failed_load_changes_nothing(
 @pytest.mark.parametrize(
     ("act", "error", "said"),
     [
-        (lambda s: s.use("bb"), UsageFault, "no adapter is loaded as 'bb'"),
-        (lambda s: s.mix(["a", "x"]), UsageFault, "'x'"),
-        (lambda s: s.unload("a"), UsageFault, "a is active"),
+        (lambda s: s.use("bb"), InvalidUsage, "no adapter is loaded as 'bb'"),
+        (lambda s: s.mix(["a", "x"]), InvalidUsage, "'x'"),
+        (lambda s: s.unload("a"), InvalidUsage, "a is active"),
         (lambda s: s.load("b", "anywhere"), AlreadyExists, "'b' already"),
-        (lambda s: s.blend("d", {}), UsageFault, "a blend of nothing"),
+        (lambda s: s.blend("d", {}), InvalidUsage, "a blend of nothing"),
         (lambda s: s.blend("d", {"a": float("nan")}), NotConvertible, "finite"),
-        (lambda s: s.dialog(on_swap="forget"), UsageFault, "no policy is called 'forget'"),
+        (lambda s: s.dialog(on_swap="forget"), InvalidUsage, "no policy is called 'forget'"),
     ],
 )
 def test_mistakes_have_a_sentence_and_no_effect(
@@ -390,7 +390,7 @@ def test_mistakes_have_a_sentence_and_no_effect(
 
 def test_a_model_has_one_session(three: lorahub.Session, tmp_path: Path) -> None:
     second = lorahub.Session(three.model)
-    with pytest.raises(UsageFault, match="another session"):
+    with pytest.raises(InvalidUsage, match="another session"):
         second.load("a", tmp_path / "a")
     three.close()
     second.load("a", tmp_path / "a")
@@ -399,7 +399,7 @@ def test_a_model_has_one_session(three: lorahub.Session, tmp_path: Path) -> None
 
 @pytest.mark.parametrize("wrong", [{"dtype": "nonsense"}, {"dtype": "nn"}, {"on_swap": "forget"}])
 def test_a_session_refuses_settings_that_dont_exist(wrong: dict[str, Any]) -> None:
-    with pytest.raises(UsageFault, match=r"nonsense|nn|forget"):
+    with pytest.raises(InvalidUsage, match=r"nonsense|nn|forget"):
         lorahub.Session(make_base("llama"), **wrong)
 
 

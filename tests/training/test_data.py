@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from lorahub.errors import InvalidConfiguration, InvalidTrainingData, UsageFault
+from lorahub.errors import InvalidConfiguration, InvalidTrainingData, InvalidUsage
 from lorahub.training.batches import IGNORED, Batches
 from lorahub.training.config import TrainConfig
 from lorahub.training.data import RowFile
@@ -92,13 +92,13 @@ def test_formats_are_not_mixed_nor_guessed(tmp_path: Path) -> None:
         list(RowFile(write_rows(tmp_path / "none", [{"question": "a"}])))
     with pytest.raises(InvalidTrainingData, match="has no rows"):
         list(RowFile(write_rows(tmp_path / "empty", [])))
-    with pytest.raises(UsageFault, match="can't read"):
+    with pytest.raises(InvalidUsage, match="can't read"):
         list(RowFile(tmp_path / "absent"))
 
 
 def test_a_chat_needs_a_template_that_renders_it(tmp_path: Path) -> None:
     path = write_rows(tmp_path / "rows", chats(3))
-    with pytest.raises(UsageFault, match="no chat template"):
+    with pytest.raises(InvalidUsage, match="no chat template"):
         prepare(path, make_tokenizer(), SHORT)
     forgetful = make_tokenizer()
     forgetful.chat_template = (

@@ -14,7 +14,7 @@ from lorahub.adapters.base_model import read_base
 from lorahub.adapters.check import check
 from lorahub.adapters.files import FolderFiles
 from lorahub.adapters.reader import read_adapter
-from lorahub.errors import NotMergeable, UsageFault
+from lorahub.errors import InvalidUsage, NotMergeable
 from lorahub.merging.recipe import Ingredient, Recipe
 from lorahub.training.base import find_base
 from lorahub.training.dataset import prepare
@@ -194,7 +194,7 @@ def test_what_a_base_cannot_learn_is_refused(
     kind: str, case: str, request: pytest.FixtureRequest, rows: Path, tmp_path: Path
 ) -> None:
     base: Path = request.getfixturevalue(kind)
-    with pytest.raises(UsageFault, match=REFUSED[kind, case]) as refused:
+    with pytest.raises(InvalidUsage, match=REFUSED[kind, case]) as refused:
         lorahub.train(base, rows, config_of(case, **RUN), output=tmp_path / "out")
     assert "--" in (refused.value.hint or "")
     assert not (tmp_path / "out").exists()

@@ -22,10 +22,10 @@ from lorahub.errors import (
     BaseNotFound,
     InvalidConfiguration,
     InvalidTrainingData,
+    InvalidUsage,
     LorahubError,
     TrainingDiverged,
     TrainingInterrupted,
-    UsageFault,
 )
 from lorahub.training.base import find_base
 from lorahub.training.checkpoint import read_checkpoint
@@ -215,12 +215,12 @@ def test_a_run_goes_on_only_as_it_began(llama: Path, rows: Path, tmp_path: Path)
         lorahub.train(llama, rows, config, output=out, on_step=killed_at(3))
     with pytest.raises(AlreadyExists, match="a run that didn't end"):
         lorahub.train(llama, rows, config, output=out)
-    with pytest.raises(UsageFault, match=r"lr 0\.01, this run has 0\.1"):
+    with pytest.raises(InvalidUsage, match=r"lr 0\.01, this run has 0\.1"):
         lorahub.train(llama, rows, TrainConfig(steps=6, save_every=2, **SMALL | {"lr": 0.1}), output=out, resume="auto")
     other = write_rows(tmp_path / "other.jsonl", [{"text": "abc def"}] * 9)
-    with pytest.raises(UsageFault, match="made with data"):
+    with pytest.raises(InvalidUsage, match="made with data"):
         lorahub.train(llama, other, config, output=out, resume="auto")
-    with pytest.raises(UsageFault, match="is no checkpoint"):
+    with pytest.raises(InvalidUsage, match="is no checkpoint"):
         lorahub.train(llama, rows, config, output=out, resume=str(rows))
     run = lorahub.train(llama, rows, config, output=out, resume="auto")
     for resume in (None, "auto"):
@@ -398,10 +398,10 @@ def test_settings_come_from_a_file_and_what_is_given_wins(tmp_path: Path) -> Non
     ("base", "data", "settings", "error", "said"),
     [
         ("absent", "rows.jsonl", {}, BaseNotFound, "absent is no folder here"),
-        ("llama", "absent.jsonl", {}, UsageFault, "can't read absent.jsonl"),
+        ("llama", "absent.jsonl", {}, InvalidUsage, "can't read absent.jsonl"),
         ("llama", "bad.jsonl", {}, InvalidTrainingData, "1 line of bad.jsonl can't be used\n    line 2: has question"),
-        ("llama", "rows.jsonl", {"targets": ("nonsense",)}, UsageFault, "PEFT can't put a LoRA there"),
-        ("llama", "rows.jsonl", {"device": "nonsense"}, UsageFault, "there is no device nonsense"),
+        ("llama", "rows.jsonl", {"targets": ("nonsense",)}, InvalidUsage, "PEFT can't put a LoRA there"),
+        ("llama", "rows.jsonl", {"device": "nonsense"}, InvalidUsage, "there is no device nonsense"),
         ("llama", "rows.jsonl", {"load_4bit": True}, InvalidConfiguration, "needs bitsandbytes"),
         ("./absent", "rows.jsonl", {}, BaseNotFound, "./absent is no folder here"),
         ("rows.jsonl", "rows.jsonl", {}, BaseNotFound, "rows.jsonl is no folder here"),

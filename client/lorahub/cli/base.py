@@ -7,7 +7,7 @@ import click
 from lorahub.adapters.base_model import BaseModel
 from lorahub.cli.output import Result, size_text, table
 from lorahub.cli.session import Session, command
-from lorahub.errors import UsageFault
+from lorahub.errors import InvalidUsage
 from lorahub.hub.bases import Bases, OpenedBase, hash_folder, is_folder
 from lorahub.protocol.references import local_path
 
@@ -33,7 +33,7 @@ def add(session: Session, source: str, name: str | None, *, revision: str | None
     opened = _open(session, source, hashing=not headers_only)
     known = name or opened.base.name
     if known is None:
-        raise UsageFault("a folder has no name of its own", hint=f"lorahub base add {source} acme/llama-7b")
+        raise InvalidUsage("a folder has no name of its own", hint=f"lorahub base add {source} acme/llama-7b")
     with session.hub() as hub:
         answer = hub.add_base(opened.base, known, revision=revision)
     read = f", {size_text(opened.bytes_read)} read" if opened.bytes_read else ""

@@ -6,7 +6,7 @@ import click
 
 from lorahub.cli.output import Result, size_text
 from lorahub.cli.session import Session, command
-from lorahub.errors import UsageFault
+from lorahub.errors import InvalidUsage
 
 _path = click.Path(path_type=Path, dir_okay=False)
 
@@ -47,7 +47,7 @@ def import_bundle(session: Session, bundle: Path, *, key: Path | None, unsigned:
     A bundle of which a bit was changed is refused. What the registry has is moved forward, never overwritten.
     """
     if (key is None) != unsigned:
-        raise UsageFault("whose bundle is it?", hint="name the key with --key PUB, or say --unsigned")
+        raise InvalidUsage("whose bundle is it?", hint="name the key with --key PUB, or say --unsigned")
     with session.hub() as hub:
         taken = hub.import_bundle(bundle, key=key)
     lines = [f"✓ {bundle}"]

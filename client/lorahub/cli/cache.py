@@ -4,7 +4,7 @@ import click
 
 from lorahub.cli.output import Result, size_text, table
 from lorahub.cli.session import Session, command
-from lorahub.errors import UsageFault
+from lorahub.errors import InvalidUsage
 from lorahub.hub import cache as stored
 from lorahub.hub.cache import Snapshot
 
@@ -43,7 +43,7 @@ def prune(session: Session) -> Result:
 def remove(session: Session, repository: str | None, *, everything: bool, yes: bool) -> Result:
     """Remove the pulled revisions of REPOSITORY."""
     if (repository is None) == (not everything):
-        raise UsageFault("say which repository, or --all", hint="lorahub cache ls lists them")
+        raise InvalidUsage("say which repository, or --all", hint="lorahub cache ls lists them")
     folder = session.settings.cache_folder
     found = [one for one in stored.snapshots(folder) if everything or one.repository == str(repository).lower()]
     if found:

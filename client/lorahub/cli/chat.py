@@ -9,7 +9,7 @@ import click
 
 from lorahub.cli.output import Result
 from lorahub.cli.session import Session, command
-from lorahub.errors import InvalidConfiguration, LorahubError, UsageFault
+from lorahub.errors import InvalidConfiguration, InvalidUsage, Refusal, Unavailable
 
 if TYPE_CHECKING:
     from lorahub.swapping.dialog import Dialog
@@ -86,13 +86,13 @@ class _Talk:
                 _say(f"✗ no command is called {word}\n{_HELP}")
             elif line:
                 self._answer(line)
-        except LorahubError as error:
+        except (Refusal, Unavailable) as error:
             _say(f"✗ {error.message}" + (f"\n  Hint: {error.hint}" if error.hint else ""))
         return True
 
     def _swapped(self, name: str) -> str:
         if not name:
-            raise UsageFault("which adapter?", hint="/adapter NAME, or /adapter none")
+            raise InvalidUsage("which adapter?", hint="/adapter NAME, or /adapter none")
         seconds = self._dialog.swap(None if name == "none" else name)
         what = "the base alone" if name == "none" else name
         kept = "what was said keeps the old adapter's cache: approximate"
@@ -129,7 +129,7 @@ def _named(adapters: Sequence[str]) -> dict[str, str]:
         if not given:
             name, source = Path(adapter).name.partition("@")[0], adapter
         if not name or not source or name == "none" or name in named:
-            raise UsageFault(f"--adapter {adapter} gives no name of its own", hint="write --adapter NAME=SOURCE")
+            raise InvalidUsage(f"--adapter {adapter} gives no name of its own", hint="write --adapter NAME=SOURCE")
         named[name] = source
     return named
 
@@ -158,7 +158,7 @@ def _opened(session: Session, base: str, named: dict[str, str], wishes: dict[str
     try:
         tokenizer = AutoTokenizer.from_pretrained(base)
     except (OSError, ValueError) as error:
-        raise UsageFault(f"{base} has no tokenizer", hint="save one beside the model") from error
+        raise InvalidUsage(f"{base} has no tokenizer", hint="save one beside the model") from error
     return swapping, swapping.dialog(tokenizer, temperature=wishes["temperature"])
 
 

@@ -10,7 +10,7 @@ import click
 from lorahub.adapters.findings import Evidence, Finding
 from lorahub.cli.output import Result, size_text, table
 from lorahub.cli.session import Session, command
-from lorahub.errors import UsageFault
+from lorahub.errors import InvalidUsage
 from lorahub.hub.checking import FAIL_ON, LEVELS, Checked, Checker, Evaluate, summary
 from lorahub.hub.lock import LOCK, read_lock
 from lorahub.hub.reports import REPORTS, cell, counts, runtime_cell, step_summary, worst_first
@@ -54,7 +54,7 @@ def check(session: Session, adapters: Sequence[str], **wishes: Any) -> Result:
     with checker:
         results = [checked for spec, against in pairs for checked in checker.run(spec, against)]
     if not results:
-        raise UsageFault("there is nothing to check", hint="name a folder, a reference, or lorahub.lock")
+        raise InvalidUsage("there is nothing to check", hint="name a folder, a reference, or lorahub.lock")
     written = _write(results, wishes["reports"])
     return _result(results, checker, written, fail_on=wishes["fail_on"])
 
@@ -123,7 +123,7 @@ def _write(results: Sequence[Checked], wishes: Sequence[str]) -> list[str]:
     for wish in wishes:
         kind, _, place = wish.partition("=")
         if kind not in REPORTS:
-            raise UsageFault(f"no report is called {kind!r}", hint=f"there are: {', '.join(REPORTS)}")
+            raise InvalidUsage(f"no report is called {kind!r}", hint=f"there are: {', '.join(REPORTS)}")
         text = REPORTS[kind](results)
         if place in ("", "-"):
             click.echo(text)

@@ -9,7 +9,7 @@ from lorahub.adapters.files import FolderFiles
 from lorahub.cli.merge import weighted
 from lorahub.cli.output import Result
 from lorahub.cli.session import Session, command
-from lorahub.errors import AlreadyExists, UsageFault
+from lorahub.errors import AlreadyExists, InvalidUsage
 from lorahub.hub.merging import Merger
 from lorahub.merging.adapters import Made, combine_adapters
 from lorahub.merging.adapters import extract as extract_from
@@ -51,7 +51,7 @@ def extract(session: Session, base: str, tuned: str, *, output: Path, rank: int,
     _refuse_files(output)
     for place in (base, tuned):
         if not Path(place).is_dir():
-            raise UsageFault(f"{place} is no folder", hint="fetch it first: lorahub pull, or hf download")
+            raise InvalidUsage(f"{place} is no folder", hint="fetch it first: lorahub pull, or hf download")
     files = FolderFiles(Path(tuned))
     shown = session.progress()
     shown.begin("extracting", sum(files.sizes.values()))

@@ -7,7 +7,7 @@ import click
 
 from lorahub.cli.output import Result
 from lorahub.cli.session import Session, command
-from lorahub.errors import UsageFault
+from lorahub.errors import InvalidUsage
 
 _FILES = {"bash": "~/.bashrc", "zsh": "~/.zshrc", "fish": "~/.config/fish/completions/lorahub.fish"}
 
@@ -24,7 +24,7 @@ def completion(session: Session, shell: str | None, *, install: bool) -> Result:
     name = shell or os.path.basename(os.environ.get("SHELL", ""))  # noqa: PTH119 (a text, not a file)
     kind = get_completion_class(name) if name in _FILES else None
     if kind is None:
-        raise UsageFault(f"no completion for {name or 'an unknown shell'}", hint="lorahub completion bash|zsh|fish")
+        raise InvalidUsage(f"no completion for {name or 'an unknown shell'}", hint="lorahub completion bash|zsh|fish")
     script = kind(cli, {}, "lorahub", "_LORAHUB_COMPLETE").source()
     if not install:
         return Result({"shell": name, "script": script}, script, ids=[script], rows=[[script]])

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 
 from lorahub.cli.output import Result
 from lorahub.cli.session import Session, command
-from lorahub.errors import LorahubError
+from lorahub.errors import Refusal, Unavailable
 from lorahub.hub import configuration
 from lorahub.hub.hub import Hub
 from lorahub.protocol.tokens import redact
@@ -72,7 +72,7 @@ def _registry(session: Session) -> Iterator[Check]:
     try:
         with session.hub() as hub:
             yield from _asked(hub)
-    except LorahubError as error:
+    except (Refusal, Unavailable) as error:
         yield Check("registry", False, f"{error.message} ({error.hint})", exit_code=error.exit_code)
 
 

@@ -11,7 +11,7 @@ import click
 from lorahub.adapters.strict_json import parse_json
 from lorahub.cli.output import Result, size_text, table
 from lorahub.cli.session import Session, command
-from lorahub.errors import InvalidBaseModel, UsageFault
+from lorahub.errors import InvalidBaseModel, InvalidUsage
 from lorahub.estimating.estimate import Estimate, estimate
 from lorahub.estimating.known import KNOWN
 from lorahub.estimating.memory import ACCOUNTINGS
@@ -40,7 +40,7 @@ def estimate_(session: Session, model: str | None, *, checks_itself: bool, metho
     if checks_itself:
         return _checked(selfcheck())
     if model is None:
-        raise UsageFault("no model is named", hint=f"a base, a config.json, or one of: {', '.join(KNOWN)}")
+        raise InvalidUsage("no model is named", hint=f"a base, a config.json, or one of: {', '.join(KNOWN)}")
     settings = Settings(wishes["rank"], tuple(filter(None, wishes["targets"].split(","))), wishes["virtual_tokens"])
     found = _find(session, model)
     accountings = list(ACCOUNTINGS) if wishes["accounting"] == "all" else [wishes["accounting"]]
@@ -66,7 +66,9 @@ def _find(session: Session, spec: str) -> Model:
     elif not {"/", ":"} & set(spec):
         meant = get_close_matches(spec, KNOWN, n=3)
         hint = f"did you mean {', '.join(meant)}?" if meant else f"known are {', '.join(KNOWN)}."
-        raise UsageFault(f"{spec} is no model that is known by name, and no folder", hint=f"{hint} A base is org/name")
+        raise InvalidUsage(
+            f"{spec} is no model that is known by name, and no folder", hint=f"{hint} A base is org/name"
+        )
     return model_of_base(spec, Bases(session.settings, lambda: session.hub().transport).open(spec).base)
 
 
@@ -74,7 +76,7 @@ def _config(place: Path) -> dict[str, Any]:
     try:
         value = parse_json(place.read_bytes(), error=InvalidBaseModel)
     except OSError as error:
-        raise UsageFault(f"can't read {place}: {error.strerror}", hint="name a folder with a config.json") from None
+        raise InvalidUsage(f"can't read {place}: {error.strerror}", hint="name a folder with a config.json") from None
     if not isinstance(value, dict):
         raise InvalidBaseModel(f"{place} is not a JSON object", hint="name the config.json of a model")
     return dict(value)
@@ -85,7 +87,7 @@ def _every_method(model: Model, settings: Settings) -> list[tuple[str, Estimate 
     for method in METHODS:
         try:
             found.append((method, estimate(model, method, settings)))
-        except UsageFault as fault:
+        except InvalidUsage as fault:
             found.append((method, fault.message))
     return found
 

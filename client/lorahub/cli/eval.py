@@ -10,7 +10,7 @@ import click
 from lorahub.adapters.evaluation import EVALUATION, Evaluation, card_with
 from lorahub.cli.output import Result, table
 from lorahub.cli.session import Session, command
-from lorahub.errors import InvalidConfiguration, UsageFault
+from lorahub.errors import InvalidConfiguration, InvalidUsage
 from lorahub.hub.bases import is_folder
 from lorahub.protocol.references import Reference, local_path
 
@@ -52,7 +52,7 @@ def eval_(
     In a folder the results are kept: eval.json, and model-index in README.md; the next push publishes them.
     """
     if push and is_folder(adapter):
-        raise UsageFault("a folder is published by `lorahub push`", hint=f"lorahub push {adapter} namespace/name")
+        raise InvalidUsage("a folder is published by `lorahub push`", hint=f"lorahub push {adapter} namespace/name")
     config = config_of(settings)
     from lorahub.training.evaluation import EVALUATED, evaluate
 

@@ -7,7 +7,7 @@ import click
 from lorahub.adapters.rules import RULES
 from lorahub.cli.output import Result, table
 from lorahub.cli.session import Session, command
-from lorahub.errors import UsageFault
+from lorahub.errors import InvalidUsage
 
 
 @command("explain")
@@ -24,7 +24,7 @@ def explain(session: Session, rule: str | None) -> Result:  # noqa: ARG001 (offl
         )
     known = RULES.get(rule.upper())
     if known is None:
-        raise UsageFault(f"no rule is called {rule[:40]!r}", hint="lorahub explain lists them")
+        raise InvalidUsage(f"no rule is called {rule[:40]!r}", hint="lorahub explain lists them")
     lines = [f"{known.id} {known.severity.value}: {known.title}", "", f"  {known.cause}", ""]
     lines += [f"  Cure: {known.cure}", f"  Example: {known.example}"]
     return Result(asdict(known), "\n".join(lines), ids=[known.id], rows=[[known.id, known.severity.value, known.title]])

@@ -8,7 +8,7 @@ from lorahub.adapters.files import FolderFiles
 from lorahub.adapters.reader import read_adapter
 from lorahub.cli.output import Result, size_text
 from lorahub.cli.session import Session, command
-from lorahub.errors import UsageFault
+from lorahub.errors import InvalidUsage
 from lorahub.hub.importing import import_pickle
 
 
@@ -50,9 +50,9 @@ def _from_hub(session: Session, source: str, target: str, *, private: bool, base
 
 def _from_pickle(source: Path, folder: Path, *, unsafe_pickle: bool) -> Result:
     if not source.exists():
-        raise UsageFault(f"{source} isn't there", hint="name a pickled checkpoint, or hf:org/name")
+        raise InvalidUsage(f"{source} isn't there", hint="name a pickled checkpoint, or hf:org/name")
     if not unsafe_pickle:
-        raise UsageFault(
+        raise InvalidUsage(
             f"{source} is imported by unpickling it, which can run code",
             hint="if you trust where it came from, add --unsafe-pickle",
         )

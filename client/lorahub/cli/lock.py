@@ -8,7 +8,7 @@ import click
 
 from lorahub.cli.output import Result, table
 from lorahub.cli.session import Session, command
-from lorahub.errors import UsageFault
+from lorahub.errors import InvalidUsage
 from lorahub.hub.hub import Hub
 from lorahub.hub.lock import LOCK, LockedAdapter, read_lock, write_lock
 from lorahub.hub.signing import verify_folder
@@ -25,7 +25,7 @@ def lock(session: Session, references: Sequence[str], *, place: Path, base: str 
     known = {entry.reference: entry for entry in read_lock(place)} if place.is_file() else {}
     wanted = references or list(known)
     if not wanted:
-        raise UsageFault("there is nothing to lock", hint="lorahub lock acme/sql@champion")
+        raise InvalidUsage("there is nothing to lock", hint="lorahub lock acme/sql@champion")
     with session.hub() as hub:
         for reference in wanted:
             before = known.get(reference)

@@ -4,7 +4,7 @@ import click
 
 from lorahub.cli.output import Result
 from lorahub.cli.session import Session, command
-from lorahub.errors import InvalidToken, UsageFault
+from lorahub.errors import InvalidToken, InvalidUsage
 from lorahub.hub import credentials
 from lorahub.hub.messages import Identity
 from lorahub.protocol.tokens import is_well_formed
@@ -54,7 +54,7 @@ def _token(session: Session, endpoint: str) -> str:
     if given:
         return credentials.read_token_file(given)
     if not session.may_ask:
-        raise UsageFault("nobody can be asked for the token here", hint="lorahub login URL --token-file FILE (or -)")
+        raise InvalidUsage("nobody can be asked for the token here", hint="lorahub login URL --token-file FILE (or -)")
     return str(click.prompt(f"Token for {endpoint}", hide_input=True, err=True)).strip()
 
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 
 import click
 
-from lorahub.errors import DiskFull, Interrupted, InvalidConfiguration, LorahubError, UsageFault
+from lorahub.errors import Bug, DiskFull, Interrupted, InvalidConfiguration, InvalidUsage, LorahubError
 
 COMMANDS: Mapping[str, tuple[str, str]] = {
     "push": ("lorahub.cli.push:push", "Publish a folder as a new version."),
@@ -86,7 +86,7 @@ class LazyGroup(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         if args and args[0] not in COMMANDS and not args[0].startswith("-"):
             near = difflib.get_close_matches(args[0], COMMANDS, n=3)
-            raise UsageFault(
+            raise InvalidUsage(
                 f"no command is called {args[0]!r}",
                 hint=f"did you mean: {', '.join(near)}?" if near else "lorahub --help lists them",
             )
@@ -137,14 +137,14 @@ def _known(error: Exception) -> LorahubError:
         return error
     if isinstance(error, click.UsageError):
         context = error.ctx.command_path if error.ctx else "lorahub"
-        return UsageFault(error.format_message(), hint=f"{context} --help")
+        return InvalidUsage(error.format_message(), hint=f"{context} --help")
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return DiskFull(f"no space left: {error.filename or ''}".rstrip(": "), hint="free space, then run it again")
     if isinstance(error, OSError):
-        return UsageFault(f"{error.strerror or error}: {error.filename}" if error.filename else str(error))
+        return InvalidUsage(f"{error.strerror or error}: {error.filename}" if error.filename else str(error))
     if _is_debugging():
         raise error
-    return LorahubError(
+    return Bug(
         f"lorahub failed: {type(error).__name__}: {error}",
         hint="this is a bug; report it with the output of: lorahub doctor (LORAHUB_DEBUG=1 shows the traceback)",
     )

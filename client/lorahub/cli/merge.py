@@ -8,7 +8,7 @@ import click
 
 from lorahub.cli.output import Result, size_text, table
 from lorahub.cli.session import Session, command
-from lorahub.errors import UsageFault
+from lorahub.errors import InvalidUsage
 from lorahub.hub.merging import Merger
 from lorahub.merging.combine import COMBINATIONS
 from lorahub.merging.devices import open_device
@@ -61,13 +61,13 @@ def merge(  # noqa: PLR0913 (each is an option)
         save_recipe.write_text(asked.as_yaml())
     if target is not None:
         if device != "cpu":
-            raise UsageFault(
+            raise InvalidUsage(
                 "--device is for a merge on this machine",
                 hint="leave it out: a registry's workers go by its LORAHUB_MERGE_DEVICE",
             )
         return _on_server(session, asked, target, wait=not no_wait, dry_run=dry_run)
     if output is None and not dry_run:
-        raise UsageFault("where to is missing", hint="add -o FOLDER, or --dry-run to see what it would write")
+        raise InvalidUsage("where to is missing", hint="add -o FOLDER, or --dry-run to see what it would write")
     with Merger(session.settings, session.hub) as merger:
         if dry_run or output is None:
             return _planned(merger.plan(asked))
@@ -80,12 +80,12 @@ def merge(  # noqa: PLR0913 (each is an option)
 def _recipe(base: str | None, adapters: tuple[str, ...], file: Path | None, options: dict[str, Any]) -> Recipe:
     if file is not None:
         if base is not None:
-            raise UsageFault("a recipe names its base and adapters", hint="drop them, or drop --recipe")
+            raise InvalidUsage("a recipe names its base and adapters", hint="drop them, or drop --recipe")
         if file.stat().st_size > MOST_BYTES:
-            raise UsageFault(f"{file} is no recipe: it is longer than {MOST_BYTES >> 10} KiB")
+            raise InvalidUsage(f"{file} is no recipe: it is longer than {MOST_BYTES >> 10} KiB")
         return parse_recipe(file.read_bytes())
     if base is None or not adapters:
-        raise UsageFault("a base and an adapter are missing", hint="lorahub merge ./llama acme/sql=0.7 -o ./merged")
+        raise InvalidUsage("a base and an adapter are missing", hint="lorahub merge ./llama acme/sql=0.7 -o ./merged")
     given = {key: value for key, value in options.items() if value is not None}
     return recipe_of({"kind": KIND, "base": base, "adapters": [weighted(adapter) for adapter in adapters], **given})
 

@@ -7,7 +7,7 @@ import click
 
 from lorahub.cli.output import Result
 from lorahub.cli.session import Session, command
-from lorahub.errors import UsageFault
+from lorahub.errors import InvalidUsage
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -33,7 +33,7 @@ def set_(session: Session, repository: str, *, keep: int | None, is_all: bool) -
     What is older is dropped by the registry's garbage collection, for good.
     """
     if (keep is None) == (not is_all):
-        raise UsageFault("how many?", hint="name --keep N, or --all")
+        raise InvalidUsage("how many?", hint="name --keep N, or --all")
     with session.hub() as hub:
         return _result(repository, hub.set_retention(repository, keep))
 

@@ -4,7 +4,7 @@ import click
 
 from lorahub.cli.output import Result
 from lorahub.cli.session import Session, command
-from lorahub.errors import UsageFault
+from lorahub.errors import InvalidUsage
 from lorahub.protocol.references import Reference
 
 
@@ -14,7 +14,7 @@ from lorahub.protocol.references import Reference
 def rm(session: Session, repository: str, *, yes: bool) -> Result:
     """Delete a whole repository. Its name is never given out again; a single version is yanked instead."""
     if Reference.parse(repository).revision is not None:
-        raise UsageFault(f"{repository} is one version; those stay", hint=f"lorahub yank {repository} --reason …")
+        raise InvalidUsage(f"{repository} is one version; those stay", hint=f"lorahub yank {repository} --reason …")
     session.confirm(f"Delete {repository} with all its versions, for ever?", yes=yes)
     with session.hub() as hub:
         hub.delete(repository)

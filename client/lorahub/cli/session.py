@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lorahub.cli.output import Output, Result
-from lorahub.errors import UsageFault
+from lorahub.errors import InvalidUsage
 
 if TYPE_CHECKING:
     from lorahub.hub.configuration import Configuration
@@ -72,7 +72,7 @@ class Session:
         from lorahub.hub.hub import Hub
 
         if self.settings.flag("offline"):
-            raise UsageFault("LORAHUB_OFFLINE is set; this needs the registry", hint="unset it")
+            raise InvalidUsage("LORAHUB_OFFLINE is set; this needs the registry", hint="unset it")
         return Hub(
             endpoint,
             token_file=self.flags.get("token_file"),
@@ -90,11 +90,11 @@ class Session:
         return not self.flags.get("no_input") and sys.stdin.isatty() and sys.stderr.isatty()
 
     def confirm(self, question: str, *, yes: bool) -> None:
-        """Raises `UsageFault` without --yes where nobody can be asked, `click.Abort` for a no."""
+        """Raises `InvalidUsage` without --yes where nobody can be asked, `click.Abort` for a no."""
         if yes:
             return
         if not self.may_ask:
-            raise UsageFault(f"this would ask: {question}", hint="add --yes to say so beforehand")
+            raise InvalidUsage(f"this would ask: {question}", hint="add --yes to say so beforehand")
         click.confirm(question, abort=True, err=True)
 
 

@@ -6,7 +6,7 @@ import click
 
 from lorahub.cli.output import Result, table
 from lorahub.cli.session import Session, command
-from lorahub.errors import UsageFault
+from lorahub.errors import InvalidUsage
 from lorahub.hub.messages import Publisher
 
 GITHUB = "https://token.actions.githubusercontent.com"
@@ -54,7 +54,7 @@ def add(
             "ci_config_ref_uri": _gitlab_workflow(issuer, gitlab, workflow),
         }
     elif not issuer or workflow:
-        raise UsageFault("whose jobs?", hint="name --github, --gitlab, or --issuer and --claim")
+        raise InvalidUsage("whose jobs?", hint="name --github, --gitlab, or --issuer and --claim")
     else:
         wanted |= {"ref": ref}
     said = {claim: value for claim, value in wanted.items() if value}
@@ -66,7 +66,7 @@ def add(
 def _named(claims: tuple[str, ...]) -> dict[str, str]:
     pairs = [claim.partition("=") for claim in claims]
     if any(not name or not value for name, _, value in pairs):
-        raise UsageFault("a claim is NAME=VALUE", hint="--claim sub=project:7")
+        raise InvalidUsage("a claim is NAME=VALUE", hint="--claim sub=project:7")
     return {name: value for name, _, value in pairs}
 
 

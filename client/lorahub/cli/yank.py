@@ -6,7 +6,7 @@ import click
 
 from lorahub.cli.output import Result
 from lorahub.cli.session import Session, command
-from lorahub.errors import UsageFault
+from lorahub.errors import InvalidUsage
 
 
 @command("yank")
@@ -21,7 +21,7 @@ def yank(session: Session, reference: str, reason: str | None, *, undo: bool, ye
     newest good version.
     """
     if not undo and not reason:
-        raise UsageFault("a yank needs a reason", hint="lorahub yank REF --reason 'what is wrong'")
+        raise InvalidUsage("a yank needs a reason", hint="lorahub yank REF --reason 'what is wrong'")
     if not undo:
         session.confirm(f"Yank {reference}?", yes=yes)
     with session.hub() as hub:

@@ -40,7 +40,7 @@ class Estimate:
 
 
 def estimate(model: Model, method: str, settings: Settings) -> Estimate:
-    """Raises `UsageFault`, as `trainable` does."""
+    """Raises `InvalidUsage`, as `trainable` does."""
     trained = trainable(model, method, settings)
     linear = sum(out * width for out, width in model.linears.values())
     frozen = model.parameters - (trained if method in _TRAINS_THE_BASE else 0)

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from lorahub.errors import UsageFault
+from lorahub.errors import InvalidUsage
 from lorahub.estimating.model import Model
 
 
@@ -17,7 +17,7 @@ class Settings:
 
 
 def trainable(model: Model, method: str, settings: Settings) -> int:
-    """Raises `UsageFault` where the model has nothing for this method to train, or its width can't be told."""
+    """Raises `InvalidUsage` where the model has nothing for this method to train, or its width can't be told."""
     return METHODS[method](model, settings)
 
 
@@ -53,7 +53,7 @@ def prompt(model: Model, settings: Settings) -> int:
 def bitfit(model: Model, _: Settings) -> int:
     """Every entry of every bias."""
     if not model.biases:
-        raise UsageFault(f"{model.name} has no biases: bitfit would train nothing", hint="take another method")
+        raise InvalidUsage(f"{model.name} has no biases: bitfit would train nothing", hint="take another method")
     return model.biases
 
 

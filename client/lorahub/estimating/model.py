@@ -8,7 +8,7 @@ from math import prod
 from typing import Any
 
 from lorahub.adapters.base_model import BaseModel
-from lorahub.errors import UsageFault
+from lorahub.errors import InvalidUsage
 from lorahub.estimating.known import ALIASES, KNOWN
 from lorahub.estimating.layouts import Shape, layout_of
 
@@ -58,19 +58,21 @@ class Model:
 
     @cached_property
     def layers(self) -> int:
-        """Raises `UsageFault` where none can be told."""
+        """Raises `InvalidUsage` where none can be told."""
         numbers = {int(found[1]) for name in self.linears if (found := _LAYER.search(name))}
         if not numbers:
-            raise UsageFault(f"{self.name} has no numbered layers", hint="only full, bitfit and lora can be told of it")
+            raise InvalidUsage(
+                f"{self.name} has no numbered layers", hint="only full, bitfit and lora can be told of it"
+            )
         return len(numbers)
 
     @property
     def width(self) -> int:
-        """Of a hidden state. Raises `UsageFault` where config.json doesn't say it."""
+        """Of a hidden state. Raises `InvalidUsage` where config.json doesn't say it."""
         for name in _WIDTHS:
             if isinstance(value := self.config.get(name), int):
                 return value
-        raise UsageFault(f"the config.json of {self.name} doesn't say how wide it is", hint=f"one of {_WIDTHS}")
+        raise InvalidUsage(f"the config.json of {self.name} doesn't say how wide it is", hint=f"one of {_WIDTHS}")
 
     @property
     def key_width(self) -> int:
@@ -85,13 +87,13 @@ class Model:
     def targeted(self, targets: Sequence[str]) -> dict[str, tuple[int, int]]:
         """(out, in) of the linear layers that `targets` name: roles as `q`, names as PEFT takes them, `all-linear`.
 
-        Raises `UsageFault` for one that names none.
+        Raises `InvalidUsage` for one that names none.
         """
         found: dict[str, tuple[int, int]] = {}
         for target in targets:
             chosen = {name: shape for name, shape in self.linears.items() if _is_named(name, target)}
             if not chosen:
-                raise UsageFault(
+                raise InvalidUsage(
                     f"no linear layer of {self.name} is called {target[:60]!r}",
                     hint=f"there are: all-linear, {', '.join(self._leaves())}; roles: {', '.join(ROLES)}",
                 )

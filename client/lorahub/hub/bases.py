@@ -14,7 +14,15 @@ from typing import TYPE_CHECKING, Any
 
 from lorahub.adapters.base_model import BaseModel, base_from_text, read_base, weight_files
 from lorahub.adapters.files import FolderFiles, header_of
-from lorahub.errors import InvalidBaseModel, LorahubError, NotFound, RegistryFailed, UsageFault
+from lorahub.errors import (
+    InvalidBaseModel,
+    InvalidUsage,
+    LorahubError,
+    NotFound,
+    RegistryFailed,
+    TooManyRequests,
+    Unavailable,
+)
 from lorahub.hub.configuration import Configuration
 from lorahub.hub.progress import Progress
 from lorahub.protocol.references import Reference, is_local, local_path
@@ -54,9 +62,7 @@ class Bases:
             return self._kept(spec)
         try:
             opened = self._from_hub(spec) if spec.startswith("hf:") else self._from_registry(spec)
-        except LorahubError as error:
-            if not error.retryable:
-                raise
+        except (Unavailable, TooManyRequests) as error:
             return self._kept(spec, because=error)
         self._keep(spec, opened.base)
         return opened
@@ -116,7 +122,7 @@ class Bases:
         except (OSError, ValueError):
             if because is not None:
                 raise because from None
-            raise UsageFault(
+            raise InvalidUsage(
                 f"{spec} was never read on this machine, and LORAHUB_OFFLINE is set",
                 hint=f"run once with the network: lorahub base info {spec}",
             ) from None

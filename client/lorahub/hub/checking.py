@@ -17,7 +17,7 @@ from lorahub.adapters.reader import read_adapter
 from lorahub.adapters.rules import RULES, Severity
 from lorahub.adapters.runtimes import RUNTIMES, Loads
 from lorahub.adapters.weights import scan_weights
-from lorahub.errors import InvalidConfiguration, LorahubError, NotFound, UsageFault
+from lorahub.errors import InvalidConfiguration, InvalidUsage, NotFound, TooManyRequests, Unavailable
 from lorahub.hub.bases import (
     OWN,
     Bases,
@@ -119,12 +119,12 @@ class Checker:
         self.ignores = read_ignores(project_file())
         self.bytes_read = 0
         if level == "eval" and evaluate is None:
-            raise UsageFault(
+            raise InvalidUsage(
                 "the level eval needs rows to evaluate on", hint="lorahub check … --level eval --data FILE"
             )
         unknown = [runtime for runtime in runtimes if runtime not in RUNTIMES]
         if unknown:
-            raise UsageFault(f"no runtime is called {unknown[0]!r}", hint=f"there are: {', '.join(RUNTIMES)}")
+            raise InvalidUsage(f"no runtime is called {unknown[0]!r}", hint=f"there are: {', '.join(RUNTIMES)}")
 
     def __enter__(self) -> Self:
         return self
@@ -137,7 +137,7 @@ class Checker:
         if is_folder(spec):
             return _local(spec)
         if self._settings.flag("offline"):
-            raise UsageFault(f"LORAHUB_OFFLINE is set; {spec} needs the network", hint="unset it, or name a folder")
+            raise InvalidUsage(f"LORAHUB_OFFLINE is set; {spec} needs the network", hint="unset it, or name a folder")
         reference = Reference.parse(spec)
         if spec.startswith("hf:"):
             transport = self._connections.enter_context(hub_transport(self._settings))
@@ -186,10 +186,8 @@ class Checker:
             return name, None
         try:
             return name, self.base(name)
-        except LorahubError as error:
-            if isinstance(error, NotFound | UsageFault) or error.retryable:
-                return name, None
-            raise
+        except (NotFound, InvalidUsage, Unavailable, TooManyRequests):
+            return name, None
 
     def _one(
         self,
@@ -224,7 +222,7 @@ class Checker:
             return None
         try:
             return base_from_document(self._transport().json("GET", f"{OWN}/sha256:{adapter.claim.weights}"))
-        except LorahubError:
+        except NotFound:
             return None
 
     def _without_ignored(
@@ -244,7 +242,7 @@ class Checker:
 def _local(spec: str) -> OpenedAdapter:
     place = local_path(spec)
     if not place.exists():
-        raise UsageFault(
+        raise InvalidUsage(
             f"{place} isn't there", hint="name a folder with adapter_config.json, a file, or namespace/name"
         )
     files = FolderFiles(place)

@@ -8,7 +8,7 @@ from lorahub.adapters.base_model import BaseModel
 from lorahub.adapters.files import FolderFiles
 from lorahub.adapters.reader import read_adapter
 from lorahub.conversion import Target, convert
-from lorahub.errors import InvalidInput, LorahubError
+from lorahub.errors import InvalidInput, NotConvertible, Refusal, Unavailable
 from lorahub.hub.bases import Bases
 from lorahub.hub.configuration import Configuration
 from lorahub.hub.transport import Transport
@@ -46,7 +46,7 @@ def convert_to(
 ) -> Converted:
     """Raises `NotConvertible`, and what opening the base raises where it was named."""
     files = FolderFiles(source)
-    made = convert(files, target, _base(Bases(settings, transport), files, base))  # type: ignore[arg-type]  # click knows the targets
+    made = _converted(files, target, base, Bases(settings, transport))
     if folder.exists() and not folder.is_dir():
         raise InvalidInput(f"{folder} is a file", hint="name a folder for the result")
     folder.mkdir(parents=True, exist_ok=True)
@@ -57,12 +57,26 @@ def convert_to(
     return Converted(folder, target, {name: len(content) for name, content in made.items()})
 
 
+def _converted(files: FolderFiles, target: str, named: str | None, bases: Bases) -> Mapping[str, bytes]:
+    """Where the base can't be asked for now, only what needs none is converted."""
+    try:
+        base = _base(bases, files, named)
+    except Unavailable as fault:
+        if named is not None:
+            raise
+        try:
+            return convert(files, target)  # type: ignore[arg-type]  # click knows the targets
+        except NotConvertible:
+            raise fault from None
+    return convert(files, target, base)  # type: ignore[arg-type]  # click knows the targets
+
+
 def _base(bases: Bases, files: FolderFiles, named: str | None) -> BaseModel | None:
-    """The base that was named, or the one that the adapter names, if it is known; some formats need none."""
+    """The base that was named, or the one that the adapter names, if it is known."""
     if named is not None:
         return bases.open(named).base
     claimed = read_adapter(files).claim.name
     try:
         return bases.open(claimed).base if claimed else None
-    except LorahubError:
+    except Refusal:
         return None

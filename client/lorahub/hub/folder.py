@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lorahub.adapters.file_kinds import SNIFF_BYTES, check_file
-from lorahub.errors import InvalidPath, LorahubError, UnsafeFile, UsageFault
+from lorahub.errors import InvalidPath, InvalidUsage, LorahubError, UnsafeFile
 from lorahub.protocol.digests import Sha256
 from lorahub.protocol.paths import check_tree, parse_path
 
@@ -48,10 +48,10 @@ class Listing:
 
 
 def list_folder(folder: Path) -> Listing:
-    """Raises `UsageFault` where there is nothing to push, `UnsafeFile` where all the weights are pickles."""
+    """Raises `InvalidUsage` where there is nothing to push, `UnsafeFile` where all the weights are pickles."""
     if not folder.is_dir():
         what = "is a file" if folder.is_file() else "does not exist"
-        raise UsageFault(f"{folder} {what}", hint="name the folder that holds the adapter or the model")
+        raise InvalidUsage(f"{folder} {what}", hint="name the folder that holds the adapter or the model")
     files: list[LocalFile] = []
     left: list[Left] = []
     refused: LorahubError | None = None
@@ -75,7 +75,9 @@ def _require_weights(folder: Path, files: Sequence[LocalFile], refused: LorahubE
     if not has_weights and isinstance(refused, UnsafeFile):
         raise refused
     if not files:
-        raise UsageFault(f"{folder} holds nothing to push", hint="an adapter has adapter_config.json and *.safetensors")
+        raise InvalidUsage(
+            f"{folder} holds nothing to push", hint="an adapter has adapter_config.json and *.safetensors"
+        )
 
 
 def _walk(folder: Path) -> Iterator[Path]:

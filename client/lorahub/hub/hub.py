@@ -234,7 +234,7 @@ class Hub:
         lorahub.json is written into the folder where it is missing or untrue; `base` names the base whose digests
         it records (a folder, hf:org/name, a name of this registry), `parents` what the adapter was made of. `sign` is a
         private key (PEM); the signature is written beside the files, as model.sig.
-        Raises `UsageFault` for a folder without anything to push, and what the registry refuses, `AdapterDoesNotFit`
+        Raises `InvalidUsage` for a folder without anything to push, and what the registry refuses, `AdapterDoesNotFit`
         among it.
         """
         wanted = self._reference(reference)
@@ -567,7 +567,7 @@ class Hub:
     def merge(self, recipe: "Recipe", folder: str | Path, *, threads: int | None = None, device: str = "cpu") -> Path:
         """Folds adapters into a base on this machine: W' = W + s·BA. A merge that was interrupted goes on.
 
-        `device` may be `auto`, `cuda` or another one of torch's: the bytes are the same. Raises `UsageFault` for one
+        `device` may be `auto`, `cuda` or another one of torch's: the bytes are the same. Raises `InvalidUsage` for one
         that isn't there; `NotMergeable`, `AdapterDoesNotFit`, `MergeTooLarge` before anything is written; and
         `AlreadyExists`.
         """

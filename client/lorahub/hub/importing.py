@@ -10,7 +10,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from lorahub.errors import InvalidAdapter, UsageFault
+from lorahub.errors import InvalidAdapter, InvalidUsage
 
 PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 _SECONDS = 120
@@ -21,7 +21,7 @@ _NAMES = {"adapter_model.bin": "adapter_model.safetensors", "pytorch_adapter.bin
 def import_pickle(source: Path, folder: Path) -> Path:
     """Writes safetensors for the pickle in `source`, a file or a folder that has one, into `folder`.
 
-    Raises `UsageFault` where there is none, `InvalidAdapter` where it holds anything but tensors.
+    Raises `InvalidUsage` where there is none, `InvalidAdapter` where it holds anything but tensors.
     """
     pickle = _pickle_in(source)
     folder.mkdir(parents=True, exist_ok=True)
@@ -41,7 +41,9 @@ def _pickle_in(source: Path) -> Path:
     weights = [path for path in found if path.suffix in PICKLES and path.name != "training_args.bin"]
     if len(weights) != 1:
         said = ", ".join(path.name for path in weights) or "none"
-        raise UsageFault(f"{source} should hold one pickled checkpoint; there is: {said}", hint="name the file itself")
+        raise InvalidUsage(
+            f"{source} should hold one pickled checkpoint; there is: {said}", hint="name the file itself"
+        )
     return weights[0]
 
 

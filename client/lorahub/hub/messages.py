@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from lorahub.errors import LorahubError, RegistryFailed
+from lorahub.errors import Refusal, RegistryFailed
 from lorahub.protocol.digests import FileEntry, Sha256, is_commit_id, parse_sha256, revision_digest
 from lorahub.protocol.paths import check_tree, parse_path
 
@@ -143,7 +143,7 @@ def parse_revision(body: Any) -> Revision:
             files=files,
             origin=_origin(body.get("origin")),
         )
-    except (LorahubError, KeyError, TypeError, ValueError) as error:
+    except (Refusal, KeyError, TypeError, ValueError) as error:
         raise RegistryFailed(
             f"the registry sent a revision that can't be right: {error}",
             hint="don't use this registry until it is mended",

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 import httpx2
 
-from lorahub.errors import LorahubError, RegistryFailed, RegistryUnreachable, error_class
+from lorahub.errors import LorahubError, RegistryFailed, RegistryUnreachable, TooManyRequests, Unavailable, error_class
 
 Answer = TypeVar("Answer")
 
@@ -126,7 +126,7 @@ def retrying(act: Callable[[], Answer]) -> Answer:
         try:
             with _named(""):
                 return act()
-        except LorahubError as error:
+        except (Unavailable, TooManyRequests) as error:
             if not _is_worth_a_try(error) or attempt == TRIES:
                 raise
             time.sleep(_wait(error, attempt))

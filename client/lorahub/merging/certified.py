@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from lorahub.errors import UsageFault
+from lorahub.errors import InvalidUsage
 from lorahub.merging.kernel import Kernel
 from lorahub.merging.rounding import FLOATS, narrow
 from lorahub.merging.steps import Product, product
@@ -34,7 +34,7 @@ _MOST_RANK_OF_F32 = 64
 
 
 class TorchDevice:
-    """Raises `UsageFault` where torch has no such device, or it doesn't compute as it must. Safe to use from several
+    """Raises `InvalidUsage` where torch has no such device, or it doesn't compute as it must. Safe to use from several
     threads; they take turns.
     """
 
@@ -48,7 +48,7 @@ class TorchDevice:
             _prove(self._place)
         except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:  # all of them are torch's
             reason = _first_line(error)
-            raise UsageFault(f"nothing can be merged on {name}: {reason}", hint="the device cpu always can") from None
+            raise InvalidUsage(f"nothing can be merged on {name}: {reason}", hint="the device cpu always can") from None
 
     def __str__(self) -> str:
         model = f" ({torch.cuda.get_device_name(self._place)})" if self._place.type == "cuda" else ""

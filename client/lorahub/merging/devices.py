@@ -3,7 +3,7 @@
 from importlib.util import find_spec
 from pathlib import Path
 
-from lorahub.errors import UsageFault
+from lorahub.errors import InvalidUsage
 from lorahub.merging.plan import Device
 
 _GPUS = ("nvidia[0-9]*", "kfd", "dxg")
@@ -12,7 +12,7 @@ _GPUS = ("nvidia[0-9]*", "kfd", "dxg")
 
 def open_device(name: str) -> Device | None:
     """None is the CPU by itself. `auto` takes a GPU that torch can use, if there is one; any other name is torch's,
-    `torch:cpu` for its CPU, which gains nothing. Raises `UsageFault` where a named one can't be used.
+    `torch:cpu` for its CPU, which gains nothing. Raises `InvalidUsage` where a named one can't be used.
     """
     if is_cpu(name):
         return None
@@ -20,7 +20,7 @@ def open_device(name: str) -> Device | None:
         return _opened(name.removeprefix("torch:"))
     try:
         return _opened("cuda")
-    except UsageFault:
+    except InvalidUsage:
         return None
 
 
@@ -34,7 +34,7 @@ def _opened(name: str) -> Device:
     try:
         from lorahub.merging.certified import TorchDevice
     except (ImportError, OSError) as error:  # the latter where a library of CUDA is missing
-        raise UsageFault(
+        raise InvalidUsage(
             f"the device {name} needs PyTorch: {error}", hint="pip install 'lorahub-registry[train]'"
         ) from None
     return TorchDevice(name)

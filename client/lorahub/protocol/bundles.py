@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from lorahub.adapters.strict_json import parse_json
-from lorahub.errors import InvalidBundle, InvalidConfiguration, LorahubError
+from lorahub.errors import InvalidBundle, InvalidConfiguration, Refusal
 from lorahub.protocol.digests import Sha256, parse_sha256
 from lorahub.protocol.records import Record, parse_record
 
@@ -57,7 +57,7 @@ def parse_manifest(text: bytes) -> Manifest:
     try:
         records = [parse_record(record) for record in said["repositories"]]
         blobs = tuple((parse_sha256(sha256), int(size)) for sha256, size in said["blobs"])
-    except (LorahubError, KeyError, TypeError, ValueError) as error:
+    except (Refusal, KeyError, TypeError, ValueError) as error:
         raise InvalidBundle(f"the manifest can't be read: {error}") from None
     manifest = Manifest.of(records)
     if len(records) > MOST_REPOSITORIES or len(blobs) > MOST_BLOBS or manifest.blobs != blobs:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from lorahub.errors import InvalidBundle, LorahubError
+from lorahub.errors import InvalidBundle, Refusal
 from lorahub.protocol.digests import CommitId, FileEntry, Sha256, commit_id, is_commit_id, parse_sha256, revision_digest
 from lorahub.protocol.names import RepositoryName
 from lorahub.protocol.paths import check_tree, parse_path
@@ -120,7 +120,7 @@ def parse_record(body: Any) -> Record:
             commits=tuple(_commit(commit) for commit in body["commits"]),
             references=tuple(_reference(reference) for reference in body["references"]),
         )
-    except (LorahubError, KeyError, TypeError, ValueError) as error:
+    except (Refusal, KeyError, TypeError, ValueError) as error:
         raise InvalidBundle(f"not the record of a repository: {error}") from None
     _require_whole(record)
     return record

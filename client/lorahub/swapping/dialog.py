@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from lorahub.errors import UsageFault
+from lorahub.errors import InvalidUsage
 from lorahub.swapping.slots import State
 
 
@@ -37,7 +37,7 @@ class Dialog:
 
     def __init__(self, session: Switch, tokenizer: Any = None, *, on_swap: str, temperature: float = 0.0) -> None:
         if on_swap not in ("reprefill", "keep"):
-            raise UsageFault(f"no policy is called {on_swap!r}", hint="reprefill is exact, keep is fast")
+            raise InvalidUsage(f"no policy is called {on_swap!r}", hint="reprefill is exact, keep is fast")
         self.on_swap = on_swap
         self.temperature = temperature
         self.messages: list[dict[str, str]] = []
@@ -57,9 +57,9 @@ class Dialog:
         self._made_by = session.state
 
     def say(self, text: str, max_new_tokens: int = 128) -> Iterator[str]:
-        """One turn; the answer in pieces, as they are made. Raises `UsageFault` where the model has no room for it."""
+        """One turn; the answer in pieces, as they are made. Raises `InvalidUsage` without room for it."""
         if self._tokenizer is None:
-            raise UsageFault("this dialog has no tokenizer", hint="continue_ids takes token ids")
+            raise InvalidUsage("this dialog has no tokenizer", hint="continue_ids takes token ids")
         question = {"role": "user", "content": text}
         self._take(self._prompt(question))
         answer = {"role": "assistant", "content": ""}
@@ -87,10 +87,10 @@ class Dialog:
 
     def _take(self, ids: list[int]) -> None:
         if not ids:
-            raise UsageFault("there is nothing to continue", hint="say something first")
+            raise InvalidUsage("there is nothing to continue", hint="say something first")
         limit = self._limit
         if limit is not None and len(ids) >= limit:
-            raise UsageFault(f"the dialog is {len(ids)} tokens long, the model takes {limit}", hint="start anew")
+            raise InvalidUsage(f"the dialog is {len(ids)} tokens long, the model takes {limit}", hint="start anew")
         if ids[: self._cached] != self.ids[: self._cached] or len(ids) == self._cached:
             self._drop()
         self.ids = ids

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from lorahub.adapters.files import FolderFiles
-from lorahub.errors import AlreadyExists, BaseNotFound, EntryNotFound, InvalidConfiguration, LimitExceeded, UsageFault
+from lorahub.errors import AlreadyExists, BaseNotFound, EntryNotFound, InvalidConfiguration, InvalidUsage, LimitExceeded
 from lorahub.hub.hub import Hub
 from lorahub.protocol.references import is_local, local_path
 from lorahub.swapping.dialog import Dialog
@@ -43,9 +43,9 @@ class Session:
         on_swap: OnSwap = "reprefill",
         max_rank: int | None = None,
     ) -> None:
-        """Raises `BaseNotFound`, `UsageFault`, `InvalidConfiguration` where transformers is missing."""
+        """Raises `BaseNotFound`, `InvalidUsage`, `InvalidConfiguration` where transformers is missing."""
         if on_swap not in get_args(OnSwap):
-            raise UsageFault(f"no policy is called {on_swap!r}", hint="reprefill is exact, keep is fast")
+            raise InvalidUsage(f"no policy is called {on_swap!r}", hint="reprefill is exact, keep is fast")
         dtype = _dtype(dtype)
         self.model: Any = base if isinstance(base, nn.Module) else load_base(base, dtype)
         self.on_swap = on_swap
@@ -93,11 +93,11 @@ class Session:
     def blend(self, name: str, weights: Mapping[str, float]) -> Loaded:
         """A weighted sum of loaded adapters as one adapter, exactly: Σ wᵢ·Bᵢ·Aᵢ is one pair of the sum of the ranks.
 
-        Raises `UsageFault` for an adapter that isn't plain LoRA.
+        Raises `InvalidUsage` for an adapter that isn't plain LoRA.
         """
         self._refuse_taken(name)
         if not weights:
-            raise UsageFault("a blend of nothing", hint='name adapters: {"a": 0.5, "b": -0.2}')
+            raise InvalidUsage("a blend of nothing", hint='name adapters: {"a": 0.5, "b": -0.2}')
         parts = [(self._plain(part).pairs, weight) for part, weight in weights.items()]
         modules = dict.fromkeys(module for pairs, _ in parts for module in pairs)
         summed = {
@@ -108,10 +108,10 @@ class Session:
         return self._keep(name, Loaded(source, self._targets.resident(summed)))
 
     def unload(self, name: str) -> None:
-        """Raises `UsageFault` for an adapter that acts: the output would change unasked."""
+        """Raises `InvalidUsage` for an adapter that acts: the output would change unasked."""
         self._loaded(name)
         if name == self.active or (isinstance(self.active, tuple) and name in self.active):
-            raise UsageFault(f"{name} is active", hint="use another adapter, or None, before")
+            raise InvalidUsage(f"{name} is active", hint="use another adapter, or None, before")
         del self._adapters[name], self._states[name]
         self._stack = ((), {})
         self._fit_slots()
@@ -139,7 +139,7 @@ class Session:
     def mix(self, rows: Sequence[str | None]) -> AbstractContextManager[None]:
         """An adapter for each row of the batch, None for the base; from now on, or for the block of a `with`.
 
-        Raises `UsageFault` for an adapter that isn't plain LoRA.
+        Raises `InvalidUsage` for an adapter that isn't plain LoRA.
         """
         before = self.active
         self._mix(tuple(rows))
@@ -202,7 +202,7 @@ class Session:
         if name not in self._adapters:
             near = difflib.get_close_matches(name, self._adapters, n=1)
             known = ", ".join(self._adapters) or "none yet"
-            raise UsageFault(
+            raise InvalidUsage(
                 f"no adapter is loaded as {name!r}", hint=f"did you mean {near[0]}?" if near else f"loaded: {known}"
             )
         return self._adapters[name]
@@ -210,7 +210,7 @@ class Session:
     def _plain(self, name: str) -> Loaded:
         loaded = self._loaded(name)
         if loaded.effects or loaded.front is not None:
-            raise UsageFault(
+            raise InvalidUsage(
                 f"{name} is {loaded.method}, not plain LoRA: it has the whole batch to itself", hint="use it alone"
             )
         return loaded
@@ -221,7 +221,7 @@ class Session:
 
 
 def load_base(base: str | Path, dtype: torch.dtype | None = None, device: str | None = None) -> Any:
-    """A causal language model, ready to be asked. Raises `BaseNotFound`, `UsageFault`, `InvalidConfiguration`."""
+    """A causal language model, ready to be asked. Raises `BaseNotFound`, `InvalidUsage`, `InvalidConfiguration`."""
     try:
         from transformers import AutoModelForCausalLM
     except ModuleNotFoundError as error:
@@ -243,14 +243,14 @@ def load_base(base: str | Path, dtype: torch.dtype | None = None, device: str | 
         return model.eval().to(device)
     except (RuntimeError, AssertionError) as error:  # the latter from a torch without CUDA
         first = str(error).strip().partition("\n")[0]
-        raise UsageFault(f"the model can't go to {device}: {first}", hint="try --device cpu") from error
+        raise InvalidUsage(f"the model can't go to {device}: {first}", hint="try --device cpu") from error
 
 
 def _dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:
     """By torch's name of it: `bfloat16`."""
     found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
     if dtype is not None and not isinstance(found, torch.dtype):
-        raise UsageFault(f"torch has no dtype {dtype!r}", hint="float32, bfloat16 or float16")
+        raise InvalidUsage(f"torch has no dtype {dtype!r}", hint="float32, bfloat16 or float16")
     return found
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lorahub.errors import UsageFault
+from lorahub.errors import InvalidUsage
 
 Active = str | tuple[str | None, ...] | None
 """An adapter for all rows of a batch, one for each row, or the base alone."""
@@ -40,10 +40,10 @@ class Pair:
 
     def delta_by_row(self, x: Tensor, rows: Tensor) -> Tensor:
         """The same with an adapter for each row: x (rows, …, in), or ids (rows, …), and `rows` (rows) numbers of
-        adapters. Raises `UsageFault` where the batch has other rows.
+        adapters. Raises `InvalidUsage` where the batch has other rows.
         """
         if x.ndim < 3 - self.is_embedding or len(x) != len(rows):
-            raise UsageFault(
+            raise InvalidUsage(
                 f"the mix has {len(rows)} rows, the batch is {list(x.shape)}",
                 hint="name one adapter, or None, for each row of the batch",
             )
@@ -122,7 +122,7 @@ class Slot:
     def refuse_taken(module: nn.Module) -> None:
         """Two sessions would add to each other's output."""
         if isinstance(module.__dict__.get("forward"), Slot):
-            raise UsageFault("another session has this model", hint="close it, or load both adapters into it")
+            raise InvalidUsage("another session has this model", hint="close it, or load both adapters into it")
 
     def remove(self) -> None:
         """The module is as it was."""

@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from lorahub.errors import UsageFault
+from lorahub.errors import InvalidUsage
 from lorahub.training.optimizer import FlatAdamW
 
 FOLDER = ".training"
@@ -47,11 +47,11 @@ class Checkpoint:
     tensors: Mapping[str, Tensor]
 
     def restore(self, optimizer: FlatAdamW, *, parameters_only: bool = False) -> None:
-        """The optimizer, and through it the model; the random numbers too. Raises `UsageFault` for another model's."""
+        """The optimizer, through it the model, and the random numbers. Raises `InvalidUsage` for another model's."""
         try:
             optimizer.load({name: value for name, value in self.tensors.items() if not name.startswith("rng.")})
         except (KeyError, RuntimeError):
-            raise UsageFault(
+            raise InvalidUsage(
                 f"{self.path} is a checkpoint of another model", hint="train into another folder"
             ) from None
         if not parameters_only:
@@ -96,7 +96,7 @@ class Checkpoints:
         return read_checkpoint(self._folder / _BEST)
 
     def open(self, wanted: str) -> Checkpoint | None:
-        """`auto` is the newest, if there is one; else a file, or a run's folder. Raises `UsageFault`."""
+        """`auto` is the newest, if there is one; else a file, or a run's folder. Raises `InvalidUsage`."""
         path = self.newest if wanted == "auto" else _named(Path(wanted))
         if path is None:
             return None
@@ -104,7 +104,7 @@ class Checkpoints:
         for name, value in self._fingerprint.items():
             before = found.fingerprint.get(name)
             if before != value:
-                raise UsageFault(
+                raise InvalidUsage(
                     f"{path} was made with {name} {_short(before)}, this run has {_short(value)}",
                     hint="go on with the same settings, data and base, or train into another folder",
                 )
@@ -115,7 +115,7 @@ class Checkpoints:
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
-    """Raises `UsageFault` for what isn't one."""
+    """Raises `InvalidUsage` for what isn't one."""
     try:
         with safe_open(path, framework="pt") as file:
             told = file.metadata() or {}
@@ -123,7 +123,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
             fingerprint = json.loads(told["fingerprint"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise UsageFault(
+        raise InvalidUsage(
             f"{path} is no checkpoint: {str(error)[:200]}", hint="--resume auto takes the newest"
         ) from None
     return Checkpoint(path, progress, fingerprint, tensors)
@@ -149,7 +149,7 @@ def _named(path: Path) -> Path:
         folder = path / FOLDER if (path / FOLDER).is_dir() else path
         found = sorted(p for p in folder.glob("*.safetensors") if p.stem.isdecimal())
         if not found:
-            raise UsageFault(f"{path} holds no checkpoint", hint="name the folder of a run that was interrupted")
+            raise InvalidUsage(f"{path} holds no checkpoint", hint="name the folder of a run that was interrupted")
         return found[-1]
     return path
 

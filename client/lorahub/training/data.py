@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lorahub.adapters.strict_json import parse_json
-from lorahub.errors import InvalidTrainingData, UsageFault
+from lorahub.errors import InvalidTrainingData, InvalidUsage
 from lorahub.training.config import Format
 
 RowFormat = Literal["chat", "completion", "text"]
@@ -91,7 +91,7 @@ class RowFile:
             with self.path.open("rb") as file:
                 yield from file
         except OSError as error:
-            raise UsageFault(f"can't read {self.path}: {error.strerror}", hint="name a file of JSON lines") from None
+            raise InvalidUsage(f"can't read {self.path}: {error.strerror}", hint="name a file of JSON lines") from None
 
     def _row(self, number: int, raw: bytes) -> Row:
         value = parse_json(raw, error=InvalidTrainingData)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lorahub.errors import InvalidTrainingData, UsageFault
+from lorahub.errors import InvalidTrainingData, InvalidUsage
 from lorahub.training.config import TrainConfig
 from lorahub.training.data import MOST_PROBLEMS, Row, RowFile
 from lorahub.training.tokens import Report, Samples, Tokens
@@ -29,7 +29,7 @@ class Dataset:
 
 
 def prepare(data: Path, tokenizer: Any, config: TrainConfig) -> Dataset:
-    """Reads everything once. Raises `InvalidTrainingData` with the line of every problem, `UsageFault`."""
+    """Reads everything once. Raises `InvalidTrainingData` with the line of every problem, `InvalidUsage`."""
     sides = _Sides(Tokens(tokenizer, config), has_template=bool(getattr(tokenizer, "chat_template", None)))
     files = [RowFile(data, config.format)]
     share = 0.0
@@ -80,7 +80,7 @@ class _Sides:
 
     def _take(self, row: Row, *, is_held_out: bool) -> None:
         if row.format != "text" and not self._has_template and _is_chat(row):
-            raise UsageFault(
+            raise InvalidUsage(
                 "the rows are chats, and the base's tokenizer has no chat template",
                 hint="take a base that was made for chat, or rows with a prompt and a completion as texts",
             )

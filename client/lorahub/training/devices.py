@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from lorahub.errors import UsageFault
+from lorahub.errors import InvalidUsage
 from lorahub.training.config import TrainConfig
 
 
@@ -49,7 +49,7 @@ class Place:
 
 
 def place_of(config: TrainConfig) -> Place:
-    """Also sets threads and TF32. Raises `UsageFault` for a device that isn't there."""
+    """Also sets threads and TF32. Raises `InvalidUsage` for a device that isn't there."""
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     name = _best() if config.device == "auto" else config.device
@@ -58,7 +58,7 @@ def place_of(config: TrainConfig) -> Place:
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:  # AssertionError: a torch without CUDA
         first = str(error).strip().partition("\n")[0]
-        raise UsageFault(f"there is no device {name}: {first}", hint="--device auto, or --device cpu") from None
+        raise InvalidUsage(f"there is no device {name}: {first}", hint="--device auto, or --device cpu") from None
     if device.type == "cuda":
         torch.set_float32_matmul_precision("high")
         torch.cuda.reset_peak_memory_stats(device)

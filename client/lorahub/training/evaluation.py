@@ -18,7 +18,7 @@ from lorahub.adapters.evaluation import EVALUATION, Evaluation, Score, parse_eva
 from lorahub.adapters.files import FolderFiles
 from lorahub.adapters.findings import Evidence, Finding, finding
 from lorahub.adapters.reader import CONFIG, read_adapter
-from lorahub.errors import NotMergeable, UsageFault
+from lorahub.errors import InvalidUsage, NotMergeable
 from lorahub.hub.hub import Hub
 from lorahub.merging.recipe import Ingredient, Recipe
 from lorahub.swapping.session import Session, folder_of
@@ -51,7 +51,7 @@ def evaluate(
 
     `adapter` is a folder or a reference; `base` the one that it names, if nothing else is said. Of the settings those
     about rows, device and dtype count. A model that can't be merged has no score of that. Raises
-    `InvalidTrainingData`, `BaseNotFound`, `UsageFault`.
+    `InvalidTrainingData`, `BaseNotFound`, `InvalidUsage`.
     """
     wanted, folder = list(models), folder_of(adapter, hub)
     files = FolderFiles(folder)
@@ -93,16 +93,16 @@ def compared(adapter: str, base: str, data: Path, tolerance: float, *, hub: Call
 
 
 def weights_of(files: FolderFiles, adapter: Adapter) -> str:
-    """The sha256 of the adapter's weights. Raises `UsageFault` where it has none."""
+    """The sha256 of the adapter's weights. Raises `InvalidUsage` where it has none."""
     if adapter.weights_file is None:
-        raise UsageFault("there are no weights of an adapter", hint="name a folder with adapter_model.safetensors")
+        raise InvalidUsage("there are no weights of an adapter", hint="name a folder with adapter_model.safetensors")
     with files.path(adapter.weights_file).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _named(adapter: Adapter, folder: Path) -> str:
     if adapter.claim.name is None:
-        raise UsageFault(f"the adapter in {folder} names no base", hint="say which: --base BASE")
+        raise InvalidUsage(f"the adapter in {folder} names no base", hint="say which: --base BASE")
     return adapter.claim.name
 
 

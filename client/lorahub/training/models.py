@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from lorahub.errors import BaseNotFound, InvalidConfiguration, UsageFault
+from lorahub.errors import BaseNotFound, InvalidConfiguration, InvalidUsage
 from lorahub.training.attention import use_short_rows
 from lorahub.training.config import TrainConfig
 from lorahub.training.devices import Place
@@ -23,7 +23,7 @@ def load_tokenizer(folder: Path) -> Any:
     except (OSError, ValueError) as error:
         raise BaseNotFound(f"{folder} has no tokenizer", hint="save one beside the model") from error
     if not tokenizer.is_fast:
-        raise UsageFault(f"the tokenizer of {folder} has no tokenizer.json", hint="save it with transformers, fast")
+        raise InvalidUsage(f"the tokenizer of {folder} has no tokenizer.json", hint="save it with transformers, fast")
     return tokenizer
 
 
@@ -40,7 +40,7 @@ def dtype_for(place: Place, settings: Any, config: TrainConfig) -> torch.dtype:
 
 
 def load_model(folder: Path, settings: Any, place: Place, config: TrainConfig) -> Any:
-    """Frozen, on its device. Raises `BaseNotFound`, `InvalidConfiguration`, `UsageFault`."""
+    """Frozen, on its device. Raises `BaseNotFound`, `InvalidConfiguration`, `InvalidUsage`."""
     dtype = dtype_for(place, settings, config)
     options: dict[str, Any] = {"dtype": dtype, "attn_implementation": _attention(place, dtype, config)}
     if config.load_4bit:

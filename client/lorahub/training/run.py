@@ -59,7 +59,7 @@ def train(
     `base` is a folder, `hf:org/name`, or a repository of the registry; `data` a file of JSON lines. `on_step` is called
     after every step, `on_note` with what should be looked at, before the first. `resume` goes on with a checkpoint:
     `auto`, a file or a folder. SIGINT and SIGTERM are taken while it runs. Raises `InvalidTrainingData`,
-    `BaseNotFound`, `UsageFault`, `AlreadyExists`; once it has begun, `TrainingDiverged` and `TrainingInterrupted`.
+    `BaseNotFound`, `InvalidUsage`, `AlreadyExists`; once it has begun, `TrainingDiverged` and `TrainingInterrupted`.
     """
     begun, config, folder = now(), config or TrainConfig(), Path(output)
     require_room(folder, is_resumed=resume is not None)

@@ -26,10 +26,14 @@ def observe(subject: str, act: Callable[[], str], *, otherwise: Level = "error")
     """`act` says what it saw, or raises; whatever it raises is the finding."""
     try:
         return Observation(subject, "ok", act())
-    except LorahubError as error:
-        return Observation(subject, otherwise, str(error.__cause__ or error.message))
     except Exception as error:  # noqa: BLE001 (a doctor reports every symptom)
-        return Observation(subject, otherwise, f"{type(error).__name__}: {error}".partition("\n")[0])
+        return Observation(subject, otherwise, _symptom(error))
+
+
+def _symptom(error: Exception) -> str:
+    if isinstance(error, LorahubError):
+        return str(error.__cause__ or error.message)
+    return f"{type(error).__name__}: {error}".partition("\n")[0]
 
 
 def expect(condition: object, what: str) -> None:

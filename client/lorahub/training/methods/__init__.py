@@ -34,7 +34,7 @@ class Method(Protocol):
     def attach(self, model: PreTrainedModel) -> nn.Module:
         """The model to train; exactly the method's parameters require a gradient.
 
-        `model` may be on the meta device, where only shapes count. Raises `UsageFault` where the model has nothing
+        `model` may be on the meta device, where only shapes count. Raises `InvalidUsage` where the model has nothing
         for this method to train.
         """
         ...

@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 
 from lorahub.adapters.formats.own import BITFIT, DELTA
 from lorahub.adapters.patterns import layer_index
-from lorahub.errors import UsageFault
+from lorahub.errors import InvalidUsage
 from lorahub.training.config import TrainConfig
 from lorahub.training.methods.trained import Named, is_linear, trained, write
 
@@ -26,7 +26,7 @@ class BitFit:
     def attach(self, model: PreTrainedModel) -> nn.Module:
         biases = {name: value for name, value in model.named_parameters() if name.endswith(".bias")}
         if not biases:
-            raise UsageFault(
+            raise InvalidUsage(
                 f"{type(model).__name__} has no biases here: BitFit would train nothing",
                 hint="use --method lora, or a model with biases (GPT-2, OPT, Pythia)",
             )

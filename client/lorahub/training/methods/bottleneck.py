@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 
 from lorahub.adapters.formats.own import BOTTLENECK
 from lorahub.adapters.patterns import layer_index
-from lorahub.errors import UsageFault
+from lorahub.errors import InvalidUsage
 from lorahub.training.config import TrainConfig
 from lorahub.training.methods.trained import Named, is_conv1d, is_linear, trained, write
 
@@ -53,7 +53,7 @@ class Bottlenecks:
     def attach(self, model: PreTrainedModel) -> nn.Module:
         self._modules = list(self._places(model))
         if not self._modules:
-            raise UsageFault(
+            raise InvalidUsage(
                 "no module is known here as the end of an attention or a feed-forward",
                 hint="name the modules whose outputs go through a bottleneck: --targets o_proj,down_proj",
             )

@@ -16,7 +16,7 @@ from lorahub.adapters.patterns import layer_index
 from lorahub.conversion.arrays import Array
 from lorahub.conversion.lora import Layer, Lora
 from lorahub.conversion.peft import write_peft
-from lorahub.errors import UsageFault
+from lorahub.errors import InvalidUsage
 from lorahub.merging.combine import truncate
 from lorahub.training.config import TrainConfig
 from lorahub.training.methods.trained import Named, is_conv1d, is_linear, trained
@@ -43,7 +43,9 @@ class Full:
 
     def attach(self, model: PreTrainedModel) -> nn.Module:
         if self._is_quantised:
-            raise UsageFault("weights of 4 bits can't be trained themselves", hint="leave --load-4bit out, or use lora")
+            raise InvalidUsage(
+                "weights of 4 bits can't be trained themselves", hint="leave --load-4bit out, or use lora"
+            )
         if self._rank is None:
             model.requires_grad_(requires_grad=True)
             return model
@@ -101,7 +103,7 @@ def _require_room(model: nn.Module, folder: Path) -> None:
     need = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
     free = shutil.disk_usage(folder).free
     if need > free:
-        raise UsageFault(
+        raise InvalidUsage(
             f"the model takes {need / 1e9:.1f} GB, {folder} has {free / 1e9:.1f} GB left",
             hint="make room, then go on with --resume auto; or keep a LoRA of it with --extract-lora 16",
         )

@@ -10,7 +10,7 @@ import peft
 from torch import nn
 from transformers import PreTrainedModel
 
-from lorahub.errors import UsageFault
+from lorahub.errors import InvalidUsage
 from lorahub.training.config import TrainConfig
 from lorahub.training.methods.bottleneck import is_feed_forward
 from lorahub.training.methods.trained import Named, is_conv1d, trained
@@ -35,7 +35,7 @@ class Ia3:
         try:
             adapted: nn.Module = peft.get_peft_model(model, wanted, autocast_adapter_dtype=False)
         except ValueError as error:
-            raise UsageFault(
+            raise InvalidUsage(
                 f"PEFT can't put IA3 there: {str(error).partition(chr(10))[0][:300]}",
                 hint="name keys, values and the feed-forward's last layer: --targets k_proj,v_proj,down_proj",
             ) from None

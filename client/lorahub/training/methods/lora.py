@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from lorahub.adapters.reader import CONFIG
-from lorahub.errors import UsageFault
+from lorahub.errors import InvalidUsage
 from lorahub.training.config import TrainConfig
 from lorahub.training.methods.trained import Named, is_conv1d, trained, write
 
@@ -42,11 +42,11 @@ class Lora:
     def attach(self, model: PreTrainedModel) -> nn.Module:
         is_turned = any(is_conv1d(module) for module in model.modules())
         if is_turned and self._config.init == "olora":
-            raise UsageFault("PEFT's OLoRA mistakes inputs for outputs in GPT-2's layers", hint="use --init pissa")
+            raise InvalidUsage("PEFT's OLoRA mistakes inputs for outputs in GPT-2's layers", hint="use --init pissa")
         try:
             adapted = peft.get_peft_model(model, self.peft_config(model), autocast_adapter_dtype=False)
         except (ValueError, TypeError) as error:
-            raise UsageFault(
+            raise InvalidUsage(
                 f"PEFT can't put a LoRA there: {str(error).partition(chr(10))[0][:300]}",
                 hint="name modules of this model: --targets q_proj,v_proj, or --targets all-linear",
             ) from None
@@ -121,5 +121,7 @@ def _targets(model: PreTrainedModel, targets: tuple[str, ...]) -> str | list[str
     leaves = {name.rpartition(".")[2] for name, _ in model.named_modules()}
     found = [name for name in _QUERIES_AND_VALUES if name in leaves]
     if not found:
-        raise UsageFault("this model names its query and value projections in no way known here", hint="use --targets")
+        raise InvalidUsage(
+            "this model names its query and value projections in no way known here", hint="use --targets"
+        )
     return found

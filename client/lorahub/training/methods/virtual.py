@@ -12,7 +12,7 @@ import peft
 from torch import nn
 from transformers import PreTrainedModel
 
-from lorahub.errors import UsageFault
+from lorahub.errors import InvalidUsage
 from lorahub.training.config import TrainConfig
 from lorahub.training.methods.trained import Named, trained
 
@@ -37,7 +37,7 @@ class Prefix(_Virtual):
 
     def attach(self, model: PreTrainedModel) -> nn.Module:
         if self._config.grad_ckpt:
-            raise UsageFault("a prefix is a cache, which gradient checkpointing drops", hint="leave --grad-ckpt out")
+            raise InvalidUsage("a prefix is a cache, which gradient checkpointing drops", hint="leave --grad-ckpt out")
         wanted = peft.PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=self._config.virtual_tokens)
         adapted: nn.Module = peft.get_peft_model(model, wanted, autocast_adapter_dtype=False)
         return adapted

@@ -26,7 +26,7 @@ class RevisionFiles:
 
     def read(self, path: str, start: int, stop: int) -> bytes:
         blob = self._blobs[path]
-        return b"".join(open_blob(self._backend, blob, start, min(stop, blob.size)))
+        return b"".join(open_blob(self._backend, blob, start, min(stop, blob.size), path=path))
 
     def sha256(self, path: str) -> str | None:
         blob = self._blobs.get(path)

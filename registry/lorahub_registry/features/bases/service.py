@@ -12,7 +12,7 @@ from threading import Lock
 from typing import Any
 
 from lorahub.adapters.base_model import BaseModel, base_from_text, read_base
-from lorahub.errors import AlreadyExists, BaseNotFound, InvalidBaseModel, InvalidName, LorahubError
+from lorahub.errors import AlreadyExists, BaseNotFound, InvalidBaseModel, InvalidName, Refusal
 from lorahub.protocol.names import RepositoryName
 
 from lorahub_registry.features.accounts.permissions import Action, Principal, may, require, require_site_admin
@@ -188,7 +188,7 @@ def _of_repository(backend: Backend, principal: Principal, name: str, revision: 
         base = read_base(held, name=repository.full_name, digest=held.sha256)
     except InvalidBaseModel as error:
         raise BaseNotFound(f"{name} is no base model: {error.message}", hint=error.hint) from None
-    except LorahubError:
+    except Refusal:
         raise BaseNotFound(
             f"no base is called {name[:200]}", hint=f"register it: lorahub base add hf:{name[:200]}"
         ) from None

@@ -269,30 +269,49 @@ def delete_staged(backend: Backend, upload_id: str) -> None:
         backend.blobs.delete(stored.key)
 
 
-def open_blob(backend: Backend, blob: Blob, start: int, stop: int) -> Iterator[bytes]:
-    """The bytes `[start, stop)`. Raises as `require_servable`."""
-    require_servable(blob)
-    return backend.blobs.open_range(blob.storage_key, start, stop)
+def open_blob(backend: Backend, blob: Blob, start: int, stop: int, *, path: str | None = None) -> Iterator[bytes]:
+    """The bytes `[start, stop)`, every one: where some are lost, `BlobDamaged` comes before the first piece or behind
+    the last. `path` is what the file is called where it is read. Raises as `require_servable`.
+    """
+    require_servable(blob, path)
+    try:
+        pieces = backend.blobs.open_range(blob.storage_key, start, stop)
+    except ObjectNotFound:
+        raise _damaged(blob, path, "are lost") from None
+    return _whole(pieces, blob, stop - start, path)
 
 
-def read_blob(backend: Backend, blob: Blob, *, limit: int) -> bytes:
-    """At most the first `limit` bytes."""
-    return b"".join(open_blob(backend, blob, 0, min(blob.size, limit)))
+def _whole(pieces: Iterator[bytes], blob: Blob, size: int, path: str | None) -> Iterator[bytes]:
+    for piece in pieces:
+        size -= len(piece)
+        yield piece
+    if size > 0:
+        raise _damaged(blob, path, f"end {size} bytes too early")
+
+
+def read_blob(backend: Backend, blob: Blob, *, limit: int, path: str | None = None) -> bytes:
+    """At most the first `limit` bytes. Raises as `open_blob`."""
+    return b"".join(open_blob(backend, blob, 0, min(blob.size, limit), path=path))
 
 
 # --- out of circulation -----------------------------------------------------------------------------------------------
 
 
-def require_servable(blob: Blob) -> None:
+def require_servable(blob: Blob, path: str | None = None) -> None:
     """Stands before every way out of the storage. Raises `ContentBlocked`, `BlobDamaged`."""
     if blob.is_blocked:
         raise _blocked(blob.sha256)
     if blob.is_damaged:
-        raise BlobDamaged(
-            f"the stored bytes of {blob.sha256} are damaged; they are not served",
-            hint="push the file again from a good copy: that heals every revision that has it",
-            sha256=blob.sha256,
-        )
+        raise _damaged(blob, path, "are damaged")
+
+
+def _damaged(blob: Blob, path: str | None, how: str) -> BlobDamaged:
+    return BlobDamaged(
+        f"the stored bytes of {path or blob.sha256} {how}; they are not served",
+        hint="push the file again from a good copy: that heals every revision that has it",
+        sha256=blob.sha256,
+        **({"path": path} if path else {}),
+    )
 
 
 def refuse_blocked(session: Session, sha256: Sha256) -> None:

@@ -7,7 +7,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lorahub.errors import GatedRepository, LorahubError, NotFound, Quarantined, RevisionNotFound, VersionYanked
+from lorahub.errors import (
+    AccessRefused,
+    GatedRepository,
+    NotFound,
+    Quarantined,
+    RevisionNotFound,
+    VersionYanked,
+)
 from lorahub.protocol.names import RepositoryName
 from lorahub.protocol.paths import parse_path
 
@@ -219,7 +226,7 @@ def text_of(backend: Backend, opened: Opened, principal: Principal, path: str) -
     """The text of one of the adapter's files; None where there is none that can be read."""
     try:
         found = file_of(backend, principal, opened.name, opened.revision, path)
-    except LorahubError:
+    except (AccessRefused, NotFound):
         return None
     text = found["text"]
     return str(text) if text is not None else None

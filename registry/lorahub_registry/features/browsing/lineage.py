@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from lorahub.errors import LorahubError
+from lorahub.errors import AccessRefused, InvalidName, NotFound
 from lorahub.protocol.names import RepositoryName
 
 from lorahub_registry.features.accounts.permissions import Principal
@@ -81,7 +81,7 @@ def _bases_of(backend: Backend, principal: Principal, name: str) -> list[str]:
     """Nothing where there is no such repository that the visitor may see."""
     try:
         found = catalog.model(backend, principal, RepositoryName.parse(name), "main", wanted=())
-    except LorahubError:
+    except (AccessRefused, InvalidName, NotFound):
         return []
     return found.facts.base_models
 

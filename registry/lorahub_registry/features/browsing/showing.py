@@ -10,7 +10,7 @@ from posixpath import normpath
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from lorahub.errors import LorahubError, PayloadTooLarge, UnsupportedMediaType
+from lorahub.errors import AccessRefused, NotFound, PayloadTooLarge, UnsupportedMediaType
 from lorahub.protocol.names import RepositoryName
 from lorahub.protocol.paths import FilePath
 
@@ -91,7 +91,7 @@ def _images_here(backend: Backend, principal: Principal, opened: Opened) -> list
     page = TreePage("", is_recursive=True, is_expanded=False, after=None, limit=1000)
     try:
         listing = downloads.list_tree(backend, principal, opened.name, opened.revision, page)
-    except LorahubError:
+    except (AccessRefused, NotFound):
         return []
     return [
         entry.path

@@ -157,8 +157,7 @@ def _content(backend: Backend, principal: Principal, name: RepositoryName, file:
         is_own = blobs.holds_lease(session, account_id=account_id, repository_id=repository.id, sha256=file.sha256)
     if blob is None or not is_own or blob.size != file.size:
         raise BlobNotFound(f"{file.path} is no longer kept", hint="choose the files again")
-    blobs.require_servable(blob)
-    return blobs.read_blob(backend, blob, limit=file.size)
+    return blobs.read_blob(backend, blob, limit=file.size, path=file.path)
 
 
 def _line(key: str, **value: Any) -> bytes:

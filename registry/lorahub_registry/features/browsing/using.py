@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from lorahub.errors import LorahubError
+from lorahub.errors import AccessRefused, InvalidName, NotFound
 from lorahub.protocol.names import RepositoryName
 
 from lorahub_registry.features.accounts.permissions import Principal
@@ -37,6 +37,6 @@ def ways(backend: Backend, principal: Principal, opened: Opened, url: str) -> li
 def _is_here(backend: Backend, principal: Principal, base: str | None) -> bool:
     try:
         check_readable(backend, principal, RepositoryName.parse(base or ""))
-    except LorahubError:
+    except (AccessRefused, InvalidName, NotFound):
         return False
     return True

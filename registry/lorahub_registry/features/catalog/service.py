@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Protocol
 
-from lorahub.errors import InvalidInput, InvalidToken
+from lorahub.errors import BlobDamaged, InvalidInput, InvalidToken
 from lorahub.protocol.digests import CommitId, Sha256
 from lorahub.protocol.names import RepositoryName
 
@@ -90,14 +90,12 @@ def derive_facts(
 ) -> Facts:
     """The facts of these files by path. Reads the small ones that describe the rest; opens no transaction.
 
-    `measured` are tags that a check of the adapter adds.
+    `measured` are tags that a check of the adapter adds. Raises `BlobDamaged` where one that describes is lost.
     """
 
     def read(path: str, limit: int) -> bytes | None:
         blob = blobs.get(files[path].sha256) if path in files else None
-        if blob is None or blob.is_damaged or blob.is_blocked:
-            return None
-        return read_blob(backend, blob, limit=limit)
+        return None if blob is None or blob.is_blocked else read_blob(backend, blob, limit=limit, path=path)
 
     found = {path: blobs[file.sha256].inspection for path, file in files.items() if file.sha256 in blobs}
     weights = {
@@ -184,10 +182,16 @@ def facts_of(backend: Backend, commit_ids: Collection[CommitId]) -> dict[CommitI
         known = queries.facts_of(session, commit_ids)
         files = {commit_id: revisions.files_of(session, commit_id) for commit_id in set(commit_ids) - known.keys()}
         blobs = known_blobs(session, [file.sha256 for tree in files.values() for file in tree.values()])
-    derived = {commit_id: derive_facts(backend, tree, blobs) for commit_id, tree in files.items()}
+    derived: dict[CommitId, Facts] = {}
+    damaged: dict[CommitId, Facts] = {}
+    for commit_id, tree in files.items():
+        try:
+            derived[commit_id] = derive_facts(backend, tree, blobs)
+        except BlobDamaged:  # one of many in a list; what isn't known of it now is not recorded
+            damaged[commit_id] = Facts(tags=[])
     if derived:
         _remember(backend, derived)
-    return {**known, **derived}
+    return {**known, **derived, **damaged}
 
 
 def _remember(backend: Backend, derived: Mapping[CommitId, Facts]) -> None:

@@ -17,7 +17,7 @@ from lorahub.adapters.manifest import MANIFEST, measured_facts
 from lorahub.adapters.reader import CONFIG, read_adapter
 from lorahub.adapters.rules import RULE_SET, Severity
 from lorahub.adapters.weights import weight_findings
-from lorahub.errors import AdapterDoesNotFit, InvalidAdapter, InvalidInput, LorahubError, NotFound
+from lorahub.errors import AdapterDoesNotFit, BaseNotFound, InvalidAdapter, InvalidInput, NotFound
 from lorahub.protocol.digests import CommitId, Sha256
 from lorahub.protocol.names import RepositoryName
 
@@ -75,7 +75,11 @@ def _is_adapter(adapter: Adapter, files: RevisionFiles) -> bool:
 
 
 def base_of(backend: Backend, principal: Principal, claim: BaseClaim) -> Found | None:
-    """The base that an adapter claims: by the digest of its weights, by name and revision, by its layout."""
+    """The base that an adapter claims: by the digest of its weights, by name and revision, by its layout.
+
+    None where none of these is known here. Raises what a storage that is away does: that a base can't be read now
+    doesn't mean that it isn't there.
+    """
     wishes: list[tuple[str, str | None]] = []
     if claim.weights:
         wishes.append((f"sha256:{claim.weights}", None))
@@ -87,7 +91,7 @@ def base_of(backend: Backend, principal: Principal, claim: BaseClaim) -> Found |
     for name, revision in wishes:
         try:
             return bases.find(backend, principal, name, revision)
-        except LorahubError:
+        except BaseNotFound:
             continue
     return None
 

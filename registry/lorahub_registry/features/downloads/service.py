@@ -65,7 +65,7 @@ class OpenFile:
         if self.merged is not None:
             return self.merged.read(backend, self.file.path, start, stop)
         assert self.blob is not None  # an ordinary revision's files are stored
-        return open_blob(backend, self.blob, start, stop)
+        return open_blob(backend, self.blob, start, stop, path=self.file.path)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +102,7 @@ def open_file(backend: Backend, principal: Principal, name: RepositoryName, revi
         if file is None:
             raise entry_not_found(path, commit)
         blob = known_blobs(session, [file.sha256])[file.sha256]
-        require_servable(blob)
+        require_servable(blob, path)
         version = revisions.version_of(session, repository.id, commit.id)
         yank = version and yank_of(version)
         return OpenFile(

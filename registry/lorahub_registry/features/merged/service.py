@@ -51,7 +51,7 @@ class MergedModel:
 
     def read(self, backend: Backend, path: str, start: int, stop: int) -> Iterator[bytes]:
         blob = self.stored.get(path)
-        return open_blob(backend, blob, start, stop) if blob else self.plan.stream(path, start, stop)
+        return open_blob(backend, blob, start, stop, path=path) if blob else self.plan.stream(path, start, stop)
 
 
 class _Blocks:

@@ -5,7 +5,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from lorahub.adapters.reader import read_adapter
-from lorahub.errors import InvalidRecipe, LorahubError, NotFound, NotMergeable, RevisionNotFound
+from lorahub.errors import (
+    InvalidName,
+    InvalidRecipe,
+    InvalidReference,
+    NotFound,
+    NotMergeable,
+    RevisionNotFound,
+)
 from lorahub.merging.plan import BlockCache, Device, Ingredients, MergePlan
 from lorahub.merging.recipe import MOST_BYTES, RECIPE, Ingredient, Recipe, parse_recipe, recipe_of
 from lorahub.protocol.digests import CommitId
@@ -82,7 +89,7 @@ def _claimed_base(session: Session, principal: Principal, name: str, revision: s
     if revision:
         try:
             return _pin(session, principal, f"{name}@{revision}", "base")
-        except LorahubError:
+        except (InvalidRecipe, RevisionNotFound):
             pass
     return _pin(session, principal, name, "base")
 
@@ -90,7 +97,7 @@ def _claimed_base(session: Session, principal: Principal, name: str, revision: s
 def _pin(session: Session, principal: Principal, spec: str, what: str) -> Pinned:
     try:
         reference = Reference.parse(spec)
-    except LorahubError as error:
+    except (InvalidName, InvalidReference) as error:
         raise InvalidRecipe(f"the {what} {spec[:200]!r} is no repository: {error.message}") from None
     if reference.host is not None:
         raise InvalidRecipe(

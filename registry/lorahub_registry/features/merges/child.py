@@ -17,7 +17,7 @@ for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ[_name] = "1"  # before numpy is imported: two threads are slower than one on small products
 
 import numpy as np  # noqa: E402
-from lorahub.errors import UsageFault  # noqa: E402
+from lorahub.errors import InvalidUsage  # noqa: E402
 from lorahub.merging.devices import open_device  # noqa: E402
 from lorahub.merging.plan import Device  # noqa: E402
 
@@ -44,7 +44,7 @@ def main(arguments: list[str]) -> int:
     np.ones((64, 64)) @ np.ones((64, 64))  # BLAS takes its buffers now; it ends the process where it can't
     try:
         device = None if arguments[0] == "publish" else open_device(settings.merge_device)
-    except UsageFault as error:  # it was there when the worker began
+    except InvalidUsage as error:  # it was there when the worker began
         sys.stdout.write(error.message)
         return 1
     before = resource.getrlimit(resource.RLIMIT_AS)

@@ -6,7 +6,7 @@ torch is large, and whoever asks a GPU anything keeps some of its memory until h
 import subprocess
 import sys
 
-from lorahub.errors import InvalidConfiguration, UsageFault
+from lorahub.errors import InvalidConfiguration, InvalidUsage
 from lorahub.merging.devices import is_cpu, open_device
 
 from lorahub_registry.settings import Settings
@@ -44,7 +44,7 @@ def _unusable(settings: Settings, reason: str) -> InvalidConfiguration:
 def main(name: str) -> int:
     try:
         device = open_device(name)
-    except UsageFault as error:
+    except InvalidUsage as error:
         sys.stdout.write(error.message)
         return 1
     sys.stdout.write(_CPU if device is None else str(device))

@@ -24,11 +24,8 @@ MOST_FAULTS = 3
 """Processes of one file that may die before the job has failed."""
 MOST_PUBLISHING_FAULTS = 20
 """More: what died while it was being published may be published."""
-MOST_WAITS = 100
-"""Times that something else, a database or a storage that is away, may be waited for."""
 MOST_STARTS = 50
 """Workers that may end, one after the other, while they have one file in hand."""
-_LONGEST_PAUSE_SECONDS = 30.0
 _LOOK_SECONDS = 0.2
 _ASK_SECONDS = 1.0
 _MOST_QUEUED = 16
@@ -151,9 +148,9 @@ def _persist(attempt: Callable[[], tuple[str, str]], *, most_faults: int) -> str
             return ""
         faults += end == "died"
         waits += end == "waits"
-        if faults == most_faults or waits == MOST_WAITS:
+        if faults == most_faults or waits == jobs.MOST_WAITS:
             return f"tried {faults + waits} times; the last one {reason}"
-        DBOS.sleep(min(_LONGEST_PAUSE_SECONDS, 0.5 * 2 ** (faults + waits)))
+        DBOS.sleep(jobs.pause_after(faults + waits))
 
 
 def _run_child(

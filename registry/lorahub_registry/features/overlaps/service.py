@@ -16,7 +16,7 @@ from lorahub.adapters.files import header_of
 from lorahub.adapters.reader import read_adapter
 from lorahub.adapters.weight_overlap import Overlap, of_the_whole, why_not
 from lorahub.adapters.weight_overlap import overlap_of as compare
-from lorahub.errors import BaseNotFound, LorahubError, NotFound, TooManyRequests
+from lorahub.errors import BaseNotFound, BlobDamaged, NotFound, Refusal, TooManyRequests
 from lorahub.protocol.digests import CommitId
 from lorahub.protocol.names import RepositoryName
 
@@ -139,7 +139,7 @@ def fulfil(backend: Backend, subject: str) -> str:
         return "gone"
     try:
         outcome = Outcome("done", None, _compute(backend, commits))
-    except (LorahubError, ValueError, KeyError, MemoryError) as error:
+    except (Refusal, BlobDamaged, ValueError, KeyError, MemoryError) as error:
         outcome = Outcome("failed", f"{type(error).__name__}: {error}"[:500])
     with backend.database.write() as session:
         queries.settle(session, _pair(subject), outcome)

@@ -359,8 +359,9 @@ def inspect(backend: Backend, plan: Plan) -> dict[Sha256, Blob]:
     """
     with backend.database.read() as session:
         blobs = known_blobs(session, [file.sha256 for file in plan.files.values()])
-    for blob in blobs.values():
-        require_servable(blob)
+    for path, file in plan.files.items():
+        if file.sha256 in blobs:
+            require_servable(blobs[file.sha256], path)
     check_new_files(
         {path: blobs[sha256] for path, sha256 in plan.added.items() if sha256 in blobs},
         is_adapter="adapter_config.json" in plan.files,

@@ -43,7 +43,7 @@ def signature_of(backend: Backend, principal: Principal, name: RepositoryName, r
     if blob is None:
         return Signature(is_signed=False)
     try:
-        statement = stated(read_blob(backend, blob, limit=MOST_BYTES + 1))
+        statement = stated(read_blob(backend, blob, limit=MOST_BYTES + 1, path=FILE))
     except InvalidSignature as error:
         return Signature(is_signed=True, fault=error.message)
     found = {path: str(file.sha256) for path, file in files.items()}

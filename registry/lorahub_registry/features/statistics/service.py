@@ -16,7 +16,7 @@ from lorahub.adapters.patterns import layer_index
 from lorahub.adapters.reader import read_adapter
 from lorahub.adapters.safetensors_header import TensorEntry
 from lorahub.adapters.weight_statistics import UpdateStatistics, decode, is_computable, statistics_of
-from lorahub.errors import LorahubError, NotFound
+from lorahub.errors import BlobDamaged, NotFound, Refusal
 from lorahub.protocol.names import RepositoryName, similarity_key
 
 from lorahub_registry.features.accounts.permissions import Level, Principal
@@ -97,7 +97,7 @@ def fulfil(backend: Backend, digest: str) -> str:
     held = RevisionFiles(backend, files, blobs)
     try:
         outcome = Outcome("done", None, _compute(backend, held, repository.namespace))
-    except (LorahubError, ValueError, KeyError, MemoryError) as error:
+    except (Refusal, BlobDamaged, ValueError, KeyError, MemoryError) as error:
         outcome = Outcome("failed", f"{type(error).__name__}: {error}"[:500], None)
     with backend.database.write() as session:
         queries.settle(session, digest, outcome)
@@ -167,7 +167,7 @@ def _base_norms(backend: Backend, adapter: Adapter, namespace: str) -> dict[str,
             files = revisions.files_of(session, commit.id)
             blobs = known_blobs(session, [file.sha256 for file in files.values()])
         found = bases.find(backend, reader, adapter.claim.name, adapter.claim.revision)
-    except LorahubError:
+    except Refusal:
         return {}
     held = RevisionFiles(backend, files, blobs)
     whole = {

@@ -16,12 +16,12 @@ from lorahub.errors import (
     DiskFull,
     InvalidInput,
     InvalidToken,
-    LorahubError,
     MalformedBody,
     NotAuthenticated,
     NotFound,
     NotPermitted,
     PayloadTooLarge,
+    Refusal,
     RouteNotFound,
     UnsupportedMediaType,
 )
@@ -250,9 +250,7 @@ def put_shard_v2(backend: BackendDep, session: Session, body: SpooledBody) -> Re
     try:
         service.take_shard(backend, session, body)
         frame: dict[str, Any] = {"type": "result"}
-    except LorahubError as error:
-        if error.status >= 500:
-            raise
+    except Refusal as error:
         frame = {"type": "error", "message": error.message, "retryable": False}
     return Response(json.dumps(frame) + "\n", media_type="application/x-ndjson")
 

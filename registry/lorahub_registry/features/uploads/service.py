@@ -18,10 +18,10 @@ from lorahub.errors import (
     BlobNotFound,
     InvalidInput,
     InvalidToken,
-    LorahubError,
     MalformedBody,
     NotFound,
     PayloadTooLarge,
+    Refusal,
     SizeMismatch,
 )
 from lorahub.protocol.digests import Sha256, parse_sha256
@@ -69,13 +69,13 @@ class Target:
     """Numbers of the parts that an earlier, unfinished upload has left."""
     addresses: tuple[str, ...] = ()
     """Where the storage itself takes the whole, or each part; empty where the registry takes them."""
-    refusal: LorahubError | None = None
+    refusal: Refusal | None = None
 
 
 def open_batch(
     backend: Backend, principal: Principal, name: RepositoryName, wanted: list[Wanted], *, takes_parts: bool
 ) -> list[Target]:
-    """A target for each object. Raises as `permitted`; a fault of one object is in its `refusal`."""
+    """A target for each object. Raises as `permitted`; what is wrong with one object is in its `refusal`."""
     if len(wanted) > MAX_BATCH:
         raise PayloadTooLarge(f"{len(wanted)} objects in one batch; at most {MAX_BATCH}")
     with backend.database.read() as session:
@@ -92,7 +92,7 @@ def _open_one(
         if _lease_if_known(backend, principal, repository, sha256, wanted.size):
             return Target(wanted)
         upload = _resume_or_open(backend, principal.require_account(), repository, sha256, wanted.size)
-    except LorahubError as error:
+    except Refusal as error:
         return Target(wanted, refusal=error)
     part_sizes = _part_sizes(backend, wanted.size) if takes_parts else ()
     return Target(

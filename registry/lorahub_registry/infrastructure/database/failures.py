@@ -8,7 +8,8 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from lorahub.errors import Conflict, DiskFull, InvalidInput, LorahubError, Unavailable
+from lorahub.errors import Bug, Conflict, DiskFull, InvalidInput, LorahubError, Unavailable
+from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, InternalError, OperationalError
 from sqlalchemy.exc import TimeoutError as NoConnectionFree
 
@@ -28,6 +29,8 @@ _PASSING = (
     "57",  # shut down, starting up, a statement over its time
     "58",  # the system's own faults
 )
+_BROKEN_ROW = ("23502", "23514")  # NOT NULL, CHECK
+_SQLITE_BROKEN_ROW = (sqlite3.SQLITE_CONSTRAINT_NOTNULL, sqlite3.SQLITE_CONSTRAINT_CHECK)
 _SQLITE_PASSING = (
     sqlite3.SQLITE_BUSY,
     sqlite3.SQLITE_LOCKED,
@@ -50,6 +53,18 @@ def explained() -> Iterator[None]:
         raise meaning_of(error) from error
 
 
+def raise_for_broken_rows(context: ExceptionContext) -> None:
+    """For an engine's `handle_error`: a row that is broken in itself, whatever others there are, is a bug of ours.
+
+    Drivers call it an `IntegrityError` too, which services take for somebody else's having been first.
+    """
+    state = getattr(context.original_exception, "sqlstate", None)
+    code = getattr(context.original_exception, "sqlite_errorcode", None)
+    if state in _BROKEN_ROW or code in _SQLITE_BROKEN_ROW:
+        logger.error("the database refused a row: %s", context.original_exception)
+        context.chained_exception = _bug()
+
+
 def meaning_of(error: DBAPIError | NoConnectionFree) -> LorahubError:
     """Logs what an operator should know; the answer says nothing that a client must not see."""
     if isinstance(error, NoConnectionFree):
@@ -69,7 +84,7 @@ def meaning_of(error: DBAPIError | NoConnectionFree) -> LorahubError:
         logger.error("database unavailable: %s", error.orig)
         return _away()
     logger.error("database refused a statement", exc_info=error)
-    return LorahubError("the registry failed; this is a bug in lorahub", hint="report it with the request id")
+    return _bug()
 
 
 def _is_away(error: DBAPIError) -> bool:
@@ -83,6 +98,10 @@ def _sqlite_code(error: DBAPIError) -> int | None:
     """Its primary code; None of another database."""
     code = getattr(error.orig, "sqlite_errorcode", None)
     return None if code is None else code & 0xFF
+
+
+def _bug() -> Bug:
+    return Bug("the registry failed; this is a bug in lorahub", hint="report it with the request id")
 
 
 def _away() -> Unavailable:

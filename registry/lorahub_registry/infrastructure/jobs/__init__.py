@@ -4,6 +4,7 @@ A step may run twice, in two processes at once even: what it writes depends on i
 """
 
 from lorahub_registry.infrastructure.jobs.engine import (
+    MOST_WAITS,
     Queue,
     Workflow,
     backend,
@@ -13,6 +14,7 @@ from lorahub_registry.infrastructure.jobs.engine import (
     launch,
     migrate,
     owners,
+    pause_after,
     restart,
     shut_down,
     step,
@@ -24,6 +26,7 @@ from lorahub_registry.infrastructure.jobs.engine import (
 from lorahub_registry.infrastructure.jobs.shift import HandedBack, shift
 
 __all__ = [
+    "MOST_WAITS",
     "HandedBack",
     "Queue",
     "Workflow",
@@ -34,6 +37,7 @@ __all__ = [
     "launch",
     "migrate",
     "owners",
+    "pause_after",
     "restart",
     "shift",
     "shut_down",

@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 from dbos import DBOS, DBOSClient, DBOSConfig, SetWorkflowID, WorkflowStatus
+from lorahub.errors import Unavailable
 from opentelemetry import trace
 
 from lorahub_registry.infrastructure.backend import Backend
+from lorahub_registry.infrastructure.database.failures import explained
 from lorahub_registry.infrastructure.jobs.shift import shift
 from lorahub_registry.settings import Settings
 
@@ -24,6 +26,9 @@ new version start it under new ids, and go on from the last finished file. See d
 """
 MOST_FAULTS = 3
 """Times in a row that a workflow may end with a fault of ours."""
+MOST_WAITS = 100
+"""Times that something else, a database or a storage that is away, may be waited for."""
+_LONGEST_PAUSE_SECONDS = 30.0
 _LIVE = ("ENQUEUED", "PENDING", "DELAYED")
 _FAULTY = ("ERROR", "MAX_RECOVERY_ATTEMPTS_EXCEEDED")
 _POLL_SECONDS = 0.5
@@ -116,17 +121,33 @@ def step(name: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
 
 
 def workflow(name: str, work: Callable[[Backend, str], str]) -> Callable[[str], str]:
-    """One step: `work` on a subject, by this worker's backend. A worker that dies in it is one of its few starts."""
+    """One step: `work` on a subject, by this worker's backend. A worker that dies in it is one of its few starts; a
+    database or a storage that is away is waited for, within bounds.
+    """
 
     @step(f"{name}.fulfil")
-    def fulfil(subject: str) -> str:
-        return work(backend(), subject)
+    def fulfil(subject: str) -> str | None:
+        try:
+            with explained():
+                return work(backend(), subject)
+        except Unavailable:
+            return None
 
     @DBOS.workflow(name=name, max_recovery_attempts=_MOST_STARTS)
     def run(subject: str) -> str:
-        return fulfil(subject)
+        for waits in range(MOST_WAITS):
+            outcome = fulfil(subject)
+            if outcome is not None:
+                return outcome
+            DBOS.sleep(pause_after(waits))
+        raise Unavailable(f"the database or the storage was away {MOST_WAITS} times")
 
     return run
+
+
+def pause_after(tries: int) -> float:
+    """Seconds, longer each time."""
+    return float(min(_LONGEST_PAUSE_SECONDS, 0.5 * 2**tries))
 
 
 # --- starting ---------------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import urljoin
 
 import httpcore2
-from lorahub.errors import LorahubError, NotPermitted, NotSupported, Unavailable
+from lorahub.errors import NotPermitted, NotSupported, Unavailable
 from opentelemetry import trace
 
 from lorahub_registry.infrastructure import metrics
@@ -84,20 +84,18 @@ class Outbound:
         Raises `NotSupported`, `NotPermitted`, and `Unavailable` for anything that isn't an answer; `facts["status"]`
         is what the host said instead of 200.
         """
-        end = time.monotonic() + seconds
+        end, outcome = time.monotonic() + seconds, "failed"
         try:
             with self._follow(text, end, token, headers or {}, redirects) as (address, response, said):
                 yield _checked(Answer(address, response, said, most_bytes), response.status)
+            outcome = "answered"
         except (NotPermitted, NotSupported):
-            metrics.OUTBOUND.labels("refused").inc()
+            outcome = "refused"
             raise
         except _FAULTS as error:
-            metrics.OUTBOUND.labels("failed").inc()
             raise Unavailable(f"{text[:200]!a} can't be read: {type(error).__name__}") from error
-        except LorahubError:
-            metrics.OUTBOUND.labels("failed").inc()
-            raise
-        metrics.OUTBOUND.labels("answered").inc()
+        finally:
+            metrics.OUTBOUND.labels(outcome).inc()
 
     def get_document(self, text: str, *, most_bytes: int, seconds: float, token: str | None = None) -> bytes:
         """A small one, whole, from that very address. Raises as `get`."""

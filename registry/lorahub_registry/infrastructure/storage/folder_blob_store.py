@@ -4,6 +4,7 @@ What is written appears whole, by a rename; what is moved to its permanent key i
 """
 
 import errno
+import logging
 import os
 import secrets
 import shutil
@@ -13,13 +14,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO
 
-from lorahub.errors import DiskFull
+from lorahub.errors import DiskFull, Unavailable
 
 from lorahub_registry.infrastructure import metrics
 from lorahub_registry.infrastructure.observations import Observation, expect, observe
 from lorahub_registry.infrastructure.storage.blob_store import ObjectNotFound, StoredObject
 from lorahub_registry.infrastructure.storage.examination import examine_store
 from lorahub_registry.infrastructure.storage.object_keys import SHORT_LIVED
+
+logger = logging.getLogger("lorahub")
 
 PIECE_BYTES = 1 << 20
 _LEAST_FREE_BYTES = 1 << 30
@@ -42,7 +45,7 @@ class FolderBlobStore:
     def writer(self, key: str) -> Iterator[BinaryIO]:
         target = self.path(key)
         temporary = target.with_name(f"{_TEMPORARY}{secrets.token_hex(8)}-{target.name}")
-        with _disk_full_named():
+        with _named():
             try:
                 with _create(temporary) as file:
                     yield file
@@ -57,21 +60,28 @@ class FolderBlobStore:
                 raise
 
     def open_range(self, key: str, start: int, stop: int) -> Iterator[bytes]:
-        try:
-            file = self.path(key).open("rb", buffering=0)
-        except FileNotFoundError:
-            raise ObjectNotFound(key) from None
-        return _pieces(file, start, stop)
+        return _pieces(self._open(key), start, stop)
+
+    def _open(self, key: str) -> BinaryIO:
+        """Where not even the folder of all such objects is there, a disk isn't mounted, and nothing is lost."""
+        with _named():
+            try:
+                return self.path(key).open("rb", buffering=0)
+            except FileNotFoundError:
+                if key.startswith(SHORT_LIVED) or self.path(key.partition("/")[0]).is_dir():
+                    raise ObjectNotFound(key) from None
+                raise
 
     def size(self, key: str) -> int | None:
-        try:
-            return self.path(key).stat().st_size
-        except FileNotFoundError:
-            return None
+        with _named():
+            try:
+                return self.path(key).stat().st_size
+            except FileNotFoundError:
+                return None
 
     def move(self, key: str, to: str) -> None:
         source, target = self.path(key), self.path(to)
-        with _disk_full_named():
+        with _named():
             target.parent.mkdir(parents=True, exist_ok=True)
             try:
                 _sync(source)
@@ -84,28 +94,26 @@ class FolderBlobStore:
     def join(self, keys: Sequence[str], to: str) -> None:
         with self.writer(to) as whole:
             for key in keys:
-                try:
-                    part = self.path(key).open("rb", buffering=0)
-                except FileNotFoundError:
-                    raise ObjectNotFound(key) from None
-                with part:
+                with self._open(key) as part:
                     shutil.copyfileobj(part, whole, PIECE_BYTES)
 
     def delete(self, key: str) -> None:
         path = self.path(key)
-        path.unlink(missing_ok=True)
+        with _named():
+            path.unlink(missing_ok=True)
         if key.startswith(SHORT_LIVED):
             with suppress(OSError):  # not empty yet, or gone already
                 path.parent.rmdir()
 
     def list(self, prefix: str) -> Iterator[StoredObject]:
-        for folder, _, names in os.walk(self.path(prefix)):
+        for folder, _, names in os.walk(self.path(prefix), onerror=_unless_gone):
             for name in names:
                 path = Path(folder) / name
                 try:
                     status = path.stat()
-                except FileNotFoundError:
-                    continue  # gone since the folder was read
+                except OSError as error:
+                    _unless_gone(error)
+                    continue
                 modified_at = datetime.fromtimestamp(status.st_mtime, UTC)
                 yield StoredObject(path.relative_to(self.root).as_posix(), status.st_size, modified_at)
 
@@ -142,9 +150,21 @@ def _create(path: Path) -> BinaryIO:
 def _pieces(file: BinaryIO, start: int, stop: int) -> Iterator[bytes]:
     with file:
         file.seek(start)
-        while start < stop and (piece := file.read(min(PIECE_BYTES, stop - start))):
+        while start < stop and (piece := _read(file, min(PIECE_BYTES, stop - start))):
             start += len(piece)
             yield piece
+
+
+def _read(file: BinaryIO, size: int) -> bytes:
+    with _named():
+        return file.read(size)
+
+
+def _unless_gone(error: OSError) -> None:
+    """What was removed while a folder is read isn't in it."""
+    if not isinstance(error, FileNotFoundError):
+        with _named():
+            raise error
 
 
 def _sync(path: Path) -> None:
@@ -157,7 +177,8 @@ def _sync(path: Path) -> None:
 
 
 @contextmanager
-def _disk_full_named() -> Iterator[None]:
+def _named() -> Iterator[None]:
+    """The system's faults under our names; what it said is for the operator's log only."""
     try:
         yield
     except OSError as error:
@@ -167,4 +188,5 @@ def _disk_full_named() -> Iterator[None]:
                 "the registry's storage is full; nothing of this upload is kept",
                 hint="free space on the registry, then try again",
             ) from error
-        raise
+        logger.error("storage: %s", error)  # noqa: TRY400 (an operator needs the path and the reason)
+        raise Unavailable("the registry's storage can't be used", hint="try again in a moment") from error

@@ -8,7 +8,10 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, RedirectResponse
 from lorahub.errors import (
+    Bug,
+    DiskFull,
     EntryNotFound,
+    Fault,
     InvalidInput,
     InvalidToken,
     LorahubError,
@@ -88,7 +91,7 @@ def install(app: FastAPI) -> None:
     def ours(request: Request, error: LorahubError) -> Response:
         if isinstance(error, RepositoryMoved):
             return _redirect(request, error)
-        if error.status >= 500 and error.status not in (501, 507):
+        if isinstance(error, Fault) and not isinstance(error, DiskFull):  # whoever met a full disk has logged it
             logger.error("%s: %s", error.code, error.message)
         return answer(request, error)
 
@@ -115,7 +118,7 @@ def install(app: FastAPI) -> None:
 def unexpected(request: Request, error: Exception) -> Response:
     """What nothing above expected: a bug of ours, logged under the request's id."""
     logger.error("unexpected %s", type(error).__name__, exc_info=error)
-    bug = LorahubError("the registry failed; this is a bug in lorahub", hint="report it with the request id")
+    bug = Bug("the registry failed; this is a bug in lorahub", hint="report it with the request id")
     return answer(request, bug)
 
 

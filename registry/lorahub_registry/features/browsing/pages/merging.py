@@ -5,7 +5,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 from fastapi import Request, Response
-from lorahub.errors import InvalidRecipe, LorahubError
+from lorahub.errors import InvalidRecipe, Refusal
 from lorahub.merging.combine import COMBINATIONS
 from lorahub.merging.recipe import Recipe, recipe_of
 from lorahub.protocol.names import RepositoryName
@@ -90,7 +90,7 @@ def _number(text: str) -> float:
 def _planned(view: View, asked: Mapping[str, Any]) -> dict[str, Any]:
     try:
         made = merges.plan(view.backend, view.principal, _recipe(asked))
-    except LorahubError as error:
+    except Refusal as error:
         return {"error": {"message": error.message, "hint": error.hint}}
     plan = {
         "digest": made.digest,

@@ -9,7 +9,7 @@ from lorahub.adapters.rules import RULES
 from lorahub.errors import (
     BlobNotFound,
     Conflict,
-    IntegrityFault,
+    IntegrityMismatch,
     InvalidAdapter,
     InvalidInput,
     LimitExceeded,
@@ -34,7 +34,7 @@ from lorahub_registry.infrastructure.web.parameters import Repo
 
 router = PageRouter()
 MOST_TITLE = 200
-_REFUSALS = (InvalidInput, BlobNotFound, Conflict, LimitExceeded, IntegrityFault)
+_REFUSALS = (InvalidInput, BlobNotFound, Conflict, LimitExceeded, IntegrityMismatch)
 
 
 def writable(view: ViewDep, repo: Repo) -> Opened:
