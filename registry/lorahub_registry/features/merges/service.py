@@ -12,7 +12,7 @@ import secrets
 import time
 from base64 import b64encode
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,7 +37,7 @@ from lorahub_registry.features.quotas.service import require_room
 from lorahub_registry.features.repositories import service as repositories
 from lorahub_registry.features.repositories.service import Repository
 from lorahub_registry.infrastructure.backend import Backend
-from lorahub_registry.infrastructure.database import now
+from lorahub_registry.infrastructure.database import Session, now
 from lorahub_registry.infrastructure.failpoints import reach
 
 __all__ = ["Job"]
@@ -93,27 +93,11 @@ def start(backend: Backend, principal: Principal, recipe: Recipe, name: Reposito
     """
     account_id = principal.require_account()
     of, made = _plan(backend, principal, recipe)
-    target = _target(backend, principal, name, is_private=is_private)
-    job = Job(
-        id=secrets.token_hex(16),
-        account_id=account_id,
-        repository_id=target.id,
-        digest=made.digest,
-        sources=of.as_json(),
-        status="queued",
-        faults=0,
-        bytes=sum(made.files.values()),
-        done=0,
-        error=None,
-        commit_id=None,
-        version=None,
-        created_at=now(),
-        finished_at=None,
-    )
-    with backend.database.write() as session:
+    with _target(backend, principal, name, is_private=is_private) as (session, target):
         known = queries.same_job(session, repository_id=target.id, digest=made.digest)
         if known is not None:
             return Shown(known, target.full_name)
+        job = _queued(account_id, target, of, made)
         require_room(session, backend.settings, target.namespace_id, job.bytes)
         if queries.open_jobs_of(session, account_id) >= backend.settings.merge_jobs_per_account:
             raise TooManyRequests(
@@ -129,15 +113,43 @@ def start(backend: Backend, principal: Principal, recipe: Recipe, name: Reposito
             job=job.id,
             digest=made.digest,
         )
-    return Shown(job, target.full_name)
+        return Shown(job, target.full_name)
 
 
-def _target(backend: Backend, principal: Principal, name: RepositoryName, *, is_private: bool) -> Repository:
+def _target(
+    backend: Backend, principal: Principal, name: RepositoryName, *, is_private: bool
+) -> AbstractContextManager[tuple[Session, Repository]]:
+    """The repository, made where it is missing, and the transaction that queues the merge."""
     try:
-        return repositories.find(backend, principal, name, Action.WRITE)
+        repositories.find(backend, principal, name, Action.WRITE)
     except RepositoryNotFound:
-        require(principal, Action.WRITE, name.namespace)
-        return repositories.create(backend, principal, name, is_private=is_private)
+        return repositories.creating(backend, principal, name, is_private=is_private)
+    return _existing(backend, principal, name)
+
+
+@contextmanager
+def _existing(backend: Backend, principal: Principal, name: RepositoryName) -> Iterator[tuple[Session, Repository]]:
+    with backend.database.write() as session:
+        yield session, repositories.permitted(session, principal, name, Action.WRITE)
+
+
+def _queued(account_id: int, target: Repository, of: Sources, made: MergePlan) -> Job:
+    return Job(
+        id=secrets.token_hex(16),
+        account_id=account_id,
+        repository_id=target.id,
+        digest=made.digest,
+        sources=of.as_json(),
+        status="queued",
+        faults=0,
+        bytes=sum(made.files.values()),
+        done=0,
+        error=None,
+        commit_id=None,
+        version=None,
+        created_at=now(),
+        finished_at=None,
+    )
 
 
 def find(backend: Backend, principal: Principal, job_id: str) -> Shown:

@@ -429,14 +429,14 @@ def record(
                 version=version,
                 aliases=aliases,
             )
+            published = _published(session, repository, commit, request, is_new=True)
             reach("transaction-ready")
     except revisions.IntegrityError as error:
         _require_blobs(backend, plan, error)
         return None
     reach("transaction-committed")
     metrics.PUSHES.inc()
-    with backend.database.read() as session:
-        return _published(session, repository, commit, request, is_new=True)
+    return published
 
 
 def _record_findings(session: Session, commit: Commit, found: Derived, *, is_main: bool) -> None:

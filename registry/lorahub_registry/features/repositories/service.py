@@ -183,7 +183,17 @@ def may_read_any(session: Session, principal: Principal, repository_ids: Sequenc
 
 
 def create(backend: Backend, principal: Principal, name: RepositoryName, *, is_private: bool) -> Repository:
-    """A repository with the branch `main` and one commit on it.
+    """Raises as `creating`."""
+    with creating(backend, principal, name, is_private=is_private) as (_, repository):
+        return repository
+
+
+@contextmanager
+def creating(
+    backend: Backend, principal: Principal, name: RepositoryName, *, is_private: bool
+) -> Iterator[tuple[Session, Repository]]:
+    """A repository with the branch `main` and one commit on it, and the transaction that makes it: where the block
+    raises, there is none.
 
     Raises `AlreadyExists`, `NameRetired`, `NotPermitted`, `QuotaExceeded`.
     """
@@ -193,55 +203,49 @@ def create(backend: Backend, principal: Principal, name: RepositoryName, *, is_p
         _require_free(session, principal, name)
     first = store_bytes(backend, GIT_ATTRIBUTES, account_id=author_id, repository_id=None)
     try:
-        repository = _insert(backend, principal, name, author_id, first, is_private=is_private)
+        with backend.database.write() as session, _growing(backend, session, name.namespace) as namespace:
+            _require_free(session, principal, name)
+            repository = _insert(
+                session, principal, RepositoryName(namespace.name, name.name), namespace, first, is_private=is_private
+            )
+            release_leases(session, account_id=author_id, repository_id=None, digests=[first.sha256])
+            yield session, repository
     except IntegrityError:
         with backend.database.read() as session:
             _require_free(session, principal, name)  # somebody took the name since we looked
         raise
-    with backend.database.write() as session:
-        release_leases(session, account_id=author_id, repository_id=None, digests=[first.sha256])
-    return repository
 
 
 def _insert(
-    backend: Backend,
-    principal: Principal,
-    name: RepositoryName,
-    author_id: int,
-    first: Blob,
-    *,
-    is_private: bool,
+    session: Session, principal: Principal, name: RepositoryName, namespace: Account, first: Blob, *, is_private: bool
 ) -> Repository:
-    with backend.database.write() as session, _growing(backend, session, name.namespace) as namespace:
-        _require_free(session, principal, name)
-        named = RepositoryName(namespace.name, name.name)
-        repository = queries.insert_repository(
-            session, named, key=name_key(named), namespace_id=namespace.id, is_private=is_private
-        )
-        commit = insert_commit(
-            session,
-            NewCommit(
-                repository_id=repository.id,
-                repository_public_id=repository.public_id,
-                parent=None,
-                files={".gitattributes": NewFile(first.sha256, first.size, is_lfs=False)},
-                title="initial commit",
-                message="",
-                author_id=author_id,
-                author=principal.name,
-            ),
-        )
-        quotas.occupy(session, namespace.id, [first.sha256])
-        create_reference(
-            session,
+    repository = queries.insert_repository(
+        session, name, key=name_key(name), namespace_id=namespace.id, is_private=is_private
+    )
+    commit = insert_commit(
+        session,
+        NewCommit(
             repository_id=repository.id,
-            kind="branch",
-            name="main",
-            commit_id=commit.id,
-            by=principal.name,
-        )
-        record_act(session, principal, "repository.create", repository.full_name, private=is_private)
-        return repository
+            repository_public_id=repository.public_id,
+            parent=None,
+            files={".gitattributes": NewFile(first.sha256, first.size, is_lfs=False)},
+            title="initial commit",
+            message="",
+            author_id=principal.require_account(),
+            author=principal.name,
+        ),
+    )
+    quotas.occupy(session, namespace.id, [first.sha256])
+    create_reference(
+        session,
+        repository_id=repository.id,
+        kind="branch",
+        name="main",
+        commit_id=commit.id,
+        by=principal.name,
+    )
+    record_act(session, principal, "repository.create", repository.full_name, private=is_private)
+    return repository
 
 
 @contextmanager
