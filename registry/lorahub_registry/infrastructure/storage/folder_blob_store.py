@@ -37,6 +37,7 @@ class FolderBlobStore:
     def __init__(self, root: Path) -> None:
         self.root = root
         root.mkdir(parents=True, exist_ok=True)
+        self._inode = root.stat().st_ino  # stays when its disk is mounted anew, unlike the device number
 
     def path(self, key: str) -> Path:
         return self.root / key
@@ -46,6 +47,7 @@ class FolderBlobStore:
         target = self.path(key)
         temporary = target.with_name(f"{_TEMPORARY}{secrets.token_hex(8)}-{target.name}")
         with _named():
+            self._require_mounted()
             try:
                 with _create(temporary) as file:
                     yield file
@@ -63,14 +65,17 @@ class FolderBlobStore:
         return _pieces(self._open(key), start, stop)
 
     def _open(self, key: str) -> BinaryIO:
-        """Where not even the folder of all such objects is there, a disk isn't mounted, and nothing is lost."""
         with _named():
             try:
                 return self.path(key).open("rb", buffering=0)
             except FileNotFoundError:
-                if key.startswith(SHORT_LIVED) or self.path(key.partition("/")[0]).is_dir():
-                    raise ObjectNotFound(key) from None
-                raise
+                self._require_mounted()
+                raise ObjectNotFound(key) from None
+
+    def _require_mounted(self) -> None:
+        """A disk that isn't mounted, now or any more, has lost nothing, and nothing is put in its place."""
+        if self.root.stat().st_ino != self._inode:
+            raise OSError(errno.ENODEV, "not the folder that was opened; is its disk mounted?", str(self.root))
 
     def size(self, key: str) -> int | None:
         with _named():
