@@ -53,16 +53,17 @@ def explained() -> Iterator[None]:
         raise meaning_of(error) from error
 
 
-def raise_for_broken_rows(context: ExceptionContext) -> None:
+def named_bug(context: ExceptionContext) -> Bug | None:
     """For an engine's `handle_error`: a row that is broken in itself, whatever others there are, is a bug of ours.
 
     Drivers call it an `IntegrityError` too, which services take for somebody else's having been first.
     """
     state = getattr(context.original_exception, "sqlstate", None)
     code = getattr(context.original_exception, "sqlite_errorcode", None)
-    if state in _BROKEN_ROW or code in _SQLITE_BROKEN_ROW:
-        logger.error("the database refused a row: %s", context.original_exception)
-        context.chained_exception = _bug()
+    if state not in _BROKEN_ROW and code not in _SQLITE_BROKEN_ROW:
+        return None
+    logger.error("the database refused a row: %s", context.original_exception)
+    return _bug()
 
 
 def meaning_of(error: DBAPIError | NoConnectionFree) -> LorahubError:

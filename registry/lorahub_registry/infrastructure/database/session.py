@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session
 from sqlalchemy.pool import QueuePool
 
 from lorahub_registry.infrastructure import tracing
-from lorahub_registry.infrastructure.database.failures import raise_for_broken_rows
+from lorahub_registry.infrastructure.database.failures import named_bug
 from lorahub_registry.infrastructure.database.tracing import trace_statements
 
 __all__ = ["Database", "Limits", "Session", "now"]
@@ -46,7 +46,7 @@ class Database:
         self.url = url
         self.is_sqlite = make_url(url).get_backend_name() == "sqlite"
         self.engine = _sqlite_engine(url) if self.is_sqlite else _postgres_engine(url, limits)
-        event.listen(self.engine, "handle_error", raise_for_broken_rows)
+        event.listen(self.engine, "handle_error", named_bug)
         if tracing.is_wanted():
             trace_statements(self.engine)
         self._reader = (
