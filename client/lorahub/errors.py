@@ -24,7 +24,7 @@ LorahubError
 │   │                                                                    RouteNotFound
 │   ├── Conflict             it is there already, or has moved           AlreadyExists · ParentMoved · NameRetired
 │   │                                                                    ProtectedReference · VersionYanked
-│   │                                                                    BlobVanished
+│   │                                                                    BlobVanished · IdempotencyKeyReused
 │   ├── LimitExceeded        more than this server takes                 PayloadTooLarge · QuotaExceeded · MergeTooLarge
 │   │                                                                    RangeNotSatisfiable · TooManyRequests
 │   └── NotSupported         a part of the Hub's protocol that lorahub leaves out
@@ -366,6 +366,12 @@ class VersionYanked(Conflict):
     """The version was withdrawn; it is served when named exactly, never through an alias."""
 
     code = "VersionYanked"
+
+
+class IdempotencyKeyReused(Conflict):
+    """The key of a repeated request came with another request."""
+
+    code, status = "IdempotencyKeyReused", 422
 
 
 class BlobVanished(Conflict):

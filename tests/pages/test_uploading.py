@@ -101,7 +101,7 @@ def test_dropped_files_are_chosen(catalog: Catalog, browser: Browser) -> None:
     page.evaluate(
         """() => {
           const data = new DataTransfer();
-          data.items.add(new File(["{}"], "<img src=x onerror=document.title='owned'>.json"));
+          data.items.add(new File(["{}"], "<img src=x onerror=document.title='owned'>\\u202e.json"));
           const form = document.querySelector("form[data-upload]");
           form.dispatchEvent(new DragEvent("drop", {dataTransfer: data, bubbles: true, cancelable: true}));
         }"""

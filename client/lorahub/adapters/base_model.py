@@ -231,6 +231,22 @@ def _header(files: Files, path: str) -> SafetensorsHeader:
         raise InvalidBaseModel(f"{path}: {error.message}", hint=error.hint, rule=error.facts.get("rule")) from None
 
 
+def lacks_shards(paths: Iterable[str]) -> bool:
+    """Whether the files' own names say that there are more of them.
+
+    >>> lacks_shards(["model-00001-of-00002.safetensors", "other.safetensors"])
+    True
+    """
+    numbers: dict[tuple[str, str, str], set[str]] = {}
+    for path in paths:
+        stem, _, suffix = path.rpartition(".")
+        rest, _, total = stem.rpartition("-of-")
+        name, dash, number = rest.rpartition("-")
+        if dash and all(text.isascii() and text.isdigit() and len(text) == 5 for text in (number, total)):
+            numbers.setdefault((name, total, suffix), set()).add(number)
+    return any(len(found) < int(total) for (_, total, _), found in numbers.items())
+
+
 def _add(tensors: dict[str, BaseTensor], prefix: str, header: SafetensorsHeader, path: str) -> None:
     for entry in header.tensors:
         name = prefix + entry.name

@@ -29,6 +29,7 @@ from lorahub.hub.checking import Checked, Checker
 from lorahub.hub.describe import describe
 from lorahub.hub.download import Download
 from lorahub.hub.folder import Left, Listing, list_folder
+from lorahub.hub.local_names import require_holdable
 from lorahub.hub.messages import Alias, Identity, Mirror, Model, Publisher, Revision, Version
 from lorahub.hub.progress import Progress, Silence
 from lorahub.hub.signing import sign_folder
@@ -443,6 +444,7 @@ class Hub:
         revision = self.revision(reference)
         files = _chosen(revision, include, exclude)
         target = Path(folder) if folder is not None else self.cache.snapshot(revision.id, revision.commit)
+        require_holdable((file.path for file in files), target)
         download = Download(self._transport, self.cache, revision, self._progress)
         download.fetch(files)
         download.place(files, target)

@@ -22,6 +22,7 @@ from lorahub_registry.features.accounts.permissions import Principal
 from lorahub_registry.features.blobs import service as blobs
 from lorahub_registry.features.publishing import service as publishing
 from lorahub_registry.features.publishing.service import Candidate, Published
+from lorahub_registry.features.references.service import LATEST
 from lorahub_registry.infrastructure.backend import Backend
 
 BRANCH = "main"
@@ -144,7 +145,7 @@ def _body(
             else:
                 body.write(_inline(file.path, _content(backend, principal, name, file)))
         if is_version:
-            body.write(_line("version"))
+            body.write(_line("version", name=None, aliases=[LATEST]))
         body.seek(0)
         yield cast(BinaryIO, body)  # it is one; typeshed does not say so
 

@@ -207,6 +207,7 @@ def _as_commit(merged: MergedRevision) -> Commit:
         author=merged.author,
         created_at=merged.created_at,
         request_key=None,
+        request_digest=None,
     )
 
 

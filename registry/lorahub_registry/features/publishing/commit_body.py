@@ -64,6 +64,8 @@ class VersionWish:
     number: int | None
     """None: the next one."""
     aliases: tuple[str, ...]
+    is_implied: bool = False
+    """Nobody wrote it: see `publishing.service.version_of`."""
 
 
 Line = Header | InlineFile | UploadedFile | DeletedFile | DeletedFolder | VersionWish

@@ -13,12 +13,15 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
+from lorahub.adapters.base_model import lacks_shards
+from lorahub.adapters.reader import CONFIG
 from lorahub.errors import (
     AlreadyExists,
     BlobNotFound,
     BlobVanished,
     Conflict,
     EntryNotFound,
+    IdempotencyKeyReused,
     InvalidAdapter,
     InvalidInput,
     MalformedBody,
@@ -57,7 +60,7 @@ from lorahub_registry.features.publishing.commit_body import (
 from lorahub_registry.features.publishing.gate import check_new_files
 from lorahub_registry.features.publishing.ignore_rules import is_ignored, parse_rules
 from lorahub_registry.features.quotas import service as quotas
-from lorahub_registry.features.references.service import point_alias
+from lorahub_registry.features.references.service import LATEST, is_protected_from, point_alias
 from lorahub_registry.features.repositories.service import (
     Repository,
     may_read_any,
@@ -113,7 +116,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """What the caller is told. `version`, `aliases` and `is_new` only where a version was asked for."""
+    """What the caller is told. `version` is None where the commit is none; `is_new` False where it was one before."""
 
     repository: Repository
     commit: Commit
@@ -133,10 +136,13 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Derived:
-    """What is recorded beside the files: the catalog's facts, and of an adapter the measured ones and a verdict."""
+    """What is recorded beside the files: the catalog's facts, of an adapter the measured ones and a verdict, and the
+    version to be made.
+    """
 
     facts: Facts
     judged: Judged | None
+    version: VersionWish | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +166,7 @@ def publish(
     *,
     idempotency_key: str | None = None,
 ) -> Published:
-    """Makes one commit on `branch`, and with a version line one version.
+    """Makes one commit on `branch`, and a version where the request or `implied_version` wants one.
 
     Raises what its steps raise; then nothing is visible, and what was received is kept for a retry, or collected.
     """
@@ -175,8 +181,9 @@ def publish(
         blobs = inspect(backend, plan)
         reach("adapter-inspected")
         judged = check_adapter(backend, principal, repository, plan, blobs)
+        wish = request.version or implied_version(branch, plan, judged)
         facts = derive_facts(backend, plan.files, blobs, measured=checks.tags_of(judged) if judged else ())
-        found = Derived(facts, judged)
+        found = Derived(facts, judged, wish)
         published = record(backend, principal, repository, branch, request, plan, found, idempotency_key)
         if published is not None:
             return published
@@ -266,8 +273,18 @@ def find_earlier(
             key = _request_key(repository, branch, request, base, idempotency_key, principal)
             commit = revisions.commit_by_request(session, repository.id, key)
             if commit is not None and (idempotency_key or _leads_to(session, head, commit)):
-                return _published(session, repository, commit, request, is_new=True)
+                _require_same_request(commit, request)
+                return _published(session, repository, commit, is_new=True)
     return None
+
+
+def _require_same_request(commit: Commit, request: Request) -> None:
+    """Raises `IdempotencyKeyReused`: to answer with the first commit would lose what is sent now."""
+    if commit.request_digest not in (None, request.digest()):
+        raise IdempotencyKeyReused(
+            f"this Idempotency-Key has made the commit {commit.id}, of other content",
+            hint="a key is for one request and its repetitions; send this one with a key of its own",
+        )
 
 
 def _request_key(
@@ -364,7 +381,7 @@ def inspect(backend: Backend, plan: Plan) -> dict[Sha256, Blob]:
             require_servable(blobs[file.sha256], path)
     check_new_files(
         {path: blobs[sha256] for path, sha256 in plan.added.items() if sha256 in blobs},
-        is_adapter="adapter_config.json" in plan.files,
+        is_adapter=CONFIG in plan.files,
         read=lambda blob, limit: read_blob(backend, blob, limit=limit),
     )
     return blobs
@@ -405,9 +422,11 @@ def record(
             reference = _branch(session, repository, branch)
             if reference.commit_id != plan.head.id:
                 return None
-            known = _existing_version(session, repository, request, plan)
-            if known is not None:
-                return _point_at_existing(session, principal, repository, request, known)
+            wish, known = found.version, _existing_version(session, repository, found.version, plan)
+            if known is not None and wish is not None:
+                if not wish.is_implied:
+                    return _point_at_existing(session, principal, repository, wish, known)
+                wish = None  # these files are the newest version already, and the commit is asked for all the same
             if key and revisions.commit_by_request(session, repository.id, key) is not None:
                 key = None  # the same request once made a commit that no branch leads to any more: this is a new one
             commit = revisions.insert_commit(session, _new_commit(principal, repository, request, plan, key))
@@ -416,8 +435,8 @@ def record(
             revisions.move_reference(session, reference, to=commit.id, by=principal.name)
             reach("reference-moved")
             _record_findings(session, commit, found, is_main=reference.name == "main")
-            version = _make_version(session, principal, repository, request, commit)
-            aliases = _point_aliases(session, principal, repository, request, commit.id)
+            version = _make_version(session, principal, repository, wish, commit)
+            aliases = _point_aliases(session, principal, repository, wish, commit.id)
             _settle(session, principal, repository, plan, commit)
             record_act(
                 session,
@@ -429,7 +448,7 @@ def record(
                 version=version,
                 aliases=aliases,
             )
-            published = _published(session, repository, commit, request, is_new=True)
+            published = _published(session, repository, commit, is_new=True)
             reach("transaction-ready")
     except revisions.IntegrityError as error:
         _require_blobs(backend, plan, error)
@@ -466,6 +485,7 @@ def _new_commit(
         author_id=principal.require_account(),
         author=principal.name,
         request_key=key,
+        request_digest=request.digest(),
     )
 
 
@@ -496,9 +516,24 @@ def _require_blobs(backend: Backend, plan: Plan, error: Exception) -> None:
 # --- versions ---------------------------------------------------------------------------------------------------------
 
 
-def _existing_version(session: Session, repository: Repository, request: Request, plan: Plan) -> Reference | None:
+def implied_version(branch: str, plan: Plan, judged: Judged | None) -> VersionWish | None:
+    """Whoever publishes, and however: a commit on `main` that holds a whole adapter or model is the next version, and
+    `latest` follows. None for what isn't whole yet: some clients send an adapter, or the shards of a model, in several
+    commits.
+    """
+    if branch.removeprefix("refs/heads/") != "main":
+        return None
+    weights = [path for path in plan.files if path.endswith(WEIGHTS)]
+    is_whole = judged is not None or CONFIG not in plan.files
+    if not weights or not is_whole or lacks_shards(weights):
+        return None
+    return VersionWish(None, (LATEST,), is_implied=True)
+
+
+def _existing_version(
+    session: Session, repository: Repository, wish: VersionWish | None, plan: Plan
+) -> Reference | None:
     """The version that already holds exactly these files: the named one, or else the newest. Raises `AlreadyExists`."""
-    wish = request.version
     if wish is None:
         return None
     digest = revisions.digest_of(plan.files)
@@ -520,21 +555,20 @@ def _holds(session: Session, version: Reference, digest: Sha256) -> bool:
 
 
 def _point_at_existing(
-    session: Session, principal: Principal, repository: Repository, request: Request, version: Reference
+    session: Session, principal: Principal, repository: Repository, wish: VersionWish, version: Reference
 ) -> Published:
-    moved = _point_aliases(session, principal, repository, request, version.commit_id)
+    moved = _point_aliases(session, principal, repository, wish, version.commit_id)
     if moved:
         record_act(session, principal, "alias.move", repository.full_name, commit=version.commit_id, aliases=moved)
     commit = revisions.commit_by_id(session, repository.id, version.commit_id)
     assert commit is not None
-    return _published(session, repository, commit, request, is_new=False)
+    return _published(session, repository, commit, is_new=False)
 
 
 def _make_version(
-    session: Session, principal: Principal, repository: Repository, request: Request, commit: Commit
+    session: Session, principal: Principal, repository: Repository, wish: VersionWish | None, commit: Commit
 ) -> str | None:
     """Its name, where one is wished for."""
-    wish = request.version
     if wish is None:
         return None
     number = take_version_number(session, repository.id, at_least=wish.number or 0)
@@ -561,18 +595,20 @@ def _make_version(
 
 
 def _point_aliases(
-    session: Session, principal: Principal, repository: Repository, request: Request, commit_id: str
+    session: Session, principal: Principal, repository: Repository, wish: VersionWish | None, commit_id: str
 ) -> list[str]:
-    """The aliases that did not lead there before."""
-    wanted = request.version.aliases if request.version else ()
-    return [alias for alias in wanted if point_alias(session, principal, repository, alias, commit_id) is not None]
+    """The aliases that did not lead there before. A protected one that nobody named stays where it is."""
+    return [
+        alias
+        for alias in (wish.aliases if wish else ())
+        if not (wish and wish.is_implied and is_protected_from(session, principal, repository, alias))
+        and point_alias(session, principal, repository, alias, commit_id) is not None
+    ]
 
 
-def _published(
-    session: Session, repository: Repository, commit: Commit, request: Request, *, is_new: bool
-) -> Published:
-    version = revisions.version_of(session, repository.id, commit.id) if request.version else None
-    aliases = revisions.aliases_of(session, repository.id, commit.id) if request.version else []
+def _published(session: Session, repository: Repository, commit: Commit, *, is_new: bool) -> Published:
+    version = revisions.version_of(session, repository.id, commit.id)
+    aliases = revisions.aliases_of(session, repository.id, commit.id)
     return Published(repository, commit, None if version is None else version.name, aliases, is_new)
 
 

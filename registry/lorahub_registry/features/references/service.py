@@ -316,6 +316,16 @@ def set_alias(
         return _alias(session, revisions.reference_named(session, repository.id, kind="alias", name=alias) or found)
 
 
+def is_protected_from(session: Session, principal: Principal, repository: Repository, alias: str) -> bool:
+    """Whether there is such an alias, and the principal may not move it."""
+    reference = revisions.reference_named(session, repository.id, kind="alias", name=alias)
+    return reference is not None and _is_protected_from(principal, repository, reference)
+
+
+def _is_protected_from(principal: Principal, repository: Repository, reference: Reference) -> bool:
+    return reference.is_protected and not may(principal, Action.MANAGE, repository.namespace, repository.id)
+
+
 def point_alias(
     session: Session, principal: Principal, repository: Repository, alias: str, commit_id: str
 ) -> str | None:
@@ -329,7 +339,7 @@ def point_alias(
         return "create"
     if reference.commit_id == commit_id:
         return None
-    if reference.is_protected and not may(principal, Action.MANAGE, repository.namespace, repository.id):
+    if _is_protected_from(principal, repository, reference):
         raise ProtectedReference(
             f"the alias {alias} of {repository.full_name} is protected; only its owners move it",
             hint="ask an owner, or use another alias",

@@ -35,6 +35,7 @@ class Commit:
     author: str
     created_at: datetime
     request_key: str | None
+    request_digest: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +156,7 @@ def insert_commit(session: Session, commit: Commit, files: Iterable[FileRow]) ->
             author=commit.author,
             created_at=commit.created_at,
             request_key=commit.request_key,
+            request_digest=commit.request_digest,
         )
     )
     session.flush()
@@ -405,6 +407,7 @@ def _commit(row: CommitRow) -> Commit:
         author=row.author,
         created_at=row.created_at,
         request_key=row.request_key,
+        request_digest=row.request_digest,
     )
 
 

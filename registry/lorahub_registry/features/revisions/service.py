@@ -53,6 +53,7 @@ class NewCommit:
     author_id: int
     author: str
     request_key: str | None = None
+    request_digest: str | None = None
     created_at: datetime | None = None
     """Now, unless it was made elsewhere and keeps its id."""
 
@@ -259,6 +260,7 @@ def insert_commit(session: Session, new: NewCommit) -> Commit:
         author=new.author,
         created_at=at,
         request_key=new.request_key,
+        request_digest=new.request_digest,
     )
     before = {} if new.parent is None else queries.files_of(session, new.parent.id)
     queries.insert_commit(session, commit, [_row(path, file, before, made_id) for path, file in new.files.items()])

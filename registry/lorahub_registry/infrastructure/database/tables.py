@@ -301,6 +301,7 @@ class Commit(Table):
     author: Mapped[str] = mapped_column(String(96))
     created_at: Mapped[datetime]
     request_key: Mapped[str | None] = mapped_column(String(64))  # of the request that made it; a retry finds it again
+    request_digest: Mapped[str | None] = mapped_column(String(64))  # of what it asked for; another isn't a retry
     dropped_at: Mapped[datetime | None]  # by retention: its files are gone, the row stays for those that follow it
 
     __table_args__ = (
