@@ -347,6 +347,9 @@ OPERATIONS: dict[str, Operation] = {
     f"PUT {OWN}/aliases/{{alias}}": Operation(
         "write", "alias.create", lambda stage, _: Request({"alias": stage.fresh("alias-")}, {"revision": "main"})
     ),
+    f"DELETE {OWN}/claim": Operation(
+        "write", "repository.withdraw", lambda stage, repo: Request(repository=stage.fresh_repository(repo))
+    ),
     f"DELETE {OWN}/aliases/{{alias}}": Operation("write", "alias.delete", _with_alias),
     f"POST {OWN}/versions/{{version}}/yank": Operation("write", "version.yank", _with_version),
     f"DELETE {OWN}/versions/{{version}}/yank": Operation("write", "version.unyank", _with_version),

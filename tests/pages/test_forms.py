@@ -42,12 +42,36 @@ def send(client: httpx2.Client, path: str, fields: dict[str, str], **changed: An
     return client.post(path, data=fields, **changed)
 
 
+def said_at(client: httpx2.Client, answer: httpx2.Response) -> str:
+    """What the page that a form leads to says was done: once."""
+    first, second = (client.get(answer.headers["Location"], headers={"Accept": "text/html"}).text for _ in range(2))
+    [said] = re.findall(r'<p class="note good" role="status">([^<]+)</p>', first)
+    assert str(said) not in second
+    return str(said)
+
+
+def test_a_notice_says_nothing_that_somebody_else_wrote(as_owner: httpx2.Client) -> None:
+    for value in (
+        "published%20%3Cb%3E",
+        "published%20call%20555-1234",
+        "nothing%20v1",
+        "published",
+        "%00",
+        "saved%20x",
+    ):
+        page = as_owner.get("/search", headers={"Accept": "text/html", "Cookie": f"lorahub_done={value}"}).text
+        assert "<b>" not in page
+        assert "555" not in page
+        assert ("Saved." in page) == value.startswith("saved")
+
+
 def test_each_form_does_one_thing_and_says_so(catalog: Catalog, as_owner: httpx2.Client) -> None:
     for path, fields, action in FORMS:
         before = audit(catalog)
         answer = send(as_owner, path, fields)
         assert answer.status_code in (200, 303), f"{path}: {answer.text}"
         assert audit(catalog)[len(before) :] == [action], path
+        assert path in ("/tokens", "/new") or said_at(as_owner, answer), f"{path} leads to a page that doesn't say so"
 
 
 def test_administrators_forms_serve_administrators(catalog: Catalog, as_owner: httpx2.Client) -> None:
@@ -55,7 +79,9 @@ def test_administrators_forms_serve_administrators(catalog: Catalog, as_owner: h
         for path, fields, action in OF_ADMINISTRATORS:
             assert send(as_owner, path, fields).status_code == 403, path
             before = audit(catalog)
-            assert send(admin, path, fields).status_code == 303, path
+            answer = send(admin, path, fields)
+            assert answer.status_code == 303, path
+            assert said_at(admin, answer)
             assert audit(catalog)[len(before) :] == [action], path
 
 

@@ -81,6 +81,7 @@ def test_from_no_repository_to_a_second_version(  # noqa: PLR0915 (one journey)
         expect(page.get_by_role("status")).to_contain_text("It would be published")
     page.get_by_role("button", name="Publish these files").click()
     page.wait_for_url(f"**/pages-owner/{name}/v/v1")
+    expect(page.get_by_role("status").first).to_have_text("Published as v1.")
     expect(page.locator("main").get_by_text("tensors match").first).to_be_visible()
 
     (adapter / WEIGHTS).write_bytes(builders.lora_weights(seed=4))
@@ -89,7 +90,8 @@ def test_from_no_repository_to_a_second_version(  # noqa: PLR0915 (one journey)
     page.get_by_role("button", name="Publish", exact=True).click()
     page.wait_for_url(f"**/pages-owner/{name}/v/v2")
     with lorahub.Hub(catalog.url, token=catalog.owner) as hub:
-        got = hub.pull(f"pages-owner/{name}@v2").path
+        got = hub.pull(f"pages-owner/{name}").path
+        assert hub.revision(f"pages-owner/{name}").version == "v2"
     assert (got / WEIGHTS).read_bytes() == (adapter / WEIGHTS).read_bytes()
     assert (got / CONFIG).read_bytes() == (adapter / CONFIG).read_bytes()
 
@@ -245,7 +247,7 @@ def test_a_broken_form_is_refused(catalog: Catalog, as_owner: httpx2.Client, bod
             assert 400 <= answer.status_code < 500, (kind, answer.status_code)
 
 
-def test_a_card_is_previewed_saved_and_never_lost(
+def test_a_card_is_previewed_saved_and_never_lost(  # noqa: PLR0915 (one journey)
     catalog: Catalog, context: BrowserContext, write_folder: Callable[[str], Path], request: pytest.FixtureRequest
 ) -> None:
     name = "pages-owner/card-" + ("js" if "with scripts" in request.node.name else "plain")
@@ -267,6 +269,9 @@ def test_a_card_is_previewed_saved_and_never_lost(
             "---\nlicense: mit\n---\n# Mine\n\n<script>document.title='owned'</script>"
         )
     page.get_by_role("button", name="Save").click()
+    expect(page.get_by_role("status").first).to_have_text("The card is saved.")
+    expect(page.get_by_role("region", name="Model card").get_by_role("heading", name="Mine")).to_be_visible()
+    page.goto(f"{catalog.url}/{name}")
     expect(page.get_by_role("region", name="Model card").get_by_role("heading", name="Mine")).to_be_visible()
     assert page.title() != "owned"
     with catalog.registry.client(catalog.owner) as api:

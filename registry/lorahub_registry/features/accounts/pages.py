@@ -149,7 +149,7 @@ def create_token(form: FormDep) -> Response:
 def revoke_token(form: FormDep, token_id: str) -> Response:
     number = int(token_id) if token_id.isascii() and token_id.isdecimal() and len(token_id) < 19 else 0
     service.revoke_token(form.view.backend, form.view.principal, number)
-    return form.view.redirect("/tokens")
+    return form.view.redirect("/tokens", "revoked")
 
 
 def _token(token: Token) -> dict[str, Any]:
@@ -170,7 +170,7 @@ def _token(token: Token) -> dict[str, Any]:
 @router.form("/organizations")
 def create_organisation(form: FormDep) -> Response:
     made = service.create_organisation(form.view.backend, form.view.principal, form.text("name"), form.text("fullname"))
-    return form.view.redirect(f"/organizations/{made.name}/members")
+    return form.view.redirect(f"/organizations/{made.name}/members", "organisation", made.name)
 
 
 @router.page("/organizations/{organisation}/members")
@@ -199,10 +199,10 @@ def set_member(form: FormDep, organisation: str) -> Response:
     if role not in ("read", "write", "admin"):
         raise InvalidInput(f"no such role: {role[:40]!r}; there are read, write and admin")
     service.set_member(form.view.backend, form.view.principal, decode(organisation), form.text("user"), role)
-    return form.view.redirect(f"/organizations/{organisation}/members")
+    return form.view.redirect(f"/organizations/{organisation}/members", "member", form.text("user"))
 
 
 @router.form("/organizations/{organisation}/members/remove")
 def remove_member(form: FormDep, organisation: str) -> Response:
     service.remove_member(form.view.backend, form.view.principal, decode(organisation), form.text("user"))
-    return form.view.redirect(f"/organizations/{organisation}/members")
+    return form.view.redirect(f"/organizations/{organisation}/members", "removed", form.text("user"))

@@ -21,7 +21,7 @@ from lorahub_registry.features.accounts.caller import SESSION_COOKIE, the_caller
 from lorahub_registry.features.accounts.permissions import Principal, is_site_admin
 from lorahub_registry.features.accounts.service import principal_of_session
 from lorahub_registry.infrastructure.backend import Backend
-from lorahub_registry.infrastructure.web import multipart, pages
+from lorahub_registry.infrastructure.web import multipart, notices, pages
 from lorahub_registry.infrastructure.web.backend import BackendDep, PublicUrl
 from lorahub_registry.infrastructure.web.bodies import raw_body
 from lorahub_registry.infrastructure.web.pages import Chrome
@@ -50,13 +50,19 @@ class View:
         status: int = 200,
         is_secret: bool = False,
     ) -> Response:
-        return pages.render(
+        response = pages.render(
             self.request, template, data, chrome=self.chrome, html=html, status=status, is_secret=is_secret
         )
+        if self.chrome.done is not None:
+            response.delete_cookie(notices.COOKIE, path=self.chrome.root or "/")
+        return response
 
-    def redirect(self, path: str) -> Response:
-        """To another page of ours, by GET."""
-        return RedirectResponse(self.chrome.root + path, status_code=303, headers={"Cache-Control": "no-store"})
+    def redirect(self, path: str, done: str | None = None, name: str | None = None) -> Response:
+        """To another page of ours, by GET, which says what was done: see `notices`."""
+        response = RedirectResponse(self.chrome.root + path, status_code=303, headers={"Cache-Control": "no-store"})
+        if done is not None:
+            notices.put(response, done, name or "", path=self.chrome.root or "/", is_secure=self.is_secure)
+        return response
 
     @property
     def is_secure(self) -> bool:
@@ -76,6 +82,7 @@ def the_view(request: Request, backend: BackendDep, url: PublicUrl) -> View:
         theme=pages.theme_of(request),
         here=request.scope["path"].removesuffix(pages.TWIN) + (f"?{query}" if query else ""),
         url=url,
+        done=notices.taken(request.cookies),
     )
     request.state.chrome = chrome
     return View(request, backend, principal, chrome)

@@ -37,7 +37,7 @@ def add_user(form: FormDep) -> Response:
 def set_disabled(form: FormDep) -> Response:
     is_disabled = form.text("undo") != "1"
     admin.set_disabled(form.view.backend, form.view.principal, form.text("name"), is_disabled=is_disabled)
-    return form.view.redirect("/admin/users")
+    return form.view.redirect("/admin/users", "disabled" if is_disabled else "enabled", form.text("name"))
 
 
 @router.page("/admin/jobs")
@@ -48,7 +48,7 @@ def jobs(view: ViewDep) -> Response:
 @router.form("/admin/jobs/requeue")
 def requeue(form: FormDep) -> Response:
     admin.requeue(form.view.backend, form.view.principal, form.text("job"))
-    return form.view.redirect("/admin/jobs")
+    return form.view.redirect("/admin/jobs", "queued")
 
 
 @router.page("/admin/quarantine")
@@ -59,13 +59,13 @@ def quarantined(view: ViewDep) -> Response:
 @router.form("/admin/quarantine")
 def quarantine(form: FormDep) -> Response:
     admin.quarantine(form.view.backend, form.view.principal, form.text("name"), form.text("reason"))
-    return form.view.redirect("/admin/quarantine")
+    return form.view.redirect("/admin/quarantine", "quarantined", form.text("name"))
 
 
 @router.form("/admin/quarantine/release")
 def release(form: FormDep) -> Response:
     admin.release(form.view.backend, form.view.principal, form.text("name"))
-    return form.view.redirect("/admin/quarantine")
+    return form.view.redirect("/admin/quarantine", "released", form.text("name"))
 
 
 @router.page("/admin/audit")

@@ -118,6 +118,13 @@ def delete(
     return {}
 
 
+@router.delete(OWN_MODEL + "/claim")
+@refuses(NotAuthenticated, NotPermitted)
+def withdraw(backend: BackendDep, caller: Caller, repo: Repo) -> dict[str, Any]:
+    """Gives the name back, where nothing was published under it: after a first push that was refused."""
+    return {"withdrawn": service.withdraw(backend, caller, repo)}
+
+
 @router.post("/api/repos/move")
 @refuses(NotAuthenticated, NotPermitted, AlreadyExists, NameRetired, RepositoryMoved, RepositoryNotFound)
 def move(backend: BackendDep, caller: Caller, body: Annotated[Move, json_model(Move)]) -> dict[str, Any]:

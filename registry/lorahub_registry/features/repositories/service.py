@@ -41,6 +41,7 @@ from lorahub_registry.features.revisions.service import (
     NewFile,
     create_reference,
     insert_commit,
+    is_published,
 )
 from lorahub_registry.infrastructure.backend import Backend
 from lorahub_registry.infrastructure.database import Session, now
@@ -294,19 +295,45 @@ def _require_free(session: Session, principal: Principal, name: RepositoryName) 
 
 
 def delete(backend: Backend, principal: Principal, name: RepositoryName) -> None:
-    """The name stays retired for ever; bytes that nothing else refers to are collected later."""
+    """The name stays retired for ever, unless nothing was ever published under it; bytes that nothing else refers to
+    are collected later.
+    """
     with backend.database.write() as session:
         repository = _held(session, principal, name)
-        queries.retire_name(session, name_key(name), repository.full_name, repository_id=None)
-        with quotas.leaving(session, repository.namespace_id, repository.id):
-            queries.delete_repository(session, repository.id)
-        record_act(session, principal, "repository.delete", repository.full_name)
+        if is_published(session, repository.id):
+            queries.retire_name(session, name_key(name), repository.full_name, repository_id=None)
+        _remove(session, principal, repository, "repository.delete")
 
 
-def _held(session: Session, principal: Principal, name: RepositoryName, *namespace_ids: int) -> Repository:
-    """The repository to be managed, its namespace and others held. Raises as `permitted`."""
-    quotas.hold(session, permitted(session, principal, name, Action.MANAGE).namespace_id, *namespace_ids)
-    return permitted(session, principal, name, Action.MANAGE)  # it may have been moved while we waited
+def withdraw(backend: Backend, principal: Principal, name: RepositoryName) -> bool:
+    """Whoever may make a repository may take it back, as long as nothing was published in it; whether it was.
+
+    Raises as `permitted`.
+    """
+    with backend.database.write() as session:
+        repository = _held(session, principal, name, action=Action.WRITE)
+        if is_published(session, repository.id):
+            return False
+        _remove(session, principal, repository, "repository.withdraw")
+        return True
+
+
+def _remove(session: Session, principal: Principal, repository: Repository, act: str) -> None:
+    with quotas.leaving(session, repository.namespace_id, repository.id):
+        queries.delete_repository(session, repository.id)
+    record_act(session, principal, act, repository.full_name)
+
+
+def _held(
+    session: Session,
+    principal: Principal,
+    name: RepositoryName,
+    *namespace_ids: int,
+    action: Action = Action.MANAGE,
+) -> Repository:
+    """The repository to be changed, its namespace and others held. Raises as `permitted`."""
+    quotas.hold(session, permitted(session, principal, name, action).namespace_id, *namespace_ids)
+    return permitted(session, principal, name, action)  # it may have been moved while we waited
 
 
 def move(backend: Backend, principal: Principal, name: RepositoryName, to: RepositoryName) -> Repository:

@@ -7,7 +7,7 @@ from typing import Any
 
 from lorahub.protocol.digests import CommitId, GitSha1, Sha256
 from lorahub.protocol.references import LATEST
-from sqlalchemy import delete, insert, select, update
+from sqlalchemy import delete, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from lorahub_registry.infrastructure.database import Session, now
@@ -136,6 +136,12 @@ def commit_by_request(session: Session, repository_id: int, request_key: str) ->
     statement = select(CommitRow).where(CommitRow.repository_id == repository_id, CommitRow.request_key == request_key)
     row = session.scalar(statement)
     return None if row is None else _commit(row)
+
+
+def count_commits(session: Session, repository_id: int, *, limit: int) -> int:
+    """At most `limit`; those whose files retention has dropped among them."""
+    found = select(CommitRow.id).where(CommitRow.repository_id == repository_id).limit(limit)
+    return session.scalar(select(func.count()).select_from(found.subquery())) or 0
 
 
 def is_dropped(session: Session, commit_id: str) -> bool:

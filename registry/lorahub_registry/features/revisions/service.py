@@ -291,6 +291,11 @@ def _commit_id(new: NewCommit, digest: Sha256, at: datetime) -> CommitId:
     )
 
 
+def is_published(session: Session, repository_id: int) -> bool:
+    """Whether there was ever a commit behind the one that a repository is made with."""
+    return queries.count_commits(session, repository_id, limit=2) > 1
+
+
 def commit_by_request(session: Session, repository_id: int, request_key: str) -> Commit | None:
     """The commit that this very request made before, if it did."""
     return queries.commit_by_request(session, repository_id, request_key)

@@ -55,6 +55,8 @@ class Chrome:
     """The page's own path and query, below `root`."""
     url: str = ""
     """The registry's public address."""
+    done: str | None = None
+    """What the form before this page has done."""
 
 
 class _Namespace(Convertor[str]):

@@ -145,7 +145,7 @@ def progress(view: ViewDep, job: str) -> Response:
 @router.form("/merges/{job}/cancel")
 def cancel(form: FormDep, job: str) -> Response:
     merges.cancel(form.view.backend, form.view.principal, job)
-    return form.view.redirect(f"/merges/{job}")
+    return form.view.redirect(f"/merges/{job}", "cancelled")
 
 
 def _job(shown: Shown) -> dict[str, Any]:

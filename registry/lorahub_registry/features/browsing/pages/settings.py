@@ -50,23 +50,24 @@ def set_policy(form: FormDep, repo: Repo) -> Response:
 
 @router.form(ADAPTER + "/settings/access")
 def decide_access(form: FormDep, repo: Repo) -> Response:
+    is_accepted = form.text("accept") == "1"
     repositories.handle_access(
         form.view.backend,
         form.view.principal,
         repo,
         user=form.text("user"),
         request_id=None,
-        status="accepted" if form.text("accept") == "1" else "rejected",
+        status="accepted" if is_accepted else "rejected",
         reason=None,
     )
-    return _back(form.view, repo)
+    return form.view.redirect(f"/{repo}/settings", "granted" if is_accepted else "rejected", form.text("user"))
 
 
 @router.form(ADAPTER + "/settings/move")
 def move(form: FormDep, repo: Repo) -> Response:
     view = form.view
     moved = repositories.move(view.backend, view.principal, repo, RepositoryName.parse(form.text("to")))
-    return view.redirect(f"/{moved.full_name}")
+    return view.redirect(f"/{moved.full_name}", "moved", moved.full_name)
 
 
 @router.form(ADAPTER + "/settings/delete")
@@ -75,30 +76,30 @@ def delete(form: FormDep, repo: Repo) -> Response:
     if form.text("name") != found.full_name:
         raise InvalidInput(f"to delete it, write its whole name: {found.full_name}")
     repositories.delete(form.view.backend, form.view.principal, repo)
-    return form.view.redirect(f"/{found.namespace}")
+    return form.view.redirect(f"/{found.namespace}", "deleted", found.full_name)
 
 
 @router.form(ADAPTER + "/versions/yank")
 def yank(form: FormDep, repo: Repo) -> Response:
     reason = None if form.text("undo") == "1" else form.text("reason")
-    references.yank(form.view.backend, form.view.principal, repo, form.text("version"), reason=reason)
-    return form.view.redirect(f"/{repo}/versions")
+    found = references.yank(form.view.backend, form.view.principal, repo, form.text("version"), reason=reason)
+    return form.view.redirect(f"/{repo}/versions", "yanked" if found.yanked else "unyanked", found.name)
 
 
 @router.form(ADAPTER + "/versions/alias")
 def set_alias(form: FormDep, repo: Repo) -> Response:
     view = form.view
-    references.set_alias(
+    found = references.set_alias(
         view.backend, view.principal, repo, form.text("alias"), revision=form.text("version"), is_protected=None
     )
-    return view.redirect(f"/{repo}/versions")
+    return view.redirect(f"/{repo}/versions", "alias", found.name)
 
 
 @router.form(ADAPTER + "/ask-access")
 def ask_for_access(form: FormDep, repo: Repo) -> Response:
     repositories.ask_for_access(form.view.backend, form.view.principal, repo)
-    return form.view.redirect(f"/{repo}")
+    return form.view.redirect(f"/{repo}", "asked")
 
 
 def _back(view: View, repo: RepositoryName) -> Response:
-    return view.redirect(f"/{repo}/settings")
+    return view.redirect(f"/{repo}/settings", "saved")

@@ -71,7 +71,7 @@ def take(opened: Writable, form: FilesFormDep) -> Response:
         return _refused(view, opened, kept, error, title=form.text("title"))
     except _REFUSALS as error:
         return _upload_page(view, opened, uploading.refusal_of(error), [], status=error.status)
-    return view.redirect(f"/{published.repository.full_name}/v/{published.version}")
+    return view.redirect(f"/{published.repository.full_name}/v/{published.version}", "published", published.version)
 
 
 def _keep(view: View, opened: Opened, file: UploadFile) -> Kept:
@@ -145,7 +145,7 @@ def save(opened: Writable, form: FormDep) -> Response:
         return _editor(view, opened, text, theirs=_card(view, opened), status=error.status)
     except _REFUSALS as error:
         return _editor(view, opened, text, parent=parent, error=error, status=error.status)
-    return view.redirect(f"/{opened.name}/v/{BRANCH}")
+    return view.redirect(f"/{opened.name}/v/{BRANCH}", "card")
 
 
 def _card(view: View, opened: Opened) -> str:
