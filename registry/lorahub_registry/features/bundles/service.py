@@ -209,7 +209,7 @@ def _record(
         session, principal, record.name, public_id=record.public_id, is_private=record.is_private
     )
     quotas.hold(session, repository.namespace_id)  # counted, and not limited: an administrator does this
-    new = [commit for commit in record.commits if _insert(session, principal, repository, commit, bundle)]
+    new = [commit for commit in record.commits if _insert(session, principal, repository, record, commit, bundle)]
     quotas.occupy_all(session, repository.namespace_id, repository.id)
     moved = [one for one in record.references if _point(session, principal, repository, record, one)]
     main = revisions.reference_named(session, repository.id, kind="branch", name="main")
@@ -236,7 +236,12 @@ def _record(
 
 
 def _insert(
-    session: Session, principal: Principal, repository: Repository, commit: RecordedCommit, bundle: str
+    session: Session,
+    principal: Principal,
+    repository: Repository,
+    record: Record,
+    commit: RecordedCommit,
+    bundle: str,
 ) -> bool:
     """False if it is here. The record was proved, so the id that is made of it is the one that it had."""
     if revisions.commit_by_id(session, repository.id, commit.id) is not None:
@@ -265,10 +270,16 @@ def _insert(
         repository.full_name,
         commit=made.id,
         digest=made.digest,
+        version=next(iter(_names_of(record, commit, "version")), None),
+        aliases=_names_of(record, commit, "alias"),
         bundle=bundle,
     )
     repositories.touch(session, repository.id, commit.created_at)
     return True
+
+
+def _names_of(record: Record, commit: RecordedCommit, kind: str) -> list[str]:
+    return [one.name for one in record.references if one.kind == kind and one.commit == commit.id]
 
 
 def _record_derived(session: Session, repository: Repository, commit_id: CommitId, found: Derived) -> None:
