@@ -275,9 +275,13 @@ def open_blob(backend: Backend, blob: Blob, start: int, stop: int) -> Iterator[b
     return backend.blobs.open_range(blob.storage_key, start, stop)
 
 
+def read_range(backend: Backend, blob: Blob, start: int, stop: int) -> bytes:
+    return b"".join(open_blob(backend, blob, start, stop))
+
+
 def read_blob(backend: Backend, blob: Blob, *, limit: int) -> bytes:
     """At most the first `limit` bytes."""
-    return b"".join(open_blob(backend, blob, 0, min(blob.size, limit)))
+    return read_range(backend, blob, 0, min(blob.size, limit))
 
 
 # --- out of circulation -----------------------------------------------------------------------------------------------
