@@ -22,7 +22,13 @@ help: ## list the targets
 	$(BIN)/python -m pip install --quiet --no-warn-conflicts --target .venv/clients/$* --upgrade 'huggingface_hub==$*' hf_xet
 	touch $@
 
-clients: $(CLIENTS:%=.venv/clients/%/.installed) ## install the older Hub clients for the compatibility tests
+# TRL, beside what the environment has: what else it needs is larger than all the rest together.
+.venv/clients/trl/.installed: constraints.txt | .venv/.installed
+	$(BIN)/python -m pip install --quiet --no-deps --constraint constraints.txt --target .venv/clients/trl --upgrade \
+		trl datasets dill multiprocess pandas pyarrow xxhash
+	touch $@
+
+clients: $(CLIENTS:%=.venv/clients/%/.installed) .venv/clients/trl/.installed ## install older Hub clients and TRL for the compatibility tests
 
 nginx: ## install nginx, which stands before the processes of a cluster, unless it is there
 	@PATH=$$PATH:/usr/sbin:/usr/local/sbin command -v nginx >/dev/null || $(if $(shell command -v brew),brew install nginx,(apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends nginx-light))

@@ -8,6 +8,8 @@ from typing import Any
 
 from anyio import to_thread
 from fastapi import FastAPI
+from fastapi.routing import iter_route_contexts
+from lorahub.errors import RepositoryNotFound
 
 from lorahub_registry.features.accounts import pages as account_pages
 from lorahub_registry.features.accounts import routes as accounts
@@ -17,6 +19,7 @@ from lorahub_registry.features.blobs import routes as blobs
 from lorahub_registry.features.browsing import pages as browsing
 from lorahub_registry.features.bundles import routes as bundles
 from lorahub_registry.features.catalog import routes as catalog
+from lorahub_registry.features.catalog.routes import ANY_METHOD
 from lorahub_registry.features.checks import routes as checks
 from lorahub_registry.features.downloads import routes as downloads
 from lorahub_registry.features.merges import routes as merges
@@ -41,11 +44,12 @@ from lorahub_registry.infrastructure.web import asset_routes, problems
 from lorahub_registry.infrastructure.web.description import describe
 from lorahub_registry.infrastructure.web.observing import Observing
 from lorahub_registry.infrastructure.web.rates import Rates
-from lorahub_registry.infrastructure.web.raw_path import RawPath
+from lorahub_registry.infrastructure.web.raw_path import RawPath, decode
 from lorahub_registry.infrastructure.web.request_id import RequestId
 from lorahub_registry.infrastructure.web.times import wire_time
 from lorahub_registry.infrastructure.web.tracing import telemetry
 
+_NAMED = "{namespace}/{name}"
 WORKER_THREADS = 48  # each may hold one database connection and one megabyte of a file
 
 
@@ -105,10 +109,30 @@ def create_app(backend: Backend) -> FastAPI:
         browsing,
     ):
         app.include_router(feature.router)
+    _add_names_without_namespace(app)
     app.add_middleware(RawPath)
     app.add_middleware(Observing)
     app.add_middleware(RequestId)
     return app
+
+
+def _add_names_without_namespace(app: FastAPI) -> None:
+    """`gpt2` is a repository of the Hub's and none here: at every address at which programs name one, whatever they
+    want of it. Bases have such names, and addresses of their own.
+    """
+
+    def nobody_is_called(single: str) -> None:
+        raise RepositoryNotFound(f"Repository not found: {decode(single)[:200]!a}; names here are namespace/name")
+
+    for path in sorted({route.path or "" for route in iter_route_contexts(app.routes)}):
+        if _NAMED in path and "/bases/" not in path:
+            app.add_api_route(
+                path.replace(_NAMED, "{single}"),
+                nobody_is_called,
+                methods=ANY_METHOD,
+                include_in_schema=False,
+                dependencies=[Anybody],
+            )
 
 
 def _described_once(app: FastAPI) -> Callable[[], dict[str, Any]]:

@@ -92,6 +92,11 @@ class Settings(BaseSettings):
     )
     scrub_bytes: int = Field(default=16 << 30, description="bytes that one scrub reads")
 
+    ordinary_files: Literal["any", "known"] = Field(
+        default="any",
+        description="which files are taken beside weights, configuration and cards: any that runs no code when it is "
+        "loaded, or only those known of adapters and models, no archives and no executables among them",
+    )
     inline_file_bytes: int = Field(
         default=1 << 20,
         description="bytes; files up to this size travel inside the commit body, larger ones by upload",

@@ -1,6 +1,7 @@
 """The model list and model info as the stock client of the Hub sees them."""
 
 import json
+import re
 from collections.abc import Callable
 from typing import Any, get_args
 
@@ -66,6 +67,71 @@ def test_every_filter_must_match(registry: Registry, publisher: Publisher) -> No
     with registry.client() as client:
         found = client.get("/api/models", params={"author": publisher.name, "filter": "sql,fr"}).json()
     assert [model["id"] for model in found] == [both]
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        {"library": "peft"},
+        {"library": ["peft", "safetensors"]},
+        {"language": "fr"},
+        {"language": "FR"},
+        {"license": "mit"},
+        {"license": "license:mit"},
+        {"dataset": "acme/chats"},
+        {"dataset": "dataset:acme/chats"},
+        {"other": "sql"},
+        {"apps": "vllm"},
+        {"apps": ["ollama", "mlx-lm"]},
+        {"pipeline_tag": "text-generation"},
+        {"gated": "false", "direction": "-1"},
+        {
+            "library": "peft",
+            "language": "fr",
+            "license": "mit",
+            "dataset": "acme/chats",
+            "other": "sql",
+            "apps": "peft",
+        },
+    ],
+)
+def test_every_filter_of_the_hub_is_honoured(registry: Registry, publisher: Publisher, query: dict[str, Any]) -> None:
+    asked = publisher.publish("asked", "tags: [sql]\nlanguage: fr\ndatasets: acme/chats")
+    publisher.api.create_repo(f"{publisher.name}/empty")
+    with registry.client() as client:
+        answer = client.get("/api/models", params={"author": publisher.name, **query})
+        others = [
+            client.get("/api/models", params={"author": publisher.name, name: other}).json()
+            for name, other in (
+                ("library", "diffusers"),
+                ("language", "de"),
+                ("license", "apache-2.0"),
+                ("apps", "comfyui"),
+            )
+            if name in query
+        ]
+    found = [model["id"] for model in answer.json()]
+    assert found == ([f"{publisher.name}/empty", asked] if "gated" in query else [asked])
+    assert not any(others)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("inference", "warm"),
+        ("inference_provider", "all"),
+        ("region", "eu"),
+        ("direction", "1"),
+        ("apps", "jan"),
+        ("q", "x"),
+    ],
+)
+def test_what_cannot_be_honoured_is_refused_by_its_name(registry: Registry, name: str, value: str) -> None:
+    with registry.client() as client:
+        refused = client.get("/api/models", params={name: value})
+    assert refused.status_code == 400
+    assert name in refused.json()["error"]
+    assert refused.json()["hint"]
 
 
 def test_search_is_a_part_of_the_id_in_any_case(publisher: Publisher) -> None:
@@ -367,7 +433,13 @@ def test_private_children_are_counted_for_those_who_see_them(registry: Registry,
         ("cursor=%F0%9F%90%8D", 400),
         ("expand=", 400),
         ("full=maybe", 400),
-        ("apps=vllm&inference=warm&inference_provider=all&direction=-1&whatever=1", 200),
+        ("apps=vllm&direction=-1", 200),
+        ("apps=%00", 400),
+        ("direction=x", 400),
+        ("language=%00", 400),
+        ("library=" + "a" * 5000, 400),
+        ("whatever=1", 400),
+        ("%FF=1&" + "&".join(f"p{n}=1" for n in range(100)), 400),
     ],
 )
 def test_hostile_queries_are_answered(registry: Registry, query: str, status: int) -> None:
@@ -379,12 +451,37 @@ def test_hostile_queries_are_answered(registry: Registry, query: str, status: in
 # --- the small routes -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("address", ["/api/models/gpt2", "/api/datasets", "/api/datasets/a/b", "/api/spaces/a/b/x"])
-@pytest.mark.parametrize("method", ["GET", "POST", "DELETE"])
+@pytest.mark.parametrize(
+    "address",
+    [
+        *("/api/models/gpt2", "/gpt2/resolve/main/config.json", "/gpt2/resolve/main/deep/config.json"),
+        *("/gpt2.git/info/lfs/objects/batch", "/gpt2.git/info/lfs/verify"),
+        *("/api/datasets", "/api/datasets/a", "/api/datasets/a/b", "/api/datasets/squad/revision/main"),
+        *("/api/spaces/a/b/x", "/api/spaces/a/tree/main", "/datasets/squad/resolve/main/x", "/spaces/a/resolve/main/x"),
+        *(f"/api/models/gpt2/{route}" for route in "revision/main tree/main tree/main/sub%2Fdir refs settings".split()),
+        *(f"/api/models/gpt2/{route}" for route in "commits/main preupload/main commit/main paths-info/main".split()),
+        *(f"/api/models/gpt2/{route}" for route in "xet-write-token/main branch/b tag/t super-squash/main".split()),
+        *(f"/api/models/gpt2/{route}" for route in "auth-check auth-check/write discussions likers lfs-files".split()),
+        *(f"/api/lorahub/v1/models/gpt2/{route}" for route in "versions aliases revisions/main check/main".split()),
+    ],
+)
+@pytest.mark.parametrize("method", ["GET", "HEAD", "POST", "PUT", "DELETE"])
 def test_what_cannot_be_a_model_is_not_found(registry: Registry, method: str, address: str) -> None:
     with registry.client() as client:
         answer = client.request(method, address)
     assert (answer.status_code, answer.headers["X-Error-Code"]) == (404, "RepoNotFound")
+
+
+def test_every_address_that_names_a_repository_has_one_for_names_without_a_namespace(registry: Registry) -> None:
+    with registry.client() as client:
+        described = client.get("/api/openapi.json").json()["paths"]
+        named = [path for path in described if "{namespace}/{name}" in path and "/bases/" not in path]
+        assert len(named) > 40
+        for path in named:
+            address = re.sub(r"{\w+}", "x", path.replace("{namespace}/{name}", "gpt2"))
+            for method in described[path]:
+                answer = client.request(method, address)
+                assert (answer.status_code, answer.headers["X-Error-Code"]) == (404, "RepoNotFound"), (method, address)
 
 
 def test_the_stock_client_finds_no_datasets(registry: Registry) -> None:

@@ -160,7 +160,10 @@ def test_a_pushed_folder_leaves_its_secrets_at_home(cli: Cli, repo: str, adapter
     assert cli.json("search", "--author", repo.split("/", maxsplit=1)[0]) == [], "a dry run made a repository"
     pushed = cli.json("push", str(adapter), repo)
     assert {file["path"] for file in cli.json("info", repo)["files"]} == expected | {"lorahub.json"}
-    assert {left["path"] for left in pushed["left"]} >= {"link.json", ".env", "server.key", "optimizer.pt"}
+    left = {one["path"]: one["why"] for one in pushed["left"]}
+    assert left.keys() >= {"link.json", ".env", "server.key"}
+    by_product = "a by-product of training; nothing that loads an adapter reads it"
+    assert (left["optimizer.pt"], left["training_args.bin"]) == (by_product, by_product)
 
 
 def test_search_finds_by_name_base_and_tag(cli: Cli, repo: str, adapter: Path) -> None:

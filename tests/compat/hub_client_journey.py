@@ -5,10 +5,12 @@
 Prints one line for each step that worked; anything that doesn't ends it with a traceback.
 """
 
+import inspect
 import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import get_args
 
 import huggingface_hub
 from huggingface_hub import (
@@ -16,10 +18,11 @@ from huggingface_hub import (
     CommitOperationDelete,
     HfApi,
     ModelCard,
+    hf_api,
     hf_hub_download,
     snapshot_download,
 )
-from huggingface_hub.utils import EntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError
+from huggingface_hub.utils import EntryNotFoundError, HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
 
 ENDPOINT, TOKEN, NAMESPACE, ADAPTER, BIG = sys.argv[1:6]
 REPO = f"{NAMESPACE}/journey-{huggingface_hub.__version__}"
@@ -32,9 +35,9 @@ def download(path: str, revision: str = "main") -> bytes:
     return Path(found).read_bytes()
 
 
-def must_raise(kind: type[Exception], act: Callable[[], object]) -> None:
+def must_raise(kind: type[Exception], act: Callable[..., object], *arguments: object, **named: object) -> None:
     try:
-        act()
+        act(*arguments, **named)
     except kind:
         return
     raise AssertionError(f"{kind.__name__} was not raised")
@@ -98,12 +101,11 @@ def commit_several_operations() -> None:
     assert "weights/copy.safetensors" not in files
     must_raise(
         Exception,
-        lambda: api.create_commit(
-            repo_id=REPO,
-            operations=[CommitOperationAdd("late.txt", b"late")],
-            commit_message="late",
-            parent_commit=parent,
-        ),
+        api.create_commit,
+        repo_id=REPO,
+        operations=[CommitOperationAdd("late.txt", b"late")],
+        commit_message="late",
+        parent_commit=parent,
     )
     assert "late.txt" not in api.list_repo_files(REPO)
 
@@ -136,23 +138,75 @@ def branches_and_tags() -> None:
     api.delete_branch(REPO, branch="feature/x")
     assert download("x.txt", "release/1") == b"on a branch"
     api.delete_tag(REPO, tag="release/1")
-    must_raise(RevisionNotFoundError, lambda: api.model_info(REPO, revision="feature/x"))
+    must_raise(RevisionNotFoundError, api.model_info, REPO, revision="feature/x")
 
 
 def what_is_missing() -> None:
-    must_raise(EntryNotFoundError, lambda: download("missing.txt"))
-    must_raise(RevisionNotFoundError, lambda: download("README.md", "no-such-branch"))
-    must_raise(RepositoryNotFoundError, lambda: api.model_info(f"{NAMESPACE}/no-such-repository"))
+    must_raise(EntryNotFoundError, download, "missing.txt")
+    must_raise(RevisionNotFoundError, download, "README.md", "no-such-branch")
+    must_not_find(f"{NAMESPACE}/no-such-repository")
+    must_not_find("gpt2")  # the Hub has names without a namespace
+
+
+def must_not_find(repo: str) -> None:
+    must_raise(RepositoryNotFoundError, api.model_info, repo)
+    must_raise(RepositoryNotFoundError, api.model_info, repo, revision="main")
+    must_raise(RepositoryNotFoundError, api.list_repo_files, repo)
+    must_raise(RepositoryNotFoundError, lambda: list(api.list_repo_tree(repo, "sub/dir", recursive=True)))
+    must_raise(RepositoryNotFoundError, api.get_paths_info, repo, ["config.json"])
+    must_raise(RepositoryNotFoundError, api.list_repo_refs, repo)
+    must_raise(RepositoryNotFoundError, api.list_repo_commits, repo)
+    must_raise(RepositoryNotFoundError, hf_hub_download, repo, "config.json", cache_dir=cache)
+    must_raise(RepositoryNotFoundError, snapshot_download, repo, cache_dir=cache)
+    must_raise(RepositoryNotFoundError, api.upload_file, path_or_fileobj=b"x", path_in_repo="x", repo_id=repo)
+    must_raise(RepositoryNotFoundError, api.upload_folder, repo_id=repo, folder_path=ADAPTER)
+    must_raise(RepositoryNotFoundError, api.create_branch, repo, branch="b")
+    must_raise(RepositoryNotFoundError, api.create_tag, repo, tag="t")
+    assert not api.repo_exists(repo)
+    assert not api.file_exists(repo, "config.json")
+    for kind in ("dataset", "space"):
+        must_raise(RepositoryNotFoundError, api.repo_info, repo, repo_type=kind)
+        must_raise(RepositoryNotFoundError, api.repo_info, repo, repo_type=kind, revision="main")
+        must_raise(RepositoryNotFoundError, hf_hub_download, repo, "x", repo_type=kind, cache_dir=cache)
 
 
 def find_it() -> None:
-    found = api.list_models(filter="base_model:adapter:acme/tiny-llama", author=NAMESPACE)
-    assert REPO in [model.id for model in found]
+    assert REPO in listed(filter="base_model:adapter:acme/tiny-llama")
+    for name, value, other in (
+        ("library", "peft", "diffusers"),
+        ("tags", "lora", "qlora"),
+        ("task", "text-generation", "fill-mask"),
+        ("pipeline_tag", "text-generation", "fill-mask"),
+        ("apps", ["vllm"], "comfyui"),
+        ("gated", False, True),
+    ):
+        if takes(name):
+            assert REPO in listed(**{name: value}), name
+            assert listed(**{name: other}) == [], name
+    for name, value in (("inference", "warm"), ("inference_provider", "all"), ("apps", "jan")):
+        if takes(name):
+            must_raise(HfHubHTTPError, listed, **{name: value})
     info = api.model_info(REPO, files_metadata=True)
     assert info.card_data.license == "mit"
     assert "lora" in info.tags
     sizes = {sibling.rfilename: sibling.size for sibling in info.siblings}
     assert sizes["weights/big.safetensors"] == Path(BIG).stat().st_size
+
+
+def takes(filter_name: str) -> bool:
+    """Each has come or gone with a version."""
+    return filter_name in inspect.signature(api.list_models).parameters
+
+
+def listed(**query: object) -> list[str]:
+    return [model.id for model in api.list_models(author=NAMESPACE, **query)]
+
+
+def ask_for_every_property() -> None:
+    properties = list(get_args(getattr(hf_api, "ExpandModelProperty_T", None)))
+    if properties:  # from 0.24 on
+        assert api.model_info(REPO, expand=properties).id == REPO
+        assert REPO in listed(expand=properties)
 
 
 def read_headers() -> None:
@@ -191,6 +245,7 @@ STEPS = (
     branches_and_tags,
     what_is_missing,
     find_it,
+    ask_for_every_property,
     read_headers,
     look_after_large_files,
     settings_move_and_delete,

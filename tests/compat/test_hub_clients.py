@@ -7,13 +7,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import wire
 from builders import weights_of_size, write_adapter
+from corpus.file_kinds import written
 from registry_process import Registry
 
 HERE = Path(__file__).parent
 OLDER = Path(sys.prefix) / "clients"
 CURRENT = "2.4.0"
-STEPS = 14
+STEPS = 15
 
 
 def client_environment(registry: Registry, token: str, version: str, home: Path) -> dict[str, str]:
@@ -65,6 +67,34 @@ def test_lfs_is_used_where_a_user_turns_xet_off(
         timeout=240,
     )
     assert result.returncode == 0, result.stdout + result.stderr
+
+
+@pytest.mark.parametrize("version", ["0.36.2", "1.18.0", "1.33.0"])
+def test_a_large_folder_is_uploaded_by_the_clients_that_have_a_command_for_it(
+    registry: Registry, user: tuple[str, str], tmp_path: Path, version: str
+) -> None:
+    """0.36.2 asks for `expand=xetEnabled` first. It tries again for ever what it is refused."""
+    name, token = user
+    repo = f"{name}/large-{version}"
+    big = {"big.safetensors": weights_of_size(20_000_000, seed=36), "deep/notes.bin": b"a text"}
+    left = {"training_args.bin": b"\x80\4.", "checkpoint-1/optimizer.pt": b"\x80\4." + bytes(2_000_000)}
+    folder = written(write_adapter(tmp_path / "folder"), {**big, **left})
+    command = "from huggingface_hub.cli.hf import main; main()"
+    arguments = ["upload-large-folder", repo, str(folder), "--repo-type", "model"]
+    subprocess.run(
+        [sys.executable, "-c", command, *arguments],
+        env=client_environment(registry, token, version, tmp_path / "hf"),
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=240,
+    )
+    with registry.client(token) as client:
+        here = wire.files(client, repo)
+    adapter = {"README.md", "adapter_config.json", "adapter_model.safetensors", ".gitattributes"}
+    assert set(here) == {*big, *adapter}
+    assert here["big.safetensors"] == wire.sha256(big["big.safetensors"])
 
 
 def hf(registry: Registry, token: str, home: Path, *arguments: str) -> str:

@@ -48,10 +48,10 @@ def test_an_empty_and_a_disguised_file_are_refused(client: httpx2.Client, repo: 
         ("model.safetensors", b""),
         ("model.safetensors", b"<!DOCTYPE html><p>not found"),
         ("model.gguf", b"PK\x03\x04"),
-        ("weights.bin", b"harmless"),
+        ("pytorch_model.bin", b"harmless"),
+        ("adapter_config.json", b"<html>not found"),
         ("notes.txt", b"\x80\x04\x95."),
         ("notes.txt", b"PK\x03\x04zip"),
-        ("run.sh.txt", b"\x7fELF\x02"),
     ):
         refused = wire.commit(client, repo, [wire.inline(path, content)], title=path)
         assert refused.status_code == 422, f"{path}: {refused.text}"

@@ -17,6 +17,8 @@ import pytest
 import sqlalchemy
 import wire
 from builders import lora_config, lora_weights
+from corpus import file_kinds as corpus
+from lorahub.protocol.digests import git_blob_sha1
 from registry_process import LORAHUB, Registry, eventually
 
 pytestmark = pytest.mark.xdist_group("mirrors")
@@ -206,6 +208,39 @@ def test_a_hub_that_names_our_private_bytes_does_not_get_them_published(here: Re
     with here.client() as client:
         assert "w.safetensors" not in wire.files(client, "acme/stolen")
     forget(here, "acme/stolen")
+
+
+def test_pickles_and_by_products_are_left_and_named_and_all_else_is_brought(
+    here: Registry, liar: tuple[Path, str]
+) -> None:
+    folder, url = liar
+    commit = "c" * 40
+    files = {
+        "adapter_model.safetensors": lora_weights(seed=12),
+        "adapter_config.json": json.dumps(lora_config()).encode(),
+        "lfs.bin": b"a text, whatever its name says",
+        "samples.zip": corpus.ordinary()["notes.zip"],
+        "sly.bin": corpus.pickles()["code, protocol 0"],
+        "large.bin": corpus.pickles()["code, protocol 4"] + bytes(2_000_000),
+        "adapter_model.bin": b"never fetched",
+        "training_args.bin": b"never fetched",
+    }
+    listed = [{"rfilename": path, "size": len(content)} for path, content in files.items()]
+    for file, content in zip(listed, files.values(), strict=True):
+        file["blobId"] = git_blob_sha1(content)
+    corpus.written(folder / "evil/mixed/resolve" / commit, {path: files[path] for path in list(files)[:-2]})
+    listing = folder / "api/models/evil/mixed/revision/main"
+    listing.parent.mkdir(parents=True)
+    listing.write_text(json.dumps({"sha": commit, "siblings": listed}))
+    assert add(here, url, "evil/mixed", "acme/mixed").status_code == 200
+    eventually(lambda: mirror(here, "acme/mixed")["commit"] == commit, 30)
+    with here.client() as client:
+        brought = {"adapter_model.safetensors", "adapter_config.json", "lfs.bin", "samples.zip"}
+        assert set(wire.files(client, "acme/mixed", "v1")) == brought
+        [said, *_] = client.get("/api/models/acme/mixed/commits/main").json()
+    left = "left, as pickles and by-products of training: adapter_model.bin, training_args.bin, sly.bin, large.bin"
+    assert said["message"] == left
+    forget(here, "acme/mixed")
 
 
 def test_a_private_repository_is_brought_with_a_token_that_nobody_sees(

@@ -27,8 +27,6 @@ OF_PLACES = ["/pages-org", "/pages-owner", "/base/pages-org/pages-base"]
 
 NO_PAGES = {
     "/api/openapi.json": "the API's description",
-    "/api/models/{single}": "refused: a name without a namespace",
-    "/{name}/resolve/{rev}/{path:path}": "refused: a name without a namespace",
     "/cas/{element}/{rest:path}": "refused: a part of Xet that isn't spoken here",
     "/spaces/{rest:path}": "refused: no spaces here",
     "/api/spaces/{rest:path}": "refused: no spaces here",
@@ -54,8 +52,8 @@ def all_routes() -> dict[str, bool]:
 
 
 def page_routes() -> set[str]:
-    """Without twins: each is its page's data."""
-    own = {path for path, is_described in all_routes().items() if not is_described}
+    """Without twins: each is its page's data. Names without a namespace are only refused."""
+    own = {path for path, is_described in all_routes().items() if not is_described and "{single}" not in path}
     return {path for path in own if not path.endswith(".json")} - NO_PAGES.keys()
 
 

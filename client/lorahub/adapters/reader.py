@@ -7,6 +7,8 @@ from typing import Any
 
 from lorahub.adapters.adapter import Adapter, BaseClaim
 from lorahub.adapters.adapter_config import is_hub_id, parse_adapter_config
+from lorahub.adapters.content import Content
+from lorahub.adapters.file_kinds import check_file, is_by_product
 from lorahub.adapters.files import Files, header_of, read_whole
 from lorahub.adapters.findings import Evidence, Finding, finding
 from lorahub.adapters.formats.adapterhub import is_adapterhub, read_adapterhub
@@ -22,7 +24,7 @@ from lorahub.adapters.limits import LIMITS
 from lorahub.adapters.manifest import MANIFEST, Manifest, parse_manifest
 from lorahub.adapters.model_card import validate_card
 from lorahub.adapters.safetensors_header import SafetensorsHeader
-from lorahub.errors import InvalidAdapter, InvalidAdapterConfig, InvalidSafetensors
+from lorahub.errors import InvalidAdapter, InvalidAdapterConfig, InvalidSafetensors, UnsafeFile
 
 CONFIG = "adapter_config.json"
 _WEIGHTS = (
@@ -31,7 +33,6 @@ _WEIGHTS = (
     "adapter.safetensors",
     "pytorch_lora_weights.safetensors",
 )
-_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 _EMPTY_RULES = frozenset({"tensor-empty", "no-tensors"})
 _MOST_ALPHAS = 16_384
 
@@ -87,7 +88,7 @@ def weights_file(files: Files) -> str | None:
 
 
 def _without_weights(files: Files) -> Adapter:
-    pickles = [path for path in files.sizes if path.endswith(_PICKLES)]
+    pickles = [path for path in files.sizes if _is_pickle(files, path)]
     if pickles:
         found = finding("LH301", f"the weights are a pickle: {pickles[0]}", (Evidence(path) for path in pickles))
     else:
@@ -95,6 +96,16 @@ def _without_weights(files: Files) -> Adapter:
         what = f"several files could be them: {', '.join(several[:5])}" if several else "no file holds weights"
         found = finding("LH308", what, (Evidence(path) for path in several or _WEIGHTS[:1]))
     return Adapter("unknown", "unknown", findings=(found,))
+
+
+def _is_pickle(files: Files, path: str) -> bool:
+    if is_by_product(path):
+        return False
+    try:
+        check_file(path, Content(lambda start, stop: files.read(path, start, stop), files.sizes[path]))
+    except UnsafeFile:
+        return True
+    return False
 
 
 def _unreadable(path: str, error: InvalidAdapter) -> Adapter:

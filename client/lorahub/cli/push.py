@@ -25,8 +25,8 @@ from lorahub.errors import RepositoryNotFound
 def push(session: Session, folder: Path, reference: str, *, dry_run: bool, **wishes: object) -> Result:
     """Publish FOLDER as a new version of REFERENCE (namespace/name).
 
-    A version is exactly the folder's files. Links, hidden files, keys and pickles stay; pushing the same files again
-    is done already.
+    A version is exactly the folder's files. Links, hidden files, keys, pickles and what training leaves behind
+    (optimizer.pt, training_args.bin) stay; pushing the same files again is done already.
     """
     if dry_run:
         return _would_push(session, folder, reference)

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
+from lorahub.adapters.file_kinds import fault_of_name
 from lorahub.errors import DigestMismatch, SizeMismatch
 from lorahub.hub.bases import hub_transport
 from lorahub.hub.configuration import Configuration
 from lorahub.hub.download import PIECE_BYTES
-from lorahub.hub.importing import PICKLES
+from lorahub.hub.folder import Left
 from lorahub.hub.progress import Progress
 from lorahub.hub.remote_files import RemoteFiles
 from lorahub.hub.transport import Transport, retrying
@@ -25,8 +26,8 @@ class Fetched:
     """`source` is the reference with the commit that its revision meant."""
 
     source: str
-    left: tuple[str, ...]
-    """Paths that were not fetched: pickles."""
+    left: tuple[Left, ...]
+    """What was not fetched: pickles and by-products of training, as far as names tell."""
 
 
 def fetch_from_hub(settings: Configuration, reference: Reference, folder: Path, progress: Progress) -> Fetched:
@@ -36,7 +37,8 @@ def fetch_from_hub(settings: Configuration, reference: Reference, folder: Path, 
         files = RemoteFiles(hub, repository, reference.revision or "main")
         paths = [parse_path(path) for path in files.sizes]
         check_tree(paths)
-        wanted = [path for path in paths if not path.lower().endswith(PICKLES)]
+        faults = {path: fault for path in paths if (fault := fault_of_name(path)) is not None}
+        wanted = [path for path in paths if path not in faults]
         progress.begin(f"Fetching {reference}", sum(files.sizes[path] for path in wanted))
         try:
             for path in wanted:
@@ -47,7 +49,8 @@ def fetch_from_hub(settings: Configuration, reference: Reference, folder: Path, 
                 _verify(files, path, target)
         finally:
             progress.end()
-    return Fetched(f"hf:{repository}@{files.commit}", tuple(path for path in paths if path not in wanted))
+    left = tuple(Left(path, fault.message) for path, fault in faults.items())
+    return Fetched(f"hf:{repository}@{files.commit}", left)
 
 
 def _bring(hub: Transport, address: str, target: Path, size: int, progress: Progress) -> None:

@@ -1,6 +1,7 @@
 """What of a folder is pushed: the files of an adapter or a model, and nothing that was never meant to leave.
 
-Symbolic links, hidden files, keys and pickles stay; each with its reason, so that nothing is missing by surprise.
+Symbolic links, hidden files, keys, pickles and by-products of training stay; each with its reason, so that nothing is
+missing by surprise.
 """
 
 import hashlib
@@ -9,18 +10,15 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lorahub.adapters.file_kinds import SNIFF_BYTES, check_file
+from lorahub.adapters.content import Content
+from lorahub.adapters.file_kinds import check_file, is_by_product, is_known
+from lorahub.adapters.safetensors_header import range_reader
 from lorahub.errors import InvalidPath, InvalidUsage, LorahubError, UnsafeFile
 from lorahub.protocol.digests import Sha256
 from lorahub.protocol.paths import check_tree, parse_path
 
 PIECE_BYTES = 1 << 20
 
-_PUSHED_SUFFIXES = tuple(
-    ".safetensors .gguf .json .jsonl .md .txt .yaml .yml .toml .model .tiktoken .jinja .spm .vocab .bpe "
-    ".png .jpg .jpeg .webp .gif .svg .csv .tsv .py .sig".split()
-)
-_PUSHED_NAMES = frozenset({"LICENSE", "NOTICE", "README", "USE_POLICY", "merges.txt", "vocab.txt"})
 _SECRET_SUFFIXES = (".pem", ".key", ".p12", ".pfx", ".keystore", ".kdbx")
 _SECRET_NAMES = frozenset({"id_rsa", "id_dsa", "id_ecdsa", "id_ed25519", "credentials.json", "tokens.toml", "token"})
 _LEFT_FOLDERS = frozenset({"__pycache__", "wandb", "runs", "node_modules"})
@@ -99,11 +97,11 @@ def _why_left(path: str, source: Path) -> str | None:
         return "a hidden file"
     if name.lower() in _SECRET_NAMES or name.lower().endswith(_SECRET_SUFFIXES):
         return "looks like a secret"
+    if is_by_product(path):
+        return "a by-product of training; nothing that loads an adapter reads it"
     with source.open("rb") as file:
-        check_file(path, file.read(SNIFF_BYTES))
-    if name in _PUSHED_NAMES or name.lower().endswith(_PUSHED_SUFFIXES):
-        return None
-    return "not a file that adapters and models have"
+        check_file(path, Content(range_reader(file), source.stat().st_size))
+    return None if is_known(path) else "not a file that adapters and models have"
 
 
 def hash_file(source: Path, advance: Callable[[int], None]) -> Sha256:

@@ -275,7 +275,7 @@ class Hub:
             fetched = fetch_from_hub(self.settings, Reference.parse(source), folder, self._progress)
             message, parents = f"Import {fetched.source}", [fetched.source]
             pushed = self.push(folder, repository, message=message, private=private, base=base, parents=parents)
-        return replace(pushed, left=(*pushed.left, *(Left(path, "a pickle") for path in fetched.left)))
+        return replace(pushed, left=(*pushed.left, *fetched.left))
 
     def _describe(self, folder: Path, base: str | None, parents: Sequence[str] | None) -> None:
         bases = Bases(self.settings, lambda: self._transport)

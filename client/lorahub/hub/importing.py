@@ -10,9 +10,10 @@ import sys
 import tempfile
 from pathlib import Path
 
+from lorahub.adapters.file_kinds import is_by_product
 from lorahub.errors import InvalidAdapter, InvalidUsage
 
-PICKLES = (".bin", ".pt", ".pth", ".ckpt")
+_PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 _SECONDS = 120
 _KEPT = ("adapter_config.json", "README.md", "tokenizer.json", "tokenizer_config.json")
 _NAMES = {"adapter_model.bin": "adapter_model.safetensors", "pytorch_adapter.bin": "adapter.safetensors"}
@@ -37,8 +38,8 @@ def import_pickle(source: Path, folder: Path) -> Path:
 
 
 def _pickle_in(source: Path) -> Path:
-    found = [source] if source.is_file() else sorted(path for path in source.glob("*") if path.suffix in PICKLES)
-    weights = [path for path in found if path.suffix in PICKLES and path.name != "training_args.bin"]
+    found = [source] if source.is_file() else sorted(path for path in source.glob("*") if path.suffix in _PICKLES)
+    weights = [path for path in found if path.suffix in _PICKLES and not is_by_product(path.name)]
     if len(weights) != 1:
         said = ", ".join(path.name for path in weights) or "none"
         raise InvalidUsage(

@@ -289,9 +289,13 @@ def _whole(pieces: Iterator[bytes], blob: Blob, size: int, path: str | None) -> 
         raise _damaged(blob, path, f"end {size} bytes too early")
 
 
+def read_range(backend: Backend, blob: Blob, start: int, stop: int, *, path: str | None = None) -> bytes:
+    return b"".join(open_blob(backend, blob, start, stop, path=path))
+
+
 def read_blob(backend: Backend, blob: Blob, *, limit: int, path: str | None = None) -> bytes:
     """At most the first `limit` bytes. Raises as `open_blob`."""
-    return b"".join(open_blob(backend, blob, 0, min(blob.size, limit), path=path))
+    return read_range(backend, blob, 0, min(blob.size, limit), path=path)
 
 
 # --- out of circulation -----------------------------------------------------------------------------------------------

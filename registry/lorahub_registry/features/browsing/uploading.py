@@ -79,6 +79,7 @@ def check(backend: Backend, principal: Principal, name: RepositoryName, files: S
         "findings": [_shown(one) for one in _findings(report.get("findings", []), found.refusal)],
         "refused": None if found.refusal is None else {"message": found.refusal.message, "hint": found.refusal.hint},
         "files": found.paths,
+        "left": found.left,
     }
 
 
@@ -178,4 +179,5 @@ def refusal_of(error: LorahubError) -> dict[str, Any]:
         "findings": [],
         "refused": {"message": error.message, "hint": error.hint},
         "files": [],
+        "left": [],
     }

@@ -25,7 +25,6 @@ from lorahub.protocol.records import (
 from lorahub_registry.features.accounts.permissions import Principal, require_site_admin
 from lorahub_registry.features.audit.service import record_act
 from lorahub_registry.features.blobs import service as blobs
-from lorahub_registry.features.blobs.service import read_blob
 from lorahub_registry.features.catalog.service import Facts, derive_facts, record_entry, record_facts
 from lorahub_registry.features.checks import service as checks
 from lorahub_registry.features.checks.service import Judged
@@ -192,7 +191,8 @@ def _derive(backend: Backend, principal: Principal, record: Record, commit: Reco
     check_new_files(
         {file.path: found[file.sha256] for file in commit.files if file not in before},
         is_adapter="adapter_config.json" in files,
-        read=lambda blob, limit: read_blob(backend, blob, limit=limit),
+        read=lambda blob, start, stop: blobs.read_range(backend, blob, start, stop),
+        taken=backend.settings.ordinary_files,
     )
     judged = checks.judge(backend, principal, files, found)
     return Derived(derive_facts(backend, files, found, measured=checks.tags_of(judged) if judged else ()), judged)

@@ -1,6 +1,6 @@
 """The Hub's model info and model list, card validation, and the small routes that its clients try first."""
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
@@ -21,6 +21,7 @@ from lorahub_registry.features.accounts.caller import Anybody, Caller
 from lorahub_registry.features.catalog import service
 from lorahub_registry.features.catalog.search import (
     Search,
+    parse_apps,
     parse_parameters,
     parse_ranks,
     parse_sort,
@@ -36,7 +37,6 @@ from lorahub_registry.infrastructure.web.bodies import json_model
 from lorahub_registry.infrastructure.web.description import answers, refuses
 from lorahub_registry.infrastructure.web.paging import page
 from lorahub_registry.infrastructure.web.parameters import Repo, Revision
-from lorahub_registry.infrastructure.web.raw_path import decode
 from lorahub_registry.infrastructure.web.times import wire_time
 
 router = APIRouter()
@@ -81,11 +81,12 @@ PROPERTIES: dict[str, Callable[[Model], Any]] = {
     "trendingScore": lambda model: score(model.repository.trending),
     "usedStorage": lambda model: model.stored_bytes,
     "widgetData": lambda _: None,
+    "xetEnabled": lambda _: False,  # clients from 0.30 to 0.36 ask before they upload; by LFS, all of them can
 }
 """By the name that clients ask for; None where this registry has nothing to say."""
 
 INFO = [
-    name for name in PROPERTIES if name not in ("childrenModelCount", "trendingScore")
+    name for name in PROPERTIES if name not in ("childrenModelCount", "trendingScore", "xetEnabled")
 ]  # the Hub says them when asked
 ITEM = [
     "modelId",
@@ -169,21 +170,22 @@ def _ascii_line(text: str) -> str:
     return "".join(c if " " <= c <= "~" else "?" if c.isprintable() else " " for c in text)
 
 
-@router.api_route("/api/models/{single}", methods=ANY_METHOD, include_in_schema=False, dependencies=[Anybody])
-def single_segment(single: str) -> None:
-    raise RepositoryNotFound(f"Repository not found: {decode(single)[:200]!a}; names here are namespace/name")
-
-
 # --- many models ------------------------------------------------------------------------------------------------------
 
 
 class ListQuery(BaseModel):
-    """Other parameters of the Hub's (`apps`, `inference`, `direction`, …) ask for nothing that could be told apart."""
+    """Whatever else a client asks for is refused by its name: a list that ignored it would be a false one."""
 
     search: list[str] = []
     author: str | None = None
     filter: list[str] = []
     pipeline_tag: str | None = None
+    library: list[str] = []
+    language: list[str] = []
+    license: list[str] = []
+    dataset: list[str] = []
+    other: list[str] = []
+    apps: list[str] = []
     gated: bool | None = None
     num_parameters: str | None = None
     base: str | None = None
@@ -193,6 +195,7 @@ class ListQuery(BaseModel):
     method: str | None = None
     verdict: str | None = None
     sort: str = "lastModified"
+    direction: int | None = None
     limit: int | None = Field(default=None, ge=1)
     full: bool = False
     with_card: bool = Field(default=False, alias="cardData")
@@ -207,7 +210,7 @@ class ListQuery(BaseModel):
         return Search(
             texts=tuple(text.lower() for text in parse_terms(self.search, what="search")),
             author=parse_term(self.author, what="author") if self.author else None,
-            tags=parse_terms([*self.filter, self.pipeline_tag or ""], what="filter"),  # a task is a tag
+            tags=self._tags(),
             is_gated=self.gated,
             least_parameters=least,
             most_parameters=most,
@@ -215,17 +218,29 @@ class ListQuery(BaseModel):
             labels=self._labels(),
             least_rank=ranks[0],
             most_rank=ranks[1],
-            sort=parse_sort(self.sort),
+            sort=parse_sort(self.sort, self.direction),
+        )
+
+    def _tags(self) -> tuple[str, ...]:
+        """A task is a tag, and so are a library and a format of files, which the Hub counts among libraries."""
+        datasets = parse_terms(self.dataset, what="dataset")
+        return (
+            *parse_terms([*self.filter, self.pipeline_tag or ""], what="filter"),
+            *parse_terms(self.library, what="library"),
+            *parse_terms(self.other, what="other"),
+            *(f"dataset:{name.removeprefix('dataset:')}" for name in datasets),
         )
 
     def _labels(self) -> tuple[str, ...]:
         asked = {
             "target": parse_terms(self.target, what="target"),
-            "fits": parse_terms(self.fits, what="fits"),
+            "fits": (*parse_terms(self.fits, what="fits"), *parse_apps(self.apps)),
             "method": parse_terms([self.method or ""], what="method"),
             "verdict": parse_terms([self.verdict or ""], what="verdict"),
+            "language": parse_terms(map(str.lower, self.language), what="language"),
+            "license": parse_terms(map(str.lower, self.license), what="license"),
         }
-        return tuple(f"{kind}:{value}" for kind, values in asked.items() for value in values)
+        return tuple(f"{kind}:{value.removeprefix(f'{kind}:')}" for kind, values in asked.items() for value in values)
 
     def properties(self) -> list[str]:
         """Raises `InvalidInput`."""
@@ -235,10 +250,23 @@ class ListQuery(BaseModel):
         return [*(FULL if self.full else ITEM), *extra]
 
 
+def refuse_unknown(asked: Iterable[str], model: type[BaseModel]) -> None:
+    """Raises `InvalidInput` for the parameters that a query hasn't."""
+    known = {field.alias or name for name, field in model.model_fields.items()}
+    unknown = sorted(set(asked) - known)
+    if unknown:
+        names = ", ".join(f"{name[:40]!a}" for name in unknown[:10])
+        raise InvalidInput(
+            f"models can't be listed by {names} on this registry",
+            hint=f"leave it out; they are listed by: {', '.join(sorted(known))}",
+        )
+
+
 @router.get("/api/models")
 def models(
     request: Request, backend: BackendDep, caller: Caller, url: PublicUrl, query: Annotated[ListQuery, Query()]
 ) -> Response:
+    refuse_unknown(request.query_params, ListQuery)
     properties = query.properties()
     most = PAGE if DETAILS.isdisjoint(properties) else DETAILED_PAGE
     found = service.list_models(

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
+from lorahub.adapters.runtimes import RUNTIMES
 from lorahub.errors import InvalidInput
 
 MAX_TERMS = 20
@@ -26,6 +27,9 @@ _SORTS: dict[str, Sort] = {
     "trendingScore": "trendingScore",
     "trending_score": "trendingScore",
 }
+_APPS = {"mlx-lm": "mlx"}
+"""Runtimes that the Hub calls otherwise."""
+
 _COUNT = re.compile(r"(min|max):([0-9]{1,15}(?:\.[0-9]{1,9})?)([KMBT]?)", re.IGNORECASE)
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "B": 10**9, "T": 10**12}
 
@@ -81,12 +85,26 @@ def parse_ranks(text: str) -> tuple[int, int]:
     return int(ends[0]), int(ends[1])
 
 
-def parse_sort(text: str) -> Sort:
-    """Raises `InvalidInput`."""
+def parse_sort(text: str, direction: int | None = None) -> Sort:
+    """`direction` is -1 in what older clients write. Raises `InvalidInput`."""
     if text not in _SORTS:
         known = ", ".join(dict.fromkeys(_SORTS.values()))
         raise InvalidInput(f"can't sort by {text[:80]!a}", hint=f"sort by one of: {known}")
+    if direction not in (None, -1):
+        raise InvalidInput("`direction` is -1: lists begin with the most, or the newest", hint="leave it out")
     return _SORTS[text]
+
+
+def parse_apps(values: Iterable[str]) -> tuple[str, ...]:
+    """The runtimes that the Hub's apps are. Raises `InvalidInput` for one that nothing is checked for."""
+    runtimes = tuple(_APPS.get(app.lower(), app.lower()) for app in parse_terms(values, what="apps"))
+    unknown = [runtime for runtime in runtimes if runtime not in RUNTIMES]
+    if unknown:
+        raise InvalidInput(
+            f"`apps` takes no {unknown[0][:80]!a}: adapters aren't checked for it",
+            hint=f"it takes: {', '.join(RUNTIMES)}",
+        )
+    return runtimes
 
 
 def parse_terms(values: Iterable[str], *, what: str) -> tuple[str, ...]:

@@ -17,11 +17,10 @@ from lorahub.errors import (
     NotSupported,
     PayloadTooLarge,
     RangeNotSatisfiable,
-    RepositoryNotFound,
 )
 from lorahub.protocol.paths import parse_path
 
-from lorahub_registry.features.accounts.caller import Anybody, Caller
+from lorahub_registry.features.accounts.caller import Caller
 from lorahub_registry.features.downloads import service
 from lorahub_registry.features.downloads.service import Entry, Folder, Listing, OpenFile, TreePage
 from lorahub_registry.infrastructure.web.backend import BackendDep, PublicUrl
@@ -95,13 +94,6 @@ def _body_headers(opened: OpenFile, wanted: ByteRange) -> dict[str, str]:
     if wanted.is_partial:
         headers["Content-Range"] = f"bytes {wanted.start}-{wanted.stop - 1}/{opened.file.size}"
     return headers
-
-
-@router.api_route(
-    "/{name}/resolve/{rev}/{path:path}", methods=["GET", "HEAD"], include_in_schema=False, dependencies=[Anybody]
-)
-def single_segment(name: str) -> None:
-    raise RepositoryNotFound(f"Repository not found: {decode(name)[:200]}; names here are namespace/name")
 
 
 @router.get(MODEL + "/lfs-files")

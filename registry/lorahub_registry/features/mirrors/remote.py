@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
+from lorahub.adapters.file_kinds import fault_of_name
 from lorahub.adapters.strict_json import parse_json
 from lorahub.errors import DigestMismatch, RegistryFailed, SizeMismatch
 from lorahub.protocol.digests import Sha256, is_commit_id, parse_sha256
@@ -18,7 +19,6 @@ from lorahub.protocol.paths import FilePath, check_tree, parse_path
 from lorahub_registry.infrastructure.outbound import Outbound
 
 LISTING_SECONDS = 30.0
-_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,7 @@ class Listing:
     commit: str
     files: tuple[RemoteFile, ...]
     left: tuple[str, ...]
-    """Paths of pickles, which are not mirrored."""
+    """Paths of pickles and by-products of training, which are not mirrored, as far as names tell."""
 
 
 def list_files(
@@ -52,7 +52,7 @@ def list_files(
         raise RegistryFailed(f"the answer of {endpoint} about {source} lists no files of a commit")
     files = [_file(entry, source) for entry in siblings]
     check_tree(file.path for file in files)
-    wanted = tuple(file for file in files if not file.path.lower().endswith(_PICKLES))
+    wanted = tuple(file for file in files if fault_of_name(file.path) is None)
     return Listing(commit, wanted, tuple(file.path for file in files if file not in wanted))
 
 

@@ -4,26 +4,37 @@ A run is: list the revision, which gives the commit → fetch what isn't here, e
 ordinary way, under a key that is made of the mirror and the commit → write down where the version is from.
 """
 
-import itertools
 import json
+import shutil
 import tempfile
 from base64 import b64encode
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
+from typing import IO
 
-from lorahub.errors import AlreadyExists, InvalidConfiguration, InvalidInput, LorahubError, NotFound, RepositoryNotFound
+from lorahub.adapters.content import Content
+from lorahub.adapters.file_kinds import check_file
+from lorahub.errors import (
+    AlreadyExists,
+    InvalidConfiguration,
+    InvalidInput,
+    LorahubError,
+    NotFound,
+    RepositoryNotFound,
+    UnsafeFile,
+)
 from lorahub.protocol.digests import Sha256
 from lorahub.protocol.names import RepositoryName
 
 from lorahub_registry.features.accounts.permissions import Action, Level, Principal, may, require
 from lorahub_registry.features.accounts.service import acting_for, require_known
 from lorahub_registry.features.audit.service import record_act
-from lorahub_registry.features.blobs.service import store_stream
+from lorahub_registry.features.blobs.service import read_range, store_stream
 from lorahub_registry.features.mirrors import queries
 from lorahub_registry.features.mirrors.queries import Mirror
 from lorahub_registry.features.mirrors.remote import Listing, RemoteFile, list_files, read_file
-from lorahub_registry.features.publishing.service import Published, publish
+from lorahub_registry.features.publishing.service import WEIGHTS, Published, publish
 from lorahub_registry.features.repositories import service as repositories
 from lorahub_registry.features.repositories.service import Repository, name_key
 from lorahub_registry.features.revisions import service as revisions
@@ -38,6 +49,7 @@ MOST_MIRRORS = 1000  # of one namespace
 _FILE_SECONDS = 60.0
 _LEAST_BYTES_A_SECOND = 1 << 20
 _MOST_REASON = 1000
+_MOST_LEFT = 2000  # characters
 _LONGEST_PAUSE = timedelta(days=1)
 _PURPOSE = "mirror-token"
 
@@ -244,7 +256,7 @@ def _follow(backend: Backend, mirror: Mirror, go_on: Callable[[], None]) -> str:
         raise InvalidInput(f"the revision has {len(listing.files)} files; at most {settings.revision_files}")
     repository = _target(backend, principal, mirror)
     fetched = _Fetch(backend, outbound, mirror, repository, listing, token, go_on)
-    published = _publish(backend, principal, mirror, repository, listing, fetched.lines())
+    published = _publish(backend, principal, mirror, repository, fetched)
     with backend.database.write() as session:
         revisions.record_origin(
             session,
@@ -303,6 +315,9 @@ class _Fetch:
         self._listing = listing
         self._token = token
         self._go_on = go_on
+        self.commit = listing.commit
+        self.left = list(listing.left)
+        """What can't be published here: named in the commit instead. Complete when all lines were given."""
         with backend.database.read() as session:
             head = revisions.resolve(session, repository.id, "main").commit
             self._here = {file.sha256 for file in revisions.files_of(session, head.id).values()}
@@ -310,25 +325,40 @@ class _Fetch:
     def lines(self) -> Iterator[Mapping[str, object]]:
         for file in self._listing.files:
             self._go_on()
-            if file.sha256 is None and file.size <= self._backend.settings.inline_file_bytes:
-                content = b64encode(b"".join(self._bytes(file))).decode()
-                yield {"key": "file", "value": {"path": file.path, "content": content, "encoding": "base64"}}
+            try:
+                line = self._line(file)
+            except UnsafeFile:
+                self.left.append(file.path)
             else:
-                oid = self._kept(file)
-                value = {"path": file.path, "algo": "sha256", "oid": oid, "size": file.size}
-                yield {"key": "lfsFile", "value": value}
+                yield line
+
+    def _line(self, file: RemoteFile) -> Mapping[str, object]:
+        if file.sha256 is None and file.size <= self._backend.settings.inline_file_bytes:
+            content = b"".join(self._bytes(file))
+            self._check(file, Content.of(content))
+            inline = {"path": file.path, "content": b64encode(content).decode(), "encoding": "base64"}
+            return {"key": "file", "value": inline}
+        uploaded = {"path": file.path, "algo": "sha256", "oid": self._kept(file), "size": file.size}
+        return {"key": "lfsFile", "value": uploaded}
 
     def _kept(self, file: RemoteFile) -> Sha256:
         """Whatever the hub says it is, only what this repository has needn't come: bytes are brought, not claimed."""
         if file.sha256 is not None and file.sha256 in self._here:
             return file.sha256
-        return store_stream(
+        blob = store_stream(
             self._backend,
             self._bytes(file),
             size=file.size,
             account_id=self._mirror.account_id,
             repository_id=self._repository.id,
-        ).sha256
+        )
+        self._check(file, Content(lambda start, stop: read_range(self._backend, blob, start, stop), blob.size))
+        return blob.sha256
+
+    def _check(self, file: RemoteFile, content: Content) -> None:
+        """Raises `UnsafeFile` for what a mirror goes on without; about weights, publishing has the word."""
+        if not file.path.lower().endswith(WEIGHTS):
+            check_file(file.path, content, taken=self._backend.settings.ordinary_files)
 
     def _bytes(self, file: RemoteFile) -> Iterator[bytes]:
         seconds = _FILE_SECONDS + file.size / _LEAST_BYTES_A_SECOND
@@ -347,27 +377,24 @@ class _Fetch:
 
 
 def _publish(
-    backend: Backend,
-    principal: Principal,
-    mirror: Mirror,
-    repository: Repository,
-    listing: Listing,
-    files: Iterator[Mapping[str, object]],
+    backend: Backend, principal: Principal, mirror: Mirror, repository: Repository, fetched: _Fetch
 ) -> Published:
-    left = f"left, for they are pickles: {', '.join(listing.left)}"[:2000] if listing.left else ""
-    header = {"summary": _title(mirror, listing.commit), "description": left}
-    first: list[Mapping[str, object]] = [
-        {"key": "header", "value": header},
-        {"key": "deletedFolder", "value": {"path": "."}},
-    ]
-    last = {"key": "version", "value": {"name": None, "aliases": ["latest"]}}
     name = RepositoryName(repository.namespace, repository.name)
-    key = f"mirror-{mirror.id}-{listing.commit}"
-    with tempfile.TemporaryFile() as body:
-        for line in itertools.chain(first, files, [last]):
-            body.write(json.dumps(line).encode() + b"\n")
+    key = f"mirror-{mirror.id}-{fetched.commit}"
+    with tempfile.TemporaryFile() as files, tempfile.TemporaryFile() as body:
+        _write(files, fetched.lines())
+        left = f"left, as pickles and by-products of training: {', '.join(fetched.left)}" if fetched.left else ""
+        header = {"summary": _title(mirror, fetched.commit), "description": left[:_MOST_LEFT]}
+        _write(body, [{"key": "header", "value": header}, {"key": "deletedFolder", "value": {"path": "."}}])
+        files.seek(0)
+        shutil.copyfileobj(files, body)
+        _write(body, [{"key": "version", "value": {"name": None, "aliases": ["latest"]}}])
         body.seek(0)
         return publish(backend, principal, name, "main", body, idempotency_key=key)
+
+
+def _write(body: IO[bytes], lines: Iterable[Mapping[str, object]]) -> None:
+    body.writelines(json.dumps(line).encode() + b"\n" for line in lines)
 
 
 def _title(mirror: Mirror, commit: str) -> str:

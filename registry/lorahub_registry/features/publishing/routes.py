@@ -3,7 +3,7 @@
 import re
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Header, Query
+from fastapi import APIRouter, Depends, Header, Query, Response
 from lorahub.errors import (
     AlreadyExists,
     BlobVanished,
@@ -24,10 +24,12 @@ from pydantic import BaseModel, Field
 
 from lorahub_registry.features.accounts.caller import Caller
 from lorahub_registry.features.publishing import service
+from lorahub_registry.features.publishing.gate import check_names
 from lorahub_registry.infrastructure.web.backend import BackendDep, PublicUrl
 from lorahub_registry.infrastructure.web.bodies import SpooledBody, json_model
 from lorahub_registry.infrastructure.web.description import reads, refuses
 from lorahub_registry.infrastructure.web.parameters import Repo, Revision
+from lorahub_registry.infrastructure.web.problems import one_ascii_line
 
 router = APIRouter()
 MODEL = "/api/models/{namespace}/{name}"
@@ -51,7 +53,7 @@ def _refuse_pull_request(create_pr: str | None) -> None:
 
 
 @router.post(MODEL + "/preupload/{rev}")
-@refuses(NotAuthenticated, NotPermitted, InvalidPath, NotSupported)
+@refuses(InvalidAdapter, NotAuthenticated, NotPermitted, InvalidPath, NotSupported)
 def preupload(
     backend: BackendDep,
     caller: Caller,
@@ -63,6 +65,7 @@ def preupload(
     _refuse_pull_request(create_pr)
     candidates = [service.Candidate(parse_path(file.path), file.size) for file in body.files]
     advice = service.advise(backend, caller, repo, rev, candidates, git_ignore=body.git_ignore)
+    check_names(file.path for file in advice if not file.is_ignored)
     return {
         "files": [
             {
@@ -97,6 +100,7 @@ def may_publish(backend: BackendDep, caller: Caller, repo: Repo, rev: Revision) 
     ProtectedReference,
 )
 def commit(
+    response: Response,
     backend: BackendDep,
     caller: Caller,
     repo: Repo,
@@ -111,6 +115,9 @@ def commit(
         raise InvalidInput("an Idempotency-Key is 1 to 128 printable ASCII characters")
     published = service.publish(backend, caller, repo, rev, body, idempotency_key=idempotency_key)
     made = published.commit
+    if published.left:
+        left = f"left out, as by-products of training: {', '.join(published.left)}"
+        response.headers["X-HF-Warning"] = f"files; {one_ascii_line(left)}"
     answer: dict[str, Any] = {
         "success": True,
         "commitOid": made.id,

@@ -9,11 +9,13 @@ its bytes.
 """
 
 import hashlib
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, BinaryIO
 
 from lorahub.adapters.base_model import lacks_shards
+from lorahub.adapters.file_kinds import is_by_product
 from lorahub.adapters.reader import CONFIG
 from lorahub.errors import (
     AlreadyExists,
@@ -40,6 +42,7 @@ from lorahub_registry.features.blobs.service import (
     holds_lease,
     known_blobs,
     read_blob,
+    read_range,
     release_leases,
     require_servable,
     store_bytes,
@@ -76,8 +79,11 @@ from lorahub_registry.infrastructure.backend import Backend
 from lorahub_registry.infrastructure.database import Session
 from lorahub_registry.infrastructure.failpoints import reach
 
+logger = logging.getLogger("lorahub")
+
 _TRIES = 200  # how often a commit without `parentCommit` is laid anew on a head that moved meanwhile
 _SHARERS = 200  # repositories asked about before "you may not read this blob anywhere"
+_MOST_LOGGED = 1000  # characters
 _HISTORY = 1000  # commits searched for the one that a repeated request made
 
 WEIGHTS = (".safetensors", ".gguf")
@@ -107,6 +113,8 @@ class Request:
     header: Header
     operations: list[Operation] = field(default_factory=list)
     version: VersionWish | None = None
+    left: list[FilePath] = field(default_factory=list)
+    """By-products of training, which are no part of the commit."""
 
     def digest(self) -> str:
         """Of everything that decides what the commit will hold; equal for a repeated request."""
@@ -123,6 +131,8 @@ class Published:
     version: str | None
     aliases: list[str]
     is_new: bool
+    left: Sequence[FilePath] = ()
+    """Files of the request that were left out of the commit: by-products of training."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +160,7 @@ class Examined:
     """What publishing would say. `refusal` is None where it would be taken; `judged` None for what is no adapter."""
 
     paths: list[str]
+    left: list[FilePath]
     judged: Judged | None
     refusal: InvalidAdapter | None
 
@@ -172,11 +183,13 @@ def publish(
     """
     repository, account_id = authorise(backend, principal, name, branch)
     request = read_request(backend, body, account_id=account_id, repository=repository)
+    if request.left:
+        logger.warning("%s: by-products of training were left out: %s", name, ", ".join(request.left)[:_MOST_LOGGED])
     reach("commit-parsed")
     for _ in range(_TRIES):
         earlier = find_earlier(backend, repository, branch, request, idempotency_key, principal)
         if earlier is not None:
-            return earlier
+            return replace(earlier, left=request.left)
         plan = lay_tree(backend, principal, repository, branch, request)
         blobs = inspect(backend, plan)
         reach("adapter-inspected")
@@ -186,7 +199,7 @@ def publish(
         found = Derived(facts, judged, wish)
         published = record(backend, principal, repository, branch, request, plan, found, idempotency_key)
         if published is not None:
-            return published
+            return replace(published, left=request.left)
     raise revisions.branch_moved()
 
 
@@ -202,8 +215,8 @@ def examine(backend: Backend, principal: Principal, name: RepositoryName, branch
         if judged is not None:
             checks.admit(backend, repository, judged, changed=plan.added)
     except InvalidAdapter as refusal:
-        return Examined(sorted(plan.files), judged, refusal)
-    return Examined(sorted(plan.files), judged, None)
+        return Examined(sorted(plan.files), request.left, judged, refusal)
+    return Examined(sorted(plan.files), request.left, judged, None)
 
 
 def authorise(backend: Backend, principal: Principal, name: RepositoryName, branch: str) -> tuple[Repository, int]:
@@ -228,6 +241,8 @@ def read_request(backend: Backend, body: BinaryIO, *, account_id: int, repositor
 
 def _take(backend: Backend, request: Request, line: Line, account_id: int, repository: Repository) -> None:
     match line:
+        case InlineFile(path) | UploadedFile(path) if is_by_product(path):
+            request.left.append(path)
         case InlineFile(path, content):
             sha256 = _keep_inline(backend, content, account_id, repository)
             request.operations.append(Addition(path, sha256, len(content), is_lfs=False))
@@ -382,7 +397,8 @@ def inspect(backend: Backend, plan: Plan) -> dict[Sha256, Blob]:
     check_new_files(
         {path: blobs[sha256] for path, sha256 in plan.added.items() if sha256 in blobs},
         is_adapter=CONFIG in plan.files,
-        read=lambda blob, limit: read_blob(backend, blob, limit=limit),
+        read=lambda blob, start, stop: read_range(backend, blob, start, stop),
+        taken=backend.settings.ordinary_files,
     )
     return blobs
 
@@ -648,7 +664,7 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Advice:
-    """How to send it. `oid` is what is there now under this path, in the form that fits the mode."""
+    """How to send it, or not at all. `oid` is what is there now under this path, in the form that fits the mode."""
 
     path: str
     is_lfs: bool
@@ -680,7 +696,8 @@ def advise(
         is_lfs = travels_by_upload(candidate, limit=backend.settings.inline_file_bytes)
         there = files.get(candidate.path)
         oid = None if there is None else (there.sha256 if is_lfs else there.git_sha1)
-        answers.append(Advice(candidate.path, is_lfs, is_ignored(candidate.path, rules), oid))
+        is_left = is_by_product(candidate.path) or is_ignored(candidate.path, rules)
+        answers.append(Advice(candidate.path, is_lfs, is_left, oid))
     return answers
 
 

@@ -55,7 +55,7 @@ def answer(request: Request, error: LorahubError) -> Response:
 
 
 def _headers(error: LorahubError) -> dict[str, str]:
-    headers = {"X-Error-Message": _one_ascii_line(error.message)}
+    headers = {"X-Error-Message": one_ascii_line(error.message)}
     if not isinstance(error, InvalidToken):  # a bad token must not look like a missing repository
         headers["X-Error-Code"] = error.code
     match error:
@@ -79,7 +79,7 @@ def _redirect(request: Request, error: RepositoryMoved) -> JSONResponse:
     return response
 
 
-def _one_ascii_line(text: str) -> str:
+def one_ascii_line(text: str) -> str:
     printable = "".join(c if c.isprintable() else " " for c in text)
     return printable.encode("ascii", "backslashreplace").decode()[:500]
 
