@@ -20,7 +20,8 @@ LorahubError
 │                                                                    RevisionNotFound · EntryNotFound
 │                                                                    AccountNotFound · BlobNotFound · BaseNotFound
 │                                                                    RouteNotFound
-├── Conflict             it is there already, or has moved           AlreadyExists · ParentMoved · NameRetired
+├── Conflict             it is there already, or has moved           AlreadyExists · ParentMoved
+│                                                                    PreconditionFailed · NameRetired
 │                                                                    ProtectedReference · VersionYanked
 │                                                                    BlobVanished
 ├── LimitExceeded        more than this server takes                 PayloadTooLarge · QuotaExceeded
@@ -337,6 +338,12 @@ class ParentMoved(Conflict):
     """The branch is no longer at the commit that the change was made for."""
 
     code, status = "ParentMoved", 412
+
+
+class PreconditionFailed(Conflict):
+    """What is read is not the content that `If-Match` names; `facts["etag"]` is the tag of what is there."""
+
+    code, status = "PreconditionFailed", 412
 
 
 class NameRetired(Conflict):
