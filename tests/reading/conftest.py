@@ -1,7 +1,7 @@
 """A repository with a file of each kind: small, large, empty, and one that is computed while it is read."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +10,7 @@ import httpx2
 import lorahub
 import numpy as np
 import pytest
-from registry_process import Registry
+from registry_process import IN_A_FOLDER, Registry
 
 KINDS = {
     "small": "resolve/{}/notes.txt",
@@ -44,6 +44,15 @@ class Shelf:
             pushed = hub.push(adapter, self.repo, aliases=aliases)
         assert pushed.version is not None
         return pushed.version
+
+
+@pytest.fixture(scope="package")
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
+    """On a folder, so that all answers are its own; `test_conditions_on_a_bucket.py` has what a bucket adds."""
+    running = Registry(tmp_path_factory.mktemp("registry"), IN_A_FOLDER).start()
+    yield running
+    running.stop()
+    running.assert_sound()
 
 
 @pytest.fixture

@@ -12,6 +12,8 @@ import wire
 from reading.conftest import KINDS, Shelf
 from registry_process import Registry
 
+pytestmark = pytest.mark.xdist_group("reading")
+
 PAST, FUTURE = "Mon, 01 Jan 2001 00:00:00 GMT", "Fri, 01 Jan 2100 00:00:00 GMT"
 NOT_MODIFIED, FAILED = 304, 412
 

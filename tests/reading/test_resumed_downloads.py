@@ -22,10 +22,10 @@ import pytest
 import wire
 from builders import weights_of_size
 from compat.test_hub_clients import CURRENT, client_environment
-from registry_process import IN_A_FOLDER, Registry, eventually
+from registry_process import Registry, eventually
 from services.fault_proxy import Fault, FaultProxy
 
-pytestmark = pytest.mark.xdist_group("resumed-downloads")
+pytestmark = pytest.mark.xdist_group("reading")
 
 ROUNDS, FILES = 3, 25
 """By each of four clients: 300 downloads."""
@@ -74,14 +74,6 @@ class Shelf:
         self.proxy.faults.append(fault)
         yield fault
         self.proxy.faults.remove(fault)
-
-
-@pytest.fixture(scope="module")
-def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
-    """On a folder; `test_conditions_on_a_bucket.py` has what a bucket adds."""
-    running = Registry(tmp_path_factory.mktemp("registry"), IN_A_FOLDER).start()
-    yield running
-    running.stop()
 
 
 @pytest.fixture
