@@ -71,7 +71,7 @@ def head_file(
     if is_unchanged(request.headers, headers["ETag"]):
         return Response(status_code=304, headers=headers)
     headers |= _body_headers(opened, ByteRange(0, opened.file.size, is_partial=False))
-    if urlsplit(url).netloc == request.url.netloc:  # the Hub's clients send another host no token
+    if urlsplit(url).netloc == request.url.netloc:  # to another host the Hub's clients send no token
         headers["Location"] = _at_commit(url, opened)
     return Response(headers=headers, media_type="application/octet-stream")
 
