@@ -6,7 +6,7 @@ CLIENTS := 0.36.2 1.18.0 1.33.0
 APT_INSTALL := DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test check format lint types imports clients nginx browser serve cluster soak fuzz bench clean
+.PHONY: help demo test check format lint types imports clients nginx browser downloaders serve cluster soak fuzz bench clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -40,10 +40,13 @@ browser: .venv/.installed ## install the browser that looks at the pages in test
 		apt-get update -q && { $(APT_INSTALL) chromium-headless-shell || $(APT_INSTALL) chromium; }; \
 	else $(BIN)/playwright install chromium --only-shell; fi
 
+downloaders: ## install curl, wget and aria2, whose resumed downloads are tested, unless they are there
+	@{ command -v curl && command -v wget && command -v aria2c; } >/dev/null || $(if $(shell command -v brew),brew install curl wget aria2,(apt-get update -q && $(APT_INSTALL) curl wget aria2))
+
 demo: .venv/.installed ## train a tiny LoRA, push it, pull it three ways, compare the logits
 	$(BIN)/python examples/demo.py
 
-test: .venv/.installed clients nginx browser ## format, lint, types, import directions and all tests
+test: .venv/.installed clients nginx browser downloaders ## format, lint, types, import directions and all tests
 	$(MAKE) --no-print-directory check
 	$(BIN)/pytest -n 2 --dist loadgroup
 

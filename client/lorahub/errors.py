@@ -25,6 +25,7 @@ LorahubError
 │   ├── Conflict             it is there already, or has moved           AlreadyExists · ParentMoved · NameRetired
 │   │                                                                    ProtectedReference · VersionYanked
 │   │                                                                    BlobVanished · IdempotencyKeyReused
+│   │                                                                    PreconditionFailed
 │   ├── LimitExceeded        more than this server takes                 PayloadTooLarge · QuotaExceeded · MergeTooLarge
 │   │                                                                    RangeNotSatisfiable · TooManyRequests
 │   └── NotSupported         a part of the Hub's protocol that lorahub leaves out
@@ -348,6 +349,12 @@ class ParentMoved(Conflict):
     """The branch is no longer at the commit that the change was made for."""
 
     code, status = "ParentMoved", 412
+
+
+class PreconditionFailed(Conflict):
+    """What is read is not the content that `If-Match` names; `facts["etag"]` is the tag of what is there."""
+
+    code, status = "PreconditionFailed", 412
 
 
 class NameRetired(Conflict):

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -280,6 +280,52 @@ def test_a_revision_that_cannot_be_right_is_refused(tmp_path: Path, lie: dict[st
     with lying(revision=revision(("a", b"x"), **lie)) as (url, _):
         result = pull(url, tmp_path)
     assert json.loads(result.stdout)["error"]["code"] == "RegistryFailed"
+    assert written(tmp_path) == []
+
+
+def broken_off(content: bytes, rest: Callable[[Liar], None]) -> Callable[[Liar], None]:
+    """Sends the first half, and does as `rest` says when it is asked for the other."""
+
+    def do_get(self: Liar) -> None:
+        self.seen.append((self.path, self.headers.get("Range")))
+        if "/revisions/" in self.path:
+            self.answer(json.dumps(self.revision).encode())
+        elif self.headers.get("Range"):
+            rest(self)
+        else:
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content[: len(content) // 2])
+
+    return do_get
+
+
+def test_a_whole_file_instead_of_its_rest_is_taken_as_that(tmp_path: Path) -> None:
+    content = os.urandom(100_000)
+    with lying(revision=revision(("f.txt", content))) as (url, handler):
+        handler.do_GET = broken_off(content, lambda liar: liar.answer(content))  # type: ignore[method-assign]
+        result = pull(url, tmp_path)
+    assert result.returncode == 0, result.stdout
+    assert (tmp_path / "target/f.txt").read_bytes() == content
+    assert [asked for path, asked in handler.seen if "/resolve/" in path] == [None, "bytes=50000-"], "once is enough"
+
+
+def test_another_range_than_was_asked_for_is_refused(tmp_path: Path) -> None:
+    content = os.urandom(100_000)
+
+    def another(liar: Liar) -> None:
+        liar.send_response(206)
+        liar.send_header("Content-Range", "bytes 0-49999/100000")
+        liar.send_header("Content-Length", "50000")
+        liar.end_headers()
+        liar.wfile.write(content[50_000:])
+
+    with lying(revision=revision(("f.txt", content))) as (url, handler):
+        handler.do_GET = broken_off(content, another)  # type: ignore[method-assign]
+        result = pull(url, tmp_path)
+    assert json.loads(result.stdout)["error"]["code"] == "RegistryFailed"
+    assert "other bytes of a file than it was asked for" in json.loads(result.stdout)["error"]["message"]
     assert written(tmp_path) == []
 
 

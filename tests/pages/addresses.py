@@ -22,7 +22,7 @@ OF_ADMINISTRATORS = ["/admin", "/admin/users", "/admin/jobs", "/admin/quarantine
 OF_WRITERS = ["/upload", "/card"]
 OF_A_REPOSITORY = ["", "/v/v1", "/versions", "/commits/main", "/tree/main", "/tree/main/notes",
                    "/blob/main/README.md", "/blob/main/adapter_model.safetensors", "/weights/main",
-                   "/training/main", "/lineage", "/compat"]  # fmt: skip
+                   "/training/main", "/lineage", "/compat", "/lineage/v1", "/compat/v1"]  # fmt: skip
 OF_PLACES = ["/pages-org", "/pages-owner", "/base/pages-org/pages-base"]
 
 NO_PAGES = {

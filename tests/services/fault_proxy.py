@@ -1,4 +1,4 @@
-"""Stands between a registry and its S3 server, and does to chosen requests what networks and storages do.
+"""Stands before a server (a registry's S3, or a registry), and does to chosen requests what networks and storages do.
 
 with FaultProxy(upstream_port) as proxy:
     proxy.faults.append(Fault("flip", method="GET", times=10))
@@ -14,7 +14,8 @@ from typing import Any, Literal, Self
 
 from services.ports import free_port
 
-Kind = Literal["503", "507", "reset", "truncate", "flip", "error-200"]
+Kind = Literal["503", "507", "reset", "truncate", "cut", "flip", "error-200"]
+"""A body that is cut is as short as a truncated one, and its reader has all that was sent."""
 
 _REFUSALS = {
     "503": (b"503 Service Unavailable", b"<Error><Code>SlowDown</Code><Message>Reduce your rate</Message></Error>"),
@@ -148,10 +149,11 @@ async def _relay(kind: Kind | None, reader: asyncio.StreamReader, writer: asynci
     passed = 0
     while piece := await reader.read(1 << 16):
         middle = (length or 0) // 2
-        if kind == "truncate" and passed + len(piece) > middle:
+        if kind in ("truncate", "cut") and passed + len(piece) > middle:
             writer.write(piece[: max(0, middle - passed)])
             await writer.drain()
-            _reset(writer)
+            if kind == "truncate":
+                _reset(writer)
             return
         if kind == "flip" and passed <= middle < passed + len(piece):
             changed = bytearray(piece)

@@ -20,7 +20,7 @@ from lorahub.hub.cache import Cache, place
 from lorahub.hub.messages import Revision
 from lorahub.hub.progress import Progress
 from lorahub.hub.together import run_all
-from lorahub.hub.transport import Transport, retrying
+from lorahub.hub.transport import Transport, goes_on, retrying
 from lorahub.protocol.digests import FileEntry
 
 PIECE_BYTES = 1 << 20
@@ -67,17 +67,17 @@ class Download:
                 _start_over(target)
                 digest, have = hashlib.sha256(), 0
             self._progress.advance(have)
-            received, resumed = have, have > 0
+            resumed = have > 0
             try:
                 if have < file.size:
-                    received = self._receive(file, target, digest, have)
+                    digest, have = self._receive(file, target, digest, have)
             except BaseException:
                 self._progress.advance(-target.tell())
                 raise
             target.flush()
             os.fsync(target.fileno())
-        if received != file.size:
-            raise httpx2.ReadError(f"{file.path} broke off at byte {received} of {file.size}")
+        if have != file.size:
+            raise httpx2.ReadError(f"{file.path} broke off at byte {have} of {file.size}")
         if digest.hexdigest() != file.sha256:
             part.unlink()
             if resumed:  # what an earlier pull left may have been the damaged part: once more, from the start
@@ -87,22 +87,25 @@ class Download:
                 hint="nothing was kept; try again, and tell the registry's operator if it happens twice",
             )
 
-    def _receive(self, file: FileEntry, target: BinaryIO, digest: "hashlib._Hash", have: int) -> int:
+    def _receive(
+        self, file: FileEntry, target: BinaryIO, digest: "hashlib._Hash", have: int
+    ) -> tuple["hashlib._Hash", int]:
+        """What `target` has afterwards: its hash, and how many bytes."""
         path = f"/{self._revision.id}/resolve/{self._revision.commit}/{quote(file.path)}"
         headers = {"Range": f"bytes={have}-"} if have else {}
         with self._transport.stream(path, headers) as response:
-            if have and response.status_code != 206:  # the whole file again
+            if have and not goes_on(response, have):
                 self._progress.advance(-have)
                 _start_over(target)
                 digest, have = hashlib.sha256(), 0
-            for piece in response.iter_bytes(PIECE_BYTES):
+            for piece in response.iter_bytes():
                 if have + len(piece) > file.size:
                     raise SizeMismatch(f"{file.path}: the registry sends more than the announced {file.size} bytes")
                 target.write(piece)
                 digest.update(piece)
                 have += len(piece)
                 self._progress.advance(len(piece))
-        return have
+        return digest, have
 
     def place(self, files: Sequence[FileEntry], folder: Path) -> None:
         """The files under their names in `folder`; what else is there stays.

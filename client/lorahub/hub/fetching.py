@@ -11,11 +11,10 @@ from lorahub.adapters.file_kinds import fault_of_name
 from lorahub.errors import DigestMismatch, SizeMismatch
 from lorahub.hub.bases import hub_transport
 from lorahub.hub.configuration import Configuration
-from lorahub.hub.download import PIECE_BYTES
 from lorahub.hub.folder import Left
 from lorahub.hub.progress import Progress
 from lorahub.hub.remote_files import RemoteFiles
-from lorahub.hub.transport import Transport, retrying
+from lorahub.hub.transport import Transport, goes_on, retrying
 from lorahub.protocol.digests import git_blob_sha1
 from lorahub.protocol.paths import check_tree, parse_path
 from lorahub.protocol.references import Reference
@@ -59,9 +58,10 @@ def _bring(hub: Transport, address: str, target: Path, size: int, progress: Prog
     with target.open("ab") as file:
         if have < size:
             with hub.stream(address, {"Range": f"bytes={have}-"} if have else {}) as response:
-                if have and response.status_code != 206:
+                if have and not goes_on(response, have):
                     file.truncate(0)
-                for piece in response.iter_bytes(PIECE_BYTES):
+                    progress.advance(-have)
+                for piece in response.iter_bytes():
                     file.write(piece)
                     progress.advance(len(piece))
                     if file.tell() > size:

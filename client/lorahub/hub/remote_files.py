@@ -6,7 +6,7 @@ from urllib.parse import quote
 
 from lorahub.errors import EntryNotFound, RegistryFailed
 from lorahub.hub.together import run_all
-from lorahub.hub.transport import Transport, retrying
+from lorahub.hub.transport import Transport, goes_on, retrying
 
 FIRST_READ = 16 << 10
 """Bytes: a shard of an ordinary model has a header of 3 to 10 kB, so that one request has it."""
@@ -68,7 +68,7 @@ class RemoteFiles:
         self.requests += 1
         got = bytearray()
         with self._transport.stream(address, {"Range": f"bytes={start}-{stop - 1}"}) as response:
-            skip = start if response.status_code == 200 else 0  # who ignores ranges sends the file from its beginning
+            skip = 0 if goes_on(response, start) else start
             for piece in response.iter_bytes():
                 got += piece
                 if len(got) >= skip + stop - start:

@@ -117,6 +117,21 @@ class Transport:
         return response
 
 
+def goes_on(response: httpx2.Response, start: int) -> bool:
+    """Whether the answer to a range that begins at `start` begins there; False where it is the whole file.
+
+    Raises `RegistryFailed` for another range.
+    """
+    if response.status_code != 206:
+        return False
+    if not response.headers.get("content-range", "").startswith(f"bytes {start}-"):
+        raise RegistryFailed(
+            f"{_origin(str(response.url))} sent other bytes of a file than it was asked for",
+            hint="nothing of them was kept; try again, and tell the operator if it happens twice",
+        )
+    return True
+
+
 def retrying(act: Callable[[], Answer]) -> Answer:
     """Tries again what failed on the way or was refused for now; waits as long as the registry asks, within bounds.
 

@@ -56,7 +56,8 @@ def open_adapter(backend: Backend, principal: Principal, name: RepositoryName, r
     """Without a revision: the alias `latest`, else the head of `main`. Raises as `catalog.model`."""
     versions = references.versions_of(backend, principal, name)
     aliases = references.aliases_of(backend, principal, name)
-    asked = revision or _usual(versions, aliases)
+    usual = _usual(versions, aliases)
+    asked = revision or usual
     model = catalog.model(backend, principal, name, asked, wanted=())
     measured = checks.recorded_of(backend, [model.commit.id]).get(model.commit.id)
     version = next((found for found in versions if found.commit.id == model.commit.id), None)
@@ -66,6 +67,8 @@ def open_adapter(backend: Backend, principal: Principal, name: RepositoryName, r
         **rows_of(backend, [model])[0],
         **_measured(measured, checks.report_of(backend, model.commit.id)),
         "asked": asked,
+        "usual": usual,
+        "isUsual": asked == usual or model.commit == _head(backend, principal, name, usual),
         "version": version.name if version else None,
         "yanked": _yank(version.yanked) if version else None,
         "aliases": [_alias(alias) for alias in aliases if alias.commit_id == model.commit.id],
@@ -87,6 +90,11 @@ def open_adapter(backend: Backend, principal: Principal, name: RepositoryName, r
 def _usual(versions: Sequence[Version], aliases: Sequence[Alias]) -> str:
     yanked = {version.commit.id for version in versions if version.yanked}
     return next((LATEST for alias in aliases if alias.name == LATEST and alias.commit_id not in yanked), "main")
+
+
+def _head(backend: Backend, principal: Principal, name: RepositoryName, revision: str) -> Commit:
+    newest, _ = references.commits_page(backend, principal, name, revision, limit=1)
+    return newest[0]
 
 
 def _readable(backend: Backend, principal: Principal, name: RepositoryName) -> tuple[bool, str | None]:

@@ -1,7 +1,8 @@
 """`resolve`, `tree` and `paths-info`, as the Hub's clients read them."""
 
+from base64 import b64encode
 from typing import Annotated, Any
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 from fastapi import APIRouter, Form, Request, Response
 from fastapi.responses import StreamingResponse
@@ -16,14 +17,17 @@ from lorahub.errors import (
     NotPermitted,
     NotSupported,
     PayloadTooLarge,
+    PreconditionFailed,
     RangeNotSatisfiable,
 )
+from lorahub.protocol.digests import Sha256
 from lorahub.protocol.paths import parse_path
 
 from lorahub_registry.features.accounts.caller import Caller
 from lorahub_registry.features.downloads import service
 from lorahub_registry.features.downloads.service import Entry, Folder, Listing, OpenFile, TreePage
 from lorahub_registry.infrastructure.web.backend import BackendDep, PublicUrl
+from lorahub_registry.infrastructure.web.conditions import is_ours_to_judge, is_unchanged
 from lorahub_registry.infrastructure.web.description import answers, refuses
 from lorahub_registry.infrastructure.web.paging import page
 from lorahub_registry.infrastructure.web.parameters import PathInRevision, Repo, Revision
@@ -40,39 +44,74 @@ MAX_PATHS = 10_000
 # --- files ------------------------------------------------------------------------------------------------------------
 
 
-@router.head("/{namespace}/{name}/resolve/{rev}/{path:path}")
+RESOLVE = "/{namespace}/{name}/resolve/{rev}/{path:path}"
+UNCHANGED: dict[int | str, dict[str, Any]] = {304: {"description": "The client has it already"}}
+ANSWERED: dict[int | str, dict[str, Any]] = {
+    206: {"description": "One range of bytes"},
+    302: {"description": "The storage hands it out"},
+    **UNCHANGED,
+}
+
+
+@router.head(RESOLVE, responses=UNCHANGED)
 @answers("")
-@refuses(AdapterDoesNotFit, GatedRepository, MergeTooLarge, EntryNotFound)
-def head_file(backend: BackendDep, caller: Caller, repo: Repo, rev: Revision, path: PathInRevision) -> Response:
+@refuses(AdapterDoesNotFit, GatedRepository, MergeTooLarge, EntryNotFound, PreconditionFailed)
+def head_file(
+    request: Request,
+    backend: BackendDep,
+    caller: Caller,
+    repo: Repo,
+    rev: Revision,
+    path: PathInRevision,
+    url: PublicUrl,
+) -> Response:
     opened = service.open_file(backend, caller, repo, rev, path)
-    headers = _file_headers(opened) | _body_headers(opened, ByteRange(0, opened.file.size, is_partial=False))
+    headers = _file_headers(opened)
+    if is_unchanged(request.headers, headers["ETag"]):
+        return Response(status_code=304, headers=headers)
+    headers |= _body_headers(opened, ByteRange(0, opened.file.size, is_partial=False))
+    if urlsplit(url).netloc == request.url.netloc:  # to another host the Hub's clients send no token
+        headers["Location"] = _at_commit(url, opened)
     return Response(headers=headers, media_type="application/octet-stream")
 
 
-@router.get("/{namespace}/{name}/resolve/{rev}/{path:path}", responses={206: {"description": "One range of bytes"}})
+@router.get(RESOLVE, responses=ANSWERED)
 @answers("application/octet-stream")
-@refuses(AdapterDoesNotFit, GatedRepository, MergeTooLarge, EntryNotFound, RangeNotSatisfiable)
+@refuses(AdapterDoesNotFit, GatedRepository, MergeTooLarge, EntryNotFound, PreconditionFailed, RangeNotSatisfiable)
 def get_file(
     request: Request, backend: BackendDep, caller: Caller, repo: Repo, rev: Revision, path: PathInRevision
 ) -> Response:
     opened = service.open_file(backend, caller, repo, rev, path)
-    wanted = requested_range(request.headers.get("range"), opened.file.size)
+    headers = _file_headers(opened)
+    if is_unchanged(request.headers, headers["ETag"]):
+        return Response(status_code=304, headers=headers)
+    wanted = requested_range(request.headers, opened.file.size, headers["ETag"])
     if wanted.start == 0:
         service.count_download(backend, opened)
-    address = opened.address(backend)
+    address = None if is_ours_to_judge(request.headers) else opened.address(backend)
     if address is not None:
-        headers = _file_headers(opened) | {"Location": address, "Cache-Control": "no-store"}
-        return Response(status_code=302, headers=headers)
+        return Response(status_code=302, headers=headers | {"Location": address, "Cache-Control": "no-store"})
     return StreamingResponse(
         opened.read(backend, wanted.start, wanted.stop),
         status_code=206 if wanted.is_partial else 200,
-        headers=_file_headers(opened) | _body_headers(opened, wanted),
+        headers=headers | _body_headers(opened, wanted),
         media_type="application/octet-stream",
     )
 
 
+def _at_commit(url: str, opened: OpenFile) -> str:
+    """Where the Hub's clients read what they were told of, whatever the revision's name comes to mean meanwhile."""
+    return f"{url}/{opened.repository.full_name}/resolve/{opened.commit.id}/{quote(opened.file.path)}"
+
+
 def _file_headers(opened: OpenFile) -> dict[str, str]:
-    headers = {"X-Repo-Commit": opened.commit.id, "ETag": f'"{opened.etag}"', "Accept-Ranges": "bytes"}
+    headers = {
+        "X-Repo-Commit": opened.commit.id,
+        "ETag": f'"{opened.etag}"',
+        "Accept-Ranges": "bytes",
+        "Cache-Control": "private, no-cache",
+        "Vary": "Cookie, Authorization",
+    }
     if opened.file.is_lfs:
         headers["X-Linked-Etag"] = f'"{opened.file.sha256}"'
         headers["X-Linked-Size"] = str(opened.file.size)
@@ -93,7 +132,15 @@ def _body_headers(opened: OpenFile, wanted: ByteRange) -> dict[str, str]:
     }
     if wanted.is_partial:
         headers["Content-Range"] = f"bytes {wanted.start}-{wanted.stop - 1}/{opened.file.size}"
+    if opened.sha256 is not None:
+        headers |= _digest_headers(opened.sha256)
     return headers
+
+
+def _digest_headers(sha256: Sha256) -> dict[str, str]:
+    """Of the whole file, so that who put it together from ranges can tell (RFC 9530; aria2 knows RFC 3230)."""
+    digest = b64encode(bytes.fromhex(sha256)).decode()
+    return {"Repr-Digest": f"sha-256=:{digest}:", "Digest": f"SHA-256={digest}"}
 
 
 @router.get(MODEL + "/lfs-files")

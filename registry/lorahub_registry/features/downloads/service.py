@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from lorahub.errors import EntryNotFound
-from lorahub.protocol.digests import git_blob_sha1, lfs_pointer
+from lorahub.protocol.digests import Sha256, git_blob_sha1, lfs_pointer
 from lorahub.protocol.names import RepositoryName
 from lorahub.protocol.paths import FilePath
 
@@ -43,7 +43,7 @@ class OpenFile:
     commit: Commit
     file: RevisionFile
     blob: Blob | None
-    """None where the bytes are computed: a file of a merged revision."""
+    """None where the bytes are computed: a file of a merged revision that no worker has stored."""
     yanked: tuple[str, Yank] | None
     """Name and reason of the version, where the revision is a yanked one."""
     merged: MergedModel | None = None
@@ -52,6 +52,11 @@ class OpenFile:
     def etag(self) -> str:
         """sha256 of a large file, git's sha1 of a small one: clients tell them apart by length and check both."""
         return self.file.sha256 if self.file.is_lfs else self.file.git_sha1
+
+    @property
+    def sha256(self) -> Sha256 | None:
+        """Of its bytes; None where they were never computed as a whole."""
+        return self.blob.sha256 if self.blob is not None else None
 
     def address(self, backend: Backend) -> str | None:
         """Where the storage itself hands the bytes out; None where they pass through the registry."""
@@ -62,10 +67,10 @@ class OpenFile:
         return storage.to_read(self.blob.storage_key, filename=name, lifetime=backend.settings.download_lifetime)
 
     def read(self, backend: Backend, start: int, stop: int) -> Iterator[bytes]:
-        if self.merged is not None:
-            return self.merged.read(backend, self.file.path, start, stop)
-        assert self.blob is not None  # an ordinary revision's files are stored
-        return open_blob(backend, self.blob, start, stop, path=self.file.path)
+        if self.blob is not None:
+            return open_blob(backend, self.blob, start, stop, path=self.file.path)
+        assert self.merged is not None  # an ordinary revision's files are stored
+        return self.merged.plan.stream(self.file.path, start, stop)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +99,7 @@ def open_file(backend: Backend, principal: Principal, name: RepositoryName, revi
     if merged is not None:
         if path not in merged.files:
             raise entry_not_found(path, merged.commit)
-        return OpenFile(merged.repository, merged.commit, merged.files[path], None, None, merged)
+        return OpenFile(merged.repository, merged.commit, merged.files[path], merged.stored.get(path), None, merged)
     with backend.database.read() as session:
         repository = readable(session, principal, name)
         commit = revisions.resolve(session, repository.id, revision).commit

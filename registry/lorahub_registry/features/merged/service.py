@@ -20,7 +20,7 @@ from lorahub.protocol.names import RepositoryName
 from threadpoolctl import threadpool_limits
 
 from lorahub_registry.features.accounts.permissions import Principal
-from lorahub_registry.features.blobs.service import Blob, known_blobs, open_blob, release_leases, store_stream
+from lorahub_registry.features.blobs.service import Blob, known_blobs, release_leases, store_stream
 from lorahub_registry.features.merged import queries, sources
 from lorahub_registry.features.merged.queries import MergedRevision
 from lorahub_registry.features.merged.sources import Sources
@@ -48,10 +48,6 @@ class MergedModel:
     plan: MergePlan
     stored: Mapping[str, Blob]
     """Files that a worker has stored; the same bytes."""
-
-    def read(self, backend: Backend, path: str, start: int, stop: int) -> Iterator[bytes]:
-        blob = self.stored.get(path)
-        return open_blob(backend, blob, start, stop, path=path) if blob else self.plan.stream(path, start, stop)
 
 
 class _Blocks:

@@ -4,6 +4,7 @@ from fastapi import APIRouter, Request, Response
 from lorahub.errors import RouteNotFound
 
 from lorahub_registry.infrastructure.web.assets import Asset, assets
+from lorahub_registry.infrastructure.web.conditions import is_unchanged
 from lorahub_registry.infrastructure.web.encoding import accepted
 
 router = APIRouter()
@@ -35,11 +36,13 @@ def _answer(request: Request, asset: Asset, caching: str) -> Response:
     coding = accepted(request.headers.get("accept-encoding"))
     headers = {
         "Cache-Control": caching,
-        "ETag": f'"{asset.digest}"',
+        "ETag": f'W/"{asset.digest}"',  # the same in each coding
         "Vary": "Accept-Encoding",
         "X-Content-Type-Options": "nosniff",
         "Content-Security-Policy": "default-src 'none'; sandbox",
     }
+    if is_unchanged(request.headers, headers["ETag"]):
+        return Response(status_code=304, headers=headers)
     if coding != "identity":
         headers["Content-Encoding"] = coding
     return Response(asset.encoded[coding], headers=headers, media_type=asset.media_type)

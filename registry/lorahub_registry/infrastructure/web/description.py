@@ -115,9 +115,9 @@ def _said(call: Callable[..., Any], name: str, default: Any) -> Any:
 
 
 def _add_media_type(answered: dict[str, Any], media_type: str | None) -> None:
-    for answer in answered.values() if media_type is not None else ():
+    for status, answer in answered.items() if media_type is not None else ():
         content = answer.pop("content", {})
-        if media_type:
+        if media_type and status.startswith("2"):  # neither a redirect nor a 304 has a body
             answer["content"] = {media_type: content.get("application/json", {}) if media_type.endswith("json") else {}}
 
 

@@ -19,6 +19,7 @@ from starlette.convertors import Convertor, register_url_convertor
 
 from lorahub_registry.infrastructure.web import formats
 from lorahub_registry.infrastructure.web.assets import assets
+from lorahub_registry.infrastructure.web.conditions import is_unchanged
 from lorahub_registry.infrastructure.web.encoding import accepted, encode
 from lorahub_registry.infrastructure.web.request_id import current_request_id
 
@@ -147,7 +148,7 @@ def _answer(request: Request, body: bytes, media_type: str, *, status: int, is_s
     }
     if status == 200 and not is_secret:
         headers["ETag"] = tag
-        if tag in request.headers.get("if-none-match", ""):
+        if is_unchanged(request.headers, tag):
             return Response(status_code=304, headers=headers)
     encoded, coding = encode(body, accepted(request.headers.get("accept-encoding")))
     if coding != "identity":

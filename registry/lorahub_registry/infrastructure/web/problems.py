@@ -16,6 +16,7 @@ from lorahub.errors import (
     InvalidToken,
     LorahubError,
     NotAuthenticated,
+    PreconditionFailed,
     RangeNotSatisfiable,
     RepositoryMoved,
     RouteNotFound,
@@ -61,6 +62,8 @@ def _headers(error: LorahubError) -> dict[str, str]:
     match error:
         case EntryNotFound(facts={"commit": commit}):
             headers["X-Repo-Commit"] = commit  # lets clients remember that the file is not there
+        case PreconditionFailed(facts={"etag": etag}):
+            headers["ETag"] = etag
         case RangeNotSatisfiable(facts={"size": size}):
             headers["Content-Range"] = f"bytes */{size}"
         case TooManyRequests(facts={"retry_after": seconds}):

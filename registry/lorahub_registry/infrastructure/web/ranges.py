@@ -4,8 +4,11 @@ import re
 from dataclasses import dataclass
 
 from lorahub.errors import RangeNotSatisfiable
+from starlette.datastructures import Headers
 
-_ONE_RANGE = re.compile(r"bytes=(\d{0,19})-(\d{0,19})")
+from lorahub_registry.infrastructure.web.conditions import may_continue
+
+_ONE_RANGE = re.compile(r"bytes=(\d{0,100})-(\d{0,100})", re.IGNORECASE | re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,21 +20,26 @@ class ByteRange:
     is_partial: bool
 
 
-def requested_range(header: str | None, size: int) -> ByteRange:
-    """Several ranges, or another unit, are answered with the whole file, as the RFC allows.
+def requested_range(headers: Headers, size: int, etag: str) -> ByteRange:
+    """Several ranges, another unit, or a range of other content (`If-Range`) are answered with the whole file, as the
+    RFC allows; so is a range from the beginning of an empty file, which no 206 can name.
 
     Raises `RangeNotSatisfiable` for a range behind the end.
     """
-    match = _ONE_RANGE.fullmatch((header or "").replace(" ", ""))
-    if match is None or match.groups() == ("", ""):
-        return ByteRange(0, size, is_partial=False)
+    whole = ByteRange(0, size, is_partial=False)
+    header = headers.get("range", "")
+    match = _ONE_RANGE.fullmatch(header.replace(" ", ""))
+    if match is None or match.groups() == ("", "") or not may_continue(headers, etag):
+        return whole
     first, last = match.groups()
     if first == "":
         start, stop = max(size - int(last), 0), size
     else:
         start, stop = int(first), size if last == "" else min(int(last) + 1, size)
         if last and int(last) < start:
-            return ByteRange(0, size, is_partial=False)  # not a range at all
+            return whole  # not a range at all
+    if start == size == 0:
+        return whole
     if start >= stop:
         raise RangeNotSatisfiable(f"the file has {size} bytes; {header} lies behind its end", size=size)
     return ByteRange(start, stop, is_partial=True)

@@ -119,9 +119,19 @@ def lineage_of(view: ViewDep, opened: Usual) -> Response:
     return show(view, opened, "lineage", around, graph=drawn.of_lineage(opened.shown["id"], around))
 
 
+@router.page(ADAPTER + "/lineage/{rev}")
+def lineage_at(view: ViewDep, opened: AtRevision) -> Response:
+    return lineage_of(view, opened)
+
+
 @router.page(ADAPTER + "/compat")
 def compat(view: ViewDep, opened: Usual) -> Response:
     return show(view, opened, "compat", {})
+
+
+@router.page(ADAPTER + "/compat/{rev}")
+def compat_at(view: ViewDep, opened: AtRevision) -> Response:
+    return compat(view, opened)
 
 
 @router.page(ADAPTER)

@@ -6,6 +6,7 @@ from fastapi.responses import StreamingResponse
 from lorahub_registry.features.accounts.viewer import ViewDep
 from lorahub_registry.features.browsing import showing
 from lorahub_registry.features.browsing.pages.adapter import ADAPTER
+from lorahub_registry.infrastructure.web.conditions import is_unchanged
 from lorahub_registry.infrastructure.web.pages import PageRouter
 from lorahub_registry.infrastructure.web.parameters import PathInRevision, Repo, Revision
 
@@ -24,7 +25,7 @@ def image(request: Request, view: ViewDep, repo: Repo, rev: Revision, path: Path
         "Content-Security-Policy": "default-src 'none'; sandbox",
         "Cross-Origin-Resource-Policy": "same-origin",
     }
-    if tag in request.headers.get("if-none-match", ""):
+    if is_unchanged(request.headers, tag):
         return Response(status_code=304, headers=headers)
     headers["Content-Length"] = str(picture.file.file.size)
     return StreamingResponse(picture.bytes(view.backend), headers=headers, media_type=picture.kind)
