@@ -168,7 +168,8 @@ def test_what_fits_is_published_with_its_facts(scene: Scene) -> None:
     assert (shown["verdict"], shown["matched"], shown["of"]) == ("compatible", 2, 2)
     assert shown["facts"]["rank"] == 4
     assert shown["facts"]["targets"] == ["q_proj"]
-    manifest = json.loads((scene.root / "adapter" / "lorahub.json").read_text())
+    manifest = json.loads((scene.hub.pull(f"{scene.name}/sql").path / "lorahub.json").read_text())
+    assert not (scene.root / "adapter" / "lorahub.json").exists()
     known = hash_folder(scene.folder, Silence())
     assert manifest["base"]["weights"] == known.weights_digest
     assert manifest["adapter"]["rank"] == 4
@@ -347,14 +348,14 @@ def test_a_manifest_follows_the_weights_and_keeps_what_its_maker_said(scene: Sce
     folder, repo = scene.adapter(), f"{scene.name}/kept"
     scene.hub.push(folder, repo)
     place = folder / "lorahub.json"
-    written = json.loads(place.read_text())
+    written = json.loads((scene.hub.pull(repo).path / "lorahub.json").read_text())
     place.write_text(json.dumps(written | {"origin": "trained", "run": {"steps": 200}}))
     assert scene.hub.push(folder, repo).version == "v2"
     (folder / "adapter_model.safetensors").write_bytes(lora_weights(seed=20_309))
     assert scene.hub.push(folder, repo).version == "v3"
-    again = json.loads(place.read_text())
+    again = json.loads((scene.hub.pull(repo).path / "lorahub.json").read_text())
     assert (again["origin"], again["run"], again["base"]) == ("trained", {"steps": 200}, written["base"])
     digest = hashlib.sha256((folder / "adapter_model.safetensors").read_bytes()).hexdigest()
     assert {file["path"]: file["sha256"] for file in again["files"]}["adapter_model.safetensors"] == digest
     assert again["compatibility"]["vllm"]["loads"] == "yes"
-    assert scene.hub.push(folder, repo).created is False
+    assert json.loads(place.read_text()) == written | {"origin": "trained", "run": {"steps": 200}}, "the user's own"

@@ -46,6 +46,7 @@ class Project:
         with Hub(registry.url, token=self.token) as hub:
             hub.add_base(hash_folder(self.folder, Silence()), self.base)
             hub.push(self.good, f"{self.name}/good")
+            hub.pull(f"{self.name}/good", self.good)  # with the lorahub.json that records its base
         (root / "lorahub.toml").write_text(f'endpoint = "{registry.url}"\n')
 
     def run(self, *command: str, code: int | None = 0, **variables: str) -> subprocess.CompletedProcess[str]:

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -74,6 +75,14 @@ def repo(user: tuple[str, str]) -> str:
     return f"{user[0]}/adapter"
 
 
+def cpu_seconds(command: list[str]) -> float:
+    """Of the process: whatever else the machine does."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run(command, capture_output=True, check=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
 def test_the_help_is_quick_and_imports_no_heavy_library() -> None:
     program = (
         "import sys\n"
@@ -84,12 +93,8 @@ def test_the_help_is_quick_and_imports_no_heavy_library() -> None:
     )
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert result.stderr.strip() == "[]"
-    best = 1.0
-    for _ in range(5):
-        started = time.perf_counter()
-        subprocess.run([LORAHUB, "--help"], capture_output=True, check=True)
-        best = min(best, time.perf_counter() - started)
-    assert best < 2 * 0.15, "over twice the budget, which leaves room for a busy machine"
+    best = min(cpu_seconds([LORAHUB, "--help"]) for _ in range(5))
+    assert best < 2 * 0.15, "over twice the budget of processor time"
 
 
 def test_every_command_has_help_of_its_own() -> None:
@@ -109,11 +114,14 @@ def test_push_and_pull_keep_every_byte(cli: Cli, repo: str, adapter: Path, tmp_p
     again = cli.json("push", str(adapter), repo)
     assert (again["version"], again["created"], again["commit"]) == ("v1", False, pushed["commit"])
     expected = {path.name: path.read_bytes() for path in adapter.iterdir()}
+    assert "lorahub.json" not in expected, "what is composed for a push stays out of the folder"
     for number, revision in enumerate(["", "@v1", "@champion", f"@{pushed['digest']}", f"@{pushed['commit'][:10]}"]):
         target = tmp_path / f"pulled{number}"
         pulled = cli.json("pull", f"{repo}{revision}", str(target))
         assert pulled["digest"] == pushed["digest"]
-        assert {path.name: path.read_bytes() for path in target.iterdir()} == expected
+        got = {path.name: path.read_bytes() for path in target.iterdir()}
+        assert json.loads(got.pop("lorahub.json"))["adapter"]["rank"] == 4
+        assert got == expected
     cached = cli.run("-q", "pull", repo).stdout.strip()
     assert (Path(cached) / "README.md").read_bytes() == expected["README.md"]
 

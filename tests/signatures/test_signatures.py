@@ -51,7 +51,8 @@ def test_a_pushed_signature_verifies_wherever_it_is_pulled(
     lorahub("pull", f"{name}/signed", str(tmp_path / "pulled"), **told)
     nowhere = {"LORAHUB_ENDPOINT": "http://127.0.0.1:9"}
     assert lorahub("verify", str(tmp_path / "pulled"), "--key", keys[1], **nowhere)["result"]["verified"]
-    refused = lorahub("verify", str(adapter), "--key", str(FIXTURES / "public.pem"), status=7)
+    assert not (adapter / "model.sig").exists(), "the user's folder stays as it is"
+    refused = lorahub("verify", str(tmp_path / "pulled"), "--key", str(FIXTURES / "public.pem"), status=7)
     assert refused["error"]["code"] == "InvalidSignature"
 
 

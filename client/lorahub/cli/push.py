@@ -25,8 +25,8 @@ from lorahub.errors import RepositoryNotFound
 def push(session: Session, folder: Path, reference: str, *, dry_run: bool, **wishes: object) -> Result:
     """Publish FOLDER as a new version of REFERENCE (namespace/name).
 
-    A version is exactly the folder's files. Links, hidden files, keys, pickles and what training leaves behind
-    (optimizer.pt, training_args.bin) stay; pushing the same files again is done already.
+    A version is exactly the folder's files, a link being the file that it leads to. Hidden files, keys, pickles and
+    by-products of training stay; pushing the same files again is done already.
     """
     if dry_run:
         return _would_push(session, folder, reference)
@@ -56,7 +56,10 @@ def push(session: Session, folder: Path, reference: str, *, dry_run: bool, **wis
         human="\n".join(lines),
         ids=[name],
         rows=[[pushed.repository, pushed.version, pushed.digest, pushed.commit, pushed.created]],
-        notes=[f"  left here: {left.path} ({left.why})" for left in pushed.left],
+        notes=[
+            *(f"  a link: {path} → {target}" for path, target in pushed.links.items()),
+            *(f"  left here: {left.path} ({left.why})" for left in pushed.left),
+        ],
     )
 
 
@@ -83,7 +86,8 @@ def _would_push(session: Session, folder: Path, reference: str) -> Result:
         ids=[file.path for file in listing.files],
         rows=[[file.path, file.size] for file in listing.files],
         notes=[
+            *(f"  a link: {file.path} → {file.target}" for file in listing.files if file.target),
             *(f"  would stay: {left.path} ({left.why})" for left in listing.left),
-            *([] if (folder / "lorahub.json").is_file() else ["  lorahub.json would be written beside an adapter"]),
+            *([] if (folder / "lorahub.json").is_file() else ["  a lorahub.json would go beside an adapter"]),
         ],
     )

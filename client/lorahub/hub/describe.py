@@ -1,4 +1,4 @@
-"""Writes lorahub.json beside an adapter before it is pushed: what it is, its files, and the digests of its base."""
+"""Composes the lorahub.json of an adapter that is pushed: what it is, its files, and the digests of its base."""
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
@@ -17,8 +17,8 @@ def describe(
     find: Callable[[str], BaseModel | None],
     base: BaseModel | None,
     parents: Sequence[str] | None = None,
-) -> bool:
-    """Whether lorahub.json was written.
+) -> bytes | None:
+    """What lorahub.json says from now on; None where the one that is there stays, or there is no adapter.
 
     What is there and still true stays, so that pushing an adapter twice is one version. `find` knows bases by name,
     and is asked for an adapter without a lorahub.json; `base` was named by the caller, and replaces what was recorded;
@@ -27,22 +27,17 @@ def describe(
     files = FolderFiles(folder)
     adapter = read_adapter(files)
     if adapter.format == "unknown" or not (adapter.updates or adapter.parts):
-        return False
-    place = folder / MANIFEST
-    before, stated = _before(place), list(stated_files(files, adapter))
+        return None
+    before, stated = _before(folder / MANIFEST), list(stated_files(files, adapter))
     raw = dict(before.raw) if before else {}
     is_new = base is not None or (parents is not None and raw.get("parents") != list(parents))
     if not is_new and before and stated == list(before.files) and not before.differences(adapter, files):
-        return False
+        return None
     if base is None and before is None and adapter.claim.name:
         base = find(adapter.claim.name)
     if parents is not None:
         raw["parents"] = list(parents)
-    content = write_manifest(adapter, base, files=stated, before=raw)
-    part = folder / f".{MANIFEST}.part"
-    part.write_bytes(content)
-    part.replace(place)
-    return True
+    return write_manifest(adapter, base, files=stated, before=raw)
 
 
 def _before(place: Path) -> Manifest | None:

@@ -2,8 +2,9 @@
 
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -11,16 +12,20 @@ from urllib.parse import quote
 
 from lorahub.adapters.adapter_config import is_hub_id
 from lorahub.adapters.base_model import BaseModel
+from lorahub.adapters.manifest import MANIFEST
 from lorahub.errors import (
+    AccessRefused,
     AlreadyExists,
     Conflict,
     EntryNotFound,
     InvalidReference,
     NotFound,
     NotMergeable,
+    Refusal,
     RepositoryNotFound,
     RevisionNotFound,
     RouteNotFound,
+    Unavailable,
 )
 from lorahub.hub import configuration, credentials, messages
 from lorahub.hub.bases import Bases, base_from_document, document_of
@@ -28,11 +33,12 @@ from lorahub.hub.cache import Cache
 from lorahub.hub.checking import Checked, Checker
 from lorahub.hub.describe import describe
 from lorahub.hub.download import Download
-from lorahub.hub.folder import Left, Listing, list_folder
+from lorahub.hub.folder import Left, Listing, list_folder, list_to_push
 from lorahub.hub.local_names import require_holdable
 from lorahub.hub.messages import Alias, Identity, Mirror, Model, Publisher, Revision, Version
 from lorahub.hub.progress import Progress, Silence
-from lorahub.hub.signing import sign_folder
+from lorahub.hub.signing import FILE as SIGNATURE
+from lorahub.hub.signing import sign_files
 from lorahub.hub.transport import Transport
 from lorahub.hub.upload import Upload, Wish
 from lorahub.protocol.digests import FileEntry
@@ -60,6 +66,8 @@ class Pushed:
     files: int
     size: int
     left: tuple[Left, ...]
+    links: Mapping[str, str] = field(default_factory=dict)
+    """Where the links among the files lead: their targets' bytes were sent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,22 +240,21 @@ class Hub:
     ) -> Pushed:
         """One new version of exactly the files of `folder`, or the version that holds them already.
 
-        lorahub.json is written into the folder where it is missing or untrue; `base` names the base whose digests
-        it records (a folder, hf:org/name, a name of this registry), `parents` what the adapter was made of. `sign` is a
-        private key (PEM); the signature is written beside the files, as model.sig.
+        A lorahub.json that is missing or untrue is composed, and the folder stays as it is; `base` names the base whose
+        digests it records (a folder, hf:org/name, a name of this registry), `parents` what the adapter was made of.
+        `sign` is a private key (PEM); the signature goes beside the files, as model.sig.
         Raises `InvalidUsage` for a folder without anything to push, and what the registry refuses, `AdapterDoesNotFit`
-        among it.
+        among it; a repository that was made for a push that is refused goes again.
         """
         wanted = self._reference(reference)
-        self._describe(Path(folder), base, parents)
-        if sign is not None:
-            sign_folder(Path(folder), sign)
-        listing = list_folder(Path(folder))
-        if wanted.revision is not None and version is None:
-            version = wanted.revision
-        repository = self._existing(wanted.repository, private=private, create=create)
-        wish = Wish(message or f"Push {Path(folder).resolve().name}", version, _aliases(aliases, latest=latest))
-        answer = Upload(self._transport, repository, self._progress).send(listing.files, wish)
+        listing = self._compose(Path(folder), base, parents, sign)
+        wish = Wish(
+            message or f"Push {Path(folder).resolve().name}",
+            version or wanted.revision,
+            _aliases(aliases, latest=latest),
+        )
+        with self._held(wanted.repository, private=private, create=create) as repository:
+            answer = Upload(self._transport, repository, self._progress).send(listing.files, wish)
         return Pushed(
             repository=str(repository),
             version=answer["version"],
@@ -259,6 +266,7 @@ class Hub:
             files=len(listing.files),
             size=sum(file.size for file in listing.files),
             left=listing.left,
+            links={file.path: str(file.target) for file in listing.files if file.target is not None},
         )
 
     def import_from_hub(
@@ -277,7 +285,16 @@ class Hub:
             pushed = self.push(folder, repository, message=message, private=private, base=base, parents=parents)
         return replace(pushed, left=(*pushed.left, *fetched.left))
 
-    def _describe(self, folder: Path, base: str | None, parents: Sequence[str] | None) -> None:
+    def _compose(self, folder: Path, base: str | None, parents: Sequence[str] | None, sign: Path | None) -> Listing:
+        """The folder's files, and those that are made for this push."""
+        composed: dict[str, bytes] = {}
+        if (manifest := self._describe(folder, base, parents)) is not None:
+            composed[MANIFEST] = manifest
+        if sign is not None:
+            composed[SIGNATURE] = sign_files(list_folder(folder, composed).files, sign, name=folder.resolve().name)
+        return list_to_push(folder, composed)
+
+    def _describe(self, folder: Path, base: str | None, parents: Sequence[str] | None) -> bytes | None:
         bases = Bases(self.settings, lambda: self._transport)
         opened = bases.open(base).base if base is not None else None
 
@@ -289,13 +306,12 @@ class Hub:
             except NotFound:
                 return None
 
-        if folder.is_dir():
-            describe(folder, find, opened, parents)
+        return describe(folder, find, opened, parents) if folder.is_dir() else None
 
     @staticmethod
     def list_folder(folder: str | Path) -> Listing:
         """What `push` would send, and what it would leave, and why."""
-        return list_folder(Path(folder))
+        return list_to_push(Path(folder))
 
     def create(self, repository: str, *, private: bool = False, exist_ok: bool = False) -> None:
         """Raises `AlreadyExists`, `NameRetired`, `NotPermitted`."""
@@ -308,18 +324,40 @@ class Hub:
         }
         try:
             self._transport.json("POST", "/api/repos/create", body=body)
-        except AlreadyExists:
+        except AlreadyExists as error:
+            existing = str(error.facts.get("existing", name))
+            if existing.lower() != name.key:
+                raise AlreadyExists(
+                    f"{name} is too much like {existing}, which exists: names that differ only in - _ . are one",
+                    hint=f"push to {existing}, or choose another name",
+                ) from None
             if not exist_ok:
                 raise
 
-    def _existing(self, name: RepositoryName, *, private: bool, create: bool) -> RepositoryName:
-        """The repository as the registry spells it; made where it is missing and may be."""
+    @contextmanager
+    def _held(self, name: RepositoryName, *, private: bool, create: bool) -> Iterator[RepositoryName]:
+        """The repository as the registry spells it; made where it is missing and may be, and gone again where the block
+        is refused.
+        """
         try:
-            return RepositoryName.parse(self._transport.json("GET", f"/api/models/{name}")["id"])
+            existing = self._spelled(name)
         except RepositoryNotFound:
             if not create:
                 raise
+        else:
+            yield existing
+            return
         self.create(str(name), private=private, exist_ok=True)
+        made = self._spelled(name)
+        try:
+            yield made
+        except Refusal:
+            with suppress(AccessRefused, NotFound, Unavailable):  # what is to be told is why the push was refused
+                self._transport.json("DELETE", f"{OWN}/models/{made}/claim")
+            raise
+
+    def _spelled(self, name: RepositoryName) -> RepositoryName:
+        """As the registry spells it. Raises `RepositoryNotFound`."""
         return RepositoryName.parse(self._transport.json("GET", f"/api/models/{name}")["id"])
 
     def delete(self, repository: str) -> None:

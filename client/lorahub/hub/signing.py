@@ -1,21 +1,19 @@
 """Signs the files of a folder that a push would send, and verifies folders: offline, with a key in a file."""
 
-import hashlib
+from collections.abc import Iterable
 from pathlib import Path
 
 from lorahub.errors import EntryNotFound, InvalidConfiguration
-from lorahub.hub.folder import list_folder
+from lorahub.hub.folder import LocalFile, hash_file, list_folder
 
 FILE = "model.sig"
 
 
-def sign_folder(folder: Path, key: Path) -> Path:
-    """Writes model.sig. Raises `InvalidConfiguration` for a key that can't sign."""
+def sign_files(files: Iterable[LocalFile], key: Path, *, name: str) -> bytes:
+    """The content of model.sig beside them. Raises `InvalidConfiguration` for a key that can't sign."""
     from lorahub.protocol.signatures import sign
 
-    place = folder / FILE
-    place.write_bytes(sign(_digests(folder), _read(key), name=folder.resolve().name))
-    return place
+    return sign(_digests(files), _read(key), name=name)
 
 
 def verify_folder(folder: Path, public_key: Path) -> str:
@@ -25,16 +23,11 @@ def verify_folder(folder: Path, public_key: Path) -> str:
     place = folder / FILE
     if not place.is_file():
         raise EntryNotFound(f"{folder} has no {FILE}", hint="lorahub push --sign KEY makes one")
-    return verify(place.read_bytes(), _digests(folder), _read(public_key)).fingerprint
+    return verify(place.read_bytes(), _digests(list_folder(folder).files), _read(public_key)).fingerprint
 
 
-def _digests(folder: Path) -> dict[str, str]:
-    return {file.path: _sha256(file.source) for file in list_folder(folder).files}
-
-
-def _sha256(source: Path) -> str:
-    with source.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _digests(files: Iterable[LocalFile]) -> dict[str, str]:
+    return {file.path: hash_file(file, lambda _: None) for file in files}
 
 
 def _read(key: Path) -> bytes:

@@ -70,7 +70,7 @@ class Upload:
         self._progress.begin("Hashing", sum(file.size for file in files))
         try:
             with ThreadPoolExecutor(AT_ONCE) as pool:
-                digests = list(pool.map(lambda file: hash_file(file.source, self._progress.advance), files))
+                digests = list(pool.map(lambda file: hash_file(file, self._progress.advance), files))
         finally:
             self._progress.end()
         return [
@@ -189,7 +189,7 @@ def _operation(file: HashedFile) -> bytes:
 
 
 def _pieces(file: LocalFile, start: int, size: int) -> Iterator[bytes]:
-    with file.source.open("rb", buffering=0) as source:
+    with file.open() as source:
         source.seek(start)
         left = size
         while left:
