@@ -92,12 +92,14 @@ def archives_of_pickles() -> Mapping[str, bytes]:
         "NumPy objects": objects.getvalue(),
         "NumPy fields": fields.getvalue(),
         "npz": npz(plain=np.arange(3), sly=np.array([None], dtype=object)),
-        "ZIP, by its member's name": zipped({"notes.txt": b"x", "deep/data.pkl": b"x"}),
+        "ZIP, behind a hundred others": zipped({**{f"{n}.txt": b"x" for n in range(100)}, "deep/data.pkl": whole}),
+        "ZIP, by the names of too many": zipped({f"{n}.pkl": b"x" for n in range(100)}),
         "ZIP, by its member's content": zipped({"notes.txt": padding, "weights": whole}),
         "ZIP, stored": zipped({"a": padding, "weights": whole}, method=zipfile.ZIP_STORED),
         "ZIP of PyTorch": zipped({"training_args.bin": saved.getvalue()}),
         "tar": tarred({"a.txt": padding, "weights": whole}),
-        "tar.gz": gzip.compress(tarred({"weights.ckpt": b"x"})),
+        "tar that begins with a pickle": tarred({"cos\nsystem\n(S'true'\ntR.": b"x"}),
+        "tar.gz": gzip.compress(tarred({"weights": whole})),
         "gzip": gzip.compress(whole),
         "gzip of PyTorch": gzip.compress(saved.getvalue()),
         "zlib": zlib.compress(whole),
@@ -128,6 +130,7 @@ def ordinary() -> Mapping[str, bytes]:
         "arrays.npz": npz(a=np.arange(3), b=np.ones((2, 2))),
         "notes.zip": zipped({f"n/{number}.txt": text for number in range(100)}),
         "empty.zip": zipped({}),
+        "wheel.whl": zipped({"paths.pth": b"import site", **{f"{n}.py": b"" for n in range(100)}}),
         "samples.tar": tarred({"a.txt": text}),
         "samples.tar.gz": gzip.compress(tarred({"a.txt": text})),
         "corpus.txt.gz": gzip.compress(text),
@@ -151,6 +154,8 @@ def ordinary() -> Mapping[str, bytes]:
         "runs/events.out.tfevents.1.host": bytes(64),
         "trainer_state.json": b"{}",
         "zero_to_fp32.py": b"import torch\n",
+        "translations/pt": b"uma frase\n",
+        "translations/.pt": b"uma frase\n",
     }
 
 

@@ -247,6 +247,22 @@ def test_a_broken_form_is_refused(catalog: Catalog, as_owner: httpx2.Client, bod
             assert 400 <= answer.status_code < 500, (kind, answer.status_code)
 
 
+def test_what_training_left_behind_is_left_out_and_named(catalog: Catalog, as_owner: httpx2.Client) -> None:
+    secret = csrf(as_owner, "/tokens")
+    fields = {"csrf": secret, "namespace": "pages-owner", "name": "by-products", "visibility": "private"}
+    assert as_owner.post("/new", data=fields).status_code == 303
+    upload = "/pages-owner/by-products/upload"
+    files = [("files", ("training_args.bin", b"\x80\4.")), ("files", ("notes.bin", b"a text"))]
+    with unchanged(catalog):
+        checked = as_owner.post(upload, data={"csrf": secret, "check": "1"}, files=files)
+    assert "Left out, as by-products of training: <code>training_args.bin</code>." in checked.text
+    assert as_owner.post(upload, data={"csrf": secret}, files=files).status_code == 303
+    with lorahub.Hub(catalog.url, token=catalog.owner) as hub:
+        pulled = hub.pull("pages-owner/by-products@v1").path
+    assert {path.name for path in pulled.iterdir() if path.is_file()} >= {"notes.bin"}
+    assert not (pulled / "training_args.bin").exists()
+
+
 def test_a_card_is_previewed_saved_and_never_lost(  # noqa: PLR0915 (one journey)
     catalog: Catalog, context: BrowserContext, write_folder: Callable[[str], Path], request: pytest.FixtureRequest
 ) -> None:

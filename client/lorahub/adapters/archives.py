@@ -1,4 +1,4 @@
-"""What is inside archives and compressed files, as far as it has to be known: names, and how each member begins.
+"""What is inside archives and compressed files, as far as it has to be known: names, and how members begin.
 
 Nothing is unpacked whole. A ZIP archive has to be one that all readers read alike, so that none of them sees other
 members than we do.
@@ -10,16 +10,18 @@ import struct
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 from lorahub.adapters.content import HEAD_BYTES, Content
 
-MOST_MEMBERS_OPENED = 64
+_MOST_IN_TAR = 64  # members: each header is behind the member before it
 _MOST_DIRECTORY = 16 << 20
 _MOST_COMPRESSED = 1 << 20  # bzip2 gives nothing before a block of up to 900 kB is whole
 _LZMA_MEMORY = 64 << 20
 
 _ZIP_STARTS = (b"PK\3\4", b"PK\5\6", b"PK\7\x08")
 _ZIP_END, _ZIP64_END, _ZIP64_LOCATOR, _ZIP_ENTRY = b"PK\5\6", b"PK\6\6", b"PK\6\7", b"PK\1\2"
+_ZIP64 = (0xFFFF, 0xFFFFFFFF, 0xFFFFFFFF)  # in place of what is too large for the older record
 _MOST_END = 22 + 65_535  # the record, and a comment
 _WHOLE, _DEFLATED = 0, 8  # ways to pack a member
 _ENCRYPTED = 1
@@ -31,10 +33,10 @@ class UnclearArchive(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """`head` is how it begins; None where that wasn't looked at, or can't be: encrypted, or packed in a rare way."""
+    """`head()` reads how it begins; None where that can't be: encrypted, or packed in a rare way."""
 
     name: str
-    head: bytes | None
+    head: Callable[[], bytes | None]
 
 
 def is_zip(content: Content) -> bool:
@@ -49,10 +51,10 @@ def is_tar(content: Content) -> bool:
 
 
 def zip_members(content: Content) -> Iterator[Member]:
-    """All of them; the first `MOST_MEMBERS_OPENED` with their heads. Raises `UnclearArchive`."""
+    """Raises `UnclearArchive`."""
     directory, count = _zip_directory(content)
     at = 0
-    for number in range(count):
+    for _ in range(count):
         entry = directory[at : at + 46]
         if len(entry) < 46 or not entry.startswith(_ZIP_ENTRY):
             raise UnclearArchive("it lists fewer files than it counts")
@@ -61,8 +63,7 @@ def zip_members(content: Content) -> Iterator[Member]:
         (start,) = struct.unpack_from("<L", entry, 42)
         name = directory[at + 46 : at + 46 + name_bytes].decode("utf-8", "replace")
         at += 46 + name_bytes + extra_bytes + comment_bytes
-        is_opened = number < MOST_MEMBERS_OPENED and not flags & _ENCRYPTED
-        yield Member(name, _zip_head(content, start, packed, method) if is_opened else None)
+        yield Member(name, partial(_zip_head, content, start, packed, None if flags & _ENCRYPTED else method))
     if at != len(directory):
         raise UnclearArchive("it lists more files than it counts")
 
@@ -80,15 +81,17 @@ def _zip_directory(content: Content) -> tuple[bytes, int]:
     ends = [at for at in _places(tail, _ZIP_END) if at + 22 + _number(tail, at + 20, 2) == len(tail)]
     if len(ends) != 1:
         raise UnclearArchive("it is cut off, or has several ends")
-    count, length, start = struct.unpack_from("<HLL", tail, ends[0] + 10)
+    said = count, length, start = struct.unpack_from("<HLL", tail, ends[0] + 10)
     end = content.size - len(tail) + ends[0]
     locator = content.read(end - 20, end)
     if locator.startswith(_ZIP64_LOCATOR):
-        end = _number(locator, 8, 8)
+        end -= 76
         record = content.read(end, end + 56)
-        if len(record) < 56 or not record.startswith(_ZIP64_END):
+        if not record.startswith(_ZIP64_END) or _number(locator, 8, 8) != end:
             raise UnclearArchive("its end isn't where it says")
         count, length, start = struct.unpack_from("<QQQ", record, 32)
+        if any(one not in (other, most) for one, other, most in zip(said, (count, length, start), _ZIP64, strict=True)):
+            raise UnclearArchive("it says two things of its list of files")
     if length > _MOST_DIRECTORY:
         raise UnclearArchive(f"its list of files has {length} bytes; at most {_MOST_DIRECTORY} are looked through")
     if start + length != end:
@@ -96,7 +99,7 @@ def _zip_directory(content: Content) -> tuple[bytes, int]:
     return content.read(start, end), count
 
 
-def _zip_head(content: Content, start: int, packed: int, method: int) -> bytes | None:
+def _zip_head(content: Content, start: int, packed: int, method: int | None) -> bytes | None:
     header = content.read(start, start + 30)
     if method not in (_WHOLE, _DEFLATED) or len(header) < 30:
         return None
@@ -121,15 +124,15 @@ def _number(field: bytes, at: int, length: int) -> int:
 
 
 def tar_members(content: Content) -> Iterator[Member]:
-    """The first `MOST_MEMBERS_OPENED`, as far as there are headers of members."""
+    """The first ones, as far as there are headers of members."""
     at = 0
-    for _ in range(MOST_MEMBERS_OPENED):
+    for _ in range(_MOST_IN_TAR):
         header = content.read(at, at + 512)
         if not _is_tar_header(header):
             return
         length = _tar_number(header[124:136])
         name = header[:100].rstrip(b"\0").decode("utf-8", "replace")
-        yield Member(name, content.read(at + 512, at + 512 + min(length, HEAD_BYTES)))
+        yield Member(name, partial(content.read, at + 512, at + 512 + min(length, HEAD_BYTES)))
         at += 512 + (length + 511) // 512 * 512
 
 

@@ -8,6 +8,7 @@
 
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
+from posixpath import splitext
 from typing import Literal
 
 from lorahub.adapters import archives
@@ -30,23 +31,27 @@ _BY_PRODUCTS = (
 )
 
 _PICKLES = {
-    "adapter_model.bin": "a PyTorch checkpoint",
-    "pytorch_model*.bin": "a PyTorch checkpoint",
-    "diffusion_pytorch_model*.bin": "a PyTorch checkpoint",
-    "pytorch_lora_weights*.bin": "a PyTorch checkpoint",
-    "pytorch_custom_diffusion_weights*.bin": "a PyTorch checkpoint",
-    "pytorch_adapter.bin": "a PyTorch checkpoint",
-    "learned_embeds*.bin": "a PyTorch checkpoint",
-    "ip-adapter*.bin": "a PyTorch checkpoint",
-    "*.pt": "a PyTorch checkpoint",
-    "*.pth": "a PyTorch checkpoint",
-    "*.ckpt": "a checkpoint",
-    "*.pkl": "a pickle",
-    "*.pickle": "a pickle",
-    "*.joblib": "a joblib dump",
-    "*.dill": "a pickle",
+    ".pt": "a PyTorch checkpoint",
+    ".pth": "a PyTorch checkpoint",
+    ".ckpt": "a checkpoint",
+    ".pkl": "a pickle",
+    ".pickle": "a pickle",
+    ".joblib": "a joblib dump",
+    ".dill": "a pickle",
 }
-"""Those that loaders look for are refused by their names alone, so that none is opened before anybody looked inside."""
+"""By the ending of the name."""
+
+_PICKLED_WEIGHTS = (
+    "adapter_model.bin",
+    "pytorch_model*.bin",
+    "diffusion_pytorch_model*.bin",
+    "pytorch_lora_weights*.bin",
+    "pytorch_custom_diffusion_weights*.bin",
+    "pytorch_adapter.bin",
+    "learned_embeds*.bin",
+    "ip-adapter*.bin",
+)
+"""What loaders look for. Their names alone are refused, so that none is opened before anybody looked inside."""
 
 _KNOWN_ENDINGS = tuple(
     ".safetensors .gguf .json .jsonl .md .txt .yaml .yml .toml .model .tiktoken .jinja .spm .vocab .bpe "
@@ -54,8 +59,10 @@ _KNOWN_ENDINGS = tuple(
 )
 _KNOWN_NAMES = frozenset({"LICENSE", "NOTICE", "README", "USE_POLICY", ".gitattributes", ".gitignore"})
 
+_NPY = b"\x93NUMPY"
 _FOREIGN: tuple[tuple[bytes, str], ...] = (
-    (b"PK", "a ZIP archive"),
+    (b"PK\3\4", "a ZIP archive"),
+    (b"PK\5\6", "a ZIP archive"),
     (b"7z\xbc\xaf\x27\x1c", "a 7z archive"),
     (b"\x1f\x8b", "a gzip archive"),
     (b"BZh", "a bzip2 archive"),
@@ -66,11 +73,12 @@ _FOREIGN: tuple[tuple[bytes, str], ...] = (
     (b"MZ\x90\x00", "an executable"),
     (b"\xcf\xfa\xed\xfe", "an executable"),
     (b"\xca\xfe\xba\xbe", "an executable"),
-    (b"\x93NUMPY", "a NumPy array"),
+    (_NPY, "a NumPy array"),
     (b"\x89HDF\r\n\x1a\n", "an HDF5 file"),
 )
 """What no file that adapters and models have begins with."""
 
+_MOST_OPENED = 64  # members of an archive
 _NO_PAGES = (".safetensors", ".gguf", ".json", ".model", ".bin", ".npy", ".npz", ".zip", ".gz", ".png", ".jpg", ".webp")
 _RUNS_CODE = "loading it can run code, so it can't be published"
 _CURE = (
@@ -124,7 +132,10 @@ def _name(path: str) -> str:
 
 def _pickle_by_name(path: str) -> str | None:
     name = _name(path)
-    return next((kind for pattern, kind in _PICKLES.items() if fnmatchcase(name, pattern)), None)
+    ending = splitext(name)[1]
+    if ending == ".bin" and any(fnmatchcase(name, pattern) for pattern in _PICKLED_WEIGHTS):
+        return "a PyTorch checkpoint"
+    return _PICKLES.get(ending)
 
 
 # --- content ----------------------------------------------------------------------------------------------------------
@@ -134,21 +145,26 @@ def _pickle_in(content: Content) -> str | None:
     """What of a file an unpickler would run, in words. Raises `UnclearArchive`."""
     if archives.is_zip(content):
         return _pickled_member("a ZIP archive", archives.zip_members(content))
+    if content.head.startswith(_NPY):
+        return _pickle_at(content.head)
+    if is_pickle(content):
+        return "a pickle"
     if archives.is_tar(content):
         return _pickled_member("a tar archive", archives.tar_members(content))
     inside = archives.decompressed_head(content)
-    if inside is not None and (kind := _pickle_at(inside) or _pickle_in_tar(inside)):
-        return f"{kind}, compressed"
-    if content.head.startswith(b"\x93NUMPY"):
-        return _pickle_at(content.head)
-    return "a pickle" if is_pickle(content) else None
+    kind = None if inside is None else _pickle_at(inside) or _pickle_in_tar(inside)
+    return kind and f"{kind}, compressed"
 
 
 def _pickled_member(archive: str, members: Iterable[Member]) -> str | None:
-    """A PyTorch checkpoint is a ZIP archive with a data.pkl."""
-    for member in members:
-        kind = _pickle_by_name(member.name) or (member.head and _pickle_at(member.head))
-        if kind:
+    """A PyTorch checkpoint is a ZIP archive with a data.pkl. Members that are called like pickles are opened first; of
+    those that nobody opens, the name has the word.
+    """
+    likely_first = sorted(members, key=lambda member: _pickle_by_name(member.name) is None)
+    for number, member in enumerate(likely_first):
+        head = member.head() if number < _MOST_OPENED else None
+        kind = _pickle_by_name(member.name) if head is None else _pickle_at(head)
+        if kind is not None:
             return f"{archive} with {kind} in it, {member.name[:200]}"
     return None
 
@@ -160,7 +176,7 @@ def _pickle_in_tar(head: bytes) -> str | None:
 
 def _pickle_at(head: bytes) -> str | None:
     """By how it begins. PyTorch puts data.pkl first into its archives."""
-    if head.startswith(b"\x93NUMPY"):
+    if head.startswith(_NPY):
         return "a NumPy array of Python objects, which are pickled" if holds_objects(head) else None
     first = archives.first_name(head)
     if first is not None:

@@ -8,7 +8,7 @@ from typing import Any
 from lorahub.adapters.adapter import Adapter, BaseClaim
 from lorahub.adapters.adapter_config import is_hub_id, parse_adapter_config
 from lorahub.adapters.content import Content
-from lorahub.adapters.file_kinds import check_file, is_by_product
+from lorahub.adapters.file_kinds import check_file, fault_of_name, is_by_product
 from lorahub.adapters.files import Files, header_of, read_whole
 from lorahub.adapters.findings import Evidence, Finding, finding
 from lorahub.adapters.formats.adapterhub import is_adapterhub, read_adapterhub
@@ -99,7 +99,10 @@ def _without_weights(files: Files) -> Adapter:
 
 
 def _is_pickle(files: Files, path: str) -> bool:
-    if is_by_product(path):
+    """Weights, that is; a `.bin` file says by its content whether it is one."""
+    if fault_of_name(path) is not None:
+        return not is_by_product(path)
+    if not path.endswith(".bin"):
         return False
     try:
         check_file(path, Content(lambda start, stop: files.read(path, start, stop), files.sizes[path]))
