@@ -455,9 +455,9 @@ def test_info_and_policy(project: Project) -> None:
     assert f"lora, rank 4, on q_proj; made for {project.base}" in shown
     refused = project.run("lorahub", "push", "adapters/bad", f"{project.name}/bad", code=7)
     assert "LH202" in refused.stderr
-    assert f"lorahub policy {project.name}/bad warn" in refused.stderr
-    project.run("lorahub", "policy", f"{project.name}/bad", "warn")
-    project.run("lorahub", "push", "adapters/bad", f"{project.name}/bad")
+    assert "lorahub push --policy warn" in refused.stderr
+    project.run("lorahub", "push", "adapters/bad", f"{project.name}/bad", "--policy", "warn")
+    project.run("lorahub", "policy", f"{project.name}/bad", "refuse")
     assert f"does not fit {project.base} (LH202" in project.run("lorahub", "info", f"{project.name}/bad@v1").stdout
 
 

@@ -20,6 +20,9 @@ from lorahub.errors import RepositoryNotFound
 @click.option("--no-latest", is_flag=True, help="Leave the alias latest where it is.")
 @click.option("--private", is_flag=True, help="Make a new repository private.")
 @click.option("--create/--no-create", default=True, help="Make the repository where it is missing.")
+@click.option(
+    "--policy", type=click.Choice(["refuse", "warn"]), help="What to do where it doesn't fit its base, from now on."
+)
 @click.option("--sign", type=click.Path(path_type=Path), metavar="KEY", help="Sign the files with this key (PEM).")
 @click.option("--dry-run", is_flag=True, help="Only list what would be sent.")
 def push(session: Session, folder: Path, reference: str, *, dry_run: bool, **wishes: object) -> Result:
@@ -42,6 +45,7 @@ def push(session: Session, folder: Path, reference: str, *, dry_run: bool, **wis
             create=bool(wishes["create"]),
             base=wishes["base"],  # type: ignore[arg-type]
             sign=wishes["sign"],  # type: ignore[arg-type]
+            policy=wishes["policy"],  # type: ignore[arg-type]
         )
     name = f"{pushed.repository}@{pushed.version}"
     verb = "Pushed" if pushed.created else "Already there:"

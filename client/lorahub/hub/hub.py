@@ -237,12 +237,14 @@ class Hub:
         base: str | None = None,
         sign: Path | None = None,
         parents: Sequence[str] | None = None,
+        policy: str | None = None,
     ) -> Pushed:
         """One new version of exactly the files of `folder`, or the version that holds them already.
 
         A lorahub.json that is missing or untrue is composed, and the folder stays as it is; `base` names the base whose
         digests it records (a folder, hf:org/name, a name of this registry), `parents` what the adapter was made of.
-        `sign` is a private key (PEM); the signature goes beside the files, as model.sig.
+        `sign` is a private key (PEM); the signature goes beside the files, as model.sig. `policy` is set before, as
+        `set_policy` does it.
         Raises `InvalidUsage` for a folder without anything to push, and what the registry refuses, `AdapterDoesNotFit`
         among it; a repository that was made for a push that is refused goes again.
         """
@@ -254,6 +256,8 @@ class Hub:
             _aliases(aliases, latest=latest),
         )
         with self._held(wanted.repository, private=private, create=create) as repository:
+            if policy is not None:
+                self.set_policy(str(repository), policy)
             answer = Upload(self._transport, repository, self._progress).send(listing.files, wish)
         return Pushed(
             repository=str(repository),

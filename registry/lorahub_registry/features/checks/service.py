@@ -196,7 +196,7 @@ def admit(backend: Backend, repository: Repository, judged: Judged, *, changed: 
     if policy == "refuse":
         raise AdapterDoesNotFit(
             f"the adapter doesn't fit {judged.base_name}: {first['rule']} {first['message']}",
-            hint=f"{first['hint']}; to publish it all the same: lorahub policy {repository.full_name} warn",
+            hint=f"{first['hint']}; to publish it all the same: lorahub push --policy warn",
             findings=shown,
         )
 
