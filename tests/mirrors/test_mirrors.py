@@ -311,9 +311,9 @@ BAD_LISTINGS: dict[str, Any] = {
     "no commit": {"sha": "main", "siblings": []},
     "no files": {"sha": "a" * 40},
     "a path out": {"sha": "a" * 40, "siblings": [{"rfilename": "../x", "size": 1, "blobId": "0" * 40}]},
-    "two spellings": {
+    "a file that is a folder": {
         "sha": "a" * 40,
-        "siblings": [{"rfilename": name, "size": 1, "blobId": "0" * 40} for name in ("a", "A")],
+        "siblings": [{"rfilename": name, "size": 1, "blobId": "0" * 40} for name in ("a", "a/b")],
     },
     "a negative size": {"sha": "a" * 40, "siblings": [{"rfilename": "x", "size": -1, "blobId": "0" * 40}]},
     "no digest": {"sha": "a" * 40, "siblings": [{"rfilename": "x", "size": 1}]},
