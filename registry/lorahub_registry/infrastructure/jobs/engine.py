@@ -14,6 +14,7 @@ from dbos import DBOS, DBOSClient, DBOSConfig, SetWorkflowID, WorkflowStatus
 from opentelemetry import trace
 
 from lorahub_registry.infrastructure.backend import Backend
+from lorahub_registry.infrastructure.database.older_sqlite import teach_milliseconds
 from lorahub_registry.infrastructure.jobs.shift import shift
 from lorahub_registry.settings import Settings
 
@@ -34,6 +35,8 @@ _MOST_LISTED = 500
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+teach_milliseconds()
 
 
 @dataclass(frozen=True, slots=True)
