@@ -18,13 +18,14 @@ for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
 
 from lorahub.errors import Unavailable  # noqa: E402
 
-from lorahub_registry.features.jobs import service as workers  # noqa: E402
-from lorahub_registry.features.jobs.service import Badge, NameLost  # noqa: E402
+from lorahub_registry.features.jobs.service import take_over  # noqa: E402
 from lorahub_registry.features.maintenance import tasks as maintenance  # noqa: E402
 from lorahub_registry.features.merges import tasks as merges  # noqa: E402
 from lorahub_registry.features.mirrors import tasks as mirrors  # noqa: E402
 from lorahub_registry.features.overlaps import tasks as overlaps  # noqa: E402
 from lorahub_registry.features.statistics import tasks as statistics  # noqa: E402
+from lorahub_registry.features.workers import service as workers  # noqa: E402
+from lorahub_registry.features.workers.service import Badge, NameLost  # noqa: E402
 from lorahub_registry.infrastructure import jobs, logs, tracing  # noqa: E402
 from lorahub_registry.infrastructure.backend import Backend  # noqa: E402
 from lorahub_registry.infrastructure.database.failures import explained  # noqa: E402
@@ -37,7 +38,7 @@ _BEATS = 4
 """Heartbeats in the time after which a silent worker is dead."""
 
 _LOOKS = (
-    workers.take_over,
+    take_over,
     statistics.start_wanted,
     overlaps.start_wanted,
     merges.start_wanted,
@@ -110,12 +111,17 @@ def _try(look: Callable[..., object], *arguments: object) -> None:
         logger.exception("%s.%s failed; it is tried again", look.__module__, look.__name__)
 
 
-def main(home: str, parent: str) -> None:
+def main(home: str, parent: str) -> int:
     """The child of `lorahub serve`, whose metrics speak for both."""
     settings = Settings(registry_home=Path(home))
     logs.configure(settings.log_format, settings.log_level)
-    run(Backend.open(settings), name=None, parent=int(parent))
+    try:
+        run(Backend.open(settings), name=None, parent=int(parent))
+    except Exception:
+        logger.exception("this worker can't work")
+        return 1
+    return 0
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    sys.exit(main(*sys.argv[1:]))

@@ -29,7 +29,7 @@ from lorahub.hub.checking import Checked, Checker
 from lorahub.hub.describe import describe
 from lorahub.hub.download import Download
 from lorahub.hub.folder import Left, Listing, list_folder
-from lorahub.hub.messages import Alias, Identity, Mirror, Model, Publisher, Revision, Version
+from lorahub.hub.messages import Alias, Health, Identity, Mirror, Model, Publisher, Revision, Version
 from lorahub.hub.progress import Progress, Silence
 from lorahub.hub.signing import sign_folder
 from lorahub.hub.transport import Transport
@@ -126,6 +126,10 @@ class Hub:
         """Name, version and time of the registry."""
         answer: Mapping[str, Any] = self._transport.json("GET", f"{OWN}/server")
         return answer
+
+    def health(self) -> Health:
+        """Whether it can do its work, and what is missing. Not every balancer lets one ask: raises `NotFound` then."""
+        return messages.parse_health(self._transport.health("/readyz"))
 
     # --- trusted publishers -------------------------------------------------------------------------------------------
 

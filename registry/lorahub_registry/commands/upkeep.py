@@ -17,6 +17,7 @@ from lorahub_registry.commands.registry import (
 )
 from lorahub_registry.features.catalog import service as catalog
 from lorahub_registry.features.maintenance import service as maintenance
+from lorahub_registry.features.operations.examination import examine
 from lorahub_registry.infrastructure import jobs
 from lorahub_registry.infrastructure.database import migrate as migrations
 
@@ -65,8 +66,8 @@ def scrub(most_bytes: int | None, home: Path | None, *, as_json: bool) -> None:
 @home_option
 @as_json_option
 def doctor(home: Path | None, *, as_json: bool) -> None:
-    """Try out database, storage and merge device; exit status 8 if something that is needed doesn't work."""
-    examination = maintenance.examine(unmigrated(settings_of(home)))
+    """Try out database, storage, workers and merge device; exit status 8 if something that is needed doesn't work."""
+    examination = examine(unmigrated(settings_of(home)))
     show(examination.as_json(), str(examination), as_json=as_json)
     if not examination.is_healthy:
         raise SystemExit(8)
