@@ -36,17 +36,23 @@ def _collect_garbage() -> None:
 
 @jobs.step("maintenance.scrub")
 def _scrub_some() -> str:
-    """What it has read is written down: the worker that goes on reads the rest."""
+    """What it has read is written down: the worker that goes on reads the rest. Damage is an error each time, until it
+    is repaired.
+    """
     backend = jobs.backend()
     report = service.scrub(backend, most_bytes=backend.settings.scrub_bytes, is_over=lambda: jobs.shift.is_over)
     if jobs.shift.is_over:
         raise HandedBack
+    if report.damaged:
+        logger.error("%d stored files are damaged: lorahub admin scrub names them", len(report.damaged))
+    else:
+        logger.info("%s", report)
     return str(report)
 
 
 @DBOS.workflow(name="scrub")
 def _scrub() -> None:
-    logger.info(_scrub_some())
+    _scrub_some()
 
 
 def start_due(backend: Backend) -> None:

@@ -34,6 +34,11 @@ class CensusCollector(Collector):
             ("lorahub_repositories", "Repositories", census.repositories),
             ("lorahub_blobs", "Distinct files stored", census.blobs),
             ("lorahub_blob_bytes", "Bytes of distinct files stored", census.blob_bytes),
+            (
+                "lorahub_damaged_blobs",
+                "Files whose stored bytes are not those that were published",
+                census.damaged_blobs,
+            ),
             ("lorahub_workers", "Workers with a fresh heartbeat", census.workers),
             ("lorahub_open_uploads", "Uploads whose bytes have yet to come", census.open_uploads),
             ("lorahub_open_upload_bytes", "Bytes that open uploads announced", census.open_upload_bytes),

@@ -36,7 +36,12 @@ class Examination:
 
 def examine(backend: Backend) -> Examination:
     return Examination(
-        [*_examine_database(backend), *backend.blobs.examine(doctor_prefix()), *_examine_workers(backend)]
+        [
+            *_examine_database(backend),
+            *backend.blobs.examine(doctor_prefix()),
+            observe("stored bytes", lambda: _damage(backend)),
+            *_examine_workers(backend),
+        ]
     )
 
 
@@ -64,6 +69,12 @@ def _database_clock(backend: Backend) -> str:
     skew = abs((now() - service.time_of_the_database(backend)).total_seconds())
     expect(skew < WORST_SKEW_SECONDS, f"the database's clock and ours differ by {skew:.0f} s")
     return f"differs by {skew:.0f} s"
+
+
+def _damage(backend: Backend) -> str:
+    damaged = service.count(backend).damaged_blobs
+    expect(not damaged, f"{damaged} files are damaged, and not served: lorahub admin scrub names them")
+    return "no damage is known"
 
 
 def _examine_workers(backend: Backend) -> Iterator[Observation]:

@@ -48,10 +48,12 @@ def repositories(session: Session) -> int:
     return session.scalar(select(func.count(Repository.id))) or 0
 
 
-def blobs(session: Session) -> tuple[int, int]:
-    """How many, and their bytes."""
-    count, total = session.execute(select(func.count(), func.sum(Blob.size))).one()
-    return int(count), int(total or 0)
+def blobs(session: Session) -> tuple[int, int, int]:
+    """How many, their bytes, and how many of them are damaged."""
+    count, total, damaged = session.execute(
+        select(func.count(), func.sum(Blob.size), func.count(Blob.damaged_at))
+    ).one()
+    return int(count), int(total or 0), int(damaged)
 
 
 def open_uploads(session: Session) -> tuple[int, int]:

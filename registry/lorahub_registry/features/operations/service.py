@@ -118,6 +118,7 @@ class Census:
     repositories: int
     blobs: int
     blob_bytes: int
+    damaged_blobs: int
     open_uploads: int
     open_upload_bytes: int
     workers: int
@@ -133,7 +134,7 @@ class Census:
 
 def count(backend: Backend) -> Census:
     with backend.database.read() as session:
-        blobs, blob_bytes = queries.blobs(session)
+        blobs, blob_bytes, damaged_blobs = queries.blobs(session)
         open_uploads, open_upload_bytes = queries.open_uploads(session)
         jobs = queries.jobs(session)
         return Census(
@@ -141,6 +142,7 @@ def count(backend: Backend) -> Census:
             repositories=queries.repositories(session),
             blobs=blobs,
             blob_bytes=blob_bytes,
+            damaged_blobs=damaged_blobs,
             open_uploads=open_uploads,
             open_upload_bytes=open_upload_bytes,
             workers=sum(seen.is_alive for seen in workers.all_workers(backend)),
