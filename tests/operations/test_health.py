@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
-import psutil
 import pytest
 from registry_process import Registry, eventually
 from services.postgres import Postgres
@@ -37,21 +36,6 @@ def on_a_folder(tmp_path: Path) -> Iterator[Registry]:
     running.settings = {name: value for name, value in running.settings.items() if "STORAGE" not in name}
     yield running.start()
     running.kill()
-
-
-def processes(postgres: Postgres) -> list[psutil.Process]:
-    """The server's and its children's."""
-    assert postgres._process is not None
-    server = psutil.Process(postgres._process.pid)
-    return [server, *server.children(recursive=True)]
-
-
-@pytest.fixture
-def postgres(tmp_path: Path) -> Iterator[Postgres]:
-    """A server of the test's own, to be stopped."""
-    server = Postgres(tmp_path / "postgres").start()
-    yield server
-    server.stop()
 
 
 def test_a_sound_registry_is_alive_ready_and_started(registry: Registry) -> None:
@@ -92,19 +76,12 @@ def test_without_its_database_it_is_alive_and_not_ready(tmp_path: Path, postgres
 
 def test_a_database_that_hangs_is_named_within_the_time_out(tmp_path: Path, postgres: Postgres) -> None:
     registry = Registry(tmp_path / "registry", {"LORAHUB_DATABASE_URL": postgres.new_database()}).start()
-    frozen: list[psutil.Process] = []
     try:
         assert faults(registry) == {}
-        frozen = processes(postgres)
-        for process in frozen:
-            process.suspend()
-        for _ in range(3):
-            assert "no answer within" in faults(registry)["database"]
-        assert httpx2.get(f"{registry.url}/livez").status_code == 200
-        for process in frozen:
-            process.resume()
+        with postgres.frozen():
+            for _ in range(3):
+                assert "no answer within" in faults(registry)["database"]
+            assert httpx2.get(f"{registry.url}/livez").status_code == 200
         eventually(lambda: ready(registry).status_code == 200)
     finally:
-        for process in frozen:
-            process.resume()
         registry.kill()

@@ -1,14 +1,15 @@
 """Whether this process can do its work: what it depends on, asked one by one, each within a second; and a census."""
 
+import functools
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
-from concurrent.futures import TimeoutError as NotInTime
+from concurrent.futures import Future
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
 from lorahub_registry.features.operations import queries
+from lorahub_registry.features.operations.asking import Asking, NotInTime
 from lorahub_registry.features.operations.queries import Jobs
 from lorahub_registry.features.workers import service as workers
 from lorahub_registry.infrastructure.backend import Backend
@@ -33,7 +34,8 @@ Probe = Callable[[Backend], str | None]
 """What is wrong, or None. Whatever it raises is wrong too."""
 
 
-def _database(backend: Backend) -> None:
+def answers(backend: Backend) -> None:
+    """The database does, or this raises."""
     with backend.database.read() as session:
         queries.answers(session)
 
@@ -61,37 +63,21 @@ def health_of(found: list[Probed]) -> Health:
 
 
 class Prober:
-    """Asks in threads of its own, so that a dependency that hangs takes none from requests. One of each kind is
-    under way at a time: while it hangs, later ones get no answer either.
-    """
-
-    NEEDED: Mapping[str, Probe] = {
-        "database": _database,
-        "migrations": _migrations,
-        "storage": _storage,
-    }
+    NEEDED: Mapping[str, Probe] = {"database": answers, "migrations": _migrations, "storage": _storage}
     PROBES: Mapping[str, Probe] = {**NEEDED, "workers": workers.note}
 
     def __init__(self, backend: Backend) -> None:
-        self._backend = backend
-        self._threads = {name: ThreadPoolExecutor(1, thread_name_prefix=f"probe-{name}") for name in self.PROBES}
-        self._pending: dict[str, Future[str | None]] = {}
+        self._questions = {name: Asking(name, functools.partial(probe, backend)) for name, probe in self.PROBES.items()}
 
     def probe(self) -> list[Probed]:
         """All at once; takes no longer than `PROBE_SECONDS`."""
         started = time.monotonic()
-        asked = [(name, self._ask(name, act)) for name, act in self.PROBES.items()]
+        asked = [(name, question.ask()) for name, question in self._questions.items()]
         return [self._outcome(name, future, started) for name, future in asked]
 
     def close(self) -> None:
-        for thread in self._threads.values():
-            thread.shutdown(wait=False, cancel_futures=True)
-
-    def _ask(self, name: str, act: Probe) -> Future[str | None]:
-        pending = self._pending.get(name)
-        if pending is None or pending.done():
-            pending = self._pending[name] = self._threads[name].submit(act, self._backend)
-        return pending
+        for question in self._questions.values():
+            question.close()
 
     @classmethod
     def _outcome(cls, name: str, future: Future[str | None], started: float) -> Probed:
