@@ -29,6 +29,7 @@ from lorahub_registry.features.workers.service import Badge, NameLost  # noqa: E
 from lorahub_registry.infrastructure import jobs, logs, tracing  # noqa: E402
 from lorahub_registry.infrastructure.backend import Backend  # noqa: E402
 from lorahub_registry.infrastructure.database.failures import explained  # noqa: E402
+from lorahub_registry.infrastructure.database.migrate import Schema, pending  # noqa: E402
 from lorahub_registry.settings import Settings  # noqa: E402
 
 logger = logging.getLogger("lorahub")
@@ -45,6 +46,10 @@ _LOOKS = (
     maintenance.start_due,
     mirrors.start_due,
 )
+
+
+class Outdated(Exception):
+    """The database has the schema of a newer lorahub, which this one would misread."""
 
 
 def run(backend: Backend, *, name: str | None, parent: int | None = None) -> None:
@@ -64,6 +69,9 @@ def run(backend: Backend, *, name: str | None, parent: int | None = None) -> Non
             _work(backend, badge, stop, parent)
         except NameLost:
             logger.exception("this worker was silent for too long, and ends")
+            status = 1
+        except Outdated:
+            logger.exception("this worker ends: a newer lorahub has migrated the database")
             status = 1
         jobs.shift.end(backend.settings.worker_drain_seconds if parent is None else 0)
         jobs.shut_down()
@@ -96,16 +104,22 @@ def _work(backend: Backend, badge: Badge, stop: threading.Event, parent: int | N
         if time.monotonic() >= next_beat:
             next_beat = time.monotonic() + pause
             _try(workers.beat, backend, badge)
+            _try(_refuse_outdated, backend)
         for look in _LOOKS:
             _try(look, backend)
         stop.wait(POLL_SECONDS)
 
 
+def _refuse_outdated(backend: Backend) -> None:
+    if pending(backend.database)[0] is Schema.NEWER:
+        raise Outdated
+
+
 def _try(look: Callable[..., object], *arguments: object) -> None:
-    """A database that is away for a while isn't the end of a worker. Raises `NameLost`."""
+    """A database that is away for a while isn't the end of a worker. Raises `NameLost`, `Outdated`."""
     try:
         look(*arguments)
-    except NameLost:
+    except (NameLost, Outdated):
         raise
     except Exception:
         logger.exception("%s.%s failed; it is tried again", look.__module__, look.__name__)

@@ -58,6 +58,7 @@ def test_without_its_storage_it_is_alive_and_not_ready(on_a_folder: Registry) ->
 def test_on_another_schema_it_is_not_ready(own_registry: Registry) -> None:
     with own_registry.database() as database:
         database.exec_driver_sql("UPDATE alembic_version SET version_num = '0123456789ab'")
+        database.exec_driver_sql("UPDATE schema_floor SET revision = '0123456789ab'")
     assert faults(own_registry) == {"migrations": "OutdatedSchema"}
 
 

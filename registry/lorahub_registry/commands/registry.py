@@ -26,14 +26,14 @@ def settings_of(home: Path | None) -> Settings:
 
 
 def open_backend(home: Path | None) -> Backend:
-    """What `unmigrated` gives, its database at the schema of this program. Raises `InvalidConfiguration`."""
+    """What `unmigrated` gives, its database at a schema that this program can serve. Raises `InvalidConfiguration`."""
     settings = settings_of(home)
     with usable(settings):
         backend = unmigrated(settings)
         if settings.migrate:
             upgrade(backend)
         else:
-            migrations.require_current(backend.database)
+            migrations.require_servable(backend.database)
     return backend
 
 

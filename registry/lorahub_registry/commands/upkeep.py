@@ -101,7 +101,8 @@ def migrate(home: Path | None, *, check: bool, create_bucket: bool, as_json: boo
         if not check:
             jobs.migrate(backend)
     lines = [f"missing: {step}" for step in missing] if check else [f"done: {step}" for step in done]
-    shown = "\n".join(lines) or "the database is at the newest schema"
+    is_ahead = schema is migrations.Schema.AHEAD
+    shown = "\n".join(lines) or f"the database is at {'a newer' if is_ahead else 'the newest'} schema"
     show({"schema": schema, "missing": missing if check else [], "done": done}, shown, as_json=as_json)
     if check and missing:
         raise SystemExit(7)

@@ -62,7 +62,7 @@ def _schema(backend: Backend) -> str:
     schema, missing = pending(backend.database)
     expect(schema is not Schema.NEWER, "of a newer lorahub: run that version, or a newer one")
     expect(not missing, f"{len(missing)} migrations are missing: run lorahub admin migrate")
-    return "newest"
+    return "of a newer lorahub, and this one can serve it" if schema is Schema.AHEAD else "newest"
 
 
 def _database_clock(backend: Backend) -> str:

@@ -14,7 +14,7 @@ from lorahub_registry.features.operations.queries import Jobs
 from lorahub_registry.features.workers import service as workers
 from lorahub_registry.infrastructure.backend import Backend
 from lorahub_registry.infrastructure.database import now
-from lorahub_registry.infrastructure.database.migrate import is_current
+from lorahub_registry.infrastructure.database.migrate import is_servable
 
 PROBE_SECONDS = 1.0
 
@@ -41,7 +41,7 @@ def answers(backend: Backend) -> None:
 
 
 def _migrations(backend: Backend) -> str | None:
-    return None if is_current(backend.database) else "OutdatedSchema"
+    return None if is_servable(backend.database) else "OutdatedSchema"
 
 
 def _storage(backend: Backend) -> None:
