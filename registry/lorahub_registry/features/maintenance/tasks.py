@@ -1,4 +1,4 @@
-"""Garbage collection and scrubs, each once in its interval, by one worker of all."""
+"""Garbage collection, scrubs and forgetting old jobs, each once in its interval, by one worker of all."""
 
 import logging
 from collections.abc import Callable
@@ -17,16 +17,15 @@ logger = logging.getLogger("lorahub")
 
 QUEUE = Queue("maintenance", at_once=1, in_all=1)
 _KEPT = timedelta(days=7)
-"""How long the engine remembers what is over."""
+"""How long the engine remembers what is over, at least."""
+_FORGOTTEN_EVERY = timedelta(days=1)
 _EPOCH = datetime.fromtimestamp(0, UTC)
 
 
 @jobs.step("maintenance.collect-garbage")
 def _collect() -> str:
     backend = jobs.backend()
-    report = service.collect_garbage(backend, grace=backend.settings.blob_grace)
-    jobs.forget_ended(now() - _KEPT)
-    return str(report)
+    return str(service.collect_garbage(backend, grace=backend.settings.blob_grace))
 
 
 @DBOS.workflow(name="collect-garbage")
@@ -55,10 +54,23 @@ def _scrub() -> None:
     _scrub_some()
 
 
+@jobs.step("maintenance.forget-jobs")
+def _forget_old() -> str:
+    settings = jobs.backend().settings
+    kept = max(_KEPT, 2 * settings.gc_interval, 2 * settings.scrub_interval)  # what was done in this interval is known
+    return f"forgot {jobs.forget_ended(now() - kept)} jobs that were over"
+
+
+@DBOS.workflow(name="forget-jobs")
+def _forget_jobs() -> None:
+    logger.info(_forget_old())
+
+
 def start_due(backend: Backend) -> None:
     """One workflow for each interval since 1970: all workers name it alike, whichever is first queues it."""
     _start("collect-garbage", _collect_garbage, backend.settings.gc_interval)
     _start("scrub", _scrub, backend.settings.scrub_interval)
+    _start("forget-jobs", _forget_jobs, _FORGOTTEN_EVERY)
 
 
 def _start(name: str, workflow: Callable[[], Any], interval: timedelta) -> None:
