@@ -25,7 +25,7 @@ LORAHUB = str(BIN / "lorahub")
 UNLIMITED = {f"LORAHUB_RATE_LIMIT_{kind}": "0" for kind in ("API", "RESOLVE", "PAGES", "LOGIN")}
 """A test asks more in a minute than a user in an hour."""
 
-IN_A_FOLDER = {"LORAHUB_STORAGE": ""}
+IN_A_FOLDER = {"LORAHUB_STORAGE": "", "LORAHUB_STORAGE_ENDPOINT": "", "LORAHUB_STORAGE_PUBLIC_ENDPOINT": ""}
 """Whatever other registries stand on: for what happens to bytes that pass the registry itself."""
 
 

@@ -30,7 +30,7 @@ from lorahub_registry.infrastructure import jobs, logs, tracing  # noqa: E402
 from lorahub_registry.infrastructure.backend import Backend  # noqa: E402
 from lorahub_registry.infrastructure.database.failures import explained  # noqa: E402
 from lorahub_registry.infrastructure.database.migrate import Schema, pending  # noqa: E402
-from lorahub_registry.settings import Settings  # noqa: E402
+from lorahub_registry.settings.reading import read  # noqa: E402
 
 logger = logging.getLogger("lorahub")
 
@@ -127,7 +127,7 @@ def _try(look: Callable[..., object], *arguments: object) -> None:
 
 def main(home: str, parent: str) -> int:
     """The child of `lorahub serve`, whose metrics speak for both."""
-    settings = Settings(registry_home=Path(home))
+    settings = read(Path(home))
     logs.configure(settings.log_format, settings.log_level)
     try:
         run(Backend.open(settings), name=None, parent=int(parent))

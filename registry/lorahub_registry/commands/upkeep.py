@@ -10,7 +10,6 @@ from lorahub_registry.commands.registry import (
     as_json_option,
     home_option,
     open_backend,
-    settings_of,
     show,
     unmigrated,
     usable,
@@ -20,6 +19,7 @@ from lorahub_registry.features.maintenance import service as maintenance
 from lorahub_registry.features.operations.examination import examine
 from lorahub_registry.infrastructure import jobs
 from lorahub_registry.infrastructure.database import migrate as migrations
+from lorahub_registry.settings.reading import read
 
 
 @click.command()
@@ -67,7 +67,7 @@ def scrub(most_bytes: int | None, home: Path | None, *, as_json: bool) -> None:
 @as_json_option
 def doctor(home: Path | None, *, as_json: bool) -> None:
     """Try out database, storage, workers and merge device; exit status 8 if something that is needed doesn't work."""
-    examination = examine(unmigrated(settings_of(home)))
+    examination = examine(unmigrated(read(home)))
     show(examination.as_json(), str(examination), as_json=as_json)
     if not examination.is_healthy:
         raise SystemExit(8)
@@ -89,7 +89,7 @@ def reindex(home: Path | None, *, as_json: bool) -> None:
 @as_json_option
 def migrate(home: Path | None, *, check: bool, create_bucket: bool, as_json: bool) -> None:
     """Bring the database to the schema of this program. Safe while the version before it runs, and from many places."""
-    settings = settings_of(home)
+    settings = read(home)
     with usable(settings):
         backend = unmigrated(settings)
         if create_bucket and not check:
