@@ -119,6 +119,7 @@ class Census:
 
 
 def count(backend: Backend) -> Census:
+    alive = sum(seen.is_alive for seen in workers.all_workers(backend))
     with backend.database.read() as session:
         blobs, blob_bytes, damaged_blobs = queries.blobs(session)
         open_uploads, open_upload_bytes = queries.open_uploads(session)
@@ -131,7 +132,7 @@ def count(backend: Backend) -> Census:
             damaged_blobs=damaged_blobs,
             open_uploads=open_uploads,
             open_upload_bytes=open_upload_bytes,
-            workers=sum(seen.is_alive for seen in workers.all_workers(backend)),
+            workers=alive,
             jobs=jobs,
             oldest_job_seconds=_oldest(jobs),
         )
