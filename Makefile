@@ -6,7 +6,7 @@ CLIENTS := 0.36.2 1.18.0 1.33.0
 APT_INSTALL := DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test check format lint types imports clients nginx browser downloaders serve cluster soak fuzz bench clean
+.PHONY: help demo test check format lint types imports clients newest nginx browser downloaders serve cluster soak fuzz bench clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -30,6 +30,14 @@ help: ## list the targets
 
 clients: $(CLIENTS:%=.venv/clients/%/.installed) .venv/clients/trl/.installed ## install older Hub clients and TRL for the compatibility tests
 
+# The registry alone, without PyTorch and the tests' tools, for the newest Python that is here.
+.venv/newest/.installed: pyproject.toml constraints.txt | .venv/.installed
+	$$(PYTHONPATH=tests $(BIN)/python -m services.newest_python) -m venv --clear .venv/newest
+	.venv/newest/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[server]'
+	touch $@
+
+newest: .venv/newest/.installed ## install the registry for the newest Python of this machine, for the tests
+
 nginx: ## install nginx, which stands before the processes of a cluster, unless it is there
 	@PATH=$$PATH:/usr/sbin:/usr/local/sbin command -v nginx >/dev/null || $(if $(shell command -v brew),brew install nginx,(apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends nginx-light))
 
@@ -46,7 +54,7 @@ downloaders: ## install curl, wget and aria2, whose resumed downloads are tested
 demo: .venv/.installed ## train a tiny LoRA, push it, pull it three ways, compare the logits
 	$(BIN)/python examples/demo.py
 
-test: .venv/.installed clients nginx browser downloaders ## format, lint, types, import directions and all tests
+test: .venv/.installed clients newest nginx browser downloaders ## format, lint, types, import directions and all tests
 	$(MAKE) --no-print-directory check
 	$(BIN)/pytest -n 2 --dist loadgroup
 

@@ -25,7 +25,7 @@ LORAHUB = str(BIN / "lorahub")
 UNLIMITED = {f"LORAHUB_RATE_LIMIT_{kind}": "0" for kind in ("API", "RESOLVE", "PAGES", "LOGIN")}
 """A test asks more in a minute than a user in an hour."""
 
-IN_A_FOLDER = {"LORAHUB_STORAGE": ""}
+IN_A_FOLDER = {"LORAHUB_STORAGE": "", "LORAHUB_STORAGE_ENDPOINT": "", "LORAHUB_STORAGE_PUBLIC_ENDPOINT": ""}
 """Whatever other registries stand on: for what happens to bytes that pass the registry itself."""
 
 
@@ -42,6 +42,7 @@ class Registry:
     log: Path | None = None
     """Where standard error goes; None: the tests' own."""
     process: subprocess.Popen[str] | None = None
+    program: str = LORAHUB
 
     def __post_init__(self) -> None:
         self.settings = {**production.settings_for(self.home), **self.settings}
@@ -50,7 +51,7 @@ class Registry:
         """`largest_file_kb` stands for a full disk: the system refuses to write a file beyond it."""
         environment = {**os.environ, "LORAHUB_WORKER": "false", **UNLIMITED, **self.settings, **settings}
         limit = "unlimited" if largest_file_kb is None else str(largest_file_kb)
-        serve = [LORAHUB, "serve", "--home", str(self.home), "--port", str(self.port), "--json"]
+        serve = [self.program, "serve", "--home", str(self.home), "--port", str(self.port), "--json"]
         with nullcontext() if self.log is None else self.log.open("a") as errors:
             self.process = subprocess.Popen(
                 ["bash", "-c", f'ulimit -f {limit}; exec "$@"', "bash", *serve],

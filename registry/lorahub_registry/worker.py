@@ -18,17 +18,19 @@ for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
 
 from lorahub.errors import Unavailable  # noqa: E402
 
-from lorahub_registry.features.jobs import service as workers  # noqa: E402
-from lorahub_registry.features.jobs.service import Badge, NameLost  # noqa: E402
+from lorahub_registry.features.jobs.service import take_over  # noqa: E402
 from lorahub_registry.features.maintenance import tasks as maintenance  # noqa: E402
 from lorahub_registry.features.merges import tasks as merges  # noqa: E402
 from lorahub_registry.features.mirrors import tasks as mirrors  # noqa: E402
 from lorahub_registry.features.overlaps import tasks as overlaps  # noqa: E402
 from lorahub_registry.features.statistics import tasks as statistics  # noqa: E402
+from lorahub_registry.features.workers import service as workers  # noqa: E402
+from lorahub_registry.features.workers.service import Badge, NameLost  # noqa: E402
 from lorahub_registry.infrastructure import jobs, logs, tracing  # noqa: E402
 from lorahub_registry.infrastructure.backend import Backend  # noqa: E402
 from lorahub_registry.infrastructure.database.failures import explained  # noqa: E402
-from lorahub_registry.settings import Settings  # noqa: E402
+from lorahub_registry.infrastructure.database.migrate import Schema, pending  # noqa: E402
+from lorahub_registry.settings.reading import read  # noqa: E402
 
 logger = logging.getLogger("lorahub")
 
@@ -37,13 +39,17 @@ _BEATS = 4
 """Heartbeats in the time after which a silent worker is dead."""
 
 _LOOKS = (
-    workers.take_over,
+    take_over,
     statistics.start_wanted,
     overlaps.start_wanted,
     merges.start_wanted,
     maintenance.start_due,
     mirrors.start_due,
 )
+
+
+class Outdated(Exception):
+    """The database has the schema of a newer lorahub, which this one would misread."""
 
 
 def run(backend: Backend, *, name: str | None, parent: int | None = None) -> None:
@@ -63,6 +69,9 @@ def run(backend: Backend, *, name: str | None, parent: int | None = None) -> Non
             _work(backend, badge, stop, parent)
         except NameLost:
             logger.exception("this worker was silent for too long, and ends")
+            status = 1
+        except Outdated:
+            logger.exception("this worker ends: a newer lorahub has migrated the database")
             status = 1
         jobs.shift.end(backend.settings.worker_drain_seconds if parent is None else 0)
         jobs.shut_down()
@@ -95,27 +104,38 @@ def _work(backend: Backend, badge: Badge, stop: threading.Event, parent: int | N
         if time.monotonic() >= next_beat:
             next_beat = time.monotonic() + pause
             _try(workers.beat, backend, badge)
+            _try(_refuse_outdated, backend)
         for look in _LOOKS:
             _try(look, backend)
         stop.wait(POLL_SECONDS)
 
 
+def _refuse_outdated(backend: Backend) -> None:
+    if pending(backend.database)[0] is Schema.NEWER:
+        raise Outdated
+
+
 def _try(look: Callable[..., object], *arguments: object) -> None:
-    """A database that is away for a while isn't the end of a worker. Raises `NameLost`."""
+    """A database that is away for a while isn't the end of a worker. Raises `NameLost`, `Outdated`."""
     try:
         look(*arguments)
-    except NameLost:
+    except (NameLost, Outdated):
         raise
     except Exception:
         logger.exception("%s.%s failed; it is tried again", look.__module__, look.__name__)
 
 
-def main(home: str, parent: str) -> None:
+def main(home: str, parent: str) -> int:
     """The child of `lorahub serve`, whose metrics speak for both."""
-    settings = Settings(registry_home=Path(home))
+    settings = read(Path(home))
     logs.configure(settings.log_format, settings.log_level)
-    run(Backend.open(settings), name=None, parent=int(parent))
+    try:
+        run(Backend.open(settings), name=None, parent=int(parent))
+    except Exception:
+        logger.exception("this worker can't work")
+        return 1
+    return 0
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    sys.exit(main(*sys.argv[1:]))

@@ -1,10 +1,14 @@
 """Garbage collection and scrubs on schedule: by one worker of many, once in an interval."""
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import lorahub
 import pytest
+import sqlalchemy
 from builders import write_adapter
 from jobs.worker_process import Worker
 from registry_process import Registry, eventually
@@ -48,6 +52,54 @@ def test_two_workers_do_it_once_in_an_interval(
         )
         assert len(runs) >= 2
         assert all(run.endswith("/0") and starts <= 1 for run, starts in runs)
+
+
+def test_the_engine_forgets_what_is_old_until_nothing_is_left(shared: Registry, hire: Callable[..., Worker]) -> None:
+    """Also where nothing else is done on schedule. More than one batch, and what nobody would ever end."""
+    month = timedelta(days=30)
+    this_month = f"2/scrub/{(datetime.now(UTC) - datetime.fromtimestamp(0, UTC)) // month}/0"
+    with _engine(shared) as rows:
+        rows.insert([f"2/old/{number}" for number in range(1200)], days=61)
+        rows.insert(["2/old/0/part"], days=61, parent_workflow_id="2/old/0")
+        rows.insert(["2/young"], days=59)
+        rows.insert([this_month], days=40)
+        rows.insert(["1/stranded"], days=61, status="ENQUEUED", application_version="1", completed_at=None)
+        rows.insert(["2/waits"], days=61, status="ENQUEUED", completed_at=None)
+        hire(shared, "one", LORAHUB_SCRUB_INTERVAL="P30D").start()
+        eventually(lambda: not any(name.startswith(("2/old", "1/")) for name in rows.ids()), 60)
+        assert {"2/young", "2/waits", this_month} <= rows.ids()
+
+
+class _Rows:
+    """Of the engine's own table, behind its back."""
+
+    def __init__(self, connection: sqlalchemy.Connection, schema: str | None) -> None:
+        self._connection = connection
+        self._table = sqlalchemy.Table("workflow_status", sqlalchemy.MetaData(schema=schema), autoload_with=connection)
+
+    def insert(self, ids: list[str], *, days: int, **values: Any) -> None:
+        """Ended so many days ago."""
+        at = int((datetime.now(UTC) - timedelta(days=days)).timestamp() * 1000)
+        times = {"created_at": at, "updated_at": at, "completed_at": at}
+        row = {"status": "SUCCESS", "name": "x", "application_version": "2", "application_name": "lorahub", **times}
+        with self._connection.begin():
+            self._connection.execute(self._table.insert(), [{**row, **values, "workflow_uuid": one} for one in ids])
+
+    def ids(self) -> set[str]:
+        with self._connection.begin():
+            return set(self._connection.scalars(sqlalchemy.select(self._table.c.workflow_uuid)))
+
+
+@contextmanager
+def _engine(registry: Registry) -> Iterator[_Rows]:
+    url = registry.settings.get("LORAHUB_DATABASE_URL")
+    engine = sqlalchemy.create_engine(url or f"sqlite:///{registry.home / 'jobs.sqlite'}")
+    with engine.connect() as connection:
+        schema = "dbos" if url else None
+        with connection.begin():
+            rows = _Rows(connection, schema)
+        yield rows
+    engine.dispose()
 
 
 def _key_of_the_adapter(registry: Registry) -> str:

@@ -174,6 +174,10 @@ def test_each_account_has_a_few_at_once(tmp_path: Path, store: Callable[..., Sto
             hub.start_merge(_recipe(stored), "ana/one")
             with pytest.raises(TooManyRequests, match="under way"):
                 hub.start_merge(_recipe(stored), "ana/two")
+        registry.stop()
+        registry.start(LORAHUB_MERGE_JOBS_PER_ACCOUNT="0")  # any
+        with _hub(registry, stored) as hub:
+            assert hub.start_merge(_recipe(stored), "ana/two")["status"] == "queued"
     finally:
         registry.stop()
 

@@ -8,8 +8,9 @@ import pytest
 import wire
 from builders import weights_of_size
 from prometheus_client.parser import text_string_to_metric_families
-from registry_process import IN_A_FOLDER, LORAHUB, Registry
+from registry_process import IN_A_FOLDER, LORAHUB, Registry, eventually
 from services.ports import free_port
+from services.postgres import Postgres
 
 
 @pytest.fixture
@@ -23,7 +24,8 @@ def measured(tmp_path: Path) -> Iterator[Registry]:
 
 def samples(registry: Registry) -> dict[str, dict[tuple[str, ...], float]]:
     """By name, then by the values of its labels in the labels' order of names."""
-    text = httpx2.get(f"http://{registry.settings['LORAHUB_METRICS_ADDRESS']}/metrics").text
+    answer = httpx2.get(f"http://{registry.settings['LORAHUB_METRICS_ADDRESS']}/metrics")
+    text = answer.raise_for_status().text
     found: dict[str, dict[tuple[str, ...], float]] = {}
     for family in text_string_to_metric_families(text):
         for sample in family.samples:
@@ -73,6 +75,40 @@ def test_refusals_of_quotas_and_workers_are_counted(measured: Registry) -> None:
     found = samples(measured)
     assert found["lorahub_quota_refusals_total"] == {("repositories",): 2}
     assert found["lorahub_workers"] == {(): 0}
+
+
+@pytest.fixture
+def on_postgres(tmp_path: Path, postgres: Postgres) -> Iterator[Registry]:
+    settings = {
+        "LORAHUB_METRICS_ADDRESS": f"127.0.0.1:{free_port()}",
+        "LORAHUB_DATABASE_URL": postgres.new_database(),
+    }
+    running = Registry(tmp_path / "registry", {**settings, **IN_A_FOLDER}).start()
+    yield running
+    running.kill()
+
+
+def test_a_database_that_is_away_is_told_and_takes_nothing_else_with_it(
+    on_postgres: Registry, postgres: Postgres
+) -> None:
+    httpx2.get(f"{on_postgres.url}/api/models").raise_for_status()
+    found = samples(on_postgres)
+    assert (found["lorahub_database_up"][()], found["lorahub_accounts"][()]) == (1, 1)
+    with postgres.frozen():
+        assert_only_its_absence_is_told(on_postgres)
+    postgres.stop()
+    assert httpx2.get(f"{on_postgres.url}/api/models").status_code == 503
+    assert_only_its_absence_is_told(on_postgres)
+    postgres.start()
+    eventually(lambda: samples(on_postgres)["lorahub_database_up"][()] == 1)
+    assert samples(on_postgres)["lorahub_accounts"][()] == 1
+
+
+def assert_only_its_absence_is_told(registry: Registry) -> None:
+    found = samples(registry)
+    assert found["lorahub_database_up"][()] == 0
+    assert "lorahub_accounts" not in found, "nobody knows how many there are"
+    assert found["lorahub_request_seconds_count"][("GET", "/api/models", "2xx")] == 1
 
 
 def test_no_name_that_somebody_chose_becomes_a_label(measured: Registry) -> None:

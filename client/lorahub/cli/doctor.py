@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 
 from lorahub.cli.output import Result
 from lorahub.cli.session import Session, command
-from lorahub.errors import Refusal, Unavailable
+from lorahub.errors import AccessRefused, NotFound, Refusal, Unavailable
 from lorahub.hub import configuration
 from lorahub.hub.hub import Hub
 from lorahub.protocol.tokens import redact
@@ -76,9 +76,21 @@ def _registry(session: Session) -> Iterator[Check]:
         yield Check("registry", False, f"{error.message} ({error.hint})", exit_code=error.exit_code)
 
 
+def _health(hub: Hub) -> Check:
+    """One that is degraded takes and gives adapters: it is no failure of this command."""
+    try:
+        health = hub.health()
+    except (NotFound, AccessRefused):
+        return Check("health", True, "not told to everybody")
+    said = "; ".join(f"{name}: {fault}" for name, fault in health.faults.items())
+    text = f"{health.status}: {said}" if said else health.status
+    return Check("health", health.status == "ok", text, exit_code=0 if health.is_up else Unavailable.exit_code)
+
+
 def _asked(hub: Hub) -> Iterator[Check]:
     server = hub.server()
     yield Check("registry", True, f"{hub.endpoint}: lorahub {server.get('version')}")
+    yield _health(hub)
     there = datetime.fromisoformat(str(server["time"]))
     skew = (datetime.now(UTC) - there).total_seconds()
     text = f"{abs(skew):.0f} s {'ahead of' if skew > 0 else 'behind'} the registry's"

@@ -1,6 +1,7 @@
 """`lorahub merge`."""
 
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -150,11 +151,18 @@ def _on_server(session: Session, recipe: Recipe, target: str, *, wait: bool, dry
             planned = hub.plan_merge(recipe)
             return Result(dict(planned), _described(planned), ids=[str(planned["digest"])])
         job = hub.start_merge(recipe, target)
+        _note(session, job)
         if wait:
             job = hub.wait_for_merge(str(job["id"]), session.progress())
     done = job.get("reference")
     line = f"✓ {done}" if done else f"✓ accepted as {job['id']}; see: lorahub merge-job {job['id']}"
     return Result(dict(job), line, ids=[str(done or job["id"])])
+
+
+def _note(session: Session, job: Mapping[str, Any]) -> None:
+    """Why it may wait for long."""
+    if job.get("note"):
+        session.output.note(f"  {job['id']}: {job['note']}")
 
 
 @command("merge-job")
@@ -165,6 +173,7 @@ def merge_job(session: Session, job: str, *, cancel: bool, wait: bool) -> Result
     """Show a merge on the registry, wait for it, or cancel it."""
     with session.hub() as hub:
         found = hub.cancel_merge(job) if cancel else hub.merge_job(job)
+        _note(session, found)
         if wait and not cancel:
             found = hub.wait_for_merge(job, session.progress())
     status, done = str(found["status"]), found.get("reference")

@@ -43,7 +43,8 @@ def add(
                 hub, repository, target, revision=revision or "main", private=private, hub_token=hub_token
             )
             made.append(one)
-    return _listed(made, [f"✓ {one.target} follows {_source(one)}" for one in made])
+    notes = dict.fromkeys(f"  {one.note}" for one in made if one.note)
+    return _listed(made, [*(f"✓ {one.target} follows {_source(one)}" for one in made), *notes])
 
 
 @command("ls")
@@ -114,7 +115,7 @@ def run(session: Session, mirror_id: int) -> Result:
     """Look for a new commit now, by the next free worker."""
     with session.hub() as registry:
         one = registry.run_mirror(mirror_id)
-    return _listed([one], [f"✓ a worker will look at {_source(one)}"])
+    return _listed([one], [f"✓ a worker will look at {_source(one)}", *([f"  {one.note}"] if one.note else [])])
 
 
 def _listed(found: list[Mirror], lines: list[str]) -> Result:
@@ -139,7 +140,7 @@ def _state(one: Mirror) -> str:
     elif one.next_try_at:
         said.append(f"again at {one.next_try_at}")
     if one.waiting:
-        said.append("waiting")
+        said.append(f"waiting: {one.note}" if one.note else "waiting")
     return ", ".join(filter(None, said))
 
 

@@ -13,36 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from lorahub.errors import InvalidConfiguration
+from lorahub.protocol.client_settings import SETTINGS, Setting
 
 SYSTEM_FILE = Path("/etc/lorahub/config.toml")
 PROJECT_FILE = "lorahub.toml"
-
-
-@dataclass(frozen=True, slots=True)
-class Setting:
-    """A name is a key of the files, `LORAHUB_<NAME>` in the environment and a flag where the command line has one."""
-
-    name: str
-    built_in: str | None
-    help: str
-    choices: tuple[str, ...] = ()
-
-
-SETTINGS: Mapping[str, Setting] = {
-    setting.name: setting
-    for setting in (
-        Setting("endpoint", "http://127.0.0.1:8017", "address of the registry"),
-        Setting("hf_endpoint", "https://huggingface.co", "address of the Hub that hf: means"),
-        Setting("cache", None, "folder of pulled files (default: per user)"),
-        Setting("offline", "false", "never ask the network", ("true", "false")),
-        Setting("format", "human", "what commands print", ("human", "json", "quiet", "agent")),
-        Setting("progress", "auto", "how progress is shown", ("auto", "bar", "plain", "json", "none")),
-        Setting("color", "auto", "colour", ("auto", "always", "never")),
-        Setting("timeout", "60", "seconds without an answer before giving up"),
-        Setting("insecure", "false", "send tokens over http:// to other machines", ("true", "false")),
-        Setting("debug", "false", "show tracebacks", ("true", "false")),
-    )
-}
 
 
 @dataclass(frozen=True, slots=True)

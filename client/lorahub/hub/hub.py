@@ -35,7 +35,7 @@ from lorahub.hub.describe import describe
 from lorahub.hub.download import Download
 from lorahub.hub.folder import Left, Listing, list_folder, list_to_push
 from lorahub.hub.local_names import require_holdable
-from lorahub.hub.messages import Alias, Identity, Mirror, Model, Publisher, Revision, Version
+from lorahub.hub.messages import Alias, Health, Identity, Mirror, Model, Publisher, Revision, Version
 from lorahub.hub.progress import Progress, Silence
 from lorahub.hub.signing import FILE as SIGNATURE
 from lorahub.hub.signing import sign_files
@@ -135,6 +135,10 @@ class Hub:
         """Name, version and time of the registry."""
         answer: Mapping[str, Any] = self._transport.json("GET", f"{OWN}/server")
         return answer
+
+    def health(self) -> Health:
+        """Whether it can do its work, and what is missing. Not every balancer lets one ask: raises `NotFound` then."""
+        return messages.parse_health(self._transport.health("/readyz"))
 
     # --- trusted publishers -------------------------------------------------------------------------------------------
 

@@ -94,6 +94,8 @@ class Mirror:
     revision: str
     private: bool
     waiting: bool
+    note: str | None
+    """Why it may wait for long."""
     checked_at: str | None
     commit: str | None
     version: str | None
@@ -104,6 +106,19 @@ class Mirror:
     failures: int
     """Of the last runs, one after the other."""
     next_try_at: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """`status` is ok, degraded (it answers, and something is missing), unavailable or stopping."""
+
+    status: str
+    faults: Mapping[str, str]
+    """By what was looked at."""
+
+    @property
+    def is_up(self) -> bool:
+        return self.status in ("ok", "degraded")
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,6 +229,7 @@ def parse_mirror(body: Mapping[str, Any]) -> Mirror:
         revision=str(body["revision"]),
         private=bool(body["private"]),
         waiting=bool(body["waiting"]),
+        note=body.get("note"),
         checked_at=body["checkedAt"],
         commit=body["commit"],
         version=body["version"],
@@ -223,6 +239,16 @@ def parse_mirror(body: Mapping[str, Any]) -> Mirror:
         failures=int(body["failures"]),
         next_try_at=body["nextTryAt"],
     )
+
+
+def parse_health(body: Any) -> Health:
+    """Raises `RegistryFailed`."""
+    try:
+        checks = body["checks"].items()
+        faults = {str(name): str(check["fault"]) for name, check in checks if not check["ok"]}
+        return Health(str(body["status"]), faults)
+    except (AttributeError, KeyError, TypeError):
+        raise RegistryFailed("the registry doesn't say how it is", hint="does another program answer there?") from None
 
 
 def parse_identity(body: Mapping[str, Any]) -> Identity:

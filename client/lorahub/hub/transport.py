@@ -41,6 +41,12 @@ class Transport:
         """The answer's JSON. Raises what the registry said, or `RegistryUnreachable`, `RegistryFailed`."""
         return retrying(lambda: _json(self._send(method, path, json=body, params=query)))
 
+    def health(self, path: str) -> Any:
+        """As `json`, asked once; a 503 is an answer too."""
+        with _named(self.endpoint):
+            response = self._send("GET", path)
+        return _parsed(response) if response.status_code == 503 else _json(response)
+
     def page(self, address: str, query: Mapping[str, Any] | None = None) -> tuple[Any, str | None]:
         """A list, and the address of the next page."""
         response = retrying(lambda: self._checked(self._send("GET", address, params=query)))
@@ -180,7 +186,10 @@ def _asked(error: httpx2.RequestError) -> str:
 
 
 def _json(response: httpx2.Response) -> Any:
-    Transport._checked(response)  # noqa: SLF001 (one module)
+    return _parsed(Transport._checked(response))  # noqa: SLF001 (one module)
+
+
+def _parsed(response: httpx2.Response) -> Any:
     try:
         return response.json()
     except ValueError:

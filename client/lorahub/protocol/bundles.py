@@ -15,12 +15,16 @@ import tarfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from lorahub.adapters.strict_json import parse_json
 from lorahub.errors import InvalidBundle, InvalidConfiguration, Refusal
 from lorahub.protocol.digests import Sha256, parse_sha256
 from lorahub.protocol.records import Record, parse_record
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 FORMAT = "lorahub-bundle-v1"
 MANIFEST, SIGNATURE = "manifest.json", "manifest.sig"
@@ -215,20 +219,28 @@ def _verify(key: Path, manifest: bytes, signature: bytes | None) -> None:
     from cryptography.exceptions import InvalidSignature
     from cryptography.hazmat.primitives.asymmetric import ec, ed25519
     from cryptography.hazmat.primitives.hashes import SHA256
-    from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
-    public = _loaded(key, load_pem_public_key)
+    public = public_key(key)
     if signature is None:
         raise InvalidBundle("this bundle is not signed", hint="ask for a signed one: lorahub export --sign KEY")
     try:
         if isinstance(public, ed25519.Ed25519PublicKey):
             public.verify(signature, _signed_text(manifest))
-        elif isinstance(public, ec.EllipticCurvePublicKey):
-            public.verify(signature, _signed_text(manifest), ec.ECDSA(SHA256()))
         else:
-            raise _unusable(key)
+            public.verify(signature, _signed_text(manifest), ec.ECDSA(SHA256()))
     except InvalidSignature:
         raise InvalidBundle(f"this bundle was not signed with the key of {key}, or it was changed since") from None
+
+
+def public_key(path: Path) -> "Ed25519PublicKey | EllipticCurvePublicKey":
+    """Raises `InvalidConfiguration` for what is none that signs bundles, `OSError` where it can't be read."""
+    from cryptography.hazmat.primitives.asymmetric import ec, ed25519
+    from cryptography.hazmat.primitives.serialization import load_pem_public_key
+
+    found = _loaded(path, load_pem_public_key)
+    if not isinstance(found, ed25519.Ed25519PublicKey | ec.EllipticCurvePublicKey):
+        raise _unusable(path)
+    return found
 
 
 def _loaded(key: Path, load: Callable[[bytes], Any]) -> Any:

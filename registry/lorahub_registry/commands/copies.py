@@ -4,10 +4,11 @@ from pathlib import Path
 
 import click
 
-from lorahub_registry.commands.registry import as_json_option, home_option, open_backend, settings_of, show, unmigrated
+from lorahub_registry.commands.registry import as_json_option, home_option, open_backend, show, unmigrated
 from lorahub_registry.features.backups import service as backups
 from lorahub_registry.infrastructure.storage import BlobStore, open_storage
 from lorahub_registry.settings import Settings
+from lorahub_registry.settings.reading import read
 
 _endpoint = click.option("--endpoint", help="Address of the place's S3 server (default: the registry's own).")
 
@@ -36,7 +37,7 @@ def backup(place: str, endpoint: str | None, home: Path | None, *, as_json: bool
 @as_json_option
 def list_backups(place: str, endpoint: str | None, home: Path | None, *, as_json: bool) -> None:
     """List the backups in PLACE, newest first."""
-    found = [made.as_json() for made in backups.backups_in(_place(settings_of(home), place, endpoint))]
+    found = [made.as_json() for made in backups.backups_in(_place(read(home), place, endpoint))]
     lines = [f"{made['id']}   {made['blobs']} blobs, {made['bytes'] / 1e6:.1f} MB" for made in found]
     show(found, "\n".join(lines), as_json=as_json)
 
@@ -52,7 +53,7 @@ def restore(place: str, backup_id: str | None, endpoint: str | None, home: Path 
 
     It has to be empty. Every byte is hashed on its way; at the end `fsck --deep` proves the whole.
     """
-    backend = unmigrated(settings_of(home))
+    backend = unmigrated(read(home))
     report = backups.restore(backend, _place(backend.settings, place, endpoint), backup_id)
     show(report.as_json(), str(report), as_json=as_json)
     if report.problems:

@@ -14,6 +14,7 @@ from lorahub_registry.infrastructure.backend import Backend
 from lorahub_registry.infrastructure.database import migrate as migrations
 from lorahub_registry.infrastructure.database.failures import explained
 from lorahub_registry.settings import Settings
+from lorahub_registry.settings.reading import read
 
 home_option = click.option(
     "--home", type=click.Path(path_type=Path), help="Folder of the registry (default: per user)."
@@ -21,19 +22,15 @@ home_option = click.option(
 as_json_option = click.option("--json", "as_json", is_flag=True, help="One JSON document on standard output.")
 
 
-def settings_of(home: Path | None) -> Settings:
-    return Settings(registry_home=home.resolve()) if home else Settings()
-
-
 def open_backend(home: Path | None) -> Backend:
-    """What `unmigrated` gives, its database at the schema of this program. Raises `InvalidConfiguration`."""
-    settings = settings_of(home)
+    """What `unmigrated` gives, its database at a schema that this program can serve. Raises `InvalidConfiguration`."""
+    settings = read(home)
     with usable(settings):
         backend = unmigrated(settings)
         if settings.migrate:
             upgrade(backend)
         else:
-            migrations.require_current(backend.database)
+            migrations.require_servable(backend.database)
     return backend
 
 

@@ -4,10 +4,8 @@ import gc
 import json
 import os
 import socket
-import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import click
@@ -16,6 +14,7 @@ from fastapi import FastAPI
 from lorahub.errors import InvalidConfiguration
 
 from lorahub_registry.app import create_app
+from lorahub_registry.commands.beside import Beside
 from lorahub_registry.commands.registry import open_backend
 from lorahub_registry.features.accounts import service as accounts
 from lorahub_registry.features.accounts.permissions import OPERATOR
@@ -80,19 +79,12 @@ def _observe(backend: Backend) -> None:
         metrics.serve(backend.settings.metrics_address)
 
 
-@contextmanager
-def _worker_beside(backend: Backend) -> Iterator[None]:
+def _worker_beside(backend: Backend) -> AbstractContextManager[object]:
     """A process of its own: its arithmetic would hold up every request, and its memory isn't the server's."""
     if not backend.settings.worker:
-        yield
-        return
+        return nullcontext()
     merge_device.require(backend.settings)
-    command = [sys.executable, "-m", "lorahub_registry.worker", str(backend.settings.registry_home), str(os.getpid())]
-    with subprocess.Popen(command) as process:  # noqa: S603 (our own program, our own arguments)
-        try:
-            yield
-        finally:
-            process.terminate()
+    return Beside("lorahub_registry.worker", [str(backend.settings.registry_home), str(os.getpid())])
 
 
 @click.command()

@@ -10,15 +10,16 @@ from lorahub_registry.commands.registry import (
     as_json_option,
     home_option,
     open_backend,
-    settings_of,
     show,
     unmigrated,
     usable,
 )
 from lorahub_registry.features.catalog import service as catalog
 from lorahub_registry.features.maintenance import service as maintenance
+from lorahub_registry.features.operations.examination import examine
 from lorahub_registry.infrastructure import jobs
 from lorahub_registry.infrastructure.database import migrate as migrations
+from lorahub_registry.settings.reading import read
 
 
 @click.command()
@@ -65,8 +66,8 @@ def scrub(most_bytes: int | None, home: Path | None, *, as_json: bool) -> None:
 @home_option
 @as_json_option
 def doctor(home: Path | None, *, as_json: bool) -> None:
-    """Try out database, storage and merge device; exit status 8 if something that is needed doesn't work."""
-    examination = maintenance.examine(unmigrated(settings_of(home)))
+    """Try out database, storage, workers and merge device; exit status 8 if something that is needed doesn't work."""
+    examination = examine(unmigrated(read(home)))
     show(examination.as_json(), str(examination), as_json=as_json)
     if not examination.is_healthy:
         raise SystemExit(8)
@@ -88,7 +89,7 @@ def reindex(home: Path | None, *, as_json: bool) -> None:
 @as_json_option
 def migrate(home: Path | None, *, check: bool, create_bucket: bool, as_json: bool) -> None:
     """Bring the database to the schema of this program. Safe while the version before it runs, and from many places."""
-    settings = settings_of(home)
+    settings = read(home)
     with usable(settings):
         backend = unmigrated(settings)
         if create_bucket and not check:
@@ -100,7 +101,8 @@ def migrate(home: Path | None, *, check: bool, create_bucket: bool, as_json: boo
         if not check:
             jobs.migrate(backend)
     lines = [f"missing: {step}" for step in missing] if check else [f"done: {step}" for step in done]
-    shown = "\n".join(lines) or "the database is at the newest schema"
+    is_ahead = schema is migrations.Schema.AHEAD
+    shown = "\n".join(lines) or f"the database is at {'a newer' if is_ahead else 'the newest'} schema"
     show({"schema": schema, "missing": missing if check else [], "done": done}, shown, as_json=as_json)
     if check and missing:
         raise SystemExit(7)

@@ -3,6 +3,8 @@
 import os
 import signal
 
+from lorahub.errors import InvalidConfiguration
+
 _armed: str | None = None
 
 PUBLICATION = (
@@ -23,10 +25,12 @@ MERGE = ("merge-file-computed", "merge-computed", "merge-published")
 
 
 def arm(name: str | None) -> None:
-    """Raises `ValueError` for a name that no step has."""
+    """Raises `InvalidConfiguration` for a name that no step has."""
     global _armed  # noqa: PLW0603 (one process, one failpoint)
     if name is not None and name not in PUBLICATION + MERGE:
-        raise ValueError(f"unknown failpoint {name!r}; there are: {', '.join(PUBLICATION + MERGE)}")
+        raise InvalidConfiguration(
+            f"LORAHUB_FAILPOINT is {name!r}", hint=f"it is the name of a step: {', '.join(PUBLICATION + MERGE)}"
+        )
     _armed = name
 
 

@@ -37,7 +37,7 @@ from lorahub_registry.features.blobs.service import Hold, find_blob, set_damaged
 from lorahub_registry.features.maintenance.service import FsckReport, check_invariants
 from lorahub_registry.infrastructure.backend import Backend
 from lorahub_registry.infrastructure.database import Database, dump, now
-from lorahub_registry.infrastructure.database.migrate import upgrade
+from lorahub_registry.infrastructure.database.migrate import require_known, upgrade
 from lorahub_registry.infrastructure.storage import BlobStore, ObjectNotFound
 
 FORMAT = "lorahub-backup-v1"
@@ -130,8 +130,10 @@ def _blob_key(sha256: str) -> str:
 def back_up(backend: Backend, target: BlobStore) -> BackupReport:
     """Writers go on. Holds what was acknowledged before the start, and of what comes later all of a commit or nothing.
 
-    Raises `BlobVanished` where it took so long that bytes were collected meanwhile; then nothing says it is a backup.
+    Raises `BlobVanished` where it took so long that bytes were collected meanwhile; then nothing says it is a backup;
+    `InvalidConfiguration` where a newer lorahub has migrated the database.
     """
+    require_known(backend.database)
     _sweep(target)
     backup_id = f"{now():%Y%m%dT%H%M%S.%fZ}-{secrets.token_hex(3)}"  # in the order of time
     with Hold(backend) as hold:

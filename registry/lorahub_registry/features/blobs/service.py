@@ -6,6 +6,7 @@ Whatever is undone is undone by upload id, never by digest: another upload of th
 """
 
 import hashlib
+import logging
 import threading
 from collections.abc import Iterator
 from datetime import datetime, timedelta
@@ -35,6 +36,8 @@ from lorahub_registry.infrastructure.database import Session, now
 from lorahub_registry.infrastructure.failpoints import reach
 from lorahub_registry.infrastructure.storage import ObjectNotFound
 from lorahub_registry.infrastructure.storage.object_keys import Staging, blob_folder, blob_key
+
+logger = logging.getLogger("lorahub")
 
 __all__ = ["Blob", "Block", "Upload"]
 
@@ -362,8 +365,13 @@ def blocks(backend: Backend, principal: Principal) -> list[Block]:
 def set_damaged(backend: Backend, sha256: Sha256, *, is_damaged: bool) -> None:
     """What a reading of the stored bytes found. Nothing happens where it is known."""
     with backend.database.write() as session:
-        if queries.set_damaged(session, sha256, now() if is_damaged else None):
+        is_new = queries.set_damaged(session, sha256, now() if is_damaged else None)
+        if is_new:
             _record(session, "blob.damaged" if is_damaged else "blob.sound", sha256)
+    if is_new and is_damaged:
+        logger.error("stored bytes are damaged, and not served any more", extra={"facts": {"sha256": sha256}})
+    elif is_new:
+        logger.warning("stored bytes that were damaged are sound again", extra={"facts": {"sha256": sha256}})
 
 
 def _record(session: Session, action: str, sha256: Sha256, *, by: Principal = OPERATOR, **details: object) -> None:

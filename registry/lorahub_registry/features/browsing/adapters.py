@@ -31,6 +31,7 @@ from lorahub_registry.features.references.service import LATEST, Alias, Version,
 from lorahub_registry.features.repositories.service import check_readable
 from lorahub_registry.features.revisions.service import Commit, RevisionFile
 from lorahub_registry.features.statistics import service as statistics
+from lorahub_registry.features.workers import service as workers
 from lorahub_registry.infrastructure.backend import Backend
 from lorahub_registry.infrastructure.web.times import wire_time
 
@@ -251,5 +252,6 @@ def statistics_of(backend: Backend, principal: Principal, opened: Opened) -> dic
     try:
         found = statistics.statistics_at(backend, principal, opened.name, opened.revision)
     except (NotFound, RevisionNotFound, VersionYanked):
-        return {"status": "none", "reason": None, "statistics": None}
-    return {"status": found.status, "reason": found.reason, "statistics": found.statistics}
+        return {"status": "none", "reason": None, "note": None, "statistics": None}
+    note = workers.note(backend) if found.status == "wanted" else None
+    return {"status": found.status, "reason": found.reason, "note": note, "statistics": found.statistics}

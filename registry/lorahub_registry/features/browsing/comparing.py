@@ -13,6 +13,7 @@ from lorahub_registry.features.browsing import adapters
 from lorahub_registry.features.browsing.adapters import Opened
 from lorahub_registry.features.overlaps import service as overlaps
 from lorahub_registry.features.overlaps.service import Side
+from lorahub_registry.features.workers import service as workers
 from lorahub_registry.infrastructure.backend import Backend
 from lorahub_registry.infrastructure.web.formats import day
 
@@ -88,7 +89,8 @@ def _known(backend: Backend, principal: Principal, one: Side, other: Side) -> di
         found = overlaps.overlap_of(backend, principal, one, other)
     except (GatedRepository, NotFound, Quarantined):
         return None
-    return {"status": found.status, "reason": found.reason, "overlap": found.overlap}
+    note = workers.note(backend) if found.status == "wanted" else None
+    return {"status": found.status, "reason": found.reason, "note": note, "overlap": found.overlap}
 
 
 def overlaps_of(backend: Backend, principal: Principal, sources: Sequence[str]) -> list[dict[str, Any]]:

@@ -1,1 +1,1 @@
-"""Who runs jobs, and which: workers' heartbeats, taking over from dead ones, the operator's view."""
+"""What workers have in hand: taking over from dead ones, the operator's view."""

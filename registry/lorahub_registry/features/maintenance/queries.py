@@ -1,9 +1,9 @@
 """Questions over the whole database, for fsck: each lists what breaks an invariant. And what scrubs found."""
 
-from datetime import UTC, datetime
+from datetime import datetime
 
 from lorahub.protocol.digests import Sha256
-from sqlalchemy import exists, func, or_, select, update
+from sqlalchemy import exists, or_, select, update
 from sqlalchemy.orm import aliased
 
 from lorahub_registry.infrastructure.database import Session, now
@@ -129,14 +129,3 @@ def damaged(session: Session) -> list[str]:
     """Digests, the longest known first."""
     statement = select(Blob.sha256).where(Blob.damaged_at.is_not(None)).order_by(Blob.damaged_at).limit(MOST)
     return list(session.scalars(statement))
-
-
-# --- doctor -----------------------------------------------------------------------------------------------------------
-
-
-def time_of_the_database(session: Session) -> datetime:
-    """On SQLite our own, to the second."""
-    found = session.scalar(select(func.current_timestamp()))
-    time = datetime.fromisoformat(found) if isinstance(found, str) else found
-    assert time is not None
-    return time if time.tzinfo else time.replace(tzinfo=UTC)

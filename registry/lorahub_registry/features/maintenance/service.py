@@ -8,7 +8,6 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timedelta
-from time import perf_counter
 from typing import Any
 
 from lorahub.protocol.digests import FileEntry, Sha256, revision_digest
@@ -18,20 +17,15 @@ from lorahub_registry.features.blobs.inspection import inspect
 from lorahub_registry.features.blobs.service import Blob
 from lorahub_registry.features.maintenance import queries
 from lorahub_registry.features.merged.service import forget_unused
-from lorahub_registry.features.merges import device as merge_device
 from lorahub_registry.features.quotas.service import miscounts
 from lorahub_registry.features.retention.service import drop_old
 from lorahub_registry.features.uploads.service import sweep_xorbs
 from lorahub_registry.infrastructure import metrics
 from lorahub_registry.infrastructure.backend import Backend
 from lorahub_registry.infrastructure.database import Session, now
-from lorahub_registry.infrastructure.database.migrate import Schema, pending
-from lorahub_registry.infrastructure.observations import Observation, expect, observe
 from lorahub_registry.infrastructure.storage import ObjectNotFound
-from lorahub_registry.infrastructure.storage.object_keys import doctor_prefix
 
 PAGE = 500
-WORST_SKEW_SECONDS = 60
 
 
 # --- garbage ----------------------------------------------------------------------------------------------------------
@@ -253,56 +247,3 @@ def _scrub_blob(backend: Backend, blob: Blob) -> None:
         queries.set_verified(session, blob.sha256)
     if is_sound == blob.is_damaged and (is_sound or blobs.still_there(backend, blob)):  # not collected, nor healed
         blobs.set_damaged(backend, blob.sha256, is_damaged=not is_sound)
-
-
-# --- doctor -----------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Examination:
-    observations: list[Observation]
-
-    @property
-    def is_healthy(self) -> bool:
-        return all(one.level != "error" for one in self.observations)
-
-    def as_json(self) -> dict[str, Any]:
-        return {"ok": self.is_healthy, "observations": [asdict(one) for one in self.observations]}
-
-    def __str__(self) -> str:
-        marks = {"ok": "✓", "note": "·", "error": "✗"}
-        return "\n".join(f"{marks[one.level]} {one.subject:24} {one.text}" for one in self.observations)
-
-
-def examine(backend: Backend) -> Examination:
-    """Tries out what the registry stands on; changes nothing that lasts."""
-    merging = observe("merge device", lambda: merge_device.examine(backend.settings))
-    return Examination([*_examine_database(backend), *backend.blobs.examine(doctor_prefix()), merging])
-
-
-def _examine_database(backend: Backend) -> Iterator[Observation]:
-    yield observe("database", lambda: _reach_database(backend))
-    yield observe("database schema", lambda: _schema(backend))
-    yield observe("database clock", lambda: _database_clock(backend))
-
-
-def _reach_database(backend: Backend) -> str:
-    started = perf_counter()
-    with backend.database.read() as session:
-        queries.time_of_the_database(session)
-    kind = "SQLite" if backend.database.is_sqlite else "PostgreSQL"
-    return f"{kind}, answers in {1000 * (perf_counter() - started):.0f} ms"
-
-
-def _schema(backend: Backend) -> str:
-    schema, missing = pending(backend.database)
-    expect(schema is not Schema.NEWER, "of a newer lorahub: run that version, or a newer one")
-    expect(not missing, f"{len(missing)} migrations are missing: run lorahub admin migrate")
-    return "newest"
-
-
-def _database_clock(backend: Backend) -> str:
-    with backend.database.read() as session:
-        skew = abs((now() - queries.time_of_the_database(session)).total_seconds())
-    expect(skew < WORST_SKEW_SECONDS, f"the database's clock and ours differ by {skew:.0f} s")
-    return f"differs by {skew:.0f} s"

@@ -25,7 +25,7 @@ from lorahub_registry.features.merged import service as merged  # noqa: E402
 from lorahub_registry.features.merges import service  # noqa: E402
 from lorahub_registry.infrastructure import failpoints, logs  # noqa: E402
 from lorahub_registry.infrastructure.backend import Backend  # noqa: E402
-from lorahub_registry.settings import Settings  # noqa: E402
+from lorahub_registry.settings.reading import read  # noqa: E402
 
 logger = logging.getLogger("lorahub")
 
@@ -36,7 +36,7 @@ start, hundreds of gigabytes, isn't counted at all.
 
 
 def main(arguments: list[str]) -> int:
-    settings = Settings()
+    settings = read()
     logs.configure(settings.log_format, settings.log_level)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     failpoints.arm(settings.failpoint)

@@ -25,6 +25,8 @@ from typing_extensions import TypedDict
 from lorahub_registry.features.accounts.caller import Caller
 from lorahub_registry.features.merges import service
 from lorahub_registry.features.merges.service import Shown
+from lorahub_registry.features.workers import service as workers
+from lorahub_registry.infrastructure.backend import Backend
 from lorahub_registry.infrastructure.web.backend import BackendDep
 from lorahub_registry.infrastructure.web.bodies import json_model, json_object
 from lorahub_registry.infrastructure.web.description import refuses
@@ -60,6 +62,7 @@ class Job(TypedDict):
     bytes: int
     done: int
     error: str | None
+    note: str | None
     created_at: str
     finished_at: str | None
 
@@ -84,25 +87,25 @@ def plan(backend: BackendDep, caller: Caller, body: Annotated[dict[str, Any], De
 )
 def start(backend: BackendDep, caller: Caller, body: Annotated[NewMerge, json_model(NewMerge)]) -> Job:
     name = RepositoryName.parse(body.target)
-    return _job(service.start(backend, caller, recipe_of(body.recipe), name, is_private=body.private))
+    return _job(backend, service.start(backend, caller, recipe_of(body.recipe), name, is_private=body.private))
 
 
 @router.get("")
 @refuses(NotAuthenticated)
 def own(backend: BackendDep, caller: Caller) -> list[Job]:
-    return [_job(shown) for shown in service.own_jobs(backend, caller)]
+    return _jobs(backend, service.own_jobs(backend, caller))
 
 
 @router.get("/{job}")
 @refuses(NotAuthenticated, NotFound)
 def look(backend: BackendDep, caller: Caller, job: str) -> Job:
-    return _job(service.find(backend, caller, job))
+    return _job(backend, service.find(backend, caller, job))
 
 
 @router.post("/{job}/cancel")
 @refuses(NotAuthenticated, NotPermitted, Conflict, NotFound)
 def cancel(backend: BackendDep, caller: Caller, job: str) -> Job:
-    return _job(service.cancel(backend, caller, job))
+    return _job(backend, service.cancel(backend, caller, job))
 
 
 def _planned(made: MergePlan) -> Planned:
@@ -115,7 +118,16 @@ def _planned(made: MergePlan) -> Planned:
     }
 
 
-def _job(shown: Shown) -> Job:
+def _job(backend: Backend, shown: Shown) -> Job:
+    return _jobs(backend, [shown])[0]
+
+
+def _jobs(backend: Backend, found: list[Shown]) -> list[Job]:
+    note = workers.note(backend) if any(shown.job.is_open for shown in found) else None
+    return [_described(shown, note) for shown in found]
+
+
+def _described(shown: Shown, note: str | None) -> Job:
     job = shown.job
     return {
         "id": job.id,
@@ -128,6 +140,7 @@ def _job(shown: Shown) -> Job:
         "bytes": job.bytes,
         "done": job.done,
         "error": job.error,
+        "note": note if job.is_open else None,
         "created_at": wire_time(job.created_at),
         "finished_at": None if job.finished_at is None else wire_time(job.finished_at),
     }

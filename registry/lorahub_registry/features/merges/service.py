@@ -99,9 +99,10 @@ def start(backend: Backend, principal: Principal, recipe: Recipe, name: Reposito
             return Shown(known, target.full_name)
         job = _queued(account_id, target, of, made)
         require_room(session, backend.settings, target.namespace_id, job.bytes)
-        if queries.open_jobs_of(session, account_id) >= backend.settings.merge_jobs_per_account:
+        most = backend.settings.merge_jobs_per_account
+        if most and queries.open_jobs_of(session, account_id) >= most:
             raise TooManyRequests(
-                f"{backend.settings.merge_jobs_per_account} merges of yours are under way",
+                f"{most} merges of yours are under way",
                 hint="wait for one, or cancel it: lorahub merge-job ID --cancel",
             )
         queries.insert_job(session, job)

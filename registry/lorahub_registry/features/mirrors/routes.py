@@ -20,6 +20,8 @@ from typing_extensions import TypedDict
 from lorahub_registry.features.accounts.caller import Caller
 from lorahub_registry.features.mirrors import service
 from lorahub_registry.features.mirrors.service import Mirror
+from lorahub_registry.features.workers import service as workers
+from lorahub_registry.infrastructure.backend import Backend
 from lorahub_registry.infrastructure.web.backend import BackendDep
 from lorahub_registry.infrastructure.web.bodies import json_model
 from lorahub_registry.infrastructure.web.description import refuses
@@ -58,6 +60,7 @@ class ShownMirror(TypedDict):
     private: bool
     createdAt: str
     waiting: bool
+    note: str | None
     checkedAt: str | None
     commit: str | None
     version: str | None
@@ -72,7 +75,7 @@ class ShownMirror(TypedDict):
 @refuses(NotAuthenticated)
 def mirrors(backend: BackendDep, caller: Caller) -> list[ShownMirror]:
     """Of the namespaces that the caller manages."""
-    return [_mirror(mirror) for mirror in service.mirrors_of(backend, caller)]
+    return _mirrors(backend, service.mirrors_of(backend, caller))
 
 
 @router.post("")
@@ -88,27 +91,27 @@ def add(backend: BackendDep, caller: Caller, body: Annotated[NewMirror, json_mod
         is_private=body.private,
         token=body.token,
     )
-    return _mirror(made)
+    return _mirror(backend, made)
 
 
 @router.get("/{mirror}")
 @refuses(NotAuthenticated, NotFound)
 def show(backend: BackendDep, caller: Caller, mirror: MirrorId) -> ShownMirror:
-    return _mirror(service.show(backend, caller, mirror))
+    return _mirror(backend, service.show(backend, caller, mirror))
 
 
 @router.post("/{mirror}/pause")
 @refuses(NotAuthenticated, NotFound)
 def pause(backend: BackendDep, caller: Caller, mirror: MirrorId) -> ShownMirror:
     """It runs only when somebody asks."""
-    return _mirror(service.pause(backend, caller, mirror, is_paused=True))
+    return _mirror(backend, service.pause(backend, caller, mirror, is_paused=True))
 
 
 @router.post("/{mirror}/resume")
 @refuses(NotAuthenticated, NotFound)
 def resume(backend: BackendDep, caller: Caller, mirror: MirrorId) -> ShownMirror:
     """It runs in every interval again, and the failures before are forgotten."""
-    return _mirror(service.pause(backend, caller, mirror, is_paused=False))
+    return _mirror(backend, service.pause(backend, caller, mirror, is_paused=False))
 
 
 @router.put("/{mirror}/token")
@@ -117,7 +120,7 @@ def set_token(
     backend: BackendDep, caller: Caller, mirror: MirrorId, body: Annotated[NewToken, json_model(NewToken)]
 ) -> ShownMirror:
     """What the hub is told; it is never shown."""
-    return _mirror(service.set_token(backend, caller, mirror, body.token))
+    return _mirror(backend, service.set_token(backend, caller, mirror, body.token))
 
 
 @router.delete("/{mirror}")
@@ -131,10 +134,19 @@ def remove(backend: BackendDep, caller: Caller, mirror: MirrorId) -> dict[str, s
 @refuses(NotAuthenticated, NotFound, NotPermitted, NotSupported)
 def run(backend: BackendDep, caller: Caller, mirror: MirrorId) -> ShownMirror:
     """A worker looks for a new commit as soon as it can."""
-    return _mirror(service.want(backend, caller, mirror))
+    return _mirror(backend, service.want(backend, caller, mirror))
 
 
-def _mirror(mirror: Mirror) -> ShownMirror:
+def _mirror(backend: Backend, mirror: Mirror) -> ShownMirror:
+    return _mirrors(backend, [mirror])[0]
+
+
+def _mirrors(backend: Backend, mirrors: list[Mirror]) -> list[ShownMirror]:
+    note = workers.note(backend) if any(mirror.wanted_at is not None for mirror in mirrors) else None
+    return [_shown(mirror, note) for mirror in mirrors]
+
+
+def _shown(mirror: Mirror, note: str | None) -> ShownMirror:
     return {
         "id": mirror.id,
         "target": mirror.full_name,
@@ -144,6 +156,7 @@ def _mirror(mirror: Mirror) -> ShownMirror:
         "private": mirror.is_private,
         "createdAt": wire_time(mirror.created_at),
         "waiting": mirror.wanted_at is not None,
+        "note": note if mirror.wanted_at is not None else None,
         "checkedAt": None if mirror.checked_at is None else wire_time(mirror.checked_at),
         "commit": mirror.remote_commit,
         "version": mirror.version,

@@ -25,11 +25,17 @@ def overview(backend: Backend, principal: Principal, prober: Prober) -> dict[str
         "repositories": census.repositories,
         "blobs": census.blobs,
         "blobBytes": census.blob_bytes,
+        "damagedBlobs": census.damaged_blobs,
         "openUploads": census.open_uploads,
         "openUploadBytes": census.open_upload_bytes,
         "jobs": [{"kind": found.kind, "state": found.state, "count": found.count} for found in census.jobs],
         "probes": [
-            {"name": probed.name, "fault": probed.fault, "milliseconds": probed.milliseconds}
+            {
+                "name": probed.name,
+                "fault": probed.fault,
+                "needed": probed.is_needed,
+                "milliseconds": probed.milliseconds,
+            }
             for probed in prober.probe()
         ],
     }

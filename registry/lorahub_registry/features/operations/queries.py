@@ -1,7 +1,7 @@
 """Counts over the whole database, and the cheapest question that proves one."""
 
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime
 
 from sqlalchemy import case, func, select, text
 
@@ -15,7 +15,6 @@ from lorahub_registry.infrastructure.database.tables import (
     Mirror,
     Repository,
     Upload,
-    Worker,
 )
 
 OPEN = ("queued", "running", "publishing", "wanted")
@@ -33,6 +32,14 @@ def answers(session: Session) -> None:
     session.execute(text("SELECT 1"))
 
 
+def time_of_the_database(session: Session) -> datetime:
+    """On SQLite our own, to the second."""
+    found = session.scalar(select(func.current_timestamp()))
+    time = datetime.fromisoformat(found) if isinstance(found, str) else found
+    assert time is not None
+    return time if time.tzinfo else time.replace(tzinfo=UTC)
+
+
 def accounts(session: Session) -> int:
     return session.scalar(select(func.count(Account.id))) or 0
 
@@ -41,10 +48,12 @@ def repositories(session: Session) -> int:
     return session.scalar(select(func.count(Repository.id))) or 0
 
 
-def blobs(session: Session) -> tuple[int, int]:
-    """How many, and their bytes."""
-    count, total = session.execute(select(func.count(), func.sum(Blob.size))).one()
-    return int(count), int(total or 0)
+def blobs(session: Session) -> tuple[int, int, int]:
+    """How many, their bytes, and how many of them are damaged."""
+    count, total, damaged = session.execute(
+        select(func.count(), func.sum(Blob.size), func.count(Blob.damaged_at))
+    ).one()
+    return int(count), int(total or 0), int(damaged)
 
 
 def open_uploads(session: Session) -> tuple[int, int]:
@@ -53,11 +62,6 @@ def open_uploads(session: Session) -> tuple[int, int]:
     statement = statement.where(Upload.blob_sha256.is_(None), Upload.expires_at > now())
     count, total = session.execute(statement).one()
     return int(count), int(total or 0)
-
-
-def workers(session: Session, *, silent_for: timedelta) -> int:
-    """Those that were heard of since."""
-    return session.scalar(select(func.count()).where(Worker.heartbeat_at > now() - silent_for)) or 0
 
 
 def jobs(session: Session) -> list[Jobs]:

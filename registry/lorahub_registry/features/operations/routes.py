@@ -5,7 +5,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import JSONResponse
 
-from lorahub_registry.features.operations.service import Probed, Prober
+from lorahub_registry.features.operations.service import Health, Probed, Prober, health_of
 
 router = APIRouter()
 
@@ -26,7 +26,9 @@ async def livez() -> dict[str, Any]:
 
 @router.get("/readyz")
 def readyz(request: Request, prober: ProberDep) -> JSONResponse:
-    """503 while something it depends on fails, and from the moment at which it is told to stop."""
+    """503 while something it can't do without fails, and from the moment at which it is told to stop; 200 with the
+    status `degraded` while requests are answered and something else is missing, such as a worker.
+    """
     if request.app.state.is_stopping:
         return JSONResponse({"status": "stopping", "checks": {}}, status_code=503)
     return _answer(prober.probe(), request)
@@ -41,12 +43,11 @@ def startupz(request: Request, prober: ProberDep) -> JSONResponse:
 
 
 def _answer(found: list[Probed], request: Request) -> JSONResponse:
-    is_ready = all(probed.fault is None for probed in found)
-    request.app.state.has_been_ready |= is_ready
+    health = health_of(found)
+    request.app.state.has_been_ready |= health is not Health.UNAVAILABLE
     checks = {
         probed.name: {"ok": probed.fault is None, "fault": probed.fault, "milliseconds": probed.milliseconds}
         for probed in found
     }
-    return JSONResponse(
-        {"status": "ok" if is_ready else "unavailable", "checks": checks}, status_code=200 if is_ready else 503
-    )
+    status = 503 if health is Health.UNAVAILABLE else 200
+    return JSONResponse({"status": health, "checks": checks}, status_code=status)

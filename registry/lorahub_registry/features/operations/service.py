@@ -1,16 +1,20 @@
 """Whether this process can do its work: what it depends on, asked one by one, each within a second; and a census."""
 
+import functools
 import time
-from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
-from concurrent.futures import TimeoutError as NotInTime
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
 
 from lorahub_registry.features.operations import queries
+from lorahub_registry.features.operations.asking import Asking, NotInTime
 from lorahub_registry.features.operations.queries import Jobs
+from lorahub_registry.features.workers import service as workers
 from lorahub_registry.infrastructure.backend import Backend
 from lorahub_registry.infrastructure.database import now
-from lorahub_registry.infrastructure.database.migrate import is_current
+from lorahub_registry.infrastructure.database.migrate import is_servable
 
 PROBE_SECONDS = 1.0
 
@@ -22,68 +26,73 @@ class Probed:
     name: str
     fault: str | None
     milliseconds: float
+    is_needed: bool
+    """Whether requests can't be answered without it."""
 
 
-def _database(backend: Backend) -> None:
+Probe = Callable[[Backend], str | None]
+"""What is wrong, or None. Whatever it raises is wrong too."""
+
+
+def answers(backend: Backend) -> None:
+    """The database does, or this raises."""
     with backend.database.read() as session:
         queries.answers(session)
 
 
-def _migrations(backend: Backend) -> None:
-    if not is_current(backend.database):
-        raise OutdatedSchema
+def _migrations(backend: Backend) -> str | None:
+    return None if is_servable(backend.database) else "OutdatedSchema"
 
 
 def _storage(backend: Backend) -> None:
     backend.blobs.probe()
 
 
-class OutdatedSchema(Exception):
-    """The database is not at this program's newest migration."""
+class Health(StrEnum):
+    OK = "ok"
+    DEGRADED = "degraded"
+    """Every request is answered, and something is missing."""
+    UNAVAILABLE = "unavailable"
+
+
+def health_of(found: list[Probed]) -> Health:
+    faulty = [probed for probed in found if probed.fault is not None]
+    if any(probed.is_needed for probed in faulty):
+        return Health.UNAVAILABLE
+    return Health.DEGRADED if faulty else Health.OK
 
 
 class Prober:
-    """Asks in threads of its own, so that a dependency that hangs takes none from requests. One of each kind is
-    under way at a time: while it hangs, later ones get no answer either.
-    """
-
-    PROBES: tuple[tuple[str, Callable[[Backend], None]], ...] = (
-        ("database", _database),
-        ("migrations", _migrations),
-        ("storage", _storage),
-    )
+    NEEDED: Mapping[str, Probe] = {"database": answers, "migrations": _migrations, "storage": _storage}
+    PROBES: Mapping[str, Probe] = {**NEEDED, "workers": workers.note}
 
     def __init__(self, backend: Backend) -> None:
-        self._backend = backend
-        self._threads = {name: ThreadPoolExecutor(1, thread_name_prefix=f"probe-{name}") for name, _ in self.PROBES}
-        self._pending: dict[str, Future[None]] = {}
+        self._questions = {name: Asking(name, functools.partial(probe, backend)) for name, probe in self.PROBES.items()}
 
     def probe(self) -> list[Probed]:
         """All at once; takes no longer than `PROBE_SECONDS`."""
         started = time.monotonic()
-        asked = [(name, self._ask(name, act)) for name, act in self.PROBES]
+        asked = [(name, question.ask()) for name, question in self._questions.items()]
         return [self._outcome(name, future, started) for name, future in asked]
 
     def close(self) -> None:
-        for thread in self._threads.values():
-            thread.shutdown(wait=False, cancel_futures=True)
+        for question in self._questions.values():
+            question.close()
 
-    def _ask(self, name: str, act: Callable[[Backend], None]) -> Future[None]:
-        pending = self._pending.get(name)
-        if pending is None or pending.done():
-            pending = self._pending[name] = self._threads[name].submit(act, self._backend)
-        return pending
-
-    @staticmethod
-    def _outcome(name: str, future: Future[None], started: float) -> Probed:
-        fault = None
+    @classmethod
+    def _outcome(cls, name: str, future: Future[str | None], started: float) -> Probed:
         try:
-            future.result(timeout=max(0.0, started + PROBE_SECONDS - time.monotonic()))
+            fault = future.result(timeout=max(0.0, started + PROBE_SECONDS - time.monotonic()))
         except NotInTime:
             fault = f"no answer within {PROBE_SECONDS:g} s"
         except Exception as error:  # noqa: BLE001 (whatever it is, it isn't ready)
             fault = type(error).__name__
-        return Probed(name, fault, round(1000 * (time.monotonic() - started), 1))
+        return Probed(name, fault, round(1000 * (time.monotonic() - started), 1), name in cls.NEEDED)
+
+
+def time_of_the_database(backend: Backend) -> datetime:
+    with backend.database.read() as session:
+        return queries.time_of_the_database(session)
 
 
 # --- census -----------------------------------------------------------------------------------------------------------
@@ -95,6 +104,7 @@ class Census:
     repositories: int
     blobs: int
     blob_bytes: int
+    damaged_blobs: int
     open_uploads: int
     open_upload_bytes: int
     workers: int
@@ -102,10 +112,16 @@ class Census:
     oldest_job_seconds: dict[str, float]
     """By kind, of jobs that are not over."""
 
+    @property
+    def waiting_jobs(self) -> int:
+        """Those that are not over."""
+        return sum(found.count for found in self.jobs if found.state in queries.OPEN)
+
 
 def count(backend: Backend) -> Census:
+    alive = sum(seen.is_alive for seen in workers.all_workers(backend))
     with backend.database.read() as session:
-        blobs, blob_bytes = queries.blobs(session)
+        blobs, blob_bytes, damaged_blobs = queries.blobs(session)
         open_uploads, open_upload_bytes = queries.open_uploads(session)
         jobs = queries.jobs(session)
         return Census(
@@ -113,9 +129,10 @@ def count(backend: Backend) -> Census:
             repositories=queries.repositories(session),
             blobs=blobs,
             blob_bytes=blob_bytes,
+            damaged_blobs=damaged_blobs,
             open_uploads=open_uploads,
             open_upload_bytes=open_upload_bytes,
-            workers=queries.workers(session, silent_for=backend.settings.worker_lost_after),
+            workers=alive,
             jobs=jobs,
             oldest_job_seconds=_oldest(jobs),
         )

@@ -10,6 +10,8 @@ from typing_extensions import TypedDict
 from lorahub_registry.features.accounts.caller import Caller
 from lorahub_registry.features.overlaps import service
 from lorahub_registry.features.overlaps.service import Outcome, Side
+from lorahub_registry.features.workers import service as workers
+from lorahub_registry.infrastructure.backend import Backend
 from lorahub_registry.infrastructure.web.backend import BackendDep
 from lorahub_registry.infrastructure.web.description import refuses
 from lorahub_registry.infrastructure.web.parameters import Repo, Revision
@@ -24,20 +26,21 @@ With = Annotated[
 class ShownOverlap(TypedDict):
     status: str
     reason: str | None
+    note: str | None
     overlap: dict[str, Any] | None
 
 
 @router.get("/models/{namespace}/{name}/overlap/{rev}")
 @refuses(GatedRepository, NotFound)
 def overlap(backend: BackendDep, caller: Caller, repo: Repo, rev: Revision, other: With) -> ShownOverlap:
-    return _shown(service.overlap_of(backend, caller, Side(repo, rev), _side(other)))
+    return _shown(backend, service.overlap_of(backend, caller, Side(repo, rev), _side(other)))
 
 
 @router.post("/models/{namespace}/{name}/overlap/{rev}", status_code=202)
 @refuses(GatedRepository, NotAuthenticated, NotFound, TooManyRequests)
 def want(backend: BackendDep, caller: Caller, repo: Repo, rev: Revision, other: With) -> ShownOverlap:
     """Has it computed, where it isn't there."""
-    return _shown(service.want(backend, caller, Side(repo, rev), _side(other)))
+    return _shown(backend, service.want(backend, caller, Side(repo, rev), _side(other)))
 
 
 def _side(text: str) -> Side:
@@ -45,5 +48,6 @@ def _side(text: str) -> Side:
     return Side(reference.repository, reference.revision or LATEST)
 
 
-def _shown(found: Outcome) -> ShownOverlap:
-    return {"status": found.status, "reason": found.reason, "overlap": found.overlap}
+def _shown(backend: Backend, found: Outcome) -> ShownOverlap:
+    note = workers.note(backend) if found.status == "wanted" else None
+    return {"status": found.status, "reason": found.reason, "note": note, "overlap": found.overlap}

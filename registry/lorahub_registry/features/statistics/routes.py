@@ -8,6 +8,7 @@ from typing_extensions import TypedDict
 
 from lorahub_registry.features.accounts.caller import Caller
 from lorahub_registry.features.statistics import service
+from lorahub_registry.features.workers import service as workers
 from lorahub_registry.infrastructure.web.backend import BackendDep
 from lorahub_registry.infrastructure.web.description import refuses
 from lorahub_registry.infrastructure.web.parameters import Repo, Revision
@@ -18,6 +19,7 @@ router = APIRouter(prefix="/api/lorahub/v1")
 class Statistics(TypedDict):
     status: str
     reason: str | None
+    note: str | None
     statistics: dict[str, Any] | None
 
 
@@ -25,4 +27,5 @@ class Statistics(TypedDict):
 @refuses(GatedRepository, NotFound)
 def statistics(backend: BackendDep, caller: Caller, repo: Repo, rev: Revision) -> Statistics:
     found = service.statistics_at(backend, caller, repo, rev)
-    return {"status": found.status, "reason": found.reason, "statistics": found.statistics}
+    note = workers.note(backend) if found.status == "wanted" else None
+    return {"status": found.status, "reason": found.reason, "note": note, "statistics": found.statistics}

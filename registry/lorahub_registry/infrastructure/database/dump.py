@@ -27,13 +27,15 @@ from sqlalchemy import (
 from sqlalchemy import Table as SqlTable
 
 from lorahub_registry.infrastructure.database.session import Database
-from lorahub_registry.infrastructure.database.tables import CollectionHold, Table, Terms, Upload, Worker
+from lorahub_registry.infrastructure.database.tables import CollectionHold, SchemaFloor, Table, Terms, Upload, Worker
 
 __all__ = ["Connection", "dump", "is_empty", "load", "schema_of", "snapshot", "table_names"]
 
 BATCH = 500
-_LEFT = {Upload.__tablename__, CollectionHold.__tablename__, Worker.__tablename__}
-"""What belongs to the moment: uploads under way, whose bytes are nobody's yet, who holds collection, who works."""
+_LEFT = {table.__tablename__ for table in (Upload, CollectionHold, Worker, SchemaFloor)}
+"""What belongs to the moment: uploads under way, whose bytes are nobody's yet, who holds collection, who works; and
+what migrations write by themselves.
+"""
 
 
 def table_names() -> list[str]:

@@ -18,10 +18,11 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from lorahub.errors import InvalidConfiguration
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, inspect, select, text
 from sqlalchemy.exc import OperationalError
 
 from lorahub_registry.infrastructure.database.session import Database
+from lorahub_registry.infrastructure.database.tables import SchemaFloor
 
 _MIGRATING = {"lock_timeout": "300ms", "statement_timeout": "30min", "idle_in_transaction_session_timeout": "0"}
 """PostgreSQL's. The first is what traffic may be held up for: less than the second after which PostgreSQL lets one of
@@ -38,7 +39,10 @@ class Schema(StrEnum):
 
     CURRENT = "current"
     OLDER = "older"
+    AHEAD = "ahead"
+    """A newer program's, which says that this one may go on."""
     NEWER = "newer"
+    """A newer program's, which this one would misread."""
 
 
 def migrations_folder() -> Path:
@@ -51,8 +55,7 @@ def migrations_folder() -> Path:
 def pending(database: Database) -> tuple[Schema, list[str]]:
     """How the schema stands, and the migrations that it lacks, oldest first. Changes nothing."""
     with database.engine.connect() as connection:
-        here = MigrationContext.configure(connection).get_current_revision()
-    return _compare(here)
+        return _compare(connection)
 
 
 def upgrade(database: Database, to: str = "head") -> list[str]:
@@ -61,7 +64,7 @@ def upgrade(database: Database, to: str = "head") -> list[str]:
     Raises `InvalidConfiguration` where a newer lorahub has migrated it, `CommandError` where nothing is called `to`.
     """
     with database.writing() as connection, _turn(database, connection):
-        schema, missing = _compare(MigrationContext.configure(connection).get_current_revision())
+        schema, missing = _compare(connection)
         connection.rollback()
         refuse_newer(schema)
         if missing:
@@ -70,15 +73,16 @@ def upgrade(database: Database, to: str = "head") -> list[str]:
 
 
 def refuse_newer(schema: Schema) -> None:
-    """Raises `InvalidConfiguration`: what a newer program has written, this one would misread."""
+    """Raises `InvalidConfiguration`."""
     if schema is Schema.NEWER:
         raise InvalidConfiguration(
-            "the database has the schema of a newer lorahub", hint="run that version, or a newer one"
+            "the database has the schema of a newer lorahub, which this one can't serve",
+            hint="run that version, or a newer one",
         )
 
 
-def require_current(database: Database) -> None:
-    """Raises `InvalidConfiguration` where the schema is not the one that this program knows."""
+def require_servable(database: Database) -> None:
+    """Raises `InvalidConfiguration` where the schema is none that this program can serve."""
     schema, missing = pending(database)
     refuse_newer(schema)
     if missing:
@@ -88,17 +92,33 @@ def require_current(database: Database) -> None:
         )
 
 
-def is_current(database: Database) -> bool:
-    return pending(database)[0] is Schema.CURRENT
+def require_known(database: Database) -> None:
+    """For what takes all that is there, and not only what this program knows. Raises `InvalidConfiguration`."""
+    if pending(database)[0] is not Schema.CURRENT:
+        raise InvalidConfiguration(
+            "the database has another schema than this lorahub's: what is new in it would be left out",
+            hint="run the version that migrated it",
+        )
 
 
-def _compare(here: str | None) -> tuple[Schema, list[str]]:
+def is_servable(database: Database) -> bool:
+    return pending(database)[0] in (Schema.CURRENT, Schema.AHEAD)
+
+
+def _compare(connection: Connection) -> tuple[Schema, list[str]]:
+    here = MigrationContext.configure(connection).get_current_revision()
     steps = [(step.revision, step.doc) for step in _scripts().walk_revisions()][::-1]
     known = [revision for revision, _ in steps]
     if here is not None and here not in known:
-        return Schema.NEWER, []
+        return (Schema.AHEAD if _floor(connection) in known else Schema.NEWER), []
     missing = [f"{revision} {doc}" for revision, doc in steps[known.index(here) + 1 if here else 0 :]]
     return (Schema.OLDER if missing else Schema.CURRENT), missing
+
+
+def _floor(connection: Connection) -> str | None:
+    """See `tables.SchemaFloor`; schemas from before it have none."""
+    has_one = inspect(connection).has_table(SchemaFloor.__tablename__)
+    return connection.scalar(select(SchemaFloor.revision)) if has_one else None
 
 
 @lru_cache(maxsize=1)

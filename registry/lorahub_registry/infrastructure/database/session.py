@@ -12,7 +12,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from lorahub.errors import InvalidConfiguration
 from sqlalchemy import Connection, Engine, create_engine, event, inspect, make_url
+from sqlalchemy.exc import ArgumentError
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import QueuePool
 
@@ -44,7 +46,7 @@ class Database:
 
     def __init__(self, url: str, limits: Limits = Limits()) -> None:
         self.url = url
-        self.is_sqlite = make_url(url).get_backend_name() == "sqlite"
+        self.is_sqlite = _is_sqlite(url)
         self.engine = _sqlite_engine(url) if self.is_sqlite else _postgres_engine(url, limits)
         event.listen(self.engine, "handle_error", named_bug)
         if tracing.is_wanted():
@@ -88,6 +90,16 @@ class Database:
 
     def close(self) -> None:
         self.engine.dispose()
+
+
+def _is_sqlite(url: str) -> bool:
+    try:
+        return make_url(url).get_backend_name() == "sqlite"
+    except (ArgumentError, ValueError):
+        raise InvalidConfiguration(
+            "LORAHUB_DATABASE_URL is no URL of a database",
+            hint="postgresql+psycopg://user:password@host:5432/name; what is special in a password, with %",
+        ) from None
 
 
 def _postgres_engine(url: str, limits: Limits) -> Engine:

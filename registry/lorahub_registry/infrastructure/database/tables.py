@@ -658,3 +658,15 @@ class Worker(Table):
     pid: Mapped[int] = mapped_column(Integer)
     started_at: Mapped[datetime]
     heartbeat_at: Mapped[datetime]  # by the database's clock; changes
+
+
+# --- the schema -------------------------------------------------------------------------------------------------------
+
+
+class SchemaFloor(Table):
+    """One row: the oldest migration whose programs may go on with this schema. A migration that takes from them what
+    they need, or gives rows a meaning that they would break, puts its own id here.
+    """
+
+    __tablename__ = "schema_floor"
+    revision: Mapped[str] = mapped_column(String(32), primary_key=True)

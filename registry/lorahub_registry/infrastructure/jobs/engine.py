@@ -16,13 +16,15 @@ from opentelemetry import trace
 
 from lorahub_registry.infrastructure.backend import Backend
 from lorahub_registry.infrastructure.database.failures import explained
+from lorahub_registry.infrastructure.database.older_sqlite import teach_milliseconds
 from lorahub_registry.infrastructure.jobs.shift import shift
 from lorahub_registry.settings import Settings
 
 _TRACER = trace.get_tracer("lorahub")  # of spans that go nowhere, unless somebody exports them
 VERSION = "2"
-"""Of the workflows; a new one whenever their steps change. What is wanted is in our own tables, so that workers of the
-new version start it under new ids, and go on from the last finished file. See docs/decisions/0008.
+"""Of the workflows; a new one whenever one is added (a worker keeps what it doesn't know), or one's steps change.
+What is wanted is in our own tables, so that workers of the new version start it under new ids, and go on from the last
+finished file. See docs/decisions/0008.
 """
 MOST_FAULTS = 3
 """Times in a row that a workflow may end with a fault of ours."""
@@ -31,6 +33,7 @@ MOST_WAITS = 100
 _LONGEST_PAUSE_SECONDS = 30.0
 _LIVE = ("ENQUEUED", "PENDING", "DELAYED")
 _FAULTY = ("ERROR", "MAX_RECOVERY_ATTEMPTS_EXCEEDED")
+_OVER = ("SUCCESS", "CANCELLED", *_FAULTY)
 _POLL_SECONDS = 0.5
 _MOST_STARTS = 10
 _MOST_NUMBERS = 50
@@ -39,6 +42,8 @@ _MOST_LISTED = 500
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+teach_milliseconds()
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,13 +232,34 @@ def take_over(dead: Sequence[str]) -> list[str]:
 
 
 def forget_ended(before: datetime) -> int:
-    """Deletes what was over by then; how many."""
-    ended = DBOS.list_workflows(
-        completed_before=before.isoformat(), has_parent=False, load_input=False, load_output=False, limit=_MOST_LISTED
+    """Deletes what was over by then, and what was begun by then under another version, which nobody ends any more; how
+    many. Inside a step; it is handed back, not waited for.
+    """
+    count = 0
+    while ids := _ended(before) or _stranded(before):
+        shift.go_on()
+        DBOS.delete_workflows(ids, delete_children=True)
+        count += len(ids)
+    return count
+
+
+def _ended(before: datetime) -> list[str]:
+    found = DBOS.list_workflows(
+        status=list(_OVER),
+        completed_before=before.isoformat(),
+        has_parent=False,
+        load_input=False,
+        load_output=False,
+        limit=_MOST_LISTED,
     )
-    ids = [status.workflow_id for status in ended if status.status not in _LIVE]
-    DBOS.delete_workflows(ids, delete_children=True)
-    return len(ids)
+    return [status.workflow_id for status in found]
+
+
+def _stranded(before: datetime) -> list[str]:
+    found = DBOS.list_workflows(
+        status=list(_LIVE), end_time=before.isoformat(), load_input=False, load_output=False, limit=_MOST_LISTED
+    )
+    return [status.workflow_id for status in found if status.app_version != VERSION]
 
 
 # --- from outside -----------------------------------------------------------------------------------------------------

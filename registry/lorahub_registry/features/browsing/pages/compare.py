@@ -24,7 +24,13 @@ def compare(view: ViewDep, a: str = "", b: str = "") -> Response:
     names = (comparing.label_of(first, second), comparing.label_of(second, first))
     data["facts"] = comparing.side_by_side(first, second)
     data["first"], data["second"] = (
-        {"id": one.shown["id"], "revision": one.revision, "label": name, "statistics": found["status"]}
+        {
+            "id": one.shown["id"],
+            "revision": one.revision,
+            "label": name,
+            "statistics": found["status"],
+            "note": found["note"],
+        }
         for one, name, found in zip((first, second), names, statistics, strict=True)
     )
     difference = drawn.of_difference(statistics[0], statistics[1], names)
@@ -45,5 +51,5 @@ def want(form: FormDep) -> Response:
 
 def _statistics(view: View, opened: Opened) -> dict[str, Any]:
     if not opened.is_readable:
-        return {"status": "none", "reason": None, "statistics": None}
+        return {"status": "none", "reason": None, "note": None, "statistics": None}
     return adapters.statistics_of(view.backend, view.principal, opened)

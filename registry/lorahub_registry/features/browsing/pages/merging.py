@@ -14,6 +14,7 @@ from lorahub_registry.features.accounts.viewer import FormDep, View, ViewDep
 from lorahub_registry.features.browsing import comparing, drawn
 from lorahub_registry.features.merges import service as merges
 from lorahub_registry.features.merges.service import Shown
+from lorahub_registry.features.workers import service as workers
 from lorahub_registry.infrastructure.web.pages import PageRouter
 from lorahub_registry.infrastructure.web.times import wire_time
 
@@ -32,6 +33,7 @@ def compose(view: ViewDep, request: Request) -> Response:
         "asked": asked,
         "plan": None,
         "error": None,
+        "note": workers.note(view.backend),
         "methods": _methods(),
         "jobs": [],
         "overlaps": [],
@@ -139,7 +141,9 @@ def want_overlaps(form: FormDep) -> Response:
 @router.page("/merges/{job}")
 def progress(view: ViewDep, job: str) -> Response:
     """Raises `NotFound`, for others' jobs too."""
-    return view.render("browsing/merge.html", {"job": _job(merges.find(view.backend, view.principal, job))})
+    shown = _job(merges.find(view.backend, view.principal, job))
+    note = workers.note(view.backend) if shown["open"] else None
+    return view.render("browsing/merge.html", {"job": shown, "note": note})
 
 
 @router.form("/merges/{job}/cancel")

@@ -8,6 +8,25 @@ import platformdirs
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from lorahub_registry.settings.kinds import (
+    Address,
+    Addresses,
+    CertificatesFile,
+    Count,
+    DatabaseUrl,
+    Duration,
+    Hosts,
+    InternalHosts,
+    Interval,
+    Limit,
+    Networks,
+    Patience,
+    PlaceToListen,
+    PublicKeyFile,
+    Seconds,
+    Storage,
+)
+
 
 def default_home() -> Path:
     """The per-user data directory of an embedded registry."""
@@ -17,38 +36,40 @@ def default_home() -> Path:
 class Settings(BaseSettings):
     """A name here is `LORAHUB_<NAME>` in the environment."""
 
-    model_config = SettingsConfigDict(env_prefix="LORAHUB_", frozen=True, extra="ignore")
+    model_config = SettingsConfigDict(env_prefix="LORAHUB_", frozen=True, extra="ignore", env_ignore_empty=True)
 
     registry_home: Path = Field(
         default_factory=default_home,
         description="folder of the database, the blobs and the secret of an embedded registry",
     )
-    database_url: str | None = Field(default=None, description="SQLAlchemy URL; default: SQLite in the registry home")
-    storage: str | None = Field(
+    database_url: DatabaseUrl | None = Field(
+        default=None, description="SQLAlchemy URL; default: SQLite in the registry home"
+    )
+    storage: Storage | None = Field(
         default=None, description="where bytes are kept: a folder, or s3://bucket/prefix; default: in the registry home"
     )
-    storage_endpoint: str | None = Field(default=None, description="URL of the S3 server; default: AWS")
-    storage_public_endpoint: str | None = Field(
+    storage_endpoint: Address | None = Field(default=None, description="URL of the S3 server; default: AWS")
+    storage_public_endpoint: Address | None = Field(
         default=None, description="URL of the S3 server as clients reach it; default: the storage endpoint"
     )
     database_connections: int = Field(
         default=40, ge=2, description="most connections to PostgreSQL that one process holds; keep it below 48 threads"
     )
     database_connect_seconds: int = Field(default=5, ge=2, description="seconds to wait for PostgreSQL to answer")
-    database_wait_seconds: float = Field(
-        default=10, gt=0, description="seconds that a request waits for a free connection, before 503"
+    database_wait_seconds: Seconds = Field(
+        default=10, description="seconds that a request waits for a free connection, before 503"
     )
-    database_lock_seconds: float = Field(
-        default=10, gt=0, description="seconds that a statement waits for a row or a table, before 503"
+    database_lock_seconds: Seconds = Field(
+        default=10, description="seconds that a statement waits for a row or a table, before 503"
     )
-    database_statement_seconds: float = Field(
-        default=30, gt=0, description="seconds that one statement may take, before 503"
+    database_statement_seconds: Seconds = Field(
+        default=30, description="seconds that one statement may take, before 503"
     )
     migrate: bool = Field(
         default=True,
         description="whether programs bring the database to their schema when they start; if not, they refuse another",
     )
-    public_url: str | None = Field(
+    public_url: Address | None = Field(
         default=None,
         description="the address clients use, with scheme and any path prefix; default: the request's own Host",
     )
@@ -61,143 +82,142 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] | None = Field(
         default=None, description="least level that is logged; default: warning for text, info for JSON"
     )
-    metrics_address: str | None = Field(
+    metrics_address: PlaceToListen | None = Field(
         default=None, description="HOST:PORT at which this process tells Prometheus its metrics; default: nowhere"
     )
-    trusted_proxies: str = Field(
+    trusted_proxies: Networks = Field(
         default="127.0.0.1",
         description="addresses and networks, with commas, whose X-Forwarded-For and -Proto are believed",
     )
 
     worker: bool = Field(default=True, description="whether `serve` also runs a worker process for background jobs")
-    drain_seconds: float = Field(
+    drain_seconds: Patience = Field(
         default=0,
-        ge=0,
         description="seconds from SIGTERM, during which `/readyz` says 503, to the end of accepting requests",
     )
 
     worker_lost_after: timedelta = Field(
         default=timedelta(seconds=10),
+        ge=timedelta(seconds=1),
         description="how long after its last heartbeat a worker is dead, and its jobs are others'",
     )
-    worker_drain_seconds: int = Field(
+    worker_drain_seconds: Limit = Field(
         default=30, description="seconds that a worker which is told to end gives to the work it has in hand"
     )
-    gc_interval: timedelta = Field(
+    gc_interval: Interval = Field(
         default=timedelta(days=1), description="how often a worker collects garbage; 0 for never"
     )
-    scrub_interval: timedelta = Field(
+    scrub_interval: Interval = Field(
         default=timedelta(days=1),
         description="how often a worker reads and hashes the stored bytes that were verified longest ago; 0 for never",
     )
-    scrub_bytes: int = Field(default=16 << 30, description="bytes that one scrub reads")
+    scrub_bytes: Count = Field(default=16 << 30, description="bytes that one scrub reads")
 
     ordinary_files: Literal["any", "known"] = Field(
         default="any",
         description="which files are taken beside weights, configuration and cards: any that runs no code when it is "
         "loaded, or only those known of adapters and models, no archives and no executables among them",
     )
-    inline_file_bytes: int = Field(
+    inline_file_bytes: Limit = Field(
         default=1 << 20,
         description="bytes; files up to this size travel inside the commit body, larger ones by upload",
     )
-    commit_line_bytes: int = Field(default=16 << 20, description="bytes; longest line of a commit body")
-    commit_body_bytes: int = Field(default=512 << 20, description="bytes; longest commit body")
-    commit_operations: int = Field(default=10_000, description="most files added or deleted by one commit")
-    revision_files: int = Field(default=10_000, description="most files of one revision")
-    json_body_bytes: int = Field(default=8 << 20, description="bytes; longest JSON or form body")
-    form_body_bytes: int = Field(
+    commit_line_bytes: Count = Field(default=16 << 20, description="bytes; longest line of a commit body")
+    commit_body_bytes: Count = Field(default=512 << 20, description="bytes; longest commit body")
+    commit_operations: Count = Field(default=10_000, description="most files added or deleted by one commit")
+    revision_files: Count = Field(default=10_000, description="most files of one revision")
+    json_body_bytes: Count = Field(default=8 << 20, description="bytes; longest JSON or form body")
+    form_body_bytes: Count = Field(
         default=4 << 30, description="bytes; longest form with files, which passes through the registry's process"
     )
-    bundle_bytes: int = Field(default=1 << 40, description="bytes; largest bundle that is imported")
-    bundle_key: Path | None = Field(
+    bundle_bytes: Count = Field(default=1 << 40, description="bytes; largest bundle that is imported")
+    bundle_key: PublicKeyFile | None = Field(
         default=None, description="file of a public key in PEM; only bundles that were signed with it are imported"
     )
-    object_bytes: int = Field(default=1 << 40, description="bytes; largest uploaded file")
-    multipart_threshold_bytes: int = Field(default=64 << 20, description="bytes; larger objects are uploaded in parts")
-    part_bytes: int = Field(default=16_000_000, description="bytes; size of every part but the last")
+    object_bytes: Count = Field(default=1 << 40, description="bytes; largest uploaded file")
+    multipart_threshold_bytes: Count = Field(
+        default=64 << 20, description="bytes; larger objects are uploaded in parts"
+    )
+    part_bytes: Count = Field(default=16_000_000, description="bytes; size of every part but the last")
 
-    merged_cache_bytes: int = Field(
+    merged_cache_bytes: Limit = Field(
         default=256 << 20, description="bytes of computed blocks of merged revisions that a process keeps in memory"
     )
-    merged_store_reads: int = Field(
+    merged_store_reads: Limit = Field(
         default=20,
         description="reads of a merged revision's weights after which a worker stores them; 0 for never",
     )
-    merge_files_at_once: int = Field(default=1, description="files of merges that one worker computes at once")
-    merge_jobs_per_account: int = Field(default=2, description="most merges of one account under way at once")
-    merge_memory_bytes: int = Field(
+    merge_files_at_once: Count = Field(default=1, description="files of merges that one worker computes at once")
+    merge_jobs_per_account: Limit = Field(default=2, description="most merges of one account under way at once; 0: any")
+    merge_memory_bytes: Count = Field(
         default=8 << 30, description="bytes of memory that one file of a merge may take, beyond the process itself"
     )
-    merge_seconds: int = Field(default=6 * 3600, description="seconds that one try of one file of a merge may take")
+    merge_seconds: Count = Field(default=6 * 3600, description="seconds that one try of one file of a merge may take")
     merge_device: str = Field(
         default="auto",
         description="what workers compute merges on: cpu, auto (a GPU, if there is one that torch can use), or one of "
         "torch's devices, like cuda:1; the bytes are the same",
     )
-    merge_output_bytes: int = Field(default=1 << 40, description="bytes; largest model that a merge may make")
+    merge_output_bytes: Count = Field(default=1 << 40, description="bytes; largest model that a merge may make")
 
-    quota_bytes: int = Field(
+    quota_bytes: Limit = Field(
         default=0,
-        ge=0,
         description="most bytes of one namespace: distinct files of its commits, and open uploads; 0: any",
     )
-    quota_repositories: int = Field(default=0, ge=0, description="most repositories of one namespace; 0: any")
-    quota_open_uploads: int = Field(
-        default=0, ge=0, description="most uploads of one account whose bytes have yet to come; 0: any"
+    quota_repositories: Limit = Field(default=0, description="most repositories of one namespace; 0: any")
+    quota_open_uploads: Limit = Field(
+        default=0, description="most uploads of one account whose bytes have yet to come; 0: any"
     )
-    rate_window: timedelta = Field(
-        default=timedelta(minutes=5), gt=timedelta(0), description="the window in which requests are counted"
+    rate_window: Duration = Field(default=timedelta(minutes=5), description="the window in which requests are counted")
+    rate_limit_api: Limit = Field(
+        default=10_000, description="most API requests of one account, or one address without a token; 0: any"
     )
-    rate_limit_api: int = Field(
-        default=10_000, ge=0, description="most API requests of one account, or one address without a token; 0: any"
+    rate_limit_resolve: Limit = Field(
+        default=50_000, description="most reads of files of one account or address in a window; 0: any"
     )
-    rate_limit_resolve: int = Field(
-        default=50_000, ge=0, description="most reads of files of one account or address in a window; 0: any"
+    rate_limit_pages: Limit = Field(
+        default=5_000, description="most pages of one account or address in a window; 0: any"
     )
-    rate_limit_pages: int = Field(
-        default=5_000, ge=0, description="most pages of one account or address in a window; 0: any"
-    )
-    rate_limit_login: int = Field(
-        default=10, ge=0, description="most wrong tokens or passwords of one address in a window; 0: any"
+    rate_limit_login: Limit = Field(
+        default=10, description="most wrong tokens or passwords of one address in a window; 0: any"
     )
 
-    upload_lifetime: timedelta = Field(
+    upload_lifetime: Duration = Field(
         default=timedelta(hours=24), description="how long uploaded bytes wait for the commit that names them"
     )
-    blob_grace: timedelta = Field(
+    blob_grace: Interval = Field(
         default=timedelta(hours=24),
         description="how long bytes that nothing refers to are kept before collection",
     )
-    url_lifetime: timedelta = Field(default=timedelta(hours=6), description="how long a signed upload URL is good")
-    download_lifetime: timedelta = Field(
+    url_lifetime: Duration = Field(default=timedelta(hours=6), description="how long a signed upload URL is good")
+    download_lifetime: Duration = Field(
         default=timedelta(minutes=15), description="how long an address at which the storage is read is good"
     )
-    xet_token_lifetime: timedelta = Field(
+    xet_token_lifetime: Duration = Field(
         default=timedelta(minutes=15), description="how long an upload session token is good"
     )
 
-    outbound_hosts: list[str] = Field(
+    outbound_hosts: Hosts = Field(
         default=[],
         description="hosts that the registry itself may call over https, as a JSON list: host, host:port, or *.host "
         "for all below it; default: none",
     )
-    outbound_internal: list[str] = Field(
+    outbound_internal: InternalHosts = Field(
         default=[],
         description="hosts that it may call though they are on a private network, over http too: host or host:port",
     )
-    outbound_authorities: Path | None = Field(
+    outbound_authorities: CertificatesFile | None = Field(
         default=None, description="file of certificates in PEM that vouch for such hosts, beside the system's own"
     )
-    mirror_interval: timedelta = Field(
+    mirror_interval: Interval = Field(
         default=timedelta(0), description="how often a worker looks for a new commit of what is mirrored; 0 for never"
     )
-    oidc_issuers: list[str] = Field(
+    oidc_issuers: Addresses = Field(
         default=[],
         description="issuers whose identity tokens trusted publishers may have, as a JSON list of https:// URLs; "
         "needs the public URL, which is the audience; default: none, and trusted publishing is off",
     )
-    publisher_token_lifetime: timedelta = Field(
+    publisher_token_lifetime: Duration = Field(
         default=timedelta(minutes=15), description="how long a token of a trusted publisher is good"
     )
 
