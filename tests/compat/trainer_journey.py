@@ -96,6 +96,9 @@ def train_and_push(trainer: Trainer, name: str, strategy: str | None) -> None:
     untrained = logits(fresh)
     pulled = PeftModel.from_pretrained(fresh, f"{NAMESPACE}/{name}")
     assert torch.equal(trained, logits(pulled)), "the adapter came back changed"
+    again = AutoModelForCausalLM.from_pretrained(BASE)
+    latest = PeftModel.from_pretrained(again, f"{NAMESPACE}/{name}", revision="latest")
+    assert torch.equal(trained, logits(latest)), "the newest version is another than what was pushed last"
     assert not torch.allclose(trained, untrained), "nothing was trained"
     files = api.list_repo_files(f"{NAMESPACE}/{name}")
     assert not [path for path in files if path.rpartition("/")[2] in BY_PRODUCTS], files
