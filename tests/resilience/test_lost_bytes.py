@@ -1,6 +1,8 @@
 """Stored bytes that are gone, cut off, or on a disk that isn't mounted: said so, and never taken for an answer."""
 
 import json
+import os
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +12,7 @@ from builders import lora_config, lora_weights, safetensors_bytes
 from in_process import OWNER, App, running
 from lorahub.errors import Unavailable
 from lorahub_registry.features.maintenance import service as maintenance
+from registry_process import LORAHUB
 from starlette.testclient import TestClient
 
 BASE, ADAPTER = f"{OWNER}/base", f"{OWNER}/sql"
@@ -86,3 +89,15 @@ def test_a_folder_that_is_not_mounted_is_away_and_nothing_in_it_is_lost(app: App
     mounted.rename(root)
     assert app.client.get(f"/{ADAPTER}/resolve/main/README.md").content == README
     assert not maintenance.check_invariants(app.backend, is_deep=True).problems
+
+
+def test_a_registry_does_not_start_on_a_storage_that_is_not_its_own(app: App, tmp_path: Path) -> None:
+    """Or a scrub would find every byte that it has damaged."""
+    home = app.backend.settings.registry_home
+    for command in (["serve", "--port", "0"], ["worker"]):
+        told = {**os.environ, "LORAHUB_STORAGE": str(tmp_path / "another")}
+        done = subprocess.run(
+            [LORAHUB, *command, "--home", str(home)], capture_output=True, text=True, check=False, env=told, timeout=60
+        )
+        assert done.returncode == 2, done.stdout + done.stderr
+        assert "is its disk mounted?" in done.stderr

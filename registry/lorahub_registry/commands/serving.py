@@ -18,6 +18,7 @@ from lorahub_registry.commands.beside import Beside
 from lorahub_registry.commands.registry import open_backend
 from lorahub_registry.features.accounts import service as accounts
 from lorahub_registry.features.accounts.permissions import OPERATOR
+from lorahub_registry.features.blobs.service import require_its_storage
 from lorahub_registry.features.merges import device as merge_device
 from lorahub_registry.features.operations.census import CensusCollector
 from lorahub_registry.infrastructure import logs, metrics
@@ -42,6 +43,7 @@ def serve(
     """Run a registry: SQLite and a folder, made on the first start."""
     _take_options(LORAHUB_LOG_FORMAT=log_format, LORAHUB_LOG_LEVEL=log_level)
     backend = open_backend(home)
+    require_its_storage(backend)
     _observe(backend)
     token = _first_admin(backend)
     listener = _listen(host, port)
@@ -98,6 +100,7 @@ def worker(home: Path | None, name: str | None) -> None:
     from lorahub_registry import worker as jobs
 
     backend = open_backend(home)
+    require_its_storage(backend)
     _observe(backend)
     merge_device.require(backend.settings)
     jobs.run(backend, name=name)

@@ -9,6 +9,7 @@ import hashlib
 import logging
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import Self
 
@@ -18,9 +19,11 @@ from lorahub.errors import (
     BlobVanished,
     ContentBlocked,
     DigestMismatch,
+    InvalidConfiguration,
     InvalidInput,
     NotFound,
     SizeMismatch,
+    Unavailable,
 )
 from lorahub.protocol.digests import Sha256, sha256_of
 
@@ -35,7 +38,7 @@ from lorahub_registry.infrastructure.backend import Backend
 from lorahub_registry.infrastructure.database import Session, now
 from lorahub_registry.infrastructure.failpoints import reach
 from lorahub_registry.infrastructure.storage import ObjectNotFound
-from lorahub_registry.infrastructure.storage.object_keys import Staging, blob_folder, blob_key
+from lorahub_registry.infrastructure.storage.object_keys import BLOBS, Staging, blob_folder, blob_key
 
 logger = logging.getLogger("lorahub")
 
@@ -505,6 +508,19 @@ def all_blobs(backend: Backend, *, page_size: int) -> Iterator[Blob]:
 def _blob_page(backend: Backend, after: str, limit: int) -> list[Blob]:
     with backend.database.read() as session:
         return queries.all_blobs(session, after=after, limit=limit)
+
+
+def require_its_storage(backend: Backend) -> None:
+    """Raises `InvalidConfiguration` where the database knows of bytes and the storage holds none: it is another one, or
+    its disk isn't mounted. What can't be asked now isn't decided here.
+    """
+    with suppress(Unavailable):
+        is_empty = next(backend.blobs.list(BLOBS), None) is None
+        if is_empty and _blob_page(backend, "", 1):
+            raise InvalidConfiguration(
+                "the storage is empty, and the database knows of bytes in it",
+                hint="is it the right one (LORAHUB_STORAGE), and is its disk mounted? admin restore fills a new one",
+            )
 
 
 def find_blob(backend: Backend, sha256: Sha256) -> Blob | None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from lorahub.protocol.digests import Sha256
 
+BLOBS = "blobs/"
 SHORT_LIVED = ("staging/", "xorbs/", "doctor/")
 """Gone within days, each in a folder of its own."""
 
@@ -34,7 +35,7 @@ class Staging:
 
 
 def blob_folder(sha256: Sha256) -> str:
-    return f"blobs/{sha256[:2]}/{sha256[2:4]}/"
+    return f"{BLOBS}{sha256[:2]}/{sha256[2:4]}/"
 
 
 def blob_key(sha256: Sha256, upload_id: str) -> str:
