@@ -8,9 +8,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from lorahub.errors import LimitExceeded
+from lorahub.errors import UsageFault
 from lorahub.hub.hub import Hub
 from lorahub.hub.progress import Progress, Silence
+from lorahub.swapping.failures import within_memory
+from lorahub.swapping.models import load_config, positions_of
 from lorahub.training.base import Base, find_base, sha256_of
 from lorahub.training.batches import Batches
 from lorahub.training.checkpoint import FOLDER, Checkpoint, Checkpoints, Progressed
@@ -19,9 +21,9 @@ from lorahub.training.dataset import Dataset, prepare
 from lorahub.training.devices import place_of
 from lorahub.training.history import History, Step
 from lorahub.training.loop import Loop, OnStep, steps_of
-from lorahub.training.loss import keeps_samples_apart, loss_of
+from lorahub.training.loss import keeps_samples_apart, loss_of, require_learning
 from lorahub.training.methods import METHODS, Method
-from lorahub.training.models import attach, dtype_for, load_config, load_model, load_tokenizer
+from lorahub.training.models import attach, dtype_for, load_model, load_tokenizer
 from lorahub.training.optimizer import FlatAdamW
 from lorahub.training.provenance import code_facts, now, run_facts
 from lorahub.training.saving import require_room, save_adapter
@@ -68,18 +70,18 @@ def train(
     found = find_base(str(base), config.base_name, hub)
     settings, tokenizer = load_config(found.folder), load_tokenizer(found.folder)
     config = within(settings, config)
-    dataset = prepare(Path(data), tokenizer, config)
+    vocabulary = settings.get_text_config().vocab_size
+    dataset = prepare(Path(data), tokenizer, config, vocabulary)
     described = found.hashed(progress or Silence())
 
-    model = attach(
-        method, load_model(found.folder, settings, place, config), config, dtype_for(place, settings, config)
-    )
-    vocabulary = settings.get_text_config().vocab_size
-    loss = loss_of(model, vocabulary)
-    is_packed = config.pack == "best-fit" and keeps_samples_apart(model, vocabulary)
+    loaded, dtype = load_model(found.folder, settings, place, config), dtype_for(place, settings, config)
+    model = attach(method, loaded.model, config, dtype)
+    loss = loss_of(model, vocabulary, config.max_len)
+    require_learning(loss, model, vocabulary, config.max_len)
+    is_packed = config.pack == "best-fit" and keeps_samples_apart(model, vocabulary, config.max_len)
     batches, evaluation = both_sides(dataset, config, is_packed=is_packed)
     steps = steps_of(config, len(batches))
-    notes = list(method.notes) + list(notes_on(dataset, config, found, steps, is_packed=is_packed))
+    notes = [*method.notes, *notes_on(dataset, config, found, steps, is_packed=is_packed), *loaded.notes]
     for note in notes:
         (on_note or _nothing)(note)
 
@@ -113,7 +115,7 @@ def train(
             packed=is_packed, lean_loss=loss.is_lean, parameters=loop.optimizer.parameters,
         ),
         "code": code_facts(),
-        "hardware": place.facts(dtype_for(place, settings, config)) | {"peak_memory": place.peak_memory()},
+        "hardware": place.facts(dtype) | {"peak_memory": place.peak_memory()},
     }  # fmt: skip
     manifest = save_adapter(folder, method, model, described, made, loop.history.steps)
     return Run(folder, manifest, loop.history.steps, notes)
@@ -121,13 +123,8 @@ def train(
 
 def _run(loop: Loop, resumed: Checkpoint | None) -> str:
     """Why it ended. Raises `LimitExceeded` where the device has too little memory."""
-    try:
+    with within_memory(lambda: "try --batch-tokens 1024, --grad-ckpt, --load-4bit; --plan tells what takes how much"):
         return loop.run(resumed)
-    except torch.OutOfMemoryError as error:
-        raise LimitExceeded(
-            f"the memory of {loop.place.device} is too small: {str(error).partition('.')[0]}",
-            hint="try --batch-tokens 1024, --grad-ckpt, --load-4bit; --plan tells what takes how much",
-        ) from None
 
 
 # --- the steps of it --------------------------------------------------------------------------------------------------
@@ -138,12 +135,19 @@ def method_of(config: TrainConfig) -> Method:
 
 
 def within(settings: Any, config: TrainConfig) -> TrainConfig:
-    """Samples no longer than the model's positions, less those that a method takes for itself."""
-    most = getattr(settings.get_text_config(), "max_position_embeddings", None)
+    """Samples no longer than the model's positions, less those that a method takes for itself. Raises `UsageFault`."""
+    most = positions_of(settings)
     if most is None:
         return config
     taken = config.virtual_tokens if config.method in ("prefix", "prompt") else 0
-    return replace(config, max_len=max(min(config.max_len, most - taken), 2))
+    if most - taken < 2:
+        raise UsageFault(
+            f"the base has {most} positions"
+            + (f", of which virtual tokens take {taken}" if taken else "")
+            + ": there is no room for an example",
+            hint="take fewer --virtual-tokens" if taken else "name a base with more",
+        )
+    return replace(config, max_len=min(config.max_len, most - taken))
 
 
 def both_sides(dataset: Dataset, config: TrainConfig, *, is_packed: bool) -> tuple[Batches, Batches | None]:

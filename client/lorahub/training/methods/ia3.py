@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from lorahub.errors import UsageFault
 from lorahub.training.config import TrainConfig
 from lorahub.training.methods.bottleneck import is_feed_forward
-from lorahub.training.methods.trained import Named, is_conv1d, trained
+from lorahub.training.methods.trained import Named, is_conv1d, save_peft, trained
 
 
 class Ia3:
@@ -53,5 +53,4 @@ class Ia3:
         return [(trained(model), 1.0)]
 
     def save(self, model: nn.Module, folder: Path) -> None:
-        saved: Any = model
-        saved.save_pretrained(folder)
+        save_peft(model, folder)

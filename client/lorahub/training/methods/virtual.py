@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 
 from lorahub.errors import UsageFault
 from lorahub.training.config import TrainConfig
-from lorahub.training.methods.trained import Named, trained
+from lorahub.training.methods.trained import Named, save_peft, trained
 
 
 class _Virtual:
@@ -28,8 +28,7 @@ class _Virtual:
         return [(trained(model), 1.0)]
 
     def save(self, model: nn.Module, folder: Path) -> None:
-        saved: Any = model
-        saved.save_pretrained(folder)
+        save_peft(model, folder)
 
 
 class Prefix(_Virtual):
