@@ -254,6 +254,17 @@ def test_a_model_of_few_positions_is_tried_within_them(tmp_path: Path) -> None:
     assert run.manifest["run"]["lean_loss"]
 
 
+@pytest.mark.parametrize("place", ["rows.jsonl", "rows.jsonl/below", "x" * 300], ids=["file", "below a file", "long"])
+def test_a_place_that_nothing_can_be_written_to_is_told_at_once(
+    place: str, llama: Path, rows: Path, lorahub_command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(rows.parent)
+    said = lorahub_command("train", llama, rows, "-o", place, *FLAGS)
+    assert said.code in (2, 6), said
+    assert "this is a bug" not in said.err
+    assert "steps" not in said.err, "it was trained before it was told"
+
+
 # --- tokens beyond the embedding --------------------------------------------------------------------------------------
 
 

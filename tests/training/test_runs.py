@@ -285,6 +285,8 @@ def test_a_nan_that_only_some_rows_meet_is_named_with_them(llama: Path, rows: Pa
     save_file(tensors, broken / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(TrainingDiverged, match="of step 1 is not finite: batch 1"):
         lorahub.train(broken, rows, TrainConfig(steps=5, eval_split=0.0, **SMALL), output=tmp_path / "out")
+    with pytest.raises(TrainingDiverged, match="the evaluation before the first step is not finite"):
+        lorahub.train(broken, rows, TrainConfig(steps=5, eval_split=0.3, **SMALL), output=tmp_path / "held")
 
 
 def test_ctrl_c_keeps_what_there_is(llama: Path, rows: Path, tmp_path: Path) -> None:
@@ -302,6 +304,7 @@ def test_ctrl_c_keeps_what_there_is(llama: Path, rows: Path, tmp_path: Path) -> 
     assert "✗ SIGINT: stopped after step" in said
     assert "Hint: go on with: the same command and --resume auto" in said
     assert "Traceback" not in said
+    assert f"adapters that load: {out}/last-" in said
     (kept,) = sorted((out / ".training").iterdir())
     step = read_checkpoint(kept).progress.step
     assert [json.loads(line)["step"] for line in (out / "history.jsonl").read_text().splitlines()][-1] == step
@@ -339,6 +342,7 @@ def test_kill_9_in_the_middle_of_saving_leaves_a_checkpoint_that_loads(llama: Pa
     assert reached == sorted(reached)
     assert reached[-1] > reached[0] >= 1
     assert any(round_["parts"] for round_ in rounds), "no kill hit a save: the test shows nothing"
+    assert all(round_["adapters"] for round_ in rounds), "there was no adapter that loads"
 
 
 # --- where bases come from --------------------------------------------------------------------------------------------

@@ -52,6 +52,7 @@ def list_folder(folder: Path) -> Listing:
     if not folder.is_dir():
         what = "is a file" if folder.is_file() else "does not exist"
         raise UsageFault(f"{folder} {what}", hint="name the folder that holds the adapter or the model")
+    _refuse_unfinished(folder)
     files: list[LocalFile] = []
     left: list[Left] = []
     refused: LorahubError | None = None
@@ -68,6 +69,16 @@ def list_folder(folder: Path) -> Listing:
     _require_weights(folder, files, refused)
     check_tree(parse_path(file.path) for file in files)
     return Listing(tuple(files), tuple(left))
+
+
+def _refuse_unfinished(folder: Path) -> None:
+    """What `lorahub train` keeps beside the adapters of a run shows that it hasn't ended."""
+    if (folder / ".training").is_dir():
+        whole = sorted(path.name for kind in ("best-*", "last-*") for path in folder.glob(kind))
+        raise UsageFault(
+            f"{folder} holds a run that didn't end",
+            hint="go on with it: lorahub train … --resume auto" + (f"; or push {', '.join(whole)}" if whole else ""),
+        )
 
 
 def _require_weights(folder: Path, files: Sequence[LocalFile], refused: LorahubError | None) -> None:

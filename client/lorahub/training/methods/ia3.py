@@ -22,6 +22,7 @@ class Ia3:
     name = "ia3"
     notes: Sequence[str] = ()
     facts: Mapping[str, Any] = {}
+    is_slow_to_save = False
 
     def __init__(self, config: TrainConfig) -> None:
         self._config = config

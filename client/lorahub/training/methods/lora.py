@@ -29,6 +29,7 @@ _DOWN, _UP = ".lora_A.weight", ".lora_B.weight"
 class Lora:
     name = "lora"
     notes: Sequence[str] = ()
+    is_slow_to_save = False
 
     def __init__(self, config: TrainConfig) -> None:
         self._config = config

@@ -20,6 +20,7 @@ from lorahub.training.methods.trained import Named, save_peft, trained
 class _Virtual:
     notes: Sequence[str] = ()
     facts: Mapping[str, Any] = {}
+    is_slow_to_save = False
 
     def __init__(self, config: TrainConfig) -> None:
         self._config = config
