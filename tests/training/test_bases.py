@@ -190,6 +190,15 @@ def test_a_config_that_is_not_the_models_is_one_sentence(
     assert "this is a bug" not in planned.err
 
 
+def test_what_only_fails_in_training_is_tried_before_it(
+    llama: Path, rows: Path, tmp_path: Path, lorahub_command: Command
+) -> None:
+    base = with_config(copy(llama, tmp_path / "base"), attention_dropout=1.5)
+    said = lorahub_command("train", base, rows, "-o", tmp_path / "out", *FLAGS)
+    refused(said, 2, "the base can't be trained so: ", "try without --load-4bit, --grad-ckpt")
+    assert not (tmp_path / "out").exists()
+
+
 FILES: dict[str, tuple[str, bytes | None, int, str]] = {
     "no config": ("config.json", None, 5, "can't be loaded"),
     "a config cut short": ("config.json", b'{"model_type": "lla', 7, "config.json"),

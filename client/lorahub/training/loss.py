@@ -153,7 +153,7 @@ def _shaped(model: Any, batch: Batch) -> Batch:
 
 
 def _some_tokens(model: nn.Module, vocabulary: int, most: int) -> Batch:
-    """Or fewer, if a row may have no more; the first quarter isn't learnt."""
+    """Eight, or fewer if a row may have no more; the first quarter isn't learnt."""
     device, count = next(model.parameters()).device, min(_TRIED, most)
     ids = (torch.arange(count, device=device)[None] * 31 + 7) % vocabulary
     labels = ids.clone()
