@@ -9,7 +9,7 @@ import pytest
 import torch
 import transformers
 from corpus.peft_corpus import llama, make_base
-from lorahub.errors import InvalidUsage
+from lorahub.errors import InvalidBaseModel, InvalidUsage
 from swapping.adapters import save_adapter
 from swapping.text_model import TEMPLATE, make_tokenizer
 
@@ -180,3 +180,44 @@ def test_half_characters_wait(talking: lorahub.Session, tokenizer: transformers.
     dialog._generated = lambda _most: iter(wanted)  # type: ignore[method-assign]
     pieces = list(dialog.say("x", 8))
     assert pieces == ["n", "é", "€", "!"]
+
+
+@pytest.mark.parametrize("temperature", [float("nan"), -0.1])
+def test_a_temperature_is_a_number_from_0_on(session: lorahub.Session, temperature: float) -> None:
+    with pytest.raises(InvalidUsage, match="the temperature is"):
+        session.dialog(temperature=temperature)
+
+
+def test_a_temperature_just_above_0_is_greedy(session: lorahub.Session) -> None:
+    greedy = list(session.dialog().continue_ids(PROMPT, 8))
+    assert list(session.dialog(temperature=1e-300).continue_ids(PROMPT, 8)) == greedy
+
+
+def test_a_model_that_hands_no_cache_on_is_asked_anew_for_each_token() -> None:
+    torch.manual_seed(0)
+    config = transformers.MambaConfig(vocab_size=64, hidden_size=32, num_hidden_layers=2, state_size=4)
+    session = lorahub.Session(transformers.MambaForCausalLM(config).eval())
+    expected = list(PROMPT)
+    for _ in range(6):
+        with torch.no_grad():
+            expected.append(int(session.model(torch.tensor([expected])).logits[0, -1].argmax()))
+    assert [*PROMPT, *session.dialog().continue_ids(PROMPT, 6)] == expected
+
+
+@pytest.mark.parametrize("template", ["{% for %}", "{{ 1 / 0 }}", "{{ raise_exception('no') }}"])
+def test_a_template_that_refuses_a_turn_is_told(session: lorahub.Session, template: str) -> None:
+    tokenizer = make_tokenizer()
+    tokenizer.chat_template = template
+    dialog = session.dialog(tokenizer)
+    with pytest.raises(InvalidUsage, match="the chat template refuses it"):
+        dialog.say("hello")
+    assert dialog.messages == []
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_what_is_no_number_is_told(session: lorahub.Session, temperature: float) -> None:
+    with torch.no_grad():
+        session.model.get_input_embeddings().weight[7] = float("nan")
+    dialog = session.dialog(temperature=temperature)
+    with pytest.raises(InvalidBaseModel, match="no finite numbers"):
+        list(dialog.continue_ids([3, 7], 2))

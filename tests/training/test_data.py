@@ -83,6 +83,76 @@ def test_a_bad_message_is_named(tmp_path: Path, message: Any, said: str) -> None
     assert said in refused.value.facts["problems"][0]["message"]
 
 
+_USER, _BETTER, _WORSE = (
+    [{"role": role, "content": text}] for role, text in (("user", "a"), *[("assistant", "b")] * 2)
+)
+PREFERENCES: dict[str, tuple[dict[str, Any], str]] = {
+    "DPO": ({"prompt": "a", "chosen": "b", "rejected": "c"}, "chosen and rejected"),
+    "DPO, no prompt": ({"chosen": "a b", "rejected": "a c"}, "chosen and rejected"),
+    "DPO, messages": ({"prompt": _USER, "chosen": _BETTER, "rejected": _WORSE}, "chosen and rejected"),
+    "DPO, whole chats": ({"chosen": _USER + _BETTER, "rejected": _USER + _WORSE}, "chosen and rejected"),
+    "ORPO, with what is chosen": (
+        {"prompt": "a", "messages": _USER + _BETTER, "chosen": _BETTER, "rejected": _WORSE, "score_chosen": 8.0},
+        "chosen and rejected",
+    ),
+    "a pair beside a completion": ({"prompt": "a", "completion": "b", "chosen": "b", "rejected": "c"}, "chosen and"),
+    "scores": ({"prompt": "a", "completion": "b", "score_chosen": 1.0, "score_rejected": 0.1}, "score_chosen and"),
+    "SHP": ({"history": "a", "human_ref_A": "b", "human_ref_B": "c", "labels": 1}, "human_ref_A and human_ref_B"),
+    "HelpSteer": ({"prompt": "a", "response_1": "b", "response_2": "c"}, "response_1 and response_2"),
+    "several": ({"prompt": "a", "completions": ["b", "c"], "labels": [True, False]}, "completions, some better"),
+    "UltraFeedback": ({"prompt": "a", "responses": [{"text": "b"}, {"text": "c"}]}, "responses, some better"),
+    "KTO": ({"prompt": "a", "completion": "b", "label": False}, "an answer that is labelled good or bad, as for KTO"),
+    "KTO, a good one": ({"prompt": "a", "completion": "b", "label": True}, "labelled good or bad"),
+    "KTO, messages": ({"prompt": _USER, "completion": _WORSE, "label": False}, "labelled good or bad"),
+    "KTO, a chat": ({"messages": _USER + _WORSE, "label": False}, "labelled good or bad"),
+    "KTO, a tag": ({"messages": _USER + _WORSE, "kto_tag": False}, "labelled good or bad"),
+}
+
+
+@pytest.mark.parametrize("case", PREFERENCES)
+def test_preferences_are_refused_by_that_name(case: str, tmp_path: Path) -> None:
+    row, said = PREFERENCES[case]
+    good = {"messages": _USER + _BETTER} if "messages" in row else {"prompt": "x", "completion": "y"}
+    for rows, line in (([row], 1), ([good, row], 2)):
+        with pytest.raises(InvalidTrainingData) as refused:
+            list(RowFile(write_rows(tmp_path / "rows", rows)))
+        (problem,) = refused.value.facts["problems"]
+        assert problem["line"] == line
+        assert problem["message"].startswith("is preference data: ")
+        assert said in problem["message"]
+        assert "or train with TRL" in (refused.value.hint or "")
+
+
+def test_a_label_is_ignored_by_no_wish(tmp_path: Path) -> None:
+    """What somebody names is read; that an answer is a bad one isn't for a format to tell."""
+    pair = {"messages": _USER + _BETTER, "chosen": _BETTER, "rejected": _WORSE}
+    with pytest.raises(InvalidTrainingData) as refused:
+        list(RowFile(write_rows(tmp_path / "pairs", [pair])))
+    assert "--data-format chat" in (refused.value.hint or "")
+    (row,) = RowFile(write_rows(tmp_path / "pairs", [pair]), "chat")
+    assert row.content == {"messages": _USER + _BETTER}
+    with pytest.raises(InvalidTrainingData, match="as for KTO"):
+        list(RowFile(write_rows(tmp_path / "kto", [PREFERENCES["KTO"][0]]), "completion"))
+
+
+@pytest.mark.parametrize("label", [0, 1, -1, 0.5, "sport", "True", "", None, [True], {"good": False}])
+def test_a_class_is_no_preference(label: Any, tokenizer: Any, tmp_path: Path) -> None:
+    rows = [{"prompt": f"a{n}", "completion": "b", "label": label} for n in range(3)]
+    made = prepare(write_rows(tmp_path / "rows", rows), tokenizer, SHORT)
+    assert len(made.train) == 3
+    assert "the key 'label' of 3 rows is not read" in made.notes()
+
+
+def test_several_answers_beside_a_whole_row_are_no_preference(tokenizer: Any, tmp_path: Path) -> None:
+    rows = [{"prompt": "a", "completion": "b", "responses": ["b", "B"]}]
+    assert len(prepare(write_rows(tmp_path / "rows", rows), tokenizer, SHORT).train) == 1
+
+
+def test_a_text_may_be_true_or_false(tokenizer: Any, tmp_path: Path) -> None:
+    made = prepare(write_rows(tmp_path / "rows", [{"text": "spam", "label": True}]), tokenizer, SHORT)
+    assert len(made.train) == 1
+
+
 def test_formats_are_not_mixed_nor_guessed(tmp_path: Path) -> None:
     both = write_rows(tmp_path / "both", [{"text": "a", "messages": []}])
     with pytest.raises(InvalidTrainingData, match="rows of two formats"):

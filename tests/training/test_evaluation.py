@@ -14,10 +14,11 @@ import transformers
 from corpus.peft_corpus import llama
 from huggingface_hub import ModelCard
 from lorahub.adapters.evaluation import card_with, parse_evaluation
-from lorahub.training.evaluation import adapted
+from lorahub.training.evaluation import adapted, evaluate
 from registry_process import Registry
 from safetensors.torch import load_file, save_file
 from swapping.text_model import save_text_model
+from training.bases import save_base
 
 pytestmark = pytest.mark.xdist_group("evaluation")
 
@@ -191,6 +192,75 @@ def test_what_cant_be_evaluated_is_said(scene: Scene, run: Callable[..., Any], t
     (adapter / "eval.json").write_text('{"schema": 1, "scores": {"adapter": {"loss": NaN}}}')
     check = ("check", adapter, "--level", "eval", "--data", scene.rows, "--base", scene.base)
     assert run(*check, code=2)["code"] == "InvalidInput"
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"dora": True}, {"targets": ("q_proj", "embed_tokens")}, {"method": "prefix"}, {"method": "prompt"},
+        {"method": "ia3"}, {"method": "bottleneck"},
+    ],
+    ids=lambda settings: "-".join(map(str, next(iter(settings.items())))),
+)  # fmt: skip
+def test_what_every_method_leaves_has_a_score(settings: dict[str, Any], scene: Scene, tmp_path: Path) -> None:
+    """The one that its own run told of these rows."""
+    config = lorahub.TrainConfig(
+        steps=4, lr=1e-2, eval_split=str(scene.rows), batch_tokens=256, base_name="acme/base", max_len=64, **settings
+    )
+    trained = lorahub.train(scene.base, scene.base.parent / "known.jsonl", config, output=tmp_path / "out")
+    found = evaluate(trained.adapter_dir, scene.rows, config, base=str(scene.base), models=["adapter"])
+    told = trained.manifest["run"]["eval_loss"]["last"]
+    assert found.scores["adapter"].loss == pytest.approx(told, rel=1e-4)
+
+
+def with_config(adapter: Path, **changes: Any) -> None:
+    place = adapter / "adapter_config.json"
+    place.write_text(json.dumps({**json.loads(place.read_bytes()), **changes}))
+
+
+def with_weights(adapter: Path, change: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    place = adapter / "adapter_model.safetensors"
+    tensors = load_file(place)
+    save_file({name: change(tensor).contiguous() for name, tensor in tensors.items()}, place, {"format": "pt"})
+
+
+BROKEN: dict[str, tuple[Callable[[Path], Any], str]] = {
+    "half a config": (lambda adapter: (adapter / "adapter_config.json").write_text("{"), "adapter_config.json"),
+    "a list": (lambda adapter: (adapter / "adapter_config.json").write_text("[]"), "is not a JSON object"),
+    "no weights": (lambda adapter: (adapter / "adapter_model.safetensors").unlink(), "no file holds weights"),
+    "half the weights": (lambda adapter: (adapter / "adapter_model.safetensors").write_bytes(b"abc"), "3 bytes"),
+    "another rank": (lambda adapter: with_config(adapter, r=8), "another rank than the configuration says"),
+    "a rank of 0": (lambda adapter: with_config(adapter, r=0), "`r` is 0"),
+    "a text for alpha": (lambda adapter: with_config(adapter, lora_alpha="x"), "`lora_alpha` is x"),
+    "other modules": (lambda adapter: with_config(adapter, target_modules=["nope"]), "are outside target_modules"),
+    "PEFT's own modules": (lambda adapter: with_config(adapter, target_modules=None), "PEFT drops 30 tensors"),
+    "no pattern": (lambda adapter: with_config(adapter, target_modules="(("), "PEFT can't load"),
+    "no mapping": (lambda adapter: with_config(adapter, rank_pattern=[1]), "PEFT can't load"),
+    "no such task": (lambda adapter: with_config(adapter, task_type="QUUX"), "PEFT can't load"),
+    "another method": (lambda adapter: with_config(adapter, peft_type="PREFIX_TUNING"), "prompt_embeddings is missing"),
+    "another width": (lambda adapter: with_weights(adapter, lambda tensor: tensor[:, :10]), ""),
+    "NaN": (lambda adapter: with_weights(adapter, lambda tensor: tensor * float("nan")), "is not finite on line"),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_an_adapter_that_is_broken_has_no_score(
+    case: str, scene: Scene, run: Callable[..., Any], tmp_path: Path
+) -> None:
+    change, said = BROKEN[case]
+    adapter = scene.copy(tmp_path)
+    change(adapter)
+    error = run("eval", adapter, "--data", scene.rows, "--base", scene.base, code=7)
+    assert said in error["message"]
+    assert error["hint"]
+    assert not (adapter / "eval.json").exists()
+
+
+def test_an_adapter_of_another_base_has_no_score(scene: Scene, run: Callable[..., Any], tmp_path: Path) -> None:
+    other = save_base("gpt2", tmp_path / "other")
+    error = run("eval", scene.copy(tmp_path), "--data", scene.rows, "--base", other, code=7)
+    assert error["code"] == "AdapterDoesNotFit"
+    assert error["facts"]["findings"]
 
 
 @pytest.mark.parametrize(

@@ -277,13 +277,16 @@ def test_a_loss_that_is_no_number_stops_with_its_place(llama: Path, rows: Path, 
     assert set(facts["lines"]) <= set(range(1, 65))
 
 
-def test_a_base_with_a_nan_is_named_at_once(llama: Path, rows: Path, tmp_path: Path) -> None:
+def test_a_nan_that_only_some_rows_meet_is_named_with_them(llama: Path, rows: Path, tmp_path: Path) -> None:
+    """One in every row of the base is told before the first step (test_bases.py)."""
     broken = shutil.copytree(llama, tmp_path / "broken")
     tensors = load_file(broken / "model.safetensors")
-    tensors["model.norm.weight"][3] = float("nan")
+    tensors["model.embed_tokens.weight"][ord("g") - 33] = float("nan")  # of "green", in the vocabulary of bytes
     save_file(tensors, broken / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(TrainingDiverged, match="of step 1 is not finite: batch 1"):
         lorahub.train(broken, rows, TrainConfig(steps=5, eval_split=0.0, **SMALL), output=tmp_path / "out")
+    with pytest.raises(TrainingDiverged, match="the evaluation before the first step is not finite"):
+        lorahub.train(broken, rows, TrainConfig(steps=5, eval_split=0.3, **SMALL), output=tmp_path / "held")
 
 
 def test_ctrl_c_keeps_what_there_is(llama: Path, rows: Path, tmp_path: Path) -> None:
@@ -301,6 +304,7 @@ def test_ctrl_c_keeps_what_there_is(llama: Path, rows: Path, tmp_path: Path) -> 
     assert "✗ SIGINT: stopped after step" in said
     assert "Hint: go on with: the same command and --resume auto" in said
     assert "Traceback" not in said
+    assert f"adapters that load: {out}/last-" in said
     (kept,) = sorted((out / ".training").iterdir())
     step = read_checkpoint(kept).progress.step
     assert [json.loads(line)["step"] for line in (out / "history.jsonl").read_text().splitlines()][-1] == step
@@ -338,6 +342,7 @@ def test_kill_9_in_the_middle_of_saving_leaves_a_checkpoint_that_loads(llama: Pa
     assert reached == sorted(reached)
     assert reached[-1] > reached[0] >= 1
     assert any(round_["parts"] for round_ in rounds), "no kill hit a save: the test shows nothing"
+    assert all(round_["adapters"] for round_ in rounds), "there was no adapter that loads"
 
 
 # --- where bases come from --------------------------------------------------------------------------------------------

@@ -265,7 +265,12 @@ def _json(files: Files, path: str) -> dict[str, Any]:
     raw = read_whole(files, path, limit=LIMITS.index_bytes + 1)
     if raw is None:
         return {}
-    value = parse_json(raw, error=InvalidBaseModel, max_bytes=LIMITS.index_bytes)
+    try:
+        value = parse_json(raw, error=InvalidBaseModel, max_bytes=LIMITS.index_bytes)
+    except InvalidBaseModel as error:
+        raise InvalidBaseModel(
+            f"{path}: {error.message}", hint="write the file again, or copy it again", **error.facts
+        ) from None
     return value if isinstance(value, dict) else {}
 
 

@@ -137,13 +137,13 @@ def _named(adapters: Sequence[str]) -> dict[str, str]:
 def _opened(session: Session, base: str, named: dict[str, str], wishes: dict[str, Any]) -> tuple["Swapping", "Dialog"]:
     try:
         import torch  # noqa: F401 (asked first, so that its absence has one message)
-        from transformers import AutoTokenizer
         from transformers.utils import logging
     except ModuleNotFoundError as error:
         raise InvalidConfiguration(
             f"`lorahub chat` runs the model, and {error.name} is not installed",
             hint="pip install 'lorahub-registry[train]'",
         ) from None
+    from lorahub.swapping.models import load_tokenizer
     from lorahub.swapping.session import Session as Swapping
     from lorahub.swapping.session import folder_of, load_base
 
@@ -155,11 +155,7 @@ def _opened(session: Session, base: str, named: dict[str, str], wishes: dict[str
     for name, folder in folders.items():
         swapping.load(name, folder)
     swapping.use(next(iter(named), None))
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(base)
-    except (OSError, ValueError) as error:
-        raise InvalidUsage(f"{base} has no tokenizer", hint="save one beside the model") from error
-    return swapping, swapping.dialog(tokenizer, temperature=wishes["temperature"])
+    return swapping, swapping.dialog(load_tokenizer(base), temperature=wishes["temperature"])
 
 
 def _lines(active: Any) -> Iterator[str]:
@@ -173,6 +169,8 @@ def _lines(active: Any) -> Iterator[str]:
         except (EOFError, KeyboardInterrupt):
             _say("")
             return
+        except UnicodeDecodeError as error:
+            raise InvalidUsage(f"the input is no text in {error.encoding}", hint="write it as UTF-8") from None
         if not line and not is_terminal:
             return
         yield line.strip()

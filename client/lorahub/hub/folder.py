@@ -63,9 +63,10 @@ class Listing:
 
 
 def list_to_push(folder: Path, composed: Mapping[str, bytes] | None = None) -> Listing:
-    """As `list_folder`. Raises `InvalidUsage` where there is nothing to push, or weights would stay; `UnsafeFile` where
-    all of them are pickles.
+    """As `list_folder`. Raises `InvalidUsage` where there is nothing to push, weights would stay, or a run of `train`
+    hasn't ended; `UnsafeFile` where all weights are pickles.
     """
+    _refuse_unfinished(folder)
     listing = list_folder(folder, composed)
     _require_weights(folder, listing)
     return listing
@@ -93,6 +94,16 @@ def list_folder(folder: Path, composed: Mapping[str, bytes] | None = None) -> Li
     files.update({file.path: file for file in made})
     check_tree(parse_path(path) for path in files)
     return Listing(tuple(files[path] for path in sorted(files)), tuple(left), refusals)
+
+
+def _refuse_unfinished(folder: Path) -> None:
+    """What `lorahub train` keeps beside the adapters of a run shows that it hasn't ended."""
+    if (folder / ".training").is_dir():
+        whole = sorted(path.name for kind in ("best-*", "last-*") for path in folder.glob(kind))
+        raise InvalidUsage(
+            f"{folder} holds a run that didn't end",
+            hint="go on with it: lorahub train … --resume auto" + (f"; or push {', '.join(whole)}" if whole else ""),
+        )
 
 
 def _require_weights(folder: Path, listing: Listing) -> None:

@@ -13,7 +13,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from lorahub.errors import InvalidUsage
+from lorahub.errors import InvalidBaseModel, InvalidUsage
+from lorahub.swapping.failures import within_memory
 from lorahub.swapping.slots import State
 
 
@@ -38,6 +39,8 @@ class Dialog:
     def __init__(self, session: Switch, tokenizer: Any = None, *, on_swap: str, temperature: float = 0.0) -> None:
         if on_swap not in ("reprefill", "keep"):
             raise InvalidUsage(f"no policy is called {on_swap!r}", hint="reprefill is exact, keep is fast")
+        if not temperature >= 0:
+            raise InvalidUsage(f"the temperature is {temperature}", hint="0 is greedy, 1 is the model's own")
         self.on_swap = on_swap
         self.temperature = temperature
         self.messages: list[dict[str, str]] = []
@@ -82,18 +85,34 @@ class Dialog:
     def _prompt(self, question: dict[str, str]) -> list[int]:
         if getattr(self._tokenizer, "chat_template", None):
             whole = [*self.messages, question]
-            return list(self._tokenizer.apply_chat_template(whole, add_generation_prompt=True, return_dict=False))
+            try:
+                return list(self._tokenizer.apply_chat_template(whole, add_generation_prompt=True, return_dict=False))
+            except Exception as error:
+                raise InvalidUsage(
+                    f"the chat template refuses it: {str(error)[:200]}", hint="correct the template of the base"
+                ) from error
         return [*self.ids, *self._tokenizer.encode(question["content"], add_special_tokens=not self.ids)]
 
     def _take(self, ids: list[int]) -> None:
         if not ids:
             raise InvalidUsage("there is nothing to continue", hint="say something first")
+        self._refuse_beyond(ids)
         limit = self._limit
         if limit is not None and len(ids) >= limit:
             raise InvalidUsage(f"the dialog is {len(ids)} tokens long, the model takes {limit}", hint="start anew")
         if ids[: self._cached] != self.ids[: self._cached] or len(ids) == self._cached:
             self._drop()
         self.ids = ids
+
+    def _refuse_beyond(self, ids: list[int]) -> None:
+        rows = self._session.model.get_input_embeddings().weight.shape[0]
+        token = next((token for token in ids if not 0 <= token < rows), None)
+        if token is not None:
+            shown = "" if self._tokenizer is None else f" ({self._tokenizer.convert_ids_to_tokens(token)})"
+            raise InvalidUsage(
+                f"that has token {token}{shown}; the base has embeddings for 0 to {rows - 1}",
+                hint="take the tokenizer that the base was saved with",
+            )
 
     def _told(self, answer: dict[str, str], most: int) -> Iterator[str]:
         """Text as far as it is certain: half a character waits for its other half, and is told at the end."""
@@ -140,19 +159,26 @@ class Dialog:
         model = self._session.model
         fresh = torch.tensor([self.ids[self._cached :]], device=model.device)
         try:
-            with torch.inference_mode():
+            with torch.inference_mode(), within_memory(lambda: "start anew, or take a smaller model"):
                 given = model(input_ids=fresh, **{self._cache_name: self._cache}, **self._options)
         except BaseException:
             self._drop()  # some layers have seen the tokens, others haven't
             raise
-        self._cache, self._cached = getattr(given, self._cache_name), len(self.ids)
+        self._cache = getattr(given, self._cache_name, None)
+        self._cached = 0 if self._cache is None else len(self.ids)  # without one, all is computed anew for each token
         logits: Tensor = given.logits[0, -1]
         return logits
 
     def _chosen(self, logits: Tensor) -> int:
+        most = logits.max()
+        if not most.isfinite():
+            raise InvalidBaseModel(
+                "the model computes no finite numbers for this", hint="look for NaN in the base, and in its adapter"
+            )
         if self.temperature <= 0:
             return int(logits.argmax())
-        return int(torch.multinomial((logits.float() / self.temperature).softmax(-1), 1))
+        below = (logits - most).double() / self.temperature  # 0 at most: a low temperature overflows nothing
+        return int(torch.multinomial(below.softmax(-1), 1))
 
     def _drop(self) -> None:
         self._cache, self._cached, self.is_exact = None, 0, True

@@ -43,7 +43,7 @@ class Session:
         on_swap: OnSwap = "reprefill",
         max_rank: int | None = None,
     ) -> None:
-        """Raises `BaseNotFound`, `InvalidUsage`, `InvalidConfiguration` where transformers is missing."""
+        """Raises what `load_base` does, `InvalidConfiguration` where transformers is missing."""
         if on_swap not in get_args(OnSwap):
             raise InvalidUsage(f"no policy is called {on_swap!r}", hint="reprefill is exact, keep is fast")
         dtype = _dtype(dtype)
@@ -221,9 +221,12 @@ class Session:
 
 
 def load_base(base: str | Path, dtype: torch.dtype | None = None, device: str | None = None) -> Any:
-    """A causal language model, ready to be asked. Raises `BaseNotFound`, `InvalidUsage`, `InvalidConfiguration`."""
+    """A causal language model, ready to be asked.
+
+    Raises `BaseNotFound`, `InvalidBaseModel`, `InvalidUsage`, `InvalidConfiguration`, `LimitExceeded`.
+    """
     try:
-        from transformers import AutoModelForCausalLM
+        from lorahub.swapping.models import load_config, load_model, require_continuing
     except ModuleNotFoundError as error:
         raise InvalidConfiguration(
             f"models are loaded by transformers, and {error.name} is not installed",
@@ -231,16 +234,18 @@ def load_base(base: str | Path, dtype: torch.dtype | None = None, device: str | 
         ) from None
     if (isinstance(base, Path) or is_local(base)) and not local_path(str(base)).exists():
         raise BaseNotFound(f"there is no {base}", hint="name a folder with config.json")
-    settings = {} if dtype is None else {"dtype": dtype}
+    load_config(base)
+    model, _ = load_model(base, **({} if dtype is None else {"dtype": dtype}))
+    model = model.eval() if device is None else _moved(model.eval(), device)
+    require_continuing(base, model)
+    return model
+
+
+def _moved(model: Any, device: str) -> Any:
     try:
-        model: Any = AutoModelForCausalLM.from_pretrained(str(base), **settings)
-    except (OSError, ValueError) as error:
-        first = str(error).strip().partition("\n")[0]
-        raise BaseNotFound(f"{base} can't be loaded: {first}", hint="name a folder with config.json") from error
-    if device is None:
-        return model.eval()
-    try:
-        return model.eval().to(device)
+        if torch.device(device).type == "meta":
+            raise InvalidUsage("nothing is computed on meta, which holds shapes alone", hint="try --device cpu")
+        return model.to(device)
     except (RuntimeError, AssertionError) as error:  # the latter from a torch without CUDA
         first = str(error).strip().partition("\n")[0]
         raise InvalidUsage(f"the model can't go to {device}: {first}", hint="try --device cpu") from error

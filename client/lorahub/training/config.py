@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, Self, Union, get_args, get_origin, get_type_hints
 
+from lorahub.adapters.limits import LIMITS
 from lorahub.errors import InvalidConfiguration
 
 MethodName = Literal["lora", "prefix", "prompt", "bottleneck", "bitfit", "ia3", "full"]
@@ -19,6 +20,13 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
     "paper": {"method": "lora", "rank": 4, "alpha": 32, "targets": ("q,v",), "init": "gaussian"},
 }
 """`paper`: the query and value projections, A from a Gaussian, B zero, as for GPT-2 (arXiv 2106.09685, table 11)."""
+_MOST: Mapping[str, int] = {
+    "rank": LIMITS.rank,
+    "extract_lora": LIMITS.rank,
+    "alpha": LIMITS.lora_alpha,
+    "threads": 4096,
+}
+"""What is read again, and more threads than torch survives."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,6 +116,7 @@ class TrainConfig:
         share = self.eval_split
         return [
             *((name, getattr(self, name) >= 1, "1 or more") for name in (*at_least_one, *given)),
+            *((name, (getattr(self, name) or 1) <= most, f"at most {most:,}") for name, most in _MOST.items()),
             ("max_len", self.max_len >= 2, "2 or more"),
             ("seed", 0 <= self.seed < 2**63, "from 0 to 2⁶³ − 1"),
             ("dropout", 0 <= self.dropout < 1, "from 0 to below 1"),

@@ -1,5 +1,7 @@
 """Rows of a JSONL file: read one line at a time, checked, split. Needs no torch.
 
+What is learnt are answers: rows that say which answer is better than another are refused by the name of what they are.
+
 {"messages": [{"role": …, "content": …}, …]}   chat; trained on the assistant's turns
 {"prompt": …, "completion": …}                 completion; texts, or lists of messages; trained on the completion
 {"text": …}                                    text; trained on all of it
@@ -25,7 +27,31 @@ KEYS: Mapping[RowFormat, tuple[str, ...]] = {
 }
 MOST_PROBLEMS = 100
 
+Problem = tuple[int, InvalidTrainingData]
+"""A line, counted from 1, and what is wrong with it."""
+
+_ROWS = 'rows are {"messages": […]}, {"prompt": …, "completion": …} or {"text": …}, all of one kind'
+
 _ROLES = frozenset({"system", "developer", "user", "assistant", "tool"})
+_ANSWERS = frozenset({"completion", "messages", "conversations", "response", "output"})
+_LABELS = ("label", "kto_tag")
+"""True for a good answer. A label that is a number or a text is a class, which isn't read."""
+_PAIRS = (
+    ("chosen", "rejected"),
+    ("score_chosen", "score_rejected"),
+    ("preferred", "dispreferred"),
+    ("response_a", "response_b"),
+    ("response_1", "response_2"),
+    ("response_j", "response_k"),
+    ("completion_a", "completion_b"),
+    ("answer_0", "answer_1"),
+    ("output_1", "output_2"),
+    ("conversation_a", "conversation_b"),
+    ("human_ref_A", "human_ref_B"),
+)
+"""What TRL, UltraFeedback, HelpSteer, StackExchange, WebGPT, AlpacaFarm, Chatbot Arena and SHP call two answers."""
+_SEVERAL = ("completions", "responses")
+_BETTER = "keep the better answer"
 _OF_MESSAGES = frozenset({"role", "content", "name", "tool_calls", "tool_call_id", "reasoning_content"})
 
 
@@ -71,7 +97,7 @@ class RowFile:
         self.format = None if self.wanted == "auto" else self.wanted
         self.rows, self.size, self.ignored = 0, 0, {}
         whole = hashlib.sha256()
-        problems: list[tuple[int, str]] = []
+        problems: list[Problem] = []
         for number, raw in enumerate(self._lines(), start=1):
             whole.update(raw)
             self.size += len(raw)
@@ -81,7 +107,7 @@ class RowFile:
             try:
                 yield self._row(number, raw)
             except InvalidTrainingData as error:
-                problems.append((number, error.message))
+                problems.append((number, error))
         self.sha256 = whole.hexdigest()
         if problems or not self.rows:
             raise self.refusal(problems)
@@ -97,6 +123,7 @@ class RowFile:
         value = parse_json(raw, error=InvalidTrainingData)
         if not isinstance(value, dict):
             raise InvalidTrainingData("not a JSON object")
+        _refuse_preference(value, is_told=self.wanted != "auto")
         found = self.format or _format_of(value)
         if any(key not in value for key in KEYS[found]):
             others = " and ".join(sorted(value)) or "nothing"
@@ -109,16 +136,16 @@ class RowFile:
             self.ignored[key] = self.ignored.get(key, 0) + 1
         return Row(number, found, row)
 
-    def refusal(self, problems: list[tuple[int, str]]) -> InvalidTrainingData:
+    def refusal(self, problems: list[Problem]) -> InvalidTrainingData:
         if not problems:
             return InvalidTrainingData(f"{self.path} has no rows", hint="one JSON object a line")
-        shown = "".join(f"\n    line {line}: {what}" for line, what in problems[:20])
+        shown = "".join(f"\n    line {line}: {error.message}" for line, error in problems[:20])
         many = f"{len(problems)}{'+' if len(problems) >= MOST_PROBLEMS else ''}"
         rest = f"\n    … and {len(problems) - 20} more" if len(problems) > 20 else ""
         return InvalidTrainingData(
             f"{many} {'line' if len(problems) == 1 else 'lines'} of {self.path} can't be used{shown}{rest}",
-            hint='rows are {"messages": […]}, {"prompt": …, "completion": …} or {"text": …}, all of one kind',
-            problems=[{"line": line, "message": what} for line, what in problems],
+            hint=next((error.hint for _, error in problems if error.hint), _ROWS),
+            problems=[{"line": line, "message": error.message} for line, error in problems],
         )
 
 
@@ -139,6 +166,35 @@ def _format_of(value: Mapping[str, Any]) -> RowFormat:
         has = " and ".join(sorted(value)) or "no key"
         raise InvalidTrainingData(f"has {has}: " + ("rows of two formats" if found else "no format has these keys"))
     return found[0]
+
+
+# --- what is no row ---------------------------------------------------------------------------------------------------
+
+
+def _refuse_preference(value: Mapping[str, Any], *, is_told: bool) -> None:
+    """Raises `InvalidTrainingData`. Where somebody told the format, what stands beside its keys isn't read."""
+    if value.keys() & _ANSWERS and any(isinstance(value.get(key), bool) for key in _LABELS):
+        raise _preference("an answer that is labelled good or bad, as for KTO", "keep the good answers, unlabelled,")
+    if is_told:
+        return
+    whole = next((name for name, keys in KEYS.items() if value.keys() >= set(keys)), None)
+    for pair in _PAIRS:
+        if value.keys() >= set(pair):
+            raise _preference(
+                f"{' and '.join(pair)}, as for DPO, ORPO or a reward model",
+                f"take --data-format {whole} to leave them out, or keep the better answer" if whole else _BETTER,
+            )
+    for key in _SEVERAL:
+        if whole is None and isinstance(value.get(key), list) and len(value[key]) > 1:
+            raise _preference(f"{key}, some better than others, as for a reward model", _BETTER)
+
+
+def _preference(what: str, cure: str) -> InvalidTrainingData:
+    return InvalidTrainingData(
+        f"is preference data: {what}",
+        hint=f'answers are learnt here, not preferences: {cure} as {{"prompt": …, "completion": …}}, '
+        "or train with TRL and push what it leaves",
+    )
 
 
 # --- one row ----------------------------------------------------------------------------------------------------------

@@ -7,8 +7,8 @@ from typing import Any
 
 from lorahub.errors import InvalidTrainingData, InvalidUsage
 from lorahub.training.config import TrainConfig
-from lorahub.training.data import MOST_PROBLEMS, Row, RowFile
-from lorahub.training.tokens import Report, Samples, Tokens
+from lorahub.training.data import MOST_PROBLEMS, Problem, Row, RowFile
+from lorahub.training.tokens import MOST_TOKENS, Report, Samples, Tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,9 +28,15 @@ class Dataset:
             yield "no row is held out for evaluation: there are too few; --eval-split FILE names some"
 
 
-def prepare(data: Path, tokenizer: Any, config: TrainConfig) -> Dataset:
-    """Reads everything once. Raises `InvalidTrainingData` with the line of every problem, `InvalidUsage`."""
-    sides = _Sides(Tokens(tokenizer, config), has_template=bool(getattr(tokenizer, "chat_template", None)))
+def prepare(data: Path, tokenizer: Any, config: TrainConfig, embeddings: int = MOST_TOKENS) -> Dataset:
+    """Reads everything once; the base has `embeddings` for tokens from 0 on.
+
+    Raises `InvalidTrainingData` with the line of every problem, `InvalidUsage`.
+    """
+    sides = _Sides(
+        Tokens(tokenizer, config, embeddings),
+        has_template=bool(getattr(tokenizer, "chat_template", None)),
+    )
     files = [RowFile(data, config.format)]
     share = 0.0
     if isinstance(config.eval_split, str):
@@ -67,12 +73,12 @@ class _Sides:
 
     def read(self, file: RowFile, share: float) -> None:
         """`share` of the rows goes to the evaluation."""
-        problems: list[tuple[int, str]] = []
+        problems: list[Problem] = []
         for row in file:
             try:
                 self._take(row, is_held_out=row.is_held_out(share))
             except InvalidTrainingData as error:
-                problems.append((row.line, error.message))
+                problems.append((row.line, error))
             if len(problems) >= MOST_PROBLEMS:
                 break
         if problems:

@@ -55,7 +55,7 @@ def place_of(config: TrainConfig) -> Place:
     name = _best() if config.device == "auto" else config.device
     try:
         device = torch.device(name)
-        torch.zeros(1, device=device)
+        torch.zeros(1, device=device).item()  # on meta nothing is computed
     except (RuntimeError, AssertionError, NotImplementedError) as error:  # AssertionError: a torch without CUDA
         first = str(error).strip().partition("\n")[0]
         raise InvalidUsage(f"there is no device {name}: {first}", hint="--device auto, or --device cpu") from None

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import tempfile
 import warnings
 from collections.abc import Callable, Iterable
@@ -14,20 +15,24 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lorahub.adapters.adapter import Adapter
+from lorahub.adapters.base_model import BaseModel, read_base
+from lorahub.adapters.check import check
 from lorahub.adapters.evaluation import EVALUATION, Evaluation, Score, parse_evaluation, regressions
 from lorahub.adapters.files import FolderFiles
-from lorahub.adapters.findings import Evidence, Finding, finding
+from lorahub.adapters.findings import Evidence, Finding, Verdict, finding
 from lorahub.adapters.reader import CONFIG, read_adapter
-from lorahub.errors import InvalidUsage, NotMergeable
+from lorahub.errors import AdapterDoesNotFit, InvalidAdapter, InvalidBaseModel, InvalidUsage, NotMergeable
 from lorahub.hub.hub import Hub
 from lorahub.merging.recipe import Ingredient, Recipe
+from lorahub.swapping.failures import reason, within_memory
+from lorahub.swapping.models import load_config
 from lorahub.swapping.session import Session, folder_of
 from lorahub.training.base import Base, find_base
 from lorahub.training.batches import IGNORED, Batch, Batches
 from lorahub.training.config import TrainConfig
 from lorahub.training.dataset import prepare
 from lorahub.training.devices import Place, place_of
-from lorahub.training.models import dtype_for, load_config, load_model, load_tokenizer
+from lorahub.training.models import dtype_for, load_model, load_tokenizer
 from lorahub.training.run import within
 from lorahub.training.tokens import Samples
 
@@ -51,25 +56,27 @@ def evaluate(
 
     `adapter` is a folder or a reference; `base` the one that it names, if nothing else is said. Of the settings those
     about rows, device and dtype count. A model that can't be merged has no score of that. Raises
-    `InvalidTrainingData`, `BaseNotFound`, `InvalidUsage`.
+    `InvalidTrainingData`, `BaseNotFound`, `InvalidBaseModel`, `AdapterDoesNotFit`, `InvalidUsage`, `LimitExceeded`.
     """
     wanted, folder = list(models), folder_of(adapter, hub)
     files = FolderFiles(folder)
     read = read_adapter(files)
     found = find_base(base or _named(read, folder), None, hub)
+    _require_fit(read, read_base(FolderFiles(found.folder), name=found.name))
     config = TrainConfig.of({**(config or TrainConfig()).as_json(), "eval_split": 0.0, "method": "lora"})
     place, settings = place_of(config), load_config(found.folder)
     config = within(settings, config)
-    dataset = prepare(Path(data), load_tokenizer(found.folder), config)
+    dataset = prepare(Path(data), load_tokenizer(found.folder), config, settings.get_text_config().vocab_size)
     measure = _Measure(dataset.train, config, place)
 
-    model = load_model(found.folder, settings, place, config)
-    scores = {"base": measure(model)} if "base" in wanted else {}
-    if "adapter" in wanted:
-        scores["adapter"] = measure(adapted(model, folder))
-    del model
-    if "merged" in wanted and (score := _merged(found, folder, settings, measure, hub)) is not None:
-        scores["merged"] = score
+    with within_memory(lambda: "try a smaller --batch-tokens, --no-merged, or --device cpu"):
+        model = load_model(found.folder, settings, place, config).model
+        scores = {"base": measure("base", model)} if "base" in wanted else {}
+        if "adapter" in wanted:
+            scores["adapter"] = measure("adapter", adapted(model, folder))
+        del model
+        if "merged" in wanted and (score := _merged(found, folder, settings, measure, hub)) is not None:
+            scores["merged"] = score
     file = dataset.facts["files"][0]
     return Evaluation(
         scores,
@@ -100,6 +107,14 @@ def weights_of(files: FolderFiles, adapter: Adapter) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def _require_fit(adapter: Adapter, base: BaseModel) -> None:
+    """What a check calls incompatible has no score. Raises `AdapterDoesNotFit`."""
+    report = check(adapter, base)
+    if report.verdict is Verdict.INCOMPATIBLE:
+        worst = report.findings[0]
+        raise AdapterDoesNotFit(worst.message, hint=worst.hint, findings=[found.as_json() for found in report.findings])
+
+
 def _named(adapter: Adapter, folder: Path) -> str:
     if adapter.claim.name is None:
         raise InvalidUsage(f"the adapter in {folder} names no base", hint="say which: --base BASE")
@@ -112,7 +127,7 @@ def _named(adapter: Adapter, folder: Path) -> str:
 def adapted(model: Any, folder: Path) -> nn.Module:
     """The model with the adapter beside its weights: as PEFT loads its own methods, as `lorahub.Session` all others.
 
-    Raises `NotConvertible`, `AdapterDoesNotFit`.
+    Raises `NotConvertible`, `AdapterDoesNotFit`, `InvalidAdapter`.
     """
     kind = json.loads((folder / CONFIG).read_bytes()).get("peft_type") if (folder / CONFIG).is_file() else None
     if kind not in peft.PeftType.__members__:
@@ -122,8 +137,20 @@ def adapted(model: Any, folder: Path) -> nn.Module:
         return model  # type: ignore[no-any-return]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        made: nn.Module = peft.PeftModel.from_pretrained(model, folder, autocast_adapter_dtype=False)
-    return made
+        try:
+            made: Any = peft.PeftModel.from_pretrained(model, folder, autocast_adapter_dtype=False)
+            told = made.load_adapter(folder, "default", autocast_adapter_dtype=False)  # once more: only this one tells
+        except Exception as error:
+            raise InvalidAdapter(
+                f"PEFT can't load {folder}: {reason(error)}", hint="save it again with save_pretrained"
+            ) from error
+    dropped = [] if made.active_peft_config.is_prompt_learning else told.unexpected_keys  # prompts lie elsewhere
+    if dropped:
+        raise InvalidAdapter(
+            f"PEFT drops {len(dropped)} tensors of {folder}, first {dropped[0]}",
+            hint="correct target_modules in adapter_config.json, or save it again with save_pretrained",
+        )
+    return made  # type: ignore[no-any-return]
 
 
 def _merged(base: Base, folder: Path, settings: Any, measure: "_Measure", hub: Callable[[], Hub]) -> Score | None:
@@ -137,7 +164,7 @@ def _merged(base: Base, folder: Path, settings: Any, measure: "_Measure", hub: C
             made = merger.write(merger.plan(recipe), Path(place) / "merged")
         except NotMergeable:
             return None
-        return measure(load_model(made, settings, measure.place, measure.config))
+        return measure("merged", load_model(made, settings, measure.place, measure.config).model)
 
 
 class _Measure:
@@ -148,12 +175,19 @@ class _Measure:
         self.place = place
         self._batches = Batches(samples, max_len=config.max_len, room=config.batch_tokens, is_packed=False)
 
-    def __call__(self, model: nn.Module) -> Score:
+    def __call__(self, name: str, model: nn.Module) -> Score:
+        """Raises `InvalidAdapter`, `InvalidBaseModel` for a loss that isn't a finite number."""
         model.eval()
         loss, tokens, exact, rows = 0.0, 0, 0, 0
         with torch.no_grad():
             for batch in self._batches:
                 of_batch, is_exact = _score(model, batch.to(self.place.device))
+                if not math.isfinite(of_batch):
+                    raise (InvalidBaseModel if name == "base" else InvalidAdapter)(
+                        f"the loss of the {name} is not finite on line {batch.lines[0]}",
+                        hint="look for NaN in its weights; try --dtype fp32",
+                        lines=list(batch.lines),
+                    )
                 loss += of_batch
                 tokens += batch.supervised
                 exact += int(is_exact.sum())

@@ -40,12 +40,16 @@ class History:
         """`until` keeps the steps up to it; None begins anew."""
         self._path = folder / HISTORY
         self.steps: list[Step] = [] if until is None else [s for s in read_history(self._path) if s.step <= until]
-        self._path.write_text("".join(map(_line, self.steps)))
+        write_history(self._path, self.steps)
 
     def add(self, step: Step) -> None:
         self.steps.append(step)
         with self._path.open("a") as file:
             file.write(_line(step))
+
+
+def write_history(path: Path, steps: Sequence[Step]) -> None:
+    path.write_text("".join(map(_line, steps)))
 
 
 def read_history(path: Path) -> list[Step]:

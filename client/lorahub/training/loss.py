@@ -11,9 +11,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from lorahub.errors import InvalidUsage
+from lorahub.swapping.failures import is_out_of_memory, reason
 from lorahub.training.batches import IGNORED, Batch
 
 CHUNK_NUMBERS = 1 << 24  # logits in memory at a time
+_TRIED = 8  # tokens
 _SHAPES_LOGITS = ("final_logit_softcapping", "logit_scale", "logits_scaling", "output_multiplier_scale")
 _TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 2e-2}
 
@@ -80,13 +83,16 @@ class Loss:
         return chunked_nll(hidden[:, :-1][places], self._head.weight, batch.labels[:, 1:][places])
 
 
-def loss_of(model: nn.Module, vocabulary: int) -> Loss:
-    """Lean where that gives the model's own loss on some tokens: whatever a model does to its logits is not lost."""
+def loss_of(model: nn.Module, vocabulary: int, most: int = 2 * _TRIED) -> Loss:
+    """Lean where that gives the model's own loss on some tokens: whatever a model does to its logits is not lost.
+
+    `most` is how many tokens a row may have.
+    """
     if not _has_plain_head(model):
         return Loss(model, is_lean=False)
     was_training = model.training
     model.eval()
-    batch = _some_tokens(model, vocabulary)
+    batch = _some_tokens(model, vocabulary, most)
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
@@ -98,11 +104,28 @@ def loss_of(model: nn.Module, vocabulary: int) -> Loss:
     return Loss(model, is_lean=close)
 
 
-def keeps_samples_apart(model: nn.Module, vocabulary: int) -> bool:
+def require_learning(loss: Loss, model: nn.Module, vocabulary: int, most: int) -> None:
+    """Goes forward and back once, as a step does. Raises `InvalidUsage` where a library has no way for it."""
+    model.train()
+    try:
+        loss(_some_tokens(model, vocabulary, most)).backward()  # type: ignore[no-untyped-call]
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        raise InvalidUsage(
+            f"the base can't be trained so: {reason(error)}",
+            hint="try without --load-4bit, --grad-ckpt or --attention, or another --method",
+        ) from error
+    finally:
+        for parameter in model.parameters():
+            parameter.grad = None
+
+
+def keeps_samples_apart(model: nn.Module, vocabulary: int, most: int = 2 * _TRIED) -> bool:
     """Whether positions that begin anew in a row keep its samples from seeing each other, found by trying it."""
     was_training = model.training
     model.eval()
-    ids = _some_tokens(model, vocabulary).ids
+    ids = _some_tokens(model, vocabulary, most // 2).ids
     count = ids.shape[1]
     positions = torch.arange(count, device=ids.device).repeat(2, 2)
     rows = [torch.cat([torch.cat([first, ids], 1)] * 2) for first in (ids, (ids + 1) % vocabulary)]
@@ -129,12 +152,14 @@ def _shaped(model: Any, batch: Batch) -> Batch:
     return batch.in_one_row() if used.startswith("flash") else batch
 
 
-def _some_tokens(model: nn.Module, vocabulary: int) -> Batch:
-    device = next(model.parameters()).device
-    ids = (torch.arange(8, device=device)[None] * 31 + 7) % vocabulary
+def _some_tokens(model: nn.Module, vocabulary: int, most: int) -> Batch:
+    """Eight, or fewer if a row may have no more; the first quarter isn't learnt."""
+    device, count = next(model.parameters()).device, min(_TRIED, most)
+    ids = (torch.arange(count, device=device)[None] * 31 + 7) % vocabulary
     labels = ids.clone()
-    labels[0, :2] = IGNORED
-    return Batch(ids, labels, None, 8, 6, ())
+    unlearnt = max(count // 4, 1)
+    labels[0, :unlearnt] = IGNORED
+    return Batch(ids, labels, None, count, count - unlearnt, ())
 
 
 def _head_of(model: Any) -> Any:

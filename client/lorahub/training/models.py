@@ -2,14 +2,15 @@
 
 import importlib.util
 import warnings
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from lorahub.errors import BaseNotFound, InvalidConfiguration, InvalidUsage
+from lorahub.errors import InvalidConfiguration, InvalidUsage
+from lorahub.swapping import models
 from lorahub.training.attention import use_short_rows
 from lorahub.training.config import TrainConfig
 from lorahub.training.devices import Place
@@ -17,47 +18,42 @@ from lorahub.training.fused import fuse
 from lorahub.training.methods import Method
 
 
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A base, frozen, on its device, and what a user should know of it."""
+
+    model: Any
+    notes: list[str]
+
+
 def load_tokenizer(folder: Path) -> Any:
-    try:
-        tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError) as error:
-        raise BaseNotFound(f"{folder} has no tokenizer", hint="save one beside the model") from error
+    """Raises `BaseNotFound`, `InvalidBaseModel`, `InvalidUsage`."""
+    tokenizer = models.load_tokenizer(folder)
     if not tokenizer.is_fast:
         raise InvalidUsage(f"the tokenizer of {folder} has no tokenizer.json", hint="save it with transformers, fast")
     return tokenizer
-
-
-def load_config(folder: Path) -> Any:
-    try:
-        return AutoConfig.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError) as error:
-        first = str(error).strip().partition("\n")[0]
-        raise BaseNotFound(f"{folder} can't be loaded: {first}", hint="name a folder with config.json") from error
 
 
 def dtype_for(place: Place, settings: Any, config: TrainConfig) -> torch.dtype:
     return place.dtype(config.dtype, str(getattr(settings, "dtype", None)).removeprefix("torch."))
 
 
-def load_model(folder: Path, settings: Any, place: Place, config: TrainConfig) -> Any:
-    """Frozen, on its device. Raises `BaseNotFound`, `InvalidConfiguration`, `InvalidUsage`."""
+def load_model(folder: Path, settings: Any, place: Place, config: TrainConfig) -> Loaded:
+    """Raises `BaseNotFound`, `InvalidBaseModel`, `InvalidConfiguration`, `LimitExceeded`."""
     dtype = dtype_for(place, settings, config)
     options: dict[str, Any] = {"dtype": dtype, "attn_implementation": _attention(place, dtype, config)}
     if config.load_4bit:
         options |= {"quantization_config": _four_bits(dtype), "device_map": {"": str(place.device)}}
-    try:
-        model: Any = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True, **options)
-        return _frozen(model if config.load_4bit else model.to(place.device))
-    except (OSError, ValueError, ImportError) as error:
-        first = str(error).strip().partition("\n")[0]
-        raise BaseNotFound(f"{folder} can't be loaded: {first}", hint="name a folder with a causal model") from error
+    model, notes = models.load_model(folder, **options)
+    if not config.load_4bit:
+        model = model.to(place.device)
+    models.require_continuing(folder, model)
+    return Loaded(_frozen(model), notes)
 
 
-def shape_model(settings: Any) -> Any:
-    """The same without weights: nothing is read, nothing computed."""
-    with torch.device("meta"), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return _frozen(AutoModelForCausalLM.from_config(settings))  # type: ignore[no-untyped-call]
+def shape_model(folder: Path, settings: Any) -> Any:
+    """The same without weights: nothing is read, nothing computed. Raises `InvalidBaseModel`."""
+    return _frozen(models.model_of_shapes(folder, settings))
 
 
 def attach(method: Method, model: Any, config: TrainConfig, dtype: torch.dtype) -> nn.Module:

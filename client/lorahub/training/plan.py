@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from lorahub.swapping.models import load_config
 from lorahub.training.activations import kept_bytes
 from lorahub.training.base import Base
 from lorahub.training.batches import Batches
@@ -16,7 +17,7 @@ from lorahub.training.devices import place_of
 from lorahub.training.loop import steps_of
 from lorahub.training.loss import CHUNK_NUMBERS
 from lorahub.training.methods import Method
-from lorahub.training.models import attach, dtype_for, load_config, load_tokenizer, shape_model
+from lorahub.training.models import attach, dtype_for, load_tokenizer, shape_model
 from lorahub.training.run import both_sides, method_of, notes_on, within
 
 _NF4 = 4.127 / 8
@@ -74,14 +75,14 @@ def plan(base: Base, data: Path, config: TrainConfig) -> Plan:
     method, place = method_of(config), place_of(config)
     settings, tokenizer = load_config(base.folder), load_tokenizer(base.folder)
     config = within(settings, config)
-    dataset = prepare(data, tokenizer, config)
+    dataset = prepare(data, tokenizer, config, settings.get_text_config().vocab_size)
     dtype = dtype_for(place, settings, config)
     is_packed = config.pack == "best-fit"
     batches, _ = both_sides(dataset, config, is_packed=is_packed)
     steps = steps_of(config, len(batches))
     shapes = [batch.ids.shape for batch in batches]
     rows, width = max(((shape[0], shape[1]) for shape in shapes), key=lambda shape: shape[0] * shape[1])
-    frozen = shape_model(settings).to(dtype)
+    frozen = shape_model(base.folder, settings).to(dtype)
     memory, trainable, parameters = _memory(method, frozen, config, dtype, rows, width)
     return Plan(
         method=method.name,

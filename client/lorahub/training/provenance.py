@@ -11,7 +11,7 @@ from typing import Any
 
 from lorahub.training.checkpoint import Progressed
 from lorahub.training.config import TrainConfig
-from lorahub.training.history import HISTORY, Step, curve
+from lorahub.training.history import Step, curve
 
 _DISTRIBUTIONS = ("torch", "transformers", "peft", "tokenizers", "safetensors")
 
@@ -20,8 +20,10 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def run_facts(config: TrainConfig, folder: Path, steps: list[Step], done: Progressed, **more: Any) -> dict[str, Any]:
-    """`more` is what the run itself knows: begin, epochs, why it stopped, how the loss was computed."""
+def run_facts(
+    config: TrainConfig, history: Path, steps: list[Step], done: Progressed, *, stopped: str, kept: float | None
+) -> dict[str, Any]:
+    """What a run has reached. `kept` is the evaluation loss of what is kept, `history` the file of its steps."""
     losses = [step.loss for step in steps if step.loss is not None]
     evaluated = [step.eval_loss for step in steps if step.eval_loss is not None]
     settings = config.as_json()
@@ -39,12 +41,12 @@ def run_facts(config: TrainConfig, folder: Path, steps: list[Step], done: Progre
             "untrained": steps[0].eval_loss if steps and steps[0].step == 0 else None,
             "last": _at(evaluated, -1),
             "best": min(evaluated, default=None),
-            "kept": _at(evaluated, -1) if config.patience is None else done.best_loss,
+            "kept": kept,
         },
         "curve": curve(steps),
-        "history": hashlib.sha256((folder / HISTORY).read_bytes()).hexdigest(),
+        "history": hashlib.sha256(history.read_bytes()).hexdigest(),
         "resumed_from": done.resumed,
-        **more,
+        "stopped": stopped,
     }
 
 

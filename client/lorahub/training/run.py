@@ -1,30 +1,36 @@
 """`lorahub.train`: from a base and a file of rows to a folder that can be pushed. Its steps are those of `train`."""
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
-from lorahub.errors import LimitExceeded
+from lorahub.errors import DiskFull, InvalidUsage
 from lorahub.hub.hub import Hub
 from lorahub.hub.progress import Progress, Silence
+from lorahub.swapping.failures import within_memory
+from lorahub.swapping.models import load_config, positions_of
 from lorahub.training.base import Base, find_base, sha256_of
 from lorahub.training.batches import Batches
 from lorahub.training.checkpoint import FOLDER, Checkpoint, Checkpoints, Progressed
 from lorahub.training.config import TrainConfig
 from lorahub.training.dataset import Dataset, prepare
 from lorahub.training.devices import place_of
+from lorahub.training.disk import is_full, refusal_of
 from lorahub.training.history import History, Step
+from lorahub.training.kept import Kept
 from lorahub.training.loop import Loop, OnStep, steps_of
-from lorahub.training.loss import keeps_samples_apart, loss_of
+from lorahub.training.loss import keeps_samples_apart, loss_of, require_learning
 from lorahub.training.methods import METHODS, Method
-from lorahub.training.models import attach, dtype_for, load_config, load_model, load_tokenizer
+from lorahub.training.models import attach, dtype_for, load_model, load_tokenizer
 from lorahub.training.optimizer import FlatAdamW
-from lorahub.training.provenance import code_facts, now, run_facts
-from lorahub.training.saving import require_room, save_adapter
+from lorahub.training.provenance import code_facts, now
+from lorahub.training.saving import Record, require_room, save_adapter
 from lorahub.training.tokens import Samples
 
 _MAY_CHANGE = frozenset({"threads", "save_every", "device"})
@@ -59,75 +65,86 @@ def train(
     `base` is a folder, `hf:org/name`, or a repository of the registry; `data` a file of JSON lines. `on_step` is called
     after every step, `on_note` with what should be looked at, before the first. `resume` goes on with a checkpoint:
     `auto`, a file or a folder. SIGINT and SIGTERM are taken while it runs. Raises `InvalidTrainingData`,
-    `BaseNotFound`, `InvalidUsage`, `AlreadyExists`; once it has begun, `TrainingDiverged` and `TrainingInterrupted`.
+    `BaseNotFound`, `InvalidBaseModel`, `InvalidUsage`, `AlreadyExists`; once it has begun, `TrainingDiverged`,
+    `TrainingInterrupted`, `DiskFull` and `LimitExceeded`, whose hints name the adapters that it leaves.
     """
     begun, config, folder = now(), config or TrainConfig(), Path(output)
     require_room(folder, is_resumed=resume is not None)
-    method = method_of(config)
-    place = place_of(config)
+    method, place = method_of(config), place_of(config)
     found = find_base(str(base), config.base_name, hub)
     settings, tokenizer = load_config(found.folder), load_tokenizer(found.folder)
     config = within(settings, config)
-    dataset = prepare(Path(data), tokenizer, config)
-    described = found.hashed(progress or Silence())
-
-    model = attach(
-        method, load_model(found.folder, settings, place, config), config, dtype_for(place, settings, config)
-    )
     vocabulary = settings.get_text_config().vocab_size
-    loss = loss_of(model, vocabulary)
-    is_packed = config.pack == "best-fit" and keeps_samples_apart(model, vocabulary)
-    batches, evaluation = both_sides(dataset, config, is_packed=is_packed)
-    steps = steps_of(config, len(batches))
-    notes = list(method.notes) + list(notes_on(dataset, config, found, steps, is_packed=is_packed))
-    for note in notes:
-        (on_note or _nothing)(note)
-
-    checkpoints = Checkpoints(folder, _fingerprint(config, dataset, described.weights_digest))
+    dataset = prepare(Path(data), tokenizer, config, vocabulary)
+    described = found.hashed(progress or Silence())
+    checkpoints, kept = Checkpoints(folder, _fingerprint(config, dataset, described.weights_digest)), Kept(folder)
     resumed = None if resume is None else checkpoints.open(resume)
-    (folder / FOLDER).mkdir(parents=True, exist_ok=True)
-    torch.manual_seed(config.seed)
-    loop = Loop(
-        config=config,
-        place=place,
-        model=model,
-        loss=loss.compiled() if config.compile else loss,
-        optimizer=optimizer_of(method, model, config),
-        batches=batches,
-        evaluation=evaluation,
-        checkpoints=checkpoints,
-        history=History(folder, until=None if resumed is None else resumed.progress.step),
-        on_step=on_step or _nothing,
-        progress=_progressed(resumed),
-        steps=steps,
-    )
-    stopped = _run(loop, resumed)
 
-    made = {
-        "origin": "trained",
-        "base": found.facts() | {"quantisation": "nf4" if config.load_4bit else None},
-        "data": dataset.facts,
-        "run": run_facts(
-            config, folder, loop.history.steps, loop.progress,
-            began=begun, epochs=loop.progress.step * config.accum / len(batches), stopped=stopped,
-            packed=is_packed, lean_loss=loss.is_lean, parameters=loop.optimizer.parameters,
-        ),
-        "code": code_facts(),
-        "hardware": place.facts(dtype_for(place, settings, config)) | {"peak_memory": place.peak_memory()},
-    }  # fmt: skip
-    manifest = save_adapter(folder, method, model, described, made, loop.history.steps)
+    with _limits(folder, kept):
+        loaded, dtype = load_model(found.folder, settings, place, config), dtype_for(place, settings, config)
+        model = attach(method, loaded.model, config, dtype)
+        loss = loss_of(model, vocabulary, config.max_len)
+        require_learning(loss, model, vocabulary, config.max_len)
+        is_packed = config.pack == "best-fit" and keeps_samples_apart(model, vocabulary, config.max_len)
+        batches, evaluation = both_sides(dataset, config, is_packed=is_packed)
+        steps = steps_of(config, len(batches))
+        notes = [*method.notes, *notes_on(dataset, config, found, steps, is_packed=is_packed), *loaded.notes]
+        for note in notes:
+            (on_note or _nothing)(note)
+
+        (folder / FOLDER).mkdir(parents=True, exist_ok=True)
+        optimizer = optimizer_of(method, model, config)
+        made = {
+            "origin": "trained",
+            "base": found.facts() | {"quantisation": "nf4" if config.load_4bit else None},
+            "data": dataset.facts,
+            "run": {
+                "began": begun, "packed": is_packed, "lean_loss": loss.is_lean, "parameters": optimizer.parameters,
+            },
+            "code": code_facts(),
+            "hardware": place.facts(dtype),
+        }  # fmt: skip
+        record = Record(folder.resolve().name, method, model, described, config, place, made, len(batches))
+        torch.manual_seed(config.seed)
+        loop = Loop(
+            config=config,
+            place=place,
+            model=model,
+            loss=loss.compiled() if config.compile else loss,
+            optimizer=optimizer,
+            batches=batches,
+            evaluation=evaluation,
+            checkpoints=checkpoints,
+            kept=kept,
+            record=record,
+            history=History(folder, until=None if resumed is None else resumed.progress.step),
+            on_step=on_step or _nothing,
+            progress=_progressed(resumed),
+            steps=steps,
+        )
+        stopped = loop.run(resumed)
+        manifest = save_adapter(folder, kept, lambda part: loop.write(part, stopped))
     return Run(folder, manifest, loop.history.steps, notes)
 
 
-def _run(loop: Loop, resumed: Checkpoint | None) -> str:
-    """Why it ended. Raises `LimitExceeded` where the device has too little memory."""
+@contextmanager
+def _limits(folder: Path, kept: Kept) -> Iterator[None]:
+    """Raises `LimitExceeded` where the memory is too small, `DiskFull` where the disk is: what is kept is told."""
+    less = "try --batch-tokens 1024, --grad-ckpt, --load-4bit; --plan tells what takes how much"
     try:
-        return loop.run(resumed)
-    except torch.OutOfMemoryError as error:
-        raise LimitExceeded(
-            f"the memory of {loop.place.device} is too small: {str(error).partition('.')[0]}",
-            hint="try --batch-tokens 1024, --grad-ckpt, --load-4bit; --plan tells what takes how much",
-        ) from None
+        with within_memory(lambda: less + kept.told):
+            yield
+    except (OSError, SafetensorError) as error:
+        refused = refusal_of(error)
+        if refused is None:
+            raise
+        if not is_full(refused):
+            raise refused from error
+        raise DiskFull(
+            f"the disk of {folder} is full: {refused.strerror}",
+            hint=f"free space, then go on with: the same command and --resume auto{kept.told}",
+            adapters=kept.paths,
+        ) from error
 
 
 # --- the steps of it --------------------------------------------------------------------------------------------------
@@ -138,12 +155,19 @@ def method_of(config: TrainConfig) -> Method:
 
 
 def within(settings: Any, config: TrainConfig) -> TrainConfig:
-    """Samples no longer than the model's positions, less those that a method takes for itself."""
-    most = getattr(settings.get_text_config(), "max_position_embeddings", None)
+    """Samples no longer than the positions that a method leaves of the model's. Raises `InvalidUsage`."""
+    most = positions_of(settings)
     if most is None:
         return config
     taken = config.virtual_tokens if config.method in ("prefix", "prompt") else 0
-    return replace(config, max_len=max(min(config.max_len, most - taken), 2))
+    if most - taken < 2:
+        raise InvalidUsage(
+            f"the base has {most} positions"
+            + (f", of which virtual tokens take {taken}" if taken else "")
+            + ": there is no room for an example",
+            hint="take fewer --virtual-tokens" if taken else "name a base with more",
+        )
+    return replace(config, max_len=min(config.max_len, most - taken))
 
 
 def both_sides(dataset: Dataset, config: TrainConfig, *, is_packed: bool) -> tuple[Batches, Batches | None]:

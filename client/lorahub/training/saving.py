@@ -1,8 +1,10 @@
 """The adapter's folder: the method's files, the card, the curve, and lorahub.json, last: a folder with it is whole."""
 
 import json
+import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +16,25 @@ from lorahub.adapters.files import FolderFiles
 from lorahub.adapters.formats.own import BITFIT, BOTTLENECK
 from lorahub.adapters.manifest import MANIFEST, StatedFile, write_manifest
 from lorahub.adapters.reader import CONFIG, read_adapter
-from lorahub.errors import AlreadyExists
+from lorahub.errors import AlreadyExists, InvalidUsage
 from lorahub.hub.describe import stated_files
 from lorahub.training.base import sha256_of
-from lorahub.training.checkpoint import FOLDER, publish
+from lorahub.training.checkpoint import FOLDER, Progressed, publish
+from lorahub.training.config import TrainConfig
 from lorahub.training.curve import svg
-from lorahub.training.history import Step
+from lorahub.training.devices import Place
+from lorahub.training.history import HISTORY, Step, write_history
+from lorahub.training.kept import ROLES, Kept
 from lorahub.training.methods import Method
+from lorahub.training.provenance import run_facts
 
 CARD, CURVE = "README.md", "curve.svg"
 
 
 def require_room(folder: Path, *, is_resumed: bool) -> None:
-    """Raises `AlreadyExists` where something else is there, which training would mix itself with."""
+    """Raises `AlreadyExists` where something else is there, which training would mix itself with, `InvalidUsage` where
+    nothing can be written.
+    """
     if (folder / FOLDER).exists():
         if not is_resumed:
             raise AlreadyExists(f"{folder} holds a run that didn't end", hint="--resume auto goes on with it")
@@ -34,30 +42,64 @@ def require_room(folder: Path, *, is_resumed: bool) -> None:
         raise AlreadyExists(f"{folder} holds an adapter", hint="choose another folder with -o, or remove it")
     elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise AlreadyExists(f"{folder} is not empty", hint="choose another folder with -o")
+    above = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    if not (above.is_dir() and os.access(above, os.W_OK | os.X_OK)):
+        raise InvalidUsage(f"nothing can be written into {above}", hint="choose another folder with -o")
 
 
-def save_adapter(
-    folder: Path, method: Method, model: nn.Module, base: BaseModel, made: Mapping[str, Any], steps: list[Step]
-) -> dict[str, Any]:
-    """Returns what lorahub.json says. Checkpoints go when everything else is there."""
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What is known of a run before its first step; with what it has reached since, an adapter's folder."""
+
+    name: str
+    method: Method
+    model: nn.Module
+    base: BaseModel
+    config: TrainConfig
+    place: Place
+    made: Mapping[str, Any]
+    """As lorahub.json has it, by part."""
+    batches: int
+    """Of an epoch."""
+
+    def write(
+        self, place: Path, steps: list[Step], done: Progressed, *, stopped: str, kept: float | None
+    ) -> dict[str, Any]:
+        """Makes the folder `place`, and returns what its lorahub.json says. `kept` is the evaluation loss."""
+        place.mkdir(parents=True)
+        self.method.save(self.model, place)
+        write_history(place / HISTORY, steps)
+        run = run_facts(self.config, place / HISTORY, steps, done, stopped=stopped, kept=kept)
+        run["epochs"] = done.step * self.config.accum / self.batches
+        run["method"] = dict(self.method.facts) or None
+        hardware = {**self.made["hardware"], "peak_memory": self.place.peak_memory()}
+        made = {**self.made, "run": {**self.made["run"], **run}, "hardware": hardware}
+        _name_base(place / CONFIG, self.base)
+        (place / CARD).write_text(_card(self.method.name, self.base, made, _library(place)))
+        (place / CURVE).write_text(svg(steps, f"Loss of {self.name}"))
+        files = FolderFiles(place)
+        adapter = read_adapter(files)
+        is_model = CONFIG not in files.sizes
+        stated = _weights(files) if is_model else stated_files(files, adapter)
+        told: dict[str, Any] = json.loads(write_manifest(adapter, self.base, files=stated, before=made))
+        if is_model:
+            told |= {"adapter": None, "compatibility": {}}
+        (place / MANIFEST).write_text(json.dumps(told, indent=2, sort_keys=True) + "\n")
+        return told
+
+
+def save_adapter(folder: Path, kept: Kept, write: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
+    """Returns what lorahub.json says. What was kept for a run that stops goes when everything else is there."""
     place = folder / FOLDER / "adapter"
     shutil.rmtree(place, ignore_errors=True)
-    place.mkdir(parents=True)
-    method.save(model, place)
-    made = {**made, "run": {**made["run"], "method": dict(method.facts) or None}}
-    _name_base(place / CONFIG, base)
-    (place / CARD).write_text(_card(method.name, base, made, _library(place)))
-    (place / CURVE).write_text(svg(steps, f"Loss of {folder.resolve().name}"))
-    files = FolderFiles(place)
-    adapter = read_adapter(files)
-    is_model = CONFIG not in files.sizes
-    stated = _weights(files) if is_model else stated_files(files, adapter)
-    told: dict[str, Any] = json.loads(write_manifest(adapter, base, files=stated, before=made))
-    if is_model:
-        told |= {"adapter": None, "compatibility": {}}
-    (place / MANIFEST).write_text(json.dumps(told, indent=2, sort_keys=True) + "\n")
+    try:
+        told = write(place)
+    except BaseException:
+        shutil.rmtree(place, ignore_errors=True)  # half an adapter takes the room that is missing
+        raise
     for source in sorted(place.iterdir(), key=lambda path: path.name == MANIFEST):
         publish(source, folder / source.name)
+    kept.discard(*ROLES)
     shutil.rmtree(folder / FOLDER)
     return told
 

@@ -10,6 +10,8 @@ from lorahub.training.config import TrainConfig
 from lorahub.training.data import Row
 
 Span = tuple[int, int]
+MOST_TOKENS = 1 << 31
+"""Ids are kept in 4 bytes."""
 
 
 @dataclass(slots=True)
@@ -81,27 +83,42 @@ class Report:
 class Tokens:
     """Turns rows into samples with one tokenizer."""
 
-    def __init__(self, tokenizer: Any, config: TrainConfig) -> None:
+    def __init__(self, tokenizer: Any, config: TrainConfig, embeddings: int) -> None:
         self._tokenizer = tokenizer
+        self._embeddings = embeddings
         self._most = config.max_len
         self._all = config.train_on == "all"
 
     def add(self, row: Row, samples: Samples, report: Report) -> None:
         """Where the row is too long it is cut, where nothing is left it is left out: both are reported.
 
-        Raises `InvalidTrainingData` for a chat that the template can't render, without a line number.
+        Raises `InvalidTrainingData`, without a line number, for a chat that the template can't render, and for a token
+        that the base has no embedding for.
         """
         report.rows += 1
         ids, supervised = self._encoded(row)
         if len(ids) > self._most:
             report.truncated.append(row.line)
             ids, supervised = ids[: self._most], supervised[: self._most]
+        self._refuse_beyond(ids)
         if len(ids) < 2:
             report.empty.append(row.line)
         elif not any(supervised[1:]):
             report.masked.append(row.line)
         else:
             samples.add(ids, [0, *supervised[1:]], row.line)  # nothing stands before the first token to predict it from
+
+    def _refuse_beyond(self, ids: Sequence[int]) -> None:
+        if not ids or 0 <= min(ids) <= max(ids) < self._embeddings:
+            return
+        token = next(token for token in ids if not 0 <= token < self._embeddings)
+        size = max(len(self._tokenizer), token + 1)
+        raise InvalidTrainingData(
+            f"becomes token {token} ({self._tokenizer.convert_ids_to_tokens(token)}); the base has embeddings for "
+            f"0 to {self._embeddings - 1}",
+            hint=f"the tokenizer knows {size} tokens: take the one that the base was saved with, or give the base more "
+            f"rows: model.resize_token_embeddings({size})",
+        )
 
     def _encoded(self, row: Row) -> tuple[list[int], list[int]]:
         if row.format == "text":

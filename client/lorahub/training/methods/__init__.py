@@ -27,6 +27,11 @@ class Method(Protocol):
         ...
 
     @property
+    def is_slow_to_save(self) -> bool:
+        """Whether that takes so long that it is done where a run stops, not at each checkpoint."""
+        ...
+
+    @property
     def facts(self) -> Mapping[str, Any]:
         """What lorahub.json should say of it beside the settings, known once it is saved."""
         ...

@@ -17,6 +17,7 @@ from lorahub.training.methods.trained import Named, is_linear, trained, write
 class BitFit:
     name = "bitfit"
     facts: Mapping[str, Any] = {}
+    is_slow_to_save = False
 
     def __init__(self, config: TrainConfig) -> None:
         self._config = config

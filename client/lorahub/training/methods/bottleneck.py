@@ -45,6 +45,7 @@ class Bottlenecks:
     name = "bottleneck"
     notes: Sequence[str] = ()
     facts: Mapping[str, Any] = {}
+    is_slow_to_save = False
 
     def __init__(self, config: TrainConfig) -> None:
         self._config = config

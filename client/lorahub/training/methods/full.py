@@ -2,6 +2,7 @@
 the LoRA of that rank that comes closest.
 """
 
+import errno
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -38,6 +39,7 @@ class Full:
     def __init__(self, config: TrainConfig) -> None:
         self._rank = config.extract_lora
         self._is_quantised = config.load_4bit
+        self.is_slow_to_save = self._rank is not None
         self._start: dict[str, Tensor] = {}
         self.facts: Mapping[str, Any] = {}
 
@@ -103,7 +105,4 @@ def _require_room(model: nn.Module, folder: Path) -> None:
     need = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
     free = shutil.disk_usage(folder).free
     if need > free:
-        raise InvalidUsage(
-            f"the model takes {need / 1e9:.1f} GB, {folder} has {free / 1e9:.1f} GB left",
-            hint="make room, then go on with --resume auto; or keep a LoRA of it with --extract-lora 16",
-        )
+        raise OSError(errno.ENOSPC, f"the model takes {need / 1e9:.1f} GB, {free / 1e9:.1f} GB are left", str(folder))

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from lorahub.errors import InvalidUsage
 from lorahub.training.config import TrainConfig
 from lorahub.training.methods.bottleneck import is_feed_forward
-from lorahub.training.methods.trained import Named, is_conv1d, trained
+from lorahub.training.methods.trained import Named, is_conv1d, save_peft, trained
 
 
 class Ia3:
@@ -22,6 +22,7 @@ class Ia3:
     name = "ia3"
     notes: Sequence[str] = ()
     facts: Mapping[str, Any] = {}
+    is_slow_to_save = False
 
     def __init__(self, config: TrainConfig) -> None:
         self._config = config
@@ -53,5 +54,4 @@ class Ia3:
         return [(trained(model), 1.0)]
 
     def save(self, model: nn.Module, folder: Path) -> None:
-        saved: Any = model
-        saved.save_pretrained(folder)
+        save_peft(model, folder)

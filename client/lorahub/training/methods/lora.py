@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 from lorahub.adapters.reader import CONFIG
 from lorahub.errors import InvalidUsage
 from lorahub.training.config import TrainConfig
-from lorahub.training.methods.trained import Named, is_conv1d, trained, write
+from lorahub.training.methods.trained import Named, is_conv1d, save_peft, trained, write
 
 _QUERIES_AND_VALUES = ("q_proj", "v_proj", "query", "value", "c_attn", "query_key_value", "qkv_proj", "Wqkv")
 """What the projections are called, or the one that holds both, across the models of transformers."""
@@ -29,6 +29,7 @@ _DOWN, _UP = ".lora_A.weight", ".lora_B.weight"
 class Lora:
     name = "lora"
     notes: Sequence[str] = ()
+    is_slow_to_save = False
 
     def __init__(self, config: TrainConfig) -> None:
         self._config = config
@@ -82,11 +83,10 @@ class Lora:
         return [([pair for pair in every if ".lora_B." not in pair[0]], 1.0), (ups, ratio)]
 
     def save(self, model: nn.Module, folder: Path) -> None:
-        adapted: Any = model
-        adapted.save_pretrained(folder)
+        save_peft(model, folder)
         if self._start:
             config = json.loads((folder / CONFIG).read_bytes()) | self._plain()
-            write(folder, config, self._doubled(peft.get_peft_model_state_dict(adapted)))
+            write(folder, config, self._doubled(peft.get_peft_model_state_dict(model)))
 
     # --- PiSSA and OLoRA as plain LoRA --------------------------------------------------------------------------------
 

@@ -1,6 +1,7 @@
 """What several methods share: which parameters are trained, and files in lorahub's own form (docs/format.md)."""
 
 import json
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,15 @@ Named = list[tuple[str, nn.Parameter]]
 
 def trained(model: nn.Module) -> Named:
     return [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+
+
+def save_peft(model: nn.Module, folder: Path) -> None:
+    """PEFT's files but for its card: there is one of ours, and a template takes longer than the rest."""
+    adapted: Any = model
+    adapted.create_or_update_model_card = lambda _: None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        adapted.save_pretrained(folder)
 
 
 def write(folder: Path, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:

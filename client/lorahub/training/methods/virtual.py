@@ -14,12 +14,13 @@ from transformers import PreTrainedModel
 
 from lorahub.errors import InvalidUsage
 from lorahub.training.config import TrainConfig
-from lorahub.training.methods.trained import Named, trained
+from lorahub.training.methods.trained import Named, save_peft, trained
 
 
 class _Virtual:
     notes: Sequence[str] = ()
     facts: Mapping[str, Any] = {}
+    is_slow_to_save = False
 
     def __init__(self, config: TrainConfig) -> None:
         self._config = config
@@ -28,8 +29,7 @@ class _Virtual:
         return [(trained(model), 1.0)]
 
     def save(self, model: nn.Module, folder: Path) -> None:
-        saved: Any = model
-        saved.save_pretrained(folder)
+        save_peft(model, folder)
 
 
 class Prefix(_Virtual):
