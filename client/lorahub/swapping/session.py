@@ -13,7 +13,7 @@ from torch import nn
 from lorahub.adapters.files import FolderFiles
 from lorahub.errors import AlreadyExists, BaseNotFound, EntryNotFound, InvalidConfiguration, InvalidUsage, LimitExceeded
 from lorahub.hub.hub import Hub
-from lorahub.protocol.references import is_local, local_path
+from lorahub.hub.sources import Wanted, is_of_a_model, is_of_an_adapter, local_place
 from lorahub.swapping.dialog import Dialog
 from lorahub.swapping.fronts import Entrance
 from lorahub.swapping.slots import Active, Live, Pair, Slot, State
@@ -29,10 +29,10 @@ class Session:
     >>> session.load("sql", "acme/sql@v3")       # doctest: +SKIP
     >>> session.use("sql")                       # doctest: +SKIP
 
-    `base` is a model of transformers, or what `AutoModelForCausalLM.from_pretrained` takes. `dtype` is that of a base
-    that is read here, and of the factors; without it they have their weight's. `max_rank` bounds what may be loaded.
-    `on_swap` is the policy of dialogs: `reprefill` computes the cache anew, `keep` goes on with the old adapter's.
-    Factors live where the model is when they are loaded. A session belongs to one thread.
+    `base` is a model of transformers, or where one is: a folder, `hf:org/name`, a repository of the registry. `dtype`
+    is that of a base that is read here, and of the factors; without it they have their weight's. `max_rank` bounds what
+    may be loaded. `on_swap` is the policy of dialogs: `reprefill` computes the cache anew, `keep` goes on with the old
+    adapter's. Factors live where the model is when they are loaded. A session belongs to one thread.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class Session:
     # --- loading ------------------------------------------------------------------------------------------------------
 
     def load(self, name: str, source: str | Path) -> Loaded:
-        """Reads an adapter from a folder, or from the registry (`namespace/name@revision`), without using it yet.
+        """Reads an adapter, without using it yet: a folder, `namespace/name@revision` of the registry, `hf:org/name`.
 
         Raises `NotConvertible` for what can't act here, `AdapterDoesNotFit`, `AlreadyExists`, `LimitExceeded`; the
         session is as before then.
@@ -220,8 +220,13 @@ class Session:
             raise AlreadyExists(f"an adapter is loaded as {name!r} already", hint="unload it, or choose another name")
 
 
-def load_base(base: str | Path, dtype: torch.dtype | None = None, device: str | None = None) -> Any:
-    """A causal language model, ready to be asked. Raises `BaseNotFound`, `InvalidUsage`, `InvalidConfiguration`."""
+def load_base(
+    base: str | Path, dtype: torch.dtype | None = None, device: str | None = None, hub: Callable[[], Hub] = Hub
+) -> Any:
+    """A causal language model, ready to be asked; its weights and tokenizer are in `folder_of(base, hub)`.
+
+    Raises `BaseNotFound`, `InvalidUsage`, `InvalidConfiguration`, and what fetching it raises.
+    """
     try:
         from transformers import AutoModelForCausalLM
     except ModuleNotFoundError as error:
@@ -229,11 +234,10 @@ def load_base(base: str | Path, dtype: torch.dtype | None = None, device: str | 
             f"models are loaded by transformers, and {error.name} is not installed",
             hint="pip install 'lorahub-registry[train]'",
         ) from None
-    if (isinstance(base, Path) or is_local(base)) and not local_path(str(base)).exists():
-        raise BaseNotFound(f"there is no {base}", hint="name a folder with config.json")
+    folder = str(folder_of(base, hub, is_of_a_model).resolve())  # a path that nobody takes for a name
     settings = {} if dtype is None else {"dtype": dtype}
     try:
-        model: Any = AutoModelForCausalLM.from_pretrained(str(base), **settings)
+        model: Any = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True, **settings)
     except (OSError, ValueError) as error:
         first = str(error).strip().partition("\n")[0]
         raise BaseNotFound(f"{base} can't be loaded: {first}", hint="name a folder with config.json") from error
@@ -254,15 +258,15 @@ def _dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:
     return found
 
 
-def folder_of(source: str | Path, hub: Callable[[], Hub]) -> Path:
-    """Where an adapter's files are: a path that exists, or a revision of the registry, pulled into the cache."""
-    place = source if isinstance(source, Path) else local_path(source)
-    if place.exists():
-        return place
-    if isinstance(source, Path) or is_local(source):
+def folder_of(source: str | Path, hub: Callable[[], Hub], wanted: Wanted = is_of_an_adapter) -> Path:
+    """Where the files of an adapter or a base are. Raises `EntryNotFound`, and what `Sources.fetch` does."""
+    place = local_place(source)
+    if place is None:
+        with hub() as registry:
+            return registry.sources.fetch(source, wanted).folder
+    if not place.exists():
         raise EntryNotFound(f"there is no {source}", hint="name a folder with adapter_config.json")
-    with hub() as registry:
-        return registry.fetch(source)
+    return place
 
 
 def _concatenated(parts: Sequence[tuple[Pair, float]]) -> Pair:

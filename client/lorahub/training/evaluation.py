@@ -20,6 +20,7 @@ from lorahub.adapters.findings import Evidence, Finding, finding
 from lorahub.adapters.reader import CONFIG, read_adapter
 from lorahub.errors import InvalidUsage, NotMergeable
 from lorahub.hub.hub import Hub
+from lorahub.hub.sources import may_look_up
 from lorahub.merging.recipe import Ingredient, Recipe
 from lorahub.swapping.session import Session, folder_of
 from lorahub.training.base import Base, find_base
@@ -101,7 +102,7 @@ def weights_of(files: FolderFiles, adapter: Adapter) -> str:
 
 
 def _named(adapter: Adapter, folder: Path) -> str:
-    if adapter.claim.name is None:
+    if adapter.claim.name is None or not may_look_up(adapter.claim.name):
         raise InvalidUsage(f"the adapter in {folder} names no base", hint="say which: --base BASE")
     return adapter.claim.name
 
@@ -128,11 +129,14 @@ def adapted(model: Any, folder: Path) -> nn.Module:
 
 def _merged(base: Base, folder: Path, settings: Any, measure: "_Measure", hub: Callable[[], Hub]) -> Score | None:
     """Of the model that `lorahub merge` writes; None where the adapter is no update to weights."""
-    from lorahub.hub.configuration import load
     from lorahub.hub.merging import Merger
 
     recipe = Recipe(str(base.folder.resolve()), (Ingredient(str(folder.resolve())),))
-    with tempfile.TemporaryDirectory(prefix="lorahub-eval-") as place, Merger(load({}), hub) as merger:
+    with (
+        tempfile.TemporaryDirectory(prefix="lorahub-eval-") as place,
+        hub() as registry,
+        Merger(registry.sources) as merger,
+    ):
         try:
             made = merger.write(merger.plan(recipe), Path(place) / "merged")
         except NotMergeable:
