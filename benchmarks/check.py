@@ -111,14 +111,18 @@ def write_sparse(path: Path, tensors: dict[str, tuple[int, ...]], dtype: str, wi
 
 def read_over_http(folder: Path) -> str:
     from lorahub.adapters.base_model import read_base, weight_files
+    from lorahub.hub.cache import Cache
+    from lorahub.hub.contents import contents_of
     from lorahub.hub.remote_files import RemoteFiles
     from lorahub.hub.transport import Transport
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler(folder))
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    with Transport(f"http://127.0.0.1:{server.server_port}", None) as hub:
+    with Transport(f"http://127.0.0.1:{server.server_port}", None) as hub, tempfile.TemporaryDirectory() as place:
         started = time.perf_counter()
-        files = RemoteFiles(hub, "acme/llama-70b", "main")
+        answer = hub.json("GET", "/api/models/acme/llama-70b/revision/main", query={"blobs": "true"})
+        contents = contents_of(answer, "acme/llama-70b")
+        files = RemoteFiles(lambda: hub, Cache(Path(place), hub.endpoint), Path(place), contents)
         files.warm([path for _, path in weight_files(files)])
         base = read_base(files, name="acme/llama-70b")
         seconds = time.perf_counter() - started

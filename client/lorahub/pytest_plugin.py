@@ -27,7 +27,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--lorahub-level", default="shapes", choices=["metadata", "shapes", "drift", "load"], help="how deep to look"
     )
-    group.addoption("--lorahub-offline", action="store_true", help="use bases that were read before, ask no network")
+    group.addoption("--lorahub-offline", action="store_true", help="ask no network; use what was read before")
     group.addoption("--lorahub-strict", action="store_true", help="an undecided check fails")
 
 
@@ -79,11 +79,9 @@ class LockedCheck(pytest.Item):
 
 
 @pytest.fixture
-def lorahub_client() -> "Iterator[Hub]":
+def lorahub_client(request: pytest.FixtureRequest) -> "Iterator[Hub]":
     """The configured registry."""
-    from lorahub import Hub
-
-    with Hub() as hub:
+    with _hub(offline=request.config.getoption("--lorahub-offline")) as hub:
         yield hub
 
 
@@ -103,13 +101,17 @@ def assert_fits(adapter: str | Path, base: str | Path, *, level: str = "shapes")
 
 
 def _check(adapter: str, base: str | None, *, level: str, offline: bool) -> "Checked":
-    from lorahub.hub import configuration
     from lorahub.hub.checking import Checker
+
+    with _hub(offline=offline) as hub:
+        return Checker(hub.sources, level=level).run(adapter, [base] if base else [])[0]
+
+
+def _hub(*, offline: bool) -> "Hub":
+    from lorahub.hub import configuration
     from lorahub.hub.hub import Hub
 
-    settings = configuration.load({"offline": "true"} if offline else None)
-    with Hub(settings=settings) as hub, Checker(settings, lambda: hub.transport, level=level) as checker:
-        return checker.run(adapter, [base] if base else [])[0]
+    return Hub(settings=configuration.load({"offline": "true"} if offline else None))
 
 
 def _require(checked: "Checked", *, strict: bool) -> None:

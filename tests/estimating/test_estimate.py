@@ -279,7 +279,7 @@ def test_a_folder_and_its_config_give_the_same(saved: tuple[str, Path]) -> None:
     ],
 )
 def test_what_cant_be_told_is_said(arguments: list[str], says: str) -> None:
-    error = lorahub(*arguments, code=7 if arguments == ["./nowhere"] else 2)
+    error = lorahub(*arguments, code=5 if arguments == ["./nowhere"] else 2)
     assert says in error["message"]
     assert error["hint"]
 

@@ -235,8 +235,10 @@ def pull(url: str, home: Path, *, token: str = "lh_secret") -> subprocess.Comple
 
 
 def written(home: Path) -> list[str]:
-    """Files outside the cache's own `blobs`."""
-    return sorted(str(p.relative_to(home)) for p in home.rglob("*") if p.is_file() and "blobs" not in p.parts)
+    """Files under their own names: in the target, or in a revision's folder in the cache."""
+    snapshots = home.glob("home/cache/*/*/*/*/**/*")
+    found = [*(home / "target").rglob("*"), *(path for path in snapshots if "names" not in path.parts)]
+    return sorted(str(path.relative_to(home)) for path in found if path.is_file())
 
 
 def test_other_bytes_than_the_promised_ones_get_no_name(tmp_path: Path) -> None:

@@ -345,25 +345,6 @@ def test_kill_9_in_the_middle_of_saving_leaves_a_checkpoint_that_loads(llama: Pa
     assert all(round_["adapters"] for round_ in rounds), "there was no adapter that loads"
 
 
-# --- where bases come from --------------------------------------------------------------------------------------------
-
-
-def test_a_snapshot_in_the_hubs_cache_is_a_base(
-    llama: Path, rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    commit, place = "0123456789abcdef0123456789abcdef01234567", tmp_path / "models--acme--tiny"
-    shutil.copytree(llama, place / "snapshots" / commit)
-    (place / "refs").mkdir()
-    (place / "refs" / "main").write_text(commit)
-    settings = {name: value for name, value in SMALL.items() if name != "base_name"}
-    run = lorahub.train("hf:acme/tiny", rows, TrainConfig(steps=2, **settings), output=tmp_path / "out")
-    assert (run.manifest["base"]["name"], run.manifest["base"]["revision"]) == ("acme/tiny", commit)
-    with pytest.raises(BaseNotFound, match=r"hf:acme/absent can't be fetched"):
-        lorahub.train("hf:acme/absent", rows, output=tmp_path / "none")
-
-
 # --- the command ------------------------------------------------------------------------------------------------------
 
 

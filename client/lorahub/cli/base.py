@@ -8,8 +8,8 @@ from lorahub.adapters.base_model import BaseModel
 from lorahub.cli.output import Result, size_text, table
 from lorahub.cli.session import Session, command
 from lorahub.errors import InvalidUsage
-from lorahub.hub.bases import Bases, OpenedBase, hash_folder, is_folder
-from lorahub.protocol.references import local_path
+from lorahub.hub.bases import Bases, OpenedBase, hash_folder
+from lorahub.hub.sources import local_place
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -88,9 +88,10 @@ def _row(entry: Any) -> list[Any]:
 
 
 def _open(session: Session, source: str, *, hashing: bool) -> OpenedBase:
-    if is_folder(source) and hashing:
-        return OpenedBase(hash_folder(local_path(source), session.progress()), "folder")
-    return Bases(session.settings, lambda: session.hub().transport).open(source)
+    with session.sources() as sources:
+        if hashing and local_place(source) is not None:
+            return OpenedBase(hash_folder(sources.fetch(source).folder, session.progress()), "folder")
+        return Bases(sources).open(source)
 
 
 def _described(found: BaseModel) -> list[str]:

@@ -24,9 +24,7 @@ _HELP = """\
 
 @command("chat")
 @click.argument("base")
-@click.option(
-    "--adapter", "adapters", multiple=True, metavar="[NAME=]SOURCE", help="A folder or reference; repeatable."
-)
+@click.option("--adapter", "adapters", multiple=True, metavar="[NAME=]SOURCE", help="Of an adapter; repeatable.")
 @click.option("--max-new-tokens", type=click.IntRange(min=1), default=256, show_default=True, help="Of one answer.")
 @click.option(
     "--on-swap",
@@ -38,9 +36,10 @@ _HELP = """\
 @click.option("--device", default="cpu", show_default=True, help="Where to run: cpu, cuda, …")
 @click.option("--temperature", type=click.FloatRange(min=0), default=0.0, show_default=True, help="0 is greedy.")
 def chat(session: Session, base: str, adapters: Sequence[str], **wishes: Any) -> Result:
-    """Talk to BASE, a folder or a name of transformers, and change its adapter between two lines.
+    """Talk to BASE and change its adapter between two lines.
 
-    Reads lines from standard input, a pipe's too. The first adapter acts at first.
+    BASE and SOURCE are folders, hf:org/name[@revision], or repositories of the registry. Reads lines from standard
+    input, a pipe's too. The first adapter acts at first.
     """
     named = _named(adapters)
     swapping, dialog = _opened(session, base, named, wishes)
@@ -122,12 +121,12 @@ class _Talk:
 
 
 def _named(adapters: Sequence[str]) -> dict[str, str]:
-    """Name -> source; without a name it is the last part of the source, without its revision."""
+    """Name -> source; without a name it is the last part of the source, without scheme and revision."""
     named: dict[str, str] = {}
     for adapter in adapters:
         name, given, source = adapter.partition("=")
         if not given:
-            name, source = Path(adapter).name.partition("@")[0], adapter
+            name, source = Path(adapter.removeprefix("hf:")).name.partition("@")[0], adapter
         if not name or not source or name == "none" or name in named:
             raise InvalidUsage(f"--adapter {adapter} gives no name of its own", hint="write --adapter NAME=SOURCE")
         named[name] = source
@@ -143,6 +142,7 @@ def _opened(session: Session, base: str, named: dict[str, str], wishes: dict[str
             f"`lorahub chat` runs the model, and {error.name} is not installed",
             hint="pip install 'lorahub-registry[train]'",
         ) from None
+    from lorahub.hub.sources import is_of_a_model
     from lorahub.swapping.models import load_tokenizer
     from lorahub.swapping.session import Session as Swapping
     from lorahub.swapping.session import folder_of, load_base
@@ -151,11 +151,12 @@ def _opened(session: Session, base: str, named: dict[str, str], wishes: dict[str
     quiet.set_verbosity_error()
     quiet.disable_progress_bar()
     folders = {name: folder_of(source, session.hub) for name, source in named.items()}
-    swapping = Swapping(load_base(base, device=wishes["device"]), on_swap=wishes["on_swap"])
+    of_base = folder_of(base, session.hub, is_of_a_model).resolve()
+    swapping = Swapping(load_base(of_base, device=wishes["device"]), on_swap=wishes["on_swap"])
     for name, folder in folders.items():
         swapping.load(name, folder)
     swapping.use(next(iter(named), None))
-    return swapping, swapping.dialog(load_tokenizer(base), temperature=wishes["temperature"])
+    return swapping, swapping.dialog(load_tokenizer(of_base), temperature=wishes["temperature"])
 
 
 def _lines(active: Any) -> Iterator[str]:

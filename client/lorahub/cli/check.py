@@ -42,34 +42,20 @@ def check(session: Session, adapters: Sequence[str], **wishes: Any) -> Result:
     ADAPTERS are folders, files, references (acme/sql@v3, hf:org/name) or lorahub.lock. Without --base, the base that
     each adapter names is used. Exit 1 says that one doesn't fit.
     """
-    checker = Checker(
-        session.settings,
-        _Transport(session),
-        level=wishes["level"],
-        runtimes=wishes["runtimes"],
-        progress=session.progress(),
-        evaluate=_evaluation(session, wishes["data"], wishes["tolerance"]) if wishes["level"] == "eval" else None,
-    )
     pairs = _wanted(session, adapters, list(wishes["bases"]), wishes["all_of"])
-    with checker:
+    with session.sources() as sources:
+        checker = Checker(
+            sources,
+            level=wishes["level"],
+            runtimes=wishes["runtimes"],
+            progress=session.progress(),
+            evaluate=_evaluation(session, wishes["data"], wishes["tolerance"]) if wishes["level"] == "eval" else None,
+        )
         results = [checked for spec, against in pairs for checked in checker.run(spec, against)]
     if not results:
         raise InvalidUsage("there is nothing to check", hint="name a folder, a reference, or lorahub.lock")
     written = _write(results, wishes["reports"])
     return _result(results, checker, written, fail_on=wishes["fail_on"])
-
-
-class _Transport:
-    """The registry's connection, made when the first name needs it."""
-
-    def __init__(self, session: Session) -> None:
-        self._session = session
-        self._hub: Any = None
-
-    def __call__(self) -> Any:
-        if self._hub is None:
-            self._hub = self._session.hub()
-        return self._hub.transport
 
 
 def _evaluation(session: Session, data: Path | None, tolerance: float) -> Evaluate | None:

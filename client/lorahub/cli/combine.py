@@ -9,8 +9,9 @@ from lorahub.adapters.files import FolderFiles
 from lorahub.cli.merge import weighted
 from lorahub.cli.output import Result
 from lorahub.cli.session import Session, command
-from lorahub.errors import AlreadyExists, InvalidUsage
+from lorahub.errors import AlreadyExists
 from lorahub.hub.merging import Merger
+from lorahub.hub.sources import is_of_a_model
 from lorahub.merging.adapters import Made, combine_adapters
 from lorahub.merging.adapters import extract as extract_from
 from lorahub.merging.combine import COMBINATIONS
@@ -34,7 +35,7 @@ def combine(session: Session, adapters: tuple[str, ...], *, output: Path, rank: 
     if "rank" in COMBINATIONS[method].options:
         given["rank"] = rank or 0
     recipe = recipe_of({"kind": KIND, "base": "-", "adapters": [weighted(one) for one in adapters], **given})
-    with Merger(session.settings, session.hub) as merger:
+    with session.sources() as opened, Merger(opened) as merger:
         sources = [merger.adapter_files(one.source) for one in recipe.adapters]
         made = combine_adapters(recipe, sources, rank=rank or 0)
     return _write(made, output)
@@ -47,15 +48,16 @@ def combine(session: Session, adapters: tuple[str, ...], *, output: Path, rank: 
 @click.option("--rank", type=click.IntRange(1, 65_536), default=16, help="Of the adapter.")
 @click.option("--name", help="What the adapter calls its base (default: BASE).")
 def extract(session: Session, base: str, tuned: str, *, output: Path, rank: int, name: str | None) -> Result:
-    """Make a LoRA of what fine-tuning changed: the best of its rank for TUNED − BASE, both folders."""
+    """Make a LoRA of what fine-tuning changed: the best of its rank for TUNED − BASE.
+
+    Both are folders, hf:org/name, or repositories of the registry.
+    """
     _refuse_files(output)
-    for place in (base, tuned):
-        if not Path(place).is_dir():
-            raise InvalidUsage(f"{place} is no folder", hint="fetch it first: lorahub pull, or hf download")
-    files = FolderFiles(Path(tuned))
+    with session.sources() as sources:
+        before, files = (FolderFiles(sources.fetch(one, is_of_a_model).folder) for one in (base, tuned))
     shown = session.progress()
     shown.begin("extracting", sum(files.sizes.values()))
-    made = extract_from(FolderFiles(Path(base)), files, rank=rank, base_name=name or base)
+    made = extract_from(before, files, rank=rank, base_name=name or base)
     shown.end()
     return _write(made, output)
 

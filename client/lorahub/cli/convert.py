@@ -11,13 +11,17 @@ from lorahub.hub.converting import Converted, convert_to
 
 
 @command("convert")
-@click.argument("source", type=click.Path(path_type=Path, exists=True))
+@click.argument("source")
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option("--to", "target", type=click.Choice(TARGETS), required=True, help="The format to write.")
 @click.option("--base", metavar="BASE", help="The base: a folder, hf:org/name, or a name (default: the one it names).")
-def convert(session: Session, source: Path, folder: Path, *, target: str, base: str | None) -> Result:
-    """Write the adapter in SOURCE in another format, into FOLDER: exactly, or not at all."""
-    return converted_result(convert_to(session.settings, lambda: session.hub().transport, source, folder, target, base))
+def convert(session: Session, source: str, folder: Path, *, target: str, base: str | None) -> Result:
+    """Write the adapter in SOURCE in another format, into FOLDER: exactly, or not at all.
+
+    SOURCE is a folder, a file, hf:org/name, or a reference of the registry.
+    """
+    with session.sources() as sources:
+        return converted_result(convert_to(sources, source, folder, target, base))
 
 
 def converted_result(made: Converted) -> Result:

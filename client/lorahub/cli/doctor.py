@@ -44,7 +44,7 @@ def _here(session: Session) -> Iterator[Check]:
 
     yield Check("lorahub", True, f"{__version__}, Python {platform.python_version()}, {platform.platform()}")
     settings = session.settings
-    for name in ("endpoint", "cache"):
+    for name in ("endpoint", "hf_endpoint", "cache"):
         value = settings.values[name]
         yield Check(name, True, f"{value.text or settings.cache_folder} ({value.origin})")
     variables = [name for name in os.environ if name.startswith(("LORAHUB_", "HF_")) or name.endswith("_PROXY")]

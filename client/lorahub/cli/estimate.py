@@ -18,7 +18,6 @@ from lorahub.estimating.memory import ACCOUNTINGS
 from lorahub.estimating.methods import METHODS, Settings
 from lorahub.estimating.model import Model, known_model, model_of_base, model_of_config
 from lorahub.estimating.selfcheck import Compared, SelfCheck, selfcheck
-from lorahub.protocol.references import local_path
 
 
 @command("estimate")
@@ -56,10 +55,11 @@ def _find(session: Session, spec: str) -> Model:
     known = known_model(spec)
     if known is not None:
         return known
-    from lorahub.hub.bases import Bases, is_folder
+    from lorahub.hub.bases import Bases
+    from lorahub.hub.sources import local_place
 
-    if is_folder(spec):
-        place = local_path(spec)
+    place = local_place(spec)
+    if place is not None:
         config = place / "config.json" if place.is_dir() else place
         if place.suffix == ".json" or (place.is_dir() and not any(place.glob("*.safetensors"))):
             return model_of_config(spec, _config(config))
@@ -69,7 +69,8 @@ def _find(session: Session, spec: str) -> Model:
         raise InvalidUsage(
             f"{spec} is no model that is known by name, and no folder", hint=f"{hint} A base is org/name"
         )
-    return model_of_base(spec, Bases(session.settings, lambda: session.hub().transport).open(spec).base)
+    with session.sources() as sources:
+        return model_of_base(spec, Bases(sources).open(spec).base)
 
 
 def _config(place: Path) -> dict[str, Any]:

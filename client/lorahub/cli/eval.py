@@ -11,8 +11,8 @@ from lorahub.adapters.evaluation import EVALUATION, Evaluation, card_with
 from lorahub.cli.output import Result, table
 from lorahub.cli.session import Session, command
 from lorahub.errors import InvalidConfiguration, InvalidUsage
-from lorahub.hub.bases import is_folder
-from lorahub.protocol.references import Reference, local_path
+from lorahub.hub.sources import local_place
+from lorahub.protocol.references import Reference
 
 if TYPE_CHECKING:
     from lorahub.training.config import TrainConfig
@@ -51,8 +51,9 @@ def eval_(
 
     In a folder the results are kept: eval.json, and model-index in README.md; the next push publishes them.
     """
-    if push and is_folder(adapter):
-        raise InvalidUsage("a folder is published by `lorahub push`", hint=f"lorahub push {adapter} namespace/name")
+    place = local_place(adapter)
+    if push:
+        _require_ours(adapter, place)
     config = config_of(settings)
     from lorahub.training.evaluation import EVALUATED, evaluate
 
@@ -61,12 +62,19 @@ def eval_(
     notes = []
     if push:
         notes.append(f"  published as {_published(session, adapter, found)}")
-    elif save and is_folder(adapter):
-        keep(local_path(adapter), local_path(adapter).resolve().name, found)
+    elif save and place is not None:
+        keep(place, place.resolve().name, found)
         notes.append(f"  wrote {EVALUATION} and model-index in {_CARD}: lorahub push publishes them")
     if merged and "merged" not in found.scores:
         notes.append("  it is no update to weights: there is no merged model")
     return _result(adapter, found, notes)
+
+
+def _require_ours(adapter: str, place: Path | None) -> None:
+    if place is not None:
+        raise InvalidUsage("a folder is published by `lorahub push`", hint=f"lorahub push {adapter} namespace/name")
+    if Reference.parse(adapter).scheme == "hf":
+        raise InvalidUsage(f"{adapter} is the Hub's", hint=f"bring it here: lorahub import {adapter} namespace/name")
 
 
 def config_of(settings: dict[str, Any]) -> "TrainConfig":

@@ -1,4 +1,4 @@
-"""`lorahub import`: from the public Hub into the registry, or from a pickle into safetensors."""
+"""`lorahub import`: from the Hub into the registry, or from a pickle into safetensors."""
 
 from pathlib import Path
 
@@ -10,6 +10,7 @@ from lorahub.cli.output import Result, size_text
 from lorahub.cli.session import Session, command
 from lorahub.errors import InvalidUsage
 from lorahub.hub.importing import import_pickle
+from lorahub.hub.sources import local_place
 
 
 @command("import")
@@ -21,15 +22,16 @@ from lorahub.hub.importing import import_pickle
 def import_(
     session: Session, source: str, target: str, *, unsafe_pickle: bool, private: bool, base: str | None
 ) -> Result:
-    """Bring hf:org/name@rev of the public Hub into the repository TARGET; or turn a pickle into safetensors.
+    """Bring hf:org/name@rev of the Hub into the repository TARGET; or turn a pickle into safetensors.
 
     From the Hub, the commit that the revision means is recorded. A pickle, adapter_model.bin or a .pt file, is written
     into the folder TARGET; reading it can run code, so that has to be asked for, and happens in a process that has
     nothing to lose.
     """
-    if source.startswith("hf:"):
+    place = local_place(source)
+    if place is None and source.startswith(("hf:", "http://", "https://")):
         return _from_hub(session, source, target, private=private, base=base)
-    return _from_pickle(Path(source), Path(target), unsafe_pickle=unsafe_pickle)
+    return _from_pickle(place or Path(source), Path(target), unsafe_pickle=unsafe_pickle)
 
 
 def _from_hub(session: Session, source: str, target: str, *, private: bool, base: str | None) -> Result:

@@ -23,11 +23,10 @@ from lorahub.hub.signing import verify_folder
 def lock(session: Session, references: Sequence[str], *, place: Path, base: str | None) -> Result:
     """Write down which files REFERENCES stand for now; without any, renew every entry of the file."""
     known = {entry.reference: entry for entry in read_lock(place)} if place.is_file() else {}
-    wanted = references or list(known)
-    if not wanted:
+    if not references and not known:
         raise InvalidUsage("there is nothing to lock", hint="lorahub lock acme/sql@champion")
     with session.hub() as hub:
-        for reference in wanted:
+        for reference in [str(hub.sources.reference(one)) for one in references] or list(known):
             before = known.get(reference)
             known[reference] = _now(hub, reference, base or (before.base if before else None))
     write_lock(place, known.values())
@@ -53,10 +52,8 @@ def verify(session: Session, place: str, key: Path | None) -> Result:
 
 
 def _verify_signature(session: Session, place: str, key: Path) -> Result:
-    folder = Path(place)
-    if not folder.is_dir():
-        with session.hub() as hub:
-            folder = hub.pull(place).path
+    with session.sources() as sources:
+        folder = sources.fetch(place).folder
     fingerprint = verify_folder(folder, key)
     return Result(
         {"verified": True, "signer": fingerprint, "folder": str(folder)},

@@ -69,9 +69,9 @@ def merge(  # noqa: PLR0913 (each is an option)
         return _on_server(session, asked, target, wait=not no_wait, dry_run=dry_run)
     if output is None and not dry_run:
         raise InvalidUsage("where to is missing", hint="add -o FOLDER, or --dry-run to see what it would write")
-    with Merger(session.settings, session.hub) as merger:
+    with session.sources() as sources, Merger(sources) as merger:
         if dry_run or output is None:
-            return _planned(merger.plan(asked))
+            return _planned(merger.plan(asked, is_dry=True))
         plan = merger.plan(asked, device=open_device(device))
         begun = time.monotonic()
         merger.write(plan, output, threads=threads, progress=session.progress())

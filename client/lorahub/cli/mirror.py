@@ -6,8 +6,10 @@ import click
 
 from lorahub.cli.output import Result, table
 from lorahub.cli.session import Session, command
+from lorahub.errors import InvalidUsage
 from lorahub.hub.credentials import read_token_file
 from lorahub.hub.messages import Mirror
+from lorahub.protocol.references import Reference
 
 _HUB_TOKEN = click.option(
     "--hub-token-file", metavar="FILE", help="Tell the hub the token in FILE, or from standard input with -."
@@ -21,30 +23,52 @@ def mirror() -> None:
 
 @command("add")
 @click.argument("namespace")
-@click.argument("sources", nargs=-1, required=True, metavar="ORG/NAME[@REV][=HERE]…")
-@click.option("--from", "hub", default="https://huggingface.co", show_default=True, metavar="URL", help="The hub.")
+@click.argument("sources", nargs=-1, required=True, metavar="[hf:]ORG/NAME[@REV][=HERE]…")
+@click.option("--from", "hub", metavar="URL", help="The hub (default: the one that hf: means).")
 @click.option("--private", is_flag=True, help="Make the repositories private.")
 @_HUB_TOKEN
 def add(
-    session: Session, namespace: str, sources: tuple[str, ...], hub: str, hub_token_file: str | None, *, private: bool
+    session: Session,
+    namespace: str,
+    sources: tuple[str, ...],
+    hub: str | None,
+    hub_token_file: str | None,
+    *,
+    private: bool,
 ) -> Result:
     """Follow repositories of another hub, each in NAMESPACE under its own name, or as HERE.
 
     The registry's workers fetch them: each new commit of REV (main) becomes a version. They publish in your name.
     """
     hub_token = None if hub_token_file is None else read_token_file(hub_token_file)
+    endpoint = hub or _chosen_hub(session, is_told_a_token=hub_token is not None)
     made = []
     with session.hub() as registry:
         for source in sources:
             there, _, here = source.partition("=")
-            repository, _, revision = there.partition("@")
-            target = f"{namespace}/{here or repository.rpartition('/')[2]}"
+            followed = Reference.parse(f"hf:{there.removeprefix('hf:')}")
+            target = f"{namespace}/{here or followed.repository.name}"
             one = registry.add_mirror(
-                hub, repository, target, revision=revision or "main", private=private, hub_token=hub_token
+                endpoint,
+                str(followed.repository),
+                target,
+                revision=followed.revision or "main",
+                private=private,
+                hub_token=hub_token,
             )
             made.append(one)
     notes = dict.fromkeys(f"  {one.note}" for one in made if one.note)
     return _listed(made, [*(f"✓ {one.target} follows {_source(one)}" for one in made), *notes])
+
+
+def _chosen_hub(session: Session, *, is_told_a_token: bool) -> str:
+    """A project's file may choose the Hub, but not who is told a token."""
+    value = session.settings.values["hf_endpoint"]
+    if value.is_from_project and is_told_a_token:
+        raise InvalidUsage(
+            f"{value.origin} names the hub {value.text}; a token is told to a hub that you name", hint="add --from URL"
+        )
+    return session.settings.text("hf_endpoint")
 
 
 @command("ls")

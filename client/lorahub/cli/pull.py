@@ -1,6 +1,7 @@
 """`lorahub pull`."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -8,6 +9,9 @@ from lorahub.adapters.runtimes import RUNTIMES
 from lorahub.cli.output import Result, size_text
 from lorahub.cli.session import Session, command
 from lorahub.hub.messages import Revision
+
+if TYPE_CHECKING:
+    from lorahub.hub.hub import Pulled
 
 
 @command("pull")
@@ -27,19 +31,44 @@ def pull(
 ) -> Result:
     """Fetch REFERENCE into FOLDER, or into the cache, and print the path.
 
-    A pull that broke off goes on where it stopped. No file gets its name before its sha256 is the promised one.
+    REFERENCE is a revision of a registry, or hf:org/name[@revision] of the Hub. A pull that broke off goes on where it
+    stopped. No file gets its name before its sha256 is the promised one.
     """
     if runtime is not None:
         return _pull_for(session, reference, folder, runtime)
     with session.hub() as hub:
         pulled = hub.pull(reference, folder, include=include, exclude=exclude)
-    revision = pulled.revision
+    if pulled.contents.revision is None:
+        return _without_a_version(reference, pulled)
+    revision = pulled.contents.revision
     return Result(
         data={**revision_data(revision), "path": str(pulled.path)},
         human=f"✓ {resolved(reference, revision)}   {size_text(revision.size)}\n{pulled.path}",
         ids=[str(pulled.path)],
         rows=[[revision.id, revision.version, f"sha256:{revision.digest}", pulled.path]],
         notes=yank_notes(revision),
+    )
+
+
+def _without_a_version(reference: str, pulled: "Pulled") -> Result:
+    """Of the Hub, or merged by the registry: known by its commit alone."""
+    contents = pulled.contents
+    size = sum(file.size for file in contents.files)
+    return Result(
+        data={
+            "id": contents.repository,
+            "version": None,
+            "commit": contents.commit,
+            "digest": None,
+            "size": size,
+            "files": [{"path": file.path, "size": file.size, "sha256": file.sha256} for file in contents.files],
+            "left": [{"path": one.path, "why": one.why} for one in pulled.left],
+            "path": str(pulled.path),
+        },
+        human=f"✓ {reference} → {contents.commit[:12]}   {size_text(size)}\n{pulled.path}",
+        ids=[str(pulled.path)],
+        rows=[[contents.repository, None, contents.commit, pulled.path]],
+        notes=[f"! left there: {one.path}: {one.why}" for one in pulled.left],
     )
 
 
@@ -50,8 +79,8 @@ def _pull_for(session: Session, reference: str, folder: Path | None, runtime: st
 
     with session.hub() as hub:
         pulled = hub.pull(reference)
-        target = folder or Path(f"{pulled.revision.id.replace('/', '-')}-{runtime}")
-        made = convert_to(session.settings, lambda: hub.transport, pulled.path, target, FOR_RUNTIME[runtime], None)
+        target = folder or Path(f"{pulled.contents.repository.replace('/', '-')}-{runtime}")
+        made = convert_to(hub.sources, pulled.path, target, FOR_RUNTIME[runtime], None)
     return converted_result(made)
 
 

@@ -4,8 +4,9 @@ A command is a function of a session that returns a `Result`; `command` turns it
 """
 
 import sys
-from collections.abc import Callable
-from functools import cached_property
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -16,6 +17,8 @@ from lorahub.errors import InvalidUsage
 if TYPE_CHECKING:
     from lorahub.hub.configuration import Configuration
     from lorahub.hub.hub import Hub
+    from lorahub.hub.sources import Sources
+    from lorahub.hub.transport import Transport
 
 GLOBAL_OPTIONS = (
     click.Option(["--endpoint"], metavar="URL", help="Address of the registry."),
@@ -71,14 +74,28 @@ class Session:
         """The registry of this run, as its user. Raises `InvalidConfiguration`, `UnsafeEndpoint`."""
         from lorahub.hub.hub import Hub
 
-        if self.settings.flag("offline"):
-            raise InvalidUsage("LORAHUB_OFFLINE is set; this needs the registry", hint="unset it")
         return Hub(
             endpoint,
             token_file=self.flags.get("token_file"),
             settings=self.settings,
             progress=self.progress(),
+            note=self.output.note,
         )
+
+    @contextmanager
+    def sources(self) -> "Iterator[Sources]":
+        """What bases and adapters are called. The registry is connected to when a name leads there."""
+        from lorahub.hub.sources import Sources
+
+        with ExitStack() as opened:
+
+            @cache
+            def connect() -> "Transport":
+                return opened.enter_context(self.hub()).transport
+
+            endpoint = self.settings.text("endpoint")
+            sources = Sources(self.settings, endpoint, connect, progress=self.progress(), note=self.output.note)
+            yield opened.enter_context(sources)
 
     def progress(self) -> Any:
         from lorahub.cli import progress

@@ -1,35 +1,34 @@
-"""Base models by what people write: a folder, `hf:org/name@rev`, a name or a repository of the registry.
+"""Base models by what people write: what `Sources` reads, and by any name what is registered.
 
-What was read over the network is kept, so that the next check needs none: `<cache>/bases/<sha256 of the spec>.json`.
+What a registry said of a base is kept in the cache, so that the next check needs no network.
 """
 
 import hashlib
-import json
-import os
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+from urllib.parse import quote
 
+from lorahub.adapters.adapter_config import is_hub_id
 from lorahub.adapters.base_model import BaseModel, base_from_text, read_base, weight_files
 from lorahub.adapters.files import FolderFiles, header_of
 from lorahub.errors import (
+    BaseNotFound,
     InvalidBaseModel,
+    InvalidReference,
     InvalidUsage,
-    LorahubError,
     NotFound,
     RegistryFailed,
+    RepositoryNotFound,
     TooManyRequests,
     Unavailable,
 )
-from lorahub.hub.configuration import Configuration
 from lorahub.hub.progress import Progress
-from lorahub.protocol.references import Reference, is_local, local_path
-
-if TYPE_CHECKING:  # to import HTTP takes longer than to check or merge what lies here
-    from lorahub.hub.remote_files import RemoteFiles
-    from lorahub.hub.transport import Transport
+from lorahub.hub.remote_files import RemoteFiles
+from lorahub.hub.sources import Origin, Sources, local_place, not_here, suggest_offline
+from lorahub.protocol.references import Reference
 
 OWN = "/api/lorahub/v1/bases"
 
@@ -47,103 +46,78 @@ class OpenedBase:
 
 
 class Bases:
-    """Finds bases. `transport` leads to the registry, and is only made when a name needs it."""
+    """Finds bases, from headers alone."""
 
-    def __init__(self, settings: Configuration, transport: "Callable[[], Transport]") -> None:
-        self._settings = settings
-        self._transport = transport
-        self._folder = settings.cache_folder / "bases"
+    def __init__(self, sources: Sources) -> None:
+        self._sources = sources
 
     def open(self, spec: str) -> OpenedBase:
-        """Raises `InvalidBaseModel`, `NotFound`, and what the network says."""
-        if is_folder(spec):
-            return OpenedBase(read_folder(local_path(spec)), "folder")
-        if self._settings.flag("offline"):
-            return self._kept(spec)
+        """Raises `InvalidBaseModel`, `BaseNotFound`, and what `Sources.open` does."""
+        if local_place(spec) is not None:
+            return OpenedBase(read_base(self._sources.open(spec)), "folder")
+        reference = self._reference(spec)
+        origin = self._sources.origin_of(reference)
+        if origin.is_registry and (known := self._registered(origin, spec, reference)) is not None:
+            return OpenedBase(base_from_document(known), "registry" if origin.closed_by is None else "cache")
+        if reference is None:
+            raise _unknown(origin, spec)
+        return self._of_files(origin, spec, reference)
+
+    def _reference(self, spec: str) -> Reference | None:
+        """None for a name that only a registered base can have: gpt2, sha256:…"""
         try:
-            opened = self._from_hub(spec) if spec.startswith("hf:") else self._from_registry(spec)
+            return self._sources.reference(spec)
+        except InvalidReference:
+            if not is_hub_id(spec.partition("@")[0].removeprefix("sha256:")):
+                raise
+            return None
+
+    def _registered(self, origin: Origin, spec: str, reference: Reference | None) -> Any:
+        """What the registry knows, or knew, of a base by this name; None where there is none."""
+        asked = spec if reference is None else str(replace(reference, scheme="lorahub", host=None))
+        name, _, revision = asked.partition("@")
+        kept = origin.cache.recall_base(name, revision)
+        if origin.closed_by is not None:
+            if kept is not None and not revision:
+                self._sources.say_as_of(f"{spec} is as the registry knew it", kept[1])
+            return kept[0] if kept else None
+        try:
+            query = {"revision": revision} if revision else None
+            document = origin.connect().json("GET", f"{OWN}/{quote(name)}", query=query)
+        except NotFound:
+            return None
         except (Unavailable, TooManyRequests) as error:
-            return self._kept(spec, because=error)
-        self._keep(spec, opened.base)
-        return opened
+            if kept is not None:
+                suggest_offline(error)
+            raise
+        origin.cache.remember_base(name, revision, document)
+        return document
 
-    # --- where from ---------------------------------------------------------------------------------------------------
-
-    def _from_hub(self, spec: str) -> OpenedBase:
-        from lorahub.hub.remote_files import RemoteFiles
-
-        reference = Reference.parse(spec)
-        with hub_transport(self._settings) as hub:
-            files = RemoteFiles(hub, str(reference.repository), reference.revision or "main")
-            return self._remote(files, str(reference.repository), "hub")
-
-    def _from_registry(self, spec: str) -> OpenedBase:
-        """A registered base by this name, else a repository of the registry that holds weights."""
-        from lorahub.hub.remote_files import RemoteFiles
-
-        transport = self._transport()
-        name, _, revision = spec.partition("@")
-        query = {"revision": revision} if revision else None
+    def _of_files(self, origin: Origin, spec: str, reference: Reference) -> OpenedBase:
+        """Of a revision that holds weights."""
         try:
-            document = transport.json("GET", f"{OWN}/{_path(name)}", query=query)
-            return OpenedBase(base_from_document(document), "registry")
-        except NotFound:
-            reference = Reference.parse(spec)
-        try:
-            files = RemoteFiles(transport, str(reference.repository), reference.revision or "main")
-        except NotFound:
-            raise NotFound(
-                f"no base is called {spec}",
-                hint=f"register it: lorahub base add hf:{name}, or lorahub base add ./folder {name}",
-            ) from None
-        return self._remote(files, str(reference.repository), "repository")
-
-    @staticmethod
-    def _remote(files: "RemoteFiles", name: str, origin: str) -> OpenedBase:
+            files = self._sources.open(reference)
+        except RepositoryNotFound:
+            raise _unknown(origin, spec) from None
+        assert isinstance(files, RemoteFiles)
         files.warm([path for _, path in weight_files(files)])
-        base = read_base(files, name=name, digest=files.sha256)
-        return OpenedBase(replace(base, revision=files.commit), origin, files.bytes_read)
-
-    # --- kept ---------------------------------------------------------------------------------------------------------
-
-    def _place(self, spec: str) -> Path:
-        return self._folder / f"{hashlib.sha256(spec.encode()).hexdigest()}.json"
-
-    def _keep(self, spec: str, base: BaseModel) -> None:
-        place = self._place(spec)
-        place.parent.mkdir(parents=True, exist_ok=True)
-        part = place.with_suffix(f".{os.getpid()}.part")
-        part.write_text(json.dumps(document_of(base)))
-        part.replace(place)
-
-    def _kept(self, spec: str, *, because: LorahubError | None = None) -> OpenedBase:
-        try:
-            return OpenedBase(base_from_document(json.loads(self._place(spec).read_text())), "cache")
-        except (OSError, ValueError):
-            if because is not None:
-                raise because from None
-            raise InvalidUsage(
-                f"{spec} was never read on this machine, and LORAHUB_OFFLINE is set",
-                hint=f"run once with the network: lorahub base info {spec}",
-            ) from None
+        base = read_base(files, name=str(reference.repository), digest=files.sha256)
+        where = "repository" if origin.is_registry else "hub"
+        return OpenedBase(replace(base, revision=files.commit), where, files.bytes_read)
 
 
-def hub_transport(settings: Configuration) -> "Transport":
-    """To the public Hub; a project's file may name another one, but doesn't get the user's token for it."""
-    from lorahub.hub.transport import Transport
-
-    token = None if settings.values["hf_endpoint"].is_from_project else os.environ.get("HF_TOKEN")
-    return Transport(settings.text("hf_endpoint"), token, timeout=settings.timeout)
-
-
-def is_folder(spec: str) -> bool:
-    return is_local(spec) or (not spec.startswith(("hf:", "lorahub:")) and Path(spec).exists())
+def _unknown(origin: Origin, spec: str) -> InvalidUsage | BaseNotFound:
+    if origin.closed_by is not None:
+        return not_here(origin, spec, "was never read on this machine")
+    name = spec.partition("@")[0]
+    hint = f"register it: lorahub base add ./folder {name}; the Hub's is called hf:{spec}"
+    return BaseNotFound(
+        f"no base is called {spec} at {origin.endpoint}", hint=hint if origin.is_registry else "is it private?"
+    )
 
 
 def read_folder(folder: Path) -> BaseModel:
     """From headers alone. Raises `InvalidBaseModel`."""
-    if not folder.exists():
-        raise InvalidBaseModel(f"{folder} isn't there", hint="name a folder with model.safetensors, or hf:org/name")
     return read_base(FolderFiles(folder))
 
 
@@ -227,9 +201,3 @@ def base_from_document(document: Any) -> BaseModel:
     if document.get("layout_digest") not in (None, base.layout_digest):
         raise RegistryFailed("the base's layout has another digest than the registry says")
     return base
-
-
-def _path(name: str) -> str:
-    from urllib.parse import quote
-
-    return quote(name, safe="/")

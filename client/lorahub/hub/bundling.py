@@ -7,14 +7,14 @@ from typing import Any
 
 from lorahub.errors import DigestMismatch
 from lorahub.hub.cache import Cache
+from lorahub.hub.contents import listed
 from lorahub.hub.download import PIECE_BYTES, Download
-from lorahub.hub.messages import Revision
 from lorahub.hub.progress import Progress
 from lorahub.hub.transport import Transport
 from lorahub.protocol import bundles
 from lorahub.protocol.bundles import Manifest
-from lorahub.protocol.digests import FileEntry, Sha256
-from lorahub.protocol.records import Record, RecordedCommit
+from lorahub.protocol.digests import Sha256
+from lorahub.protocol.records import Record
 
 
 class Bundler:
@@ -27,8 +27,12 @@ class Bundler:
 
     def write(self, records: Sequence[Record], target: Path, *, key: Path | None) -> Manifest:
         """`target` appears whole, or not at all."""
+        with self._cache.filling():
+            self._fetch(records)
+            return self._write(records, target, key)
+
+    def _write(self, records: Sequence[Record], target: Path, key: Path | None) -> Manifest:
         manifest = Manifest.of(records)
-        self._fetch(records)
         part = target.with_name(f".{target.name}.{os.getpid()}.part")
         try:
             with part.open("wb") as file:
@@ -41,12 +45,12 @@ class Bundler:
         return manifest
 
     def _fetch(self, records: Sequence[Record]) -> None:
-        brought: set[Sha256] = set()
+        brought: set[str] = set()
         for record in records:
             for commit in record.commits:
-                files = [FileEntry(one.path, one.size, one.sha256) for one in commit.files if one.sha256 not in brought]
-                Download(self._transport, self._cache, _revision(record, commit), self._progress).fetch(files)
-                brought.update(file.sha256 for file in files)
+                files = [file for file in listed(commit.files) if file.key not in brought]
+                Download(self._transport, self._cache, str(record.name), commit.id, self._progress).fetch(files)
+                brought.update(file.key for file in files)
 
     def _open(self, digest: Sha256) -> Iterator[bytes]:
         with self._cache.blob(digest).open("rb") as file:
@@ -69,18 +73,3 @@ def _pieces(path: Path) -> Iterator[bytes]:
     with path.open("rb") as file:
         while piece := file.read(PIECE_BYTES):
             yield piece
-
-
-def _revision(record: Record, commit: RecordedCommit) -> Revision:
-    return Revision(
-        id=str(record.name),
-        commit=commit.id,
-        digest=commit.digest,
-        version=None,
-        aliases=(),
-        yanked=None,
-        created_at=commit.created_at.isoformat(),
-        author=commit.author,
-        message=commit.message,
-        files=tuple(FileEntry(file.path, file.size, file.sha256) for file in commit.files),
-    )

@@ -2,11 +2,10 @@
 
 import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from lorahub.adapters.adapter import Adapter
 from lorahub.adapters.base_model import BaseModel
@@ -17,23 +16,17 @@ from lorahub.adapters.reader import read_adapter
 from lorahub.adapters.rules import RULES, Severity
 from lorahub.adapters.runtimes import RUNTIMES, Loads
 from lorahub.adapters.weights import scan_weights
-from lorahub.errors import InvalidConfiguration, InvalidUsage, NotFound, TooManyRequests, Unavailable
-from lorahub.hub.bases import (
-    OWN,
-    Bases,
-    OpenedBase,
-    base_from_document,
-    hash_folder,
-    hub_transport,
-    is_folder,
-)
-from lorahub.hub.configuration import PROJECT_FILE, Configuration
+from lorahub.errors import InvalidBaseModel, InvalidConfiguration, InvalidUsage, NotFound, TooManyRequests, Unavailable
+from lorahub.hub.bases import Bases, OpenedBase, hash_folder
+from lorahub.hub.configuration import PROJECT_FILE
+from lorahub.hub.contents import Contents
 from lorahub.hub.progress import Progress, Silence
 from lorahub.hub.remote_files import RemoteFiles
-from lorahub.hub.transport import Transport
-from lorahub.protocol.references import LATEST, Reference, local_path
+from lorahub.hub.sources import Sources, is_of_an_adapter, local_place, may_look_up
 
 LEVELS = ("metadata", "shapes", "drift", "load", "eval")
+_READING = ("drift", "load", "eval")
+"""Levels that read the adapter's weights."""
 
 Evaluate = Callable[[str, str], list[Finding]]
 """Findings of an evaluation: of this adapter, on this base, by what people write."""
@@ -47,7 +40,13 @@ class OpenedAdapter:
     name: str
     files: Files
     place: str | None = None
-    yanked: str | None = None
+    contents: Contents | None = None
+
+    @property
+    def yanked(self) -> str | None:
+        """Why."""
+        revision = None if self.contents is None else self.contents.revision
+        return None if revision is None or revision.yanked is None else revision.yanked.reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,12 +93,11 @@ class Checked:
 
 
 class Checker:
-    """Runs checks, and keeps the bases it has read. Use it as a context manager: it closes what it opened."""
+    """Runs checks, and keeps the bases it has read."""
 
     def __init__(
         self,
-        settings: Configuration,
-        transport: Callable[[], Transport],
+        sources: Sources,
         *,
         level: str = "shapes",
         runtimes: Sequence[str] = (),
@@ -107,17 +105,15 @@ class Checker:
         evaluate: Evaluate | None = None,
     ) -> None:
         """`evaluate` is what the level `eval` does beyond `load`; it needs a model, which this package has none of."""
-        self._settings = settings
+        self._sources = sources
         self._evaluate = evaluate
-        self._transport = transport
         self._progress = progress or Silence()
-        self._bases = Bases(settings, transport)
+        self._bases = Bases(sources)
         self._opened: dict[str, OpenedBase] = {}
-        self._connections = ExitStack()
+        self._remotes: list[RemoteFiles] = []
         self.level = level
         self.runtimes = tuple(runtimes)
         self.ignores = read_ignores(project_file())
-        self.bytes_read = 0
         if level == "eval" and evaluate is None:
             raise InvalidUsage(
                 "the level eval needs rows to evaluate on", hint="lorahub check … --level eval --data FILE"
@@ -126,40 +122,31 @@ class Checker:
         if unknown:
             raise InvalidUsage(f"no runtime is called {unknown[0]!r}", hint=f"there are: {', '.join(RUNTIMES)}")
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._connections.close()
+    @property
+    def bytes_read(self) -> int:
+        """Of headers, over the network."""
+        return sum(one.bytes_read for one in self._remotes) + sum(one.bytes_read for one in self._opened.values())
 
     def adapter(self, spec: str) -> OpenedAdapter:
-        """A folder, a file, a reference of the registry or of the Hub. Raises what the network says."""
-        if is_folder(spec):
-            return _local(spec)
-        if self._settings.flag("offline"):
-            raise InvalidUsage(f"LORAHUB_OFFLINE is set; {spec} needs the network", hint="unset it, or name a folder")
-        reference = Reference.parse(spec)
-        if spec.startswith("hf:"):
-            transport = self._connections.enter_context(hub_transport(self._settings))
-            files = RemoteFiles(transport, str(reference.repository), reference.revision or "main")
-            return OpenedAdapter(spec, files)
-        return self._from_registry(spec, reference)
-
-    def _from_registry(self, spec: str, reference: Reference) -> OpenedAdapter:
-        transport = self._transport()
-        wanted = reference.revision or LATEST
-        found = transport.json("GET", f"/api/lorahub/v1/models/{reference.repository}/revisions/{wanted}")
-        files = RemoteFiles(transport, str(reference.repository), str(found["commit"]))
-        yanked = found.get("yanked")
-        return OpenedAdapter(spec, files, yanked=yanked["reason"] if isinstance(yanked, dict) else None)
+        """A folder, a file, a reference of a registry or of the Hub. Raises what `Sources` does."""
+        if self.level in _READING:
+            fetched = self._sources.fetch(spec, is_of_an_adapter)
+            files, contents = FolderFiles(fetched.folder), fetched.contents
+            return OpenedAdapter(spec, files, _pointed(spec, files), contents)
+        opened = self._sources.open(spec)
+        if isinstance(opened, FolderFiles):
+            return OpenedAdapter(spec, opened, _pointed(spec, opened))
+        self._remotes.append(opened)
+        return OpenedAdapter(spec, opened, contents=opened.contents)
 
     def base(self, spec: str) -> BaseModel:
         if spec not in self._opened:
-            if self.level == "drift" and is_folder(spec):
-                self._opened[spec] = OpenedBase(hash_folder(local_path(spec), self._progress), "folder")
+            place = local_place(spec)
+            if self.level == "drift" and place is not None:
+                folder = self._sources.fetch(place).folder
+                self._opened[spec] = OpenedBase(hash_folder(folder, self._progress), "folder")
             else:
                 self._opened[spec] = self._bases.open(spec)
-            self.bytes_read += self._opened[spec].bytes_read
         return self._opened[spec].base
 
     def run(self, spec: str, bases: Sequence[str]) -> list[Checked]:
@@ -167,8 +154,6 @@ class Checker:
         opened = self.adapter(spec)
         adapter = read_adapter(opened.files)
         before = list(self._beside(opened, adapter))
-        if isinstance(opened.files, RemoteFiles):
-            self.bytes_read += opened.files.bytes_read
         named: list[tuple[str | None, BaseModel | None]] = (
             [(base, self.base(base)) for base in bases] if bases else [self._recorded(adapter)]
         )
@@ -177,17 +162,21 @@ class Checker:
     def _beside(self, opened: OpenedAdapter, adapter: Adapter) -> Iterable[Finding]:
         if opened.yanked is not None:
             yield finding("LH502", f"{opened.name} was yanked: {opened.yanked}", [Evidence(opened.name)])
-        if self.level in ("drift", "load", "eval") and adapter.weights_file is not None:
+        if self.level in _READING and adapter.weights_file is not None:
             yield from scan_weights(opened.files, adapter)
 
     def _recorded(self, adapter: Adapter) -> tuple[str | None, BaseModel | None]:
+        """The base that the adapter names, where that is a name which can be looked up, and leads to one."""
         name = adapter.claim.name
-        if name is None or self.level == "metadata":
+        if name is None or not may_look_up(name) or self.level == "metadata":
             return name, None
         try:
             return name, self.base(name)
-        except (NotFound, InvalidUsage, Unavailable, TooManyRequests):
+        except (NotFound, InvalidBaseModel, InvalidUsage):
             return name, None
+        except (Unavailable, TooManyRequests) as error:
+            error.hint = f"{error.hint}; --base names the base, --level metadata looks for none"
+            raise
 
     def _one(
         self,
@@ -199,10 +188,10 @@ class Checker:
     ) -> Checked:
         report = check(adapter, base, level=self.level, recorded=self._trained_on(adapter))
         more = list(before)
-        if self.level == "load" and base is not None and name is not None and is_folder(name):
+        if self.level == "load" and base is not None:
             from lorahub.hub.loading import load_findings
 
-            more += load_findings(opened.files, local_path(name))
+            more += load_findings(opened.files, base)
         if self._evaluate is not None and base is not None and name is not None and not has_errors(report.findings):
             more += self._evaluate(opened.name, name)
         kept, ignored = self._without_ignored(opened.name, [*report.findings, *more])
@@ -218,11 +207,11 @@ class Checker:
 
     def _trained_on(self, adapter: Adapter) -> BaseModel | None:
         """The very base that lorahub.json records, where the registry has its digests: what drift is measured from."""
-        if self.level != "drift" or adapter.claim.weights is None or self._settings.flag("offline"):
+        if self.level != "drift" or adapter.claim.weights is None:
             return None
         try:
-            return base_from_document(self._transport().json("GET", f"{OWN}/sha256:{adapter.claim.weights}"))
-        except NotFound:
+            return self._bases.open(f"sha256:{adapter.claim.weights}").base
+        except (NotFound, InvalidUsage):
             return None
 
     def _without_ignored(
@@ -239,16 +228,13 @@ class Checker:
         return kept, ignored
 
 
-def _local(spec: str) -> OpenedAdapter:
-    place = local_path(spec)
-    if not place.exists():
-        raise InvalidUsage(
-            f"{place} isn't there", hint="name a folder with adapter_config.json, a file, or namespace/name"
-        )
-    files = FolderFiles(place)
+def _pointed(spec: str, files: FolderFiles) -> str | None:
+    """The file of the project that findings are shown at."""
+    place = local_place(spec)
+    if place is None:
+        return None
     pointed = next((name for name in ("adapter_config.json", *files.sizes) if name in files.sizes), None)
-    shown = place / pointed if pointed is not None and place.is_dir() else place
-    return OpenedAdapter(spec, files, place=shown.as_posix())
+    return (place / pointed if pointed is not None and place.is_dir() else place).as_posix()
 
 
 # --- what a project sets aside ----------------------------------------------------------------------------------------

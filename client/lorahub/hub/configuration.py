@@ -17,6 +17,7 @@ from lorahub.protocol.client_settings import SETTINGS, Setting
 
 SYSTEM_FILE = Path("/etc/lorahub/config.toml")
 PROJECT_FILE = "lorahub.toml"
+_WORDS = dict.fromkeys(("1", "yes", "on", "true"), "true") | dict.fromkeys(("0", "no", "off", "false"), "false")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +38,13 @@ class Configuration:
 
     def flag(self, name: str) -> bool:
         return self.text(name) == "true"
+
+    def why_offline(self, *settings: str) -> str | None:
+        """What forbids the network, by the first of these settings that does; None where it may be asked."""
+        for value in (self.values[name] for name in ("offline", *settings)):
+            if value.text == "true":
+                return f"--{value.setting.name}" if value.origin == "flag" else value.origin
+        return None
 
     @property
     def timeout(self) -> float:
@@ -67,6 +75,12 @@ def _user_folder(kind: str) -> Path:
     return Path(find("lorahub"))
 
 
+def home_of_the_hub() -> Path:
+    """Where the Hub's own clients keep tokens and what they fetched."""
+    caches = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
+    return Path(os.environ.get("HF_HOME") or caches / "huggingface").expanduser()
+
+
 def user_file() -> Path:
     return home() / "config.toml"
 
@@ -87,12 +101,17 @@ class _Layer:
 def _layers(flags: Mapping[str, str | None]) -> Iterator[_Layer]:
     given = {name: text for name, text in flags.items() if text is not None}
     yield _Layer(given, dict.fromkeys(given, "flag"))
-    variables = {name: os.environ.get(f"LORAHUB_{name.upper()}", "") for name in SETTINGS}
-    named = {name: _plain(text) for name, text in variables.items() if text}
-    yield _Layer(named, {name: f"LORAHUB_{name.upper()}" for name in named})
+    set_here = {name: _variable(setting) for name, setting in SETTINGS.items()}
+    origins = {name: variable for name, variable in set_here.items() if variable is not None}
+    yield _Layer({name: _plain(name, os.environ[variable]) for name, variable in origins.items()}, origins)
     for path, table, is_project in _files():
         values = _read(path, table)
         yield _Layer(values, dict.fromkeys(values, str(path)), is_project)
+
+
+def _variable(setting: Setting) -> str | None:
+    """The one that is set."""
+    return next((variable for variable in setting.variables if os.environ.get(variable)), None)
 
 
 def _files() -> Iterator[tuple[Path, tuple[str, ...], bool]]:
@@ -122,7 +141,7 @@ def _read(path: Path, table: tuple[str, ...]) -> dict[str, str]:
         raise InvalidConfiguration(f"can't read {path}: {error}", hint="mend or remove the file") from None
     for key in table:
         content = content.get(key, {})
-    known = {key: _plain(value) for key, value in content.items() if not isinstance(value, dict)}
+    known = {key: _plain(key, value) for key, value in content.items() if not isinstance(value, dict)}
     if "token" in known:
         raise InvalidConfiguration(
             f"{path} has a token; tokens don't belong into configuration files",
@@ -133,11 +152,10 @@ def _read(path: Path, table: tuple[str, ...]) -> dict[str, str]:
     return known
 
 
-def _plain(value: Any) -> str:
-    if isinstance(value, bool):
-        return "true" if value else "false"
+def _plain(name: str, value: Any) -> str:
     text = str(value)
-    return {"1": "true", "yes": "true", "0": "false", "no": "false"}.get(text.lower(), text)
+    is_switch = isinstance(value, bool) or (name in SETTINGS and SETTINGS[name].is_switch)
+    return _WORDS.get(text.lower(), text) if is_switch else text
 
 
 def require_setting(name: str, *, origin: str) -> Setting:

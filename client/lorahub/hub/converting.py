@@ -1,6 +1,6 @@
 """Conversions by name: an adapter on disk, its base wherever it is known, and the files for a runtime."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,8 +10,7 @@ from lorahub.adapters.reader import read_adapter
 from lorahub.conversion import Target, convert
 from lorahub.errors import InvalidInput, NotConvertible, Refusal, Unavailable
 from lorahub.hub.bases import Bases
-from lorahub.hub.configuration import Configuration
-from lorahub.hub.transport import Transport
+from lorahub.hub.sources import Sources, is_of_an_adapter, may_look_up
 
 FOR_RUNTIME: Mapping[str, Target] = {
     "peft": "peft",
@@ -36,17 +35,10 @@ class Converted:
     files: Mapping[str, int]
 
 
-def convert_to(
-    settings: Configuration,
-    transport: Callable[[], Transport],
-    source: Path,
-    folder: Path,
-    target: str,
-    base: str | None,
-) -> Converted:
-    """Raises `NotConvertible`, and what opening the base raises where it was named."""
-    files = FolderFiles(source)
-    made = _converted(files, target, base, Bases(settings, transport))
+def convert_to(sources: Sources, source: str | Path, folder: Path, target: str, base: str | None) -> Converted:
+    """Raises `NotConvertible`, and what opening the source raises, and the base where it was named."""
+    files = FolderFiles(sources.fetch(source, is_of_an_adapter).folder)
+    made = _converted(files, target, base, Bases(sources))
     if folder.exists() and not folder.is_dir():
         raise InvalidInput(f"{folder} is a file", hint="name a folder for the result")
     folder.mkdir(parents=True, exist_ok=True)
@@ -77,6 +69,6 @@ def _base(bases: Bases, files: FolderFiles, named: str | None) -> BaseModel | No
         return bases.open(named).base
     claimed = read_adapter(files).claim.name
     try:
-        return bases.open(claimed).base if claimed else None
+        return bases.open(claimed).base if claimed and may_look_up(claimed) else None
     except Refusal:
         return None

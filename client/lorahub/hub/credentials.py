@@ -1,4 +1,4 @@
-"""Tokens, kept by host, and sent to no other.
+"""Tokens, kept by host, and sent to no other; the Hub's are those of its own clients.
 
 `LORAHUB_TOKEN` belongs to the endpoint that the user named himself. A project file may name an endpoint too, and then
 no token from the environment goes there: the file may be a stranger's.
@@ -11,8 +11,9 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from lorahub.errors import InvalidConfiguration, UnsafeEndpoint
-from lorahub.hub.configuration import Configuration, home
+from lorahub.hub.configuration import Configuration, home, home_of_the_hub
 
+HUB = "https://huggingface.co"
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]", "::1")
 
 
@@ -44,6 +45,32 @@ def credential_for(endpoint: str, configuration: Configuration, *, token_file: s
     if credential is not None:
         _require_safe(endpoint, configuration)
     return credential
+
+
+def token_for(endpoint: str, configuration: Configuration) -> str | None:
+    """As `credential_for`."""
+    credential = credential_for(endpoint, configuration)
+    return None if credential is None else credential.token
+
+
+def token_of_the_hub(configuration: Configuration) -> str | None:
+    """`HF_TOKEN`, unless a project's file chose the Hub; what `hf auth login` saved, for the Hub's own address only.
+
+    Raises `UnsafeEndpoint`.
+    """
+    address = configuration.values["hf_endpoint"]
+    if address.is_from_project:
+        return None
+    if named := os.environ.get("HF_TOKEN", "").strip():
+        _require_safe(configuration.text("hf_endpoint"), configuration)
+        return named
+    if host_of(configuration.text("hf_endpoint")) != HUB:
+        return None
+    place = Path(os.environ.get("HF_TOKEN_PATH") or home_of_the_hub() / "token")
+    try:
+        return place.expanduser().read_text("utf-8").strip() or None
+    except (OSError, UnicodeDecodeError):
+        return None
 
 
 def _find(endpoint: str, configuration: Configuration, token_file: str | None) -> Credential | None:

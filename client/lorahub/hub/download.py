@@ -1,7 +1,7 @@
 """Fetches files of a revision: several at once, each resumed where it broke off, each verified before it gets its name.
 
-Sizes and digests are known from the revision before the first byte, so a registry that sends more, or other bytes, is
-caught at once.
+Sizes and digests are known from the contents before the first byte, so a hub that sends more, or other bytes, is caught
+at once.
 """
 
 import errno
@@ -15,57 +15,82 @@ from urllib.parse import quote
 
 import httpx2
 
-from lorahub.errors import DigestMismatch, DiskFull, InvalidPath, SizeMismatch
-from lorahub.hub.cache import Cache, place
-from lorahub.hub.messages import Revision
+from lorahub.errors import DigestMismatch, DiskFull, SizeMismatch
+from lorahub.hub.cache import Cache, has, put
+from lorahub.hub.contents import ListedFile
 from lorahub.hub.progress import Progress
 from lorahub.hub.together import run_all
 from lorahub.hub.transport import Transport, goes_on, retrying
-from lorahub.protocol.digests import FileEntry
 
 PIECE_BYTES = 1 << 20
 
 
 class Download:
-    """One revision's files, from one registry into one cache."""
+    """Files of `repository` at `commit`, from one hub into one cache."""
 
-    def __init__(self, transport: Transport, cache: Cache, revision: Revision, progress: Progress) -> None:
+    def __init__(
+        self,
+        transport: Transport,
+        cache: Cache,
+        repository: str,
+        commit: str,
+        progress: Progress,
+        *,
+        beside: Path | None = None,
+    ) -> None:
+        """`beside` is a folder of files by their keys, which others have fetched."""
         self._transport = transport
         self._cache = cache
-        self._revision = revision
+        self._repository = repository
+        self._commit = commit
         self._progress = progress
+        self._beside = beside
 
-    def fetch(self, files: Sequence[FileEntry]) -> None:
-        """Every file's bytes are in the cache afterwards, under their digests.
+    def fetch(self, files: Sequence[ListedFile]) -> None:
+        """Every file's bytes are in the cache afterwards, under their keys.
 
         Raises `DigestMismatch`, `SizeMismatch`, `DiskFull` and what the transport raises.
         """
-        distinct = list({file.sha256: file for file in files}.values())
-        missing = [file for file in distinct if not self._cache.blob(file.sha256).exists()]
-        self._progress.begin(f"Pulling {self._revision.id}", sum(file.size for file in missing))
+        missing = list({file.key: file for file in files if not self._cache.has_blob(file)}.values())
+        self._progress.begin(f"Pulling {self._repository}", sum(file.size for file in missing))
         try:
             largest_first = sorted(missing, key=lambda file: -file.size)
             run_all([partial(self._fetch_one, file) for file in largest_first])
         finally:
             self._progress.end()
 
-    def _fetch_one(self, file: FileEntry) -> None:
-        blob = self._cache.blob(file.sha256)
-        with _disk_full_named(), self._cache.lock(file.sha256):
-            if blob.exists():
+    def _fetch_one(self, file: ListedFile) -> None:
+        blob = self._cache.blob(file.key)
+        with _disk_full_named(), self._cache.bringing(file.key):
+            if self._cache.has_blob(file):
                 self._progress.advance(file.size)
                 return
-            part = blob.with_suffix(".part")
-            retrying(lambda: self._bring(file, part))
-            part.replace(blob)
+            if not self._take_from_beside(file, blob):
+                part = blob.with_suffix(".part")
+                retrying(lambda: self._bring(file, part))
+                part.replace(blob)
+            blob.with_suffix(".head").unlink(missing_ok=True)
 
-    def _bring(self, file: FileEntry, part: Path) -> None:
+    def _take_from_beside(self, file: ListedFile, blob: Path) -> bool:
+        """Whether it is there, whole and right; weights are linked, what people edit by hand is copied."""
+        place = None if self._beside is None else (self._beside / file.key).resolve()
+        if place is None or not has(place, file.size):
+            return False
+        with place.open("rb") as source:
+            digest, _ = _hash_what_is_there(source, file)
+        if not file.is_right(digest.hexdigest()):
+            return False
+        put(place, blob, may_link=file.size > PIECE_BYTES)
+        self._progress.advance(file.size)
+        return True
+
+    def _bring(self, file: ListedFile, part: Path) -> None:
         """Appends what is missing to `part`, which then has the file's bytes; removes it where they are wrong."""
         with _open_for_append(part) as target:
-            digest, have = _hash_what_is_there(target)
+            digest, have = _hash_what_is_there(target, file)
             if have > file.size:
                 _start_over(target)
-                digest, have = hashlib.sha256(), 0
+                digest, have = file.hash(), 0
             self._progress.advance(have)
             resumed = have > 0
             try:
@@ -78,45 +103,35 @@ class Download:
             os.fsync(target.fileno())
         if have != file.size:
             raise httpx2.ReadError(f"{file.path} broke off at byte {have} of {file.size}")
-        if digest.hexdigest() != file.sha256:
+        if not file.is_right(digest.hexdigest()):
             part.unlink()
             if resumed:  # what an earlier pull left may have been the damaged part: once more, from the start
                 raise httpx2.ReadError(f"{file.path} did not continue what was there")
             raise DigestMismatch(
-                f"{file.path}: the registry sent bytes with the sha256 {digest.hexdigest()}; expected {file.sha256}",
-                hint="nothing was kept; try again, and tell the registry's operator if it happens twice",
+                f"{file.path}: {self._transport.endpoint} sent bytes with the digest {digest.hexdigest()}; "
+                f"expected {file.key}",
+                hint="nothing was kept; try again, and tell the hub's operator if it happens twice",
             )
 
     def _receive(
-        self, file: FileEntry, target: BinaryIO, digest: "hashlib._Hash", have: int
+        self, file: ListedFile, target: BinaryIO, digest: "hashlib._Hash", have: int
     ) -> tuple["hashlib._Hash", int]:
         """What `target` has afterwards: its hash, and how many bytes."""
-        path = f"/{self._revision.id}/resolve/{self._revision.commit}/{quote(file.path)}"
+        path = f"/{self._repository}/resolve/{self._commit}/{quote(file.path)}"
         headers = {"Range": f"bytes={have}-"} if have else {}
         with self._transport.stream(path, headers) as response:
             if have and not goes_on(response, have):
                 self._progress.advance(-have)
                 _start_over(target)
-                digest, have = hashlib.sha256(), 0
+                digest, have = file.hash(), 0
             for piece in response.iter_bytes():
                 if have + len(piece) > file.size:
-                    raise SizeMismatch(f"{file.path}: the registry sends more than the announced {file.size} bytes")
+                    raise SizeMismatch(f"{file.path}: more is sent than the announced {file.size} bytes")
                 target.write(piece)
                 digest.update(piece)
                 have += len(piece)
                 self._progress.advance(len(piece))
         return digest, have
-
-    def place(self, files: Sequence[FileEntry], folder: Path) -> None:
-        """The files under their names in `folder`; what else is there stays.
-
-        Raises `InvalidPath` for a symbolic link in the way.
-        """
-        is_cache = folder.is_relative_to(self._cache.folder)
-        for file in files:
-            target = folder / file.path
-            _refuse_links(folder, target)
-            place(self._cache.blob(file.sha256), target, may_link=is_cache)
 
 
 def _open_for_append(part: Path) -> BinaryIO:
@@ -125,8 +140,8 @@ def _open_for_append(part: Path) -> BinaryIO:
     return os.fdopen(os.open(part, flags, 0o644), "r+b")
 
 
-def _hash_what_is_there(target: BinaryIO) -> tuple["hashlib._Hash", int]:
-    digest, have = hashlib.sha256(), 0
+def _hash_what_is_there(target: BinaryIO, file: ListedFile) -> tuple["hashlib._Hash", int]:
+    digest, have = file.hash(), 0
     while piece := target.read(PIECE_BYTES):
         digest.update(piece)
         have += len(piece)
@@ -136,15 +151,6 @@ def _hash_what_is_there(target: BinaryIO) -> tuple["hashlib._Hash", int]:
 def _start_over(target: BinaryIO) -> None:
     target.seek(0)
     target.truncate()
-
-
-def _refuse_links(folder: Path, target: Path) -> None:
-    """Nothing is written through a symbolic link that somebody put into the folder."""
-    for parent in (target, *target.parents):
-        if parent == folder:
-            return
-        if parent.is_symlink():
-            raise InvalidPath(f"{parent} is a symbolic link; files are not written through it", hint="remove the link")
 
 
 class _disk_full_named:  # noqa: N801 (a context manager, read as a phrase)

@@ -2,7 +2,7 @@
 
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,7 +17,6 @@ from lorahub.errors import (
     AccessRefused,
     AlreadyExists,
     Conflict,
-    EntryNotFound,
     InvalidReference,
     NotFound,
     NotMergeable,
@@ -31,17 +30,16 @@ from lorahub.hub import configuration, credentials, messages
 from lorahub.hub.bases import Bases, base_from_document, document_of
 from lorahub.hub.cache import Cache
 from lorahub.hub.checking import Checked, Checker
+from lorahub.hub.contents import Contents
 from lorahub.hub.describe import describe
-from lorahub.hub.download import Download
 from lorahub.hub.folder import Left, Listing, list_folder, list_to_push
-from lorahub.hub.local_names import require_holdable
 from lorahub.hub.messages import Alias, Health, Identity, Mirror, Model, Publisher, Revision, Version
 from lorahub.hub.progress import Progress, Silence
 from lorahub.hub.signing import FILE as SIGNATURE
 from lorahub.hub.signing import sign_files
+from lorahub.hub.sources import Sources, Wanted, is_of_an_adapter, with_what_exists
 from lorahub.hub.transport import Transport
 from lorahub.hub.upload import Upload, Wish
-from lorahub.protocol.digests import FileEntry
 from lorahub.protocol.names import RepositoryName, is_version
 from lorahub.protocol.references import LATEST, Reference
 
@@ -72,8 +70,18 @@ class Pushed:
 
 @dataclass(frozen=True, slots=True)
 class Pulled:
+    """`left` are pickles and by-products of training, which are left on the Hub."""
+
     path: Path
-    revision: Revision
+    contents: Contents
+    left: tuple[Left, ...] = ()
+
+    @property
+    def revision(self) -> Revision:
+        """Raises `NotFound` where it is none of a registry's."""
+        if self.contents.revision is None:
+            raise NotFound(f"{self.contents.repository}@{self.contents.commit} is no stored revision of a registry")
+        return self.contents.revision
 
 
 _POLL_SECONDS = 0.5
@@ -95,9 +103,13 @@ class Hub:
         token_file: str | None = None,
         settings: configuration.Configuration | None = None,
         progress: Progress | None = None,
+        note: Callable[[str], object] | None = None,
         anonymous: bool = False,
     ) -> None:
-        """`anonymous` sends no token, whatever is saved. Raises `InvalidConfiguration`, `UnsafeEndpoint`."""
+        """`anonymous` sends no token, whatever is saved. `note` is told what a name was taken for without asking.
+
+        Raises `InvalidConfiguration`, `UnsafeEndpoint`.
+        """
         self.settings = settings or configuration.load({"endpoint": endpoint})
         self.endpoint = (endpoint or self.settings.text("endpoint")).rstrip("/")
         credentials.host_of(self.endpoint)
@@ -108,9 +120,15 @@ class Hub:
             self.credential = credentials.credential_for(self.endpoint, self.settings, token_file=token_file)
         self._progress = progress or Silence()
         self._transport = Transport(
-            self.endpoint, None if self.credential is None else self.credential.token, timeout=self.settings.timeout
+            self.endpoint,
+            None if self.credential is None else self.credential.token,
+            timeout=self.settings.timeout,
+            closed_by=self.settings.why_offline(),
         )
         self.cache = Cache(self.settings.cache_folder, self.endpoint)
+        self.sources = Sources(
+            self.settings, self.endpoint, lambda: self._transport, progress=self._progress, note=note
+        )
 
     def __enter__(self) -> Self:
         return self
@@ -118,6 +136,7 @@ class Hub:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.sources.__exit__(kind, error, trace)
         self._transport.__exit__(kind, error, trace)
 
     @property
@@ -284,14 +303,15 @@ class Hub:
 
         Raises what the Hub and the registry refuse, `DigestMismatch` for other bytes than the Hub says.
         """
-        from lorahub.hub.fetching import fetch_from_hub
-
+        wanted = self.sources.reference(source)
+        if wanted.scheme != "hf":
+            raise InvalidReference(f"{source} is not on the Hub", hint="write hf:org/name")
         with tempfile.TemporaryDirectory() as place:
-            folder = Path(place)
-            fetched = fetch_from_hub(self.settings, Reference.parse(source), folder, self._progress)
-            message, parents = f"Import {fetched.source}", [fetched.source]
-            pushed = self.push(folder, repository, message=message, private=private, base=base, parents=parents)
-        return replace(pushed, left=(*pushed.left, *fetched.left))
+            pulled = self._pull(wanted, Path(place), is_of_an_adapter)
+            origin = f"hf:{wanted.repository}@{pulled.contents.commit}"
+            message, parents = f"Import {origin}", [origin]
+            pushed = self.push(place, repository, message=message, private=private, base=base, parents=parents)
+        return replace(pushed, left=(*pushed.left, *pulled.left))
 
     def _compose(self, folder: Path, base: str | None, parents: Sequence[str] | None, sign: Path | None) -> Listing:
         """The folder's files, and those that are made for this push."""
@@ -303,8 +323,7 @@ class Hub:
         return list_to_push(folder, composed)
 
     def _describe(self, folder: Path, base: str | None, parents: Sequence[str] | None) -> bytes | None:
-        bases = Bases(self.settings, lambda: self._transport)
-        opened = bases.open(base).base if base is not None else None
+        opened = Bases(self.sources).open(base).base if base is not None else None
 
         def find(name: str) -> BaseModel | None:
             if not is_hub_id(name):
@@ -405,20 +424,8 @@ class Hub:
         try:
             body = self._transport.json("GET", f"{self._own(wanted)}/revisions/{_q(asked)}")
         except RevisionNotFound as error:
-            raise self._with_what_exists(error, wanted, asked) from None
+            raise with_what_exists(error, self._transport, wanted.repository, asked) from None
         return messages.parse_revision(body)
-
-    def _with_what_exists(self, error: RevisionNotFound, wanted: Reference, asked: str) -> RevisionNotFound:
-        names = [version.name for version in self.versions(str(wanted.repository))[:8]]
-        names += [alias.name for alias in self.aliases(str(wanted.repository))[:8]]
-        hint = (
-            f"there are: {', '.join(names)}"
-            if names
-            else f"it has no versions yet; {wanted.repository}@main is its branch"
-        )
-        told = RevisionNotFound(f"{wanted.repository} has no revision {asked!r}", hint=hint, **error.facts)
-        told.request_id = error.request_id
-        return told
 
     def versions(self, repository: str) -> list[Version]:
         """Newest first."""
@@ -485,16 +492,20 @@ class Hub:
     ) -> Pulled:
         """The files of a revision, each verified: in `folder`, or in the cache. Other files in `folder` stay.
 
-        `include` and `exclude` are shell patterns on paths. Raises what `revision` does, `DigestMismatch`, `DiskFull`.
+        The reference may lead to any registry, or to the Hub (`hf:org/name`). `include` and `exclude` are shell
+        patterns on paths. Raises what `revision` does, `DigestMismatch`, `DiskFull`.
         """
-        revision = self.revision(reference)
-        files = _chosen(revision, include, exclude)
-        target = Path(folder) if folder is not None else self.cache.snapshot(revision.id, revision.commit)
-        require_holdable((file.path for file in files), target)
-        download = Download(self._transport, self.cache, revision, self._progress)
-        download.fetch(files)
-        download.place(files, target)
-        return Pulled(target, revision)
+        wanted = self.sources.reference(reference) if isinstance(reference, str) else reference
+        return self._pull(wanted, None if folder is None else Path(folder), _matching(include, exclude))
+
+    def _pull(self, reference: Reference, folder: Path | None, wanted: Wanted) -> Pulled:
+        fetched = self.sources.fetch(reference, wanted, folder=folder)
+        assert fetched.contents is not None  # a reference's has one
+        return Pulled(fetched.folder, fetched.contents, fetched.left)
+
+    def fetch(self, source: str) -> Path:
+        """Where the files of a base or an adapter are: a path that exists, or a revision, brought into the cache."""
+        return self.sources.fetch(source).folder
 
     # --- bases and checks ---------------------------------------------------------------------------------------------
 
@@ -514,7 +525,7 @@ class Hub:
 
     def adapters_of(self, base: str) -> list[str]:
         """References of the newest version of every adapter that you may see and that names this base."""
-        name = base.removeprefix("hf:").partition("@")[0]
+        name = _unrevised(self.sources, base)
         found: list[str] = []
         address: str | None = f"{OWN}/bases/{quote(name)}/adapters"
         while address is not None:
@@ -530,8 +541,7 @@ class Hub:
         runtimes: Sequence[str] = (),
     ) -> list[Checked]:
         """Checks a folder or a reference on this machine: one result for each base, or for the base it names."""
-        with Checker(self.settings, lambda: self._transport, level=level, runtimes=runtimes) as checker:
-            return checker.run(adapter, bases)
+        return Checker(self.sources, level=level, runtimes=runtimes, progress=self._progress).run(adapter, bases)
 
     def check_all(self, adapters: Sequence[str], bases: Sequence[str]) -> Mapping[str, Any]:
         """The registry's own verdicts, from what it has stored: every adapter against every base."""
@@ -608,10 +618,6 @@ class Hub:
 
     # --- merges -------------------------------------------------------------------------------------------------------
 
-    def fetch(self, reference: str) -> Path:
-        """The folder in the cache that holds a revision, fetched where it wasn't."""
-        return self.pull(reference).path
-
     def merge(self, recipe: "Recipe", folder: str | Path, *, threads: int | None = None, device: str = "cpu") -> Path:
         """Folds adapters into a base on this machine: W' = W + s·BA. A merge that was interrupted goes on.
 
@@ -622,13 +628,14 @@ class Hub:
         from lorahub.hub.merging import Merger
         from lorahub.merging.devices import open_device
 
-        with Merger(self.settings, lambda: self) as merger:
+        with Merger(self.sources) as merger:
             plan = merger.plan(recipe, device=open_device(device))
             return merger.write(plan, Path(folder), threads=threads, progress=self._progress)
 
     def plan_merge(self, recipe: "Recipe") -> Mapping[str, Any]:
         """What the registry would merge: files with sizes, cost, digest. Nothing is started."""
-        answer: Mapping[str, Any] = self._transport.json("POST", f"{OWN}/merges/plan", body=recipe.as_json())
+        body = self._of_ours(recipe).as_json()
+        answer: Mapping[str, Any] = self._transport.json("POST", f"{OWN}/merges/plan", body=body)
         return answer
 
     def start_merge(self, recipe: "Recipe", target: str, *, private: bool = False) -> Mapping[str, Any]:
@@ -636,9 +643,18 @@ class Hub:
 
         The same recipe for the same target is the same job. Raises what planning raises, `TooManyRequests`.
         """
-        body = {"recipe": recipe.as_json(), "target": str(self._reference(target).repository), "private": private}
+        ours, name = self._of_ours(recipe), str(self._reference(target).repository)
+        body = {"recipe": ours.as_json(), "target": name, "private": private}
         answer: Mapping[str, Any] = self._transport.json("POST", f"{OWN}/merges", body=body)
         return answer
+
+    def _of_ours(self, recipe: "Recipe") -> "Recipe":
+        """With names as the registry itself writes them. Raises `InvalidReference` for what isn't there."""
+        adapters = (replace(one, source=self._plain(one.source)) for one in recipe.adapters)
+        return replace(recipe, base=self._plain(recipe.base), adapters=tuple(adapters))
+
+    def _plain(self, source: str) -> str:
+        return str(replace(self._reference(source), scheme="lorahub", host=None))
 
     def merge_job(self, job: str) -> Mapping[str, Any]:
         """`status` (queued, running, publishing, done, failed, cancelled), `bytes`, `done` and the `reference`."""
@@ -669,11 +685,11 @@ class Hub:
     # --- addresses ----------------------------------------------------------------------------------------------------
 
     def _reference(self, reference: str | Reference) -> Reference:
-        parsed = Reference.parse(reference) if isinstance(reference, str) else reference
+        parsed = self.sources.reference(reference) if isinstance(reference, str) else reference
         if parsed.scheme == "hf":
             raise InvalidReference(
-                f"{parsed} is on the public Hub; this command works on a lorahub registry",
-                hint="fetch it with: hf download",
+                f"{parsed} is on the Hub; this needs a repository of a lorahub registry",
+                hint=f"bring it here: lorahub import {parsed} namespace/name",
             )
         if parsed.host is not None and parsed.host != credentials.host_of(self.endpoint).partition("://")[2]:
             raise InvalidReference(
@@ -696,19 +712,22 @@ def _aliases(given: Sequence[str], *, latest: bool) -> tuple[str, ...]:
     return tuple(dict.fromkeys([*([LATEST] if latest else []), *given]))
 
 
-def _chosen(revision: Revision, include: Sequence[str], exclude: Sequence[str]) -> list[FileEntry]:
+def _unrevised(sources: Sources, base: str) -> str:
+    """A base's name as a registry knows it: of its own repository or the Hub's, or any other."""
+    try:
+        return str(sources.reference(base).repository)
+    except InvalidReference:
+        return base.partition("@")[0]
+
+
+def _matching(include: Sequence[str], exclude: Sequence[str]) -> Wanted:
     from fnmatch import fnmatchcase
 
     def wanted(path: str) -> bool:
         is_in = not include or any(fnmatchcase(path, pattern) for pattern in include)
         return is_in and not any(fnmatchcase(path, pattern) for pattern in exclude)
 
-    files = [file for file in revision.files if wanted(file.path)]
-    if not files and revision.files:
-        raise EntryNotFound(
-            f"no file of {revision.id} matches", hint=f"it has: {', '.join(file.path for file in revision.files[:10])}"
-        )
-    return files
+    return wanted
 
 
 def _q(element: str) -> str:

@@ -1,24 +1,31 @@
 """The real loader's word: PEFT loads the adapter onto the base's shape, without any weights of the base."""
 
+import json
 import tempfile
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from lorahub.adapters.base_model import BaseModel
 from lorahub.adapters.files import Files
 from lorahub.adapters.findings import Evidence, Finding, finding
-from lorahub.errors import InvalidConfiguration
+from lorahub.errors import InvalidBaseModel, InvalidConfiguration
 
 _LOADED = ("adapter_config.json", "adapter_model.safetensors")
 
 
-def load_findings(files: Files, base: Path) -> list[Finding]:
+def load_findings(files: Files, base: BaseModel) -> list[Finding]:
     """LH310 for every tensor that PEFT drops, or makes anew because the file has none.
 
     The base is built from its config.json on torch's meta device, so it needs no memory. Raises
-    `InvalidConfiguration` where peft isn't installed.
+    `InvalidConfiguration` where peft isn't installed, `InvalidBaseModel` where nobody knows that config.json.
     """
+    if base.model_type is None:
+        raise InvalidBaseModel(
+            "the base's config.json is not known, and --level load builds the model from it",
+            hint="name a folder or a repository that has it",
+        )
     try:
         import peft
         import torch
@@ -46,8 +53,10 @@ def load_findings(files: Files, base: Path) -> list[Finding]:
     return list(_disagreements(result))
 
 
-def _model(transformers: Any, base: Path) -> Any:
-    config = transformers.AutoConfig.from_pretrained(base)
+def _model(transformers: Any, base: BaseModel) -> Any:
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "config.json").write_text(json.dumps(base.config))
+        config = transformers.AutoConfig.from_pretrained(folder)
     named = getattr(transformers, (config.architectures or ["AutoModelForCausalLM"])[0])
     return named(config)
 

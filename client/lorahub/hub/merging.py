@@ -1,51 +1,29 @@
 """Merges by name: bases and adapters wherever they are, to a folder here."""
 
 import hashlib
-import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from typing import Any, Self
 
 from lorahub.adapters.base_model import read_base, weight_files
 from lorahub.adapters.files import Files, FolderFiles, OpenFolder
-from lorahub.errors import InvalidBaseModel, InvalidInput
-from lorahub.hub.bases import hub_transport, is_folder
-from lorahub.hub.configuration import Configuration
+from lorahub.hub.contents import Contents
 from lorahub.hub.progress import Progress, Silence
+from lorahub.hub.sources import Sources, is_of_a_model, is_of_an_adapter
 from lorahub.merging.folder import write_model
 from lorahub.merging.plan import Device, Ingredients, MergePlan
 from lorahub.merging.recipe import Recipe
-from lorahub.protocol.references import Reference, local_path
 
-if TYPE_CHECKING:
-    from lorahub.hub.remote_files import RemoteFiles
-    from lorahub.hub.transport import Transport
-
-_AHEAD = 8 << 20
 _HASH_STEP = 4 << 20
 
 
-class Registry(Protocol):
-    """What a merge needs of `hub.Hub`."""
-
-    @property
-    def transport(self) -> "Transport": ...
-
-    def fetch(self, reference: str) -> Path:
-        """The folder in the cache that holds a revision."""
-        ...
-
-
 class Merger:
-    """Opens what a recipe names. `registry` is asked only where a name needs it."""
+    """Opens what a recipe names. Use it as a context manager: it closes what it opened."""
 
-    def __init__(self, settings: Configuration, registry: Callable[[], Registry]) -> None:
-        self._settings = settings
-        self._open = registry
-        self._public: Transport | None = None
+    def __init__(self, sources: Sources) -> None:
+        self._sources = sources
         self._opened = ExitStack()
-        self._own: Registry | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -53,15 +31,12 @@ class Merger:
     def __exit__(self, *_: object) -> None:
         self._opened.close()
 
-    @property
-    def _registry(self) -> Registry:
-        if self._own is None:
-            self._own = self._open()
-        return self._own
+    def plan(self, recipe: Recipe, *, device: Device | None = None, is_dry: bool = False) -> MergePlan:
+        """A dry plan is made from the base's headers, and can't be written.
 
-    def plan(self, recipe: Recipe, *, device: Device | None = None) -> MergePlan:
-        """Raises what opening raises, and what `MergePlan` does."""
-        base, base_identity = self._base(recipe.base)
+        Raises what opening raises, and what `MergePlan` does.
+        """
+        base, base_identity = self._headers(recipe.base) if is_dry else self._base(recipe.base)
         adapters = [self._adapter(one.source) for one in recipe.adapters]
         identities = {"base": base_identity, "adapters": [identity for _, identity in adapters]}
         return MergePlan(recipe, Ingredients(base, [files for files, _ in adapters], identities), device=device)
@@ -86,62 +61,30 @@ class Merger:
     # --- sources ------------------------------------------------------------------------------------------------------
 
     def _base(self, spec: str) -> tuple[Files, Mapping[str, Any]]:
-        if is_folder(spec):
-            folder = local_path(spec)
-            if not folder.exists():
-                raise InvalidBaseModel(f"{folder} isn't there", hint="name a folder with model.safetensors")
-            files = OpenFolder(folder)
-            self._opened.callback(files.close)
-            return files, {"layout": read_base(files).layout_digest}
-        remote = self._remote(spec)
-        remote.warm([path for _, path in weight_files(remote)])
-        sums = {path: remote.sha256(path) for _, path in weight_files(remote)}
-        identity = {"files": sums} if all(sums.values()) else {"commit": remote.commit}
-        return Ahead(remote), identity
+        fetched = self._sources.fetch(spec, is_of_a_model)
+        files = OpenFolder(fetched.folder)
+        self._opened.callback(files.close)
+        return files, _identity(files, fetched.contents)
+
+    def _headers(self, spec: str) -> tuple[Files, Mapping[str, Any]]:
+        files = self._sources.open(spec)
+        if isinstance(files, FolderFiles):
+            return files, _identity(files, None)
+        files.warm([path for _, path in weight_files(files)])
+        return files, _identity(files, files.contents)
 
     def _adapter(self, spec: str) -> tuple[Files, Mapping[str, Any]]:
-        if is_folder(spec):
-            place = local_path(spec)
-            if not place.exists():
-                raise InvalidInput(f"{place} isn't there", hint="name a folder with an adapter, or namespace/name")
-            files = FolderFiles(place)
-        elif spec.startswith("hf:"):
-            remote = self._remote(spec)
-            return Ahead(remote), {"commit": remote.commit}
-        else:
-            files = FolderFiles(self._registry.fetch(spec))
+        files = FolderFiles(self._sources.fetch(spec, is_of_an_adapter).folder)
         return files, {"files": {path: _sha256(files, path) for path in sorted(files.sizes) if _counts(path)}}
 
-    def _remote(self, spec: str) -> "RemoteFiles":
-        from lorahub.hub.remote_files import RemoteFiles
 
-        reference = Reference.parse(spec)
-        if not spec.startswith("hf:"):
-            return RemoteFiles(self._registry.transport, str(reference.repository), reference.revision or "main")
-        if self._public is None:
-            self._public = self._opened.enter_context(hub_transport(self._settings))
-        return RemoteFiles(self._public, str(reference.repository), reference.revision or "main")
-
-
-class Ahead:
-    """Remote files read in large pieces, of which each thread keeps its last."""
-
-    def __init__(self, files: Files) -> None:
-        self._files = files
-        self.sizes = files.sizes
-        self._kept = threading.local()
-
-    def read(self, path: str, start: int, stop: int) -> bytes:
-        name, begin, piece = getattr(self._kept, "piece", ("", 0, b""))
-        if name != path or not (begin <= start and stop <= begin + len(piece)):
-            if stop - start < 1 << 16:
-                return self._files.read(path, start, stop)
-            begin, piece = start, self._files.read(path, start, min(self.sizes[path], max(stop, start + _AHEAD)))
-            self._kept.piece = (path, begin, piece)
-        return bytes(memoryview(piece)[start - begin : stop - begin])
-
-    def sha256(self, path: str) -> str | None:
-        return self._files.sha256(path)
+def _identity(base: Files, contents: Contents | None) -> Mapping[str, Any]:
+    """The digests of its weights where a hub says them, its commit where it doesn't; the shapes of a folder."""
+    if contents is None:
+        return {"layout": read_base(base).layout_digest}
+    known = {file.path: file.sha256 for file in contents.files}
+    sums = {path: known.get(path) for _, path in weight_files(base)}
+    return {"files": sums} if all(sums.values()) else {"commit": contents.commit}
 
 
 def _counts(path: str) -> bool:

@@ -9,7 +9,15 @@ from urllib.parse import urlsplit
 
 import httpx2
 
-from lorahub.errors import LorahubError, RegistryFailed, RegistryUnreachable, TooManyRequests, Unavailable, error_class
+from lorahub.errors import (
+    InvalidUsage,
+    LorahubError,
+    RegistryFailed,
+    RegistryUnreachable,
+    TooManyRequests,
+    Unavailable,
+    error_class,
+)
 
 Answer = TypeVar("Answer")
 
@@ -21,7 +29,8 @@ LONGEST_WAIT_SECONDS = 30.0
 class Transport:
     """Talks to one endpoint. Use it as a context manager; its connections are shared by threads."""
 
-    def __init__(self, endpoint: str, token: str | None, *, timeout: float = 60) -> None:
+    def __init__(self, endpoint: str, token: str | None, *, timeout: float = 60, closed_by: str | None = None) -> None:
+        """`closed_by` is what forbids the network: then every request raises `InvalidUsage`."""
         self.endpoint = endpoint.rstrip("/")
         self._token = token
         self._client = httpx2.Client(
@@ -29,6 +38,7 @@ class Transport:
             headers={"User-Agent": _user_agent()},
             follow_redirects=False,
             limits=httpx2.Limits(max_connections=16),
+            transport=None if closed_by is None else _Closed(closed_by),
         )
 
     def __enter__(self) -> Self:
@@ -121,6 +131,16 @@ class Transport:
         if response.status_code >= 300:
             raise refusal(response)
         return response
+
+
+class _Closed(httpx2.BaseTransport):
+    def __init__(self, by: str) -> None:
+        self._by = by
+
+    def handle_request(self, request: httpx2.Request) -> httpx2.Response:
+        raise InvalidUsage(
+            f"this needs {_origin(str(request.url))}, and no network is asked ({self._by})", hint="run it without"
+        )
 
 
 def goes_on(response: httpx2.Response, start: int) -> bool:

@@ -38,7 +38,14 @@ def sha256_of(content: bytes) -> Sha256:
 
 def git_blob_sha1(content: bytes) -> GitSha1:
     """The object id git gives a blob of this content."""
-    return GitSha1(hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest())
+    digest = git_blob_hash(len(content))
+    digest.update(content)
+    return GitSha1(digest.hexdigest())
+
+
+def git_blob_hash(size: int) -> "hashlib._Hash":
+    """That of a blob of so many bytes, which are still to come."""
+    return hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False)
 
 
 def lfs_pointer(sha256: Sha256, size: int) -> bytes:

@@ -53,7 +53,10 @@ RESERVED_NAMESPACES = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class RepositoryName:
-    """`namespace/name`. Compared and stored under `key`, shown as it was first written."""
+    """`namespace/name`. Compared and stored under `key`, shown as it was first written.
+
+    Only the Hub has repositories without a namespace, such as gpt2.
+    """
 
     namespace: str
     name: str
@@ -67,11 +70,11 @@ class RepositoryName:
         return cls(parse_name(namespace, what="namespace"), parse_name(name, what="repository name"))
 
     def __str__(self) -> str:
-        return f"{self.namespace}/{self.name}"
+        return f"{self.namespace}/{self.name}" if self.namespace else self.name
 
     @property
     def key(self) -> str:
-        return f"{self.namespace.lower()}/{self.name.lower()}"
+        return str(self).lower()
 
 
 def parse_name(text: str, *, what: str) -> str:

@@ -33,6 +33,15 @@ def parse_path(text: str) -> FilePath:
     return FilePath(text)
 
 
+def is_path(text: str) -> bool:
+    """Whether `parse_path` takes it."""
+    try:
+        parse_path(text)
+    except InvalidPath:
+        return False
+    return True
+
+
 def _check_element(element: str, path: str) -> None:
     _refuse_if(element == "", path, "it has an empty element")
     _refuse_if(element in (".", ".."), path, f"it has the element {element!r}")

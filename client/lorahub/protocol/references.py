@@ -1,9 +1,9 @@
 """References, as people write them: `[scheme:][//host[:port]/]namespace/name[@revision]`, or a local path.
 
-    acme/sql   acme/sql@v3   acme/sql@champion   acme/sql@sha256:…   hf:acme/sql@main   lorahub://hub.example:8443/acme/sql@v3
-    ./folder   /folder   ~/folder   file:folder
+    acme/sql   acme/sql@v3   acme/sql@champion   acme/sql@sha256:…   lorahub://hub.example:8443/acme/sql@v3
+    hf:acme/sql@main   hf:gpt2   ./folder   /folder   ~/folder   file:folder
 
-A bare name never means a local folder, even where one exists.
+Only the Hub has names without a namespace. A bare name is no local path here, even where one exists.
 """
 
 import re
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lorahub.errors import InvalidName, InvalidReference
-from lorahub.protocol.names import RepositoryName
+from lorahub.protocol.names import RepositoryName, parse_name
 
 LATEST = "latest"
 
@@ -46,9 +46,9 @@ class Reference:
                 text, f"{revision[:80]!r} is no revision: a version, an alias, a branch, a commit or sha256:…"
             )
         try:
-            return cls(scheme, host, RepositoryName.parse(name), revision or None)
+            return cls(scheme, host, _repository(scheme, name), revision or None)
         except InvalidName as error:
-            raise _invalid(text, error.message) from None
+            raise _invalid(text, error.message, hint=_with_host(name)) from None
 
     def __str__(self) -> str:
         scheme = "" if self.scheme == "lorahub" and self.host is None else f"{self.scheme}:"
@@ -90,7 +90,20 @@ def _split_host(scheme: str, rest: str, text: str) -> tuple[str | None, str]:
     return host, path
 
 
-def _invalid(text: str, why: str) -> InvalidReference:
+def _repository(scheme: str, name: str) -> RepositoryName:
+    if scheme == "hf" and "/" not in name:
+        return RepositoryName("", parse_name(name, what="repository name"))
+    return RepositoryName.parse(name)
+
+
+def _with_host(name: str) -> str | None:
+    """The hint for `hub.example/acme/sql`."""
+    host, _, rest = name.partition("/")
+    is_meant = rest.count("/") == 1 and _AUTHORITY.fullmatch(host) and not host.isalnum()
+    return f"a repository of another registry is written lorahub://{name}" if is_meant else None
+
+
+def _invalid(text: str, why: str, *, hint: str | None = None) -> InvalidReference:
     return InvalidReference(
-        f"not a reference: {text[:200]!r}: {why}", hint="write namespace/name[@revision], such as acme/sql@v3"
+        f"not a reference: {text[:200]!r}: {why}", hint=hint or "write namespace/name[@revision], such as acme/sql@v3"
     )

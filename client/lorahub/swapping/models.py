@@ -22,6 +22,8 @@ the causal models of transformers, and 3e-3 or more for encoders, even with rand
 _CAUSAL = "name a model that continues text, a causal one"
 _REPAIRED = "fetch or write its files again, or name another model that transformers knows as a causal one"
 _EDITED = "its config.json is another model's, or was edited: take the one that it was saved with"
+_LOCAL = {"trust_remote_code": False, "local_files_only": True}
+"""No code of the base's is run, and nobody else is asked: it is a folder."""
 _LEFTOVERS = ("masked_bias",)
 """Constants that models of transformers once kept beside their weights."""
 
@@ -30,7 +32,7 @@ def load_config(base: str | Path) -> Any:
     """Raises `BaseNotFound`, `InvalidBaseModel`."""
     _refuse_adapter(base)
     with _read_by_transformers(base):
-        settings: Any = AutoConfig.from_pretrained(str(base), **_from(base))
+        settings: Any = AutoConfig.from_pretrained(str(base), **_LOCAL)
         vocabulary = getattr(settings.get_text_config(), "vocab_size", None)
     if settings.is_encoder_decoder:
         raise InvalidBaseModel(f"{base} is a {settings.model_type}, an encoder with a decoder", hint=_CAUSAL)
@@ -43,7 +45,7 @@ def load_tokenizer(base: str | Path) -> Any:
     """Raises `BaseNotFound` where there is none, `InvalidBaseModel`."""
     hint = "save one beside the model: tokenizer.save_pretrained(folder)"
     try:
-        return AutoTokenizer.from_pretrained(str(base), **_from(base))
+        return AutoTokenizer.from_pretrained(str(base), **_LOCAL)
     except Exception as error:
         if not any(Path(base).glob("tokenizer*")):
             raise BaseNotFound(f"{base} has no tokenizer", hint=hint) from error
@@ -58,7 +60,7 @@ def load_model(base: str | Path, **options: Any) -> tuple[Any, list[str]]:
     """
     with _read_by_transformers(base):
         loaded: Any = AutoModelForCausalLM.from_pretrained(
-            str(base), output_loading_info=True, ignore_mismatched_sizes=True, **_from(base), **options
+            str(base), output_loading_info=True, ignore_mismatched_sizes=True, **_LOCAL, **options
         )
     model, told = loaded
     _refuse_other_shapes(base, told["mismatched_keys"])
@@ -103,11 +105,6 @@ def positions_of(settings: Any) -> int | None:
     """How many tokens a model has positions for; None where it says no number."""
     most = getattr(settings.get_text_config(), "max_position_embeddings", None)
     return most if isinstance(most, int) and most > 0 else None
-
-
-def _from(base: str | Path) -> dict[str, bool]:
-    """No code of the base's is run, and for a folder nobody else is asked."""
-    return {"trust_remote_code": False, "local_files_only": Path(base).is_dir()}
 
 
 # --- what is refused --------------------------------------------------------------------------------------------------

@@ -11,9 +11,9 @@ import torch
 from torch import nn
 
 from lorahub.adapters.files import FolderFiles
-from lorahub.errors import AlreadyExists, BaseNotFound, EntryNotFound, InvalidConfiguration, InvalidUsage, LimitExceeded
+from lorahub.errors import AlreadyExists, EntryNotFound, InvalidConfiguration, InvalidUsage, LimitExceeded
 from lorahub.hub.hub import Hub
-from lorahub.protocol.references import is_local, local_path
+from lorahub.hub.sources import Wanted, is_of_a_model, is_of_an_adapter, local_place
 from lorahub.swapping.dialog import Dialog
 from lorahub.swapping.fronts import Entrance
 from lorahub.swapping.slots import Active, Live, Pair, Slot, State
@@ -29,10 +29,10 @@ class Session:
     >>> session.load("sql", "acme/sql@v3")       # doctest: +SKIP
     >>> session.use("sql")                       # doctest: +SKIP
 
-    `base` is a model of transformers, or what `AutoModelForCausalLM.from_pretrained` takes. `dtype` is that of a base
-    that is read here, and of the factors; without it they have their weight's. `max_rank` bounds what may be loaded.
-    `on_swap` is the policy of dialogs: `reprefill` computes the cache anew, `keep` goes on with the old adapter's.
-    Factors live where the model is when they are loaded. A session belongs to one thread.
+    `base` is a model of transformers, or where one is: a folder, `hf:org/name`, a repository of the registry. `dtype`
+    is that of a base that is read here, and of the factors; without it they have their weight's. `max_rank` bounds what
+    may be loaded. `on_swap` is the policy of dialogs: `reprefill` computes the cache anew, `keep` goes on with the old
+    adapter's. Factors live where the model is when they are loaded. A session belongs to one thread.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class Session:
     # --- loading ------------------------------------------------------------------------------------------------------
 
     def load(self, name: str, source: str | Path) -> Loaded:
-        """Reads an adapter from a folder, or from the registry (`namespace/name@revision`), without using it yet.
+        """Reads an adapter, without using it yet: a folder, `namespace/name@revision` of the registry, `hf:org/name`.
 
         Raises `NotConvertible` for what can't act here, `AdapterDoesNotFit`, `AlreadyExists`, `LimitExceeded`; the
         session is as before then.
@@ -220,10 +220,13 @@ class Session:
             raise AlreadyExists(f"an adapter is loaded as {name!r} already", hint="unload it, or choose another name")
 
 
-def load_base(base: str | Path, dtype: torch.dtype | None = None, device: str | None = None) -> Any:
-    """A causal language model, ready to be asked.
+def load_base(
+    base: str | Path, dtype: torch.dtype | None = None, device: str | None = None, hub: Callable[[], Hub] = Hub
+) -> Any:
+    """A causal language model, ready to be asked; its weights and tokenizer are in `folder_of(base, hub)`.
 
-    Raises `BaseNotFound`, `InvalidBaseModel`, `InvalidUsage`, `InvalidConfiguration`, `LimitExceeded`.
+    Raises `BaseNotFound`, `InvalidBaseModel`, `InvalidUsage`, `InvalidConfiguration`, `LimitExceeded`, and what
+    fetching it raises.
     """
     try:
         from lorahub.swapping.models import load_config, load_model, require_continuing
@@ -232,12 +235,11 @@ def load_base(base: str | Path, dtype: torch.dtype | None = None, device: str | 
             f"models are loaded by transformers, and {error.name} is not installed",
             hint="pip install 'lorahub-registry[train]'",
         ) from None
-    if (isinstance(base, Path) or is_local(base)) and not local_path(str(base)).exists():
-        raise BaseNotFound(f"there is no {base}", hint="name a folder with config.json")
-    load_config(base)
-    model, _ = load_model(base, **({} if dtype is None else {"dtype": dtype}))
+    folder = folder_of(base, hub, is_of_a_model).resolve()  # a path that nobody takes for a name
+    load_config(folder)
+    model, _ = load_model(folder, **({} if dtype is None else {"dtype": dtype}))
     model = model.eval() if device is None else _moved(model.eval(), device)
-    require_continuing(base, model)
+    require_continuing(folder, model)
     return model
 
 
@@ -259,15 +261,15 @@ def _dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:
     return found
 
 
-def folder_of(source: str | Path, hub: Callable[[], Hub]) -> Path:
-    """Where an adapter's files are: a path that exists, or a revision of the registry, pulled into the cache."""
-    place = source if isinstance(source, Path) else local_path(source)
-    if place.exists():
-        return place
-    if isinstance(source, Path) or is_local(source):
+def folder_of(source: str | Path, hub: Callable[[], Hub], wanted: Wanted = is_of_an_adapter) -> Path:
+    """Where the files of an adapter or a base are. Raises `EntryNotFound`, and what `Sources.fetch` does."""
+    place = local_place(source)
+    if place is None:
+        with hub() as registry:
+            return registry.sources.fetch(source, wanted).folder
+    if not place.exists():
         raise EntryNotFound(f"there is no {source}", hint="name a folder with adapter_config.json")
-    with hub() as registry:
-        return registry.fetch(source)
+    return place
 
 
 def _concatenated(parts: Sequence[tuple[Pair, float]]) -> Pair:

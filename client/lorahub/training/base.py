@@ -9,12 +9,10 @@ from typing import Any
 
 from lorahub.adapters.base_model import BaseModel
 from lorahub.errors import BaseNotFound, InvalidReference
-from lorahub.hub.bases import hash_folder, is_folder
+from lorahub.hub.bases import hash_folder
 from lorahub.hub.hub import Hub
 from lorahub.hub.progress import Progress
-from lorahub.protocol.references import Reference, local_path
-
-_MODEL_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
+from lorahub.hub.sources import is_of_a_model, local_place
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,36 +43,22 @@ class Base:
 
 
 def find_base(spec: str, name: str | None, hub: Callable[[], Hub]) -> Base:
-    """Fetches what isn't here. Raises `BaseNotFound`, and what the network says."""
+    """Fetches what isn't here. Raises `BaseNotFound`, and what `Sources.fetch` does."""
     missing = BaseNotFound(f"{spec} is no folder here", hint="name a folder, hf:org/name, or namespace/name")
-    if is_folder(spec):
-        if not local_path(spec).is_dir():
+    folder = local_place(spec)
+    if folder is not None:
+        if not folder.is_dir():
             raise missing
-        return Base(local_path(spec), name, None)
+        return Base(folder, name, None)
     try:
-        reference = Reference.parse(spec)
+        with hub() as registry:
+            fetched = registry.sources.fetch(spec, is_of_a_model)
     except InvalidReference:
         raise missing from None
-    if spec.startswith("hf:"):
-        return _from_hub(reference, name)
-    with hub() as registry:
-        pulled = registry.pull(spec)
-    if not (pulled.path / "config.json").is_file():
+    assert fetched.contents is not None  # it isn't local
+    if not (fetched.folder / "config.json").is_file():
         raise BaseNotFound(f"{spec} holds no model to train on", hint="name the base, not an adapter of it")
-    return Base(pulled.path, name or str(reference.repository), pulled.revision.commit)
-
-
-def _from_hub(reference: Reference, name: str | None) -> Base:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    repository = str(reference.repository)
-    try:
-        folder = Path(snapshot_download(repository, revision=reference.revision, allow_patterns=_MODEL_FILES))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        first = str(error).strip().partition("\n")[0]
-        raise BaseNotFound(f"{reference} can't be fetched: {first}", hint="name a folder instead") from error
-    return Base(folder, name or repository, folder.name)  # a snapshot's folder is called as its commit
+    return Base(fetched.folder, name or fetched.contents.repository, fetched.contents.commit)
 
 
 def sha256_of(path: Path) -> str | None:

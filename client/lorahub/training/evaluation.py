@@ -23,6 +23,7 @@ from lorahub.adapters.findings import Evidence, Finding, Verdict, finding
 from lorahub.adapters.reader import CONFIG, read_adapter
 from lorahub.errors import AdapterDoesNotFit, InvalidAdapter, InvalidBaseModel, InvalidUsage, NotMergeable
 from lorahub.hub.hub import Hub
+from lorahub.hub.sources import may_look_up
 from lorahub.merging.recipe import Ingredient, Recipe
 from lorahub.swapping.failures import reason, within_memory
 from lorahub.swapping.models import load_config
@@ -116,7 +117,7 @@ def _require_fit(adapter: Adapter, base: BaseModel) -> None:
 
 
 def _named(adapter: Adapter, folder: Path) -> str:
-    if adapter.claim.name is None:
+    if adapter.claim.name is None or not may_look_up(adapter.claim.name):
         raise InvalidUsage(f"the adapter in {folder} names no base", hint="say which: --base BASE")
     return adapter.claim.name
 
@@ -155,11 +156,14 @@ def adapted(model: Any, folder: Path) -> nn.Module:
 
 def _merged(base: Base, folder: Path, settings: Any, measure: "_Measure", hub: Callable[[], Hub]) -> Score | None:
     """Of the model that `lorahub merge` writes; None where the adapter is no update to weights."""
-    from lorahub.hub.configuration import load
     from lorahub.hub.merging import Merger
 
     recipe = Recipe(str(base.folder.resolve()), (Ingredient(str(folder.resolve())),))
-    with tempfile.TemporaryDirectory(prefix="lorahub-eval-") as place, Merger(load({}), hub) as merger:
+    with (
+        tempfile.TemporaryDirectory(prefix="lorahub-eval-") as place,
+        hub() as registry,
+        Merger(registry.sources) as merger,
+    ):
         try:
             made = merger.write(merger.plan(recipe), Path(place) / "merged")
         except NotMergeable:
