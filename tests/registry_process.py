@@ -115,7 +115,8 @@ class Registry:
     def database(self) -> Iterator[sqlalchemy.Connection]:
         """The registry's own database, behind its back; committed at the end."""
         url = self.settings.get("LORAHUB_DATABASE_URL") or f"sqlite:///{self.home / 'registry.db'}"
-        engine = sqlalchemy.create_engine(url)
+        patience = {"timeout": 60} if url.startswith("sqlite") else {}  # while the registry itself writes
+        engine = sqlalchemy.create_engine(url, connect_args=patience)
         try:
             with engine.begin() as connection:
                 yield connection

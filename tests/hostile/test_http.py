@@ -198,9 +198,8 @@ def test_a_malformed_adapter_config_is_refused(client: httpx2.Client, repo: str,
 
 
 PATHS = [
-    "..", "../x", "a/../../x", "/etc/passwd", "..\\x", "C:\\x", "a//b", "./a", "a/.", ".git/config", "con.txt",
-    "a\u202eb",
-    "a\u200bb", "e\u0301", "a.", "a ", "a" * 300, "x" * 2000, "a:b", "a*b", "a?b", "%2e%2e/..", "a\x7fb", "a\nb",
+    "..", "../x", "a/../../x", "/etc/passwd", "..\\x", "C:\\x", "a//b", "./a", "a/.", ".git/config",
+    "a\u202eb", "a\u2066b", "a" * 300, "x" * 2000, "%2e%2e/..", "a\x7fb", "a\nb",
 ]  # fmt: skip
 
 

@@ -57,7 +57,7 @@ def migrate(url: str, tmp_path: Path) -> Callable[[str, str], None]:
         (folder / "versions" / f"{revision}.py").write_text(f'{head}down_revision = "{before[revision]}"\n{does}')
         config, database = Config(), Database(url)
         config.set_main_option("script_location", str(folder))
-        with database.engine.connect() as connection:
+        with database.writing() as connection:
             config.attributes["connection"] = connection
             command.upgrade(config, "head")
         database.close()

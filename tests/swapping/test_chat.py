@@ -108,7 +108,7 @@ def test_ctrl_c_leaves(folder: Path) -> None:
     [
         (["base", "--adapter", "x=./absent"], 5, "there is no ./absent"),
         (["base", "--adapter", "a", "--adapter", "a"], 2, "gives no name of its own"),
-        (["a"], 7, "is an adapter (adapter_config.json), no base"),
+        (["a"], 7, "holds an adapter (adapter_config.json), no base"),
         (["nobody/absent", "--offline"], 2, "nobody/absent was never read on this machine"),
         (["./absent"], 5, "there is no ./absent"),
         (["base", "--device", "nonsense"], 2, "the model can't go to nonsense"),

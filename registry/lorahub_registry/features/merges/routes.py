@@ -86,8 +86,9 @@ def plan(backend: BackendDep, caller: Caller, body: Annotated[dict[str, Any], De
     NameRetired,
 )
 def start(backend: BackendDep, caller: Caller, body: Annotated[NewMerge, json_model(NewMerge)]) -> Job:
-    name = RepositoryName.parse(body.target)
-    return _job(backend, service.start(backend, caller, recipe_of(body.recipe), name, is_private=body.private))
+    name, note = RepositoryName.parse(body.target), workers.note(backend)
+    started = service.start(backend, caller, recipe_of(body.recipe), name, is_private=body.private)
+    return _described(started, note)
 
 
 @router.get("")
@@ -99,13 +100,13 @@ def own(backend: BackendDep, caller: Caller) -> list[Job]:
 @router.get("/{job}")
 @refuses(NotAuthenticated, NotFound)
 def look(backend: BackendDep, caller: Caller, job: str) -> Job:
-    return _job(backend, service.find(backend, caller, job))
+    return _jobs(backend, [service.find(backend, caller, job)])[0]
 
 
 @router.post("/{job}/cancel")
 @refuses(NotAuthenticated, NotPermitted, Conflict, NotFound)
 def cancel(backend: BackendDep, caller: Caller, job: str) -> Job:
-    return _job(backend, service.cancel(backend, caller, job))
+    return _described(service.cancel(backend, caller, job), None)
 
 
 def _planned(made: MergePlan) -> Planned:
@@ -116,10 +117,6 @@ def _planned(made: MergePlan) -> Planned:
         "notes": list(made.notes),
         "recipe": made.recipe.as_json(),
     }
-
-
-def _job(backend: Backend, shown: Shown) -> Job:
-    return _jobs(backend, [shown])[0]
 
 
 def _jobs(backend: Backend, found: list[Shown]) -> list[Job]:

@@ -21,7 +21,6 @@ from lorahub_registry.features.accounts.caller import Caller
 from lorahub_registry.features.mirrors import service
 from lorahub_registry.features.mirrors.service import Mirror
 from lorahub_registry.features.workers import service as workers
-from lorahub_registry.infrastructure.backend import Backend
 from lorahub_registry.infrastructure.web.backend import BackendDep
 from lorahub_registry.infrastructure.web.bodies import json_model
 from lorahub_registry.infrastructure.web.description import refuses
@@ -75,12 +74,14 @@ class ShownMirror(TypedDict):
 @refuses(NotAuthenticated)
 def mirrors(backend: BackendDep, caller: Caller) -> list[ShownMirror]:
     """Of the namespaces that the caller manages."""
-    return _mirrors(backend, service.mirrors_of(backend, caller))
+    note = workers.note(backend)
+    return [_shown(mirror, note) for mirror in service.mirrors_of(backend, caller)]
 
 
 @router.post("")
 @refuses(NotAuthenticated, NotPermitted, NotSupported, AccountNotFound, AlreadyExists, Quarantined, RepositoryMoved)
 def add(backend: BackendDep, caller: Caller, body: Annotated[NewMirror, json_model(NewMirror)]) -> ShownMirror:
+    note = workers.note(backend)
     made = service.add(
         backend,
         caller,
@@ -91,27 +92,30 @@ def add(backend: BackendDep, caller: Caller, body: Annotated[NewMirror, json_mod
         is_private=body.private,
         token=body.token,
     )
-    return _mirror(backend, made)
+    return _shown(made, note)
 
 
 @router.get("/{mirror}")
 @refuses(NotAuthenticated, NotFound)
 def show(backend: BackendDep, caller: Caller, mirror: MirrorId) -> ShownMirror:
-    return _mirror(backend, service.show(backend, caller, mirror))
+    note = workers.note(backend)
+    return _shown(service.show(backend, caller, mirror), note)
 
 
 @router.post("/{mirror}/pause")
 @refuses(NotAuthenticated, NotFound)
 def pause(backend: BackendDep, caller: Caller, mirror: MirrorId) -> ShownMirror:
     """It runs only when somebody asks."""
-    return _mirror(backend, service.pause(backend, caller, mirror, is_paused=True))
+    note = workers.note(backend)
+    return _shown(service.pause(backend, caller, mirror, is_paused=True), note)
 
 
 @router.post("/{mirror}/resume")
 @refuses(NotAuthenticated, NotFound)
 def resume(backend: BackendDep, caller: Caller, mirror: MirrorId) -> ShownMirror:
     """It runs in every interval again, and the failures before are forgotten."""
-    return _mirror(backend, service.pause(backend, caller, mirror, is_paused=False))
+    note = workers.note(backend)
+    return _shown(service.pause(backend, caller, mirror, is_paused=False), note)
 
 
 @router.put("/{mirror}/token")
@@ -120,7 +124,8 @@ def set_token(
     backend: BackendDep, caller: Caller, mirror: MirrorId, body: Annotated[NewToken, json_model(NewToken)]
 ) -> ShownMirror:
     """What the hub is told; it is never shown."""
-    return _mirror(backend, service.set_token(backend, caller, mirror, body.token))
+    note = workers.note(backend)
+    return _shown(service.set_token(backend, caller, mirror, body.token), note)
 
 
 @router.delete("/{mirror}")
@@ -134,16 +139,8 @@ def remove(backend: BackendDep, caller: Caller, mirror: MirrorId) -> dict[str, s
 @refuses(NotAuthenticated, NotFound, NotPermitted, NotSupported)
 def run(backend: BackendDep, caller: Caller, mirror: MirrorId) -> ShownMirror:
     """A worker looks for a new commit as soon as it can."""
-    return _mirror(backend, service.want(backend, caller, mirror))
-
-
-def _mirror(backend: Backend, mirror: Mirror) -> ShownMirror:
-    return _mirrors(backend, [mirror])[0]
-
-
-def _mirrors(backend: Backend, mirrors: list[Mirror]) -> list[ShownMirror]:
-    note = workers.note(backend) if any(mirror.wanted_at is not None for mirror in mirrors) else None
-    return [_shown(mirror, note) for mirror in mirrors]
+    note = workers.note(backend)
+    return _shown(service.want(backend, caller, mirror), note)
 
 
 def _shown(mirror: Mirror, note: str | None) -> ShownMirror:

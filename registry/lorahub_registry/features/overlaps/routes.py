@@ -11,7 +11,6 @@ from lorahub_registry.features.accounts.caller import Caller
 from lorahub_registry.features.overlaps import service
 from lorahub_registry.features.overlaps.service import Outcome, Side
 from lorahub_registry.features.workers import service as workers
-from lorahub_registry.infrastructure.backend import Backend
 from lorahub_registry.infrastructure.web.backend import BackendDep
 from lorahub_registry.infrastructure.web.description import refuses
 from lorahub_registry.infrastructure.web.parameters import Repo, Revision
@@ -33,14 +32,16 @@ class ShownOverlap(TypedDict):
 @router.get("/models/{namespace}/{name}/overlap/{rev}")
 @refuses(GatedRepository, NotFound)
 def overlap(backend: BackendDep, caller: Caller, repo: Repo, rev: Revision, other: With) -> ShownOverlap:
-    return _shown(backend, service.overlap_of(backend, caller, Side(repo, rev), _side(other)))
+    note = workers.note(backend)
+    return _shown(service.overlap_of(backend, caller, Side(repo, rev), _side(other)), note)
 
 
 @router.post("/models/{namespace}/{name}/overlap/{rev}", status_code=202)
 @refuses(GatedRepository, NotAuthenticated, NotFound, TooManyRequests)
 def want(backend: BackendDep, caller: Caller, repo: Repo, rev: Revision, other: With) -> ShownOverlap:
     """Has it computed, where it isn't there."""
-    return _shown(backend, service.want(backend, caller, Side(repo, rev), _side(other)))
+    note = workers.note(backend)
+    return _shown(service.want(backend, caller, Side(repo, rev), _side(other)), note)
 
 
 def _side(text: str) -> Side:
@@ -48,6 +49,6 @@ def _side(text: str) -> Side:
     return Side(reference.repository, reference.revision or LATEST)
 
 
-def _shown(backend: Backend, found: Outcome) -> ShownOverlap:
-    note = workers.note(backend) if found.status == "wanted" else None
+def _shown(found: Outcome, note: str | None) -> ShownOverlap:
+    note = note if found.status == "wanted" else None
     return {"status": found.status, "reason": found.reason, "note": note, "overlap": found.overlap}

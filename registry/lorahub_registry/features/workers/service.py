@@ -138,7 +138,9 @@ def forget(backend: Backend, dead: list[Worker]) -> None:
 
 
 def note(backend: Backend) -> str | None:
-    """What whoever waits for a job should know: that there is nobody to do it."""
+    """What whoever waits for a job should know: that there is nobody to do it. Asked before the job is queued: a fault
+    behind that would hide what is done.
+    """
     return None if any(seen.is_alive for seen in all_workers(backend)) else NOBODY
 
 
