@@ -113,7 +113,7 @@ def test_a_file_goes_to_the_bucket_and_is_read_there(
 def test_small_files_and_what_is_refused_are_answered_here(
     registry: Registry, user: tuple[str, str], client: httpx2.Client
 ) -> None:
-    repo, content = wire.create_repo(client, f"{user[0]}/hidden", private=True), lora_weights(seed=2)
+    repo, content = wire.create_repo(client, f"{user[0]}/hidden", private=True), lora_weights(seed=7_310_278)
     wire.upload(client, repo, content)
     wire.commit(client, repo, [wire.uploaded("w.safetensors", content), wire.inline("notes.txt", b"small")])
     small = resolve(registry, user[1], f"{repo}/resolve/main/notes.txt")
