@@ -56,10 +56,8 @@ def main() -> None:
         print(json.dumps(found))
     else:
         print("| what | measured | pass line |\n| --- | --- | --- |")
-        print(f"| `/livez`, p99 of {found['livez']} | {found['livez_p99'] * 1000:.0f} ms | {LIVEZ * 1000:.0f} ms |")
-        print(
-            f"| `/api/models`, p95 of {found['models']} | {found['models_p95'] * 1000:.0f} ms | {MODELS * 1000:.0f} ms |"
-        )
+        for path, what, limit in (("/livez", "livez_p99", LIVEZ), ("/api/models", "models_p95", MODELS)):
+            print(f"| `{path}`, {what[-3:]} | {found[what] * 1000:.0f} ms | {limit * 1000:.0f} ms |")
         print(f"| resident memory | {found['memory'] >> 20} MiB | {MEMORY >> 20} MiB |")
         print(f"| commits meanwhile | {found['commits']} | |")
 
