@@ -489,6 +489,9 @@ class Bug(Fault):
     code, status, exit_code = "Bug", 500, 70
 
 
+_OF_THIS_MACHINE = (Bug, Interrupted, TrainingStopped)
+
+
 def all_errors(root: type[LorahubError] = LorahubError) -> Iterator[type[LorahubError]]:
     """`root`, unless it is one of the three that only have others below them, and everything below it, depth first."""
     if root not in (LorahubError, Refusal, Fault):
@@ -498,9 +501,12 @@ def all_errors(root: type[LorahubError] = LorahubError) -> Iterator[type[Lorahub
 
 
 def error_class(code: str | None, status: int) -> type[LorahubError]:
-    """The class that an answer with this `X-Error-Code` and HTTP status stands for."""
+    """The class that an answer with this `X-Error-Code` and HTTP status stands for.
+
+    A bug, an interruption or a training's end at the other side is none here: it is a registry that failed.
+    """
     for candidate in all_errors():
-        if code is not None and candidate.code == code:
+        if code is not None and candidate.code == code and not issubclass(candidate, _OF_THIS_MACHINE):
             return candidate
     by_status: dict[int, type[LorahubError]] = {
         401: InvalidToken,

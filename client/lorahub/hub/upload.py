@@ -6,7 +6,6 @@ Nothing is visible before the commit. A push that breaks off is repeated: what a
 import base64
 import hashlib
 import json
-import math
 import uuid
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,9 +14,11 @@ from functools import partial
 from typing import Any
 from urllib.parse import quote
 
-from lorahub.errors import BlobVanished, SizeMismatch, error_class
+from lorahub.errors import BlobVanished, SizeMismatch
 from lorahub.hub.folder import PIECE_BYTES, LocalFile, hash_file
 from lorahub.hub.progress import Progress
+from lorahub.hub.shapes import read
+from lorahub.hub.targets import Committed, Part, Target, parse_modes, parse_targets
 from lorahub.hub.together import AT_ONCE, run_all
 from lorahub.hub.transport import Transport
 from lorahub.protocol.digests import Sha256
@@ -53,8 +54,7 @@ class Upload:
         self._progress = progress
         self._key = uuid.uuid4().hex  # a commit that is sent again because its answer was lost is one commit
 
-    def send(self, files: Sequence[LocalFile], wish: Wish) -> dict[str, Any]:
-        """The registry's answer to the commit: `version`, `digest`, `commitOid`, `created`, `aliases`."""
+    def send(self, files: Sequence[LocalFile], wish: Wish) -> Committed:
         hashed = self._hash(files)
         for attempt in (1, 2):
             self._upload([file for file in hashed if file.is_lfs])
@@ -81,9 +81,10 @@ class Upload:
         """Path → whether it goes by upload; the registry decides."""
         modes: dict[str, bool] = {}
         for start in range(0, len(files), BATCH):
-            body = {"files": [{"path": f.path, "size": f.size, "sample": ""} for f in files[start : start + BATCH]]}
+            batch = files[start : start + BATCH]
+            body = {"files": [{"path": file.path, "size": file.size, "sample": ""} for file in batch]}
             answer = self._transport.json("POST", f"/api/models/{self._repository}/preupload/main", body=body)
-            modes.update({file["path"]: file["uploadMode"] == "lfs" for file in answer["files"]})
+            modes |= parse_modes(answer, [file.path for file in batch])
         return modes
 
     # --- bytes --------------------------------------------------------------------------------------------------------
@@ -93,57 +94,44 @@ class Upload:
         targets = self._targets(list(distinct.values()))
         self._progress.begin(f"Pushing {self._repository}", sum(distinct[digest].local.size for digest in targets))
         try:
-            run_all([partial(self._upload_one, distinct[digest], action) for digest, action in targets.items()])
+            run_all([partial(self._upload_one, distinct[digest], target) for digest, target in targets.items()])
         finally:
             self._progress.end()
 
-    def _targets(self, files: Sequence[HashedFile]) -> dict[Sha256, dict[str, Any]]:
+    def _targets(self, files: Sequence[HashedFile]) -> dict[Sha256, Target]:
         """Digest → where to send it, for what the registry doesn't have."""
-        targets: dict[Sha256, dict[str, Any]] = {}
+        targets: dict[Sha256, Target] = {}
         for start in range(0, len(files), BATCH):
+            sizes = {file.sha256: file.local.size for file in files[start : start + BATCH]}
             body = {
                 "operation": "upload",
                 "transfers": ["basic", "multipart"],
                 "hash_algo": "sha256",
-                "objects": [{"oid": file.sha256, "size": file.local.size} for file in files[start : start + BATCH]],
+                "objects": [{"oid": digest, "size": size} for digest, size in sizes.items()],
             }
             address = f"/{self._repository}.git/info/lfs/objects/batch"
-            for answer in self._transport.json("POST", address, body=body)["objects"]:
-                if "error" in answer:
-                    refusal = answer["error"]
-                    raise error_class(None, int(refusal["code"]))(str(refusal["message"]))
-                if "actions" in answer:
-                    targets[Sha256(answer["oid"])] = answer["actions"]
+            targets |= parse_targets(self._transport.json("POST", address, body=body), sizes)
         return targets
 
-    def _upload_one(self, file: HashedFile, actions: dict[str, Any]) -> None:
+    def _upload_one(self, file: HashedFile, target: Target) -> None:
         """Sends the bytes, to the registry or to its storage, and asks the registry whether they are the right ones."""
-        self._send(file, actions["upload"])
-        if "verify" in actions:
-            self._transport.json("POST", actions["verify"]["href"], body={"oid": file.sha256, "size": file.local.size})
+        self._send(file, target)
+        if target.verify is not None:
+            self._transport.json("POST", target.verify, body={"oid": file.sha256, "size": file.local.size})
 
-    def _send(self, file: HashedFile, action: dict[str, Any]) -> None:
-        header = action.get("header") or {}
-        parts = {int(key): address for key, address in header.items() if key.isdigit()}
-        if not parts:
-            self._put(file, action["href"], 0, file.local.size)
+    def _send(self, file: HashedFile, target: Target) -> None:
+        if not target.parts:
+            self._put(file, target.address, 0, file.local.size)
             return
-        chunk = int(header["chunk_size"])
-        etags = {int(part["partNumber"]): str(part["etag"]) for part in json.loads(header.get("done", "[]"))}
-        missing = {}
-        for number in range(1, math.ceil(file.local.size / chunk) + 1):
-            size = min(chunk, file.local.size - (number - 1) * chunk)
-            if number in etags:
-                self._progress.advance(size)
-            else:
-                missing[number] = (parts[number], (number - 1) * chunk, size)
+        etags = dict(target.done)
+        self._progress.advance(sum(part.size for part in target.parts if part.number in etags))
 
-        def put(number: int) -> None:
-            etags[number] = self._put(file, *missing[number])
+        def put(part: Part) -> None:
+            etags[part.number] = self._put(file, part.address, part.start, part.size)
 
-        run_all([partial(put, number) for number in missing])
+        run_all([partial(put, part) for part in target.parts if part.number not in etags])
         listed = [{"partNumber": number, "etag": etag} for number, etag in sorted(etags.items())]
-        self._transport.post_signed(action["href"], {"oid": file.sha256, "parts": listed})
+        self._transport.post_signed(target.address, {"oid": file.sha256, "parts": listed})
 
     def _put(self, file: HashedFile, address: str, start: int, size: int) -> str:
         """The answer's ETag."""
@@ -158,11 +146,11 @@ class Upload:
                 sent += len(piece)
                 self._progress.advance(len(piece))
 
-        return str(self._transport.put(address, body, size).headers.get("etag", ""))
+        return self._transport.put(address, body, size)
 
     # --- commit -------------------------------------------------------------------------------------------------------
 
-    def _commit(self, files: Sequence[HashedFile], wish: Wish) -> dict[str, Any]:
+    def _commit(self, files: Sequence[HashedFile], wish: Wish) -> Committed:
         """Whatever else `main` holds goes: a version is exactly the folder that was pushed."""
 
         def body() -> Iterator[bytes]:
@@ -174,8 +162,7 @@ class Upload:
 
         address = f"/api/models/{self._repository}/commit/{quote('main')}"
         headers = {"Content-Type": "application/x-ndjson", "Idempotency-Key": self._key}
-        answer: dict[str, Any] = self._transport.post_bytes(address, body, headers)
-        return answer
+        return read(Committed, self._transport.post_bytes(address, body, headers), "a commit")
 
 
 def _operation(file: HashedFile) -> bytes:
