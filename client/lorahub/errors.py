@@ -31,6 +31,7 @@ LorahubError
 │   └── NotSupported         a part of the Hub's protocol that lorahub leaves out
 └── Fault                    it couldn't be done now, whatever the answer would have been
     ├── Unavailable          the registry, the network or the disk       RegistryUnreachable · RegistryFailed · DiskFull
+    │                                                                    Busy · BeingMade
     ├── BlobDamaged          the stored bytes are lost or changed
     ├── Interrupted          Ctrl-C
     ├── TrainingStopped      a training run ended before its end         TrainingDiverged · TrainingInterrupted
@@ -481,6 +482,20 @@ class DiskFull(Unavailable):
     """No space left; nothing half-written is visible."""
 
     code, status = "DiskFull", 507
+
+
+class Busy(Unavailable):
+    """Everything that does this kind of work has had its hands full for too long; `facts["retry_after"]` seconds."""
+
+    code = "Busy"
+
+
+class BeingMade(Unavailable):
+    """A file of a merged revision that a worker makes, once, for all who want it; ask again in
+    `facts["retry_after"]` seconds.
+    """
+
+    code = "BeingMade"
 
 
 class Bug(Fault):

@@ -6,7 +6,6 @@ from contextlib import asynccontextmanager
 from importlib.metadata import version
 from typing import Any
 
-from anyio import to_thread
 from fastapi import FastAPI
 from fastapi.routing import iter_route_contexts
 from lorahub.errors import RepositoryNotFound
@@ -37,7 +36,7 @@ from lorahub_registry.features.retention import routes as retention
 from lorahub_registry.features.signatures import routes as signatures
 from lorahub_registry.features.statistics import routes as statistics
 from lorahub_registry.features.uploads import routes as uploads
-from lorahub_registry.infrastructure import failpoints
+from lorahub_registry.infrastructure import failpoints, threads
 from lorahub_registry.infrastructure.backend import Backend
 from lorahub_registry.infrastructure.database import now
 from lorahub_registry.infrastructure.web import asset_routes, problems
@@ -50,7 +49,6 @@ from lorahub_registry.infrastructure.web.times import wire_time
 from lorahub_registry.infrastructure.web.tracing import telemetry
 
 _NAMED = "{namespace}/{name}"
-WORKER_THREADS = 48  # each may hold one database connection and one megabyte of a file
 
 
 def create_app(backend: Backend) -> FastAPI:
@@ -58,7 +56,7 @@ def create_app(backend: Backend) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        to_thread.current_default_thread_limiter().total_tokens = WORKER_THREADS
+        threads.set_up(storage_wait_seconds=backend.settings.storage_wait_seconds)
         yield
         app.state.prober.close()
         backend.database.close()

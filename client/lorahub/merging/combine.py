@@ -1,12 +1,14 @@
-"""Several adapters on one base: pure functions on their ΔW, each with what it preserves.
+"""Several adapters on one base: functions of their ΔW, each with what it preserves and what it takes.
 
-`deltas` are float64 matrices of one shape, (rows, columns), one for each adapter; `weights` one number for each. A
-random choice comes from Philox, keyed by the seed and the tensor's name: the same recipe chooses the same.
+`deltas` are float64 matrices of one shape, (rows, columns), one for each adapter; they are used up, because a second
+copy of a large tensor is what memory there isn't. `weights` are one number for each. A random choice comes from Philox,
+keyed by the seed and the tensor's name: the same recipe chooses the same.
 """
 
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import ceil
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -31,18 +33,23 @@ Combine = Callable[[Deltas, Sequence[float], Options], "Matrix"]
 
 @dataclass(frozen=True, slots=True)
 class Combination:
-    """`options` are the settings it asks for."""
+    """`arrays` is the memory that it takes beside the deltas, as a number of such matrices; `options` are the settings
+    it asks for.
+    """
 
     apply: Combine
     preserves: str
+    arrays: float
     options: tuple[str, ...] = ()
 
 
 def weighted_sum(deltas: Deltas, weights: Sequence[float], options: Options) -> "Matrix":  # noqa: ARG001
     """Σ wᵢ ΔWᵢ; a negative weight takes a skill away (task arithmetic, arXiv:2212.04089)."""
-    total = deltas[0] * weights[0]
-    for delta, weight in zip(deltas[1:], weights[1:], strict=True):
-        total += delta * weight
+    for delta, weight in zip(deltas, weights, strict=True):
+        np.multiply(delta, weight, out=delta)
+    total = deltas[0]
+    for delta in deltas[1:]:
+        total += delta
     return total
 
 
@@ -77,14 +84,14 @@ def dare_ties(deltas: Deltas, weights: Sequence[float], options: Options) -> "Ma
 
 
 COMBINATIONS: dict[str, Combination] = {
-    "sum": Combination(weighted_sum, "every ΔW exactly: the rank is the sum of the ranks"),
+    "sum": Combination(weighted_sum, "every ΔW exactly: the rank is the sum of the ranks", 0),
     "svd": Combination(
-        truncated, "the largest singular directions of the sum; the rest is an error it reports", ("rank",)
+        truncated, "the largest singular directions of the sum; the rest is an error it reports", 5.5, ("rank",)
     ),
-    "magnitude": Combination(magnitude_pruned, "the largest elements of each ΔW", ("density",)),
-    "dare": Combination(dare, "each ΔW in expectation", ("density", "seed")),
-    "ties": Combination(ties, "what most adapters agree on in sign", ("density",)),
-    "dare_ties": Combination(dare_ties, "agreement in sign, after a random choice", ("density", "seed")),
+    "magnitude": Combination(magnitude_pruned, "the largest elements of each ΔW", 2, ("density",)),
+    "dare": Combination(dare, "each ΔW in expectation", 1.25, ("density", "seed")),
+    "ties": Combination(ties, "what most adapters agree on in sign", 2.5, ("density",)),
+    "dare_ties": Combination(dare_ties, "agreement in sign, after a random choice", 2.5, ("density", "seed")),
 }
 
 
@@ -102,10 +109,19 @@ def largest(delta: "Matrix", density: float) -> "Matrix":
     keep = round(density * delta.size)
     if keep >= delta.size:
         return delta
-    order = np.argsort(-np.abs(delta), axis=None, kind="stable")[:keep]
-    kept = np.zeros_like(delta)
-    kept.flat[order] = delta.flat[order]
-    return kept
+    delta = np.ascontiguousarray(delta)
+    flat = delta.reshape(-1)
+    if not keep:
+        flat.fill(0)
+        return delta
+    sizes = -np.abs(flat)
+    least = np.partition(sizes, keep - 1)[keep - 1]
+    if np.isnan(least):
+        return delta  # with its NaN, which is refused where it is rounded
+    equal = np.flatnonzero(sizes == least)[max(0, keep - np.count_nonzero(sizes < least)) :]
+    flat[sizes > least] = 0.0
+    flat[equal] = 0.0
+    return delta
 
 
 def _dropped(deltas: Deltas, options: Options) -> list["Matrix"]:
@@ -115,17 +131,30 @@ def _dropped(deltas: Deltas, options: Options) -> list["Matrix"]:
 def _drop(delta: "Matrix", number: int, options: Options) -> "Matrix":
     key = hashlib.sha256(f"{options.seed}\n{number}\n{options.name}".encode()).digest()
     numbers = np.random.Philox(key=int.from_bytes(key[:16], "little")).random_raw(delta.size)
-    kept = (numbers >> np.uint64(11)).astype(np.float64) < options.density * 2.0**53
-    return np.where(kept.reshape(delta.shape), delta / options.density, 0.0)
+    numbers >>= np.uint64(11)
+    is_dropped = (numbers >= np.uint64(ceil(options.density * 2.0**53))).reshape(delta.shape)
+    delta /= options.density
+    delta[is_dropped] = 0.0
+    return delta
 
 
 def _elected(deltas: Deltas, weights: Sequence[float]) -> "Matrix":
     total = sum(abs(weight) for weight in weights)
-    weighted = [delta * weight for delta, weight in zip(deltas, weights, strict=True)]
-    is_plus = sum(weighted) >= 0
-    result, shares = np.zeros_like(deltas[0]), np.zeros_like(deltas[0])
-    for delta, weight in zip(weighted, weights, strict=True):
-        agrees = (delta != 0) & ((delta > 0) == is_plus)
-        result += np.where(agrees, delta, 0.0)
-        shares += np.where(agrees, abs(weight), 0.0)
-    return result * np.divide(total, shares, out=np.zeros_like(shares), where=shares > 0)
+    for delta, weight in zip(deltas, weights, strict=True):
+        np.multiply(delta, weight, out=delta)
+    result = deltas[0].copy()
+    for delta in deltas[1:]:
+        result += delta
+    is_plus = result >= 0
+    result.fill(0)
+    shares = np.zeros_like(result)
+    for delta, weight in zip(deltas, weights, strict=True):
+        agrees = delta > 0
+        agrees ^= is_plus
+        np.logical_not(agrees, out=agrees)
+        agrees &= delta != 0
+        np.add(result, delta, out=result, where=agrees)
+        np.add(shares, abs(weight), out=shares, where=agrees)
+    np.divide(total, shares, out=shares, where=shares > 0)
+    result *= shares
+    return result

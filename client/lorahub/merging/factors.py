@@ -12,10 +12,13 @@ from lorahub.adapters.files import Files, header_of
 from lorahub.adapters.gguf_file import read_gguf
 from lorahub.adapters.safetensors_header import TensorEntry
 from lorahub.errors import NotMergeable
-from lorahub.merging.rounding import FLOATS, exact
+from lorahub.merging.rounding import FLOATS, exact, refuse_unknown
 
 if TYPE_CHECKING:
     from lorahub.merging.rounding import Matrix
+
+STEP = 1 << 19
+"""Numbers that are read at once."""
 
 
 class Factors:
@@ -45,9 +48,15 @@ class Factors:
         return {entry.name.rpartition(".")[2]: entry for entry in header.tensors}
 
     def load(self, entry: TensorEntry) -> "Matrix":
-        """All of it as float64, in its shape."""
-        raw = self._files.read(self._path, self._start + entry.start, self._start + entry.stop)
-        return exact(raw, entry.dtype, entry.shape)
+        """All of it as float64, in its shape; read in steps, so that it isn't there twice."""
+        refuse_unknown(entry.dtype)
+        numbers, size = np.empty(prod(entry.shape)), FLOATS[entry.dtype]
+        for first in range(0, len(numbers), STEP):
+            last = min(len(numbers), first + STEP)
+            begin = self._start + entry.start
+            raw = self._files.read(self._path, begin + first * size, begin + last * size)
+            numbers[first:last] = exact(raw, entry.dtype, (last - first,))
+        return numbers.reshape(entry.shape)
 
     def integers(self, entry: TensorEntry) -> "np.typing.NDArray[np.int64]":
         if entry.dtype not in ("I32", "I64"):

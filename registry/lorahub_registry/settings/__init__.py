@@ -52,8 +52,14 @@ class Settings(BaseSettings):
     storage_public_endpoint: Address | None = Field(
         default=None, description="URL of the S3 server as clients reach it; default: the storage endpoint"
     )
+    storage_wait_seconds: Seconds = Field(
+        default=30,
+        description="seconds that a request waits for one of the 32 threads that use the storage, before 503",
+    )
     database_connections: int = Field(
-        default=40, ge=2, description="most connections to PostgreSQL that one process holds; keep it below 48 threads"
+        default=40,
+        ge=2,
+        description="most connections to PostgreSQL that one process holds; 32 threads ask it, 32 more use the storage",
     )
     database_connect_seconds: int = Field(default=5, ge=2, description="seconds to wait for PostgreSQL to answer")
     database_wait_seconds: Seconds = Field(

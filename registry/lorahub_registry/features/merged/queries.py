@@ -26,11 +26,30 @@ class MergedRevision:
     author_id: int
     author: str
     created_at: datetime
+    wanted_at: datetime | None = None
+    stored_at: datetime | None = None
+    fault: str | None = None
+    failed_at: datetime | None = None
+
+    @property
+    def is_wanted(self) -> bool:
+        """Whether a worker has been asked for it, and it isn't made yet."""
+        return self.wanted_at is not None and self.stored_at is None
 
 
 def _merged(row: MergedRow) -> MergedRevision:
     return MergedRevision(
-        CommitId(row.id), row.repository_id, row.digest, row.sources, row.author_id, row.author, row.created_at
+        CommitId(row.id),
+        row.repository_id,
+        row.digest,
+        row.sources,
+        row.author_id,
+        row.author,
+        row.created_at,
+        row.wanted_at,
+        row.stored_at,
+        row.fault,
+        row.failed_at,
     )
 
 
@@ -63,9 +82,18 @@ def count_read(session: Session, merged_id: str) -> None:
     session.execute(update(MergedRow).where(MergedRow.id == merged_id).values(reads=MergedRow.reads + 1))
 
 
-def often_read(session: Session, *, reads: int, limit: int) -> list[MergedRevision]:
-    """Those that are to be stored and aren't yet."""
-    statement = select(MergedRow).where(MergedRow.reads >= reads, MergedRow.stored_at.is_(None)).order_by(MergedRow.id)
+def want(session: Session, merged_id: str) -> None:
+    """Somebody waits for it."""
+    values = {"wanted_at": now(), "stored_at": None, "fault": None, "failed_at": None}
+    session.execute(update(MergedRow).where(MergedRow.id == merged_id).values(values))
+
+
+def to_store(session: Session, *, reads: int, limit: int) -> list[MergedRevision]:
+    """Those that aren't stored yet: who is waited for first, then those that were read so often; 0 for none."""
+    is_wanted = MergedRow.wanted_at.is_not(None)
+    is_chosen = is_wanted | (MergedRow.reads >= reads) if reads else is_wanted
+    statement = select(MergedRow).where(is_chosen, MergedRow.stored_at.is_(None))
+    statement = statement.order_by(MergedRow.wanted_at.is_(None), MergedRow.wanted_at, MergedRow.id)
     return [_merged(row) for row in session.scalars(statement.limit(limit))]
 
 
@@ -73,8 +101,9 @@ def set_stored(session: Session, merged_id: str) -> None:
     session.execute(update(MergedRow).where(MergedRow.id == merged_id).values(stored_at=now()))
 
 
-def forget_reads(session: Session, merged_id: str) -> None:
-    session.execute(update(MergedRow).where(MergedRow.id == merged_id).values(reads=0))
+def put_off(session: Session, merged_id: str, fault: str) -> None:
+    values = {"reads": 0, "wanted_at": None, "fault": fault, "failed_at": now()}
+    session.execute(update(MergedRow).where(MergedRow.id == merged_id).values(values))
 
 
 # --- files ------------------------------------------------------------------------------------------------------------
@@ -95,7 +124,8 @@ def insert_output(session: Session, digest: str, path: str, sha256: Sha256) -> N
 
 def delete_outputs(session: Session) -> None:
     """Those that no merged revision is read as, and no job is making."""
-    is_read = exists().where(MergedRow.digest == MergeOutput.digest, MergedRow.reads > 0)
+    is_wanted = MergedRow.wanted_at.is_not(None)
+    is_read = exists().where(MergedRow.digest == MergeOutput.digest, (MergedRow.reads > 0) | is_wanted)
     is_made = exists().where(
         MergeJob.digest == MergeOutput.digest, MergeJob.status.in_(("queued", "running", "publishing"))
     )

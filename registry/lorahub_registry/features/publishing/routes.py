@@ -25,6 +25,7 @@ from pydantic import BaseModel, Field
 from lorahub_registry.features.accounts.caller import Caller
 from lorahub_registry.features.publishing import service
 from lorahub_registry.features.publishing.gate import check_names
+from lorahub_registry.infrastructure.threads import STORAGE
 from lorahub_registry.infrastructure.web.backend import BackendDep, PublicUrl
 from lorahub_registry.infrastructure.web.bodies import SpooledBody, json_model
 from lorahub_registry.infrastructure.web.description import reads, refuses
@@ -99,6 +100,7 @@ def may_publish(backend: BackendDep, caller: Caller, repo: Repo, rev: Revision) 
     ParentMoved,
     ProtectedReference,
 )
+@STORAGE.serves
 def commit(
     response: Response,
     backend: BackendDep,

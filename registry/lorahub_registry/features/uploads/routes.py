@@ -32,6 +32,7 @@ from lorahub_registry.features.accounts.caller import Caller
 from lorahub_registry.features.uploads import service
 from lorahub_registry.features.uploads.service import Slot, Target, Wanted, XetSession
 from lorahub_registry.features.uploads.xorbs import MAX_XORB_BYTES
+from lorahub_registry.infrastructure.threads import STORAGE
 from lorahub_registry.infrastructure.web.backend import BackendDep, PublicUrl
 from lorahub_registry.infrastructure.web.bodies import (
     SpooledBody,
@@ -79,6 +80,7 @@ class XorbWish(BaseModel):
 @router.post("/{namespace}/{name}.git/info/lfs/objects/batch")
 @answers(LFS_TYPE)
 @refuses(NotAuthenticated, NotPermitted, PayloadTooLarge)
+@STORAGE.serves
 def batch(
     backend: BackendDep, caller: Caller, repo: Repo, url: PublicUrl, body: Annotated[Batch, json_model(Batch)]
 ) -> JSONResponse:
@@ -127,7 +129,7 @@ def _upload_action(target: Target, address: str) -> dict[str, Any]:
 async def put_whole(request: Request, backend: BackendDep, credential: str) -> Response:
     slot = await to_thread.run_sync(service.slot_for_whole, backend, decode(credential))
     if await _receive(request, backend, slot) and slot is not None:
-        await to_thread.run_sync(service.finish_whole, backend, slot.upload)
+        await STORAGE.go_on(service.finish_whole, backend, slot.upload)
     return Response(status_code=200)
 
 
@@ -152,6 +154,7 @@ async def _receive(request: Request, backend: BackendDep, slot: Slot | None) -> 
 
 @router.post("/lfs/{credential}/complete")
 @refuses(BlobVanished, DigestMismatch, DiskFull, InvalidToken)
+@STORAGE.serves
 def complete(
     backend: BackendDep, credential: str, body: Annotated[Completion, json_model(Completion)]
 ) -> dict[str, Any]:
@@ -161,6 +164,7 @@ def complete(
 
 @router.post("/{namespace}/{name}.git/info/lfs/verify")
 @refuses(NotAuthenticated, NotPermitted, BlobNotFound)
+@STORAGE.serves
 def verify(
     backend: BackendDep, caller: Caller, repo: Repo, body: Annotated[LfsObject, json_model(LfsObject)]
 ) -> dict[str, Any]:
@@ -209,6 +213,7 @@ def known_chunks(session: Session) -> None:  # noqa: ARG001 (only a session may 
 
 @router.post("/cas/{element}/v1/xorb-grants/default/{xorb}", status_code=201)
 @refuses(NotFound, MalformedBody)
+@STORAGE.serves
 def xorb_grant(
     backend: BackendDep, session: Session, xorb: str, body: Annotated[XorbWish, json_model(XorbWish)]
 ) -> JSONResponse:
@@ -220,6 +225,7 @@ def xorb_grant(
 
 @router.post("/cas/{element}/v1/xorb-commits/default/{xorb}/grant/{grant}")
 @refuses(NotFound, MalformedBody)
+@STORAGE.serves
 def xorb_commit(backend: BackendDep, session: Session, xorb: str) -> dict[str, Any]:
     service.require_xorb(backend, session, xorb)
     return {}
@@ -236,6 +242,7 @@ async def put_xorb(request: Request, backend: BackendDep, session: Session, xorb
 @router.post("/cas/{element}/v1/shards")
 @reads("application/octet-stream")
 @refuses(BlobVanished, DigestMismatch, DiskFull)
+@STORAGE.serves
 def put_shard(backend: BackendDep, session: Session, body: SpooledBody) -> dict[str, Any]:
     service.take_shard(backend, session, body)
     return {"result": 1}
@@ -245,6 +252,7 @@ def put_shard(backend: BackendDep, session: Session, body: SpooledBody) -> dict[
 @answers("application/x-ndjson")
 @reads("application/octet-stream")
 @refuses(DiskFull)
+@STORAGE.serves
 def put_shard_v2(backend: BackendDep, session: Session, body: SpooledBody) -> Response:
     """One frame: the result, or the error, which this form of the call shows to its user at once."""
     try:

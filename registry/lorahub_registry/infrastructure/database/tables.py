@@ -563,7 +563,10 @@ class MergedRevision(Table):
     author_id: Mapped[int] = mapped_column(ForeignKey("accounts.id"), index=True)  # of the adapter's commit
     author: Mapped[str] = mapped_column(String(96))
     reads: Mapped[int] = mapped_column(Integer, default=0)  # of files of weights from their first byte; grows
+    wanted_at: Mapped[datetime | None]  # when somebody asked for what only a worker makes
     stored_at: Mapped[datetime | None]  # when all its files became blobs
+    fault: Mapped[str | None] = mapped_column(String(2000))  # why the last worker that made it didn't
+    failed_at: Mapped[datetime | None]
     created_at: Mapped[datetime]
 
 

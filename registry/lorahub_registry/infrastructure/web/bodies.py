@@ -4,7 +4,7 @@ writing, hashing and parsing happen in worker threads, so a slow client holds no
 
 import asyncio
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractContextManager, asynccontextmanager
 from typing import Annotated, Any, BinaryIO, TypeVar, cast
 
@@ -24,6 +24,7 @@ from pydantic import BaseModel, ValidationError
 from starlette.requests import ClientDisconnect
 
 from lorahub_registry.infrastructure.storage import BlobStore
+from lorahub_registry.infrastructure.threads import STORAGE
 from lorahub_registry.infrastructure.web.backend import BackendDep
 from lorahub_registry.infrastructure.web.description import reads, refuses
 from lorahub_registry.infrastructure.web.problems import validation_message
@@ -65,11 +66,13 @@ async def _next(stream: AsyncIterator[bytes]) -> bytes | None:
         raise TooManyRequests(f"nothing arrived for {SILENCE_SECONDS} s", retry_after=5) from None
 
 
-async def receive_into(request: Request, file: BinaryIO, *, limit: int) -> int:
-    """Writes the body to `file`; the number of bytes."""
+async def receive_into(
+    request: Request, file: BinaryIO, *, limit: int, in_thread: Callable[..., Awaitable[Any]] = to_thread.run_sync
+) -> int:
+    """Writes the body to `file`, in threads of the kind that waits for it; the number of bytes."""
     total = 0
     async for piece in pieces(request, limit=limit):
-        await to_thread.run_sync(file.write, piece)
+        await in_thread(file.write, piece)
         total += len(piece)
     return total
 
@@ -84,7 +87,7 @@ async def receive_object(
     most = size if size is not None else limit or 0
     async with _in_threads(store.writer(key)) as file:
         try:
-            received = await receive_into(request, file, limit=most)
+            received = await receive_into(request, file, limit=most, in_thread=STORAGE.go_on)
         except PayloadTooLarge:
             if size is None:
                 raise
@@ -95,15 +98,15 @@ async def receive_object(
 
 @asynccontextmanager
 async def _in_threads(manager: AbstractContextManager[BinaryIO]) -> AsyncIterator[BinaryIO]:
-    """A blocking context manager, entered and left in worker threads: leaving it waits for the disk."""
-    file = await to_thread.run_sync(manager.__enter__)
+    """A writer of the storage, entered and left in its threads: leaving it waits for the disk. Raises `Busy`."""
+    file = await STORAGE.begin(manager.__enter__)
     try:
         yield file
     except BaseException as error:
         with CancelScope(shield=True):
-            await to_thread.run_sync(manager.__exit__, type(error), error, error.__traceback__)
+            await STORAGE.go_on(manager.__exit__, type(error), error, error.__traceback__)
         raise
-    await to_thread.run_sync(manager.__exit__, None, None, None)
+    await STORAGE.go_on(manager.__exit__, None, None, None)
 
 
 async def discard_body(request: Request, *, limit: int) -> None:
