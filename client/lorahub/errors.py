@@ -6,7 +6,7 @@ LorahubError
 │   ├── InvalidUsage         the command or its configuration is wrong   InvalidReference · InvalidConfiguration
 │   ├── InvalidInput         what was sent can't be understood           InvalidName · InvalidPath · InvalidDigest
 │   │   │                                                                InvalidCard · MalformedBody
-│   │   │                                                                UnsupportedMediaType
+│   │   │                                                                UnsupportedMediaType · UnknownHost
 │   │   │                                                                InvalidBaseModel · NotConvertible
 │   │   │                                                                NotMergeable · InvalidRecipe
 │   │   │                                                                InvalidTrainingData
@@ -26,8 +26,9 @@ LorahubError
 │   │                                                                    ProtectedReference · VersionYanked
 │   │                                                                    BlobVanished · IdempotencyKeyReused
 │   │                                                                    PreconditionFailed
-│   ├── LimitExceeded        more than this server takes                 PayloadTooLarge · QuotaExceeded · MergeTooLarge
-│   │                                                                    RangeNotSatisfiable · TooManyRequests
+│   ├── LimitExceeded        more than this server takes                 PayloadTooLarge · HeaderTooLong · QuotaExceeded
+│   │                                                                    MergeTooLarge · RangeNotSatisfiable
+│   │                                                                    TooManyRequests · TooSlow
 │   └── NotSupported         a part of the Hub's protocol that lorahub leaves out
 └── Fault                    it couldn't be done now, whatever the answer would have been
     ├── Unavailable          the registry, the network or the disk       RegistryUnreachable · RegistryFailed · DiskFull
@@ -131,6 +132,12 @@ class UnsupportedMediaType(InvalidInput):
     """The request body is compressed or of another type than this route takes."""
 
     code, status = "UnsupportedMediaType", 415
+
+
+class UnknownHost(InvalidInput):
+    """The request is for a host whose name isn't the registry's."""
+
+    code, status = "UnknownHost", 421
 
 
 class InvalidAdapter(InvalidInput):
@@ -400,6 +407,12 @@ class PayloadTooLarge(LimitExceeded):
     code, status = "PayloadTooLarge", 413
 
 
+class HeaderTooLong(LimitExceeded):
+    """The lines before the body of a request are over their bound."""
+
+    code, status = "HeaderTooLong", 431
+
+
 class QuotaExceeded(LimitExceeded):
     """A namespace's or an account's quota is used up; the message has the numbers."""
 
@@ -422,6 +435,12 @@ class TooManyRequests(LimitExceeded):
     """Wait and try again; `facts["retry_after"]` seconds."""
 
     code, status, exit_code, retryable = "TooManyRequests", 429, 8, True
+
+
+class TooSlow(LimitExceeded):
+    """A request whose bytes come too slowly; send it again."""
+
+    code, status, exit_code, retryable = "TooSlow", 408, 8, True
 
 
 class BlobDamaged(Fault):

@@ -40,7 +40,9 @@ from lorahub_registry.infrastructure import failpoints, threads
 from lorahub_registry.infrastructure.backend import Backend
 from lorahub_registry.infrastructure.database import now
 from lorahub_registry.infrastructure.web import asset_routes, problems
+from lorahub_registry.infrastructure.web.admission import Admission, Crowd
 from lorahub_registry.infrastructure.web.description import describe
+from lorahub_registry.infrastructure.web.hosts import Hosts
 from lorahub_registry.infrastructure.web.observing import Observing
 from lorahub_registry.infrastructure.web.rates import Rates
 from lorahub_registry.infrastructure.web.raw_path import RawPath, decode
@@ -51,8 +53,11 @@ from lorahub_registry.infrastructure.web.tracing import telemetry
 _NAMED = "{namespace}/{name}"
 
 
-def create_app(backend: Backend) -> FastAPI:
-    """The registry over an open backend whose database is migrated. Closes the database when it stops."""
+def create_app(backend: Backend, host: str | None = None) -> FastAPI:
+    """The registry over an open backend whose database is migrated. Closes the database when it stops.
+
+    `host` is what it is told to listen on, where that is known.
+    """
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -109,6 +114,7 @@ def create_app(backend: Backend) -> FastAPI:
         app.include_router(feature.router)
     _add_names_without_namespace(app)
     app.add_middleware(RawPath)
+    app.add_middleware(Admission, hosts=Hosts(backend.settings, host), crowd=Crowd.of(backend.settings))
     app.add_middleware(Observing)
     app.add_middleware(RequestId)
     return app

@@ -24,7 +24,9 @@ UNCOUNTED = ("/livez", "/readyz", "/startupz", "/lfs/", "/cas/", "/v1/telemetry"
 def strict(tmp_path: Path) -> Iterator[Registry]:
     """Windows that end only when no test is under way any more."""
     kinds = {f"LORAHUB_RATE_LIMIT_{kind}": str(LIMIT) for kind in ("API", "RESOLVE", "PAGES", "LOGIN")}
-    running = Registry(tmp_path / "strict", {"LORAHUB_RATE_WINDOW": "P30000D", **kinds}).start()
+    running = Registry(
+        tmp_path / "strict", {"LORAHUB_RATE_WINDOW": "P30000D", "LORAHUB_TRUSTED_PROXIES": "127.0.0.1", **kinds}
+    ).start()
     yield running
     running.kill()
 

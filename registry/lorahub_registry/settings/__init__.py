@@ -15,6 +15,7 @@ from lorahub_registry.settings.kinds import (
     Count,
     DatabaseUrl,
     Duration,
+    HostNames,
     Hosts,
     InternalHosts,
     Interval,
@@ -79,6 +80,11 @@ class Settings(BaseSettings):
         default=None,
         description="the address clients use, with scheme and any path prefix; default: the request's own Host",
     )
+    allowed_hosts: HostNames = Field(
+        default=[],
+        description="names that requests may be for, as a JSON list: host, or *.host for all below it; beside the "
+        "public URL's, localhost, this machine's own name and IP addresses",
+    )
     secret: str | None = Field(default=None, description="key of signed URLs; default: made once, in the registry home")
 
     first_admin: bool = Field(
@@ -91,9 +97,31 @@ class Settings(BaseSettings):
     metrics_address: PlaceToListen | None = Field(
         default=None, description="HOST:PORT at which this process tells Prometheus its metrics; default: nowhere"
     )
-    trusted_proxies: Networks = Field(
-        default="127.0.0.1",
-        description="addresses and networks, with commas, whose X-Forwarded-For and -Proto are believed",
+    trusted_proxies: Networks | None = Field(
+        default=None,
+        description="addresses and networks, with commas, whose X-Forwarded-For and -Proto are believed; default: none",
+    )
+
+    connections: Count = Field(
+        default=1024,
+        description="most connections of one process; fewer where its limit of open files leaves no room for them",
+    )
+    connections_per_address: Limit = Field(
+        default=200,
+        description="most connections of one address, and through a trusted proxy most requests under way; 0: any",
+    )
+    requests_at_once: Count = Field(
+        default=256, description="most requests that one process has under way, before 503; fewer with few open files"
+    )
+    header_seconds: Seconds = Field(
+        default=10, description="seconds in which the lines before a request's body have to arrive"
+    )
+    least_bytes_per_second: Limit = Field(
+        default=1000,
+        description="rate below which a client may send or take a body for LORAHUB_STALL_SECONDS only; 0: any",
+    )
+    stall_seconds: Seconds = Field(
+        default=30, description="seconds for which a client may send or take a body more slowly than that"
     )
 
     worker: bool = Field(default=True, description="whether `serve` also runs a worker process for background jobs")

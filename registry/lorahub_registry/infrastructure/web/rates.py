@@ -10,12 +10,12 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
-from ipaddress import IPv6Address, ip_address
 from math import ceil
 
 from fastapi import Request
 from lorahub.errors import TooManyRequests
 
+from lorahub_registry.infrastructure.web.proxies import subscriber
 from lorahub_registry.settings import Settings
 
 
@@ -99,10 +99,4 @@ def kind_of(request: Request) -> Kind:
 
 
 def address_of(request: Request) -> str:
-    """What one subscriber of a network has: an IPv4 address, or the /64 of an IPv6 one."""
-    host = request.client.host if request.client else "-"
-    try:
-        address = ip_address(host)
-    except ValueError:
-        return host
-    return str(IPv6Address(int(address) >> 64 << 64)) if isinstance(address, IPv6Address) else host
+    return subscriber(request.client.host if request.client else None)
