@@ -2,7 +2,9 @@
 
 import hashlib
 import random
+import resource
 import secrets
+import signal
 import tracemalloc
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -10,6 +12,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from lorahub.errors import DiskFull
 from lorahub_registry.infrastructure.storage import BlobStore, FolderBlobStore, ObjectNotFound
 from lorahub_registry.infrastructure.storage.s3_blob_store import S3BlobStore, Sizes
 from services import production
@@ -67,6 +70,32 @@ def test_what_is_written_is_read_whole_and_by_ranges(store: BlobStore, size: int
     [stored] = store.list("blobs/")
     assert (stored.key, stored.size) == ("blobs/aa/bb/one", size)
     assert abs(stored.modified_at - datetime.now(UTC)) < timedelta(minutes=1)
+
+
+def test_many_small_objects_are_written_and_read_together(store: BlobStore) -> None:
+    contents = {f"blobs/aa/bb/{number:03d}": b"%d" % number * (number % 5) for number in range(150)}
+    store.write_all(contents)
+    assert keys(store, "blobs/") == sorted(contents)
+    some = sorted(contents, reverse=True)[::2]
+    assert list(store.read_all({key: len(contents[key]) for key in some})) == [contents[key] for key in some]
+    [longer] = store.read_all({"blobs/aa/bb/004": 3})
+    assert longer == contents["blobs/aa/bb/004"][:4], "bytes behind the end that was expected are seen"
+    with pytest.raises(ObjectNotFound):
+        list(store.read_all({"blobs/aa/bb/004": 4, "blobs/aa/bb/none": 1}))
+
+
+def test_a_folder_that_is_full_keeps_none_of_many_small_objects(tmp_path: Path) -> None:
+    store = FolderBlobStore(tmp_path / "storage")
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limit[1]))
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        with pytest.raises(DiskFull):
+            store.write_all({"blobs/aa/bb/one": b"1", "blobs/aa/bb/two": bytes(8192), "blobs/aa/bb/three": b"3"})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+        signal.signal(signal.SIGXFSZ, ignored)
+    assert [path for path in store.root.rglob("*") if path.is_file()] == []
 
 
 @pytest.mark.parametrize("size", [10, 12 * MiB])

@@ -44,9 +44,18 @@ class Committed:
     created: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Mode:
+    """How the registry wants a file, and the digest of what it has under this path."""
+
+    is_lfs: bool
+    sha256: str | None
+
+
 class _Mode(TypedDict):
     path: str
     uploadMode: str
+    sha256: str | None
 
 
 class _Modes(TypedDict):
@@ -84,11 +93,10 @@ class _Sent:
     etag: str
 
 
-def parse_modes(body: Any, paths: Sequence[str]) -> dict[str, bool]:
-    """Path → whether it goes by upload; of all `paths`. Raises `RegistryFailed`."""
-    said = {
-        mode["path"]: mode["uploadMode"] == "lfs" for mode in read(_Modes, body, "how files are to be sent")["files"]
-    }
+def parse_modes(body: Any, paths: Sequence[str]) -> dict[str, Mode]:
+    """By path; of all `paths`. Raises `RegistryFailed`."""
+    answered = read(_Modes, body, "how files are to be sent")["files"]
+    said = {mode["path"]: Mode(mode["uploadMode"] == "lfs", mode["sha256"]) for mode in answered}
     if missing := [path for path in paths if path not in said]:
         raise RegistryFailed(f"the registry doesn't say how {missing[0]} is to be sent")
     return {path: said[path] for path in paths}

@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from lorahub.protocol.digests import GitSha1, Sha256
-from sqlalchemy import delete, exists, func, or_, select, update
+from sqlalchemy import delete, exists, func, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
 from lorahub_registry.infrastructure.database import Session, now
@@ -59,28 +59,34 @@ def blob_by_sha256(session: Session, sha256: Sha256, *, lock: bool = False) -> B
     return None if row is None else _blob(row)
 
 
-def blobs_by_sha256(session: Session, digests: Iterable[Sha256]) -> dict[Sha256, Blob]:
+def blobs_by_sha256(session: Session, digests: Iterable[Sha256], *, lock: bool = False) -> dict[Sha256, Blob]:
+    """`lock` as in `blob_by_sha256`."""
     found: dict[Sha256, Blob] = {}
     wanted = sorted(set(digests))
     for start in range(0, len(wanted), 500):
-        rows = session.scalars(select(BlobRow).where(BlobRow.sha256.in_(wanted[start : start + 500])))
+        statement = select(BlobRow).where(BlobRow.sha256.in_(wanted[start : start + 500]))
+        rows = session.scalars(statement.with_for_update(read=True, key_share=True) if lock else statement)
         found.update((Sha256(row.sha256), _blob(row)) for row in rows)
     return found
 
 
-def insert_blob(session: Session, blob: Blob) -> None:
-    session.add(
-        BlobRow(
-            sha256=blob.sha256,
-            size=blob.size,
-            git_sha1=blob.git_sha1,
-            storage_key=blob.storage_key,
-            inspection=blob.inspection,
-            created_at=now(),
-            verified_at=now(),
-        )
-    )
-    session.flush()
+def insert_blobs(session: Session, blobs: Iterable[Blob]) -> None:
+    """In order of digest, so that two who insert the same wait for each other in the same order."""
+    at = now()
+    rows = [
+        {
+            "sha256": blob.sha256,
+            "size": blob.size,
+            "git_sha1": blob.git_sha1,
+            "storage_key": blob.storage_key,
+            "inspection": blob.inspection,
+            "created_at": at,
+            "verified_at": at,
+        }
+        for blob in sorted(blobs, key=lambda blob: blob.sha256)
+    ]
+    if rows:
+        session.execute(insert(BlobRow), rows)
 
 
 def new_upload_id() -> str:
@@ -152,6 +158,43 @@ def finish_upload(session: Session, upload_id: str, sha256: Sha256, expires_at: 
     return changed.first() is not None
 
 
+def split_upload(session: Session, upload: Upload, blobs: Iterable[Blob], expires_at: datetime) -> bool:
+    """A lease on each of these blobs takes the place of the upload that brought them all. False as `finish_upload`."""
+    gone = session.execute(delete(UploadRow).where(UploadRow.id == upload.id).returning(UploadRow.id))
+    if gone.first() is None:
+        return False
+    at = now()
+    leases = [
+        {
+            "id": new_upload_id(),
+            "account_id": upload.account_id,
+            "repository_id": upload.repository_id,
+            "declared_sha256": blob.sha256,
+            "declared_size": blob.size,
+            "blob_sha256": blob.sha256,
+            "created_at": at,
+            "expires_at": expires_at,
+        }
+        for blob in blobs
+    ]
+    session.execute(insert(UploadRow), leases)
+    return True
+
+
+def leased(session: Session, *, account_id: int, repository_id: int, digests: Iterable[Sha256]) -> set[Sha256]:
+    """Those of these blobs that the account holds a lease on here."""
+    found: set[Sha256] = set()
+    wanted = sorted(set(digests))
+    for start in range(0, len(wanted), 500):
+        statement = select(UploadRow.blob_sha256).where(
+            UploadRow.account_id == account_id,
+            UploadRow.repository_id == repository_id,
+            UploadRow.blob_sha256.in_(wanted[start : start + 500]),
+        )
+        found.update(Sha256(sha256) for sha256 in session.scalars(statement) if sha256)
+    return found
+
+
 def holds_lease(session: Session, *, account_id: int, repository_id: int, sha256: Sha256) -> bool:
     statement = select(UploadRow.id).where(
         UploadRow.account_id == account_id,
@@ -200,6 +243,15 @@ def replace_object(session: Session, sha256: Sha256, storage_key: str) -> None:
 def block_of(session: Session, sha256: Sha256) -> Block | None:
     row = session.get(BlockRow, sha256)
     return None if row is None else Block(Sha256(row.sha256), row.reason, row.by, row.at)
+
+
+def first_blocked(session: Session, digests: Iterable[Sha256]) -> Sha256 | None:
+    wanted = sorted(set(digests))
+    for start in range(0, len(wanted), 500):
+        statement = select(BlockRow.sha256).where(BlockRow.sha256.in_(wanted[start : start + 500])).limit(1)
+        if (found := session.scalar(statement)) is not None:
+            return Sha256(found)
+    return None
 
 
 def insert_block(session: Session, sha256: Sha256, *, reason: str, by: str) -> Block:

@@ -8,7 +8,7 @@ Whatever is undone is undone by upload id, never by digest: another upload of th
 import hashlib
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import Self
@@ -38,7 +38,7 @@ from lorahub_registry.infrastructure.backend import Backend
 from lorahub_registry.infrastructure.database import Session, now
 from lorahub_registry.infrastructure.failpoints import reach
 from lorahub_registry.infrastructure.storage import ObjectNotFound
-from lorahub_registry.infrastructure.storage.object_keys import BLOBS, Staging, blob_folder, blob_key
+from lorahub_registry.infrastructure.storage.object_keys import BLOBS, Staging, batch_keys, blob_folder, blob_key
 
 logger = logging.getLogger("lorahub")
 
@@ -46,6 +46,7 @@ __all__ = ["Blob", "Block", "Upload"]
 
 MAX_REASON = 2000
 
+_NOT_DECLARED = Sha256("0" * 64)  # of bytes that are made while they are stored, and of many files at once
 _TRIES = 5  # a blob that exists when we look and is collected before we lease it; each try has its own bytes at hand
 
 
@@ -171,12 +172,16 @@ def verify(backend: Backend, key: str, upload: Upload) -> Inspection:
     if size != upload.declared_size:
         raise SizeMismatch(f"{size} bytes arrived, {upload.declared_size} were announced", hint="upload the file again")
     inspection = inspect(backend.blobs.open_range(key, 0, size), size=size)
-    if inspection.sha256 != upload.declared_sha256:
+    _require_digest(inspection, upload.declared_sha256)
+    return inspection
+
+
+def _require_digest(inspection: Inspection, announced: Sha256) -> None:
+    if inspection.sha256 != announced:
         raise DigestMismatch(
-            f"the bytes have the sha256 {inspection.sha256}, announced was {upload.declared_sha256}",
+            f"the bytes have the sha256 {inspection.sha256}, announced was {announced}",
             hint="the file changed while it was read, or was damaged on the way: upload it again",
         )
-    return inspection
 
 
 def _keep(backend: Backend, upload: Upload, inspection: Inspection, key: str) -> Blob:
@@ -195,7 +200,11 @@ def _keep(backend: Backend, upload: Upload, inspection: Inspection, key: str) ->
         except queries.IntegrityError:  # another upload of the same bytes was first
             continue
         return blob
-    raise BlobVanished("these bytes are being collected again and again", hint="try again in a moment")
+    raise _collected_again()
+
+
+def _collected_again() -> BlobVanished:
+    return BlobVanished("these bytes are being collected again and again", hint="try again in a moment")
 
 
 def _use_known(backend: Backend, upload: Upload, sha256: Sha256) -> Blob | None:
@@ -213,15 +222,23 @@ def _insert_or_heal(session: Session, blob: Blob) -> None:
     """A damaged blob gets the bytes that just arrived; its old object has no row any more, so it is collected."""
     known = queries.blob_by_sha256(session, blob.sha256)
     if known is not None and known.is_damaged:
-        queries.replace_object(session, blob.sha256, blob.storage_key)
-        _record(session, "blob.heal", blob.sha256)
+        _heal(session, blob)
     else:
-        queries.insert_blob(session, blob)
+        queries.insert_blobs(session, [blob])
+
+
+def _heal(session: Session, blob: Blob) -> None:
+    queries.replace_object(session, blob.sha256, blob.storage_key)
+    _record(session, "blob.heal", blob.sha256)
 
 
 def _lease(backend: Backend, session: Session, upload: Upload, blob: Blob) -> None:
     if not queries.finish_upload(session, upload.id, blob.sha256, now() + backend.settings.upload_lifetime):
-        raise BlobVanished("this upload expired before it was complete", hint="start it again")
+        raise _expired()
+
+
+def _expired() -> BlobVanished:
+    return BlobVanished("this upload expired before it was complete", hint="start it again")
 
 
 def store_bytes(backend: Backend, content: bytes, *, account_id: int, repository_id: int | None) -> Blob:
@@ -243,9 +260,7 @@ def store_stream(
     backend: Backend, pieces: Iterator[bytes], *, size: int, account_id: int, repository_id: int | None
 ) -> Blob:
     """Content of `size` bytes that is made while it is stored. Raises what `pieces` does; then nothing is kept."""
-    upload = open_upload(
-        backend, account_id=account_id, repository_id=repository_id, sha256=Sha256("0" * 64), size=size
-    )
+    upload = open_upload(backend, account_id=account_id, repository_id=repository_id, sha256=_NOT_DECLARED, size=size)
     digest = hashlib.sha256()
     try:
         with backend.blobs.writer(Staging(upload.id).whole) as file:
@@ -258,6 +273,80 @@ def store_stream(
     with backend.database.write() as session:
         declared = queries.declare_sha256(session, upload.id, Sha256(digest.hexdigest()))
     return finish_upload(backend, declared)
+
+
+# --- many small ones --------------------------------------------------------------------------------------------------
+
+
+def store_all(
+    backend: Backend, contents: Mapping[Sha256, bytes], *, account_id: int, repository_id: int | None
+) -> None:
+    """As `store_bytes`, of many at once by their digest: one upload, one wait for the storage, one transaction."""
+    with backend.database.read() as session:
+        refuse_blocked(session, *contents)
+    size = sum(map(len, contents.values()))
+    upload = open_upload(backend, account_id=account_id, repository_id=repository_id, sha256=_NOT_DECLARED, size=size)
+    keys = batch_keys(contents, upload.id)
+    try:
+        backend.blobs.write_all({keys[sha256]: content for sha256, content in contents.items()})
+        reach("files-stored")
+        blobs = _verify_all(backend, {keys[sha256]: (sha256, len(content)) for sha256, content in contents.items()})
+    except BaseException:
+        _give_up(backend, upload)
+        raise
+    reach("files-verified")
+    try:
+        needless = _keep_all(backend, upload, blobs)
+    except ContentBlocked:  # since it was asked
+        _give_up(backend, upload)
+        raise
+    reach("files-recorded")
+    metrics.UPLOADS.labels("kept").inc(len(blobs))
+    for key in needless:
+        backend.blobs.delete(key)
+
+
+def _verify_all(backend: Backend, announced: Mapping[str, tuple[Sha256, int]]) -> list[Blob]:
+    """Reads what is stored under each key, as `verify` does. Raises `DigestMismatch`."""
+    blobs = []
+    try:
+        stored = backend.blobs.read_all({key: size for key, (_, size) in announced.items()})
+        for (key, (sha256, _)), content in zip(announced.items(), stored, strict=True):
+            found = inspect([content], size=len(content))
+            _require_digest(found, sha256)
+            blobs.append(Blob(sha256, found.size, found.git_sha1, key, found.findings))
+    except ObjectNotFound as error:
+        raise Unavailable("the registry's storage lost what was just written", hint="try again in a moment") from error
+    return blobs
+
+
+def _keep_all(backend: Backend, upload: Upload, blobs: list[Blob]) -> list[str]:
+    """Records what is new and leases all. The keys of objects whose bytes were known, under another key."""
+    for _ in range(_TRIES):
+        try:
+            with backend.database.write() as session:
+                refuse_blocked(session, *(blob.sha256 for blob in blobs))
+                known = queries.blobs_by_sha256(session, (blob.sha256 for blob in blobs), lock=True)
+                sound = {sha256 for sha256, blob in known.items() if not blob.is_damaged}
+                queries.insert_blobs(session, (blob for blob in blobs if blob.sha256 not in known))
+                for blob in blobs:
+                    if blob.sha256 in known and blob.sha256 not in sound:
+                        _heal(session, blob)
+                if not queries.split_upload(session, upload, blobs, now() + backend.settings.upload_lifetime):
+                    raise _expired()
+        except queries.IntegrityError:  # another upload of some of these bytes was first
+            continue
+        return [blob.storage_key for blob in blobs if blob.sha256 in sound]
+    raise _collected_again()
+
+
+def _give_up(backend: Backend, upload: Upload) -> None:
+    """Whatever was stored has no row from now on: it is the collector's."""
+    with backend.database.write() as session:
+        queries.delete_upload(session, upload.id)
+
+
+# --- undoing ----------------------------------------------------------------------------------------------------------
 
 
 def forget_upload(backend: Backend, upload: Upload) -> None:
@@ -324,9 +413,9 @@ def _damaged(blob: Blob, path: str | None, how: str) -> BlobDamaged:
     )
 
 
-def refuse_blocked(session: Session, sha256: Sha256) -> None:
+def refuse_blocked(session: Session, *digests: Sha256) -> None:
     """Raises `ContentBlocked`."""
-    if queries.block_of(session, sha256) is not None:
+    if (sha256 := queries.first_blocked(session, digests)) is not None:
         raise _blocked(sha256)
 
 
@@ -403,6 +492,11 @@ def lease_known(backend: Backend, session: Session, *, account_id: int, reposito
             blob_sha256=blob.sha256,
             expires_at=now() + backend.settings.upload_lifetime,
         )
+
+
+def leased(session: Session, *, account_id: int, repository_id: int, digests: Iterable[Sha256]) -> set[Sha256]:
+    """Those of these bytes that this account has brought into this repository."""
+    return queries.leased(session, account_id=account_id, repository_id=repository_id, digests=digests)
 
 
 def known_blobs(session: Session, digests: list[Sha256]) -> dict[Sha256, Blob]:

@@ -6,7 +6,7 @@ Writing is never visible half-done: an object exists with all its bytes, or not 
 the service hashes what was stored, because no storage can be trusted to.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -70,6 +70,17 @@ class BlobStore(Protocol):
         Durable when the block ends; a short-lived key (`object_keys.SHORT_LIVED`) only once it is moved, as nothing is
         promised to anybody before that. Raises `DiskFull`.
         """
+        ...
+
+    def write_all(self, contents: Mapping[str, bytes]) -> None:
+        """Small objects by key, durable when it returns: several are written and waited for at once.
+
+        Each appears whole, or not at all; where it raises, some may have. Raises `DiskFull`.
+        """
+        ...
+
+    def read_all(self, sizes: Mapping[str, int]) -> Iterator[bytes]:
+        """Small objects in order, several read at once; one byte more of what has more. Raises `ObjectNotFound`."""
         ...
 
     def open_range(self, key: str, start: int, stop: int) -> Iterator[bytes]:

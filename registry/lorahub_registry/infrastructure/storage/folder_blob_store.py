@@ -8,7 +8,8 @@ import logging
 import os
 import secrets
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -27,6 +28,7 @@ logger = logging.getLogger("lorahub")
 PIECE_BYTES = 1 << 20
 _LEAST_FREE_BYTES = 1 << 30
 _TEMPORARY = ".writing-"
+_SYNCED_AT_ONCE = 16  # waits for the disk: a file system with a journal ends all of them with one write to it
 
 
 class FolderBlobStore:
@@ -38,6 +40,7 @@ class FolderBlobStore:
         self.root = root
         root.mkdir(parents=True, exist_ok=True)
         self._inode = root.stat().st_ino  # stays when its disk is mounted anew, unlike the device number
+        self._syncing = ThreadPoolExecutor(_SYNCED_AT_ONCE, thread_name_prefix="sync")  # for all that write at once
 
     def path(self, key: str) -> Path:
         return self.root / key
@@ -60,6 +63,35 @@ class FolderBlobStore:
             except BaseException:
                 temporary.unlink(missing_ok=True)
                 raise
+
+    def write_all(self, contents: Mapping[str, bytes]) -> None:
+        written: dict[Path, Path] = {}
+        with _named():
+            self._require_mounted()
+            try:
+                for key, content in contents.items():
+                    target = self.path(key)
+                    temporary = target.with_name(f"{_TEMPORARY}{secrets.token_hex(8)}-{target.name}")
+                    with _create(temporary) as file:
+                        written[temporary] = target
+                        file.write(content)
+                self._sync_all(written)
+                for temporary, target in written.items():
+                    temporary.replace(target)
+                self._sync_all({target.parent for target in written.values()})
+            except BaseException:
+                for path in (*written, *written.values()):
+                    path.unlink(missing_ok=True)
+                raise
+
+    def _sync_all(self, paths: Iterable[Path]) -> None:
+        """Waits for all of them at once. Raises the first failure."""
+        for _ in self._syncing.map(_sync, paths):
+            pass
+
+    def read_all(self, sizes: Mapping[str, int]) -> Iterator[bytes]:
+        for key, size in sizes.items():
+            yield b"".join(self.open_range(key, 0, size + 1))
 
     def open_range(self, key: str, start: int, stop: int) -> Iterator[bytes]:
         return _pieces(self._open(key), start, stop)

@@ -32,22 +32,31 @@ from lorahub_registry.infrastructure.web.problems import validation_message
 SILENCE_SECONDS = 60  # a client that sends nothing for this long is gone
 _BUFFER_BYTES = 1 << 20
 _SPOOL_MEMORY_BYTES = 1 << 20
+_OTHER_LINES = 3  # of a commit: its header, its version, and that all there was goes
 
 Model = TypeVar("Model", bound=BaseModel)
 
 
-async def pieces(request: Request, *, limit: int) -> AsyncIterator[bytes]:
-    """The body in pieces of about 1 MiB. Raises `PayloadTooLarge` as soon as `limit` bytes are passed."""
+async def pieces(request: Request, *, limit: int, operations: int | None = None) -> AsyncIterator[bytes]:
+    """The body in pieces of about 1 MiB. Raises `PayloadTooLarge` as soon as `limit` bytes are passed, or where it is a
+    commit's, the lines that so many `operations` take.
+    """
     _refuse_encoded(request)
     declared = request.headers.get("content-length", "")
     if declared.isdigit() and int(declared) > limit:
         raise PayloadTooLarge(f"the body has {declared} bytes; at most {limit} are taken here")
-    buffer, total = bytearray(), 0
+    buffer, total, lines = bytearray(), 0, 0
     stream = request.stream().__aiter__()
     while (piece := await _next(stream)) is not None:
         total += len(piece)
         if total > limit:
             raise PayloadTooLarge(f"the body is longer than the {limit} bytes taken here")
+        if operations is not None:
+            lines += piece.count(b"\n")
+            if lines > operations + _OTHER_LINES:
+                raise PayloadTooLarge(
+                    f"the commit adds and deletes more than {operations} files", hint="split it into several commits"
+                )
         buffer += piece
         if len(buffer) >= _BUFFER_BYTES:
             yield bytes(buffer)
@@ -67,11 +76,16 @@ async def _next(stream: AsyncIterator[bytes]) -> bytes | None:
 
 
 async def receive_into(
-    request: Request, file: BinaryIO, *, limit: int, in_thread: Callable[..., Awaitable[Any]] = to_thread.run_sync
+    request: Request,
+    file: BinaryIO,
+    *,
+    limit: int,
+    operations: int | None = None,
+    in_thread: Callable[..., Awaitable[Any]] = to_thread.run_sync,
 ) -> int:
     """Writes the body to `file`, in threads of the kind that waits for it; the number of bytes."""
     total = 0
-    async for piece in pieces(request, limit=limit):
+    async for piece in pieces(request, limit=limit, operations=operations):
         await in_thread(file.write, piece)
         total += len(piece)
     return total
@@ -143,8 +157,17 @@ def json_model(model: type[Model]) -> Any:
 
 @refuses(DiskFull, MalformedBody, PayloadTooLarge, TooManyRequests, UnsupportedMediaType)
 async def spooled_body(request: Request, backend: BackendDep) -> AsyncIterator[BinaryIO]:
-    """The body of a commit as a file at its start: in memory while small, on disk beyond 1 MiB."""
+    """The body as a file at its start: in memory while small, on disk beyond 1 MiB."""
     async with _spooled(request, str(backend.settings.registry_home), backend.settings.commit_body_bytes) as file:
+        yield file
+
+
+@refuses(DiskFull, MalformedBody, PayloadTooLarge, TooManyRequests, UnsupportedMediaType)
+async def spooled_lines(request: Request, backend: BackendDep) -> AsyncIterator[BinaryIO]:
+    """That of a commit, the same way. One of too many lines is refused when the first of them arrives."""
+    settings = backend.settings
+    folder, most = str(settings.registry_home), settings.commit_operations
+    async with _spooled(request, folder, settings.commit_body_bytes, operations=most) as file:
         yield file
 
 
@@ -155,14 +178,17 @@ async def bundle_body(request: Request, backend: BackendDep) -> AsyncIterator[Bi
 
 
 @asynccontextmanager
-async def _spooled(request: Request, folder: str, limit: int) -> AsyncIterator[BinaryIO]:
+async def _spooled(
+    request: Request, folder: str, limit: int, *, operations: int | None = None
+) -> AsyncIterator[BinaryIO]:
     with tempfile.SpooledTemporaryFile(max_size=_SPOOL_MEMORY_BYTES, dir=folder) as spool:
         file = cast(BinaryIO, spool)  # it is one; typeshed does not say so
-        await receive_into(request, file, limit=limit)
+        await receive_into(request, file, limit=limit, operations=operations)
         file.seek(0)
         yield file
 
 
+SpooledLines = Annotated[BinaryIO, Depends(spooled_lines)]
 SpooledBody = Annotated[BinaryIO, Depends(spooled_body)]
 BundleBody = Annotated[BinaryIO, Depends(bundle_body)]
 
