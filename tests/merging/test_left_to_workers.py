@@ -157,6 +157,30 @@ def test_why_it_could_not_be_made_is_said_and_it_is_tried_again_later(
     assert _wanted(idle) == 1
 
 
+def test_what_was_read_longest_ago_makes_room(tmp_path: Path, store: Callable[..., Stored]) -> None:
+    room = {"LORAHUB_MERGED_STORE_BYTES": "150000", "LORAHUB_WORKER": "true"}  # for one of them
+    registry = Registry(tmp_path / "full", room).start()
+    try:
+        stored = store(registry, ("ana", registry.add_user("ana")), seed=random.randrange(1 << 30))
+        mix = _push_recipe(registry, stored, tmp_path, method="ties", density=0.5)
+        first = f"/{mix}/resolve/merged/{FILE}"
+        with registry.client(stored.token) as client:
+            eventually(lambda: client.head(first).status_code == 200, 60)
+            content, commit = client.get(first).content, client.head(first).headers["x-repo-commit"]
+            _push_recipe(registry, stored, tmp_path, method="ties", density=0.25)
+            eventually(lambda: client.head(first).status_code == 200, 60)
+            assert client.get(first).content != content
+            again = f"/{mix}/resolve/{commit}/{FILE}"
+            assert client.head(again).status_code == 503, "it made room, and is wanted again"
+            eventually(lambda: client.head(again).status_code == 200, 60)
+            assert client.get(again).content == content
+        [(kept,)] = registry.sql("select count(*) from merged_revisions where stored_at is not null")
+        assert kept == 1
+    finally:
+        registry.stop()
+        registry.assert_sound()
+
+
 def test_what_no_worker_could_make_is_refused_from_headers(tmp_path: Path, store: Callable[..., Stored]) -> None:
     registry = Registry(tmp_path / "small", {"LORAHUB_MERGE_MEMORY_BYTES": str(1 << 20)}).start()
     try:
