@@ -10,6 +10,7 @@ depends_on = None
 
 _COLUMNS = (
     ("wanted_at", sa.DateTime(timezone=True)),
+    ("used_at", sa.DateTime(timezone=True)),
     ("fault", sa.String(length=2000)),
     ("failed_at", sa.DateTime(timezone=True)),
 )

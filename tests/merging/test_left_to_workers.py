@@ -16,7 +16,6 @@ from lorahub.merging.recipe import recipe_of
 from registry_process import Registry, eventually
 
 FILE = "model-00001-of-00002.safetensors"
-TOO_LARGE = "numbers that F16 can't hold"
 
 
 @pytest.fixture
@@ -136,22 +135,50 @@ def test_an_adapter_that_takes_from_its_base_is_made_too(
 
 
 def test_why_it_could_not_be_made_is_said_and_it_is_tried_again_later(
-    idle: Registry, stored: Stored, worker: Worker, tmp_path: Path
+    idle: Registry, store: Callable[..., Stored], worker: Worker, tmp_path: Path
 ) -> None:
-    loud = {"source": f"{stored.adapter}@v1", "weight": 1e6}
-    mix = _push_recipe(idle, stored, tmp_path, method="ties", density=1, adapters=[loud], dtype="float16")
-    address = f"/{mix}/resolve/merged/{FILE}"
+    """By a worker that was given less memory than the registry believes."""
+    user, sizes = ("bob", idle.add_user("bob")), {"vocab_size": 65_536}
+    stored = store(idle, user, seed=random.randrange(1 << 30), sizes=sizes, target_modules=["embed_tokens"])
+    mix = _push_recipe(idle, stored, tmp_path, method="ties", density=0.5)
+    worker.settings["LORAHUB_MERGE_MEMORY_BYTES"] = str(64 << 20)
     with idle.client(stored.token) as client:
-        assert client.get(address).status_code == 503
+        listed = client.get(f"/api/models/{mix}/tree/merged").json()
+        addresses = [f"/{mix}/resolve/merged/{entry['path']}" for entry in listed]
+        [address] = [one for one in addresses if client.head(one).status_code == 503]
         worker.started()
         eventually(lambda: client.get(address).status_code == 422, 120)
         refused = client.get(address)
         assert refused.headers["x-error-code"] == "NotMergeable"
-        assert TOO_LARGE in refused.json()["error"]
+        assert "more than 64 MiB of memory" in refused.json()["error"]
         with idle.database() as connection:
             connection.exec_driver_sql("update merged_revisions set failed_at = '2026-01-01 00:00:00'")
         assert client.get(address).status_code == 503
     assert _wanted(idle) == 1
+
+
+def test_what_was_read_longest_ago_makes_room(tmp_path: Path, store: Callable[..., Stored]) -> None:
+    room = {"LORAHUB_MERGED_STORE_BYTES": "150000", "LORAHUB_WORKER": "true"}  # for one of them
+    registry = Registry(tmp_path / "full", room).start()
+    try:
+        stored = store(registry, ("ana", registry.add_user("ana")), seed=random.randrange(1 << 30))
+        mix = _push_recipe(registry, stored, tmp_path, method="ties", density=0.5)
+        first = f"/{mix}/resolve/merged/{FILE}"
+        with registry.client(stored.token) as client:
+            eventually(lambda: client.head(first).status_code == 200, 60)
+            content, commit = client.get(first).content, client.head(first).headers["x-repo-commit"]
+            _push_recipe(registry, stored, tmp_path, method="ties", density=0.25)
+            eventually(lambda: client.head(first).status_code == 200, 60)
+            assert client.get(first).content != content
+            again = f"/{mix}/resolve/{commit}/{FILE}"
+            assert client.head(again).status_code == 503, "it made room, and is wanted again"
+            eventually(lambda: client.head(again).status_code == 200, 60)
+            assert client.get(again).content == content
+        [(kept,)] = registry.sql("select count(*) from merged_revisions where stored_at is not null")
+        assert kept == 1
+    finally:
+        registry.stop()
+        registry.assert_sound()
 
 
 def test_what_no_worker_could_make_is_refused_from_headers(tmp_path: Path, store: Callable[..., Stored]) -> None:

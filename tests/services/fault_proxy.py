@@ -14,10 +14,11 @@ from typing import Any, Literal, Self
 
 from services.ports import free_port
 
-Kind = Literal["503", "507", "reset", "truncate", "cut", "flip", "error-200", "hold"]
+Kind = Literal["503", "507", "reset", "truncate", "cut", "flip", "error-200", "hold", "late"]
 """A body that is cut is as short as a truncated one, and its reader has all that was sent. What is held passes when the
-proxy lets it go.
+proxy lets it go, what is late after `LATE_SECONDS`.
 """
+LATE_SECONDS = 3
 
 _REFUSALS = {
     "503": (b"503 Service Unavailable", b"<Error><Code>SlowDown</Code><Message>Reduce your rate</Message></Error>"),
@@ -105,6 +106,8 @@ class FaultProxy:
             return
         if kind == "hold":
             await self._is_open.wait()
+        if kind == "late":
+            await asyncio.sleep(LATE_SECONDS)
         if kind in _REFUSALS:
             await _drain(head, reader, writer)
             status, body = _REFUSALS[kind]

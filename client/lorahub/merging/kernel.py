@@ -136,13 +136,14 @@ class Kernel:
 
 
 class Kernels:
-    """Makes kernels, and keeps them in `kept`: factors are read when their tensor's turn comes."""
+    """Makes kernels, and keeps them in `kept`, or the last few: factors are read when their tensor's turn comes."""
 
-    def __init__(self, members: Sequence[Member], recipe: Recipe, kept: Cache) -> None:
+    def __init__(self, members: Sequence[Member], recipe: Recipe, kept: Cache | None = None) -> None:
         self.members = members
         self.recipe = recipe
         self._name = f"kernels {next(_numbers)}"
-        self._kept = kept
+        self._kept = kept or LastFew()
+        self._steps_kept = kept or LastFew()
         self._locks: dict[str, Lock] = {}
         self._lock = Lock()
 
@@ -232,10 +233,10 @@ class Kernels:
         if len(update.shape) < 3:
             return step_of(update, member.factors, member.settings, shape=shape, weight=weight)
         key = f"{self._name}/{id(update)}/{weight}"
-        step: Step | None = self._kept.get(key)
+        step: Step | None = self._steps_kept.get(key)
         if step is None:
             step = step_of(update, member.factors, member.settings, shape=shape, weight=weight)
-            self._kept.put(key, step, held_bytes(step))
+            self._steps_kept.put(key, step, held_bytes(step))
         return step
 
 

@@ -17,7 +17,7 @@ from lorahub.adapters.manifest import MANIFEST
 from lorahub.adapters.reader import read_adapter
 from lorahub.errors import InvalidBaseModel, MergeTooLarge
 from lorahub.merging.factors import Factors
-from lorahub.merging.kernel import Cache, Effort, Kernel, Kernels, LastFew
+from lorahub.merging.kernel import Cache, Effort, Kernel, Kernels
 from lorahub.merging.layout import Extent, WeightFile, index_of, weight_file
 from lorahub.merging.recipe import KERNEL, Ingredient, Recipe
 from lorahub.merging.rounding import FLOATS
@@ -109,7 +109,7 @@ class MergePlan:
         self.base = _base(of.base, recipe.base)
         self.members = [_member(*pair) for pair in zip(of.adapters, recipe.adapters, strict=True)]
         self.model = model_of(self.base, self.members, recipe.dtype)
-        self.kernels = Kernels(self.members, recipe, cache or LastFew())
+        self.kernels = Kernels(self.members, recipe, cache)
         self.identities = of.identities
         self.device = device
         self._adapters = of.adapters

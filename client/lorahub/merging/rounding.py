@@ -77,8 +77,8 @@ def refuse_unknown(dtype: str) -> None:
 def working_bytes(source: str, target: str) -> int:
     """For each number of a block, beside the block as float64: what is read, widened, rounded and handed out."""
     read = FLOATS.get(source, 0) + (4 if source in ("BF16", "F16") else 0)
-    rounded = {"F64": 8, "F32": 4, "F16": 6, "BF16": 10}[target]
-    return read + rounded + FLOATS[target]
+    rounded = {"F64": 8, "F32": 4, "F16": 6, "BF16": 10}.get(target, 0)
+    return read + rounded + FLOATS.get(target, 0)
 
 
 def narrow(values: "NDArray[Any]", dtype: str) -> memoryview:

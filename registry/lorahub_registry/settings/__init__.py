@@ -181,6 +181,10 @@ class Settings(BaseSettings):
         default=20,
         description="reads of a merged revision's weights after which a worker stores them; 0 for never",
     )
+    merged_store_bytes: Count = Field(
+        default=128 << 30,
+        description="bytes of merged revisions that workers store; those that were read longest ago make room",
+    )
     merge_files_at_once: Count = Field(default=1, description="files of merges that one worker computes at once")
     merge_jobs_per_account: Limit = Field(default=2, description="most merges of one account under way at once; 0: any")
     merge_memory_bytes: Count = Field(

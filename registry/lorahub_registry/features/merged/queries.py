@@ -6,13 +6,13 @@ from datetime import datetime
 from typing import Any
 
 from lorahub.protocol.digests import CommitId, Sha256
-from sqlalchemy import delete, exists, insert, select, update
+from sqlalchemy import delete, exists, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from lorahub_registry.infrastructure.database import Session, now
 from lorahub_registry.infrastructure.database.failures import UNAVAILABLE
+from lorahub_registry.infrastructure.database.tables import Blob, MergeJob, MergeOutput
 from lorahub_registry.infrastructure.database.tables import MergedRevision as MergedRow
-from lorahub_registry.infrastructure.database.tables import MergeJob, MergeOutput
 
 __all__ = ["UNAVAILABLE", "IntegrityError"]
 
@@ -79,12 +79,13 @@ def insert_merged(session: Session, merged: MergedRevision, key: str) -> None:
 
 
 def count_read(session: Session, merged_id: str) -> None:
-    session.execute(update(MergedRow).where(MergedRow.id == merged_id).values(reads=MergedRow.reads + 1))
+    values = {"reads": MergedRow.reads + 1, "used_at": now()}
+    session.execute(update(MergedRow).where(MergedRow.id == merged_id).values(values))
 
 
 def want(session: Session, merged_id: str) -> None:
     """Somebody waits for it."""
-    values = {"wanted_at": now(), "stored_at": None, "fault": None, "failed_at": None}
+    values = {"wanted_at": now(), "used_at": now(), "stored_at": None, "fault": None, "failed_at": None}
     session.execute(update(MergedRow).where(MergedRow.id == merged_id).values(values))
 
 
@@ -99,6 +100,25 @@ def to_store(session: Session, *, reads: int, limit: int) -> list[MergedRevision
 
 def set_stored(session: Session, merged_id: str) -> None:
     session.execute(update(MergedRow).where(MergedRow.id == merged_id).values(stored_at=now()))
+
+
+def stored_bytes(session: Session, *, but: str) -> list[tuple[str, int]]:
+    """Id and bytes of each stored one, the one that was asked for longest ago first."""
+    statement = (
+        select(MergedRow.id, func.sum(Blob.size))
+        .join(MergeOutput, MergeOutput.digest == MergedRow.digest)
+        .join(Blob, Blob.sha256 == MergeOutput.blob_sha256)
+        .where(MergedRow.stored_at.is_not(None), MergedRow.id != but)
+        .group_by(MergedRow.id, MergedRow.used_at)
+        .order_by(MergedRow.used_at.is_not(None), MergedRow.used_at, MergedRow.id)
+    )
+    return [(merged_id, int(size)) for merged_id, size in session.execute(statement)]
+
+
+def give_up(session: Session, merged_id: str) -> None:
+    """Its files are nobody's from now on, until it is wanted again."""
+    values = {"reads": 0, "wanted_at": None, "stored_at": None}
+    session.execute(update(MergedRow).where(MergedRow.id == merged_id).values(values))
 
 
 def put_off(session: Session, merged_id: str, fault: str) -> None:

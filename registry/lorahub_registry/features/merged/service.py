@@ -191,9 +191,16 @@ def read(backend: Backend, model: MergedModel, path: str, start: int, stop: int)
 
 
 def require_made(backend: Backend, model: MergedModel, path: str, start: int, stop: int) -> None:
-    """Has a worker make the file, unless a read can compute these bytes. Raises `BeingMade`, `NotMergeable`."""
+    """Has a worker make the file, unless a read can compute these bytes. Raises `BeingMade`, `NotMergeable`,
+    `MergeTooLarge`.
+    """
     if path in model.stored or not model.readable.needs_worker(path, start, stop):
         return
+    if _weights(model.plan) > backend.settings.merged_store_bytes:
+        raise MergeTooLarge(
+            f"the result has {_weights(model.plan)} bytes; {backend.settings.merged_store_bytes} are kept for readers",
+            hint="publish the merge instead: lorahub merge BASE ADAPTER --server NAMESPACE/NAME",
+        )
     with backend.database.read() as session:
         merged = queries.by_id(session, model.repository.id, model.commit.id)
     if merged is not None and merged.failed_at is not None and now() - merged.failed_at < _FAULT_LASTS:
@@ -237,8 +244,25 @@ def to_store(backend: Backend) -> list[MergedRevision]:
 
 
 def files_to_store(backend: Backend, merged_id: str, repository_id: int) -> list[str]:
-    merged = _plan_to_store(backend, merged_id, repository_id)
-    return [] if merged is None else list(merged[1].weights)
+    """Makes room for them."""
+    found = _plan_to_store(backend, merged_id, repository_id)
+    if found is None:
+        return []
+    merged, plan = found
+    with backend.database.write() as session:
+        stored = queries.stored_bytes(session, but=merged.id)
+        excess = _weights(plan) + sum(size for _, size in stored) - backend.settings.merged_store_bytes
+        for other, size in stored:
+            if excess > 0:
+                queries.give_up(session, other)
+                excess -= size
+        queries.delete_outputs(session)
+    return list(plan.weights)
+
+
+def _weights(plan: MergePlan) -> int:
+    """Bytes."""
+    return sum(file.size for file in plan.weights.values())
 
 
 def store_file(

@@ -564,6 +564,7 @@ class MergedRevision(Table):
     author: Mapped[str] = mapped_column(String(96))
     reads: Mapped[int] = mapped_column(Integer, default=0)  # of files of weights from their first byte; grows
     wanted_at: Mapped[datetime | None]  # when somebody asked for what only a worker makes
+    used_at: Mapped[datetime | None]  # when its weights were last asked for
     stored_at: Mapped[datetime | None]  # when all its files became blobs
     fault: Mapped[str | None] = mapped_column(String(2000))  # why the last worker that made it didn't
     failed_at: Mapped[datetime | None]
