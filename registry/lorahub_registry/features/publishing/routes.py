@@ -18,6 +18,7 @@ from lorahub.errors import (
     NotSupported,
     ParentMoved,
     ProtectedReference,
+    QuotaExceeded,
 )
 from lorahub.protocol.paths import parse_path
 from pydantic import BaseModel, Field
@@ -53,7 +54,7 @@ def _refuse_pull_request(create_pr: str | None) -> None:
 
 
 @router.post(MODEL + "/preupload/{rev}")
-@refuses(InvalidAdapter, NotAuthenticated, NotPermitted, InvalidPath, NotSupported)
+@refuses(InvalidAdapter, NotAuthenticated, NotPermitted, InvalidPath, NotSupported, QuotaExceeded)
 def preupload(
     backend: BackendDep,
     caller: Caller,

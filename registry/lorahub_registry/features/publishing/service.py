@@ -10,7 +10,7 @@ its bytes.
 
 import hashlib
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, BinaryIO
 
@@ -677,11 +677,11 @@ def advise(
     principal: Principal,
     name: RepositoryName,
     branch: str,
-    candidates: Iterable[Candidate],
+    candidates: Sequence[Candidate],
     *,
     git_ignore: str | None,
 ) -> list[Advice]:
-    """Raises as `permitted`, and `RevisionNotFound`."""
+    """Raises as `permitted`; `RevisionNotFound`; `QuotaExceeded` before a client sends what can't be kept."""
     with backend.database.read() as session:
         repository = permitted(session, principal, name, Action.WRITE)
         head = _head(session, repository, branch)
@@ -698,6 +698,9 @@ def advise(
         oid = None if there is None else (there.sha256 if is_lfs else there.git_sha1)
         is_left = is_by_product(candidate.path) or is_ignored(candidate.path, rules)
         answers.append(Advice(candidate.path, is_lfs, is_left, oid))
+    wanted = [one.size for one, answer in zip(candidates, answers, strict=True) if not answer.is_ignored]
+    with backend.database.read() as session:
+        quotas.require_room_for_files(session, backend.settings, repository.namespace_id, wanted)
     return answers
 
 

@@ -23,6 +23,7 @@ from lorahub.errors import (
     PayloadTooLarge,
     Refusal,
     RouteNotFound,
+    SizeMismatch,
     UnsupportedMediaType,
 )
 from lorahub.protocol.names import RepositoryName
@@ -35,6 +36,7 @@ from lorahub_registry.features.uploads.xorbs import MAX_XORB_BYTES
 from lorahub_registry.infrastructure.web.backend import BackendDep, PublicUrl
 from lorahub_registry.infrastructure.web.bodies import (
     SpooledBody,
+    declared_size,
     discard_body,
     json_model,
     receive_object,
@@ -78,7 +80,7 @@ class XorbWish(BaseModel):
 
 @router.post("/{namespace}/{name}.git/info/lfs/objects/batch")
 @answers(LFS_TYPE)
-@refuses(NotAuthenticated, NotPermitted, PayloadTooLarge)
+@refuses(DiskFull, NotAuthenticated, NotPermitted, PayloadTooLarge)
 def batch(
     backend: BackendDep, caller: Caller, repo: Repo, url: PublicUrl, body: Annotated[Batch, json_model(Batch)]
 ) -> JSONResponse:
@@ -146,7 +148,7 @@ async def _receive(request: Request, backend: BackendDep, slot: Slot | None) -> 
     if slot is None:
         await discard_body(request, limit=backend.settings.object_bytes)
         return False
-    await receive_object(request, backend.blobs, slot.key, size=slot.size)
+    await receive_object(request, service.receiving(backend, slot), size=slot.size)
     return True
 
 
@@ -208,7 +210,7 @@ def known_chunks(session: Session) -> None:  # noqa: ARG001 (only a session may 
 
 
 @router.post("/cas/{element}/v1/xorb-grants/default/{xorb}", status_code=201)
-@refuses(NotFound, MalformedBody)
+@refuses(DiskFull, NotFound, MalformedBody, PayloadTooLarge)
 def xorb_grant(
     backend: BackendDep, session: Session, xorb: str, body: Annotated[XorbWish, json_model(XorbWish)]
 ) -> JSONResponse:
@@ -227,9 +229,11 @@ def xorb_commit(backend: BackendDep, session: Session, xorb: str) -> dict[str, A
 
 @router.post("/cas/{element}/v1/xorbs/default/{xorb}")
 @reads("application/octet-stream")
-@refuses(DiskFull, PayloadTooLarge, UnsupportedMediaType)
+@refuses(DiskFull, PayloadTooLarge, SizeMismatch, UnsupportedMediaType)
 async def put_xorb(request: Request, backend: BackendDep, session: Session, xorb: str) -> dict[str, Any]:
-    await receive_object(request, backend.blobs, service.xorb_target(session, xorb), limit=MAX_XORB_BYTES)
+    size = declared_size(request, limit=MAX_XORB_BYTES)
+    key = await to_thread.run_sync(lambda: service.expect_xorb(backend, session, xorb, size=size))
+    await receive_object(request, backend.blobs.writer(key), size=size)
     return {"was_inserted": True}
 
 

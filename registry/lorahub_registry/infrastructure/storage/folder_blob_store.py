@@ -8,7 +8,7 @@ import logging
 import os
 import secrets
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,6 +19,7 @@ from lorahub.errors import DiskFull, Unavailable
 from lorahub_registry.infrastructure import metrics
 from lorahub_registry.infrastructure.observations import Observation, expect, observe
 from lorahub_registry.infrastructure.storage.blob_store import ObjectNotFound, StoredObject
+from lorahub_registry.infrastructure.storage.disk import Disk
 from lorahub_registry.infrastructure.storage.examination import examine_store
 from lorahub_registry.infrastructure.storage.object_keys import SHORT_LIVED
 
@@ -30,12 +31,13 @@ _TEMPORARY = ".writing-"
 
 
 class FolderBlobStore:
-    """Objects are files below `root`; a key is a relative path."""
+    """Objects are files below `root`; a key is a relative path. `reserve_bytes` stay free on its disk."""
 
     addresses = None
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, *, reserve_bytes: int = 0) -> None:
         self.root = root
+        self._disk = Disk(root, reserve_bytes)
         root.mkdir(parents=True, exist_ok=True)
         self._inode = root.stat().st_ino  # stays when its disk is mounted anew, unlike the device number
 
@@ -50,7 +52,7 @@ class FolderBlobStore:
             self._require_mounted()
             try:
                 with _create(temporary) as file:
-                    yield file
+                    yield self._disk.guarded(file)
                 if key.startswith(SHORT_LIVED):
                     temporary.replace(target)
                 else:
@@ -60,6 +62,10 @@ class FolderBlobStore:
             except BaseException:
                 temporary.unlink(missing_ok=True)
                 raise
+
+    def require_space(self, size: int) -> None:
+        with _named():
+            self._disk.require(size)
 
     def open_range(self, key: str, start: int, stop: int) -> Iterator[bytes]:
         return _pieces(self._open(key), start, stop)
@@ -122,7 +128,10 @@ class FolderBlobStore:
                 modified_at = datetime.fromtimestamp(status.st_mtime, UTC)
                 yield StoredObject(path.relative_to(self.root).as_posix(), status.st_size, modified_at)
 
-    def abort_unfinished(self, *, older_than: datetime) -> int:  # noqa: ARG002
+    def last_arrival(self, prefix: str) -> datetime | None:
+        return max((stored.modified_at for stored in self.list(prefix)), default=None)
+
+    def abort_unfinished(self, is_known: Callable[[str, datetime], bool]) -> int:  # noqa: ARG002
         """None: an unfinished write is a file below its folder, listed and collected like any other."""
         return 0
 
