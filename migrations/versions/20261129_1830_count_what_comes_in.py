@@ -12,6 +12,8 @@ _ID = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 
 
 def upgrade() -> None:
+    op.add_column("accounts", sa.Column("made_by", sa.BigInteger(), nullable=True))
+    op.create_index(op.f("ix_accounts_made_by"), "accounts", ["made_by"], unique=False)
     op.create_table(
         "reservations",
         sa.Column("account_id", _ID, nullable=False),
@@ -63,6 +65,9 @@ def upgrade() -> None:
         ),
         sa.PrimaryKeyConstraint("session_id", "name", name=op.f("pk_xet_xorbs")),
     )
+    op.create_index("ix_uploads_declared", "uploads", ["repository_id", "declared_sha256"], unique=False)
+    op.create_index("ix_uploads_leased", "uploads", ["repository_id", "blob_sha256"], unique=False)
+    op.drop_index(op.f("ix_uploads_repository_id"), table_name="uploads")
     _reserve_what_is_under_way()
 
 
@@ -95,6 +100,12 @@ def _reserve_what_is_under_way() -> None:
 
 
 def downgrade() -> None:
+    op.create_index(op.f("ix_uploads_repository_id"), "uploads", ["repository_id"], unique=False)
+    op.drop_index("ix_uploads_leased", table_name="uploads")
+    op.drop_index("ix_uploads_declared", table_name="uploads")
+    op.drop_index(op.f("ix_accounts_made_by"), table_name="accounts")
+    with op.batch_alter_table("accounts") as batch_op:
+        batch_op.drop_column("made_by")
     op.drop_table("xet_xorbs")
     op.drop_table("xet_sessions")
     op.drop_table("reserved_totals")

@@ -168,6 +168,9 @@ class Settings(BaseSettings):
     quota_repositories: Limit = Field(
         default=10_000, description="most repositories of one namespace without a limit of its own; 0: any"
     )
+    quota_organisations: Limit = Field(
+        default=10, description="most organisations that one account makes, if it is no administrator's; 0: any"
+    )
     quota_open_uploads: Limit = Field(
         default=10_000, description="most uploads of one account whose bytes have yet to come; 0: any"
     )

@@ -72,18 +72,16 @@ def opening(
     backend: Backend, *, account_id: int, repository_id: int | None, sha256: Sha256, size: int
 ) -> Iterator[tuple[Session, Room, Upload]]:
     """As `open_upload`, with the transaction that opens it and the room that it takes of."""
-    backend.blobs.require_space(size)
     until = now() + backend.settings.patience
-    with (
-        backend.database.write() as session,
-        quotas.upload(session, backend.settings, account_id=account_id, repository_id=repository_id) as room,
-    ):
-        refuse_blocked(session, sha256)
-        upload = queries.insert_upload(
-            session, account_id=account_id, repository_id=repository_id, sha256=sha256, size=size, expires_at=until
-        )
-        room.take(upload.id, size, until=until)
-        yield session, room, upload
+    with backend.database.write() as session:
+        with quotas.upload(session, backend.settings, account_id=account_id, repository_id=repository_id) as room:
+            refuse_blocked(session, sha256)
+            upload = queries.insert_upload(
+                session, account_id=account_id, repository_id=repository_id, sha256=sha256, size=size, expires_at=until
+            )
+            room.take(upload.id, size, until=until)
+            yield session, room, upload
+        backend.blobs.require_space(size)  # behind the quota, which the client can do something about
 
 
 def renew(backend: Backend, upload: Upload) -> Upload:

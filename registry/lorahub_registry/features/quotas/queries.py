@@ -79,16 +79,14 @@ def reserved(session: Session, account_id: int) -> Reserved:
     return Reserved(total.bytes - int(gone_bytes or 0), total.uploads - int(gone_uploads or 0))
 
 
-def reserve(
-    session: Session, account_id: int, key: str, *, size: int, uploads: int, expires_at: datetime, adds: bool = False
-) -> None:
-    """From now on `key` takes so much, whatever it took; with `adds`, so much more. While the account is held."""
+def reserve(session: Session, account_id: int, key: str, *, size: int, uploads: int, expires_at: datetime) -> None:
+    """From now on `key` takes so much, whatever it took before. While the account is held."""
     row = session.get(Reservation, (account_id, key))
     if row is None:
         row = Reservation(account_id=account_id, key=key, bytes=0, uploads=0, expires_at=expires_at)
         session.add(row)
     before = (row.bytes, row.uploads)
-    row.bytes, row.uploads = (row.bytes + size, row.uploads + uploads) if adds else (size, uploads)
+    row.bytes, row.uploads = size, uploads
     row.expires_at = max(row.expires_at, expires_at)
     _add(session, account_id, row.bytes - before[0], row.uploads - before[1])
 
@@ -234,8 +232,16 @@ def _recount_reserved(session: Session, account_id: int) -> None:
     """From the uploads and sessions that are alive."""
     for table in (Reservation, ReservedTotal):
         session.execute(delete(table).where(table.account_id == account_id))
-    for key, size, uploads, expires_at in list(_alive(session, account_id)):
-        reserve(session, account_id, key, size=size, uploads=uploads, expires_at=expires_at, adds=True)
+    found: dict[str, dict[str, Any]] = {}
+    for key, size, uploads, expires_at in _alive(session, account_id):
+        row = found.setdefault(key, {"account_id": account_id, "key": key, "bytes": 0, "uploads": 0})
+        row["bytes"] += size
+        row["uploads"] += uploads
+        row["expires_at"] = expires_at
+    if found:
+        session.execute(insert(Reservation), list(found.values()))
+        sums = {name: sum(row[name] for row in found.values()) for name in ("bytes", "uploads")}
+        session.execute(insert(ReservedTotal).values(account_id=account_id, **sums))
 
 
 def _alive(session: Session, account_id: int) -> Iterator[tuple[str, int, int, datetime]]:

@@ -21,6 +21,7 @@ from lorahub.errors import (
     NotFound,
     NotPermitted,
     PayloadTooLarge,
+    QuotaExceeded,
     Refusal,
     RouteNotFound,
     SizeMismatch,
@@ -125,7 +126,7 @@ def _upload_action(target: Target, address: str) -> dict[str, Any]:
 @router.put("/lfs/{credential}/whole")
 @answers("")
 @reads("application/octet-stream")
-@refuses(DigestMismatch, DiskFull, InvalidToken, PayloadTooLarge, UnsupportedMediaType)
+@refuses(BlobVanished, DigestMismatch, DiskFull, InvalidToken, PayloadTooLarge, QuotaExceeded, UnsupportedMediaType)
 async def put_whole(request: Request, backend: BackendDep, credential: str) -> Response:
     slot = await to_thread.run_sync(service.slot_for_whole, backend, decode(credential))
     if await _receive(request, backend, slot) and slot is not None:
@@ -136,7 +137,7 @@ async def put_whole(request: Request, backend: BackendDep, credential: str) -> R
 @router.put("/lfs/{credential}/parts/{number}")
 @answers("")
 @reads("application/octet-stream")
-@refuses(DigestMismatch, DiskFull, InvalidToken, PayloadTooLarge, UnsupportedMediaType)
+@refuses(BlobVanished, DigestMismatch, DiskFull, InvalidToken, PayloadTooLarge, QuotaExceeded, UnsupportedMediaType)
 async def put_part(request: Request, backend: BackendDep, credential: str, number: int) -> Response:
     slot = await to_thread.run_sync(service.slot_for_part, backend, decode(credential), number)
     await _receive(request, backend, slot)
@@ -153,7 +154,7 @@ async def _receive(request: Request, backend: BackendDep, slot: Slot | None) -> 
 
 
 @router.post("/lfs/{credential}/complete")
-@refuses(BlobVanished, DigestMismatch, DiskFull, InvalidToken)
+@refuses(BlobVanished, DigestMismatch, DiskFull, InvalidToken, QuotaExceeded)
 def complete(
     backend: BackendDep, credential: str, body: Annotated[Completion, json_model(Completion)]
 ) -> dict[str, Any]:
@@ -162,7 +163,7 @@ def complete(
 
 
 @router.post("/{namespace}/{name}.git/info/lfs/verify")
-@refuses(NotAuthenticated, NotPermitted, BlobNotFound)
+@refuses(NotAuthenticated, NotPermitted, BlobNotFound, BlobVanished, QuotaExceeded)
 def verify(
     backend: BackendDep, caller: Caller, repo: Repo, body: Annotated[LfsObject, json_model(LfsObject)]
 ) -> dict[str, Any]:
@@ -210,7 +211,7 @@ def known_chunks(session: Session) -> None:  # noqa: ARG001 (only a session may 
 
 
 @router.post("/cas/{element}/v1/xorb-grants/default/{xorb}", status_code=201)
-@refuses(DiskFull, NotFound, MalformedBody, PayloadTooLarge)
+@refuses(DiskFull, NotFound, MalformedBody, QuotaExceeded)
 def xorb_grant(
     backend: BackendDep, session: Session, xorb: str, body: Annotated[XorbWish, json_model(XorbWish)]
 ) -> JSONResponse:
@@ -229,7 +230,7 @@ def xorb_commit(backend: BackendDep, session: Session, xorb: str) -> dict[str, A
 
 @router.post("/cas/{element}/v1/xorbs/default/{xorb}")
 @reads("application/octet-stream")
-@refuses(DiskFull, PayloadTooLarge, SizeMismatch, UnsupportedMediaType)
+@refuses(DiskFull, PayloadTooLarge, QuotaExceeded, SizeMismatch, UnsupportedMediaType)
 async def put_xorb(request: Request, backend: BackendDep, session: Session, xorb: str) -> dict[str, Any]:
     size = declared_size(request, limit=MAX_XORB_BYTES)
     key = await to_thread.run_sync(lambda: service.expect_xorb(backend, session, xorb, size=size))
@@ -239,7 +240,7 @@ async def put_xorb(request: Request, backend: BackendDep, session: Session, xorb
 
 @router.post("/cas/{element}/v1/shards")
 @reads("application/octet-stream")
-@refuses(BlobVanished, DigestMismatch, DiskFull)
+@refuses(BlobVanished, DigestMismatch, DiskFull, PayloadTooLarge, QuotaExceeded)
 def put_shard(backend: BackendDep, session: Session, body: SpooledBody) -> dict[str, Any]:
     service.take_shard(backend, session, body)
     return {"result": 1}

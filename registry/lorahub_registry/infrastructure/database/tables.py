@@ -108,6 +108,7 @@ class Account(Table):
     stored_bytes: Mapped[int] = mapped_column(BigInteger, default=0, server_default="0")  # of its NamespaceBlobs
     byte_quota: Mapped[int | None] = mapped_column(BigInteger)  # null: the registry's; 0: none
     repository_quota: Mapped[int | None] = mapped_column(Integer)  # the same
+    made_by: Mapped[int | None] = mapped_column(BigInteger, index=True)  # of an organisation: whose quota it counts for
 
 
 class NamespaceBlob(Table):
@@ -279,13 +280,18 @@ class Upload(Table):
 
     __tablename__ = "uploads"
     id: Mapped[str] = mapped_column(String(32), primary_key=True)  # random; part of the staging key
-    repository_id: Mapped[int | None] = mapped_column(ForeignKey("repositories.id", ondelete="CASCADE"), index=True)
+    repository_id: Mapped[int | None] = mapped_column(ForeignKey("repositories.id", ondelete="CASCADE"))
     account_id: Mapped[int] = mapped_column(ForeignKey("accounts.id"))
     declared_sha256: Mapped[str] = mapped_column(String(64), index=True)
     declared_size: Mapped[int] = mapped_column(BigInteger)
     blob_sha256: Mapped[str | None] = mapped_column(ForeignKey("blobs.sha256", ondelete="RESTRICT"), index=True)
     created_at: Mapped[datetime]
     expires_at: Mapped[datetime] = mapped_column(index=True)
+
+    __table_args__ = (  # a repository may have many open: none of them is looked at but the one that is meant
+        Index("ix_uploads_declared", "repository_id", "declared_sha256"),
+        Index("ix_uploads_leased", "repository_id", "blob_sha256"),
+    )
 
 
 class Reservation(Table):

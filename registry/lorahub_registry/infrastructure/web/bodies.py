@@ -160,6 +160,8 @@ async def bundle_body(request: Request, backend: BackendDep) -> AsyncIterator[Bi
 @asynccontextmanager
 async def _spooled(request: Request, backend: Backend, limit: int) -> AsyncIterator[BinaryIO]:
     home = Disk(backend.settings.registry_home, backend.settings.disk_reserve_bytes)
+    if "content-length" in request.headers:
+        home.require(declared_size(request, limit=limit))
     with tempfile.SpooledTemporaryFile(max_size=_SPOOL_MEMORY_BYTES, dir=str(home.folder)) as spool:
         file = cast(BinaryIO, spool)  # it is one; typeshed does not say so
         await receive_into(request, home.guarded(file), limit=limit)
