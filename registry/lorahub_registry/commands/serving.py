@@ -24,6 +24,7 @@ from lorahub_registry.features.accounts.permissions import OPERATOR
 from lorahub_registry.features.blobs.service import require_its_storage
 from lorahub_registry.features.merges import device as merge_device
 from lorahub_registry.features.operations.census import CensusCollector
+from lorahub_registry.features.quotas import service as quotas
 from lorahub_registry.infrastructure import logs, metrics
 from lorahub_registry.infrastructure.backend import Backend
 from lorahub_registry.infrastructure.web.connections import IDLE_SECONDS, Bounds, Connection, Door
@@ -184,6 +185,7 @@ def _first_admin(backend: Backend) -> str | None:
     path = backend.settings.registry_home / TOKEN_FILE
     if backend.settings.first_admin and accounts.first_admin(backend) is None:
         admin = accounts.add_user(backend, ADMIN, by=OPERATOR.name, is_admin=True)
+        quotas.set_quota(backend, ADMIN, by=OPERATOR.name, byte_quota=0, repository_quota=0)  # it is his machine
         token, _ = accounts.issue_token(backend, admin.id, by=OPERATOR.name, name="first start", scope="admin")
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         with os.fdopen(descriptor, "w") as file:

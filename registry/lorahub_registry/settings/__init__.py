@@ -199,12 +199,26 @@ class Settings(BaseSettings):
     merge_output_bytes: Count = Field(default=1 << 40, description="bytes; largest model that a merge may make")
 
     quota_bytes: Limit = Field(
-        default=0,
-        description="most bytes of one namespace: distinct files of its commits, and open uploads; 0: any",
+        default=100_000_000_000,
+        description="most bytes of one namespace without a limit of its own: distinct files of its commits, and what "
+        "is on its way; 0: any",
     )
-    quota_repositories: Limit = Field(default=0, description="most repositories of one namespace; 0: any")
+    quota_repositories: Limit = Field(
+        default=10_000, description="most repositories of one namespace without a limit of its own; 0: any"
+    )
+    quota_organisations: Limit = Field(
+        default=10, description="most organisations that one account makes, if it is no administrator's; 0: any"
+    )
     quota_open_uploads: Limit = Field(
-        default=0, description="most uploads of one account whose bytes have yet to come; 0: any"
+        default=10_000, description="most uploads of one account whose bytes have yet to come; 0: any"
+    )
+    disk_reserve_bytes: Limit = Field(
+        default=1 << 30,
+        description="bytes that stay free on each disk that the registry writes files to, or a tenth of a disk below "
+        "ten times as much; what would take them is refused",
+    )
+    xet_ratio: Count = Field(
+        default=32, description="bytes to which a Xet upload may unpack for each one received, beyond the first 16 MiB"
     )
     rate_window: Duration = Field(default=timedelta(minutes=5), description="the window in which requests are counted")
     rate_limit_api: Limit = Field(
@@ -220,6 +234,10 @@ class Settings(BaseSettings):
         default=10, description="most wrong tokens or passwords of one address in a window; 0: any"
     )
 
+    upload_patience: Duration = Field(
+        default=timedelta(hours=1),
+        description="how long an upload waits for its next bytes, and room is kept for it; no longer than the lifetime",
+    )
     upload_lifetime: Duration = Field(
         default=timedelta(hours=24), description="how long uploaded bytes wait for the commit that names them"
     )
@@ -262,3 +280,8 @@ class Settings(BaseSettings):
     failpoint: str | None = Field(
         default=None, description="name of the step at which the process kills itself (crash tests)"
     )
+
+    @property
+    def patience(self) -> timedelta:
+        """How long an upload is kept that nothing comes for."""
+        return min(self.upload_patience, self.upload_lifetime)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import delete, select, update
+from sqlalchemy import delete, func, select, update
 
 from lorahub_registry.infrastructure.database import Session, now
 from lorahub_registry.infrastructure.database.tables import Account as AccountRow
@@ -63,8 +63,11 @@ def all_accounts(session: Session) -> list[Account]:
     return [_account(row) for row in session.scalars(select(AccountRow).order_by(AccountRow.name_key))]
 
 
-def insert_account(session: Session, *, name: str, key: str, kind: str, fullname: str, is_admin: bool) -> Account:
+def insert_account(
+    session: Session, *, name: str, key: str, kind: str, fullname: str, is_admin: bool, made_by: int | None = None
+) -> Account:
     row = AccountRow(name=name, name_key=key, kind=kind, fullname=fullname, is_admin=is_admin, created_at=now())
+    row.made_by = made_by
     session.add(row)
     session.flush()
     return _account(row)
@@ -72,6 +75,16 @@ def insert_account(session: Session, *, name: str, key: str, kind: str, fullname
 
 def set_disabled(session: Session, account_id: int, at: datetime | None) -> None:
     session.execute(update(AccountRow).where(AccountRow.id == account_id).values(disabled_at=at))
+
+
+def hold(session: Session, account_id: int) -> None:
+    """Lets nobody else count for this account until the transaction ends (PostgreSQL; SQLite has one writer)."""
+    session.execute(select(AccountRow.id).where(AccountRow.id == account_id).with_for_update(key_share=True))
+
+
+def made_by(session: Session, account_id: int) -> int:
+    """How many organisations."""
+    return session.scalar(select(func.count()).where(AccountRow.made_by == account_id)) or 0
 
 
 def is_name_retired(session: Session, key: str) -> bool:

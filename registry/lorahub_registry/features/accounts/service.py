@@ -13,6 +13,7 @@ from lorahub.errors import (
     InvalidToken,
     NotFound,
     NotPermitted,
+    QuotaExceeded,
 )
 from lorahub.protocol.digests import sha256_of
 from lorahub.protocol.names import RESERVED_NAMESPACES, parse_name, similarity_key
@@ -24,6 +25,7 @@ from lorahub_registry.features.accounts.permissions import (
     Action,
     Level,
     Principal,
+    is_site_admin,
     may,
     require,
     require_site_admin,
@@ -184,7 +186,9 @@ def all_accounts(backend: Backend) -> list[Account]:
         return queries.all_accounts(session)
 
 
-def _insert_account(session: Session, name: str, *, kind: str, fullname: str, is_admin: bool = False) -> Account:
+def _insert_account(
+    session: Session, name: str, *, kind: str, fullname: str, is_admin: bool = False, made_by: int | None = None
+) -> Account:
     parse_name(name, what="account name")
     key = similarity_key(name)
     if name.lower() in RESERVED_NAMESPACES:
@@ -192,7 +196,13 @@ def _insert_account(session: Session, name: str, *, kind: str, fullname: str, is
     if queries.account_by_key(session, key) is not None:
         raise AlreadyExists(f"the name {name!r}, or one that reads the same, is in use")
     return queries.insert_account(
-        session, name=name, key=key, kind=kind, fullname=fullname[:200] or name, is_admin=is_admin
+        session,
+        name=name,
+        key=key,
+        kind=kind,
+        fullname=fullname[:200] or name,
+        is_admin=is_admin,
+        made_by=made_by,
     )
 
 
@@ -214,14 +224,31 @@ def members_of(backend: Backend, organisation: str) -> list[tuple[Account, str]]
 
 
 def create_organisation(backend: Backend, principal: Principal, name: str, fullname: str) -> Account:
-    """The caller becomes its first admin. Raises `InvalidName`, `AlreadyExists`, `NotPermitted`."""
+    """The caller becomes its first admin. Raises `InvalidName`, `AlreadyExists`, `NotPermitted`, `QuotaExceeded`."""
     creator = principal.require_account()
     require(principal, Action.GOVERN, principal.name)
     with backend.database.write() as session:
-        organisation = _insert_account(session, name, kind="organisation", fullname=fullname)
+        if not is_site_admin(principal):
+            _require_another(session, creator, limit=backend.settings.quota_organisations)
+        organisation = _insert_account(session, name, kind="organisation", fullname=fullname, made_by=creator)
         queries.set_member(session, organisation.id, creator, "admin")
         record_act(session, principal, "organisation.create", organisation.name)
         return organisation
+
+
+def _require_another(session: Session, account_id: int, *, limit: int) -> None:
+    """Each organisation is a namespace with quotas of its own. Raises `QuotaExceeded`."""
+    queries.hold(session, account_id)
+    made = queries.made_by(session, account_id)
+    if limit and made >= limit:
+        raise QuotaExceeded(
+            f"you have made {made} organisations, and may make {limit}",
+            hint="ask the registry's administrator to make another",
+            what="organisations",
+            limit=limit,
+            used=made,
+            asked=1,
+        )
 
 
 def ensure_namespace(session: Session, principal: Principal, name: str) -> Account:

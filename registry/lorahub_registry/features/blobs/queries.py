@@ -131,8 +131,10 @@ def upload_by_id(session: Session, upload_id: str) -> Upload | None:
     return None if row is None else _upload(row)
 
 
-def uploads_of(session: Session, *, account_id: int, repository_id: int, sha256: Sha256, size: int) -> list[Upload]:
-    """Unexpired uploads of these bytes, newest first."""
+def open_upload_of(
+    session: Session, *, account_id: int, repository_id: int, sha256: Sha256, size: int
+) -> Upload | None:
+    """The newest upload of these bytes that can be gone on with, as long as it isn't collected."""
     statement = (
         select(UploadRow)
         .where(
@@ -140,11 +142,23 @@ def uploads_of(session: Session, *, account_id: int, repository_id: int, sha256:
             UploadRow.repository_id == repository_id,
             UploadRow.declared_sha256 == sha256,
             UploadRow.declared_size == size,
-            UploadRow.expires_at > now(),
+            UploadRow.blob_sha256.is_(None),
         )
         .order_by(UploadRow.created_at.desc())
     )
-    return [_upload(row) for row in session.scalars(statement)]
+    row = session.scalar(statement.limit(1))
+    return None if row is None else _upload(row)
+
+
+def renew_upload(session: Session, upload_id: str, expires_at: datetime) -> bool:
+    """False if the upload is gone, or finished."""
+    changed = session.execute(
+        update(UploadRow)
+        .where(UploadRow.id == upload_id, UploadRow.blob_sha256.is_(None))
+        .values(expires_at=expires_at)
+        .returning(UploadRow.id)
+    )
+    return changed.first() is not None
 
 
 def finish_upload(session: Session, upload_id: str, sha256: Sha256, expires_at: datetime) -> bool:
@@ -276,8 +290,8 @@ def blocks(session: Session) -> list[Block]:
 # --- collection -------------------------------------------------------------------------------------------------------
 
 
-def expired_uploads(session: Session) -> list[str]:
-    return list(session.scalars(select(UploadRow.id).where(UploadRow.expires_at <= now())))
+def expired_uploads(session: Session) -> list[Upload]:
+    return [_upload(row) for row in session.scalars(select(UploadRow).where(UploadRow.expires_at <= now()))]
 
 
 def delete_expired_upload(session: Session, upload_id: str) -> bool:

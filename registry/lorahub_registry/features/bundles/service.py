@@ -37,7 +37,6 @@ from lorahub_registry.features.revisions.service import Commit, NewCommit, NewFi
 from lorahub_registry.features.statistics.service import want as want_statistics
 from lorahub_registry.infrastructure.backend import Backend
 from lorahub_registry.infrastructure.database import Session
-from lorahub_registry.infrastructure.storage.object_keys import Staging
 
 # --- out --------------------------------------------------------------------------------------------------------------
 
@@ -174,7 +173,7 @@ def _keep(backend: Backend, principal: Principal, digest: Sha256, size: int, pie
         return
     upload = blobs.open_upload(backend, account_id=account_id, repository_id=None, sha256=digest, size=size)
     try:
-        with backend.blobs.writer(Staging(upload.id).whole) as staged:
+        with blobs.receiving(backend, upload) as staged:
             staged.writelines(pieces)
     except BaseException:
         blobs.forget_upload(backend, upload)

@@ -33,6 +33,16 @@ def _collect_garbage() -> None:
     logger.info(_collect())
 
 
+@jobs.step("maintenance.collect-abandoned")
+def _collect_abandoned_some() -> str:
+    return str(service.collect_abandoned(jobs.backend()))
+
+
+@DBOS.workflow(name="collect-abandoned")
+def _collect_abandoned() -> None:
+    logger.info(_collect_abandoned_some())
+
+
 @jobs.step("maintenance.scrub")
 def _scrub_some() -> str:
     """What it has read is written down: the worker that goes on reads the rest. Damage is an error each time, until it
@@ -69,6 +79,8 @@ def _forget_jobs() -> None:
 def start_due(backend: Backend) -> None:
     """One workflow for each interval since 1970: all workers name it alike, whichever is first queues it."""
     _start("collect-garbage", _collect_garbage, backend.settings.gc_interval)
+    if backend.settings.gc_interval:
+        _start("collect-abandoned", _collect_abandoned, backend.settings.patience)
     _start("scrub", _scrub, backend.settings.scrub_interval)
     _start("forget-jobs", _forget_jobs, _FORGOTTEN_EVERY)
 

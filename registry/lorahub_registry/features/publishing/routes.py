@@ -19,6 +19,7 @@ from lorahub.errors import (
     NotSupported,
     ParentMoved,
     ProtectedReference,
+    QuotaExceeded,
 )
 from lorahub.protocol.paths import parse_path
 from pydantic import BaseModel, Field
@@ -56,7 +57,7 @@ def _refuse_pull_request(create_pr: str | None) -> None:
 
 
 @router.post(MODEL + "/preupload/{rev}")
-@refuses(InvalidAdapter, NotAuthenticated, NotPermitted, InvalidPath, NotSupported)
+@refuses(InvalidAdapter, NotAuthenticated, NotPermitted, InvalidPath, NotSupported, QuotaExceeded)
 def preupload(
     backend: BackendDep,
     caller: Caller,

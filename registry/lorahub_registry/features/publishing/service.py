@@ -769,11 +769,11 @@ def advise(
     principal: Principal,
     name: RepositoryName,
     branch: str,
-    candidates: Iterable[Candidate],
+    candidates: Sequence[Candidate],
     *,
     git_ignore: str | None,
 ) -> list[Advice]:
-    """Raises as `permitted`, and `RevisionNotFound`."""
+    """Raises as `permitted`; `RevisionNotFound`; `QuotaExceeded` before a client sends what can't be kept."""
     with backend.database.read() as session:
         repository = permitted(session, principal, name, Action.WRITE)
         head = _head(session, repository, branch)
@@ -792,6 +792,9 @@ def advise(
         is_left = is_by_product(candidate.path) or is_ignored(candidate.path, rules)
         is_sound = there is not None and not blobs[there.sha256].is_damaged
         answers.append(Advice(candidate.path, is_lfs, is_left, oid, there.sha256 if there and is_sound else None))
+    wanted = [one.size for one, answer in zip(candidates, answers, strict=True) if not answer.is_ignored]
+    with backend.database.read() as session:
+        quotas.require_room_for_files(session, backend.settings, repository.namespace_id, wanted)
     return answers
 
 

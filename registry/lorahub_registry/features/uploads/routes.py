@@ -21,8 +21,10 @@ from lorahub.errors import (
     NotFound,
     NotPermitted,
     PayloadTooLarge,
+    QuotaExceeded,
     Refusal,
     RouteNotFound,
+    SizeMismatch,
     UnsupportedMediaType,
 )
 from lorahub.protocol.names import RepositoryName
@@ -36,6 +38,7 @@ from lorahub_registry.infrastructure.threads import STORAGE
 from lorahub_registry.infrastructure.web.backend import BackendDep, PublicUrl
 from lorahub_registry.infrastructure.web.bodies import (
     SpooledBody,
+    declared_size,
     discard_body,
     json_model,
     receive_object,
@@ -79,7 +82,7 @@ class XorbWish(BaseModel):
 
 @router.post("/{namespace}/{name}.git/info/lfs/objects/batch")
 @answers(LFS_TYPE)
-@refuses(NotAuthenticated, NotPermitted, PayloadTooLarge)
+@refuses(DiskFull, NotAuthenticated, NotPermitted, PayloadTooLarge)
 @STORAGE.serves
 def batch(
     backend: BackendDep, caller: Caller, repo: Repo, url: PublicUrl, body: Annotated[Batch, json_model(Batch)]
@@ -125,7 +128,7 @@ def _upload_action(target: Target, address: str) -> dict[str, Any]:
 @router.put("/lfs/{credential}/whole")
 @answers("")
 @reads("application/octet-stream")
-@refuses(DigestMismatch, DiskFull, InvalidToken, PayloadTooLarge, UnsupportedMediaType)
+@refuses(BlobVanished, DigestMismatch, DiskFull, InvalidToken, PayloadTooLarge, QuotaExceeded, UnsupportedMediaType)
 async def put_whole(request: Request, backend: BackendDep, credential: str) -> Response:
     slot = await to_thread.run_sync(service.slot_for_whole, backend, decode(credential))
     if await _receive(request, backend, slot) and slot is not None:
@@ -136,7 +139,7 @@ async def put_whole(request: Request, backend: BackendDep, credential: str) -> R
 @router.put("/lfs/{credential}/parts/{number}")
 @answers("")
 @reads("application/octet-stream")
-@refuses(DigestMismatch, DiskFull, InvalidToken, PayloadTooLarge, UnsupportedMediaType)
+@refuses(BlobVanished, DigestMismatch, DiskFull, InvalidToken, PayloadTooLarge, QuotaExceeded, UnsupportedMediaType)
 async def put_part(request: Request, backend: BackendDep, credential: str, number: int) -> Response:
     slot = await to_thread.run_sync(service.slot_for_part, backend, decode(credential), number)
     await _receive(request, backend, slot)
@@ -148,12 +151,12 @@ async def _receive(request: Request, backend: BackendDep, slot: Slot | None) -> 
     if slot is None:
         await discard_body(request, limit=backend.settings.object_bytes)
         return False
-    await receive_object(request, backend.blobs, slot.key, size=slot.size)
+    await receive_object(request, service.receiving(backend, slot), size=slot.size)
     return True
 
 
 @router.post("/lfs/{credential}/complete")
-@refuses(BlobVanished, DigestMismatch, DiskFull, InvalidToken)
+@refuses(BlobVanished, DigestMismatch, DiskFull, InvalidToken, QuotaExceeded)
 @STORAGE.serves
 def complete(
     backend: BackendDep, credential: str, body: Annotated[Completion, json_model(Completion)]
@@ -163,7 +166,7 @@ def complete(
 
 
 @router.post("/{namespace}/{name}.git/info/lfs/verify")
-@refuses(NotAuthenticated, NotPermitted, BlobNotFound)
+@refuses(NotAuthenticated, NotPermitted, BlobNotFound, BlobVanished, QuotaExceeded)
 @STORAGE.serves
 def verify(
     backend: BackendDep, caller: Caller, repo: Repo, body: Annotated[LfsObject, json_model(LfsObject)]
@@ -212,7 +215,7 @@ def known_chunks(session: Session) -> None:  # noqa: ARG001 (only a session may 
 
 
 @router.post("/cas/{element}/v1/xorb-grants/default/{xorb}", status_code=201)
-@refuses(NotFound, MalformedBody)
+@refuses(DiskFull, NotFound, MalformedBody, QuotaExceeded)
 @STORAGE.serves
 def xorb_grant(
     backend: BackendDep, session: Session, xorb: str, body: Annotated[XorbWish, json_model(XorbWish)]
@@ -233,15 +236,17 @@ def xorb_commit(backend: BackendDep, session: Session, xorb: str) -> dict[str, A
 
 @router.post("/cas/{element}/v1/xorbs/default/{xorb}")
 @reads("application/octet-stream")
-@refuses(DiskFull, PayloadTooLarge, UnsupportedMediaType)
+@refuses(DiskFull, PayloadTooLarge, QuotaExceeded, SizeMismatch, UnsupportedMediaType)
 async def put_xorb(request: Request, backend: BackendDep, session: Session, xorb: str) -> dict[str, Any]:
-    await receive_object(request, backend.blobs, service.xorb_target(session, xorb), limit=MAX_XORB_BYTES)
+    size = declared_size(request, limit=MAX_XORB_BYTES)
+    key = await to_thread.run_sync(lambda: service.expect_xorb(backend, session, xorb, size=size))
+    await receive_object(request, backend.blobs.writer(key), size=size)
     return {"was_inserted": True}
 
 
 @router.post("/cas/{element}/v1/shards")
 @reads("application/octet-stream")
-@refuses(BlobVanished, DigestMismatch, DiskFull)
+@refuses(BlobVanished, DigestMismatch, DiskFull, PayloadTooLarge, QuotaExceeded)
 @STORAGE.serves
 def put_shard(backend: BackendDep, session: Session, body: SpooledBody) -> dict[str, Any]:
     service.take_shard(backend, session, body)

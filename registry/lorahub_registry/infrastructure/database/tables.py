@@ -108,6 +108,7 @@ class Account(Table):
     stored_bytes: Mapped[int] = mapped_column(BigInteger, default=0, server_default="0")  # of its NamespaceBlobs
     byte_quota: Mapped[int | None] = mapped_column(BigInteger)  # null: the registry's; 0: none
     repository_quota: Mapped[int | None] = mapped_column(Integer)  # the same
+    made_by: Mapped[int | None] = mapped_column(BigInteger, index=True)  # of an organisation: whose quota it counts for
 
 
 class NamespaceBlob(Table):
@@ -279,13 +280,66 @@ class Upload(Table):
 
     __tablename__ = "uploads"
     id: Mapped[str] = mapped_column(String(32), primary_key=True)  # random; part of the staging key
-    repository_id: Mapped[int | None] = mapped_column(ForeignKey("repositories.id", ondelete="CASCADE"), index=True)
+    repository_id: Mapped[int | None] = mapped_column(ForeignKey("repositories.id", ondelete="CASCADE"))
     account_id: Mapped[int] = mapped_column(ForeignKey("accounts.id"))
     declared_sha256: Mapped[str] = mapped_column(String(64), index=True)
     declared_size: Mapped[int] = mapped_column(BigInteger)
     blob_sha256: Mapped[str | None] = mapped_column(ForeignKey("blobs.sha256", ondelete="RESTRICT"), index=True)
     created_at: Mapped[datetime]
     expires_at: Mapped[datetime] = mapped_column(index=True)
+
+    __table_args__ = (  # a repository may have many open: none of them is looked at but the one that is meant
+        Index("ix_uploads_declared", "repository_id", "declared_sha256"),
+        Index("ix_uploads_leased", "repository_id", "blob_sha256"),
+    )
+
+
+class Reservation(Table):
+    """Room that an account's quotas keep for what is on its way, by what takes it: an upload's id, a Xet session's, or
+    the sha256 of a leased blob that no commit of the namespace has. Whatever forgets to give it back, time does.
+    """
+
+    __tablename__ = "reservations"
+    account_id: Mapped[int] = mapped_column(ForeignKey("accounts.id"), primary_key=True)
+    key: Mapped[str] = mapped_column(String(96), primary_key=True)
+    bytes: Mapped[int] = mapped_column(BigInteger)  # of the namespace's quota
+    uploads: Mapped[int] = mapped_column(Integer)  # of the uploader's: 1 while its bytes have yet to come, or 0
+    expires_at: Mapped[datetime]  # changes
+
+    __table_args__ = (Index("ix_reservations_expiry", "account_id", "expires_at"),)
+
+
+class ReservedTotal(Table):
+    """The sums of an account's reservations, also of those that expired and aren't given back yet. fsck proves it."""
+
+    __tablename__ = "reserved_totals"
+    account_id: Mapped[int] = mapped_column(ForeignKey("accounts.id"), primary_key=True)
+    bytes: Mapped[int] = mapped_column(BigInteger)  # changes
+    uploads: Mapped[int] = mapped_column(Integer)  # changes
+
+
+class XetSession(Table):
+    """What came in at one Xet address, and what it became. All of it changes."""
+
+    __tablename__ = "xet_sessions"
+    id: Mapped[str] = mapped_column(String(96), primary_key=True)  # the folder of its xorbs
+    repository_id: Mapped[int] = mapped_column(ForeignKey("repositories.id", ondelete="CASCADE"), index=True)
+    account_id: Mapped[int] = mapped_column(ForeignKey("accounts.id"))
+    promised_bytes: Mapped[int] = mapped_column(BigInteger)  # of its xorbs
+    received_bytes: Mapped[int] = mapped_column(BigInteger)  # of those that a shard used, and that were here
+    taken_bytes: Mapped[int] = mapped_column(BigInteger)  # of the files that were made of them
+    unpacked_bytes: Mapped[int] = mapped_column(BigInteger)  # the work that this was, and what failed
+    expires_at: Mapped[datetime] = mapped_column(index=True)
+
+
+class XetXorb(Table):
+    """A xorb that its session may send, written before its first byte."""
+
+    __tablename__ = "xet_xorbs"
+    session_id: Mapped[str] = mapped_column(ForeignKey("xet_sessions.id", ondelete="CASCADE"), primary_key=True)
+    name: Mapped[str] = mapped_column(String(64), primary_key=True)
+    size: Mapped[int] = mapped_column(BigInteger)
+    is_received: Mapped[bool]  # changes: a shard used it, and it was here
 
 
 class Commit(Table):

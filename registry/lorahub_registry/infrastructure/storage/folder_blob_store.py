@@ -8,7 +8,7 @@ import logging
 import os
 import secrets
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
@@ -20,6 +20,7 @@ from lorahub.errors import DiskFull, Unavailable
 from lorahub_registry.infrastructure import metrics
 from lorahub_registry.infrastructure.observations import Observation, expect, observe
 from lorahub_registry.infrastructure.storage.blob_store import ObjectNotFound, StoredObject
+from lorahub_registry.infrastructure.storage.disk import Disk
 from lorahub_registry.infrastructure.storage.examination import examine_store
 from lorahub_registry.infrastructure.storage.object_keys import SHORT_LIVED
 
@@ -32,12 +33,13 @@ _SYNCED_AT_ONCE = 16  # waits for the disk: a file system with a journal ends al
 
 
 class FolderBlobStore:
-    """Objects are files below `root`; a key is a relative path."""
+    """Objects are files below `root`; a key is a relative path. `reserve_bytes` stay free on its disk."""
 
     addresses = None
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, *, reserve_bytes: int = 0) -> None:
         self.root = root
+        self._disk = Disk(root, reserve_bytes)
         root.mkdir(parents=True, exist_ok=True)
         self._inode = root.stat().st_ino  # stays when its disk is mounted anew, unlike the device number
         self._syncing = ThreadPoolExecutor(_SYNCED_AT_ONCE, thread_name_prefix="sync")  # for all that write at once
@@ -53,7 +55,7 @@ class FolderBlobStore:
             self._require_mounted()
             try:
                 with _create(temporary) as file:
-                    yield file
+                    yield self._disk.guarded(file)
                 if key.startswith(SHORT_LIVED):
                     temporary.replace(target)
                 else:
@@ -64,10 +66,15 @@ class FolderBlobStore:
                 temporary.unlink(missing_ok=True)
                 raise
 
+    def require_space(self, size: int) -> None:
+        with _named():
+            self._disk.require(size)
+
     def write_all(self, contents: Mapping[str, bytes]) -> None:
         written: dict[Path, Path] = {}
         with _named():
             self._require_mounted()
+            self._disk.require(sum(map(len, contents.values())))
             try:
                 for key, content in contents.items():
                     target = self.path(key)
@@ -154,7 +161,10 @@ class FolderBlobStore:
                 modified_at = datetime.fromtimestamp(status.st_mtime, UTC)
                 yield StoredObject(path.relative_to(self.root).as_posix(), status.st_size, modified_at)
 
-    def abort_unfinished(self, *, older_than: datetime) -> int:  # noqa: ARG002
+    def last_arrival(self, prefix: str) -> datetime | None:
+        return max((stored.modified_at for stored in self.list(prefix)), default=None)
+
+    def abort_unfinished(self, is_known: Callable[[str, datetime], bool]) -> int:  # noqa: ARG002
         """None: an unfinished write is a file below its folder, listed and collected like any other."""
         return 0
 

@@ -5,7 +5,7 @@ completion that answers 200 with an error inside is a failure, and so is a body 
 """
 
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -204,10 +204,29 @@ class S3BlobStore:
                 for row in page.get("Contents", []):
                     yield StoredObject(row["Key"].removeprefix(self._prefix), row["Size"], row["LastModified"])
 
-    def abort_unfinished(self, *, older_than: datetime) -> int:
+    def require_space(self, size: int) -> None:
+        """A bucket says so when it is full, and not before."""
+
+    def last_arrival(self, prefix: str) -> datetime | None:
+        times = [stored.modified_at for stored in self.list(prefix)]
+        for key, upload_id, _ in self._unfinished(prefix):
+            times += self._arrivals(key, upload_id)
+        return max(times, default=None)
+
+    def _arrivals(self, key: str, upload_id: str) -> Sequence[datetime]:
+        pages = self._client.get_paginator("list_parts").paginate(**self._place(key), UploadId=upload_id)
+        with named():
+            try:
+                return [row["LastModified"] for page in pages for row in page.get("Parts", [])]
+            except ClientError as error:
+                if is_missing(error):  # joined or aborted since it was listed
+                    return []
+                raise
+
+    def abort_unfinished(self, is_known: Callable[[str, datetime], bool]) -> int:
         count = 0
         for key, upload_id, begun_at in self._unfinished(""):
-            if begun_at < older_than:
+            if not is_known(key, begun_at):
                 abort_parts(self._client, self._place(key), upload_id)
                 count += 1
         return count

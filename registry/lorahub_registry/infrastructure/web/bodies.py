@@ -23,7 +23,8 @@ from lorahub.errors import (
 from pydantic import BaseModel, ValidationError
 from starlette.requests import ClientDisconnect
 
-from lorahub_registry.infrastructure.storage import BlobStore
+from lorahub_registry.infrastructure.backend import Backend
+from lorahub_registry.infrastructure.storage import Disk
 from lorahub_registry.infrastructure.threads import STORAGE
 from lorahub_registry.infrastructure.web.backend import BackendDep
 from lorahub_registry.infrastructure.web.description import reads, refuses
@@ -91,23 +92,28 @@ async def receive_into(
     return total
 
 
-async def receive_object(
-    request: Request, store: BlobStore, key: str, *, size: int | None = None, limit: int | None = None
-) -> None:
-    """The body becomes the object `key`, or nothing does.
+async def receive_object(request: Request, writer: AbstractContextManager[BinaryIO], *, size: int) -> None:
+    """The body becomes the object that `writer` writes, or nothing does.
 
-    Raises `SizeMismatch` unless it has exactly `size` bytes, `PayloadTooLarge` over `limit`, `DiskFull`.
+    Raises `SizeMismatch` unless it has exactly `size` bytes, `DiskFull`.
     """
-    most = size if size is not None else limit or 0
-    async with _in_threads(store.writer(key)) as file:
+    async with _in_threads(writer) as file:
         try:
-            received = await receive_into(request, file, limit=most, in_thread=STORAGE.go_on)
+            received = await receive_into(request, file, limit=size, in_thread=STORAGE.go_on)
         except PayloadTooLarge:
-            if size is None:
-                raise
             raise SizeMismatch(f"more than the announced {size} bytes arrived") from None
-        if size is not None and received != size:
+        if received != size:
             raise SizeMismatch(f"{received} bytes arrived, {size} were announced", hint="send them again")
+
+
+def declared_size(request: Request, *, limit: int) -> int:
+    """Of the body, in bytes. Raises `MalformedBody` where no header says so, `PayloadTooLarge` over `limit`."""
+    declared = request.headers.get("content-length", "")
+    if not (declared.isascii() and declared.isdigit()):
+        raise MalformedBody("say in Content-Length how many bytes come: room is kept for them first")
+    if int(declared[:20]) > limit:
+        raise PayloadTooLarge(f"the body has {declared[:20]} bytes; at most {limit} are taken here")
+    return int(declared)
 
 
 @asynccontextmanager
@@ -157,33 +163,35 @@ def json_model(model: type[Model]) -> Any:
 
 @refuses(DiskFull, MalformedBody, PayloadTooLarge, TooManyRequests, UnsupportedMediaType)
 async def spooled_body(request: Request, backend: BackendDep) -> AsyncIterator[BinaryIO]:
-    """The body as a file at its start: in memory while small, on disk beyond 1 MiB."""
-    async with _spooled(request, str(backend.settings.registry_home), backend.settings.commit_body_bytes) as file:
+    """The body of a commit as a file at its start: in memory while small, on disk beyond 1 MiB."""
+    async with _spooled(request, backend, backend.settings.commit_body_bytes) as file:
         yield file
 
 
 @refuses(DiskFull, MalformedBody, PayloadTooLarge, TooManyRequests, UnsupportedMediaType)
 async def spooled_lines(request: Request, backend: BackendDep) -> AsyncIterator[BinaryIO]:
     """That of a commit, the same way. One of too many lines is refused when the first of them arrives."""
-    settings = backend.settings
-    folder, most = str(settings.registry_home), settings.commit_operations
-    async with _spooled(request, folder, settings.commit_body_bytes, operations=most) as file:
+    most = backend.settings.commit_operations
+    async with _spooled(request, backend, backend.settings.commit_body_bytes, operations=most) as file:
         yield file
 
 
 async def bundle_body(request: Request, backend: BackendDep) -> AsyncIterator[BinaryIO]:
     """A bundle, the same way."""
-    async with _spooled(request, str(backend.settings.registry_home), backend.settings.bundle_bytes) as file:
+    async with _spooled(request, backend, backend.settings.bundle_bytes) as file:
         yield file
 
 
 @asynccontextmanager
 async def _spooled(
-    request: Request, folder: str, limit: int, *, operations: int | None = None
+    request: Request, backend: Backend, limit: int, *, operations: int | None = None
 ) -> AsyncIterator[BinaryIO]:
-    with tempfile.SpooledTemporaryFile(max_size=_SPOOL_MEMORY_BYTES, dir=folder) as spool:
+    home = Disk(backend.settings.registry_home, backend.settings.disk_reserve_bytes)
+    if "content-length" in request.headers:
+        home.require(declared_size(request, limit=limit))
+    with tempfile.SpooledTemporaryFile(max_size=_SPOOL_MEMORY_BYTES, dir=str(home.folder)) as spool:
         file = cast(BinaryIO, spool)  # it is one; typeshed does not say so
-        await receive_into(request, file, limit=limit, operations=operations)
+        await receive_into(request, home.guarded(file), limit=limit, operations=operations)
         file.seek(0)
         yield file
 
