@@ -89,6 +89,7 @@ fuzz: .venv/.installed ## half an hour of requests made from the OpenAPI descrip
 
 bench: .venv/.installed ## the measurements in docs/benchmarks.md
 	$(BIN)/python benchmarks/transfer.py
+	$(BIN)/python benchmarks/small_files.py
 	$(BIN)/python benchmarks/check.py
 	$(BIN)/python benchmarks/merge.py --serve
 	$(BIN)/python benchmarks/swap.py

@@ -56,9 +56,7 @@ def report(work: Path, count: int, registry: int) -> None:
         measured("`cp -r` and `sync`", registry, lambda: copy(fresh_folder(work / "a", count), work / "copy")),
         measured("`lorahub push`", registry, push(fresh_folder(work / "b", count), f"owner/ours{count}")),
         measured("again, one file changed", registry, push(changed(work / "b"), f"owner/ours{count}")),
-        measured("`lorahub pull`", registry, pull(f"owner/ours{count}", work / "pulled")),
         measured("`hf upload`", registry, hf_upload(fresh_folder(work / "c", count), f"owner/theirs{count}")),
-        measured("`hf download`", registry, hf_download(f"owner/theirs{count}", work / "downloaded")),
     ]
     print(f"\n{count} files of {SIZE} bytes; load {os.getloadavg()[0]:.1f}\n")
     print("| what | s | × `cp` | registry, CPU ms a file |\n| --- | --- | --- | --- |")
@@ -102,16 +100,8 @@ def push(folder: Path, repository: str) -> Callable[[], None]:
     return command_of("lorahub", "push", str(folder), repository)
 
 
-def pull(repository: str, target: Path) -> Callable[[], None]:
-    return command_of("lorahub", "pull", repository, str(target))
-
-
 def hf_upload(folder: Path, repository: str) -> Callable[[], None]:
     return command_of("hf", "upload", repository, str(folder), ".")
-
-
-def hf_download(repository: str, target: Path) -> Callable[[], None]:
-    return command_of("hf", "download", repository, "--local-dir", str(target))
 
 
 def command_of(name: str, *arguments: str) -> Callable[[], None]:

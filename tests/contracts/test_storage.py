@@ -82,6 +82,8 @@ def test_many_small_objects_are_written_and_read_together(store: BlobStore) -> N
     assert longer == contents["blobs/aa/bb/004"][:4], "bytes behind the end that was expected are seen"
     with pytest.raises(ObjectNotFound):
         list(store.read_all({"blobs/aa/bb/004": 4, "blobs/aa/bb/none": 1}))
+    store.delete_all([*some, "blobs/aa/bb/none"])
+    assert keys(store, "blobs/") == sorted(contents.keys() - some)
 
 
 def test_a_folder_that_is_full_keeps_none_of_many_small_objects(tmp_path: Path) -> None:

@@ -53,6 +53,7 @@ MAX_REASON = 2000
 UNKNOWN = Sha256("0" * 64)
 """Announced in place of the digest of what is hashed as it comes, or of many files at once."""
 
+_MOST_AT_ONCE, _BYTES_AT_ONCE = 2000, 16 << 20  # of small contents
 _TRIES = 5  # a blob that exists when we look and is collected before we lease it; each try has its own bytes at hand
 
 
@@ -364,9 +365,29 @@ def receive_pieces(backend: Backend, upload: Upload, pieces: Iterator[bytes], *,
 
 
 def store_all(
+    backend: Backend, contents: Iterable[tuple[Sha256, bytes]], *, account_id: int, repository_id: int | None
+) -> None:
+    """As `store_bytes`, of small contents by their digests, as many at a time as memory may hold."""
+    for batch in _batches(contents):
+        _store_batch(backend, batch, account_id=account_id, repository_id=repository_id)
+
+
+def _batches(contents: Iterable[tuple[Sha256, bytes]]) -> Iterator[dict[Sha256, bytes]]:
+    batch, size = dict[Sha256, bytes](), 0
+    for sha256, content in contents:
+        if batch and (len(batch) == _MOST_AT_ONCE or size + len(content) > _BYTES_AT_ONCE):
+            yield batch
+            batch, size = {}, 0
+        batch[sha256] = content
+        size += len(content)
+    if batch:
+        yield batch
+
+
+def _store_batch(
     backend: Backend, contents: Mapping[Sha256, bytes], *, account_id: int, repository_id: int | None
 ) -> None:
-    """As `store_bytes`, of many at once by their digest: one upload, one wait for the storage, one transaction."""
+    """One upload, one wait for the storage, one transaction."""
     with backend.database.read() as session:
         refuse_blocked(session, *contents)
     size = sum(map(len, contents.values()))
@@ -387,8 +408,7 @@ def store_all(
         raise
     reach("files-recorded")
     metrics.UPLOADS.labels("kept").inc(len(blobs))
-    for key in needless:
-        backend.blobs.delete(key)
+    backend.blobs.delete_all(needless)
 
 
 def _verify_all(backend: Backend, announced: Mapping[str, tuple[Sha256, int]]) -> list[Blob]:

@@ -38,6 +38,8 @@ from lorahub_registry.features.statistics.service import want as want_statistics
 from lorahub_registry.infrastructure.backend import Backend
 from lorahub_registry.infrastructure.database import Session
 
+_SMALL_BYTES = 1 << 20  # a file of a bundle that is kept together with others
+
 # --- out --------------------------------------------------------------------------------------------------------------
 
 
@@ -139,8 +141,8 @@ def take_in(backend: Backend, principal: Principal, file: BinaryIO) -> Taken:
     """Raises `NotPermitted`, `InvalidBundle`, `ContentBlocked`, `InvalidAdapter`, `AlreadyExists`, `NameRetired`."""
     require_site_admin(principal)
     reader = Reader(file, key=backend.settings.bundle_key)
-    for digest, size, pieces in reader.blobs():
-        _keep(backend, principal, digest, size, pieces)
+    small = _keep_large(backend, principal, reader)
+    blobs.store_all(backend, small, account_id=principal.require_account(), repository_id=None)
     derived = {
         commit.id: _derive(backend, principal, record, commit)
         for record in reader.manifest.repositories
@@ -158,6 +160,15 @@ def take_in(backend: Backend, principal: Principal, file: BinaryIO) -> Taken:
             digests=[digest for digest, _ in reader.manifest.blobs],
         )
     return Taken(reader.digest, reader.is_signed, taken)
+
+
+def _keep_large(backend: Backend, principal: Principal, reader: Reader) -> Iterator[tuple[Sha256, bytes]]:
+    """The small ones on the way, to be kept together."""
+    for digest, size, pieces in reader.blobs():
+        if size > _SMALL_BYTES:
+            _keep(backend, principal, digest, size, pieces)
+        else:
+            yield digest, b"".join(pieces)
 
 
 def _keep(backend: Backend, principal: Principal, digest: Sha256, size: int, pieces: Iterator[bytes]) -> None:

@@ -10,7 +10,7 @@ its bytes. What the request alone tells to be impossible is refused before any b
 
 import hashlib
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import BinaryIO
 
@@ -87,8 +87,6 @@ _TRIES = 200  # how often a commit without `parentCommit` is laid anew on a head
 _SHARERS = 200  # repositories asked about before "you may not read this blob anywhere"
 _MOST_LOGGED = 1000  # characters
 _HISTORY = 1000  # commits searched for the one that a repeated request made
-_KEPT_AT_ONCE = 2000  # inline files; and so many bytes of them, which memory holds
-_BYTES_KEPT_AT_ONCE = 16 << 20
 
 WEIGHTS = (".safetensors", ".gguf")
 _IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".gif")
@@ -445,27 +443,14 @@ def _may_read(session: Session, principal: Principal, sha256: Sha256) -> bool:
 def keep_inline(
     backend: Backend, contents: InlineContents, wanted: Iterable[Sha256], *, account_id: int, repository: Repository
 ) -> None:
-    """Those that the repository doesn't have and nobody has brought into it, as many at once as memory may hold."""
+    """Those that the repository doesn't have and the account hasn't brought into it."""
     missing = {sha256 for sha256 in wanted if sha256 in contents}
     with backend.database.read() as session:
         sound = [sha256 for sha256, blob in known_blobs(session, list(missing)).items() if not blob.is_damaged]
         missing -= leased(session, account_id=account_id, repository_id=repository.id, digests=sound)
         missing -= revisions.digests_in(session, repository.id, missing.intersection(sound))
-    for batch in _batches(sorted(missing), contents.sizes):
-        found = {sha256: contents[sha256] for sha256 in batch}
-        store_all(backend, found, account_id=account_id, repository_id=repository.id)
-
-
-def _batches(digests: Iterable[Sha256], sizes: Mapping[Sha256, int]) -> Iterator[list[Sha256]]:
-    batch, size = list[Sha256](), 0
-    for sha256 in digests:
-        if batch and (len(batch) == _KEPT_AT_ONCE or size + sizes[sha256] > _BYTES_KEPT_AT_ONCE):
-            yield batch
-            batch, size = [], 0
-        batch.append(sha256)
-        size += sizes[sha256]
-    if batch:
-        yield batch
+    found = ((sha256, contents[sha256]) for sha256 in sorted(missing))
+    store_all(backend, found, account_id=account_id, repository_id=repository.id)
 
 
 def inspect(backend: Backend, request: Request, plan: Plan) -> dict[Sha256, Blob]:

@@ -107,6 +107,10 @@ class BlobStore(Protocol):
         """Deleting what isn't there is no fault."""
         ...
 
+    def delete_all(self, keys: Sequence[str]) -> None:
+        """As `delete`, several at once."""
+        ...
+
     def list(self, prefix: str) -> Iterator[StoredObject]:
         """Every object whose key starts with `prefix`, which ends in `/`."""
         ...

@@ -8,8 +8,7 @@ import logging
 import os
 import secrets
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,13 +22,13 @@ from lorahub_registry.infrastructure.storage.blob_store import ObjectNotFound, S
 from lorahub_registry.infrastructure.storage.disk import Disk
 from lorahub_registry.infrastructure.storage.examination import examine_store
 from lorahub_registry.infrastructure.storage.object_keys import SHORT_LIVED
+from lorahub_registry.infrastructure.storage.several import Several
 
 logger = logging.getLogger("lorahub")
 
 PIECE_BYTES = 1 << 20
 _LEAST_FREE_BYTES = 1 << 30
 _TEMPORARY = ".writing-"
-_SYNCED_AT_ONCE = 16  # waits for the disk: a file system with a journal ends all of them with one write to it
 
 
 class FolderBlobStore:
@@ -42,7 +41,7 @@ class FolderBlobStore:
         self._disk = Disk(root, reserve_bytes)
         root.mkdir(parents=True, exist_ok=True)
         self._inode = root.stat().st_ino  # stays when its disk is mounted anew, unlike the device number
-        self._syncing = ThreadPoolExecutor(_SYNCED_AT_ONCE, thread_name_prefix="sync")  # for all that write at once
+        self._waiting = Several("sync")
 
     def path(self, key: str) -> Path:
         return self.root / key
@@ -75,26 +74,24 @@ class FolderBlobStore:
         with _named():
             self._require_mounted()
             self._disk.require(sum(map(len, contents.values())))
+            folders = {self.path(key).parent for key in contents}
+            for folder in folders:
+                folder.mkdir(parents=True, exist_ok=True)
             try:
                 for key, content in contents.items():
                     target = self.path(key)
                     temporary = target.with_name(f"{_TEMPORARY}{secrets.token_hex(8)}-{target.name}")
-                    with _create(temporary) as file:
+                    with temporary.open("xb") as file:
                         written[temporary] = target
                         file.write(content)
-                self._sync_all(written)
+                self._waiting.all(_sync, written)  # a journal ends several waits with one write to the disk
                 for temporary, target in written.items():
                     temporary.replace(target)
-                self._sync_all({target.parent for target in written.values()})
+                self._waiting.all(_sync, folders)
             except BaseException:
                 for path in (*written, *written.values()):
                     path.unlink(missing_ok=True)
                 raise
-
-    def _sync_all(self, paths: Iterable[Path]) -> None:
-        """Waits for all of them at once. Raises the first failure."""
-        for _ in self._syncing.map(_sync, paths):
-            pass
 
     def read_all(self, sizes: Mapping[str, int]) -> Iterator[bytes]:
         for key, size in sizes.items():
@@ -148,6 +145,10 @@ class FolderBlobStore:
         if key.startswith(SHORT_LIVED):
             with suppress(OSError):  # not empty yet, or gone already
                 path.parent.rmdir()
+
+    def delete_all(self, keys: Sequence[str]) -> None:
+        for key in keys:
+            self.delete(key)
 
     def list(self, prefix: str) -> Iterator[StoredObject]:
         for folder, _, names in os.walk(self.path(prefix), onerror=_unless_gone):

@@ -6,7 +6,6 @@ completion that answers 200 with an error inside is a failure, and so is a body 
 
 import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -31,12 +30,12 @@ from lorahub_registry.infrastructure.storage.s3_requests import (
     named,
     require,
 )
+from lorahub_registry.infrastructure.storage.several import Several
 
 if TYPE_CHECKING:
     from mypy_boto3_s3.client import S3Client
 
 PIECE_BYTES = 1 << 20
-_AT_ONCE = 16  # requests for small objects, of all that ask: a quarter of the connections
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +64,7 @@ class S3BlobStore:
         self._bucket = bucket
         self._prefix = prefix
         self._sizes = sizes or Sizes()
-        self._several = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="s3")
+        self._several = Several("s3")
         self.addresses = S3Addresses(client, signer or client, bucket, prefix)
 
     @classmethod
@@ -85,15 +84,14 @@ class S3BlobStore:
             raise
 
     def write_all(self, contents: Mapping[str, bytes]) -> None:
-        for _ in self._several.map(self._put, contents, contents.values()):
-            pass
+        self._several.all(lambda key: self._put(key, contents[key]), contents)
 
     def _put(self, key: str, content: bytes) -> None:
         with named():
             require(self._client.put_object(**self._place(key), Body=content), "ETag")
 
     def read_all(self, sizes: Mapping[str, int]) -> Iterator[bytes]:
-        return self._several.map(lambda key: b"".join(self.open_range(key, 0, sizes[key] + 1)), sizes)
+        return self._several.each(lambda key: b"".join(self.open_range(key, 0, sizes[key] + 1)), sizes)
 
     def open_range(self, key: str, start: int, stop: int) -> Iterator[bytes]:
         if start >= stop:
@@ -194,6 +192,9 @@ class S3BlobStore:
             except ClientError as error:
                 if not is_missing(error):
                     raise
+
+    def delete_all(self, keys: Sequence[str]) -> None:
+        self._several.all(self.delete, keys)
 
     def list(self, prefix: str) -> Iterator[StoredObject]:
         pages = self._client.get_paginator("list_objects_v2").paginate(
