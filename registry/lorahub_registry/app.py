@@ -77,7 +77,7 @@ def create_app(backend: Backend, host: str | None = None) -> FastAPI:
         telemetry=telemetry(),
     )
     app.state.backend = backend
-    app.state.rates = Rates(backend.settings)
+    app.state.rates = Rates(backend.settings, backend.database)
     app.state.prober = Prober(backend)
     app.state.is_stopping = app.state.has_been_ready = False
     app.openapi = _described_once(app)  # type: ignore[method-assign]  # FastAPI's own way to replace it

@@ -246,6 +246,12 @@ def test_requests_that_are_sent_ahead_are_bounded(impatient: Registry) -> None:
     assert heard(many).count(b"HTTP/1.1 200") < 100
 
 
+def test_who_asks_for_another_protocol_is_answered_in_this_one(impatient: Registry) -> None:
+    for wanted in ("websocket", "h2c"):
+        lines = f"GET /livez HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: {wanted}\r\n\r\n"
+        assert connect(impatient, lines.encode()).recv(1 << 16).startswith(b"HTTP/1.1 200")
+
+
 # --- slow bodies, slow readers ----------------------------------------------------------------------------------------
 
 

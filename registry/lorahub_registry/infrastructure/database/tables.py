@@ -718,6 +718,21 @@ class Worker(Table):
     heartbeat_at: Mapped[datetime]  # by the database's clock; changes
 
 
+# --- requests ---------------------------------------------------------------------------------------------------------
+
+
+class RequestCount(Table):
+    """How often a caller has asked in the current window, where several processes count. Unlogged on PostgreSQL: a
+    crash forgets a window. Without rows on SQLite, whose one process counts in its memory.
+    """
+
+    __tablename__ = "request_counts"
+    window_at: Mapped[datetime] = mapped_column(primary_key=True)  # its beginning, by the database's clock
+    kind: Mapped[str] = mapped_column(String(16), primary_key=True)
+    caller: Mapped[str] = mapped_column(String(64), primary_key=True)  # an account or an address
+    used: Mapped[int] = mapped_column(Integer)
+
+
 # --- the schema -------------------------------------------------------------------------------------------------------
 
 

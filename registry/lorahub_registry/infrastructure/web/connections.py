@@ -208,6 +208,9 @@ class Connection(HttpToolsProtocol):
     def send_400_response(self, msg: str) -> None:
         self._turn_away(self._refusal or MalformedBody(msg), "malformed" if self._refusal is None else "header")
 
+    def _unsupported_upgrade_warning(self) -> None:
+        """We speak nothing else, and answer as if nothing else was asked for: that is no matter for the log."""
+
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self._phase = _Phase.HEADER
@@ -349,7 +352,11 @@ def look_at(connections: Iterable[object]) -> None:
     at = asyncio.get_running_loop().time()
     for one in list(connections):
         if isinstance(one, Connection):
-            one.look(at)
+            try:
+                one.look(at)
+            except Exception:
+                logger.exception("a connection was ended that could not be looked at")
+                one.end("bug")
 
 
 def _header_too_long() -> HeaderTooLong:

@@ -29,16 +29,14 @@ class Proxies:
 
 
 def subscriber(host: str | None) -> str:
-    """What one subscriber of a network has: an IPv4 address, or the /64 of an IPv6 one."""
-    if host is None:
-        return "-"
+    """What one subscriber of a network has: an IPv4 address, or the /64 of an IPv6 one; `-` for what is no address."""
     try:
-        address = ip_address(host)
+        address = ip_address(host or "")
     except ValueError:
-        return host
-    if not isinstance(address, IPv6Address):
-        return host
-    return str(address.ipv4_mapped or IPv6Address(int(address) >> 64 << 64))
+        return "-"
+    if isinstance(address, IPv6Address):
+        return str(address.ipv4_mapped or IPv6Address(int(address) >> 64 << 64))
+    return str(address)
 
 
 def is_near(host: str) -> bool:
