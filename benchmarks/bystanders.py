@@ -2,7 +2,8 @@
 
     .venv/bin/python benchmarks/bystanders.py
 
-Calm; sixty who read a merged file slowly; sixty who want a byte of a tensor that TIES needs whole; sixty commits to a
+Calm; sixty who read a merged file slowly; sixty at once, every second, who want a byte of a tensor
+that TIES needs whole; sixty commits to a
 bucket that takes three seconds for each write.
 """
 
@@ -137,10 +138,11 @@ def _bytes_of_ties(registry: Registry) -> None:
         with registry.client() as client:
             client.get(f"/owner/mix/{FILE}", headers={"Range": "bytes=-1"})
 
-    end = time.monotonic() + SECONDS
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        while time.monotonic() < end:
+        for _ in range(SECONDS):
+            begun = time.monotonic()
             list(pool.map(ask, range(AT_ONCE)))
+            time.sleep(max(0, begun + 1 - time.monotonic()))
 
 
 def _commits_to_a_slow_bucket(folder: Path) -> None:
