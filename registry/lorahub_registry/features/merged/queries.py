@@ -59,8 +59,10 @@ def insert_merged(session: Session, merged: MergedRevision, key: str) -> None:
     session.execute(insert(MergedRow).values(values))
 
 
-def count_read(session: Session, merged_id: str) -> None:
-    session.execute(update(MergedRow).where(MergedRow.id == merged_id).values(reads=MergedRow.reads + 1))
+def count_read(session: Session, merged_id: str) -> int:
+    """How many there were, this one among them."""
+    counted = update(MergedRow).where(MergedRow.id == merged_id).values(reads=MergedRow.reads + 1)
+    return session.execute(counted.returning(MergedRow.reads)).scalar() or 0
 
 
 def often_read(session: Session, *, reads: int, limit: int) -> list[MergedRevision]:

@@ -29,6 +29,7 @@ from lorahub_registry.features.revisions import service as revisions
 from lorahub_registry.features.revisions.service import Commit, RevisionFile
 from lorahub_registry.infrastructure.backend import Backend
 from lorahub_registry.infrastructure.database import Session
+from lorahub_registry.infrastructure.database.bell import ring
 
 logger = logging.getLogger("lorahub")
 
@@ -231,7 +232,8 @@ def count_read(backend: Backend, model: MergedModel, path: str) -> None:
         return
     try:
         with backend.database.write() as session:
-            queries.count_read(session, model.commit.id)
+            if queries.count_read(session, model.commit.id) == backend.settings.merged_store_reads:
+                ring(session)
     except queries.UNAVAILABLE:
         logger.warning("a read of a merged revision was not counted")
 

@@ -1,7 +1,7 @@
 """The one DBOS of a worker process, and what an operator may do to its jobs from outside.
 
-It asks the database a hundred times in a second, whether there is work or not. So it runs while anything is under way
-anywhere, and rests until somebody wants something.
+It asks the database ninety times in a second, whether there is work or not. So it runs while anything is under way
+anywhere, and rests until somebody wants something (docs/decisions/0010).
 """
 
 import functools
@@ -167,13 +167,8 @@ def rest(after: float) -> None:
 
 
 def _under_way() -> dict[str, Any]:
-    return {
-        "status": list(_LIVE),
-        "app_version": VERSION,
-        "load_input": False,
-        "load_output": False,
-        "limit": 1,
-    }
+    """What to list of all workers' workflows."""
+    return {"status": list(_LIVE), "app_version": VERSION, "load_input": False, "load_output": False, "limit": 1}
 
 
 def shut_down() -> None:
