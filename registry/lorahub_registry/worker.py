@@ -23,6 +23,7 @@ from lorahub_registry.features.maintenance import tasks as maintenance  # noqa: 
 from lorahub_registry.features.merges import tasks as merges  # noqa: E402
 from lorahub_registry.features.mirrors import tasks as mirrors  # noqa: E402
 from lorahub_registry.features.overlaps import tasks as overlaps  # noqa: E402
+from lorahub_registry.features.seals import service as seals  # noqa: E402
 from lorahub_registry.features.statistics import tasks as statistics  # noqa: E402
 from lorahub_registry.features.workers import service as workers  # noqa: E402
 from lorahub_registry.features.workers.service import Badge, NameLost  # noqa: E402
@@ -50,6 +51,7 @@ _LOOKS = (
     merges.start_wanted,
     maintenance.start_due,
     mirrors.start_due,
+    seals.seal,
 )
 
 
@@ -123,7 +125,8 @@ def _work(backend: Backend, badge: Badge, bell: Bell, stop: threading.Event, par
         if is_rung or jobs.is_awake() or at >= next_look:
             next_look = at + LOOK_SECONDS
             _look(backend)
-        is_rung = bell.wait(min(pause, POLL_SECONDS)) and not stop.wait(_MORE_SECONDS)
+        woke_nobody = is_rung and not jobs.is_awake()  # the database was away
+        is_rung = (bell.wait(min(pause, POLL_SECONDS)) and not stop.wait(_MORE_SECONDS)) or woke_nobody
 
 
 def _look(backend: Backend) -> None:
