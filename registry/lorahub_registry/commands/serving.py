@@ -25,7 +25,7 @@ from lorahub_registry.features.blobs.service import require_its_storage
 from lorahub_registry.features.merges import device as merge_device
 from lorahub_registry.features.operations.census import CensusCollector
 from lorahub_registry.features.quotas import service as quotas
-from lorahub_registry.infrastructure import logs, metrics
+from lorahub_registry.infrastructure import jobs, logs, metrics
 from lorahub_registry.infrastructure.backend import Backend
 from lorahub_registry.infrastructure.web.connections import IDLE_SECONDS, Bounds, Connection, Door
 from lorahub_registry.infrastructure.web.proxies import Proxies
@@ -125,13 +125,13 @@ def worker(home: Path | None, name: str | None) -> None:
 
     Told to end (SIGTERM), it finishes what it has in hand, and leaves the rest to the others.
     """
-    from lorahub_registry import worker as jobs
+    from lorahub_registry import worker as program
 
-    backend = open_backend(home)
+    backend = jobs.share(open_backend(home))
     require_its_storage(backend)
     _observe(backend)
     merge_device.require(backend.settings)
-    jobs.run(backend, name=name)
+    program.run(backend, name=name)
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -131,7 +131,7 @@ class Settings(BaseSettings):
     )
 
     worker_lost_after: timedelta = Field(
-        default=timedelta(seconds=10),
+        default=timedelta(seconds=30),
         ge=timedelta(seconds=1),
         description="how long after its last heartbeat a worker is dead, and its jobs are others'",
     )

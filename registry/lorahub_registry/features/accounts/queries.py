@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import delete, func, select, update
+from sqlalchemy import delete, func, or_, select, update
 
 from lorahub_registry.infrastructure.database import Session, now
 from lorahub_registry.infrastructure.database.tables import Account as AccountRow
@@ -138,9 +138,14 @@ def token_by_session(session: Session, sha256: str) -> tuple[Token, Account] | N
 
 
 def insert_session(session: Session, sha256: str, *, token_id: int, expires_at: datetime) -> None:
-    """Sessions that are over go on the way."""
-    session.execute(delete(WebSession).where(WebSession.expires_at <= now()))
     session.add(WebSession(sha256=sha256, token_id=token_id, created_at=now(), expires_at=expires_at))
+
+
+def forget_sessions(session: Session) -> int:
+    """Those that are over, or whose token is; how many."""
+    is_bad = or_(TokenRow.revoked_at.is_not(None), TokenRow.expires_at <= now())
+    over = or_(WebSession.expires_at <= now(), WebSession.token_id.in_(select(TokenRow.id).where(is_bad)))
+    return len(session.scalars(delete(WebSession).where(over).returning(WebSession.sha256)).all())
 
 
 def delete_session(session: Session, sha256: str) -> bool:

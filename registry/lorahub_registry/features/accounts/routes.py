@@ -79,6 +79,7 @@ class ShownEvent(TypedDict):
     details: dict[str, Any]
     requestId: str | None
     tokenId: int | None
+    address: str | None
 
 
 @router.get("/api/whoami-v2")

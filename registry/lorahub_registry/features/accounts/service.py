@@ -2,7 +2,7 @@
 
 import secrets
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from lorahub.errors import (
     AccountNotFound,
@@ -78,12 +78,19 @@ def log_in(backend: Backend, token: str) -> str:
     cookie = secrets.token_urlsafe(32)
     with backend.database.write() as session:
         principal, _ = _principal(session, token)
-        token_id = principal.token_id or 0
         queries.insert_session(
-            session, sha256_of(cookie.encode()), token_id=token_id, expires_at=now() + SESSION_LIFETIME
+            session,
+            sha256_of(cookie.encode()),
+            token_id=principal.token_id or 0,
+            expires_at=_soonest(now() + SESSION_LIFETIME, principal.expires_at),
         )
         record_act(session, principal, "session.create", principal.name)
     return cookie
+
+
+def _soonest(at: datetime, other: datetime | None) -> datetime:
+    """None is never."""
+    return at if other is None else min(at, other)
 
 
 def log_out(backend: Backend, principal: Principal, cookie: str) -> None:
@@ -91,6 +98,12 @@ def log_out(backend: Backend, principal: Principal, cookie: str) -> None:
     with backend.database.write() as session:
         if queries.delete_session(session, sha256_of(cookie.encode())):
             record_act(session, principal, "session.end", principal.name)
+
+
+def forget_sessions(backend: Backend) -> int:
+    """Rows of browsers' sessions that are over; how many."""
+    with backend.database.write() as session:
+        return queries.forget_sessions(session)
 
 
 def _principal(session: Session, token: str) -> tuple[Principal, bool]:
@@ -112,6 +125,7 @@ def _acting(session: Session, known: Token, account: Account) -> Principal:
         repository_id=known.repository_id,
         token_id=known.id,
         token_name=known.name,
+        expires_at=known.expires_at,
         roles=_roles(session, account),
     )
 
@@ -323,9 +337,10 @@ def create_token(
     namespace: str | None = None,
     lifetime: timedelta | None = None,
 ) -> tuple[str, Token]:
-    """A new token for the caller: the text, shown this once, and what is stored of it.
+    """A new token for the caller: the text, shown this once, and what is stored of it. Without a `lifetime` it is good
+    for as long as the token that asks for it.
 
-    Raises `NotPermitted` where it would reach further than the token that asks for it.
+    Raises `NotPermitted` where it would reach further than that token, or outlive it.
     """
     account_id = principal.require_account()
     require(principal, Action.GOVERN, principal.name)
@@ -333,6 +348,12 @@ def create_token(
         raise NotPermitted(
             f"the token {principal.token_name!r} is good for {principal.namespace} alone, and so is what it makes",
             hint=f"make a token for the namespace {principal.namespace}, or use one that is bound to none",
+        )
+    if lifetime is not None and principal.expires_at is not None and now() + lifetime > principal.expires_at:
+        raise NotPermitted(
+            f"the token {principal.token_name!r} is good until {principal.expires_at:%Y-%m-%d %H:%M} UTC, and what it "
+            "makes for no longer",
+            hint="ask for fewer days or for none, or use a token that is good for longer",
         )
     return issue_token(
         backend,
@@ -343,6 +364,7 @@ def create_token(
         scope=scope,
         namespace=namespace,
         lifetime=lifetime,
+        latest=principal.expires_at,
     )
 
 
@@ -356,8 +378,12 @@ def issue_token(
     scope: str,
     namespace: str | None = None,
     lifetime: timedelta | None = None,
+    latest: datetime | None = None,
 ) -> tuple[str, Token]:
-    """For `account_id`, whoever asks: callers have checked. Raises `InvalidInput`."""
+    """For `account_id`, whoever asks: callers have checked. It ends after `lifetime`, else at `latest`, else never.
+
+    Raises `InvalidInput`.
+    """
     if scope not in ("read", "write", "admin"):
         raise InvalidInput(f"no such scope: {scope[:40]!r}; there are read, write and admin")
     if not name.strip() or len(name) > 96 or not name.isprintable():
@@ -373,7 +399,7 @@ def issue_token(
             sha256=sha256_of(text.encode()),
             scope=scope,
             namespace=namespace and require_known(session, namespace).name,
-            expires_at=lifetime and now() + lifetime,
+            expires_at=latest if lifetime is None else now() + lifetime,
         )
         record(
             session,

@@ -12,6 +12,7 @@ from typing import Any
 
 from lorahub.protocol.digests import FileEntry, Sha256, revision_digest
 
+from lorahub_registry.features.accounts.service import forget_sessions
 from lorahub_registry.features.blobs import service as blobs
 from lorahub_registry.features.blobs.inspection import inspect
 from lorahub_registry.features.blobs.service import Blob
@@ -60,6 +61,7 @@ def collect_garbage(backend: Backend, *, grace: timedelta, is_dry_run: bool = Fa
     report = GarbageReport(is_dry_run=is_dry_run)
     if not is_dry_run:
         forget_unused(backend)
+        forget_sessions(backend)
     report.versions = drop_old(backend, is_dry_run=is_dry_run)
     _collect_uploads(backend, report)
     _collect_blobs(backend, grace, report)

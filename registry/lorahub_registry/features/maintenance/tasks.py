@@ -20,6 +20,8 @@ _KEPT = timedelta(days=7)
 """How long the engine remembers what is over, at least."""
 _FORGOTTEN_EVERY = timedelta(days=1)
 _EPOCH = datetime.fromtimestamp(0, UTC)
+_asked: dict[str, int] = {}
+"""The last interval that was asked for, by name: an engine at rest is woken once for each."""
 
 
 @jobs.step("maintenance.collect-garbage")
@@ -86,5 +88,9 @@ def start_due(backend: Backend) -> None:
 
 
 def _start(name: str, workflow: Callable[[], Any], interval: timedelta) -> None:
-    if interval:
-        jobs.enqueue(QUEUE.name, f"{name}/{(now() - _EPOCH) // interval}", workflow, once=True)
+    if not interval:
+        return
+    number = (now() - _EPOCH) // interval
+    if jobs.is_awake() or _asked.get(name) != number:
+        jobs.enqueue(QUEUE.name, f"{name}/{number}", workflow, once=True)
+        _asked[name] = number

@@ -78,9 +78,11 @@ def insert_merged(session: Session, merged: MergedRevision, key: str) -> None:
     session.execute(insert(MergedRow).values(values))
 
 
-def count_read(session: Session, merged_id: str) -> None:
+def count_read(session: Session, merged_id: str) -> int:
+    """How many there were, this one among them."""
     values = {"reads": MergedRow.reads + 1, "used_at": now()}
-    session.execute(update(MergedRow).where(MergedRow.id == merged_id).values(values))
+    counted = update(MergedRow).where(MergedRow.id == merged_id).values(values)
+    return session.execute(counted.returning(MergedRow.reads)).scalar() or 0
 
 
 def want(session: Session, merged_id: str) -> None:

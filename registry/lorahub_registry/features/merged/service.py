@@ -31,6 +31,7 @@ from lorahub_registry.features.revisions.service import Commit, RevisionFile
 from lorahub_registry.features.workers import service as workers
 from lorahub_registry.infrastructure.backend import Backend
 from lorahub_registry.infrastructure.database import Session, now
+from lorahub_registry.infrastructure.database.bell import ring
 
 logger = logging.getLogger("lorahub")
 
@@ -210,6 +211,7 @@ def require_made(backend: Backend, model: MergedModel, path: str, start: int, st
     if merged is None or not merged.is_wanted:
         with backend.database.write() as session:
             queries.want(session, model.commit.id)
+            ring(session)
     _say_when(backend, model, path)
 
 
@@ -232,7 +234,9 @@ def count_read(backend: Backend, model: MergedModel, path: str) -> None:
         return
     try:
         with backend.database.write() as session:
-            queries.count_read(session, model.commit.id)
+            reads = queries.count_read(session, model.commit.id)
+            if reads == backend.settings.merged_store_reads:
+                ring(session)
     except queries.UNAVAILABLE:
         logger.warning("a read of a merged revision was not counted")
 

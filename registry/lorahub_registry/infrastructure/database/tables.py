@@ -159,7 +159,9 @@ class WebSession(Table):
 
 
 class AuditEvent(Table):
-    """One row for each change, written in the change's own transaction; never updated or deleted."""
+    """One row for each change, written in the change's own transaction. A trigger refuses to change it, and to delete
+    it unless an `AuditForgotten` says that it goes.
+    """
 
     __tablename__ = "audit_events"
     id: Mapped[int] = mapped_column(BigId, primary_key=True)
@@ -170,6 +172,30 @@ class AuditEvent(Table):
     subject: Mapped[str] = mapped_column(String(300), index=True)
     details: Mapped[dict[str, Any]]
     request_id: Mapped[str | None] = mapped_column(String(128))
+    address: Mapped[str | None] = mapped_column(String(64))  # of the client; null where there was none
+
+
+class AuditSeal(Table):
+    """Events up to one, from behind the seal before, under a digest that follows from them and from that seal's. As
+    unchangeable as they are.
+    """
+
+    __tablename__ = "audit_seals"
+    id: Mapped[int] = mapped_column(BigId, primary_key=True, autoincrement=False)  # 1, 2, 3 …
+    last_event_id: Mapped[int] = mapped_column(BigId, unique=True)
+    events: Mapped[int] = mapped_column(Integer)  # how many
+    digest: Mapped[str] = mapped_column(String(64))
+    sealed_at: Mapped[datetime]
+
+
+class AuditForgotten(Table):
+    """All events up to one were deleted, whose seals stay. As unchangeable as those."""
+
+    __tablename__ = "audit_forgotten"
+    last_event_id: Mapped[int] = mapped_column(BigId, primary_key=True, autoincrement=False)
+    before: Mapped[datetime]  # they were older
+    actor: Mapped[str] = mapped_column(String(96))
+    at: Mapped[datetime]
 
 
 class TrustedPublisher(Table):
