@@ -190,6 +190,11 @@ def read(backend: Backend, model: MergedModel, path: str, start: int, stop: int)
     return reading.stream(backend, model.plan, path, start, stop)
 
 
+def is_left_to_workers(plan: MergePlan) -> bool:
+    """Whether some of its files are computed by no read."""
+    return bool(Readable.of(plan).heavy)
+
+
 def require_made(backend: Backend, model: MergedModel, path: str, start: int, stop: int) -> None:
     """Has a worker make the file, unless a read can compute these bytes. Raises `BeingMade`, `NotMergeable`,
     `MergeTooLarge`.
