@@ -86,6 +86,18 @@ def test_a_read_says_when_to_come_again(idle: Registry, stored: Stored, tmp_path
     assert _wanted(idle) == 1
 
 
+def test_an_authors_recipes_take_turns(idle: Registry, stored: Stored, tmp_path: Path) -> None:
+    """A hundred recipes, a byte of each, are no hundred merges."""
+    commits = []
+    for number in range(5):
+        mix = _push_recipe(idle, stored, tmp_path, method="ties", density=0.1 + number / 10)
+        with idle.client(stored.token) as client:
+            assert client.get(f"/{mix}/resolve/merged/{FILE}").status_code == 503
+            commits.append(client.get(f"/{mix}/resolve/merged/config.json").headers["x-repo-commit"])
+    assert len(set(commits)) == 5
+    assert _wanted(idle) == 2
+
+
 def test_a_page_says_so(idle: Registry, stored: Stored, tmp_path: Path) -> None:
     mix = _push_recipe(idle, stored, tmp_path, method="ties", density=0.5)
     with idle.client(stored.token) as client:
