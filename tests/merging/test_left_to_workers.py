@@ -47,7 +47,7 @@ def _push_recipe(registry: Registry, stored: Stored, tmp_path: Path, **recipe: A
     whole = {"base": stored.base, "adapters": [{"source": f"{stored.adapter}@v1", "weight": 0.5}], **recipe}
     (folder / "lorahub-merge.yaml").write_text(json.dumps(whole))
     api = huggingface_hub.HfApi(endpoint=registry.url, token=stored.token)
-    api.create_repo(f"{stored.namespace}/mix")
+    api.create_repo(f"{stored.namespace}/mix", exist_ok=True)
     api.upload_folder(repo_id=f"{stored.namespace}/mix", folder_path=folder)
     return f"{stored.namespace}/mix"
 
@@ -170,7 +170,7 @@ def test_why_it_could_not_be_made_is_said_and_it_is_tried_again_later(
 
 
 def test_what_was_read_longest_ago_makes_room(tmp_path: Path, store: Callable[..., Stored]) -> None:
-    room = {"LORAHUB_MERGED_STORE_BYTES": "150000", "LORAHUB_WORKER": "true"}  # for one of them
+    room = {"LORAHUB_MERGED_STORE_BYTES": "100000", "LORAHUB_WORKER": "true"}  # for one of them
     registry = Registry(tmp_path / "full", room).start()
     try:
         stored = store(registry, ("ana", registry.add_user("ana")), seed=random.randrange(1 << 30))
