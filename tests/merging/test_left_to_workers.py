@@ -47,7 +47,7 @@ def _push_recipe(registry: Registry, stored: Stored, tmp_path: Path, **recipe: A
     whole = {"base": stored.base, "adapters": [{"source": f"{stored.adapter}@v1", "weight": 0.5}], **recipe}
     (folder / "lorahub-merge.yaml").write_text(json.dumps(whole))
     api = huggingface_hub.HfApi(endpoint=registry.url, token=stored.token)
-    api.create_repo(f"{stored.namespace}/mix")
+    api.create_repo(f"{stored.namespace}/mix", exist_ok=True)
     api.upload_folder(repo_id=f"{stored.namespace}/mix", folder_path=folder)
     return f"{stored.namespace}/mix"
 
@@ -84,6 +84,18 @@ def test_a_read_says_when_to_come_again(idle: Registry, stored: Stored, tmp_path
         assert begin.headers["content-range"].endswith(f"/{sizes[FILE]}")
         assert client.get(f"/{mix}/resolve/merged/config.json").status_code == 200
     assert _wanted(idle) == 1
+
+
+def test_an_authors_recipes_take_turns(idle: Registry, stored: Stored, tmp_path: Path) -> None:
+    """A hundred recipes, a byte of each, are no hundred merges."""
+    commits = []
+    for number in range(5):
+        mix = _push_recipe(idle, stored, tmp_path, method="ties", density=0.1 + number / 10)
+        with idle.client(stored.token) as client:
+            assert client.get(f"/{mix}/resolve/merged/{FILE}").status_code == 503
+            commits.append(client.get(f"/{mix}/resolve/merged/config.json").headers["x-repo-commit"])
+    assert len(set(commits)) == 5
+    assert _wanted(idle) == 2
 
 
 def test_a_page_says_so(idle: Registry, stored: Stored, tmp_path: Path) -> None:
@@ -158,7 +170,7 @@ def test_why_it_could_not_be_made_is_said_and_it_is_tried_again_later(
 
 
 def test_what_was_read_longest_ago_makes_room(tmp_path: Path, store: Callable[..., Stored]) -> None:
-    room = {"LORAHUB_MERGED_STORE_BYTES": "150000", "LORAHUB_WORKER": "true"}  # for one of them
+    room = {"LORAHUB_MERGED_STORE_BYTES": "100000", "LORAHUB_WORKER": "true"}  # for one of them
     registry = Registry(tmp_path / "full", room).start()
     try:
         stored = store(registry, ("ana", registry.add_user("ana")), seed=random.randrange(1 << 30))

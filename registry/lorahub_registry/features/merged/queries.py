@@ -91,6 +91,14 @@ def want(session: Session, merged_id: str) -> None:
     session.execute(update(MergedRow).where(MergedRow.id == merged_id).values(values))
 
 
+def being_made(session: Session, *, author_id: int) -> int:
+    """How many of an author's are wanted, and not stored yet."""
+    statement = select(func.count()).where(
+        MergedRow.author_id == author_id, MergedRow.wanted_at.is_not(None), MergedRow.stored_at.is_(None)
+    )
+    return session.scalar(statement) or 0
+
+
 def to_store(session: Session, *, reads: int, limit: int) -> list[MergedRevision]:
     """Those that aren't stored yet: who is waited for first, then those that were read so often; 0 for none."""
     is_wanted = MergedRow.wanted_at.is_not(None)

@@ -82,14 +82,14 @@ def find(backend: Backend, principal: Principal, name: RepositoryName, revision:
             of = sources.of_revision(backend, session, principal, repository, commit.id)
             key = _key(repository, of)
             merged = queries.by_key(session, key)
-        plan_read = reading.plans.get(key, lambda: _plan(backend, session, of))
+        known = reading.plans.get(key, lambda: _plan(backend, session, of))
         if is_new := merged is None:
-            merged = _new(repository, commit, of, plan_read.plan)
+            merged = _new(repository, commit, of, known.plan)
         stored = _stored(session, merged)
     if is_new:
-        refuse_large(backend, plan_read.plan)
+        refuse_large(backend, known.plan)
         _remember(backend, merged, key)
-    return MergedModel(repository, _as_commit(merged), _files(merged, plan_read.plan), plan_read, stored)
+    return MergedModel(repository, _as_commit(merged), _files(merged, known.plan), known, stored)
 
 
 def _plan(backend: Backend, session: Session, of: Sources) -> MergePlan:
@@ -191,6 +191,11 @@ def read(backend: Backend, model: MergedModel, path: str, start: int, stop: int)
     return reading.stream(backend, model.plan, path, start, stop)
 
 
+def is_left_to_workers(plan: MergePlan) -> bool:
+    """Whether some of its files are computed by no read."""
+    return bool(Readable.of(plan).heavy)
+
+
 def require_made(backend: Backend, model: MergedModel, path: str, start: int, stop: int) -> None:
     """Has a worker make the file, unless a read can compute these bytes. Raises `BeingMade`, `NotMergeable`,
     `MergeTooLarge`.
@@ -208,11 +213,18 @@ def require_made(backend: Backend, model: MergedModel, path: str, start: int, st
         raise NotMergeable(
             f"{path} couldn't be made: {merged.fault}", hint="it is tried again in an hour; or: lorahub merge"
         )
-    if merged is None or not merged.is_wanted:
-        with backend.database.write() as session:
-            queries.want(session, model.commit.id)
-            ring(session)
+    if merged is not None and not merged.is_wanted:
+        _want(backend, merged)
     _say_when(backend, model, path)
+
+
+def _want(backend: Backend, merged: MergedRevision) -> None:
+    """Unless as many of its author's are being made as he may have under way: its turn comes when it is asked again."""
+    most = backend.settings.merge_jobs_per_account
+    with backend.database.write() as session:
+        if not most or queries.being_made(session, author_id=merged.author_id) < most:
+            queries.want(session, merged.id)
+            ring(session)
 
 
 def _say_when(backend: Backend, model: MergedModel, path: str) -> NoReturn:

@@ -12,6 +12,7 @@ from lorahub.protocol.names import RepositoryName
 
 from lorahub_registry.features.accounts.viewer import FormDep, View, ViewDep
 from lorahub_registry.features.browsing import comparing, drawn
+from lorahub_registry.features.merged import service as merged
 from lorahub_registry.features.merges import service as merges
 from lorahub_registry.features.merges.service import Shown
 from lorahub_registry.features.workers import service as workers
@@ -103,6 +104,7 @@ def _planned(view: View, asked: Mapping[str, Any]) -> dict[str, Any]:
         "notes": list(made.notes),
         "recipe": made.recipe.as_json(),
         "yaml": made.recipe.as_yaml(),
+        "madeByWorkers": merged.is_left_to_workers(made),
     }
     sources = [one.source for one in made.recipe.adapters]
     return {
