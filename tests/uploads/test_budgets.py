@@ -7,6 +7,8 @@ and a quota of 20 MiB held 161.
 import json
 import os
 import socket
+import subprocess
+import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -143,6 +145,38 @@ def test_files_that_are_here_are_not_unpacked_again(
     with registry.client(user[1]) as client:
         lines = [wire.uploaded(f"{number}/tokenizer.safetensors", content) for number in range(40)]
         assert wire.commit(client, f"{user[0]}/xet", lines).status_code == 200
+
+
+def test_what_a_stock_client_deduplicates_is_taken(registry: Registry, user: tuple[str, str], tmp_path: Path) -> None:
+    """A training's folder as `hf upload` sends it: checkpoints that differ a little, copies, and half of zeros."""
+    name, token = user
+    folder, content = tmp_path / "checkpoints", weights_of_size(12_000_000, seed=17)
+    files = {
+        "model.safetensors": content,
+        "zeros.bin": weights_of_size(6_000_000, seed=18) + bytes(6_000_000),
+        **{f"{step}/tokenizer.model": content[: 4 * MIB] for step in range(12)},
+        **{f"{step}/state.bin": content[:9_000_000] + bytes([step]) * 1000 + content[9_000_000:] for step in range(3)},
+    }
+    for path, of_file in files.items():
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_bytes(of_file)
+    with registry.client(token) as client:
+        repo = wire.create_repo(client, f"{name}/trained")
+        allow(registry, user, sum(map(len, files.values())))
+        code = f"from huggingface_hub import HfApi; HfApi().upload_folder(repo_id='{repo}', folder_path='{folder}')"
+        environment = {"HF_ENDPOINT": registry.url, "HF_TOKEN": token, "HF_HOME": str(tmp_path / "hf")}
+        stock = subprocess.run(
+            [sys.executable, "-c", code], env={**os.environ, **environment}, capture_output=True, text=True, check=False
+        )
+        assert stock.returncode == 0, stock.stderr
+        found = wire.files(client, repo)
+        assert {path: found[path] for path in files} == {path: wire.sha256(one) for path, one in files.items()}
+    ((taken,),) = registry.sql(
+        "SELECT sum(taken_bytes) FROM xet_sessions JOIN repositories ON repositories.id = repository_id"
+        " WHERE repositories.name = 'trained' AND namespace = :name",
+        name=name,
+    )
+    assert taken == sum(map(len, {wire.sha256(one): one for one in files.values()}.values())), "copies cost nothing"
 
 
 def test_a_million_segments_cost_little(registry: Registry, upload: XetUpload) -> None:

@@ -185,12 +185,21 @@ def _first_admin(backend: Backend) -> str | None:
     path = backend.settings.registry_home / TOKEN_FILE
     if backend.settings.first_admin and accounts.first_admin(backend) is None:
         admin = accounts.add_user(backend, ADMIN, by=OPERATOR.name, is_admin=True)
-        quotas.set_quota(backend, ADMIN, by=OPERATOR.name, byte_quota=0, repository_quota=0)  # it is his machine
+        _leave_unlimited(backend)
         token, _ = accounts.issue_token(backend, admin.id, by=OPERATOR.name, name="first start", scope="admin")
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         with os.fdopen(descriptor, "w") as file:
             file.write(token + "\n")
     return path.read_text().strip() if path.exists() else None
+
+
+def _leave_unlimited(backend: Backend) -> None:
+    """It is his machine, and our quotas are for others. Those that he set himself hold for him too."""
+    chosen = backend.settings.model_fields_set
+    wanted = {"byte_quota": "quota_bytes", "repository_quota": "quota_repositories"}
+    limits = {own: 0 for own, setting in wanted.items() if setting not in chosen}
+    if limits:
+        quotas.set_quota(backend, ADMIN, by=OPERATOR.name, **limits)
 
 
 def asgi() -> FastAPI:

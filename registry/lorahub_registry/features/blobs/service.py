@@ -96,10 +96,13 @@ def renew(backend: Backend, upload: Upload) -> Upload:
         return upload
     until = now() + patience
     with _room_of(backend, upload) as (session, room):
-        if not queries.renew_upload(session, upload.id, until):
-            raise BlobVanished("this upload expired before it was complete", hint="start it again")
-        room.take(upload.id, upload.declared_size, until=until)
-    return replace(upload, expires_at=until)
+        if queries.renew_upload(session, upload.id, until):
+            room.take(upload.id, upload.declared_size, until=until)
+            return replace(upload, expires_at=until)
+        finished = queries.upload_by_id(session, upload.id)  # by another request with the same bytes
+    if finished is None:
+        raise BlobVanished("this upload expired before it was complete", hint="start it again")
+    return finished
 
 
 @contextmanager

@@ -182,7 +182,8 @@ class FolderBlobStore:
 
     def _space(self) -> str:
         free = shutil.disk_usage(self.root).free
-        expect(free >= _LEAST_FREE_BYTES, f"only {free / 1e9:.1f} GB are free on the disk of {self.root}")
+        least = max(_LEAST_FREE_BYTES, self._disk.reserve_bytes)
+        expect(free >= least, f"only {free / 1e9:.1f} GB are free on the disk of {self.root}")
         return f"{free / 1e9:.1f} GB free"
 
 
