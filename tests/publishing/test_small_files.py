@@ -201,6 +201,8 @@ def test_a_refused_tree_keeps_none_of_its_files(tmp_path: Path) -> None:
             assert wire.commit(client, repo, lines(texts(3)), parent="0" * 40).status_code == 412
             assert (wire.head(client, repo), registry.objects.list()) == (head, here)
             assert registry.sql("SELECT count(*) FROM uploads") == [(0,)]
+            wire.require(wire.commit(client, repo, lines({f"more/{path}": each for path, each in texts(10).items()})))
+            assert len(wire.files(client, repo)) == 31, "30, and the .gitattributes that a repository begins with"
         registry.assert_sound()
     finally:
         registry.kill()
