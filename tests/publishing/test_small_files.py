@@ -130,7 +130,7 @@ def test_a_commit_of_many_small_files_is_whole_and_cheap(own_registry: Registry)
 
 
 def test_a_commit_of_more_than_one_sync_is_whole(own_registry: Registry) -> None:
-    """17 MiB of files are kept in two goes; those that are there already in none."""
+    """17 MiB of files are kept in three goes; those that are there already in none."""
     dice = random.Random(5)
     files = {f"f{number}.bin": dice.randbytes(1 << 20) for number in range(17)}
     with own_registry.client() as client:

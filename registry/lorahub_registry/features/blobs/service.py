@@ -47,7 +47,7 @@ __all__ = ["Blob", "Block", "Upload"]
 MAX_REASON = 2000
 
 _NOT_DECLARED = Sha256("0" * 64)  # of bytes that are made while they are stored, and of many files at once
-_MOST_AT_ONCE, _BYTES_AT_ONCE = 2000, 16 << 20  # of small contents
+_MOST_AT_ONCE, _BYTES_AT_ONCE = 2000, 8 << 20  # of small contents
 _TRIES = 5  # a blob that exists when we look and is collected before we lease it; each try has its own bytes at hand
 
 
