@@ -217,6 +217,8 @@ def test_blocked_bytes_are_refused_among_others(own_registry: Registry) -> None:
         refused = wire.commit(client, repo, [*lines(texts(30)), wire.inline("bad.txt", blocked)])
         assert (refused.status_code, refused.json()["code"]) == (403, "ContentBlocked")
         assert own_registry.objects.list() == here
+        own_registry.admin_command("block-hash", "0" * 64, "--reason", "no bytes have this digest")
+        wire.require(wire.commit(client, repo, lines(texts(3))))
 
 
 # --- operations -------------------------------------------------------------------------------------------------------

@@ -60,7 +60,8 @@ def open_upload(backend: Backend, *, account_id: int, repository_id: int | None,
         backend.database.write() as session,
         quotas.upload(session, backend.settings, account_id=account_id, repository_id=repository_id),
     ):
-        refuse_blocked(session, sha256)
+        if sha256 != _NOT_DECLARED:
+            refuse_blocked(session, sha256)
         upload = queries.insert_upload(
             session,
             account_id=account_id,
