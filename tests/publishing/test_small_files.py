@@ -130,7 +130,7 @@ def test_a_commit_of_many_small_files_is_whole_and_cheap(own_registry: Registry)
 
 
 def test_a_commit_of_more_than_one_sync_is_whole(own_registry: Registry) -> None:
-    """17 MiB of files are kept in two goes; those that are there already in none."""
+    """17 MiB of files are kept in three goes; those that are there already in none."""
     dice = random.Random(5)
     files = {f"f{number}.bin": dice.randbytes(1 << 20) for number in range(17)}
     with own_registry.client() as client:
@@ -201,6 +201,8 @@ def test_a_refused_tree_keeps_none_of_its_files(tmp_path: Path) -> None:
             assert wire.commit(client, repo, lines(texts(3)), parent="0" * 40).status_code == 412
             assert (wire.head(client, repo), registry.objects.list()) == (head, here)
             assert registry.sql("SELECT count(*) FROM uploads") == [(0,)]
+            wire.require(wire.commit(client, repo, lines({f"more/{path}": each for path, each in texts(10).items()})))
+            assert len(wire.files(client, repo)) == 31, "30, and the .gitattributes that a repository begins with"
         registry.assert_sound()
     finally:
         registry.kill()
@@ -215,6 +217,8 @@ def test_blocked_bytes_are_refused_among_others(own_registry: Registry) -> None:
         refused = wire.commit(client, repo, [*lines(texts(30)), wire.inline("bad.txt", blocked)])
         assert (refused.status_code, refused.json()["code"]) == (403, "ContentBlocked")
         assert own_registry.objects.list() == here
+        own_registry.admin_command("block-hash", "0" * 64, "--reason", "no bytes have this digest")
+        wire.require(wire.commit(client, repo, lines(texts(3))))
 
 
 # --- operations -------------------------------------------------------------------------------------------------------

@@ -53,7 +53,7 @@ MAX_REASON = 2000
 UNKNOWN = Sha256("0" * 64)
 """Announced in place of the digest of what is hashed as it comes, or of many files at once."""
 
-_MOST_AT_ONCE, _BYTES_AT_ONCE = 2000, 16 << 20  # of small contents
+_MOST_AT_ONCE, _BYTES_AT_ONCE = 2000, 8 << 20  # of small contents
 _TRIES = 5  # a blob that exists when we look and is collected before we lease it; each try has its own bytes at hand
 
 
@@ -76,7 +76,8 @@ def opening(
     until = now() + backend.settings.patience
     with backend.database.write() as session:
         with quotas.upload(session, backend.settings, account_id=account_id, repository_id=repository_id) as room:
-            refuse_blocked(session, sha256)
+            if sha256 != UNKNOWN:
+                refuse_blocked(session, sha256)
             upload = queries.insert_upload(
                 session, account_id=account_id, repository_id=repository_id, sha256=sha256, size=size, expires_at=until
             )

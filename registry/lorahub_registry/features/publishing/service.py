@@ -366,8 +366,7 @@ def lay_tree(backend: Backend, principal: Principal, repository: Repository, bra
         _require_parent(head, request.header.parent)
         before = revisions.files_of(session, head.id)
         files, added = _apply(request.operations, before, head)
-        if len(files) > backend.settings.revision_files:
-            raise InvalidInput(f"the revision would have {len(files)} files; at most {backend.settings.revision_files}")
+        _refuse_too_many(files, backend.settings.revision_files)
         check_tree(FilePath(path) for path in files)
         sizes = _owned_sizes(session, principal, repository, request, before.values())
     return Plan(
@@ -375,6 +374,13 @@ def lay_tree(backend: Backend, principal: Principal, repository: Repository, bra
         {path: NewFile(file.sha256, sizes[file.sha256], file.is_lfs) for path, file in files.items()},
         {path: files[path].sha256 for path in added},
     )
+
+
+def _refuse_too_many(paths: Iterable[str], limit: int) -> None:
+    """`.gitattributes`, which every repository begins with, is beside what a folder of so many files brings."""
+    count = sum(path != ".gitattributes" for path in paths)
+    if count > limit:
+        raise InvalidInput(f"the revision would have {count} files; at most {limit}")
 
 
 def _apply(
