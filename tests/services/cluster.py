@@ -54,7 +54,7 @@ class Cluster(Registry):
         for number in range(self.worker_count):
             self.start_worker(f"worker-{number}")
         self.nginx.start([api.port for api in self.apis])
-        eventually(lambda: len(self.admin_command("jobs")["workers"]) == self.worker_count, seconds=30)
+        eventually(lambda: len(self.admin_command("jobs")["workers"]) == self.worker_count, seconds=120)
         return self
 
     def start_worker(self, name: str) -> subprocess.Popen[bytes]:

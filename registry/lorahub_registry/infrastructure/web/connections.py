@@ -32,6 +32,8 @@ logger = logging.getLogger("lorahub")
 
 IDLE_SECONDS = 75
 """Between two requests of a connection: longer than nginx keeps one to us, or it would ask on one that just ends."""
+LATE_SECONDS = 2.0
+"""For a request that is on its way to a process which ends."""
 MOST_HEADER_BYTES = 64 << 10
 """Of one request, its address and the lines behind a chunked body included."""
 MOST_PIPELINED = 16
@@ -245,6 +247,14 @@ class Connection(HttpToolsProtocol):
         self._is_new = False
         self._since = self.loop.time()
         self._door.wait(self)
+
+    def shutdown(self) -> None:
+        """Called when the process ends. What was let in and has said nothing yet has sent its request already."""
+        is_coming = self._is_new or self._phase is _Phase.HEADER
+        if is_coming and self._under_way is None:
+            self.loop.call_later(LATE_SECONDS, super().shutdown)
+        else:
+            super().shutdown()
 
     def _count_header(self, size: int) -> None:
         """What is raised here ends the parsing, and uvicorn calls `send_400_response`."""
