@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -225,6 +226,21 @@ def test_a_list_without_an_end_is_left(tmp_path: Path, row: bytes) -> None:
     assert server.sent < 80 * MiB
 
 
+@pytest.mark.slow
+def test_an_answer_that_trickles_is_left(tmp_path: Path) -> None:
+    def say(_: str) -> Iterator[bytes]:
+        yield head() + b"["
+        for _number in range(600):
+            time.sleep(0.2)
+            yield b" "
+
+    with wire(say) as server:
+        refused = Cli(tmp_path, LORAHUB_ENDPOINT=server.url)("info", "a/b", "--timeout", "1", code=8)
+    assert refused.error["code"] == "RegistryFailed"
+    assert "too long" in refused.error["message"]
+    assert len(server.heard) == 1, "nobody is asked again who does this"
+
+
 def test_nothing_is_sent_to_a_terminal_that_it_obeys(tmp_path: Path) -> None:
     evil = "\x1b]0;owned\x07\x1b[2J\r\u202egnp.exe\x9b31m"
     body = revision(("f.txt", b"x"), message=evil, author=evil, version=evil, aliases=[evil])
@@ -235,6 +251,21 @@ def test_nothing_is_sent_to_a_terminal_that_it_obeys(tmp_path: Path) -> None:
                 said = run.run("ls", "a/b@v1", "--format", form, "--endpoint", server.url)[1]
                 assert not set(said) & set("\x1b\x07\r\u202e\x9b"), said
                 assert form != "human" or "\\x1b[2J" in said, "it is shown as what it is"
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"LORAHUB_ENDPOINT": "http://[::1"},
+        {"LORAHUB_ENDPOINT": "http://here:99999"},
+        {"LORAHUB_ENDPOINT": "file:///etc/passwd"},
+        {"LORAHUB_ENDPOINT": "http://127.0.0.1:9", "LORAHUB_TOKEN": "lh_é"},
+        {"LORAHUB_ENDPOINT": "http://127.0.0.1:9", "LORAHUB_TOKEN": "a\r\nHost: b"},
+    ],
+    ids=str,
+)
+def test_a_setting_that_can_be_no_address_or_token_is_named(tmp_path: Path, wrong: dict[str, str]) -> None:
+    assert Cli(tmp_path, **wrong)("info", "a/b", code=2).error["code"] == "InvalidConfiguration"
 
 
 # --- every answer, every field ----------------------------------------------------------------------------------------

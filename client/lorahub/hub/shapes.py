@@ -1,7 +1,7 @@
 """What was sent is what its type says, or it is refused: JSON read into types, once and strictly."""
 
 from collections.abc import Mapping
-from dataclasses import MISSING, fields, is_dataclass
+from dataclasses import fields, is_dataclass
 from functools import cache
 from types import NoneType, UnionType
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints, is_typeddict
@@ -61,26 +61,20 @@ def _read(shape: Any, value: Any) -> Any:
 
 def _object(shape: Any, value: dict[str, Any]) -> Any:
     known: dict[str, Any] = {}
-    for name, (key, kind, is_needed) in _keys(shape).items():
-        if key in value:
-            known[name] = _within(f".{key}", kind, value[key])
-        elif NoneType in get_args(kind):
-            known[name] = None
-        elif is_needed:
+    for name, (key, kind) in _keys(shape).items():
+        if key not in value and NoneType not in get_args(kind):
             raise _unlike("missing", f".{key}")
+        known[name] = _within(f".{key}", kind, value.get(key))
     return {**value, **known} if is_typeddict(shape) else shape(**known)
 
 
 @cache
-def _keys(shape: Any) -> dict[str, tuple[str, Any, bool]]:
-    """Of each field: its key, its type, whether it must be there."""
+def _keys(shape: Any) -> dict[str, tuple[str, Any]]:
+    """Of each field: its key and its type."""
     hints = get_type_hints(shape)
     if is_typeddict(shape):
-        return {name: (name, kind, name in shape.__required_keys__) for name, kind in hints.items()}
-    return {
-        field.name: (_camel(field.name), hints[field.name], field.default is MISSING is field.default_factory)
-        for field in fields(shape)
-    }
+        return {name: (name, kind) for name, kind in hints.items()}
+    return {field.name: (_camel(field.name), hints[field.name]) for field in fields(shape)}
 
 
 def _camel(name: str) -> str:

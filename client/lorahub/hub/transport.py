@@ -205,9 +205,9 @@ class Transport:
         _require_http(address)
         sent = None if content is None else content()
         with self._client.stream(method, address, content=sent, **parts) as response:
-            origin = _origin(address)
-            _require_plain(response, origin)
-            end = time.monotonic() + self._longest
+            origin, end = _origin(address), time.monotonic() + self._longest
+            if response.status_code < 300:
+                _require_plain(response, origin)
             received = _received(response, origin, most if response.status_code < 300 else None, end)
             return Answer(response.status_code, response.headers, received, origin, _following(response))
 
