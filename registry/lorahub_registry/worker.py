@@ -38,8 +38,8 @@ logger = logging.getLogger("lorahub")
 
 POLL_SECONDS = 1.0
 REST_AFTER_SECONDS = 5.0
-LOOK_SECONDS = 45.0
-"""Between looks of a worker at rest for what nobody rang for: mirrors that are due, a bell that wasn't heard."""
+LOOK_SECONDS = 60.0
+"""Between looks of a worker at rest for what nobody rings for: what is due, events without a seal, a newer schema."""
 _MORE_SECONDS = 0.1
 """After a ring: who else rings in that time has its wish seen by the same look."""
 _BEATS = 3
@@ -120,20 +120,20 @@ def _work(backend: Backend, badge: Badge, bell: Bell, stop: threading.Event, par
         if at >= next_beat:
             next_beat = at + pause
             _try(workers.beat, backend, badge)
-        if is_rung:
-            _try(jobs.wake)
         if is_rung or jobs.is_awake() or at >= next_look:
             next_look = at + LOOK_SECONDS
-            _look(backend)
+            _look(backend, is_wished=is_rung)
         woke_nobody = is_rung and not jobs.is_awake()  # the database was away
         is_rung = (bell.wait(min(pause, POLL_SECONDS)) and not stop.wait(_MORE_SECONDS)) or woke_nobody
 
 
-def _look(backend: Backend) -> None:
+def _look(backend: Backend, *, is_wished: bool) -> None:
     """What is wanted is queued, which wakes the engine. What is under way anywhere keeps it awake, so that a worker
     which dies leaves nothing to those that rest.
     """
     _try(_refuse_outdated, backend)
+    if is_wished:
+        _try(jobs.wake)
     for look in _LOOKS:
         _try(look, backend)
     if jobs.is_awake():

@@ -108,6 +108,20 @@ def test_a_log_that_was_cut_off_is_known_by_a_seal_that_was_noted(
     assert noted in problem
 
 
+def test_the_seals_hold_in_another_database(
+    logged: Registry, sealing: Callable[[Registry], None], tmp_path: Path
+) -> None:
+    sealing(logged)
+    place = str(tmp_path / "backup")
+    logged.admin_command("backup", place)
+    url = "" if logged.settings["LORAHUB_DATABASE_URL"] else production.postgres().new_database()
+    other = Registry(tmp_path / "other", {"LORAHUB_DATABASE_URL": url})
+    assert other.admin_command("restore", place)["ok"]
+    assert verified(other) == verified(logged)
+    with pytest.raises(IntegrityError, match="are kept as they are"), other.database() as database:
+        database.exec_driver_sql("DELETE FROM audit_events")
+
+
 def test_nothing_is_sealed_before_who_began_earlier_has_ended(tmp_path: Path) -> None:
     """Its number is lower, and it is seen later: it would come to lie under a seal that doesn't have it."""
     url = production.postgres().new_database()

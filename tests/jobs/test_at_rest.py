@@ -26,7 +26,7 @@ MOST_OF_A_CORE = 0.005
 CONNECTIONS = 8
 """That one process may hold to PostgreSQL; half of a worker's are for its engine, and gone while that rests."""
 SOON_SECONDS = 5.0
-"""A second, on a machine with nothing else to do; without the bell it would be up to 45."""
+"""A second, on a machine with nothing else to do; without the bell it would be up to 60."""
 ASLEEP_THREADS = 4
 """More are the job engine's."""
 
