@@ -1,7 +1,7 @@
 """Who may hold a connection to this process, and how slowly he may use it: before any route, whatever is asked.
 
 uvicorn gives every client all the time and all the descriptors there are; its protocol is taken here with bounds
-(docs/decisions/0010-…). Once a second each connection is looked at:
+(docs/decisions/0011-…). Once a second each connection is looked at:
 
 - the lines before a body arrive within `header_seconds`, and are no longer than `MOST_HEADER_BYTES`;
 - a body comes, and an answer is taken, at `least_bytes_per_second`, or more slowly for `stall_seconds` at most.
