@@ -97,6 +97,13 @@ def _commit_of_files(stage: Stage) -> Asked:
     return Asked(Request({"rev": "main"}, content=content, repository=BUSY), units=100)
 
 
+def _files_ahead(stage: Stage) -> Asked:
+    files = [wire.inline(f"ahead/{stage.fresh('f')}.txt", stage.fresh("x").encode()) for _ in range(500)]
+    lines = [{"key": "header", "value": {"summary": "many"}}, *files]
+    content = "".join(json.dumps(line) + "\n" for line in lines).encode()
+    return Asked(Request({"rev": "main"}, content=content, repository=BUSY), units=500)
+
+
 def _candidates(_stage: Stage) -> Asked:
     files = [{"path": f"d/{n}.bin", "size": 100, "sample": "eA=="} for n in range(1000)]
     return Asked(Request(json={"files": files}, repository=BUSY), units=1000)
@@ -171,6 +178,7 @@ DEAR: dict[tuple[str, str], Make] = {
         repo=WIDE, rev="merged", path="model.safetensors"
     ),
     (f"POST {MODEL}/commit/{{rev}}", "100 files"): _commit_of_files,
+    (f"POST {OWN}/files/{{rev}}", "500 files"): _files_ahead,
     (f"POST {MODEL}/preupload/{{rev}}", "1,000 files"): _candidates,
     ("POST /{namespace}/{name}.git/info/lfs/objects/batch", "100 objects"): _batch,
     ("POST /lfs/{credential}/complete", "1,000 parts that never came"): _lfs_complete,
