@@ -23,7 +23,15 @@ from sqlalchemy import event, select
 from sqlalchemy.exc import OperationalError
 
 BASE, ADAPTER = f"{OWNER}/base", f"{OWNER}/sql"
-NOT_OF_A_REQUEST = {"uploads", "blobs", "tokens", "downloads_per_day", "commit_facts"}
+NOT_OF_A_REQUEST = {
+    "uploads",
+    "reservations",
+    "reserved_totals",
+    "blobs",
+    "tokens",
+    "downloads_per_day",
+    "commit_facts",
+}
 """What may remain: bytes that a retry finds, leases, when a token was used, and what follows from a commit's files."""
 
 

@@ -343,7 +343,7 @@ def test_parts_that_nobody_goes_on_with_are_gone(
         assert httpx2.put(addresses[0], content=content[:PART], timeout=60).status_code == 200
     expire(registry)
     monkeypatch.setenv("LORAHUB_UPLOAD_PATIENCE", "PT0.000001S")
-    assert registry.admin_command("gc")["uploads"] == 1
+    eventually(lambda: registry.admin_command("gc")["uploads"] == 1)  # a bucket's times are whole seconds, rounded up
     assert registry.objects.list("staging/") == []
     if registry.settings.get("LORAHUB_STORAGE"):
         bucket = registry.settings["LORAHUB_STORAGE"].removeprefix("s3://").partition("/")[0]
@@ -381,7 +381,9 @@ def test_an_upload_as_slow_as_it_likes_keeps_its_room(impatient: Registry) -> No
         repo = wire.create_repo(client, "owner/slow")
         address = urlsplit(wire.batch(client, repo, content)["actions"]["upload"]["href"])
     with socket.create_connection((address.hostname or "", address.port or 0)) as connection:
-        connection.sendall(f"PUT {address.path} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(content)}\r\n\r\n".encode())
+        connection.sendall(
+            f"PUT {address.path} HTTP/1.1\r\nHost: {address.netloc}\r\nContent-Length: {len(content)}\r\n\r\n".encode()
+        )
         for start in range(0, len(content), MIB):
             connection.sendall(content[start : start + MIB])
             time.sleep(1)
@@ -441,7 +443,9 @@ def test_fifty_slow_uploads_hold_neither_threads_nor_memory(folder_registry: Reg
             for address, content in zip(addresses, contents, strict=True):
                 connection = socket.create_connection((address.hostname or "", address.port or 0))
                 connections.append(connection)
-                head = f"PUT {address.path} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(content)}\r\n\r\n"
+                head = (
+                    f"PUT {address.path} HTTP/1.1\r\nHost: {address.netloc}\r\nContent-Length: {len(content)}\r\n\r\n"
+                )
                 connection.sendall(head.encode() + content[:100_000])
             eventually(lambda: len(list((folder_registry.home / "storage/staging").rglob(".writing-*"))) == 60)
             for path in ("/livez", "/api/models", f"/api/models/{repo}", "/readyz"):

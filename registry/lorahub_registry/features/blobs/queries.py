@@ -1,7 +1,7 @@
 """Rows of blobs and uploads."""
 
 import secrets
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -116,6 +116,48 @@ def insert_upload(
     session.add(row)
     session.flush()
     return _upload(row)
+
+
+def insert_uploads(
+    session: Session, sizes: Mapping[Sha256, int], *, account_id: int, repository_id: int, expires_at: datetime
+) -> dict[Sha256, Upload]:
+    """One for each digest, of so many bytes."""
+    found = {
+        sha256: Upload(new_upload_id(), repository_id, account_id, sha256, size, None, expires_at)
+        for sha256, size in sizes.items()
+    }
+    at = now()
+    rows = [
+        {
+            "id": one.id,
+            "account_id": account_id,
+            "repository_id": repository_id,
+            "declared_sha256": one.declared_sha256,
+            "declared_size": one.declared_size,
+            "blob_sha256": None,
+            "created_at": at,
+            "expires_at": expires_at,
+        }
+        for one in found.values()
+    ]
+    if rows:
+        session.execute(insert(UploadRow), rows)
+    return found
+
+
+def begun(session: Session, digests: Iterable[Sha256], *, account_id: int, repository_id: int) -> set[Sha256]:
+    """Those of which the account has an upload here that can be gone on with."""
+    found: set[Sha256] = set()
+    wanted = sorted(set(digests))
+    for start in range(0, len(wanted), 500):
+        statement = select(UploadRow.declared_sha256).where(
+            UploadRow.account_id == account_id,
+            UploadRow.repository_id == repository_id,
+            UploadRow.declared_sha256.in_(wanted[start : start + 500]),
+            UploadRow.blob_sha256.is_(None),
+        )
+        found.update(map(Sha256, session.scalars(statement)))
+    return found
 
 
 def declare_sha256(session: Session, upload_id: str, sha256: Sha256) -> Upload:

@@ -68,6 +68,23 @@ def open_upload(backend: Backend, *, account_id: int, repository_id: int | None,
     return upload
 
 
+def open_uploads(
+    backend: Backend, sizes: Mapping[Sha256, int], *, account_id: int, repository_id: int
+) -> dict[Sha256, Upload]:
+    """As `open_upload`, of many at once by their digest. Where one of them is refused, none is opened."""
+    until = now() + backend.settings.patience
+    with backend.database.write() as session:
+        with quotas.upload(session, backend.settings, account_id=account_id, repository_id=repository_id) as room:
+            refuse_blocked(session, *sizes)
+            found = queries.insert_uploads(
+                session, sizes, account_id=account_id, repository_id=repository_id, expires_at=until
+            )
+            room.take_all({upload.id: upload.declared_size for upload in found.values()}, until=until)
+        backend.blobs.require_space(sum(sizes.values()))
+    reach("upload-opened")
+    return found
+
+
 @contextmanager
 def opening(
     backend: Backend, *, account_id: int, repository_id: int | None, sha256: Sha256, size: int
@@ -139,6 +156,11 @@ def _renewing(backend: Backend, upload: Upload, pieces: Iterator[bytes]) -> Iter
 def find_upload(backend: Backend, upload_id: str) -> Upload | None:
     with backend.database.read() as session:
         return queries.upload_by_id(session, upload_id)
+
+
+def begun(session: Session, digests: Iterable[Sha256], *, account_id: int, repository_id: int) -> set[Sha256]:
+    """Those of which the account has an unfinished upload here."""
+    return queries.begun(session, digests, account_id=account_id, repository_id=repository_id)
 
 
 def unfinished_upload(

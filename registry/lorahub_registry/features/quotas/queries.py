@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from lorahub.protocol.digests import Sha256
 from sqlalchemy import ColumnElement, Select, delete, exists, func, insert, or_, select, update
 
 from lorahub_registry.infrastructure.database import Session, now
@@ -100,22 +99,25 @@ def reserve(session: Session, account_id: int, key: str, *, size: int, uploads: 
     _add(session, account_id, row.bytes - before[0], row.uploads - before[1])
 
 
-def reserve_all(session: Session, account_id: int, sizes: Mapping[Sha256, int], *, expires_at: datetime) -> None:
-    """As `reserve`, for many keys at once, none of which is an upload's."""
-    grown = 0
+def reserve_all(
+    session: Session, account_id: int, sizes: Mapping[str, int], *, uploads: int, expires_at: datetime
+) -> None:
+    """As `reserve`, for many keys at once, each of which counts as so many uploads."""
+    grown = uploads_more = 0
     for page in _pages(sizes):
         which = Reservation.account_id == account_id, Reservation.key.in_(page)
         known = {row.key: row for row in session.scalars(select(Reservation).where(*which))}
-        new = [Sha256(key) for key in page if key not in known]
         for key, row in known.items():
-            size = sizes[Sha256(key)]
-            grown += size - row.bytes
-            row.bytes, row.expires_at = size, max(row.expires_at, expires_at)
-        of_all = {"account_id": account_id, "uploads": 0, "expires_at": expires_at}
+            grown += sizes[key] - row.bytes
+            uploads_more += uploads - row.uploads
+            row.bytes, row.uploads, row.expires_at = sizes[key], uploads, max(row.expires_at, expires_at)
+        new = [key for key in page if key not in known]
+        of_all = {"account_id": account_id, "uploads": uploads, "expires_at": expires_at}
         if new:
             session.execute(insert(Reservation), [{**of_all, "key": key, "bytes": sizes[key]} for key in new])
             grown += sum(sizes[key] for key in new)
-    _add(session, account_id, grown, 0)
+            uploads_more += uploads * len(new)
+    _add(session, account_id, grown, uploads_more)
 
 
 def give_back(session: Session, account_id: int, keys: Sequence[str]) -> None:

@@ -129,14 +129,24 @@ class Room:
         if is_upload and not is_own:
             queries.reserve(self._session, self._account_id, key, size=0, uploads=1, expires_at=until)
 
+    def take_all(self, sizes: Mapping[str, int], *, until: datetime) -> None:
+        """As `take`, for many uploads by their ids."""
+        if self._namespace_id is None:
+            return
+        is_own = self._namespace_id == self._account_id
+        queries.reserve_all(self._session, self._namespace_id, sizes, uploads=int(is_own), expires_at=until)
+        if not is_own:
+            nothing = dict.fromkeys(sizes, 0)
+            queries.reserve_all(self._session, self._account_id, nothing, uploads=1, expires_at=until)
+
     def keep(self, sizes: Mapping[Sha256, int], *, until: datetime) -> None:
         """For bytes that are here and wait for the commit that names them, by digest: once in the namespace, however
         often they came, and not at all where a commit has them.
         """
         if self._namespace_id is not None:
             counted = queries.counted_blobs(self._session, self._namespace_id, sizes)
-            new = {sha256: size for sha256, size in sizes.items() if sha256 not in counted}
-            queries.reserve_all(self._session, self._namespace_id, new, expires_at=until)
+            new: dict[str, int] = {sha256: size for sha256, size in sizes.items() if sha256 not in counted}
+            queries.reserve_all(self._session, self._namespace_id, new, uploads=0, expires_at=until)
 
     def give_back(self, key: str) -> None:
         if self._namespace_id is not None:

@@ -7,14 +7,15 @@ between this answer and the commit can't take them away.
 import math
 import re
 import secrets
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any, BinaryIO
 
 from lorahub.errors import (
     BlobNotFound,
+    InvalidDigest,
     InvalidInput,
     InvalidToken,
     MalformedBody,
@@ -86,18 +87,54 @@ def open_batch(
         raise PayloadTooLarge(f"{len(wanted)} objects in one batch; at most {MAX_BATCH}")
     with backend.database.read() as session:
         repository = permitted(session, principal, name, Action.WRITE)
-    return [_open_one(backend, principal, repository, one, takes_parts=takes_parts) for one in wanted]
+        sizes = _sizes(backend, wanted)
+        here = frozenset(blobs.known_blobs(session, list(sizes)))
+        whose = {"account_id": principal.require_account(), "repository_id": repository.id}
+        begun = blobs.begun(session, sizes, **whose)
+    new = {sha256: size for sha256, size in sizes.items() if sha256 not in here and sha256 not in begun}
+    opened = _open_together(backend, new, **whose)
+    return [_target(backend, principal, repository, one, here, opened, takes_parts=takes_parts) for one in wanted]
 
 
-def _open_one(
-    backend: Backend, principal: Principal, repository: Repository, wanted: Wanted, *, takes_parts: bool
+def _sizes(backend: Backend, wanted: list[Wanted]) -> dict[Sha256, int]:
+    """By digest, of those that can be taken."""
+    found: dict[Sha256, int] = {}
+    for one in wanted:
+        with suppress(InvalidDigest, PayloadTooLarge):
+            _require_size(backend, one.size)
+            found[parse_sha256(one.sha256)] = one.size
+    return found
+
+
+def _open_together(
+    backend: Backend, sizes: dict[Sha256, int], *, account_id: int, repository_id: int
+) -> dict[Sha256, Upload]:
+    """None where one of them is refused: each is then opened, or told why not, by itself."""
+    try:
+        return blobs.open_uploads(backend, sizes, account_id=account_id, repository_id=repository_id) if sizes else {}
+    except Refusal:
+        return {}
+
+
+def _target(
+    backend: Backend,
+    principal: Principal,
+    repository: Repository,
+    wanted: Wanted,
+    here: frozenset[Sha256],
+    opened: Mapping[Sha256, Upload],
+    *,
+    takes_parts: bool,
 ) -> Target:
+    """`here` are the blobs that were here when the batch was asked for, `opened` the uploads that it has opened."""
     try:
         sha256 = parse_sha256(wanted.sha256)
         _require_size(backend, wanted.size)
-        if _lease_if_known(backend, principal, repository, sha256, wanted.size):
+        if sha256 in here and _lease_if_known(backend, principal, repository, sha256, wanted.size):
             return Target(wanted)
-        upload = _resume_or_open(backend, principal.require_account(), repository, sha256, wanted.size)
+        upload = opened.get(sha256)
+        if upload is None or upload.declared_size != wanted.size:
+            upload = _resume_or_open(backend, principal.require_account(), repository, sha256, wanted.size)
     except Refusal as error:
         return Target(wanted, refusal=error)
     part_sizes = _part_sizes(backend, wanted.size) if takes_parts else ()
