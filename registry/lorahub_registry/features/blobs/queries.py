@@ -11,6 +11,7 @@ from sqlalchemy import delete, exists, func, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
 from lorahub_registry.infrastructure.database import Session, now
+from lorahub_registry.infrastructure.database.paging import pages
 from lorahub_registry.infrastructure.database.tables import Blob as BlobRow
 from lorahub_registry.infrastructure.database.tables import BlockedDigest as BlockRow
 from lorahub_registry.infrastructure.database.tables import CollectionHold as HoldRow
@@ -62,9 +63,8 @@ def blob_by_sha256(session: Session, sha256: Sha256, *, lock: bool = False) -> B
 def blobs_by_sha256(session: Session, digests: Iterable[Sha256], *, lock: bool = False) -> dict[Sha256, Blob]:
     """`lock` as in `blob_by_sha256`."""
     found: dict[Sha256, Blob] = {}
-    wanted = sorted(set(digests))
-    for start in range(0, len(wanted), 500):
-        statement = select(BlobRow).where(BlobRow.sha256.in_(wanted[start : start + 500]))
+    for page in pages(digests):
+        statement = select(BlobRow).where(BlobRow.sha256.in_(page))
         rows = session.scalars(statement.with_for_update(read=True, key_share=True) if lock else statement)
         found.update((Sha256(row.sha256), _blob(row)) for row in rows)
     return found
@@ -148,12 +148,11 @@ def insert_uploads(
 def begun(session: Session, digests: Iterable[Sha256], *, account_id: int, repository_id: int) -> set[Sha256]:
     """Those of which the account has an upload here that can be gone on with."""
     found: set[Sha256] = set()
-    wanted = sorted(set(digests))
-    for start in range(0, len(wanted), 500):
+    for page in pages(digests):
         statement = select(UploadRow.declared_sha256).where(
             UploadRow.account_id == account_id,
             UploadRow.repository_id == repository_id,
-            UploadRow.declared_sha256.in_(wanted[start : start + 500]),
+            UploadRow.declared_sha256.in_(page),
             UploadRow.blob_sha256.is_(None),
         )
         found.update(map(Sha256, session.scalars(statement)))
@@ -240,12 +239,11 @@ def split_upload(session: Session, upload: Upload, blobs: Iterable[Blob], expire
 def leased(session: Session, *, account_id: int, repository_id: int, digests: Iterable[Sha256]) -> set[Sha256]:
     """Those of these blobs that the account holds a lease on here."""
     found: set[Sha256] = set()
-    wanted = sorted(set(digests))
-    for start in range(0, len(wanted), 500):
+    for page in pages(digests):
         statement = select(UploadRow.blob_sha256).where(
             UploadRow.account_id == account_id,
             UploadRow.repository_id == repository_id,
-            UploadRow.blob_sha256.in_(wanted[start : start + 500]),
+            UploadRow.blob_sha256.in_(page),
         )
         found.update(Sha256(sha256) for sha256 in session.scalars(statement) if sha256)
     return found
@@ -265,12 +263,12 @@ def delete_upload(session: Session, upload_id: str) -> None:
 
 
 def release_leases(session: Session, *, account_id: int, repository_id: int | None, digests: Sequence[Sha256]) -> None:
-    for start in range(0, len(digests), 500):
+    for page in pages(digests):
         session.execute(
             delete(UploadRow).where(
                 UploadRow.account_id == account_id,
                 UploadRow.repository_id == repository_id,
-                UploadRow.blob_sha256.in_(digests[start : start + 500]),
+                UploadRow.blob_sha256.in_(page),
             )
         )
 
@@ -302,9 +300,8 @@ def block_of(session: Session, sha256: Sha256) -> Block | None:
 
 
 def first_blocked(session: Session, digests: Iterable[Sha256]) -> Sha256 | None:
-    wanted = sorted(set(digests))
-    for start in range(0, len(wanted), 500):
-        statement = select(BlockRow.sha256).where(BlockRow.sha256.in_(wanted[start : start + 500])).limit(1)
+    for page in pages(digests):
+        statement = select(BlockRow.sha256).where(BlockRow.sha256.in_(page)).limit(1)
         if (found := session.scalar(statement)) is not None:
             return Sha256(found)
     return None

@@ -16,6 +16,7 @@ from lorahub_registry.features.catalog.search import Search, Sort
 from lorahub_registry.infrastructure.database import Session, now
 from lorahub_registry.infrastructure.database.failures import UNAVAILABLE
 from lorahub_registry.infrastructure.database.listed import is_listed
+from lorahub_registry.infrastructure.database.paging import pages
 from lorahub_registry.infrastructure.database.search import count_terms, has_terms, name_contains, raw_terms
 from lorahub_registry.infrastructure.database.tables import (
     Account,
@@ -31,7 +32,6 @@ __all__ = ["UNAVAILABLE", "IntegrityError"]
 
 MOST_CHILDREN = 10_000
 TRAINING_LOG = "trainer_state.json"
-_IDS_AT_ONCE = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,9 +69,8 @@ class Position:
 
 def facts_of(session: Session, commit_ids: Collection[CommitId]) -> dict[CommitId, Facts]:
     found: dict[CommitId, Facts] = {}
-    wanted = sorted(commit_ids)
-    for start in range(0, len(wanted), _IDS_AT_ONCE):
-        statement = select(CommitFacts.__table__).where(CommitFacts.commit_id.in_(wanted[start : start + _IDS_AT_ONCE]))
+    for page in pages(commit_ids):
+        statement = select(CommitFacts.__table__).where(CommitFacts.commit_id.in_(page))
         found.update((CommitId(row.commit_id), _facts(row)) for row in session.execute(statement))
     return found
 

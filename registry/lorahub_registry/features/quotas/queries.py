@@ -8,6 +8,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Select, delete, exists, func, insert, or_, select, update
 
 from lorahub_registry.infrastructure.database import Session, now
+from lorahub_registry.infrastructure.database.paging import pages
 from lorahub_registry.infrastructure.database.tables import (
     Account,
     Blob,
@@ -24,14 +25,6 @@ from lorahub_registry.infrastructure.database.tables import (
 
 MOST = 1000  # miscounts listed of one kind
 _OPEN_JOB = ("queued", "running", "publishing")
-_AT_ONCE = 500  # keys that one statement names
-
-
-def _pages(keys: Iterable[str]) -> Iterator[list[str]]:
-    """Each key once, in order."""
-    wanted = sorted(set(keys))
-    for start in range(0, len(wanted), _AT_ONCE):
-        yield wanted[start : start + _AT_ONCE]
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +97,7 @@ def reserve_all(
 ) -> None:
     """As `reserve`, for many keys at once, each of which counts as so many uploads."""
     grown = uploads_more = 0
-    for page in _pages(sizes):
+    for page in pages(sizes):
         which = Reservation.account_id == account_id, Reservation.key.in_(page)
         known = {row.key: row for row in session.scalars(select(Reservation).where(*which))}
         for key, row in known.items():
@@ -121,7 +114,7 @@ def reserve_all(
 
 
 def give_back(session: Session, account_id: int, keys: Sequence[str]) -> None:
-    for page in _pages(keys):
+    for page in pages(keys):
         _drop(session, account_id, Reservation.account_id == account_id, Reservation.key.in_(page))
 
 
@@ -176,7 +169,7 @@ def reserved_by(session: Session, account_id: int, repository_id: int) -> list[t
 def counted_blobs(session: Session, account_id: int, digests: Iterable[str]) -> set[str]:
     """Those among them that a commit of the namespace has."""
     found: set[str] = set()
-    for page in _pages(digests):
+    for page in pages(digests):
         counted = NamespaceBlob.account_id == account_id, NamespaceBlob.blob_sha256.in_(page)
         found.update(session.scalars(select(NamespaceBlob.blob_sha256).where(*counted)))
     return found
@@ -207,7 +200,7 @@ def open_merges(session: Session, account_id: int) -> int:
 
 def add_blobs(session: Session, account_id: int, digests: Iterable[str]) -> None:
     """Those that the namespace has already count once."""
-    for page in _pages(digests):
+    for page in pages(digests):
         known = counted_blobs(session, account_id, page)
         new = [digest for digest in page if digest not in known]
         if new:
@@ -226,9 +219,9 @@ def drop_blobs(session: Session, account_id: int, digests: Sequence[str]) -> Non
         CommitFile.commit_id == Commit.id,
         CommitFile.blob_sha256 == NamespaceBlob.blob_sha256,
     )
-    for start in range(0, len(digests), 500):
-        page = NamespaceBlob.blob_sha256.in_(digests[start : start + 500])
-        statement = delete(NamespaceBlob).where(NamespaceBlob.account_id == account_id, page, ~is_there)
+    for page in pages(digests):
+        which = NamespaceBlob.account_id == account_id, NamespaceBlob.blob_sha256.in_(page)
+        statement = delete(NamespaceBlob).where(*which, ~is_there)
         gone = session.scalars(statement.returning(NamespaceBlob.blob_sha256)).all()
         if gone:
             dropped = select(func.sum(Blob.size)).where(Blob.sha256.in_(gone)).scalar_subquery()

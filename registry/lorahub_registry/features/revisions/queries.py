@@ -11,6 +11,7 @@ from sqlalchemy import delete, exists, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from lorahub_registry.infrastructure.database import Session, now
+from lorahub_registry.infrastructure.database.paging import pages
 from lorahub_registry.infrastructure.database.tables import Blob as BlobRow
 from lorahub_registry.infrastructure.database.tables import CatalogEntry, CommitFile, RefMove, RevisionOrigin
 from lorahub_registry.infrastructure.database.tables import Commit as CommitRow
@@ -193,9 +194,8 @@ def history(session: Session, head: Commit, *, limit: int) -> list[Commit]:
 
 def commits_by_id(session: Session, ids: Iterable[str]) -> dict[str, Commit]:
     found: dict[str, Commit] = {}
-    wanted = sorted(set(ids))
-    for start in range(0, len(wanted), 500):
-        rows = session.scalars(select(CommitRow).where(CommitRow.id.in_(wanted[start : start + 500])))
+    for page in pages(ids):
+        rows = session.scalars(select(CommitRow).where(CommitRow.id.in_(page)))
         found.update((row.id, _commit(row)) for row in rows)
     return found
 
@@ -225,23 +225,21 @@ def file_at(session: Session, commit_id: CommitId, path: str) -> RevisionFile | 
 
 def files_at(session: Session, commit_id: CommitId, paths: Iterable[str]) -> dict[str, RevisionFile]:
     found: dict[str, RevisionFile] = {}
-    wanted = sorted(set(paths))
-    for start in range(0, len(wanted), 500):
-        statement = _files_statement(commit_id).where(CommitFile.path.in_(wanted[start : start + 500]))
+    for page in pages(paths):
+        statement = _files_statement(commit_id).where(CommitFile.path.in_(page))
         found.update((row.path, _file(row, size, git_sha1)) for row, size, git_sha1 in session.execute(statement))
     return found
 
 
 def digests_in(session: Session, repository_id: int, digests: Iterable[Sha256]) -> set[Sha256]:
     found: set[Sha256] = set()
-    wanted = sorted(set(digests))
-    for start in range(0, len(wanted), 500):
+    for page in pages(digests):
         is_in = exists().where(
             CommitFile.blob_sha256 == BlobRow.sha256,
             CommitRow.id == CommitFile.commit_id,
             CommitRow.repository_id == repository_id,
         )
-        statement = select(BlobRow.sha256).where(BlobRow.sha256.in_(wanted[start : start + 500]), is_in)
+        statement = select(BlobRow.sha256).where(BlobRow.sha256.in_(page), is_in)
         found.update(map(Sha256, session.scalars(statement)))
     return found
 
