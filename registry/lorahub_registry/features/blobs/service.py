@@ -113,7 +113,7 @@ def renew(backend: Backend, upload: Upload) -> Upload:
     if upload.blob_sha256 is not None or upload.expires_at - now() > patience / 2:
         return upload
     until = now() + patience
-    with _room_of(backend, upload) as (session, room):
+    with quotas.room_of(backend, upload) as (session, room):
         if queries.renew_upload(session, upload.id, until):
             room.take(upload.id, upload.declared_size, until=until)
             return replace(upload, expires_at=until)
@@ -280,7 +280,7 @@ def _keep(backend: Backend, upload: Upload, inspection: Inspection, key: str) ->
                 backend.blobs.delete(key)
             return known
         try:
-            with _room_of(backend, upload) as (session, room):
+            with quotas.room_of(backend, upload) as (session, room):
                 _insert_or_heal(session, blob)
                 _lease(backend, session, room, upload, blob)
         except queries.IntegrityError:  # another upload of the same bytes was first
@@ -295,25 +295,13 @@ def _collected_again() -> BlobVanished:
 
 def _use_known(backend: Backend, upload: Upload, sha256: Sha256) -> Blob | None:
     """The blob that has these bytes already; a damaged one hasn't. Raises `ContentBlocked`."""
-    with _room_of(backend, upload) as (session, room):
+    with quotas.room_of(backend, upload) as (session, room):
         refuse_blocked(session, sha256)
         blob = queries.blob_by_sha256(session, sha256, lock=True)
         if blob is None or blob.is_damaged:
             return None
         _lease(backend, session, room, upload, blob)
         return blob
-
-
-@contextmanager
-def _room_of(backend: Backend, upload: Upload) -> Iterator[tuple[Session, Room]]:
-    """A transaction about an upload, and what it takes of."""
-    with (
-        backend.database.write() as session,
-        quotas.upload(
-            session, backend.settings, account_id=upload.account_id, repository_id=upload.repository_id
-        ) as room,
-    ):
-        yield session, room
 
 
 def _insert_or_heal(session: Session, blob: Blob) -> None:
@@ -455,7 +443,7 @@ def _keep_all(backend: Backend, upload: Upload, blobs: list[Blob]) -> list[str]:
     """Records what is new and leases all. The keys of objects whose bytes were known, under another key."""
     for _ in range(_TRIES):
         try:
-            with _room_of(backend, upload) as (session, room):
+            with quotas.room_of(backend, upload) as (session, room):
                 refuse_blocked(session, *(blob.sha256 for blob in blobs))
                 known = queries.blobs_by_sha256(session, (blob.sha256 for blob in blobs), lock=True)
                 sound = {sha256 for sha256, blob in known.items() if not blob.is_damaged}
@@ -476,7 +464,7 @@ def _keep_all(backend: Backend, upload: Upload, blobs: list[Blob]) -> list[str]:
 
 def _give_up(backend: Backend, upload: Upload) -> None:
     """Whatever was stored has no row from now on: it is the collector's."""
-    with _room_of(backend, upload) as (session, room):
+    with quotas.room_of(backend, upload) as (session, room):
         room.give_back(upload.id)
         queries.delete_upload(session, upload.id)
 
@@ -486,7 +474,7 @@ def _give_up(backend: Backend, upload: Upload) -> None:
 
 def forget_upload(backend: Backend, upload: Upload) -> None:
     """Row first, bytes second: what a crash leaves between the two has no row, so the collector knows it as garbage."""
-    with _room_of(backend, upload) as (session, room):
+    with quotas.room_of(backend, upload) as (session, room):
         room.give_back(upload.id)
         queries.delete_upload(session, upload.id)
     delete_staged(backend, upload.id)

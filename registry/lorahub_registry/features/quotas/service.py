@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Protocol
 
 from lorahub.errors import QuotaExceeded, RepositoryNotFound
 from lorahub.protocol.digests import Sha256
@@ -152,6 +152,27 @@ class Room:
         if self._namespace_id is not None:
             for account_id in {self._namespace_id, self._account_id}:
                 queries.give_back(self._session, account_id, [key])
+
+
+class Incoming(Protocol):
+    """An upload, or a session of several."""
+
+    @property
+    def account_id(self) -> int: ...
+
+    @property
+    def repository_id(self) -> int | None: ...
+
+
+@contextmanager
+def room_of(backend: Backend, incoming: Incoming) -> Iterator[tuple[Session, Room]]:
+    """A transaction about it, and what it takes of. Raises as `upload`."""
+    account_id, repository_id = incoming.account_id, incoming.repository_id
+    with (
+        backend.database.write() as session,
+        upload(session, backend.settings, account_id=account_id, repository_id=repository_id) as room,
+    ):
+        yield session, room
 
 
 def occupy(session: Session, account_id: int, digests: Iterable[str]) -> None:

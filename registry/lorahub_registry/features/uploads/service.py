@@ -366,7 +366,7 @@ def expect_xorb(backend: Backend, session: XetSession, xorb: str, *, size: int) 
     """
     key = xorb_target(session, xorb)
     backend.blobs.require_space(size)
-    with _room_of(backend, session) as (rows, room), _counting(backend, session, rows, room) as tally:
+    with quotas.room_of(backend, session) as (rows, room), _counting(backend, session, rows, room) as tally:
         known = queries.xorbs(rows, session.folder, [xorb]).get(xorb)
         if known is not None:  # it is sent again
             tally.promised -= known.size
@@ -444,7 +444,7 @@ def _received(backend: Backend, session: XetSession, names: set[str]) -> dict[st
     if missing is not None:
         raise MalformedBody(f"this upload has not sent the xorb {missing}", hint="start the upload again")
     if new:
-        with _room_of(backend, session) as (rows, room), _counting(backend, session, rows, room) as tally:
+        with quotas.room_of(backend, session) as (rows, room), _counting(backend, session, rows, room) as tally:
             arrived = [one for one in queries.xorbs(rows, session.folder, new).values() if not one.is_received]
             tally.received += sum(one.size for one in arrived)
             queries.set_received(rows, session.folder, [one.name for one in arrived])
@@ -487,23 +487,12 @@ def _take_file(backend: Backend, session: XetSession, unpacking: Unpacking, file
         return blobs.receive_pieces(backend, upload, unpacking.chunks(file), sha256=file.sha256)
     except BaseException:
         blobs.forget_upload(backend, upload)
-        with _room_of(backend, session) as (rows, room), _counting(backend, session, rows, room) as tally:
+        with quotas.room_of(backend, session) as (rows, room), _counting(backend, session, rows, room) as tally:
             tally.taken -= file.size
         raise
 
 
 # --- Xet: what a session may cost -------------------------------------------------------------------------------------
-
-
-@contextmanager
-def _room_of(backend: Backend, session: XetSession) -> Iterator[tuple[Session, Room]]:
-    with (
-        backend.database.write() as rows,
-        quotas.upload(
-            rows, backend.settings, account_id=session.account_id, repository_id=session.repository_id
-        ) as room,
-    ):
-        yield rows, room
 
 
 @contextmanager
@@ -528,7 +517,7 @@ def _counting(backend: Backend, session: XetSession, rows: Session, room: Room) 
 
 def _spend(backend: Backend, session: XetSession, work: int) -> None:
     """Raises `PayloadTooLarge`."""
-    with _room_of(backend, session) as (rows, room), _counting(backend, session, rows, room) as tally:
+    with quotas.room_of(backend, session) as (rows, room), _counting(backend, session, rows, room) as tally:
         _require_sent(backend, tally, work)
         tally.unpacked += work
 
