@@ -252,7 +252,8 @@ def test_no_client_is_led_to_a_host_that_it_does_not_know(tmp_path: Path) -> Non
 
 # --- what pages are made of -------------------------------------------------------------------------------------------
 
-PAGES = ["/search", "/{repo}", "/{repo}/tree/v1", "/{repo}/image/main/a.png", "/favicon.ico", "{style}"]
+# What is found is of this test alone: the downloads of others' are counted after they are answered.
+PAGES = ["/search?search={repo}", "/{repo}", "/{repo}/tree/v1", "/{repo}/image/main/a.png", "/favicon.ico", "{style}"]
 
 
 @pytest.mark.parametrize("address", PAGES)
