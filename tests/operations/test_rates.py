@@ -13,7 +13,7 @@ import httpx2
 import pytest
 import wire
 from huggingface_hub.utils import parse_ratelimit_headers
-from registry_process import LORAHUB, Registry
+from registry_process import LORAHUB, Registry, serve
 
 LIMIT = 40
 UNCOUNTED = ("/livez", "/readyz", "/startupz", "/lfs/", "/cas/", "/v1/telemetry")
@@ -24,7 +24,7 @@ UNCOUNTED = ("/livez", "/readyz", "/startupz", "/lfs/", "/cas/", "/v1/telemetry"
 def strict(tmp_path: Path) -> Iterator[Registry]:
     """Windows that end only when no test is under way any more."""
     kinds = {f"LORAHUB_RATE_LIMIT_{kind}": str(LIMIT) for kind in ("API", "RESOLVE", "PAGES", "LOGIN")}
-    running = Registry(tmp_path / "strict", {"LORAHUB_RATE_WINDOW": "P30000D", **kinds}).start()
+    running = serve(tmp_path / "strict", {"LORAHUB_RATE_WINDOW": "P30000D", **kinds})
     yield running
     running.kill()
 

@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx2
-from registry_process import LORAHUB, Registry, eventually
-from services import production
+from registry_process import Registry, eventually
+from services import preloaded, production
 from services.ports import free_port
 
 DEPLOY = Path(__file__).resolve().parents[2] / "deploy"
@@ -49,7 +49,7 @@ class Cluster(Registry):
     api_count: int = 2
     worker_count: int = 2
     apis: list[Registry] = field(default_factory=list)
-    workers: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    workers: list[preloaded.Process] = field(default_factory=list)
     nginx: subprocess.Popen[bytes] | None = None
 
     def __post_init__(self) -> None:
@@ -80,9 +80,9 @@ class Cluster(Registry):
         eventually(lambda: len(self.admin_command("jobs")["workers"]) == self.worker_count, seconds=30)
         return self
 
-    def start_worker(self, name: str) -> subprocess.Popen[bytes]:
-        command = [LORAHUB, "worker", "--home", str(self.home / name), "--name", name]
-        process = subprocess.Popen(command, env={**os.environ, **self.settings})
+    def start_worker(self, name: str) -> preloaded.Process:
+        arguments = ["worker", "--home", str(self.home / name), "--name", name]
+        process = preloaded.start(arguments, {**os.environ, **self.settings})
         self.workers.append(process)
         return process
 
@@ -147,6 +147,7 @@ def main() -> None:
         pass
     finally:
         cluster.stop()
+        preloaded.stop()
         production.stop()
         shutil.rmtree(folder, ignore_errors=True)
 
