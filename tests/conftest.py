@@ -5,8 +5,10 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import marks
 import pytest
 from builders import write_adapter
+from fast import Fast
 from registry_process import IN_A_FOLDER, Registry, serve
 from services import preloaded, production
 from services.cluster import Cluster
@@ -33,11 +35,29 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     production.chosen.update(filter(None, config.getoption("--services").split(",")))
     assert production.chosen <= set(production.KNOWN), f"--services takes {production.KNOWN}"
+    if _is_fast(config):
+        config.pluginmanager.register(Fast())
 
 
 def pytest_unconfigure() -> None:
     preloaded.stop()
     production.stop()
+
+
+def _is_fast(config: pytest.Config) -> bool:
+    return bool(config.getoption("markexpr") == "fast")
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """No fast test is in a module that imports PyTorch; to find that out by importing it takes seconds."""
+    is_module = collection_path.suffix == ".py"
+    return True if is_module and _is_fast(config) and marks.needs_torch(collection_path) else None
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Function]) -> None:
+    for item in items:
+        marks.mark(item)
 
 
 @pytest.fixture(scope="session")
