@@ -20,6 +20,8 @@ class Fast:
     """Watches one run of the tests."""
 
     def __init__(self) -> None:
+        import registry_thread  # noqa: F401 (a library of the registry's starts a program when it is imported)
+
         self._running: str | None = None
         sys.addaudithook(self._look)  # none can be removed: it looks on until the process ends
 

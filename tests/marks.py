@@ -1,8 +1,8 @@
-"""What a test needs, found in what it uses: its fixtures, the functions of the tests that these call, and its imports.
+"""What a test needs, found in what it uses: its fixtures, its parameters, the functions that these call, its imports.
 
 `process`: it starts programs, or kills a registry of its own. `torch`: it computes with PyTorch, or its module can't be
-imported without. `browser`: it looks at pages. `fast`: none of these, and not `slow`. Nobody sets these marks by hand,
-and `make fast` holds them true: a program that is started there fails its test.
+imported without. `browser`: it looks at pages. `fast`: none of these, and not `slow`. They are set by hand only where
+a test's own code doesn't show it, and `make fast` holds them true: a program that is started there fails its test.
 """
 
 import functools
@@ -31,7 +31,9 @@ WHICHEVER = "serve"
 
 def mark(item: pytest.Function) -> None:
     fixtures = [one[-1].func for one in item._fixtureinfo.name2fixturedefs.values()]
-    needs = set().union(*map(_needs_of, [item.function, *fixtures]))
+    parameters = item.callspec.params.values() if hasattr(item, "callspec") else ()
+    used = [item.function, *fixtures, *(one for one in parameters if isinstance(one, FunctionType))]
+    needs = {one.name for one in item.iter_markers() if one.name in LIBRARIES.values()}.union(*map(_needs_of, used))
     if needs_torch(item.path):
         needs.add("torch")
     for name in needs:
@@ -55,7 +57,7 @@ def needs_torch(path: Path) -> bool:
         for name in _imported_with(place):
             if LIBRARIES.get(name.partition(".")[0]) == "torch" or name.startswith("safetensors.torch"):
                 return True
-            coming.extend(_modules_of(name))
+            coming.extend(modules_of(name))
     return False
 
 
@@ -69,7 +71,7 @@ def _imported_with(place: Path) -> frozenset[str]:
 
 
 @functools.cache
-def _modules_of(name: str) -> frozenset[Path]:
+def modules_of(name: str) -> frozenset[Path]:
     """Of the tests and of the client: `a.b.c` imports `a`, `a.b`, and `a.b.c` where that is a module."""
     parts = name.split(".")
     folders = [source.joinpath(*parts[:end]) for source in _SOURCES for end in range(1, len(parts) + 1)]
@@ -95,7 +97,7 @@ def _needs_of(thing: Any) -> frozenset[str]:
             names, texts = set(_names_in(one.__code__)), set(_texts_in(one.__code__))
             needs |= {"process"} if (names | texts) & ONLY_A_PROCESS_HAS else set()
             needs |= {LIBRARIES[root] for name in names if (root := name.partition(".")[0]) in LIBRARIES}
-            if any(needs_torch(place) for name in names if "." in name for place in _modules_of(name)):
+            if any(needs_torch(place) for name in names if "." in name for place in modules_of(name)):
                 needs.add("torch")
             for named in _named(names, one.__globals__):
                 if (library := _home(named).partition(".")[0]) in LIBRARIES:
