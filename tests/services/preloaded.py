@@ -15,17 +15,20 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import IO, Any, Protocol
 
-MODULES = (
+REGISTRY = (
     "lorahub_registry.commands",
     "lorahub_registry.worker",
     "uvicorn.loops.uvloop",
     "uvicorn.protocols.http.httptools_impl",
 )
+PYTORCH = ("torch", "transformers", "lorahub.swapping.session")
 _LARGEST_REQUEST = 1 << 20
 _OWN_PYTHON = {name: value for name, value in os.environ.items() if name.startswith("PYTHON")}
 
@@ -42,14 +45,45 @@ class Process(Protocol):
 
 
 def start(
-    arguments: Sequence[str], environment: Mapping[str, str], *, stdout: IO[str] | int = 1, stderr: IO[str] | int = 2
+    arguments: Sequence[str],
+    environment: Mapping[str, str],
+    *,
+    stdin: IO[str] | int = 0,
+    stdout: IO[str] | int = 1,
+    stderr: IO[str] | int = 2,
+    folder: Path | None = None,
+    modules: tuple[str, ...] = REGISTRY,
 ) -> Process:
-    """`lorahub ARGUMENTS…` in this environment and folder."""
+    """`lorahub ARGUMENTS…` in this environment and folder, from a process that has imported these modules."""
     python = {name: value for name, value in environment.items() if name.startswith("PYTHON")}
-    if sys.platform != "linux" or python != _OWN_PYTHON:
-        command = [str(Path(sys.executable).parent / "lorahub"), *arguments]
-        return subprocess.Popen(command, env=dict(environment), stdout=stdout, stderr=stderr)
-    return _waiting().start(arguments, environment, [stdout, stderr])
+    if sys.platform == "linux" and python == _OWN_PYTHON:
+        return _waiting(modules).start(arguments, environment, folder or Path.cwd(), [stdin, stdout, stderr])
+    command = [str(Path(sys.executable).parent / "lorahub"), *arguments]
+    return subprocess.Popen(command, env={**environment}, cwd=folder, stdin=stdin, stdout=stdout, stderr=stderr)
+
+
+def run(
+    arguments: Sequence[str],
+    environment: Mapping[str, str],
+    *,
+    folder: Path,
+    lines: str = "",
+    modules: tuple[str, ...] = REGISTRY,
+    timeout: float = 120,
+) -> subprocess.CompletedProcess[str]:
+    """As `subprocess.run` with an input, and with the output captured."""
+    with TemporaryFile("w+") as said, TemporaryFile("w+") as told, TemporaryFile("w+") as asked:
+        asked.write(lines)
+        asked.seek(0)
+        files = {"stdin": asked, "stdout": said, "stderr": told}
+        process = start(arguments, environment, **files, folder=folder, modules=modules)
+        try:
+            status = process.wait(timeout)
+        finally:
+            process.kill()
+        said.seek(0)
+        told.seek(0)
+        return subprocess.CompletedProcess([*arguments], status, said.read(), told.read())
 
 
 class Forked:
@@ -59,6 +93,7 @@ class Forked:
         self.pid = pid
         self.returncode: int | None = None
         self._end = end
+        self._turn = threading.Lock()
 
     def poll(self) -> int | None:
         return self._look(0)
@@ -78,50 +113,53 @@ class Forked:
 
     def _look(self, timeout: float | None) -> int | None:
         if self.returncode is None and select.select([self._end], [], [], timeout)[0]:
-            told = self._end.recv(64)
-            assert told, "the process that forks is gone"
-            self.returncode = int(told)
-            self._end.close()
+            with self._turn:
+                if self.returncode is None:
+                    told = self._end.recv(64)
+                    assert told, "the process that forks is gone"
+                    self.returncode = int(told)
+                    self._end.close()
         return self.returncode
 
 
 class _Waiting:
     """The process that has imported everything, seen from the tests."""
 
-    def __init__(self) -> None:
+    def __init__(self, modules: tuple[str, ...]) -> None:
+        self._turn = threading.Lock()
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
-            command = [sys.executable, __file__, str(theirs.fileno())]
+            command = [sys.executable, __file__, str(theirs.fileno()), *modules]
             self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()])
 
     def start(
-        self, arguments: Sequence[str], environment: Mapping[str, str], output: Sequence[IO[str] | int]
+        self, arguments: Sequence[str], environment: Mapping[str, str], folder: Path, streams: Sequence[IO[str] | int]
     ) -> Forked:
-        request = json.dumps({"arguments": [*arguments], "environment": {**environment}, "folder": str(Path.cwd())})
+        request = json.dumps({"arguments": [*arguments], "environment": {**environment}, "folder": str(folder)})
         ours, theirs = socket.socketpair()
-        files = [stream if isinstance(stream, int) else stream.fileno() for stream in output]
-        with theirs:
+        files = [stream if isinstance(stream, int) else stream.fileno() for stream in streams]
+        with theirs, self._turn:
             socket.send_fds(self._socket, [request.encode()], [*files, theirs.fileno()])
-        return Forked(int(self._socket.recv(64)), ours)
+            pid = int(self._socket.recv(64))
+        return Forked(pid, ours)
 
     def stop(self) -> None:
         self._socket.close()
         self._process.wait(20)
 
 
-_started: dict[int, _Waiting] = {}
+_started: dict[tuple[str, ...], _Waiting] = {}
 
 
-def _waiting() -> _Waiting:
-    """Of this test process."""
-    if os.getpid() not in _started:
-        _started[os.getpid()] = _Waiting()
-    return _started[os.getpid()]
+def _waiting(modules: tuple[str, ...]) -> _Waiting:
+    if modules not in _started:
+        _started[modules] = _Waiting(modules)
+    return _started[modules]
 
 
 def stop() -> None:
-    if waiting := _started.pop(os.getpid(), None):
-        waiting.stop()
+    while _started:
+        _started.popitem()[1].stop()
 
 
 # --- the process that waits -------------------------------------------------------------------------------------------
@@ -141,19 +179,19 @@ def _serve(tests: socket.socket) -> list[str] | None:
             _tell_ends(ends)
         if tests not in ready:
             continue
-        request, files, _, _ = socket.recv_fds(tests, _LARGEST_REQUEST, 3)
+        request, files, _, _ = socket.recv_fds(tests, _LARGEST_REQUEST, 4)
         if not request:
             return None
-        stdout, stderr, end = files
+        *streams, end = files
         pid = os.fork()
         if pid == 0:
             signal.set_wakeup_fd(-1)
             for one in (tests, noticed, notice, *ends.values()):
                 one.close()
             os.close(end)
-            return _become(json.loads(request), stdout, stderr)
-        os.close(stdout)
-        os.close(stderr)
+            return _become(json.loads(request), streams)
+        for stream in streams:
+            os.close(stream)
         ends[pid] = socket.socket(fileno=end)
         tests.send(str(pid).encode())
 
@@ -166,13 +204,13 @@ def _tell_ends(ends: dict[int, socket.socket]) -> None:
                 end.send(str(os.waitstatus_to_exitcode(status)).encode())
 
 
-def _become(request: Mapping[str, Any], stdout: int, stderr: int) -> list[str]:
+def _become(request: Mapping[str, Any], streams: Sequence[int]) -> list[str]:
     """Makes this process what `subprocess` would have made: its environment, folder, files and signals."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    for file, place in ((stdout, 1), (stderr, 2)):
-        os.dup2(file, place)
-        os.close(file)
+    for place, stream in enumerate(streams):
+        os.dup2(stream, place)
+        os.close(stream)
     os.environ.clear()
     os.environ.update(request["environment"])
     os.chdir(request["folder"])
@@ -182,7 +220,7 @@ def _become(request: Mapping[str, Any], stdout: int, stderr: int) -> list[str]:
 
 def _main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the tests, who end their programs themselves
-    for name in MODULES:
+    for name in sys.argv[2:]:
         importlib.import_module(name)
     arguments = _serve(socket.socket(fileno=int(sys.argv[1])))
     if arguments is not None:
