@@ -23,15 +23,23 @@ class Fast:
         import registry_thread  # noqa: F401 (a library of the registry's starts a program when it is imported)
 
         self._running: str | None = None
+        self._is_collecting = False
         sys.addaudithook(self._look)  # none can be removed: it looks on until the process ends
 
     def _look(self, event: str, arguments: tuple[Any, ...]) -> None:
-        if self._running is None:
-            return
-        if event in _STARTS:
+        if event in _STARTS and self._running:
             raise AssertionError(f"{self._running} starts a program, and is not marked `process`: {arguments[:2]}")
         if event == "import" and LIBRARIES.get(arguments[0]) == "torch" and arguments[0] not in sys.modules:
-            raise AssertionError(f"{self._running} imports {arguments[0]}, and is not marked `torch`")
+            assert not self._is_collecting, f"{arguments[0]} is imported by what is no `torch` at first sight"
+            assert self._running is None, f"{self._running} imports {arguments[0]}, and is not marked `torch`"
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_collection(self) -> Iterator[None]:
+        self._is_collecting = True
+        try:
+            return (yield)
+        finally:
+            self._is_collecting = False
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> Iterator[None]:

@@ -34,6 +34,11 @@ def bases(folder: Path = FOLDER) -> Mapping[str, Path]:
     return {place.name: place for place in sorted((folder / "bases").iterdir())}
 
 
+def file(name: str, folder: Path = FOLDER) -> bytes:
+    """`saved.pt`, or `saved-before-1.6.pt`: what PyTorch wrote then."""
+    return (folder / "files" / name).read_bytes()
+
+
 def _read(folder: Path) -> Golden:
     told = json.loads((folder / "peft.json").read_bytes())
     layers = {
@@ -66,6 +71,7 @@ def write(folder: Path) -> None:
         (place / "peft.json").write_text(json.dumps(told, indent=1) + "\n")
     for place in folder.rglob("generation_config.json"):
         place.unlink()
+    _write_files(folder / "files")
 
 
 def _sort_targets(config: Path) -> None:
@@ -117,6 +123,14 @@ def _write_variants(folder: Path) -> None:
     }
     (folder / "llama-packed").mkdir()
     save_file(packed, folder / "llama-packed" / "model.safetensors")
+
+
+def _write_files(folder: Path) -> None:
+    import torch
+
+    folder.mkdir()
+    for name, is_zip in (("saved.pt", True), ("saved-before-1.6.pt", False)):
+        torch.save({"w": torch.zeros(4)}, folder / name, _use_new_zipfile_serialization=is_zip)
 
 
 if __name__ == "__main__":
