@@ -11,9 +11,10 @@ OURSELVES := --no-deps --no-build-isolation --editable .
 CLIENTS := 0.36.2 1.18.0 1.33.0
 APT_INSTALL := DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export PYTHONDONTWRITEBYTECODE := # or each program that a test starts compiles all it imports anew
 
-.PHONY: help demo test check format lint types imports clients newest lock audit wheel digests nginx browser downloaders \
-	serve cluster soak fuzz bench clean
+.PHONY: help demo test fast check format lint types imports clients newest lock audit wheel digests nginx browser \
+	downloaders serve cluster soak fuzz goldens bench clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -95,7 +96,10 @@ demo: .venv/.installed ## train a tiny LoRA, push it, pull it three ways, compar
 
 test: .venv/.installed clients newest nginx browser downloaders ## format, lint, types, import directions and all tests
 	$(MAKE) --no-print-directory check
-	$(BIN)/pytest -n 2 --dist loadgroup
+	$(BIN)/pytest -n 2 --dist loadgroup --durations 25
+
+fast: .venv/.installed ## a minute of tests: no program is started, nothing is computed with PyTorch
+	$(BIN)/pytest -m fast --services threads -n 2 --dist loadgroup --durations 25
 
 check: lint types imports ## everything that needs no running registry
 
@@ -125,6 +129,9 @@ soak: .venv/.installed nginx ## minutes of kills, faults and collections, on the
 
 fuzz: .venv/.installed ## half an hour of requests made from the OpenAPI description, as three callers
 	PYTHONPATH=tests $(BIN)/python tests/hostile/openapi_fuzz.py 600
+
+goldens: .venv/.installed ## write the golden adapters of the tests anew, with the PEFT that is installed
+	PYTHONPATH=tests $(BIN)/python -W ignore -m corpus.golden
 
 bench: .venv/.installed ## the measurements in docs/benchmarks.md
 	$(BIN)/python benchmarks/transfer.py

@@ -4,6 +4,7 @@ import io
 import json
 import os
 import signal
+import ssl
 import subprocess
 import sys
 import time
@@ -11,16 +12,20 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext, redirect_stdout, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 from unittest import mock
 
 import httpx2
 import sqlalchemy
 from lorahub.cli.main import main as lorahub
-from services import production
+from services import preloaded, production
+from services.preloaded import Process
 
 BIN = Path(sys.executable).parent
 LORAHUB = str(BIN / "lorahub")
+
+_NO_CERTIFICATES = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+"""Tests speak plain HTTP; reading the system's certificates for each client takes longer than most requests."""
 
 UNLIMITED = {f"LORAHUB_RATE_LIMIT_{kind}": "0" for kind in ("API", "RESOLVE", "PAGES", "LOGIN")}
 """A test asks more in a minute than a user in an hour."""
@@ -41,8 +46,11 @@ class Registry:
     port: int = 0
     log: Path | None = None
     """Where standard error goes; None: the tests' own."""
-    process: subprocess.Popen[str] | None = None
+    process: Process | None = None
     program: str = LORAHUB
+    """Any other than our own is started anew, and not forked from one that has imported everything."""
+    _said: TextIO | None = field(default=None, repr=False)
+    """Its standard output."""
 
     def __post_init__(self) -> None:
         self.settings = {**production.settings_for(self.home), **self.settings}
@@ -52,19 +60,21 @@ class Registry:
     ) -> "Registry":
         """`largest_file_kb` stands for a full disk: the system refuses to write a file beyond it."""
         environment = {**os.environ, "LORAHUB_WORKER": "false", **UNLIMITED, **self.settings, **settings}
-        limits = f"ulimit -f {largest_file_kb or 'unlimited'}; ulimit -n {open_files or '$(ulimit -n)'}"
-        serve = [self.program, "serve", "--home", str(self.home), "--port", str(self.port), "--json"]
-        with nullcontext() if self.log is None else self.log.open("a") as errors:
-            self.process = subprocess.Popen(
-                ["bash", "-c", f'{limits}; exec "$@"', "bash", *serve],
-                stdout=subprocess.PIPE,
-                stderr=errors,
-                text=True,
-                env=environment,
-            )
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        assert line, f"the registry ended with {self.process.wait()} before it listened"
+        serve = ["serve", "--home", str(self.home), "--port", str(self.port), "--json"]
+        reading, writing = os.pipe()
+        self._said = os.fdopen(reading)
+        with os.fdopen(writing, "w") as output, nullcontext(2) if self.log is None else self.log.open("a") as errors:
+            if self.program == LORAHUB and largest_file_kb is open_files is None:
+                self.process = preloaded.start(serve, environment, stdout=output, stderr=errors)
+            else:
+                limits = f"ulimit -f {largest_file_kb or 'unlimited'}; ulimit -n {open_files or '$(ulimit -n)'}"
+                limited = ["bash", "-c", f'{limits}; exec "$@"', "bash", self.program, *serve]
+                self.process = subprocess.Popen(limited, stdout=output, stderr=errors, env=environment)
+        line = self._said.readline()
+        if not line:
+            status = self.process.wait()
+            self._close()
+            raise AssertionError(f"the registry ended with {status} before it listened")
         said = json.loads(line)
         self.url, self.admin, self.token = said["url"], said["admin"], said["token"]
         self.port = int(self.url.rpartition(":")[2])
@@ -87,9 +97,9 @@ class Registry:
         return status
 
     def _close(self) -> None:
-        if self.process is not None and self.process.stdout is not None:
-            self.process.stdout.close()
-        self.process = None
+        if self._said is not None:
+            self._said.close()
+        self.process = self._said = None
 
     def wait_until_dead(self, seconds: float = 20) -> int:
         assert self.process is not None
@@ -139,13 +149,22 @@ class Registry:
         """Plain HTTP; as the admin, as the bearer of `token`, or anonymous with None."""
         bearer = self.token if token == "" else token
         headers = {} if bearer is None else {"Authorization": f"Bearer {bearer}"}
-        return Client(base_url=self.url, headers=headers, timeout=timeout)
+        return Client(base_url=self.url, headers=headers, timeout=timeout, verify=_NO_CERTIFICATES)
 
     def rss_bytes(self) -> int:
         import psutil
 
         assert self.process is not None
         return int(psutil.Process(self.process.pid).memory_info().rss)
+
+
+def serve(home: Path, settings: Mapping[str, str] | None = None, *, port: int = 0) -> Registry:
+    """A registry in a process of its own; in a thread of this one where tests are run `--services threads`."""
+    if "threads" in production.chosen:
+        from registry_thread import ThreadedRegistry
+
+        return ThreadedRegistry(home, settings or {}, port=port).start()
+    return Registry(home, settings or {}, port=port).start()
 
 
 @dataclass(frozen=True)

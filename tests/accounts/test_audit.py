@@ -73,6 +73,7 @@ def content(registry: Registry) -> dict[str, list[tuple[object, ...]]]:
     return {**{name: [tuple(row) for row in found] for name, found in rows.items()}, "tokens": list(map(tuple, tokens))}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("operation", [name for name, row in OPERATIONS.items() if row.audits])
 def test_what_can_not_be_logged_does_not_happen(every_caller: Stage, operation: str) -> None:
     request = OPERATIONS[operation].make(every_caller, every_caller.public)

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from corpus.peft_corpus import CASES, write, write_base
+from corpus import golden
 from lorahub.adapters.base_model import BaseModel, read_base
 from lorahub.adapters.check import check
 from lorahub.adapters.files import FolderFiles
@@ -20,8 +20,6 @@ from lorahub.adapters.findings import Finding
 from lorahub.adapters.reader import read_adapter
 from lorahub.adapters.weights import scan_weights
 from safetensors.numpy import load_file, save_file
-
-pytestmark = pytest.mark.xdist_group("mutations")
 
 Q0 = "base_model.model.model.layers.0.self_attn.q_proj"
 V2 = "base_model.model.model.layers.2.self_attn.v_proj"
@@ -473,56 +471,19 @@ def manifest_says_another_rank(it: Broken) -> None:
 
 
 @pytest.fixture(scope="module")
-def bases(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, BaseModel]:
-    root = tmp_path_factory.mktemp("bases")
-    for name in ("llama", "llama-tied", "gpt2", "conv", "moe"):
-        write_base(name, root / name)
-    _variants(root)
-    known = {path.name: read_base(FolderFiles(path), name=f"acme/{path.name}") for path in root.iterdir()}
+def bases() -> Mapping[str, BaseModel]:
+    known = {name: read_base(FolderFiles(path), name=f"acme/{name}") for name, path in golden.bases().items()}
     return {name: base.named(f"acme/{name}", revision="5f1c2aa0" + "0" * 32) for name, base in known.items()}
 
 
-def _variants(root: Path) -> None:
-    from corpus.peft_corpus import llama
-
-    llama(hidden_size=32).save_pretrained(root / "llama-wide")
-    llama(num_hidden_layers=2).save_pretrained(root / "llama-shallow")
-    llama().save_pretrained(root / "llama-noncommercial")
-    (root / "llama-noncommercial" / "README.md").write_text("---\nlicense: cc-by-nc-4.0\n---\n")
-    llama().save_pretrained(root / "llama-incomplete", max_shard_size="5KB")
-    next((root / "llama-incomplete").glob("model-00001*")).unlink()
-    tensors = load_file(root / "llama" / "model.safetensors")
-    packed: dict[str, np.ndarray] = {}
-    for name, array in tensors.items():
-        if "_proj.weight" in name:
-            packed[name.replace(".weight", ".qweight")] = np.ones((2, 2), np.int32)
-        else:
-            packed[name] = array
-    (root / "llama-packed").mkdir()
-    save_file(packed, root / "llama-packed" / "model.safetensors")
-
-
-@pytest.fixture(scope="module")
-def originals(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    root = tmp_path_factory.mktemp("originals")
-
-    def original(case: str) -> Path:
-        if not (root / case).exists():
-            write(CASES[case], root / case)
-        return root / case
-
-    return original
-
-
 @pytest.mark.parametrize("name", MUTATIONS)
-def test_each_fault_has_its_own_finding(
-    name: str, bases: Mapping[str, BaseModel], originals: Callable[[str], Path], tmp_path: Path
-) -> None:
+def test_each_fault_has_its_own_finding(name: str, bases: Mapping[str, BaseModel], tmp_path: Path) -> None:
     it = MUTATIONS[name]
-    broken = _load(originals(it.case))
+    original = golden.adapters()[it.case]
+    broken = _load(original.folder)
     it.change(broken)
     _write(broken, tmp_path)
-    base = bases[it.base or CASES[it.case].base]
+    base = bases[it.base or original.base]
 
     files = FolderFiles(tmp_path)
     adapter = read_adapter(files)

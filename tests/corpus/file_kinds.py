@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from corpus import golden
 
 BY_PRODUCTS = tuple(
     "training_args.bin optimizer.pt optimizer.bin optimizer_1.bin scheduler.pt scheduler.bin scaler.pt rng_state.pth "
@@ -74,12 +75,6 @@ def pickles() -> Mapping[str, bytes]:
 
 @functools.cache
 def archives_of_pickles() -> Mapping[str, bytes]:
-    import torch
-
-    saved = io.BytesIO()
-    torch.save({"w": torch.zeros(4)}, saved)
-    older = io.BytesIO()
-    torch.save({"w": torch.zeros(4)}, older, _use_new_zipfile_serialization=False)
     objects = io.BytesIO()
     np.save(objects, np.array([None, {}], dtype=object), allow_pickle=True)
     fields = io.BytesIO()
@@ -87,8 +82,8 @@ def archives_of_pickles() -> Mapping[str, bytes]:
     whole = pickle.dumps({"a": Evil()})
     padding = noise(40_000)
     return {
-        "PyTorch": saved.getvalue(),
-        "PyTorch before 1.6": older.getvalue(),
+        "PyTorch": golden.file("saved.pt"),
+        "PyTorch before 1.6": golden.file("saved-before-1.6.pt"),
         "NumPy objects": objects.getvalue(),
         "NumPy fields": fields.getvalue(),
         "npz": npz(plain=np.arange(3), sly=np.array([None], dtype=object)),
@@ -96,12 +91,12 @@ def archives_of_pickles() -> Mapping[str, bytes]:
         "ZIP, by the names of too many": zipped({f"{n}.pkl": b"x" for n in range(100)}),
         "ZIP, by its member's content": zipped({"notes.txt": padding, "weights": whole}),
         "ZIP, stored": zipped({"a": padding, "weights": whole}, method=zipfile.ZIP_STORED),
-        "ZIP of PyTorch": zipped({"training_args.bin": saved.getvalue()}),
+        "ZIP of PyTorch": zipped({"training_args.bin": golden.file("saved.pt")}),
         "tar": tarred({"a.txt": padding, "weights": whole}),
         "tar that begins with a pickle": tarred({"cos\nsystem\n(S'true'\ntR.": b"x"}),
         "tar.gz": gzip.compress(tarred({"weights": whole})),
         "gzip": gzip.compress(whole),
-        "gzip of PyTorch": gzip.compress(saved.getvalue()),
+        "gzip of PyTorch": gzip.compress(golden.file("saved.pt")),
         "zlib": zlib.compress(whole),
         "bzip2": bz2.compress(whole + noise(900_000)),
         "xz": lzma.compress(whole),

@@ -58,6 +58,7 @@ COSTLY: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", COSTLY)
 def test_a_costly_configuration_is_checked_in_seconds(name: str) -> None:
     plain = {

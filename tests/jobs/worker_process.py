@@ -2,12 +2,12 @@
 
 import os
 import signal
-import subprocess
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
-from registry_process import LORAHUB, Registry, eventually
+from registry_process import Registry, eventually
+from services import preloaded
 
 
 @dataclass
@@ -18,7 +18,7 @@ class Worker:
     name: str
     machine: Path | None = None
     settings: dict[str, str] = field(default_factory=dict)
-    process: subprocess.Popen[bytes] | None = None
+    process: preloaded.Process | None = None
 
     @property
     def pid(self) -> int:
@@ -27,8 +27,7 @@ class Worker:
 
     def start(self) -> "Worker":
         environment = {**os.environ, **self.registry.settings, **self.settings}
-        command = [LORAHUB, "worker", "--home", str(self._home()), "--name", self.name]
-        self.process = subprocess.Popen(command, env=environment)
+        self.process = preloaded.start(["worker", "--home", str(self._home()), "--name", self.name], environment)
         return self
 
     def started(self) -> "Worker":

@@ -2,16 +2,20 @@
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import lorahub
 import pytest
-from corpus.merge_corpus import Stored, make_adapter, make_base
 from registry_process import Registry
+
+if TYPE_CHECKING:
+    from corpus.merge_corpus import Stored
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Callable[..., Stored]:
+def store(tmp_path: Path) -> "Callable[..., Stored]":
     """Pushes a base and an adapter for it to a registry, as a user of its own."""
+    from corpus.merge_corpus import Stored, make_adapter, make_base  # not above: read for whatever tests are run
 
     def make(
         registry: Registry,

@@ -17,7 +17,7 @@ import pytest
 import wire
 from huggingface_hub.utils import parse_ratelimit_headers
 from in_process import running
-from registry_process import LORAHUB, Registry, eventually
+from registry_process import LORAHUB, Registry, eventually, serve
 from services import production
 from services.postgres import Postgres
 
@@ -30,9 +30,8 @@ UNCOUNTED = ("/livez", "/readyz", "/startupz", "/lfs/", "/cas/", "/v1/telemetry"
 def strict(tmp_path: Path) -> Iterator[Registry]:
     """Windows that end only when no test is under way any more."""
     kinds = {f"LORAHUB_RATE_LIMIT_{kind}": str(LIMIT) for kind in ("API", "RESOLVE", "PAGES", "LOGIN")}
-    running = Registry(
-        tmp_path / "strict", {"LORAHUB_RATE_WINDOW": "P30000D", "LORAHUB_TRUSTED_PROXIES": "127.0.0.1", **kinds}
-    ).start()
+    bounds = {"LORAHUB_RATE_WINDOW": "P30000D", "LORAHUB_TRUSTED_PROXIES": "127.0.0.1", **kinds}
+    running = serve(tmp_path / "strict", bounds)
     yield running
     running.kill()
 

@@ -46,6 +46,7 @@ def test_every_failpoint_is_reached_somewhere() -> None:
         assert f'reach("{name}")' in sources
 
 
+@pytest.mark.torch
 def test_the_public_names_are_the_promised_ones() -> None:
     assert sorted(lorahub.__all__) == ["Hub", "LorahubError", "Session", "TrainConfig", "__version__", "train"]
     for name in lorahub.__all__:

@@ -10,7 +10,7 @@ import httpx2
 import lorahub
 import numpy as np
 import pytest
-from registry_process import IN_A_FOLDER, Registry
+from registry_process import IN_A_FOLDER, Registry, serve
 
 KINDS = {
     "small": "resolve/{}/notes.txt",
@@ -49,7 +49,7 @@ class Shelf:
 @pytest.fixture(scope="package")
 def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
     """On a folder, so that all answers are its own; `test_conditions_on_a_bucket.py` has what a bucket adds."""
-    running = Registry(tmp_path_factory.mktemp("registry"), IN_A_FOLDER).start()
+    running = serve(tmp_path_factory.mktemp("registry"), IN_A_FOLDER)
     yield running
     running.stop()
     running.assert_sound()

@@ -221,6 +221,7 @@ def each_fault(app: App, act: Act, *, goes_on: bool = False, first: int = 1) -> 
             return
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("act", ACTS, ids=lambda act: act.name)
 def test_a_fault_is_never_an_answer(app: App, act: Act) -> None:
     for goes_on, first in ((False, 1), (True, 10_000)):
@@ -231,6 +232,7 @@ def test_a_fault_is_never_an_answer(app: App, act: Act) -> None:
     assert not report.problems
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", PAGES)
 def test_a_page_is_never_shown_without_what_it_lacks(app: App, path: str) -> None:
     """What only saves the next visitor some work may fail: then the page is whole all the same."""

@@ -13,7 +13,7 @@ import httpx2
 import lorahub
 import pytest
 import wire
-from registry_process import LORAHUB, Registry
+from registry_process import LORAHUB, Registry, serve
 
 pytestmark = pytest.mark.xdist_group("retention")
 
@@ -22,7 +22,7 @@ V1 = "/api/lorahub/v1"
 
 @pytest.fixture(scope="module")
 def here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
-    running = Registry(tmp_path_factory.mktemp("here"), {"LORAHUB_BLOB_GRACE": "PT0S"}).start()
+    running = serve(tmp_path_factory.mktemp("here"), {"LORAHUB_BLOB_GRACE": "PT0S"})
     yield running
     running.stop()
     running.assert_sound()

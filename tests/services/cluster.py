@@ -8,14 +8,13 @@ import os
 import secrets
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from registry_process import LORAHUB, Registry, eventually
-from services import production
+from registry_process import Registry, eventually
+from services import preloaded, production
 from services.nginx import Nginx
 
 
@@ -26,7 +25,7 @@ class Cluster(Registry):
     api_count: int = 2
     worker_count: int = 2
     apis: list[Registry] = field(default_factory=list)
-    workers: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    workers: list[preloaded.Process] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.nginx = Nginx(self.home / "nginx")
@@ -57,9 +56,9 @@ class Cluster(Registry):
         eventually(lambda: len(self.admin_command("jobs")["workers"]) == self.worker_count, seconds=120)
         return self
 
-    def start_worker(self, name: str) -> subprocess.Popen[bytes]:
-        command = [LORAHUB, "worker", "--home", str(self.home / name), "--name", name]
-        process = subprocess.Popen(command, env={**os.environ, **self.settings})
+    def start_worker(self, name: str) -> preloaded.Process:
+        arguments = ["worker", "--home", str(self.home / name), "--name", name]
+        process = preloaded.start(arguments, {**os.environ, **self.settings})
         self.workers.append(process)
         return process
 
@@ -102,6 +101,7 @@ def main() -> None:
         pass
     finally:
         cluster.stop()
+        preloaded.stop()
         production.stop()
         shutil.rmtree(folder, ignore_errors=True)
 

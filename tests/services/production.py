@@ -11,7 +11,7 @@ from pathlib import Path
 from services.postgres import Postgres
 from services.s3 import ACCESS_KEY, REGION, SECRET_KEY, S3Server
 
-KNOWN = ("postgres", "s3", "cluster")
+KNOWN = ("postgres", "s3", "cluster", "threads")
 chosen: set[str] = set()
 
 _folder: Path | None = None

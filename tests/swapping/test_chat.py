@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from registry_process import LORAHUB
+from services import preloaded
 from swapping.adapters import save_adapter
 from swapping.text_model import save_text_model
 
@@ -35,7 +36,9 @@ def options(folder: Path) -> dict[str, Any]:
 
 
 def chat(folder: Path, *arguments: str, lines: str = "", code: int = 0) -> subprocess.CompletedProcess[str]:
-    run = subprocess.run([*arguments], input=lines, capture_output=True, check=False, timeout=120, **options(folder))
+    """`lorahub ARGUMENTS…`; importing torch anew takes seconds."""
+    environment = options(folder)["env"]
+    run = preloaded.run(arguments, environment, folder=folder, lines=lines, modules=preloaded.PYTORCH)
     assert run.returncode == code, run.stdout + run.stderr
     assert "Traceback" not in run.stderr, run.stderr
     return run
@@ -60,7 +63,7 @@ never said
 
 def test_a_chat_through_a_pipe(folder: Path) -> None:
     run = chat(
-        folder, LORAHUB, "--json", "chat", "base", "--adapter", "a", "--adapter", "b=./b", "--max-new-tokens", "8",
+        folder, "--json", "chat", "base", "--adapter", "a", "--adapter", "b=./b", "--max-new-tokens", "8",
         lines=LINES,
     )  # fmt: skip
     document = json.loads(run.stdout)
@@ -80,7 +83,7 @@ def test_a_chat_through_a_pipe(folder: Path) -> None:
 
 def test_answers_are_streamed_and_the_end_of_the_input_is_the_end(folder: Path) -> None:
     run = chat(
-        folder, LORAHUB, "chat", "base", "--adapter", "a", "--adapter", "b", "--on-swap", "keep",
+        folder, "chat", "base", "--adapter", "a", "--adapter", "b", "--on-swap", "keep",
         "--max-new-tokens", "8", "--temperature", "0.5", lines="hello\n/adapter b\nhello",
     )  # fmt: skip
     assert run.stdout.count("\n") >= 2
@@ -115,12 +118,15 @@ def test_ctrl_c_leaves(folder: Path) -> None:
     ],
 )
 def test_mistakes(folder: Path, arguments: list[str], code: int, said: str) -> None:
-    run = chat(folder, LORAHUB, "chat", *arguments, code=code)
+    run = chat(folder, "chat", *arguments, code=code)
     assert said in run.stderr
     assert "Hint: " in run.stderr
 
 
 def test_without_torch_it_says_what_to_install(folder: Path) -> None:
-    run = chat(folder, sys.executable, "-c", WITHOUT_TORCH, "chat", "base", code=2)
+    command = [sys.executable, "-c", WITHOUT_TORCH, "chat", "base"]
+    run = subprocess.run(command, capture_output=True, check=False, timeout=120, **options(folder))
+    assert run.returncode == 2
+    assert "Traceback" not in run.stderr
     assert "torch is not installed" in run.stderr
     assert "pip install 'lorahub-registry[train]'" in run.stderr

@@ -6,21 +6,26 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from training.bases import completions, save_base, write_rows
 
 
 @pytest.fixture(scope="session")
 def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from training.bases import save_base  # not above: this file is read for whatever tests are run
+
     return save_base("llama", tmp_path_factory.mktemp("bases") / "llama")
 
 
 @pytest.fixture(scope="session")
 def gpt2(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from training.bases import save_base
+
     return save_base("gpt2", tmp_path_factory.mktemp("bases") / "gpt2")
 
 
 @pytest.fixture(scope="session")
 def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from training.bases import completions, write_rows
+
     return write_rows(tmp_path_factory.mktemp("rows") / "rows.jsonl", completions())
 
 

@@ -10,12 +10,12 @@ import httpx2
 import pytest
 import wire
 from builders import lora_weights, weights_of_size
-from registry_process import IN_A_FOLDER, Registry
+from registry_process import IN_A_FOLDER, Registry, serve
 
 
 @pytest.fixture(scope="module")
 def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
-    running = Registry(tmp_path_factory.mktemp("registry"), settings=IN_A_FOLDER).start()
+    running = serve(tmp_path_factory.mktemp("registry"), IN_A_FOLDER)
     yield running
     running.stop()
     running.assert_sound()

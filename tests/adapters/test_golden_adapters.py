@@ -1,0 +1,47 @@
+"""Adapters that the real PEFT wrote are read as PEFT itself understands them, and fit the base they were made on.
+
+`test_peft_corpus.py` has the same of the PEFT that is installed, and compares it with what lies here.
+"""
+
+from functools import cache
+
+import pytest
+from corpus import golden
+from lorahub.adapters.base_model import BaseModel, read_base
+from lorahub.adapters.check import check
+from lorahub.adapters.files import FolderFiles
+from lorahub.adapters.reader import read_adapter
+
+ADAPTERS = golden.adapters()
+
+
+@cache
+def base(name: str) -> BaseModel:
+    return read_base(FolderFiles(golden.bases()[name]), name=f"acme/{name}")
+
+
+@pytest.mark.parametrize("name", ADAPTERS)
+def test_fits_its_own_base(name: str) -> None:
+    made = ADAPTERS[name]
+    adapter = read_adapter(FolderFiles(made.folder))
+    report = check(adapter, base(made.base))
+    assert (adapter.format, adapter.method) == ("peft", made.method)
+    assert {found.rule for found in report.findings} == made.rules, report.findings
+    assert (report.verdict, report.matched) == ("fits", report.of)
+
+
+@pytest.mark.parametrize("name", [name for name, made in ADAPTERS.items() if made.layers])
+def test_rank_scale_and_place_are_those_of_peft(name: str) -> None:
+    made = ADAPTERS[name]
+    updates = {(one.module, one.parameters[0]): one for one in read_adapter(FolderFiles(made.folder)).updates}
+    assert updates.keys() == made.layers.keys()
+    for key, (rank, scale, shape) in made.layers.items():
+        update = updates[key]
+        assert rank is None or update.rank == rank, key
+        assert update.scale == pytest.approx(scale, rel=1e-12), key
+        stored = update.shape[::-1] if update.transposed else update.shape
+        assert shape is None or stored == shape, key
+
+
+def test_there_is_one_of_every_method() -> None:
+    assert len({made.method for made in ADAPTERS.values()}) >= 25
