@@ -184,6 +184,7 @@ def commits(shelf: Shelf) -> Iterator[None]:
         done.result()
 
 
+@pytest.mark.slow
 def test_our_client_gets_one_version_whatever_is_committed_meanwhile(
     shelf: Shelf, user: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -199,6 +200,7 @@ def test_our_client_gets_one_version_whatever_is_committed_meanwhile(
             assert wire.files(shelf.client, shelf.repo, commit).items() >= got.items()
 
 
+@pytest.mark.slow
 def test_an_import_gets_one_version_whatever_is_committed_meanwhile(
     shelf: Shelf, user: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
