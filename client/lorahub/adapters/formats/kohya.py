@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 
 from lorahub.adapters.adapter import Adapter, BaseClaim, Naming, Part, PartKind, Update
 from lorahub.adapters.formats import reading as methods
+from lorahub.adapters.formats.opened import Opened
 from lorahub.adapters.formats.reading import Reading, Tensors
 from lorahub.adapters.safetensors_header import TensorEntry
 
@@ -45,26 +46,16 @@ _ROLES = {
 _FLAT = frozenset({"alpha", "diff", "diff_b", "w_norm", "b_norm", "on_input", "weight", "rescale", "dora_scale"})
 
 
-def is_kohya(names: Iterable[str]) -> bool:
-    return any(name.startswith((*PREFIXES, "oft_unet_")) and name.partition(".")[2] in _ROLES for name in names)
+def is_kohya(opened: Opened) -> bool:
+    return any(name.startswith((*PREFIXES, "oft_unet_")) and name.partition(".")[2] in _ROLES for name in opened.names)
 
 
-def read_kohya(
-    entries: Iterable[TensorEntry],
-    metadata: Mapping[str, str],
-    *,
-    weights_file: str,
-    alphas: Mapping[str, float] | None = None,
-) -> Adapter:
-    """`alphas`: the values of the `.alpha` tensors, by module; they are data, so a header alone doesn't have them.
-
-    A module without a known alpha has the scale that `ss_network_alpha` says, else 1 (kohya: alpha = dim).
-    """
-    reading = Reading()
-    entries = list(entries)
-    groups = _groups(entries, reading)
+def read_kohya(opened: Opened) -> Adapter:
+    """A module without a known alpha has the scale that `ss_network_alpha` says, else 1 (kohya: alpha = dim)."""
+    reading, metadata, alphas = Reading(), opened.metadata, opened.alphas()
+    groups = _groups(opened.entries, reading)
     for module, tensors in groups.items():
-        _make(module, tensors, reading, metadata, alphas or {})
+        _make(module, tensors, reading, metadata, alphas)
     reading.close()
     methods_used = [update.method for update in reading.updates]
     dora = any("magnitude" in update.tensors for update in reading.updates)
@@ -77,12 +68,12 @@ def read_kohya(
         claim=_claim(metadata),
         options={"dora": True} if dora else {},
         findings=tuple(reading.findings),
-        weights_file=weights_file,
-        dtypes=methods.count_elements(entries),
+        weights_file=opened.path,
+        dtypes=methods.count_elements(opened.entries),
     )
 
 
-def _groups(entries: list[TensorEntry], reading: Reading) -> dict[str, dict[str, TensorEntry]]:
+def _groups(entries: Iterable[TensorEntry], reading: Reading) -> dict[str, dict[str, TensorEntry]]:
     groups: dict[str, dict[str, TensorEntry]] = {}
     flat = lambda name: name.partition(".")[2] in _FLAT  # noqa: E731
     for entry in methods.check_entries(entries, reading, allow_flat=flat):

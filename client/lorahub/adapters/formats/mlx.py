@@ -2,12 +2,13 @@
 it is: ΔW = scale · (lora_a · lora_b)ᵀ.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from lorahub.adapters.adapter import Adapter, BaseClaim, Kind, Part, PartKind, Update
 from lorahub.adapters.findings import Evidence
 from lorahub.adapters.formats import reading as methods
+from lorahub.adapters.formats.opened import Opened
 from lorahub.adapters.formats.reading import Reading, Tensors
 from lorahub.adapters.safetensors_header import TensorEntry
 
@@ -15,15 +16,16 @@ _DEFAULT_SCALE = 20.0  # mlx-lm `linear_to_lora_layers`
 _ROLES = {"lora_a": "a", "lora_b": "b", "m": "magnitude"}
 
 
-def is_mlx(config: Mapping[str, Any]) -> bool:
-    return "fine_tune_type" in config or "lora_parameters" in config
+def is_mlx(opened: Opened) -> bool:
+    config = opened.config
+    return config is not None and ("fine_tune_type" in config.raw or "lora_parameters" in config.raw)
 
 
-def read_mlx(config: Mapping[str, Any], entries: Iterable[TensorEntry], *, weights_file: str) -> Adapter:
-    reading = Reading()
-    entries = list(entries)
+def read_mlx(opened: Opened) -> Adapter:
+    assert opened.config is not None  # it was recognised by it
+    reading, config = Reading(), opened.config.raw
     groups: dict[str, dict[str, TensorEntry]] = {}
-    for entry in methods.check_entries(entries, reading, allow_flat=_may_be_flat):
+    for entry in methods.check_entries(opened.entries, reading, allow_flat=_may_be_flat):
         module, _, leaf = entry.name.rpartition(".")
         if leaf in _ROLES:
             groups.setdefault(module, {})[_ROLES[leaf]] = entry
@@ -47,8 +49,8 @@ def read_mlx(config: Mapping[str, Any], entries: Iterable[TensorEntry], *, weigh
         claim=BaseClaim(base if isinstance(base, str) else None),
         options={"dora": True} if is_dora else {},
         findings=tuple(reading.findings),
-        weights_file=weights_file,
-        dtypes=methods.count_elements(entries),
+        weights_file=opened.path,
+        dtypes=methods.count_elements(opened.entries),
     )
 
 

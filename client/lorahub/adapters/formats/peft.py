@@ -11,6 +11,7 @@ from lorahub.adapters.adapter import Adapter, BaseClaim, Part, PartKind, Update
 from lorahub.adapters.adapter_config import AdapterConfig
 from lorahub.adapters.findings import Evidence, shape_text
 from lorahub.adapters.formats import reading as methods
+from lorahub.adapters.formats.opened import Opened
 from lorahub.adapters.formats.peft_settings import SETTINGS, TYPES
 from lorahub.adapters.formats.reading import Reading, Tensors
 from lorahub.adapters.patterns import Names, Patterns, endings, is_saved, layer_index
@@ -90,13 +91,19 @@ _TWICE = ("classifier", "score")
 _MOST_SAVED = 256  # each name is tried on each module; real adapters have two
 
 
-def read_peft(config: AdapterConfig, entries: Iterable[TensorEntry], *, weights_file: str) -> Adapter:
-    """`entries` are the tensors of `weights_file`. Never raises: what can't be understood is a finding."""
-    reader = _Reader(config)
-    reader.take(entries)
+def is_peft(opened: Opened) -> bool:
+    """Whatever else has an adapter_config.json was recognised by it before."""
+    return opened.config is not None
+
+
+def read_peft(opened: Opened) -> Adapter:
+    """Never raises: what can't be understood is a finding."""
+    assert opened.config is not None  # it was recognised by it
+    reader = _Reader(opened.config)
+    reader.take(opened.entries)
     reader.check_claims()
     reader.reading.close()
-    return reader.adapter(weights_file)
+    return reader.adapter(opened.path)
 
 
 class Settings:
