@@ -9,13 +9,13 @@ from math import prod
 
 from lorahub.adapters.adapter import Adapter, Kind, Naming, PartKind, Update
 from lorahub.adapters.files import Files, header_of
+from lorahub.adapters.formats import SOURCES
 from lorahub.adapters.gguf_file import read_gguf
 from lorahub.adapters.rules import Severity
 from lorahub.adapters.safetensors_header import TensorEntry
 from lorahub.conversion.arrays import Array, read_array
 from lorahub.errors import NotConvertible
 
-SOURCES = frozenset({"peft", "diffusers", "kohya", "gguf", "mlx"})
 CHANGES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 """Values of `init_lora_weights` with which PEFT changes the base when it loads the adapter."""
 

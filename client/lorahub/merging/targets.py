@@ -12,6 +12,7 @@ from lorahub.adapters.adapter import Adapter, Kind, Part, PartKind, Update
 from lorahub.adapters.base_model import BaseModel
 from lorahub.adapters.base_names import Place, Weight
 from lorahub.adapters.check import VOCABULARY, Report, check, replicated_layers
+from lorahub.adapters.formats import format_of
 from lorahub.adapters.patterns import Patterns, layer_index
 from lorahub.adapters.rules import Severity
 from lorahub.adapters.safetensors_header import TensorEntry
@@ -122,11 +123,12 @@ def fit(member: Member, base: BaseModel) -> Report:
             f"{name} acts on activations ({why}), not on weights: there is nothing to merge",
             hint="load it beside its base",
         )
-    if adapter.format in ("gguf", "torchtune"):
+    row = format_of(adapter)
+    if row is not None and row.reorders_rows:
         raise NotMergeable(
             f"{name} is in the format of {adapter.format}, whose rows of q and k are in another order",
             hint="convert it first: lorahub convert ADAPTER FOLDER --to peft"
-            if adapter.format == "gguf"
+            if row.is_convertible
             else "merge the adapter that it was made from",
         )
     return report

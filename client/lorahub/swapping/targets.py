@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lorahub.adapters.adapter import Adapter, Kind, PartKind, Update
+from lorahub.adapters.adapter import Adapter, Kind, Naming, PartKind, Update
 from lorahub.adapters.base_model import BaseModel, BaseTensor
 from lorahub.adapters.base_names import BaseNames
 from lorahub.adapters.files import Files
@@ -102,7 +102,7 @@ class Targets:
         refuse_broken(adapter)
         _refuse_special(adapter)
         lora = read_lora(files, adapter)
-        if adapter.format == "gguf":
+        if lora.naming is Naming.GGUF:
             lora = from_gguf(lora, self._base)
         layers = self._placed(lora)
         self._refuse_shapes(layers)

@@ -32,17 +32,29 @@ class Format:
     """Whether it is for image models only."""
     has_spellings: bool = False
     """Whether there are several, so that a file in this format may still be converted to it."""
+    reorders_rows: bool = False
+    """Whether it keeps the rows of q and k in another order than transformers."""
 
 
 FORMATS: tuple[Format, ...] = (
-    Format("gguf", is_gguf, read_gguf_adapter, is_convertible=True),
+    Format("gguf", is_gguf, read_gguf_adapter, is_convertible=True, reorders_rows=True),
     Format("mlx", is_mlx, read_mlx, is_convertible=True),
     Format("adapterhub", is_adapterhub, read_adapterhub),
     Format("lorahub", is_own, read_own),
     Format("peft", is_peft, read_peft, is_convertible=True),
     Format("kohya", is_kohya, read_kohya, is_convertible=True, is_image=True),
     Format("diffusers", is_diffusers, read_diffusers, is_convertible=True, is_image=True, has_spellings=True),
-    Format("torchtune", is_torchtune, read_torchtune),
+    Format("torchtune", is_torchtune, read_torchtune, reorders_rows=True),
     Format("loralib", is_loralib, read_loralib),
 )
 """In the order in which they are tried: what an adapter_config.json says counts before the names of tensors."""
+
+SOURCES = frozenset(one.name for one in FORMATS if one.is_convertible)
+IMAGE_FORMATS = frozenset(one.name for one in FORMATS if one.is_image)
+
+_BY_NAME = {one.name: one for one in FORMATS}
+
+
+def format_of(adapter: Adapter) -> Format | None:
+    """None of one that no format is recognised in."""
+    return _BY_NAME.get(adapter.format)
