@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from lorahub.adapters.base_changes import BaseChange
 from lorahub.adapters.findings import Finding
 from lorahub.adapters.safetensors_header import TensorEntry
 
@@ -116,6 +117,8 @@ class Adapter:
     parts: tuple[Part, ...] = ()
     naming: Naming = Naming.DOTTED
     claim: BaseClaim = field(default_factory=BaseClaim)
+    base_change: BaseChange | None = None
+    """What the base loses when the adapter is loaded."""
     options: Mapping[str, Any] = field(default_factory=dict)
     """What changes the arithmetic or who can load it: rslora, dora, patterns, init, layer_replication, …"""
     targets: tuple[str, ...] | str | None = None

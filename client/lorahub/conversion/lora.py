@@ -16,9 +16,6 @@ from lorahub.adapters.safetensors_header import TensorEntry
 from lorahub.conversion.arrays import Array, read_array
 from lorahub.errors import NotConvertible
 
-CHANGES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
-"""Values of `init_lora_weights` with which PEFT changes the base when it loads the adapter."""
-
 _ROLES = frozenset({"down", "up", "a", "b", "magnitude", "up_bias", "alpha"})
 _NAMES = {
     PartKind.BIAS: "biases",
@@ -115,10 +112,9 @@ def refuse_special(adapter: Adapter) -> None:
     """Raises `NotConvertible` for what changes the arithmetic in a way that factors and a scale don't tell."""
     settings = adapter.options.get("settings")
     raw: Mapping[str, object] = settings.raw if settings is not None else {}
-    init = str(raw.get("init_lora_weights", "")).lower()
+    change = adapter.base_change
     for setting, is_on, why in (
-        (f"init_lora_weights={init}", init.startswith(CHANGES_BASE), "PEFT changes the base when it loads it"),
-        ("kasa_config", bool(raw.get("kasa_config")), "PEFT changes the base when it loads it"),
+        ("" if change is None else change.setting, change is not None, "PEFT changes the base when it loads it"),
         ("use_bdlora", bool(raw.get("use_bdlora")), "its factors are stacks of diagonal blocks"),
         (str(adapter.options.get("not_mergeable")), "not_mergeable" in adapter.options, "it acts on activations"),
     ):

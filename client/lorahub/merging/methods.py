@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lorahub.adapters.adapter import Kind, Update
+from lorahub.adapters.base_changes import BaseChange, Taken
 from lorahub.errors import NotMergeable
 from lorahub.merging.factors import Factors
 from lorahub.merging.steps import (
@@ -44,44 +45,43 @@ ADDITIVE = frozenset({"lora", "adalora", "loha", "lokr", "vera", "shira", "full"
 """Methods whose ΔW doesn't depend on W, unless they are DoRA or change the base."""
 
 MERGEABLE = ADDITIVE | {"ia3", "oft", "boft", "hra", "hira"}
-_TRUNCATING = ("pissa", "olora")
-_UNKNOWABLE = {
-    "corda": "the covariances that its start was made of are not in its files",
-    "loftq": "the base was replaced by a quantised copy of itself",
-    "lora_ga": "the gradients that its start was made of are not in its files",
-    "pissa_niter": "its start is a randomised decomposition, another one each time that it is loaded",
-}
 _CONVERT = "save it with PEFT's path_initial_model_for_weight_conversion, which makes a plain LoRA of it"
 
 
-def refuse_unmergeable(update: Update, settings: Settings, *, is_stack: bool) -> None:
+def refuse_unmergeable(update: Update, change: BaseChange | None, *, is_stack: bool) -> None:
     """Raises `NotMergeable`, from headers alone."""
     if update.method not in MERGEABLE:
         raise NotMergeable(
             f"{update.module}: the method {update.method} isn't merged here", hint="merge it with the PEFT that made it"
         )
-    init = str(settings.get("init_lora_weights", "")).lower()
-    for name, why in _UNKNOWABLE.items():
-        if init.startswith(name):
-            raise NotMergeable(f"init_lora_weights={init}: {why}", hint=_CONVERT)
+    if change is not None and change.taken is None:
+        raise NotMergeable(f"{change.setting}: {change.why}", hint=_CONVERT)
     if is_stack and (update.method != "lora" or "magnitude" in update.tensors):
         raise NotMergeable(f"{update.module} is a stack of experts with {update.method}", hint="use plain LoRA")
 
 
-def needs_whole(update: Update, settings: Settings) -> bool:
+def needs_whole(update: Update, change: BaseChange | None) -> bool:
     """Whether one row of the result depends on other rows of the weight."""
-    if _changes_base(settings) or (update.method == "oft" and len(update.tensors["rotation"].shape) == 3):
+    if change is not None or (update.method == "oft" and len(update.tensors["rotation"].shape) == 3):
         return True  # kohya's OFT turns outputs
     if "magnitude" in update.tensors:
         return update.transposed or update.kind is Kind.EMBEDDING or _is_by_input(update)
     return update.transposed and update.method in ("oft", "boft", "hra", "lokr")
 
 
-def is_additive(update: Update, settings: Settings) -> bool:
-    return update.method in ADDITIVE and "magnitude" not in update.tensors and not _changes_base(settings)
+def is_additive(update: Update, change: BaseChange | None) -> bool:
+    return update.method in ADDITIVE and "magnitude" not in update.tensors and change is None
 
 
-def step_of(update: Update, factors: Factors, settings: Settings, *, shape: tuple[int, ...], weight: float) -> Step:
+def step_of(
+    update: Update,
+    factors: Factors,
+    change: BaseChange | None,
+    settings: Settings,
+    *,
+    shape: tuple[int, ...],
+    weight: float,
+) -> Step:
     """`shape` is the stored weight's; `weight` multiplies an additive update and is 1 for others.
 
     Raises `NotMergeable` where factors are missing.
@@ -93,7 +93,7 @@ def step_of(update: Update, factors: Factors, settings: Settings, *, shape: tupl
     }
     if len(update.shape) == 3 and update.kind is Kind.LINEAR and update.method == "lora":
         return _experts(update, roles, shape, update.scale * weight)
-    step = _MAKERS[update.method](_Case(update, roles, factors, settings, shape, update.scale * weight))
+    step = _MAKERS[update.method](_Case(update, roles, factors, change, settings, shape, update.scale * weight))
     return oriented(step) if update.transposed and update.kind is Kind.LINEAR else step
 
 
@@ -120,6 +120,7 @@ class _Case:
         update: Update,
         roles: Roles,
         factors: Factors,
+        change: BaseChange | None,
         settings: Settings,
         shape: tuple[int, ...],
         scale: float,
@@ -127,6 +128,7 @@ class _Case:
         self.update = update
         self.roles = roles
         self.factors = factors
+        self.change = change
         self.settings = settings
         self.shape = shape
         self.scale = scale
@@ -261,22 +263,17 @@ def _is_by_input(update: Update) -> bool:
     return is_kohya and len(shape) > 1 and shape[0] == 1 and shape[1] != 1
 
 
-# --- inits that change the base ---------------------------------------------------------------------------------------
-
-
-def _changes_base(settings: Settings) -> bool:
-    init = str(settings.get("init_lora_weights", "")).lower()
-    return init.startswith(_TRUNCATING) or bool(settings.get("kasa_config"))
+# --- starts that change the base --------------------------------------------------------------------------------------
 
 
 def _taken_away(case: _Case) -> Callable[["Matrix"], "Matrix"] | None:
     """What PEFT subtracts from the base when it loads the adapter: W (out, in) -> the same shape."""
-    init, rank = str(case.settings.get("init_lora_weights", "")).lower(), case.update.rank or 1
-    if case.settings.get("kasa_config"):
+    taken, rank = None if case.change is None else case.change.taken, case.update.rank or 1
+    if taken is Taken.SMALLEST:
         return lambda weight: _svd_part(weight, slice(min(weight.shape) - rank, None))
-    if init.startswith("pissa"):
+    if taken is Taken.LARGEST:
         return lambda weight: _svd_part(weight, slice(rank))
-    if init.startswith("olora"):
+    if taken is Taken.ORTHOGONAL:
         return lambda weight: _qr_part(weight, rank) * case.update.scale
     return None
 

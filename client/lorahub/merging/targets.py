@@ -219,7 +219,7 @@ class _Builder:
 
     def _take_update(self, number: int, member: Member, update: Update, weight: Weight) -> None:
         is_stack = len(update.shape) == 3 and update.kind is Kind.LINEAR
-        refuse_unmergeable(update, member.settings, is_stack=is_stack)
+        refuse_unmergeable(update, member.adapter.base_change, is_stack=is_stack)
         if update.method == "vera" and not {"vera_A", "vera_B"} <= member.factors.shared.keys():
             raise NotMergeable(
                 "VeRA's shared projections are not in the file (save_projection=false); they come from torch's random "
@@ -245,7 +245,7 @@ class _Builder:
             )
 
     def _refuse_whole_of_parts(self, member: Member, update: Update, weight: Weight) -> None:
-        if len(weight.places) > 1 and needs_whole(update, member.settings):
+        if len(weight.places) > 1 and needs_whole(update, member.adapter.base_change):
             raise NotMergeable(
                 f"{update.module} is stored in {len(weight.places)} pieces, and {update.method} needs it whole",
                 hint="merge it with PEFT",
@@ -341,7 +341,7 @@ def _renumbered(name: str, old: int | None, new: int | None) -> str:
 def is_whole(target: Target, members: Sequence[Member]) -> bool:
     """Whether a row of the result depends on other rows."""
     updates = _updates(target.changes)
-    return any(needs_whole(update, members[number].settings) for number, update in updates)
+    return any(needs_whole(update, members[number].adapter.base_change) for number, update in updates)
 
 
 def is_sum(changes: Iterable[Change], members: Sequence[Member]) -> bool:
@@ -350,7 +350,7 @@ def is_sum(changes: Iterable[Change], members: Sequence[Member]) -> bool:
         if isinstance(change.piece, Part):
             if change.piece.kind is not PartKind.BIAS_DELTA:
                 return False
-        elif not (is_additive(change.piece, members[change.member].settings)):
+        elif not (is_additive(change.piece, members[change.member].adapter.base_change)):
             return False
     return True
 

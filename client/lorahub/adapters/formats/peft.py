@@ -9,6 +9,7 @@ from typing import Any
 
 from lorahub.adapters.adapter import Adapter, BaseClaim, Part, PartKind, Update
 from lorahub.adapters.adapter_config import AdapterConfig
+from lorahub.adapters.base_changes import base_change
 from lorahub.adapters.findings import Evidence, shape_text
 from lorahub.adapters.formats import reading as methods
 from lorahub.adapters.formats.opened import Opened
@@ -86,7 +87,6 @@ _METHODS = {
 _PROMPTS = {"PROMPT_TUNING", "MULTITASK_PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING", "CPT", "CARTRIDGE"}
 _WRAPPERS = ("base_model.model.", "base_model.", "_orig_mod.", "module.")
 _EMBEDDINGS = ("embed_tokens", "lm_head", "wte", "word_embeddings", "embed_in", "embed_out", "shared", "tok_embeddings")
-_CHANGES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 _TWICE = ("classifier", "score")
 _MOST_SAVED = 256  # each name is tried on each module; real adapters have two
 
@@ -176,6 +176,7 @@ class _Reader:
         self.config = config
         self.raw = config.raw
         self.settings = Settings(config.raw)
+        self.base_change = base_change(config.raw.get("init_lora_weights"), is_kasa=bool(config.raw.get("kasa_config")))
         self.reading = Reading()
         self.groups: dict[tuple[str, str, int], dict[str, TensorEntry]] = {}
         self.names: dict[tuple[str, str, int], str] = {}
@@ -519,12 +520,10 @@ class _Reader:
         if unknown:
             evidence = [Evidence(key, str(self.raw[key])[:100]) for key in unknown]
             self.reading.add("LH217", f"not known: {', '.join(unknown[:8])}", evidence)
-        init = self.raw.get("init_lora_weights")
-        changed = next(
-            (name for name in _CHANGES_BASE if isinstance(init, str) and init.lower().startswith(name)), None
-        )
-        if changed or self.raw.get("kasa_config"):
-            what = f"init_lora_weights is {init}" if changed else "kasa_config is set"
+        if self.base_change is not None:
+            init = self.raw.get("init_lora_weights")
+            is_kasa = self.base_change.setting == "kasa_config"
+            what = "kasa_config is set" if is_kasa else f"init_lora_weights is {init}"
             self.reading.add("LH216", what, [Evidence("init_lora_weights", str(init))])
         if self.raw.get("layer_replication"):
             self.reading.add(
@@ -546,6 +545,7 @@ class _Reader:
             updates=tuple(self.reading.updates),
             parts=tuple(self.reading.parts),
             claim=BaseClaim(self.config.base_model, self.config.base_revision),
+            base_change=self.base_change,
             options=self._options(),
             targets=self.settings.targets,
             findings=tuple(self.reading.findings),
