@@ -3,11 +3,17 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from itertools import islice
 from typing import Any
 
 from lorahub.adapters.base_changes import BaseChange
 from lorahub.adapters.findings import Finding
 from lorahub.adapters.safetensors_header import TensorEntry
+from lorahub.adapters.selection import Selection
+
+UNKNOWN = "unknown"
+"""In place of a format or a method."""
+_MOST_LAYERS = 10_000
 
 Shape = tuple[int | None, ...]
 """What is asked of a weight, output dimension first; None where the method leaves a dimension open."""
@@ -49,6 +55,10 @@ class Update:
     kind: Kind = Kind.LINEAR
     transposed: bool = False
     parameters: tuple[str, ...] = ("weight",)
+    terms: int | None = None
+    """Of OFT: of the series in place of Cayley's transform; None of the transform itself."""
+    is_orthonormal: bool = False
+    """Of HRA: whether its reflections are made orthogonal to each other."""
 
     @property
     def leaf(self) -> str:
@@ -84,6 +94,8 @@ class Part:
     parameter: str = "weight"
     indices: tuple[int, ...] = ()
     """Of token rows: which tokens."""
+    activation: str | None = None
+    """Of a bottleneck that stands behind the module it names; None of one in a place that only its library knows."""
 
     @property
     def leaf(self) -> str:
@@ -105,6 +117,24 @@ class BaseClaim:
     files: Mapping[str, str] = field(default_factory=dict)
     targets: Mapping[str, str] = field(default_factory=dict)
     """sha256 of the base tensors that the adapter updates, by name."""
+    names_all_files: bool = True
+    """Whether `files` are all of the base's, and not one of them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scaling:
+    """What a configuration says of the scales of all modules: what a runtime knows that reads no more than this."""
+
+    rank: float
+    alpha: float
+    is_root: bool = False
+    """alpha / √rank (rsLoRA), rather than alpha / rank."""
+    has_patterns: bool = False
+    """Whether some modules have a rank or an alpha of their own."""
+
+    @property
+    def plain(self) -> float:
+        return self.alpha / (self.rank or 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,10 +149,20 @@ class Adapter:
     claim: BaseClaim = field(default_factory=BaseClaim)
     base_change: BaseChange | None = None
     """What the base loses when the adapter is loaded."""
-    options: Mapping[str, Any] = field(default_factory=dict)
-    """What changes the arithmetic or who can load it: rslora, dora, patterns, init, layer_replication, …"""
-    targets: tuple[str, ...] | str | None = None
-    """Which modules the configuration says it trains: names, or an expression."""
+    selection: Selection | None = None
+    """Which modules the configuration asks for, where there is one that says so."""
+    scaling: Scaling | None = None
+    replication: tuple[tuple[int, int], ...] = ()
+    """The base's layers [start, stop) that the adapter's model is built of, one range after the other."""
+    ties_weights: bool = False
+    """Whether what is done to the embedding is meant for a head that is tied to it too."""
+    is_block_diagonal: bool = False
+    """Whether its factors are stacks of diagonal blocks (BD-LoRA)."""
+    obstacle: str | None = None
+    """The setting by which it acts on activations, and not on weights alone."""
+    start: str | bool | None = None
+    """How the factors began, in the configuration's words."""
+    dropout: float = 0.0
     findings: tuple[Finding, ...] = ()
     weights_file: str | None = None
     dtypes: Mapping[str, int] = field(default_factory=dict)
@@ -148,6 +188,20 @@ class Adapter:
         return sum(self.dtypes.values())
 
     @property
+    def has_format(self) -> bool:
+        return self.format != UNKNOWN
+
+    @property
+    def is_dora(self) -> bool:
+        return any("magnitude" in update.tensors for update in self.updates)
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """The base's layer for each layer of the adapter's model; empty where it replicates none."""
+        numbers = (number for start, stop in self.replication for number in range(start, stop))
+        return tuple(islice(numbers, _MOST_LAYERS))
+
+    @property
     def is_mergeable(self) -> bool:
-        whole = not self.options.get("not_mergeable") and bool(self.updates or self.parts)
+        whole = self.obstacle is None and bool(self.updates or self.parts)
         return whole and all(part.kind in MERGEABLE_PARTS for part in self.parts)

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from lorahub.adapters.adapter import Adapter, BaseClaim
+from lorahub.adapters.adapter import UNKNOWN, Adapter, BaseClaim
 from lorahub.adapters.adapter_config import is_hub_id
 from lorahub.adapters.content import Content
 from lorahub.adapters.file_kinds import check_file, fault_of_name, is_by_product
@@ -39,7 +39,7 @@ def read_adapter(files: Files) -> Adapter:
     adapter = _read(files)
     manifest, faults = _manifest(files)
     claim = _claim(adapter.claim, manifest, files)
-    found = [*adapter.findings, *faults, *(_about_base(claim) if adapter.format != "unknown" else ())]
+    found = [*adapter.findings, *faults, *(_about_base(claim) if adapter.has_format else ())]
     if manifest is not None:
         found += manifest.differences(adapter, files)
     training = None if manifest is None else manifest.training
@@ -83,7 +83,7 @@ def _without_weights(files: Files) -> Adapter:
         several = [path for path in files.sizes if path.endswith((".safetensors", ".gguf"))]
         what = f"several files could be them: {', '.join(several[:5])}" if several else "no file holds weights"
         found = finding("LH308", what, (Evidence(path) for path in several or _WEIGHTS[:1]))
-    return Adapter("unknown", "unknown", findings=(found,))
+    return Adapter(UNKNOWN, UNKNOWN, findings=(found,))
 
 
 def _is_pickle(files: Files, path: str) -> bool:
@@ -103,7 +103,7 @@ def _unreadable(path: str, error: InvalidAdapter) -> Adapter:
     rule = error.facts.get("rule")
     known = "LH209" if rule in _EMPTY_RULES else "LH305"
     found = finding(known, f"{path}: {error.message}", [Evidence(path, str(rule) if rule else None)], hint=error.hint)
-    return Adapter("unknown", "unknown", findings=(found,), weights_file=None if path == CONFIG else path)
+    return Adapter(UNKNOWN, UNKNOWN, findings=(found,), weights_file=None if path == CONFIG else path)
 
 
 def _unrecognised(opened: Opened) -> Adapter:
@@ -115,7 +115,7 @@ def _unrecognised(opened: Opened) -> Adapter:
         found = finding(
             "LH306", "the tensors' names belong to no known format", (Evidence(name) for name in opened.names[:20])
         )
-    return Adapter("unknown", "unknown", findings=(found,), weights_file=opened.path)
+    return Adapter(UNKNOWN, UNKNOWN, findings=(found,), weights_file=opened.path)
 
 
 # --- which base -------------------------------------------------------------------------------------------------------
@@ -134,7 +134,7 @@ def _manifest(files: Files) -> tuple[Manifest | None, list[Finding]]:
 def _claim(claim: BaseClaim, manifest: Manifest | None, files: Files) -> BaseClaim:
     """lorahub.json knows most; then the configuration; then the card."""
     if manifest is not None and manifest.base is not None:
-        return manifest.base
+        return replace(manifest.base, names_all_files=claim.names_all_files)
     if claim.name is not None:
         return claim
     card = read_whole(files, "README.md", limit=LIMITS.card_bytes)

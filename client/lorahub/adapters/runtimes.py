@@ -57,7 +57,7 @@ Reason = tuple[Loads, str, str]
 
 def judge_runtimes(adapter: Adapter, base: BaseModel | None) -> Iterator[RuntimeVerdict]:
     """All of `RUNTIMES`. An adapter that can't be read gets none."""
-    if adapter.format == "unknown":
+    if not adapter.has_format:
         return
     facts = _Facts(adapter, base)
     for runtime in RUNTIMES:
@@ -93,7 +93,7 @@ class _Facts:
             PartKind.PREFIX,
             PartKind.BOTTLENECK,
         }
-        self.has_dora = bool(adapter.options.get("dora"))
+        self.has_dora = adapter.is_dora
         self.has_bias = bool(self.kinds & {PartKind.BIAS, PartKind.BIAS_DELTA}) or any(
             "up_bias" in update.tensors for update in adapter.updates
         )
@@ -104,11 +104,11 @@ class _Facts:
         self.edges = sorted({update.leaf for update in adapter.updates} & _EDGES)
         self.is_image = _is_image(adapter, base)
         self.architecture = base.architecture if base is not None else None
-        self.is_replicated = bool(adapter.options.get("layer_replication"))
+        self.is_replicated = bool(adapter.replication)
         self.changes_base = any(found.rule == "LH216" for found in adapter.findings)
         self.has_convolutions = any(len(update.shape) > 3 for update in adapter.updates)
         self.has_experts = any(len(update.shape) == 3 for update in adapter.updates)
-        self.stated_scale = adapter.options.get("alpha", 0) / (adapter.options.get("rank") or 1)
+        self.is_root = adapter.scaling is not None and adapter.scaling.is_root
 
     @property
     def reserved_rank(self) -> int:
@@ -117,7 +117,8 @@ class _Facts:
     @property
     def is_uneven(self) -> bool:
         """Whether a runtime that computes lora_alpha / r once gets a module wrong."""
-        return bool(self.adapter.options.get("patterns")) and len(self.scales | {round(self.stated_scale, 9)}) > 1
+        scaling = self.adapter.scaling
+        return scaling is not None and scaling.has_patterns and len(self.scales | {round(scaling.plain, 9)}) > 1
 
     @property
     def uncovered_types(self) -> list[str]:
@@ -187,7 +188,7 @@ def _vllm(facts: _Facts) -> Iterator[Reason]:
         yield Loads.NO, "LH401", f"rank {facts.rank}; vLLM takes at most {VLLM_RANKS[-1]}"
     elif facts.rank > _DEFAULT_RANK and facts.is_lora:
         yield Loads.WITH, "LH401", f"rank {facts.rank} needs --max-lora-rank {facts.reserved_rank}"
-    if facts.has_experts and facts.adapter.options.get("rslora"):
+    if facts.has_experts and facts.is_root:
         yield Loads.WRONG, "LH408", "vLLM ignores rsLoRA in experts"
 
 
@@ -195,7 +196,7 @@ def _sglang(facts: _Facts) -> Iterator[Reason]:
     yield from _served(facts, "SGLang")
     if facts.rank > _DEFAULT_RANK and facts.is_lora:
         yield Loads.WITH, "LH401", f"rank {facts.rank} needs --max-lora-rank {facts.rank}, if others are loaded first"
-    if facts.adapter.options.get("rslora"):
+    if facts.is_root:
         yield Loads.WRONG, "LH408", "SGLang divides alpha by the rank"
 
 

@@ -3,7 +3,7 @@
 Whatever an adapter has beyond that is refused here, by name, for no other format has a place for it.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from math import prod
 
@@ -110,13 +110,11 @@ def refuse_broken(adapter: Adapter) -> None:
 
 def refuse_special(adapter: Adapter) -> None:
     """Raises `NotConvertible` for what changes the arithmetic in a way that factors and a scale don't tell."""
-    settings = adapter.options.get("settings")
-    raw: Mapping[str, object] = settings.raw if settings is not None else {}
     change = adapter.base_change
     for setting, is_on, why in (
         ("" if change is None else change.setting, change is not None, "PEFT changes the base when it loads it"),
-        ("use_bdlora", bool(raw.get("use_bdlora")), "its factors are stacks of diagonal blocks"),
-        (str(adapter.options.get("not_mergeable")), "not_mergeable" in adapter.options, "it acts on activations"),
+        ("use_bdlora", adapter.is_block_diagonal, "its factors are stacks of diagonal blocks"),
+        (str(adapter.obstacle), adapter.obstacle is not None, "it acts on activations"),
     ):
         if is_on:
             raise NotConvertible(
@@ -137,7 +135,7 @@ def refuse_beside(adapter: Adapter) -> None:
                 f"the adapter has {what}, first {part.name}; the target has no place for them",
                 hint="train without them, or merge the adapter into its base",
             )
-    if adapter.options.get("layer_replication"):
+    if adapter.replication:
         raise NotConvertible(
             "layer_replication makes layers that the base of the target doesn't have", hint="keep it in PEFT's format"
         )
@@ -148,13 +146,11 @@ def read_lora(files: Files, adapter: Adapter) -> Lora:
     refuse_special(adapter)
     refuse_beside(adapter)
     load = loader(files, adapter)
-    settings = adapter.options.get("settings")
-    dropout = settings.raw.get("lora_dropout") if settings is not None else None
     return Lora(
         tuple(_layer(update, load) for update in adapter.updates),
         adapter.naming,
         adapter.claim.name,
-        float(dropout) if isinstance(dropout, int | float) else 0.0,
+        adapter.dropout,
         adapter.architecture,
     )
 

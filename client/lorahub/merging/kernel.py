@@ -158,9 +158,7 @@ class Kernels:
         with self._lock:
             step = self._steps_kept.get(key)
         if step is None:
-            step = step_of(
-                update, member.factors, member.adapter.base_change, member.settings, shape=shape, weight=weight
-            )
+            step = step_of(update, member.factors, member.adapter.base_change, shape=shape, weight=weight)
             with self._lock:
                 self._steps_kept[key] = step
                 while len(self._steps_kept) > _MOST_KEPT:

@@ -5,7 +5,7 @@ Steps are made for the weight as (out, in); `oriented` turns them for weights st
 
 from collections.abc import Callable, Iterator, Mapping
 from math import isqrt, prod
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -38,7 +38,6 @@ from lorahub.merging.steps import (
 if TYPE_CHECKING:
     from lorahub.merging.rounding import Matrix
 
-Settings = Mapping[str, Any]
 Roles = Mapping[str, "Matrix"]
 
 ADDITIVE = frozenset({"lora", "adalora", "loha", "lokr", "vera", "shira", "full"})
@@ -77,7 +76,6 @@ def step_of(
     update: Update,
     factors: Factors,
     change: BaseChange | None,
-    settings: Settings,
     *,
     shape: tuple[int, ...],
     weight: float,
@@ -93,7 +91,7 @@ def step_of(
     }
     if len(update.shape) == 3 and update.kind is Kind.LINEAR and update.method == "lora":
         return _experts(update, roles, shape, update.scale * weight)
-    step = _MAKERS[update.method](_Case(update, roles, factors, change, settings, shape, update.scale * weight))
+    step = _MAKERS[update.method](_Case(update, roles, factors, change, shape, update.scale * weight))
     return oriented(step) if update.transposed and update.kind is Kind.LINEAR else step
 
 
@@ -121,7 +119,6 @@ class _Case:
         roles: Roles,
         factors: Factors,
         change: BaseChange | None,
-        settings: Settings,
         shape: tuple[int, ...],
         scale: float,
     ) -> None:
@@ -129,7 +126,6 @@ class _Case:
         self.roles = roles
         self.factors = factors
         self.change = change
-        self.settings = settings
         self.shape = shape
         self.scale = scale
 
@@ -319,17 +315,16 @@ def _oft(case: _Case) -> Step:
     above = np.triu_indices(size, 1)
     skew[:, above[0], above[1]] = raw
     skew -= skew.transpose(0, 2, 1)
-    blocks = _rotations(skew, case.settings)
+    blocks = _rotations(skew, case.update.terms)
     width = case.out_in[1]
     return Rotation(np.broadcast_to(blocks, (width // size, size, size)) if len(blocks) == 1 else blocks)
 
 
-def _rotations(skew: "Matrix", settings: Settings) -> "Matrix":
+def _rotations(skew: "Matrix", terms: int | None) -> "Matrix":
     """Cayley's transform (I − Q)(I + Q)⁻¹, or its series I + 2Q + 2Q² + … + Qⁿ as PEFT cuts it."""
     unit = np.eye(skew.shape[-1])
-    if settings.get("use_cayley_neumann", True) is False:
+    if terms is None:
         return np.asarray((unit - skew) @ np.linalg.inv(unit + skew), np.float64)
-    terms = settings.get("num_cayley_neumann_terms", 5)
     blocks = np.broadcast_to(unit, skew.shape).copy()
     if terms > 1:
         blocks += 2 * skew
@@ -384,7 +379,7 @@ def _butterfly(width: int, count: int, half: int) -> "np.typing.NDArray[np.int64
 
 def _hra(case: _Case) -> Step:
     vectors = case.roles["reflections"]
-    if case.settings.get("apply_GS") is True:
+    if case.update.is_orthonormal:
         vectors = np.stack(list(_gram_schmidt(vectors)), axis=1)
     return Reflections(vectors / np.linalg.norm(vectors, axis=0))
 

@@ -11,7 +11,7 @@ from typing import Any
 from lorahub.adapters.adapter import Adapter, Kind, Part, PartKind, Update
 from lorahub.adapters.base_model import BaseModel
 from lorahub.adapters.base_names import Place, Weight
-from lorahub.adapters.check import VOCABULARY, Report, check, replicated_layers
+from lorahub.adapters.check import VOCABULARY, Report, check
 from lorahub.adapters.formats import format_of
 from lorahub.adapters.patterns import Patterns, layer_index
 from lorahub.adapters.rules import Severity
@@ -33,11 +33,6 @@ class Member:
     adapter: Adapter
     factors: Factors
     ingredient: Ingredient
-
-    @property
-    def settings(self) -> Mapping[str, Any]:
-        settings = self.adapter.options.get("settings")
-        return settings.raw if settings is not None else {}
 
     def weight_of(self, module: str) -> float:
         if not self.ingredient.layers:
@@ -118,7 +113,7 @@ def fit(member: Member, base: BaseModel) -> Report:
         worst = (errors or report.findings)[0]
         raise AdapterDoesNotFit(f"{name}: {worst.message}", hint=worst.hint, rule=worst.rule)
     if not adapter.is_mergeable:
-        why = adapter.options.get("not_mergeable") or adapter.method
+        why = adapter.obstacle or adapter.method
         raise NotMergeable(
             f"{name} acts on activations ({why}), not on weights: there is nothing to merge",
             hint="load it beside its base",
@@ -181,7 +176,7 @@ class _Builder:
     # --- tensors ------------------------------------------------------------------------------------------------------
 
     def _replication(self) -> list[int]:
-        orders = {tuple(replicated_layers(member.adapter)) for member in self.members}
+        orders = {member.adapter.layers for member in self.members}
         if len(orders) > 1:
             raise NotMergeable("the adapters replicate layers in different ways", hint="merge them one at a time")
         return list(orders.pop())
@@ -204,7 +199,7 @@ class _Builder:
 
     def _take(self, number: int, member: Member, report: Report) -> None:
         pairs: list[tuple[Update | Part, Weight]] = [*report.bound, *report.placed]
-        is_both = member.settings.get("ensure_weight_tying") is True
+        is_both = member.adapter.ties_weights
         for piece, weight in pairs:
             if is_both and weight.is_tied:
                 continue  # the embedding carries it for both
@@ -310,7 +305,7 @@ class _Builder:
 
     def _is_for_both(self, change: Change) -> bool:
         is_rows = isinstance(change.piece, Part) and change.piece.kind is PartKind.TOKEN_ROWS
-        return is_rows or self.members[change.member].settings.get("ensure_weight_tying") is True
+        return is_rows or self.members[change.member].adapter.ties_weights
 
     def _resize(self, target: Target) -> None:
         """A whole tensor of another size in its place: a vocabulary that grew."""

@@ -17,7 +17,7 @@ from lorahub.swapping.fronts import Front
 from lorahub.swapping.slots import Effect, Pair
 
 _FRONTS = (PartKind.PROMPT, PartKind.PREFIX)
-_FRONT_TYPES = ("PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING")
+_FRONT_METHODS = ("prompt_tuning", "p_tuning", "prefix_tuning")
 _HINT = "load the adapter onto the base it was trained on"
 
 
@@ -27,10 +27,13 @@ def kind_of(adapter: Adapter) -> str | None:
         return adapter.method
     if adapter.updates and all(update.method == "ia3" for update in adapter.updates) and not adapter.parts:
         return "ia3" if adapter.format == "peft" else None
-    settings = adapter.options.get("settings")
-    of_front = settings is not None and settings.raw.get("peft_type") in _FRONT_TYPES
-    is_alone = not adapter.updates and len(adapter.parts) == 1 and adapter.parts[0].kind in _FRONTS
-    return "front" if of_front and is_alone else None
+    is_alone = not adapter.updates and len(adapter.parts) == 1 and _is_front(adapter.parts[0])
+    return "front" if is_alone and adapter.method in _FRONT_METHODS else None
+
+
+def _is_front(part: Part) -> bool:
+    """Whether it is known how its numbers lie."""
+    return part.kind in _FRONTS and None not in part.shape
 
 
 @dataclass(frozen=True)
@@ -88,8 +91,8 @@ class Reader:
             down_bias, up_bias = (
                 self._load(piece, role) if role in piece.tensors else None for role in ("down_bias", "up_bias")
             )
-            activation = str(self.adapter.options["activation"])
-            return Bottleneck(self._load(piece, "down"), self._load(piece, "up"), down_bias, up_bias, activation)
+            factors = (self._load(piece, "down"), self._load(piece, "up"), down_bias, up_bias)
+            return Bottleneck(*factors, str(piece.activation))
         bias = self._sized(piece, "bias", module.bias.numel())
         return Shift(bias if piece.kind is PartKind.BIAS_DELTA else bias - module.bias.detach().cpu().double())
 

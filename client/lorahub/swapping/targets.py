@@ -233,10 +233,10 @@ def _obstacles(adapter: Adapter) -> Iterator[str]:
     for part in adapter.parts:
         if part.kind is not PartKind.BASE_COPY:
             yield f"{_BESIDE.get(part.kind, part.kind.value)}, first {part.name}"
-    settings = adapter.options.get("settings")
-    for option in ("layer_replication", "ensure_weight_tying"):
-        if settings is not None and settings.raw.get(option):
-            yield option
+    if adapter.replication:
+        yield "layer_replication"
+    if adapter.ties_weights:
+        yield "ensure_weight_tying"
 
 
 def _obstacle(update: Update) -> str | None:

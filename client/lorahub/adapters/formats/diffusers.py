@@ -61,13 +61,11 @@ def read_diffusers(opened: Opened) -> Adapter:
         _make(module, tensors, reading, stated, alphas)
     _check_ranks(reading, stated)
     reading.close()
-    dora = any("magnitude" in update.tensors for update in reading.updates)
     return Adapter(
         format="diffusers",
         method="lora",
         updates=tuple(reading.updates),
         claim=BaseClaim(metadata.get("base_model") or None),
-        options={"dora": True} if dora else {},
         findings=tuple(reading.findings),
         weights_file=opened.path,
         dtypes=methods.count_elements(opened.entries),

@@ -44,7 +44,7 @@ def read_gguf_adapter(opened: Opened) -> Adapter:
         parts=tuple(reading.parts),
         naming=Naming.GGUF,
         claim=BaseClaim(base if isinstance(base, str) else None),
-        options={"not_mergeable": "alora"} if "adapter.alora.invocation_tokens" in metadata else {},
+        obstacle="alora" if "adapter.alora.invocation_tokens" in metadata else None,
         findings=tuple(reading.findings),
         weights_file=opened.path,
         dtypes=elements,

@@ -58,7 +58,6 @@ def read_kohya(opened: Opened) -> Adapter:
         _make(module, tensors, reading, metadata, alphas)
     reading.close()
     methods_used = [update.method for update in reading.updates]
-    dora = any("magnitude" in update.tensors for update in reading.updates)
     return Adapter(
         format="kohya",
         method=max(set(methods_used), key=methods_used.count) if methods_used else "lora",
@@ -66,7 +65,6 @@ def read_kohya(opened: Opened) -> Adapter:
         parts=tuple(reading.parts),
         naming=Naming.FOLDED,
         claim=_claim(metadata),
-        options={"dora": True} if dora else {},
         findings=tuple(reading.findings),
         weights_file=opened.path,
         dtypes=methods.count_elements(opened.entries),
@@ -129,4 +127,4 @@ def _claim(metadata: Mapping[str, str]) -> BaseClaim:
     digest = metadata.get("ss_new_sd_model_hash", "")
     name = metadata.get("ss_sd_model_name") or metadata.get("modelspec.architecture")
     files = {metadata.get("ss_sd_model_name", "base"): digest} if len(digest) == 64 else {}
-    return BaseClaim(name=name, files=files)
+    return BaseClaim(name=name, files=files, names_all_files=False)

@@ -39,7 +39,6 @@ def read_mlx(opened: Opened) -> Adapter:
         _make(module, tensors, reading, settings)
     _check(reading, config, settings)
     reading.close()
-    is_dora = any("magnitude" in update.tensors for update in reading.updates)
     base = config.get("model")
     return Adapter(
         format="mlx",
@@ -47,7 +46,6 @@ def read_mlx(opened: Opened) -> Adapter:
         updates=tuple(reading.updates),
         parts=tuple(reading.parts),
         claim=BaseClaim(base if isinstance(base, str) else None),
-        options={"dora": True} if is_dora else {},
         findings=tuple(reading.findings),
         weights_file=opened.path,
         dtypes=methods.count_elements(opened.entries),

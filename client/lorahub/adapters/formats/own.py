@@ -74,8 +74,7 @@ def _read(opened: Opened, told: _Told) -> Adapter:
     if told.method == "bitfit":
         _biases(kept, reading, is_delta=told.bias == DELTA)
     elif told.method == "bottleneck":
-        _bottlenecks(kept, reading)
-        adapter = replace(adapter, options={"activation": told.activation})
+        _bottlenecks(kept, reading, str(told.activation))
         if told.activation not in ACTIVATIONS:
             what = str(told.activation)[:60]
             reading.add(
@@ -97,7 +96,7 @@ def _biases(entries: Iterable[TensorEntry], reading: Reading, *, is_delta: bool)
             reading.unknown.append(entry)
 
 
-def _bottlenecks(entries: Iterable[TensorEntry], reading: Reading) -> None:
+def _bottlenecks(entries: Iterable[TensorEntry], reading: Reading, activation: str) -> None:
     groups: dict[str, dict[str, TensorEntry]] = {}
     for entry in entries:
         found = next((ending for ending in _ROLES if entry.name.endswith(f".{ending}")), None)
@@ -108,4 +107,4 @@ def _bottlenecks(entries: Iterable[TensorEntry], reading: Reading) -> None:
     for module, tensors in groups.items():
         part = methods.bottleneck(module, tensors, reading)
         if part is not None:
-            reading.parts.append(part)
+            reading.parts.append(replace(part, activation=activation))

@@ -4,10 +4,9 @@ The tensors are the truth, the configuration is a claim: where the two disagree,
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from itertools import pairwise
 from typing import Any
 
-from lorahub.adapters.adapter import Adapter, BaseClaim, Part, PartKind, Update
+from lorahub.adapters.adapter import Adapter, BaseClaim, Part, PartKind, Scaling, Update
 from lorahub.adapters.adapter_config import AdapterConfig
 from lorahub.adapters.base_changes import base_change
 from lorahub.adapters.findings import Evidence, shape_text
@@ -15,8 +14,9 @@ from lorahub.adapters.formats import reading as methods
 from lorahub.adapters.formats.opened import Opened
 from lorahub.adapters.formats.peft_settings import SETTINGS, TYPES
 from lorahub.adapters.formats.reading import Reading, Tensors
-from lorahub.adapters.patterns import Names, Patterns, endings, is_saved, layer_index
+from lorahub.adapters.patterns import Names, Patterns, endings, is_saved
 from lorahub.adapters.safetensors_header import TensorEntry
+from lorahub.adapters.selection import MOST_SAVED, Selection
 
 _SUFFIXES = {
     "lora_A.weight": ("lora", "down"),
@@ -88,7 +88,9 @@ _PROMPTS = {"PROMPT_TUNING", "MULTITASK_PROMPT_TUNING", "P_TUNING", "PREFIX_TUNI
 _WRAPPERS = ("base_model.model.", "base_model.", "_orig_mod.", "module.")
 _EMBEDDINGS = ("embed_tokens", "lm_head", "wte", "word_embeddings", "embed_in", "embed_out", "shared", "tok_embeddings")
 _TWICE = ("classifier", "score")
-_MOST_SAVED = 256  # each name is tried on each module; real adapters have two
+_TERMS = 5
+_MOST_LAYERS = 10_000
+_OF_ACTIVATIONS = ("alora_invocation_tokens", "use_qalora", "arrow_config")
 
 
 def is_peft(opened: Opened) -> bool:
@@ -115,18 +117,21 @@ class Settings:
         self.alpha = _number(raw.get("lora_alpha", raw.get("alpha")), 8)
         self.ranks = Patterns(_patterns(raw.get("rank_pattern")))
         self.alphas = Patterns(_patterns(raw.get("alpha_pattern")))
-        self.targets: tuple[str, ...] | str | None = _names(raw.get("target_modules"))
-        self.saved: tuple[str, ...] = _list(raw.get("modules_to_save"))
-        self._targets = Names(self.targets or ())
-        self._excluded = Names(_names(raw.get("exclude_modules")) or ())
+        self.selection = _selection(raw)
         self._feedforward = Names(_names(raw.get("feedforward_modules")) or ())
         self._parameters: dict[str, list[str]] = {}
         for parameter in _list(raw.get("target_parameters")):
             owner, _, leaf = parameter.rpartition(".")
             self._parameters.setdefault(owner, []).append(leaf)
-        layers = raw.get("layers_to_transform")
-        listed = [layers] if isinstance(layers, int) else layers
-        self.layers = frozenset(n for n in listed if isinstance(n, int)) if isinstance(listed, list) else None
+
+    @property
+    def scaling(self) -> Scaling:
+        return Scaling(
+            self.rank,
+            self.alpha,
+            is_root=self.raw.get("use_rslora") is True,
+            has_patterns=bool(self.ranks or self.alphas),
+        )
 
     def rank_of(self, module: str) -> float:
         return self.ranks.value(module, self.rank)
@@ -138,30 +143,6 @@ class Settings:
         """Alpha / r, with rsLoRA alpha / √r."""
         root = self.raw.get("use_rslora") is True
         return self.alpha_of(module) / (rank**0.5 if root else rank)
-
-    def covers(self, module: str) -> bool | None:
-        """Whether PEFT makes a layer for the module; None where the configuration doesn't say."""
-        if self.targets is None or self.targets == "all-linear":
-            return None
-        if self._excluded.match(module):
-            return False
-        covered = self._targets.match(module)
-        if covered and self.layers is not None and not isinstance(self.targets, str):
-            return self._layer_of(module) in self.layers
-        return covered
-
-    def _layer_of(self, module: str) -> int | None:
-        patterns = _list(self.raw.get("layers_pattern"))
-        if patterns:
-            parts = module.split(".")
-            for before, number in pairwise(parts):
-                if before in patterns and number.isdecimal():
-                    return int(number)
-        return layer_index(module)
-
-    def saves(self, module: str) -> bool:
-        """PEFT wraps every module whose name ends in one of `modules_to_save`, with all that is in it."""
-        return is_saved(self.saved[:_MOST_SAVED], module)
 
     def is_feedforward(self, module: str) -> bool:
         return bool(self._feedforward.match(module))
@@ -247,7 +228,7 @@ class _Reader:
         module, nesting = _module(path)
         if nesting and parameter == "weight":
             kind = PartKind.BASE_COPY
-        elif parameter == "bias" and not self.settings.saves(module):
+        elif parameter == "bias" and not self.settings.selection.saves(module):
             kind = PartKind.BIAS
         else:
             kind = PartKind.REPLACEMENT
@@ -310,7 +291,7 @@ class _Reader:
 
     def _parameters(self, module: str, nesting: int) -> tuple[str, ...]:
         """The bare parameters of this module that are targets. PEFT nests their wrappers: the first has the deepest."""
-        if self.settings.covers(module) and not nesting:
+        if self.settings.selection.covers(module) and not nesting:
             return ()
         return tuple(sorted(set(self.settings.parameters_of(module)), key=_place_in_module))
 
@@ -345,7 +326,16 @@ class _Reader:
             return None
         shape, rank = _sides(family, tensors, self.raw, is_feedforward=self.settings.is_feedforward(module))
         method = family if family != "other" else (self.config.peft_type or "other").lower()
-        return Update(module, method, tensors, shape, rank, transposed=self._is_transposed())
+        return Update(
+            module,
+            method,
+            tensors,
+            shape,
+            rank,
+            transposed=self._is_transposed(),
+            terms=_terms(self.raw) if family == "oft" else None,
+            is_orthonormal=family == "hra" and self.raw.get("apply_GS") is True,
+        )
 
     def _part(self, module: str, family: str, tensors: Tensors) -> None:
         add = self.reading.parts.append
@@ -450,7 +440,7 @@ class _Reader:
         outside = [
             Evidence(update.module)
             for update in self.reading.updates
-            if self.settings.covers(update.module) is False and update.parameters == ("weight",)
+            if self.settings.selection.covers(update.module) is False and update.parameters == ("weight",)
             if not (self.raw.get("ensure_weight_tying") is True and update.leaf in _EMBEDDINGS)
         ]
         if outside:
@@ -467,7 +457,7 @@ class _Reader:
 
     def _unused_targets(self) -> Iterator[str]:
         """Only where tensors of targets are kept one by one, and nothing else explains their absence."""
-        targets = self.settings.targets
+        targets = self.settings.selection.targets
         broken = self.reading.missing or self.reading.ranks or any(f.rule == "LH209" for f in self.reading.findings)
         if targets is None or isinstance(targets, str) or broken:
             return
@@ -477,9 +467,11 @@ class _Reader:
         yield from (name for name in targets if name not in ends)
 
     def _check_saved(self) -> None:
-        if len(self.settings.saved) > _MOST_SAVED:
-            evidence = [Evidence("modules_to_save", f"{len(self.settings.saved)} names", f"at most {_MOST_SAVED}")]
-            self.reading.add("LH305", f"modules_to_save has {len(self.settings.saved)} names", evidence)
+        if len(self.settings.selection.saved) > MOST_SAVED:
+            evidence = [
+                Evidence("modules_to_save", f"{len(self.settings.selection.saved)} names", f"at most {MOST_SAVED}")
+            ]
+            self.reading.add("LH305", f"modules_to_save has {len(self.settings.selection.saved)} names", evidence)
             return
         whole = [part for part in self.reading.parts if part.kind is PartKind.REPLACEMENT]
         if self.config.peft_type in ("LN_TUNING", "TRAINABLE_TOKENS"):
@@ -487,14 +479,18 @@ class _Reader:
         outside = [
             Evidence(next(iter(part.tensors.values())).name)
             for part in whole
-            if not self.settings.saves(part.module) and part.leaf not in _EMBEDDINGS
+            if not self.settings.selection.saves(part.module) and part.leaf not in _EMBEDDINGS
         ]
         if outside:
             self.reading.add(
                 "LH213", f"{len(outside)} whole tensors are not in modules_to_save, first {outside[0].name}", outside
             )
-        unused = [name for name in self.settings.saved if not any(is_saved([name], part.module) for part in whole)]
-        if set(unused) < set(_TWICE) and any(name in _TWICE for name in self.settings.saved if name not in unused):
+        unused = [
+            name for name in self.settings.selection.saved if not any(is_saved([name], part.module) for part in whole)
+        ]
+        if set(unused) < set(_TWICE) and any(
+            name in _TWICE for name in self.settings.selection.saved if name not in unused
+        ):
             unused = []  # PEFT writes both names for every classifier
         if unused:
             evidence = [Evidence("modules_to_save", name) for name in unused]
@@ -538,7 +534,8 @@ class _Reader:
     # --- the whole ------------------------------------------------------------------------------------------------
 
     def adapter(self, weights_file: str) -> Adapter:
-        kind = self.config.peft_type
+        kind, raw = self.config.peft_type, self.raw
+        start, dropout = raw.get("init_lora_weights"), raw.get("lora_dropout")
         return Adapter(
             format="peft",
             method=_METHODS.get(kind or "", (kind or "unknown").lower()),
@@ -546,29 +543,18 @@ class _Reader:
             parts=tuple(self.reading.parts),
             claim=BaseClaim(self.config.base_model, self.config.base_revision),
             base_change=self.base_change,
-            options=self._options(),
-            targets=self.settings.targets,
+            selection=self.settings.selection,
+            scaling=self.settings.scaling,
+            replication=_ranges(raw.get("layer_replication")),
+            ties_weights=raw.get("ensure_weight_tying") is True,
+            is_block_diagonal=bool(raw.get("use_bdlora")),
+            obstacle=next((key for key in _OF_ACTIVATIONS if raw.get(key)), None),
+            start=start if isinstance(start, str | bool) else None,
+            dropout=float(dropout) if isinstance(dropout, int | float) else 0.0,
             findings=tuple(self.reading.findings),
             weights_file=weights_file,
             dtypes=self.elements,
         )
-
-    def _options(self) -> dict[str, Any]:
-        raw = self.raw
-        options: dict[str, Any] = {
-            "rslora": raw.get("use_rslora") is True,
-            "dora": any("magnitude" in update.tensors for update in self.reading.updates),
-            "alpha": self.settings.alpha,
-            "rank": self.settings.rank,
-            "patterns": bool(self.settings.ranks or self.settings.alphas),
-            "layer_replication": raw.get("layer_replication"),
-            "init": raw.get("init_lora_weights"),
-            "settings": self.settings,
-            "not_mergeable": next(
-                (key for key in ("alora_invocation_tokens", "use_qalora", "arrow_config") if raw.get(key)), None
-            ),
-        }
-        return {key: value for key, value in options.items() if value not in (None, False)}
 
 
 # --- names ------------------------------------------------------------------------------------------------------------
@@ -672,3 +658,32 @@ def _list(value: Any) -> tuple[str, ...]:
     if isinstance(value, str):
         return (value,)
     return tuple(item for item in value if isinstance(item, str)) if isinstance(value, list) else ()
+
+
+def _selection(raw: Mapping[str, Any]) -> Selection:
+    layers = raw.get("layers_to_transform")
+    listed = [layers] if isinstance(layers, int) else layers
+    return Selection(
+        _names(raw.get("target_modules")),
+        excluded=_names(raw.get("exclude_modules")) or (),
+        layers=frozenset(n for n in listed if isinstance(n, int)) if isinstance(listed, list) else None,
+        layer_parents=_list(raw.get("layers_pattern")),
+        saved=_list(raw.get("modules_to_save")),
+    )
+
+
+def _ranges(value: Any) -> tuple[tuple[int, int], ...]:
+    """The good ones of `layer_replication`."""
+    pairs = value if isinstance(value, list) else []
+    good = [
+        pair for pair in pairs if isinstance(pair, list) and len(pair) == 2 and all(isinstance(n, int) for n in pair)
+    ]
+    return tuple((start, stop) for start, stop in good if 0 <= start <= stop <= _MOST_LAYERS)
+
+
+def _terms(raw: Mapping[str, Any]) -> int | None:
+    """Of the series that stands for Cayley's transform."""
+    if raw.get("use_cayley_neumann", True) is False:
+        return None
+    terms = raw.get("num_cayley_neumann_terms", _TERMS)
+    return terms if isinstance(terms, int) else _TERMS

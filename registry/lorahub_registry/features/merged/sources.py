@@ -72,7 +72,7 @@ def of_revision(
         recipe = parse_recipe(files.read(RECIPE, 0, MOST_BYTES + 1))
         return of_recipe(session, principal, recipe)
     adapter = read_adapter(files)
-    if adapter.format == "unknown":
+    if not adapter.has_format:
         raise NotMergeable(
             f"{repository.full_name} is no adapter, and has no {RECIPE}", hint="only these have merged revisions"
         )
