@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from itertools import islice
+from types import MappingProxyType
 from typing import Any
 
 from lorahub.adapters.base_changes import BaseChange
@@ -14,6 +15,50 @@ from lorahub.adapters.selection import Selection
 UNKNOWN = "unknown"
 """In place of a format or a method."""
 _MOST_LAYERS = 10_000
+_MAGNITUDES = frozenset({"magnitude", "input_magnitude"})
+
+ROLES = MappingProxyType(
+    {
+        "down": "(rank, in, k…), of embeddings (rank, rows), of stacks (experts, rank, in)",
+        "up": "(out, rank), of embeddings (width, rank), of stacks (experts, out, rank)",
+        "mid": "Tucker's core (rank, rank, k…), between up and down (rank, in)",
+        "diagonal": "(rank, 1), between up and down",
+        "magnitude": "DoRA's norm of each output, in any shape",
+        "input_magnitude": "(1, in, 1…), LyCORIS's norm of each input",
+        "up_bias": "(out), multiplied by the scale",
+        "w1_a": "(out, rank), of LoHa; with cores (rank, out); of LoKr (m, rank)",
+        "w1_b": "(rank, in), of LoHa; of LoKr (rank, n)",
+        "w2_a": "as w1_a, of the other matrix",
+        "w2_b": "as w1_b",
+        "t1": "(rank, rank, k…), the core of w1_a and w1_b",
+        "t2": "the core of w2_a and w2_b",
+        "w1": "(m, n), a whole factor of LoKr",
+        "w2": "(out / m, in / n, k…)",
+        "factor": "(out) or (in), what the weight is multiplied by",
+        "growth": "(out) or (in), the same less one; biases stay",
+        "on_input": "there where growth is of inputs",
+        "rotation": "(blocks, b(b − 1)/2), upper triangles, of OFT; (levels, blocks, b, b) of BOFT",
+        "blocks": "(blocks, b, b), rotations of outputs",
+        "reflections": "(in, rank), unit vectors once they are normalised",
+        "lambda_b": "(out), of VeRA",
+        "lambda_d": "(rank), of VeRA",
+        "shared_down": "(rank, in or more), of all modules together",
+        "shared_up": "(out or more, rank)",
+        "values": "(n), at `indices` (2, n)",
+        "indices": "rows and columns, whole numbers",
+        "spectrum": "(n), of FourierFT and WaveFT",
+        "weight": "the whole of what is added",
+        "alpha": "a number; the scale has it already",
+        "rescale": "a number for each block of OFT",
+        "ignored": "what loaders leave out",
+    }
+)
+"""Role -> shape and meaning. PEFT's stacks of experts are matrices: `down` (experts · rank, in), expert by expert, and
+`up` (out, rank · experts), rank by rank.
+"""
+
+BESIDE = _MAGNITUDES | {"up_bias", "alpha", "ignored"}
+"""Roles of tensors that stand beside an update's factors, and are none."""
 
 Shape = tuple[int | None, ...]
 """What is asked of a weight, output dimension first; None where the method leaves a dimension open."""
@@ -41,9 +86,9 @@ class Update:
     """What an adapter does to one base weight.
 
     `shape` is that of ΔW: (out, in) for linear layers, (out, in, k…) for convolutions, (rows, width) for embeddings,
-    (experts, out, in) for a parameter that holds all experts. `tensors` has the factors by role: for LoRA `down`
-    (rank, in), `up` (out, rank), perhaps `magnitude`; other methods have their own roles. `parameters` are the names
-    that the weight may have in its module, the likeliest first.
+    (experts, out, in) for a parameter that holds all experts. `tensors` has the factors by role, whose names are in
+    `ROLES` and mean the same whatever the format; methods that are known by name only have names of their own.
+    `parameters` are the names that the weight may have in its module, the likeliest first.
     """
 
     module: str
@@ -64,6 +109,10 @@ class Update:
     def leaf(self) -> str:
         """The last name of the module: q_proj."""
         return self.module.rpartition(".")[2]
+
+    @property
+    def is_dora(self) -> bool:
+        return not _MAGNITUDES.isdisjoint(self.tensors)
 
 
 class PartKind(StrEnum):
@@ -193,7 +242,7 @@ class Adapter:
 
     @property
     def is_dora(self) -> bool:
-        return any("magnitude" in update.tensors for update in self.updates)
+        return any(update.is_dora for update in self.updates)
 
     @property
     def layers(self) -> tuple[int, ...]:

@@ -6,6 +6,7 @@ Whatever an adapter has beyond that is refused here, by name, for no other forma
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from math import prod
+from typing import NoReturn
 
 from lorahub.adapters.adapter import Adapter, Kind, Naming, PartKind, Update
 from lorahub.adapters.files import Files, header_of
@@ -16,7 +17,7 @@ from lorahub.adapters.safetensors_header import TensorEntry
 from lorahub.conversion.arrays import Array, read_array
 from lorahub.errors import NotConvertible
 
-_ROLES = frozenset({"down", "up", "a", "b", "magnitude", "up_bias", "alpha"})
+_ROLES = frozenset({"down", "up", "magnitude", "input_magnitude", "up_bias", "alpha"})
 _NAMES = {
     PartKind.BIAS: "biases",
     PartKind.BIAS_DELTA: "biases",
@@ -177,35 +178,32 @@ def _layer(update: Update, load: Load) -> Layer:
             f"{update.module} is a stack of experts, which no other format adapts", hint="keep it in PEFT's format"
         )
     pieces = {role: load(entry) for role, entry in update.tensors.items() if role != "alpha"}
-    down = pieces["down"] if "down" in pieces else pieces["a"].transposed
-    up = pieces["up"] if "up" in pieces else pieces["b"].transposed
-    magnitude = None
-    if "magnitude" in pieces:
-        magnitude = _by_output(pieces["magnitude"], update, is_kohya=update.tensors["magnitude"].name.endswith("scale"))
+    if "input_magnitude" in pieces:
+        _refuse_norms(update, pieces["input_magnitude"])
     return Layer(
         update.module,
-        down,
-        up,
+        pieces["down"],
+        pieces["up"],
         update.scale,
-        magnitude,
+        _by_output(pieces["magnitude"], update) if "magnitude" in pieces else None,
         pieces.get("up_bias"),
         is_embedding=update.kind is Kind.EMBEDDING,
     )
 
 
-def _by_output(magnitude: Array, update: Update, *, is_kohya: bool) -> Array:
-    """DoRA's magnitude as (out). PEFT writes (out) or (1, out, 1…); LyCORIS's `dora_scale` (out, 1…) is the same, its
-    older (1, in, 1…) is the norm of each input column, which PEFT doesn't have.
-    """
-    axis = 1 if not is_kohya and len(magnitude.shape) > 1 else 0
-    size = magnitude.shape[axis]
+def _by_output(magnitude: Array, update: Update) -> Array:
+    """DoRA's magnitude as (out): there are files with (out), (1, out, 1…) and (out, 1…)."""
     out = update.shape[-1] if update.kind is Kind.EMBEDDING else update.shape[0]
-    if size != out or prod(magnitude.shape) != size:
-        raise NotConvertible(
-            f"dora_scale of {update.module} is {list(magnitude.shape)}: norms of inputs; PEFT has norms of outputs",
-            hint="train with wd_on_out=True",
-        )
-    return magnitude.reshaped(size)
+    if not max(magnitude.shape) == prod(magnitude.shape) == out:
+        _refuse_norms(update, magnitude)
+    return magnitude.reshaped(prod(magnitude.shape))
+
+
+def _refuse_norms(update: Update, magnitude: Array) -> NoReturn:
+    raise NotConvertible(
+        f"dora_scale of {update.module} is {list(magnitude.shape)}: norms of inputs; PEFT has norms of outputs",
+        hint="train with wd_on_out=True",
+    )
 
 
 def refuse_layers(lora: Lora, target: str, *, dora: bool = False, up_bias: bool = False, conv: bool = False) -> None:

@@ -44,6 +44,8 @@ ADDITIVE = frozenset({"lora", "adalora", "loha", "lokr", "vera", "shira", "full"
 """Methods whose ΔW doesn't depend on W, unless they are DoRA or change the base."""
 
 MERGEABLE = ADDITIVE | {"ia3", "oft", "boft", "hra", "hira"}
+_ROTATIONS = {"oft": (2,), "boft": (3, 4)}
+"""Dimensions of their rotations."""
 _CONVERT = "save it with PEFT's path_initial_model_for_weight_conversion, which makes a plain LoRA of it"
 
 
@@ -55,21 +57,24 @@ def refuse_unmergeable(update: Update, change: BaseChange | None, *, is_stack: b
         )
     if change is not None and change.taken is None:
         raise NotMergeable(f"{change.setting}: {change.why}", hint=_CONVERT)
-    if is_stack and (update.method != "lora" or "magnitude" in update.tensors):
+    if "rotation" in update.tensors and len(update.tensors["rotation"].shape) not in _ROTATIONS[update.method]:
+        shape = list(update.tensors["rotation"].shape)
+        raise NotMergeable(f"{update.module}: {shape} is no shape of {update.method}'s", hint="save the adapter again")
+    if is_stack and (update.method != "lora" or update.is_dora):
         raise NotMergeable(f"{update.module} is a stack of experts with {update.method}", hint="use plain LoRA")
 
 
 def needs_whole(update: Update, change: BaseChange | None) -> bool:
     """Whether one row of the result depends on other rows of the weight."""
-    if change is not None or (update.method == "oft" and len(update.tensors["rotation"].shape) == 3):
-        return True  # kohya's OFT turns outputs
-    if "magnitude" in update.tensors:
-        return update.transposed or update.kind is Kind.EMBEDDING or _is_by_input(update)
+    if change is not None or "blocks" in update.tensors:
+        return True  # blocks turn outputs
+    if update.is_dora:
+        return update.transposed or update.kind is Kind.EMBEDDING or "input_magnitude" in update.tensors
     return update.transposed and update.method in ("oft", "boft", "hra", "lokr")
 
 
 def is_additive(update: Update, change: BaseChange | None) -> bool:
-    return update.method in ADDITIVE and "magnitude" not in update.tensors and change is None
+    return update.method in ADDITIVE and not update.is_dora and change is None
 
 
 def step_of(
@@ -145,7 +150,7 @@ def _lora(case: _Case) -> Step:
     remove = _taken_away(case)
     if remove is not None:
         step = Residual(remove, step)
-    return _dora(case, step) if "magnitude" in case.roles else step
+    return _dora(case, step) if case.update.is_dora else step
 
 
 def _low_rank(case: _Case) -> Product:
@@ -160,14 +165,10 @@ def _low_rank(case: _Case) -> Product:
 def _down_up(case: _Case) -> tuple["Matrix", "Matrix"]:
     """Down (r, in·k·k), up (out, r)."""
     roles = case.roles
-    if "a" in roles:  # MLX: lora_a (in, r), lora_b (r, out)
-        return roles["a"].T, roles["b"].T
     down, up = roles["down"], roles["up"].reshape(len(roles["up"]), -1)
     if "mid" in roles:  # Tucker: mid (r, r, k, k), down (r, in)
         core = np.einsum("ijkl,jn->inkl", roles["mid"], down.reshape(len(down), -1))
         return core.reshape(len(core), -1), up
-    if case.update.kind is Kind.EMBEDDING and down.shape[0] != up.shape[1]:
-        down = down.T  # llama.cpp keeps it by token
     return down.reshape(len(down), -1), up
 
 
@@ -204,9 +205,8 @@ def _kronecker_half(roles: Roles, half: str) -> "Matrix":
 
 def _vera(case: _Case) -> Step:
     """ΔW = (λ_b ∘ B) · (λ_d ∘ A), both shared by all modules (arXiv:2310.11454)."""
-    shared = case.factors.shared
     out, width = case.out_in
-    down, up = (case.factors.load(shared[name]) for name in ("vera_A", "vera_B"))
+    down, up = case.roles["shared_down"], case.roles["shared_up"]
     left = case.roles["lambda_b"][:, None] * up[:out]
     return Product(left * case.scale, case.roles["lambda_d"][:, None] * down[:, :width])
 
@@ -225,13 +225,13 @@ def _full(case: _Case) -> Step:
 
 
 def _experts(update: Update, roles: Roles, shape: tuple[int, ...], scale: float) -> Step:
-    """One product an expert. PEFT stores `down` (experts·r, in) by expert and `up` (out, r·experts) by rank; MLX
-    (experts, r, in) and (experts, out, r).
+    """One product an expert: of stacks `down` (experts, r, in) and `up` (experts, out, r), or of matrices, `down`
+    (experts·r, in) expert by expert and `up` (out, r·experts) rank by rank.
     """
     experts, out, width = (size or 0 for size in update.shape)
     rank = update.rank or 1
-    if "a" in roles:
-        downs, ups = roles["a"].reshape(experts, rank, width), roles["b"].reshape(experts, out, rank)
+    if roles["down"].ndim == 3:
+        downs, ups = roles["down"], roles["up"]
     else:
         downs = roles["down"].reshape(experts, rank, width)
         ups = roles["up"].reshape(out, rank, experts).transpose(2, 0, 1)
@@ -244,19 +244,10 @@ def _experts(update: Update, roles: Roles, shape: tuple[int, ...], scale: float)
 
 
 def _dora(case: _Case, inner: Step) -> Step:
+    if "input_magnitude" in case.roles:
+        return Magnitude(inner, case.roles["input_magnitude"].reshape(-1), axis=0, group=prod(case.shape[2:]))
     magnitude = case.roles["magnitude"].reshape(-1)
-    if case.update.kind is Kind.EMBEDDING:
-        return Magnitude(inner, magnitude, axis=0)
-    if _is_by_input(case.update):
-        return Magnitude(inner, magnitude, axis=0, group=prod(case.shape[2:]))
-    return Magnitude(inner, magnitude)
-
-
-def _is_by_input(update: Update) -> bool:
-    """LyCORIS's older `dora_scale` (1, in, 1…) is the norm of each input, not of each output."""
-    shape = update.tensors["magnitude"].shape
-    is_kohya = update.tensors["magnitude"].name.endswith("dora_scale")
-    return is_kohya and len(shape) > 1 and shape[0] == 1 and shape[1] != 1
+    return Magnitude(inner, magnitude, axis=0) if case.update.kind is Kind.EMBEDDING else Magnitude(inner, magnitude)
 
 
 # --- starts that change the base --------------------------------------------------------------------------------------
@@ -288,18 +279,11 @@ def _qr_part(weight: "Matrix", rank: int) -> "Matrix":
 
 
 def _ia3(case: _Case) -> Step:
-    """W ∘ l: for each output, for feed-forward modules each input (arXiv:2205.05638)."""
-    factors = case.roles["factor"].reshape(-1)
-    if is_lycoris_ia3(case.update):
-        factors = 1 + factors
+    """W ∘ l: for each output, for feed-forward modules each input (arXiv:2205.05638). LyCORIS's growth is l − 1."""
+    factors = (case.roles["factor"] if "factor" in case.roles else 1 + case.roles["growth"]).reshape(-1)
     if case.update.shape[0] is None:
         return ColumnFactors(np.repeat(factors, prod(case.shape[2:]) if len(case.shape) > 2 else 1))
     return RowFactors(factors)
-
-
-def is_lycoris_ia3(update: Update) -> bool:
-    """LyCORIS trains what is added to 1, and leaves biases alone (`lycoris/modules/ia3.py`)."""
-    return update.tensors["factor"].name.endswith(".weight")
 
 
 def _hira(case: _Case) -> Step:
@@ -307,9 +291,9 @@ def _hira(case: _Case) -> Step:
 
 
 def _oft(case: _Case) -> Step:
+    if "blocks" in case.roles:
+        return _output_blocks(case, case.roles["blocks"])
     raw = case.roles["rotation"]
-    if raw.ndim == 3:
-        return _kohya_oft(case, raw)
     size = (1 + isqrt(1 + 8 * raw.shape[1])) // 2
     skew = np.zeros((len(raw), size, size))
     above = np.triu_indices(size, 1)
@@ -341,7 +325,7 @@ def _rotations(skew: "Matrix", terms: int | None) -> "Matrix":
 _MOST_TERMS = 64
 
 
-def _kohya_oft(case: _Case, raw: "Matrix") -> Step:
+def _output_blocks(case: _Case, raw: "Matrix") -> Step:
     """Blocks (count, b, b) turn outputs; made skew-symmetric first (kohya-ss `networks/oft.py`)."""
     skew = raw - raw.transpose(0, 2, 1)
     if "alpha" in case.update.tensors:

@@ -18,7 +18,7 @@ from lorahub.adapters.rules import Severity
 from lorahub.adapters.safetensors_header import TensorEntry
 from lorahub.errors import AdapterDoesNotFit, NotMergeable
 from lorahub.merging.factors import Factors
-from lorahub.merging.methods import is_additive, is_lycoris_ia3, needs_whole, refuse_unmergeable
+from lorahub.merging.methods import is_additive, needs_whole, refuse_unmergeable
 from lorahub.merging.recipe import Ingredient
 from lorahub.merging.rounding import FLOATS
 
@@ -215,7 +215,7 @@ class _Builder:
     def _take_update(self, number: int, member: Member, update: Update, weight: Weight) -> None:
         is_stack = len(update.shape) == 3 and update.kind is Kind.LINEAR
         refuse_unmergeable(update, member.adapter.base_change, is_stack=is_stack)
-        if update.method == "vera" and not {"vera_A", "vera_B"} <= member.factors.shared.keys():
+        if update.method == "vera" and not {"shared_down", "shared_up"} <= update.tensors.keys():
             raise NotMergeable(
                 "VeRA's shared projections are not in the file (save_projection=false); they come from torch's random "
                 "numbers, which may differ between versions",
@@ -225,7 +225,7 @@ class _Builder:
         factor = member.weight_of(update.module)
         self._place(number, factor, update, weight)
         touches_bias = "up_bias" in update.tensors or (
-            update.method == "ia3" and update.shape[0] is not None and not is_lycoris_ia3(update)
+            update.method == "ia3" and update.shape[0] is not None and "factor" in update.tensors
         )
         bias = f"{weight.places[0].tensor.removesuffix('.weight')}.bias"
         if touches_bias and bias in self.base.tensors:

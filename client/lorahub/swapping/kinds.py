@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from lorahub.adapters.adapter import Adapter, Part, PartKind, Update
 from lorahub.adapters.base_model import BaseModel, BaseTensor
 from lorahub.adapters.base_names import BaseNames
+from lorahub.adapters.formats import format_of
 from lorahub.errors import AdapterDoesNotFit, NotConvertible
 from lorahub.merging.factors import Factors as Tensors
 from lorahub.swapping.effects import Bottleneck, Factors, Rescaled, Shift
@@ -23,10 +24,13 @@ _HINT = "load the adapter onto the base it was trained on"
 
 def kind_of(adapter: Adapter) -> str | None:
     """`bitfit`, `bottleneck`, `ia3`, `front`; None for what is read as factors."""
-    if adapter.format == "lorahub":
+    row = format_of(adapter)
+    if row is not None and row.stands_beside:
         return adapter.method
-    if adapter.updates and all(update.method == "ia3" for update in adapter.updates) and not adapter.parts:
-        return "ia3" if adapter.format == "peft" else None
+    if row is not None and row.is_convertible and adapter.updates and not adapter.parts:
+        factors = [update for update in adapter.updates if update.method == "ia3" and "factor" in update.tensors]
+        if len(factors) == len(adapter.updates):
+            return "ia3"
     is_alone = not adapter.updates and len(adapter.parts) == 1 and _is_front(adapter.parts[0])
     return "front" if is_alone and adapter.method in _FRONT_METHODS else None
 

@@ -242,7 +242,7 @@ def _obstacles(adapter: Adapter) -> Iterator[str]:
 def _obstacle(update: Update) -> str | None:
     if update.method != "lora":
         return f"updates of {update.method}"
-    if "magnitude" in update.tensors and update.kind is not Kind.LINEAR:
+    if update.is_dora and update.kind is not Kind.LINEAR:
         return "DoRA's magnitudes of an embedding or a convolution"
     if "up_bias" in update.tensors:
         return "biases (lora_bias)"

@@ -32,6 +32,8 @@ class Format:
     """Whether it is for image models only."""
     has_spellings: bool = False
     """Whether there are several, so that a file in this format may still be converted to it."""
+    stands_beside: bool = False
+    """Whether what it holds stands between the base's modules or beside them, and is no update to a weight."""
     reorders_rows: bool = False
     """Whether it keeps the rows of q and k in another order than transformers."""
 
@@ -40,7 +42,7 @@ FORMATS: tuple[Format, ...] = (
     Format("gguf", is_gguf, read_gguf_adapter, is_convertible=True, reorders_rows=True),
     Format("mlx", is_mlx, read_mlx, is_convertible=True),
     Format("adapterhub", is_adapterhub, read_adapterhub),
-    Format("lorahub", is_own, read_own),
+    Format("lorahub", is_own, read_own, stands_beside=True),
     Format("peft", is_peft, read_peft, is_convertible=True),
     Format("kohya", is_kohya, read_kohya, is_convertible=True, is_image=True),
     Format("diffusers", is_diffusers, read_diffusers, is_convertible=True, is_image=True, has_spellings=True),

@@ -55,7 +55,8 @@ def read_diffusers(opened: Opened) -> Adapter:
         if found is None:
             reading.unknown.append(entry)
         else:
-            groups.setdefault(found[0], {})[found[1]] = entry
+            role = methods.magnitude_role(entry) if entry.name.endswith(".dora_scale") else found[1]
+            groups.setdefault(found[0], {})[role] = entry
     stated = _settings(metadata, reading)
     for module, tensors in groups.items():
         _make(module, tensors, reading, stated, alphas)

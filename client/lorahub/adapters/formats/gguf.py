@@ -88,8 +88,8 @@ def _make(module: str, tensors: Tensors, reading: Reading, alpha: object) -> Non
         down, up = tensors["down"], tensors["up"]
         rank = down.shape[1]
         agrees = methods.agree({"lora_a": rank, "lora_b": up.shape[1]}, module, reading)
-        shape = (down.shape[0], up.shape[0])
-        update = Update(module, "lora", tensors, shape, rank, scale(rank), Kind.EMBEDDING) if agrees else None
+        shape, factors = (down.shape[0], up.shape[0]), {"down": down.turned, "up": up}
+        update = Update(module, "lora", factors, shape, rank, scale(rank), Kind.EMBEDDING) if agrees else None
     else:
         update = None
     if update is not None:

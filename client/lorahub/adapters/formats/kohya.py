@@ -39,8 +39,8 @@ _ROLES = {
     "w_norm": ("full", "weight"),
     "b_norm": ("", "bias"),
     "on_input": ("", "on_input"),
-    "weight": ("ia3", "factor"),
-    "oft_blocks": ("oft", "rotation"),
+    "weight": ("ia3", "growth"),
+    "oft_blocks": ("oft", "blocks"),
     "rescale": ("", "rescale"),
 }
 _FLAT = frozenset({"alpha", "diff", "diff_b", "w_norm", "b_norm", "on_input", "weight", "rescale", "dora_scale"})
@@ -77,7 +77,8 @@ def _groups(entries: Iterable[TensorEntry], reading: Reading) -> dict[str, dict[
     for entry in methods.check_entries(entries, reading, allow_flat=flat):
         module, _, ending = entry.name.partition(".")
         if ending in _ROLES and module.startswith((*PREFIXES, "oft_unet_")):
-            groups.setdefault(module, {})[_ROLES[ending][1]] = entry
+            role = methods.magnitude_role(entry) if ending == "dora_scale" else _ROLES[ending][1]
+            groups.setdefault(module, {})[role] = entry
         else:
             reading.unknown.append(entry)
     return groups
@@ -99,11 +100,11 @@ def _make(
     elif "weight" in roles:
         entry = tensors["weight"]
         update = Update(module, "full", tensors, entry.shape)
-    elif "factor" in roles:
-        size = methods.elements(tensors["factor"])
+    elif "growth" in roles:
+        size = methods.elements(tensors["growth"])
         update = Update(module, "ia3", tensors, (None, size) if "on_input" in roles else (size, None))
-    elif "rotation" in roles:
-        blocks = tensors["rotation"].shape
+    elif "blocks" in roles:
+        blocks = tensors["blocks"].shape
         update = Update(module.replace("oft_unet_", "lora_unet_"), "oft", tensors, (blocks[0] * blocks[1], None))
     elif roles - {"bias"}:
         update = methods.low_rank(module, tensors, reading, scale=scale)

@@ -60,19 +60,22 @@ def _make(module: str, tensors: Tensors, reading: Reading, settings: Mapping[str
     if not methods.require(tensors, module, ("a", "b"), reading):
         return
     a, b = tensors["a"], tensors["b"]
+    beside = {role: entry for role, entry in tensors.items() if role not in ("a", "b")}
+    factors = {"down": a.turned, "up": b.turned, **beside}
     if not methods.agree({"lora_a": a.shape[-1], "lora_b": b.shape[-2]}, module, reading):
         return
     stated = settings.get("scale")
     scale = float(stated) if isinstance(stated, int | float) else _DEFAULT_SCALE
     rank = a.shape[-1]
     if module.endswith("embed_tokens"):
-        reading.updates.append(Update(module, "lora", tensors, (a.shape[0], b.shape[1]), rank, scale, Kind.EMBEDDING))
+        reading.updates.append(Update(module, "lora", factors, (a.shape[0], b.shape[1]), rank, scale, Kind.EMBEDDING))
     elif len(a.shape) == 3:
         # experts: lora_a (experts, rank, in), lora_b (experts, out, rank)
         shape = (a.shape[0], b.shape[1], a.shape[2])
-        reading.updates.append(Update(module, "lora", tensors, shape, a.shape[1], scale))
+        factors = {"down": a, "up": b, **beside}
+        reading.updates.append(Update(module, "lora", factors, shape, a.shape[1], scale))
     else:
-        reading.updates.append(Update(module, "lora", tensors, (b.shape[1], a.shape[0]), rank, scale))
+        reading.updates.append(Update(module, "lora", factors, (b.shape[1], a.shape[0]), rank, scale))
 
 
 def _check(reading: Reading, config: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
@@ -84,7 +87,7 @@ def _check(reading: Reading, config: Mapping[str, Any], settings: Mapping[str, A
     ]
     if wrong:
         reading.add("LH203", f"{len(wrong)} modules have another rank than lora_parameters says: {stated}", wrong)
-    is_dora = any("magnitude" in update.tensors for update in reading.updates)
+    is_dora = any(update.is_dora for update in reading.updates)
     if is_dora != (config.get("fine_tune_type") == "dora") and reading.updates:
         what = "has" if is_dora else "has no"
         evidence = [Evidence("fine_tune_type", str(config.get("fine_tune_type")), "dora" if is_dora else "lora")]

@@ -70,7 +70,16 @@ _SUFFIXES = {
 _FLAT_ROLES = frozenset(
     "up_bias magnitude diagonal lambda_b lambda_d spectrum values weight bias gate factor alpha".split()
 )
-_SHARED = ("vera_A", "vera_B", "randlora_A", "randlora_B", "vblora_vector_bank", "pvera_A", "pvera_B")
+_SHARED = {
+    "vera_A": "shared_down",
+    "vera_B": "shared_up",
+    "randlora_A": "shared_down",
+    "randlora_B": "shared_up",
+    "vblora_vector_bank": "shared_bank",
+    "pvera_A": "shared_down",
+    "pvera_B": "shared_up",
+}
+"""Tensors of no module, for all of them -> role."""
 _FREE = {"fourierft", "waveft", "shira"}
 _METHODS = {
     "LORA": "lora",
@@ -161,6 +170,7 @@ class _Reader:
         self.reading = Reading()
         self.groups: dict[tuple[str, str, int], dict[str, TensorEntry]] = {}
         self.names: dict[tuple[str, str, int], str] = {}
+        self.shared: dict[str, TensorEntry] = {}
         self.twice: list[Evidence] = []
         self.elements: Mapping[str, int] = {}
         self.copies = 0
@@ -195,9 +205,11 @@ class _Reader:
 
     def _sort(self, entry: TensorEntry) -> None:
         name = _unwrapped(entry.name)
-        if name in _SHARED or name == "prompt_embeddings":
-            if name == "prompt_embeddings":
-                self._prompt(entry)
+        if name == "prompt_embeddings":
+            self._prompt(entry)
+            return
+        if name in _SHARED:
+            self.shared[_SHARED[name]] = entry
             return
         found = _suffix(name)
         if found is None:
@@ -329,7 +341,7 @@ class _Reader:
         return Update(
             module,
             method,
-            tensors,
+            {**tensors, **self.shared} if family == "vera" else tensors,
             shape,
             rank,
             transposed=self._is_transposed(),
