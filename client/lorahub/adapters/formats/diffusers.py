@@ -10,7 +10,7 @@ from lorahub.adapters.adapter import Adapter, BaseClaim, Update
 from lorahub.adapters.findings import Evidence
 from lorahub.adapters.formats import reading as methods
 from lorahub.adapters.formats.opened import Opened
-from lorahub.adapters.formats.peft import Settings
+from lorahub.adapters.formats.peft_settings import PeftSettings
 from lorahub.adapters.formats.reading import Reading, Tensors
 from lorahub.adapters.safetensors_header import TensorEntry
 from lorahub.adapters.strict_json import parse_json
@@ -97,7 +97,7 @@ def _module(path: str) -> str:
     return path
 
 
-def _settings(metadata: Mapping[str, str], reading: Reading) -> dict[str, Settings]:
+def _settings(metadata: Mapping[str, str], reading: Reading) -> dict[str, PeftSettings]:
     """PEFT's settings of each part: `lora_adapter_metadata` has them as `unet.r`, `unet.lora_alpha`, …"""
     raw = metadata.get("lora_adapter_metadata")
     if not raw:
@@ -111,14 +111,14 @@ def _settings(metadata: Mapping[str, str], reading: Reading) -> dict[str, Settin
     for key, setting in value.items() if isinstance(value, dict) else ():
         component, _, name = key.partition(".")
         parts.setdefault(component, {})[name] = setting
-    return {component: Settings(settings) for component, settings in parts.items()}
+    return {component: PeftSettings(settings) for component, settings in parts.items()}
 
 
 def _make(
     module: str,
     tensors: Tensors,
     reading: Reading,
-    stated: Mapping[str, Settings],
+    stated: Mapping[str, PeftSettings],
     alphas: Mapping[str, float],
 ) -> None:
     component, _, inner = module.partition(".")
@@ -134,7 +134,7 @@ def _make(
         reading.updates.append(update)
 
 
-def _check_ranks(reading: Reading, stated: Mapping[str, Settings]) -> None:
+def _check_ranks(reading: Reading, stated: Mapping[str, PeftSettings]) -> None:
     wrong = []
     for update in reading.updates:
         component, _, inner = update.module.partition(".")

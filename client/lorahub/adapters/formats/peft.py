@@ -6,17 +6,17 @@ The tensors are the truth, the configuration is a claim: where the two disagree,
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-from lorahub.adapters.adapter import Adapter, BaseClaim, Part, PartKind, Scaling, Update
+from lorahub.adapters.adapter import Adapter, BaseClaim, Part, PartKind, Update
 from lorahub.adapters.adapter_config import AdapterConfig
 from lorahub.adapters.base_changes import base_change
 from lorahub.adapters.findings import Evidence, shape_text
 from lorahub.adapters.formats import reading as methods
 from lorahub.adapters.formats.opened import Opened
-from lorahub.adapters.formats.peft_settings import SETTINGS, TYPES
+from lorahub.adapters.formats.peft_settings import SETTINGS, TYPES, PeftSettings
 from lorahub.adapters.formats.reading import Reading, Tensors
-from lorahub.adapters.patterns import Names, Patterns, endings, is_saved
+from lorahub.adapters.patterns import endings, is_saved
 from lorahub.adapters.safetensors_header import TensorEntry
-from lorahub.adapters.selection import MOST_SAVED, Selection
+from lorahub.adapters.selection import MOST_SAVED
 
 _SUFFIXES = {
     "lora_A.weight": ("lora", "down"),
@@ -97,9 +97,6 @@ _PROMPTS = {"PROMPT_TUNING", "MULTITASK_PROMPT_TUNING", "P_TUNING", "PREFIX_TUNI
 _WRAPPERS = ("base_model.model.", "base_model.", "_orig_mod.", "module.")
 _EMBEDDINGS = ("embed_tokens", "lm_head", "wte", "word_embeddings", "embed_in", "embed_out", "shared", "tok_embeddings")
 _TWICE = ("classifier", "score")
-_TERMS = 5
-_MOST_LAYERS = 10_000
-_OF_ACTIVATIONS = ("alora_invocation_tokens", "use_qalora", "arrow_config")
 
 
 def is_peft(opened: Opened) -> bool:
@@ -117,56 +114,14 @@ def read_peft(opened: Opened) -> Adapter:
     return reader.adapter(opened.path)
 
 
-class Settings:
-    """adapter_config.json as PEFT applies it to one module."""
-
-    def __init__(self, raw: Mapping[str, Any]) -> None:
-        self.raw = raw
-        self.rank = _number(raw.get("r", raw.get("init_r")), 8)
-        self.alpha = _number(raw.get("lora_alpha", raw.get("alpha")), 8)
-        self.ranks = Patterns(_patterns(raw.get("rank_pattern")))
-        self.alphas = Patterns(_patterns(raw.get("alpha_pattern")))
-        self.selection = _selection(raw)
-        self._feedforward = Names(_names(raw.get("feedforward_modules")) or ())
-        self._parameters: dict[str, list[str]] = {}
-        for parameter in _list(raw.get("target_parameters")):
-            owner, _, leaf = parameter.rpartition(".")
-            self._parameters.setdefault(owner, []).append(leaf)
-
-    @property
-    def scaling(self) -> Scaling:
-        return Scaling(
-            self.rank,
-            self.alpha,
-            is_root=self.raw.get("use_rslora") is True,
-            has_patterns=bool(self.ranks or self.alphas),
-        )
-
-    def rank_of(self, module: str) -> float:
-        return self.ranks.value(module, self.rank)
-
-    def alpha_of(self, module: str) -> float:
-        return self.alphas.value(module, self.alpha)
-
-    def scale(self, module: str, rank: int) -> float:
-        """Alpha / r, with rsLoRA alpha / √r."""
-        root = self.raw.get("use_rslora") is True
-        return self.alpha_of(module) / (rank**0.5 if root else rank)
-
-    def is_feedforward(self, module: str) -> bool:
-        return bool(self._feedforward.match(module))
-
-    def parameters_of(self, module: str) -> list[str]:
-        """The bare parameters of the module that `target_parameters` names."""
-        return [leaf for ending in endings(module) for leaf in self._parameters.get(ending, ())]
-
-
 class _Reader:
     def __init__(self, config: AdapterConfig) -> None:
         self.config = config
         self.raw = config.raw
-        self.settings = Settings(config.raw)
-        self.base_change = base_change(config.raw.get("init_lora_weights"), is_kasa=bool(config.raw.get("kasa_config")))
+        self.settings = PeftSettings(config.raw)
+        self.settings.base_change = base_change(
+            config.raw.get("init_lora_weights"), is_kasa=bool(config.raw.get("kasa_config"))
+        )
         self.reading = Reading()
         self.groups: dict[tuple[str, str, int], dict[str, TensorEntry]] = {}
         self.names: dict[tuple[str, str, int], str] = {}
@@ -345,7 +300,7 @@ class _Reader:
             shape,
             rank,
             transposed=self._is_transposed(),
-            terms=_terms(self.raw) if family == "oft" else None,
+            terms=self.settings.terms if family == "oft" else None,
             is_orthonormal=family == "hra" and self.raw.get("apply_GS") is True,
         )
 
@@ -528,9 +483,9 @@ class _Reader:
         if unknown:
             evidence = [Evidence(key, str(self.raw[key])[:100]) for key in unknown]
             self.reading.add("LH217", f"not known: {', '.join(unknown[:8])}", evidence)
-        if self.base_change is not None:
+        if self.settings.base_change is not None:
             init = self.raw.get("init_lora_weights")
-            is_kasa = self.base_change.setting == "kasa_config"
+            is_kasa = self.settings.base_change.setting == "kasa_config"
             what = "kasa_config is set" if is_kasa else f"init_lora_weights is {init}"
             self.reading.add("LH216", what, [Evidence("init_lora_weights", str(init))])
         if self.raw.get("layer_replication"):
@@ -547,22 +502,21 @@ class _Reader:
 
     def adapter(self, weights_file: str) -> Adapter:
         kind, raw = self.config.peft_type, self.raw
-        start, dropout = raw.get("init_lora_weights"), raw.get("lora_dropout")
         return Adapter(
             format="peft",
             method=_METHODS.get(kind or "", (kind or "unknown").lower()),
             updates=tuple(self.reading.updates),
             parts=tuple(self.reading.parts),
             claim=BaseClaim(self.config.base_model, self.config.base_revision),
-            base_change=self.base_change,
+            base_change=self.settings.base_change,
             selection=self.settings.selection,
             scaling=self.settings.scaling,
-            replication=_ranges(raw.get("layer_replication")),
+            replication=self.settings.replication,
             ties_weights=raw.get("ensure_weight_tying") is True,
             is_block_diagonal=bool(raw.get("use_bdlora")),
-            obstacle=next((key for key in _OF_ACTIVATIONS if raw.get(key)), None),
-            start=start if isinstance(start, str | bool) else None,
-            dropout=float(dropout) if isinstance(dropout, int | float) else 0.0,
+            obstacle=self.settings.obstacle,
+            start=self.settings.start,
+            dropout=self.settings.dropout,
             findings=tuple(self.reading.findings),
             weights_file=weights_file,
             dtypes=self.elements,
@@ -645,57 +599,3 @@ def _sides(
     if family == "hra":
         return (None, tensors["reflections"].shape[0]), tensors["reflections"].shape[1]
     return (None, None), None
-
-
-# --- values of the configuration --------------------------------------------------------------------------------------
-
-
-def _number(value: Any, default: float) -> float:
-    return value if isinstance(value, int | float) and not isinstance(value, bool) else default
-
-
-def _patterns(value: Any) -> dict[str, float]:
-    if not isinstance(value, dict):
-        return {}
-    return {
-        key: number for key, number in value.items() if isinstance(number, int | float) and not isinstance(number, bool)
-    }
-
-
-def _names(value: Any) -> tuple[str, ...] | str | None:
-    return value if isinstance(value, str) else None if not isinstance(value, list) else _list(value)
-
-
-def _list(value: Any) -> tuple[str, ...]:
-    if isinstance(value, str):
-        return (value,)
-    return tuple(item for item in value if isinstance(item, str)) if isinstance(value, list) else ()
-
-
-def _selection(raw: Mapping[str, Any]) -> Selection:
-    layers = raw.get("layers_to_transform")
-    listed = [layers] if isinstance(layers, int) else layers
-    return Selection(
-        _names(raw.get("target_modules")),
-        excluded=_names(raw.get("exclude_modules")) or (),
-        layers=frozenset(n for n in listed if isinstance(n, int)) if isinstance(listed, list) else None,
-        layer_parents=_list(raw.get("layers_pattern")),
-        saved=_list(raw.get("modules_to_save")),
-    )
-
-
-def _ranges(value: Any) -> tuple[tuple[int, int], ...]:
-    """The good ones of `layer_replication`."""
-    pairs = value if isinstance(value, list) else []
-    good = [
-        pair for pair in pairs if isinstance(pair, list) and len(pair) == 2 and all(isinstance(n, int) for n in pair)
-    ]
-    return tuple((start, stop) for start, stop in good if 0 <= start <= stop <= _MOST_LAYERS)
-
-
-def _terms(raw: Mapping[str, Any]) -> int | None:
-    """Of the series that stands for Cayley's transform."""
-    if raw.get("use_cayley_neumann", True) is False:
-        return None
-    terms = raw.get("num_cayley_neumann_terms", _TERMS)
-    return terms if isinstance(terms, int) else _TERMS
