@@ -6,7 +6,7 @@ CLIENTS := 0.36.2 1.18.0 1.33.0
 APT_INSTALL := DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test check format lint types imports clients newest nginx browser downloaders serve cluster soak fuzz bench clean
+.PHONY: help demo test check tables format lint types imports clients newest nginx browser downloaders serve cluster soak fuzz bench clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -59,6 +59,10 @@ test: .venv/.installed clients newest nginx browser downloaders ## format, lint,
 	$(BIN)/pytest -n 2 --dist loadgroup
 
 check: lint types imports ## everything that needs no running registry
+
+tables: .venv/.installed ## write the tables in the documents, and the pages of rules, anew
+	$(BIN)/python docs/rules/generate.py
+	$(BIN)/python docs/tables.py
 
 format: .venv/.installed ## rewrite the sources in the one format
 	$(BIN)/ruff format .

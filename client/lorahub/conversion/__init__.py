@@ -5,13 +5,14 @@ no place for it, in float64 and rounded once to F32. Anything else raises `NotCo
 """
 
 from collections.abc import Callable
-from typing import Literal, get_args
+from typing import get_args
 
 from lorahub.adapters.adapter import Adapter, Naming
 from lorahub.adapters.base_model import BaseModel
 from lorahub.adapters.files import BytesFiles, Files
 from lorahub.adapters.formats import IMAGE_FORMATS, format_of
 from lorahub.adapters.reader import CONFIG, read_adapter
+from lorahub.adapters.runtimes import Form
 from lorahub.conversion.gguf import from_gguf, write_gguf_adapter
 from lorahub.conversion.image import place, write_diffusers, write_kohya
 from lorahub.conversion.lora import Lora, read_lora, refuse_broken
@@ -19,7 +20,7 @@ from lorahub.conversion.mlx import write_mlx
 from lorahub.conversion.peft import normalize, write_peft
 from lorahub.errors import NotConvertible
 
-Target = Literal["peft", "peft-normalized", "diffusers", "kohya", "gguf", "mlx"]
+Target = Form
 TARGETS: tuple[Target, ...] = get_args(Target)
 
 _WRITERS: dict[str, Callable[[Lora, BaseModel | None], dict[str, bytes]]] = {
