@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from lorahub.adapters.runtimes import RUNTIMES
+from lorahub.merging.combine import COMBINATIONS
 
 FOLDER = Path(__file__).parent
 _BLOCK = re.compile(r"(?<=<!-- made by docs/tables\.py: )(\w+)( -->\n)(.*?)(?=<!-- end -->)", re.DOTALL)
@@ -26,14 +27,24 @@ def _runtimes() -> str:
     )
 
 
+def _combinations() -> str:
+    return _table(
+        ("`method`", "options", "preserves", "described in"),
+        (
+            (f"`{name}`", ", ".join(f"`{one.name}`" for one in made.parameters), made.preserves, made.reference)
+            for name, made in COMBINATIONS.items()
+        ),
+    )
+
+
 def documents() -> Mapping[str, str]:
     """Each document with a table, as it should be."""
-    made = {"runtimes": _runtimes}
+    made = {"runtimes": _runtimes, "combinations": _combinations}
 
     def filled(text: str) -> str:
         return _BLOCK.sub(lambda found: f"{found[1]}{found[2]}{made[found[1]]()}", text)
 
-    return {name: filled((FOLDER / name).read_text()) for name in ("runtimes.md",)}
+    return {name: filled((FOLDER / name).read_text()) for name in ("runtimes.md", "merging.md")}
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ import numpy as np
 from lorahub.adapters.adapter import Part, PartKind, Update
 from lorahub.adapters.safetensors_header import TensorEntry
 from lorahub.errors import NotMergeable
-from lorahub.merging.combine import COMBINATIONS, Options
+from lorahub.merging.combine import COMBINATIONS
 from lorahub.merging.methods import of_expert, step_of
 from lorahub.merging.recipe import Recipe
 from lorahub.merging.rounding import FLOATS, narrow, scratch, widen
@@ -87,8 +87,8 @@ class Kernel:
             return base
         deltas = [step.apply(base.copy(), start) - base for step, _ in self.chains]
         recipe = self.recipe
-        options = Options(recipe.density, recipe.rank, recipe.seed, self.target.name)
-        base += COMBINATIONS[recipe.method].apply(deltas, [weight for _, weight in self.chains], options)
+        weights = [weight for _, weight in self.chains]
+        base += COMBINATIONS[recipe.method].apply(deltas, weights, recipe.options(self.target.name))
         return base
 
 
