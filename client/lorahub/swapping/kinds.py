@@ -25,19 +25,26 @@ _HINT = "load the adapter onto the base it was trained on"
 def kind_of(adapter: Adapter) -> str | None:
     """`bitfit`, `bottleneck`, `ia3`, `front`; None for what is read as factors."""
     row = format_of(adapter)
-    if row is not None and row.stands_beside:
+    if row is None:
+        return None
+    if row.stands_beside:
         return adapter.method
-    if row is not None and row.is_convertible and adapter.updates and not adapter.parts:
-        factors = [update for update in adapter.updates if update.method == "ia3" and "factor" in update.tensors]
-        if len(factors) == len(adapter.updates):
-            return "ia3"
-    is_alone = not adapter.updates and len(adapter.parts) == 1 and _is_front(adapter.parts[0])
-    return "front" if is_alone and adapter.method in _FRONT_METHODS else None
+    if row.is_convertible and _is_ia3(adapter):
+        return "ia3"
+    return "front" if _is_front(adapter) else None
 
 
-def _is_front(part: Part) -> bool:
-    """Whether it is known how its numbers lie."""
-    return part.kind in _FRONTS and None not in part.shape
+def _is_ia3(adapter: Adapter) -> bool:
+    """And nothing else."""
+    factors = [update for update in adapter.updates if update.method == "ia3" and "factor" in update.tensors]
+    return bool(factors) and len(factors) == len(adapter.updates) and not adapter.parts
+
+
+def _is_front(adapter: Adapter) -> bool:
+    """And nothing else, of which is known how its numbers lie."""
+    if adapter.method not in _FRONT_METHODS or adapter.updates or len(adapter.parts) != 1:
+        return False
+    return adapter.parts[0].kind in _FRONTS and None not in adapter.parts[0].shape
 
 
 @dataclass(frozen=True)

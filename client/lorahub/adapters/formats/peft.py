@@ -8,7 +8,6 @@ from typing import Any
 
 from lorahub.adapters.adapter import Adapter, BaseClaim, Part, PartKind, Update
 from lorahub.adapters.adapter_config import AdapterConfig
-from lorahub.adapters.base_changes import base_change
 from lorahub.adapters.findings import Evidence, shape_text
 from lorahub.adapters.formats import reading as methods
 from lorahub.adapters.formats.opened import Opened
@@ -70,16 +69,10 @@ _SUFFIXES = {
 _FLAT_ROLES = frozenset(
     "up_bias magnitude diagonal lambda_b lambda_d spectrum values weight bias gate factor alpha".split()
 )
-_SHARED = {
-    "vera_A": "shared_down",
-    "vera_B": "shared_up",
-    "randlora_A": "shared_down",
-    "randlora_B": "shared_up",
-    "vblora_vector_bank": "shared_bank",
-    "pvera_A": "shared_down",
-    "pvera_B": "shared_up",
-}
+_SHARED = {"vera_A": "shared_down", "vera_B": "shared_up"}
 """Tensors of no module, for all of them -> role."""
+_OF_NO_UPDATE = ("randlora_A", "randlora_B", "vblora_vector_bank", "pvera_A", "pvera_B")
+"""The like, of methods that are known by name only."""
 _FREE = {"fourierft", "waveft", "shira"}
 _METHODS = {
     "LORA": "lora",
@@ -119,9 +112,7 @@ class _Reader:
         self.config = config
         self.raw = config.raw
         self.settings = PeftSettings(config.raw)
-        self.settings.base_change = base_change(
-            config.raw.get("init_lora_weights"), is_kasa=bool(config.raw.get("kasa_config"))
-        )
+        self.selection = self.settings.selection
         self.reading = Reading()
         self.groups: dict[tuple[str, str, int], dict[str, TensorEntry]] = {}
         self.names: dict[tuple[str, str, int], str] = {}
@@ -165,6 +156,7 @@ class _Reader:
             return
         if name in _SHARED:
             self.shared[_SHARED[name]] = entry
+        if name in _SHARED or name in _OF_NO_UPDATE:
             return
         found = _suffix(name)
         if found is None:
@@ -195,7 +187,7 @@ class _Reader:
         module, nesting = _module(path)
         if nesting and parameter == "weight":
             kind = PartKind.BASE_COPY
-        elif parameter == "bias" and not self.settings.selection.saves(module):
+        elif parameter == "bias" and not self.selection.saves(module):
             kind = PartKind.BIAS
         else:
             kind = PartKind.REPLACEMENT
@@ -258,7 +250,7 @@ class _Reader:
 
     def _parameters(self, module: str, nesting: int) -> tuple[str, ...]:
         """The bare parameters of this module that are targets. PEFT nests their wrappers: the first has the deepest."""
-        if self.settings.selection.covers(module) and not nesting:
+        if self.selection.covers(module) and not nesting:
             return ()
         return tuple(sorted(set(self.settings.parameters_of(module)), key=_place_in_module))
 
@@ -407,7 +399,7 @@ class _Reader:
         outside = [
             Evidence(update.module)
             for update in self.reading.updates
-            if self.settings.selection.covers(update.module) is False and update.parameters == ("weight",)
+            if self.selection.covers(update.module) is False and update.parameters == ("weight",)
             if not (self.raw.get("ensure_weight_tying") is True and update.leaf in _EMBEDDINGS)
         ]
         if outside:
@@ -424,7 +416,7 @@ class _Reader:
 
     def _unused_targets(self) -> Iterator[str]:
         """Only where tensors of targets are kept one by one, and nothing else explains their absence."""
-        targets = self.settings.selection.targets
+        targets = self.selection.targets
         broken = self.reading.missing or self.reading.ranks or any(f.rule == "LH209" for f in self.reading.findings)
         if targets is None or isinstance(targets, str) or broken:
             return
@@ -434,11 +426,9 @@ class _Reader:
         yield from (name for name in targets if name not in ends)
 
     def _check_saved(self) -> None:
-        if len(self.settings.selection.saved) > MOST_SAVED:
-            evidence = [
-                Evidence("modules_to_save", f"{len(self.settings.selection.saved)} names", f"at most {MOST_SAVED}")
-            ]
-            self.reading.add("LH305", f"modules_to_save has {len(self.settings.selection.saved)} names", evidence)
+        if len(self.selection.saved) > MOST_SAVED:
+            evidence = [Evidence("modules_to_save", f"{len(self.selection.saved)} names", f"at most {MOST_SAVED}")]
+            self.reading.add("LH305", f"modules_to_save has {len(self.selection.saved)} names", evidence)
             return
         whole = [part for part in self.reading.parts if part.kind is PartKind.REPLACEMENT]
         if self.config.peft_type in ("LN_TUNING", "TRAINABLE_TOKENS"):
@@ -446,18 +436,14 @@ class _Reader:
         outside = [
             Evidence(next(iter(part.tensors.values())).name)
             for part in whole
-            if not self.settings.selection.saves(part.module) and part.leaf not in _EMBEDDINGS
+            if not self.selection.saves(part.module) and part.leaf not in _EMBEDDINGS
         ]
         if outside:
             self.reading.add(
                 "LH213", f"{len(outside)} whole tensors are not in modules_to_save, first {outside[0].name}", outside
             )
-        unused = [
-            name for name in self.settings.selection.saved if not any(is_saved([name], part.module) for part in whole)
-        ]
-        if set(unused) < set(_TWICE) and any(
-            name in _TWICE for name in self.settings.selection.saved if name not in unused
-        ):
+        unused = [name for name in self.selection.saved if not any(is_saved([name], part.module) for part in whole)]
+        if set(unused) < set(_TWICE) and any(name in _TWICE for name in self.selection.saved if name not in unused):
             unused = []  # PEFT writes both names for every classifier
         if unused:
             evidence = [Evidence("modules_to_save", name) for name in unused]
@@ -509,7 +495,7 @@ class _Reader:
             parts=tuple(self.reading.parts),
             claim=BaseClaim(self.config.base_model, self.config.base_revision),
             base_change=self.settings.base_change,
-            selection=self.settings.selection,
+            selection=self.selection,
             scaling=self.settings.scaling,
             replication=self.settings.replication,
             ties_weights=raw.get("ensure_weight_tying") is True,

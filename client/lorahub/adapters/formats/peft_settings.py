@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lorahub.adapters.adapter import Scaling
-from lorahub.adapters.base_changes import BaseChange, base_change
+from lorahub.adapters.base_changes import base_change
 from lorahub.adapters.patterns import Names, Patterns, endings
 from lorahub.adapters.selection import Selection
 
@@ -72,9 +72,7 @@ class PeftSettings:
         self.ranks = Patterns(_patterns(raw.get("rank_pattern")))
         self.alphas = Patterns(_patterns(raw.get("alpha_pattern")))
         self.selection = _selection(raw)
-        self.base_change: BaseChange | None = base_change(
-            raw.get("init_lora_weights"), is_kasa=bool(raw.get("kasa_config"))
-        )
+        self.base_change = base_change(raw.get("init_lora_weights"), is_kasa=bool(raw.get("kasa_config")))
         self.replication = _ranges(raw.get("layer_replication"))
         self.terms = _terms(raw)
         self._feedforward = Names(_names(raw.get("feedforward_modules")) or ())
