@@ -1,12 +1,16 @@
 # The registry: API, worker and admin commands in one image, without PyTorch.
 FROM python:3.12-slim-bookworm AS build
 WORKDIR /source
-COPY pyproject.toml constraints.txt README.md LICENSE ./
+COPY pyproject.toml README.md LICENSE ./
+COPY locks locks
 COPY client client
 COPY registry registry
 COPY migrations migrations
+# Only what locks/registry.txt names, byte for byte; the wheel brings its bill of materials (.dist-info/sboms).
 RUN python -m venv /opt/lorahub \
-    && /opt/lorahub/bin/pip install --no-cache-dir --disable-pip-version-check --constraint constraints.txt '.[server]'
+    && /opt/lorahub/bin/pip install --no-cache-dir --disable-pip-version-check --require-hashes --no-deps \
+        --only-binary :all: --requirement locks/registry.txt \
+    && /opt/lorahub/bin/pip install --no-cache-dir --disable-pip-version-check --no-deps --no-build-isolation .
 
 FROM python:3.12-slim-bookworm
 RUN useradd --uid 10001 --user-group --no-create-home --home-dir /var/lib/lorahub lorahub \

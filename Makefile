@@ -2,41 +2,80 @@
 .DEFAULT_GOAL := help
 PYTHON ?= python3
 BIN := .venv/bin
+PIP := python -m pip install --quiet
+# Nothing but what locks/ names, byte for byte, and no program of a package runs to build it. Where a system has no wheel
+# of something: make WHEELS=
+WHEELS ?= --only-binary :all:
+LOCKED := --require-hashes --no-deps $(WHEELS) --requirement
+OURSELVES := --no-deps --no-build-isolation --editable .
 CLIENTS := 0.36.2 1.18.0 1.33.0
 APT_INSTALL := DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test check tables format lint types imports clients newest nginx browser downloaders serve cluster soak fuzz bench clean
+.PHONY: help demo test check tables format lint types imports clients newest lock audit wheel digests nginx browser \
+	downloaders serve cluster soak fuzz bench clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
 
-.venv/.installed: pyproject.toml constraints.txt
+.venv/.installed: pyproject.toml constraints.txt locks/dev.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "lorahub needs Python 3.11 or newer; try: make PYTHON=python3.12")'
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/$(PIP) $(LOCKED) locks/dev.txt
+	$(BIN)/$(PIP) --constraint constraints.txt torch
+	$(BIN)/$(PIP) $(OURSELVES)
 	touch $@
 
-# Older Hub clients, each in a folder of its own that tests put first on a subprocess's path.
-.venv/clients/%/.installed: constraints.txt | .venv/.installed
-	$(BIN)/python -m pip install --quiet --no-warn-conflicts --target .venv/clients/$* --upgrade 'huggingface_hub==$*' hf_xet
-	touch $@
-
-# TRL, beside what the environment has: what else it needs is larger than all the rest together.
-.venv/clients/trl/.installed: constraints.txt | .venv/.installed
-	$(BIN)/python -m pip install --quiet --no-deps --constraint constraints.txt --target .venv/clients/trl --upgrade \
-		trl datasets dill multiprocess pandas pyarrow xxhash
+# Older Hub clients, and TRL, each in a folder of its own that tests put first on a subprocess's path. TRL stands beside
+# what the environment has: what else it needs is larger than all the rest together.
+.venv/clients/%/.installed: locks/clients/%.txt | .venv/.installed
+	$(BIN)/$(PIP) $(LOCKED) $< --no-warn-conflicts --target .venv/clients/$* --upgrade
 	touch $@
 
 clients: $(CLIENTS:%=.venv/clients/%/.installed) .venv/clients/trl/.installed ## install older Hub clients and TRL for the compatibility tests
 
 # The registry alone, without PyTorch and the tests' tools, for the newest Python that is here.
-.venv/newest/.installed: pyproject.toml constraints.txt | .venv/.installed
+.venv/newest/.installed: pyproject.toml locks/registry.txt | .venv/.installed
 	$$(PYTHONPATH=tests $(BIN)/python -m services.newest_python) -m venv --clear .venv/newest
-	.venv/newest/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[server]'
+	.venv/newest/bin/$(PIP) $(LOCKED) locks/registry.txt
+	.venv/newest/bin/$(PIP) $(OURSELVES)
 	touch $@
 
 newest: .venv/newest/.installed ## install the registry for the newest Python of this machine, for the tests
+
+.venv/tools/.installed: locks/tools.txt
+	$(PYTHON) -m venv --clear .venv/tools
+	.venv/tools/bin/$(PIP) $(LOCKED) locks/tools.txt
+	touch $@
+
+# What is locked already stays, as far as pyproject.toml lets it.
+COMPILE = .venv/tools/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
+	--no-annotate --constraint constraints.txt --excludes locks/excluded.txt --no-emit-package torch $(UPGRADE)
+
+lock: .venv/tools/.installed ## write locks/ anew from pyproject.toml; with UPGRADE=--upgrade, at the newest versions
+	$(COMPILE) pyproject.toml --extra dev --group build --output-file locks/dev.txt
+	$(COMPILE) pyproject.toml --extra server --group build --constraint locks/dev.txt --output-file locks/registry.txt
+	$(COMPILE) pyproject.toml --group build --constraint locks/dev.txt --output-file locks/client.txt
+	$(COMPILE) --group pyproject.toml:tools --output-file locks/tools.txt
+	$(foreach version,$(CLIENTS),printf 'huggingface_hub==$(version)\nhf_xet\n' | \
+		$(COMPILE) - --output-file locks/clients/$(version).txt &&) true
+	printf '%s\n' trl datasets dill multiprocess pandas pyarrow xxhash | \
+		$(COMPILE) - --no-deps --output-file locks/clients/trl.txt
+	.venv/tools/bin/python ci/bill_of_materials.py locks/registry.txt locks/registry.cdx.json
+
+audit: .venv/tools/.installed ## ask PyPI for known holes in what is locked
+	$(foreach lock,dev registry client tools,.venv/tools/bin/pip-audit --strict --disable-pip --require-hashes \
+		--requirement locks/$(lock).txt &&) true
+
+wheel: .venv/.installed ## build the wheel and the source distribution, with the list of what the registry is made of
+	rm -rf dist
+	$(BIN)/hatchling build
+
+digests: ## write the digest of the newest base image into the Dockerfile; needs docker
+	@for image in $$(sed -n 's/^FROM \([^ @]*\).*/\1/p' Dockerfile | sort -u); do \
+		digest=$$(docker buildx imagetools inspect $$image --format '{{.Manifest.Digest}}') || exit 1; \
+		sed -i.bak "s|^FROM $$image[^ ]*|FROM $$image@$$digest|" Dockerfile && rm Dockerfile.bak; \
+	done
 
 nginx: ## install nginx, which stands before the processes of a cluster, unless it is there
 	@PATH=$$PATH:/usr/sbin:/usr/local/sbin command -v nginx >/dev/null || $(if $(shell command -v brew),brew install nginx,(apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends nginx-light))
@@ -93,6 +132,7 @@ fuzz: .venv/.installed ## half an hour of requests made from the OpenAPI descrip
 
 bench: .venv/.installed ## the measurements in docs/benchmarks.md
 	$(BIN)/python benchmarks/transfer.py
+	$(BIN)/python benchmarks/small_files.py
 	$(BIN)/python benchmarks/check.py
 	$(BIN)/python benchmarks/merge.py --serve
 	$(BIN)/python benchmarks/swap.py

@@ -59,6 +59,7 @@ def _digest(what: str, number: int) -> str:
 
 
 CARD, CONFIG = _digest("card", 0), _digest("config", 0)
+CARD_BYTES = 900
 
 
 # --- rows -------------------------------------------------------------------------------------------------------------
@@ -165,7 +166,7 @@ def shared_rows(total: int) -> Iterator[tuple[str, dict[str, Any]]]:
             "id": owner + 1, "name": name, "name_key": similarity_key(name), "kind": "user", "fullname": "",
             "is_admin": False, "created_at": START,
         }  # fmt: skip
-    yield "blobs", _blob(CARD, 900, START)
+    yield "blobs", _blob(CARD, CARD_BYTES, START)
     yield "blobs", _blob(CONFIG, 700, START)
 
 
@@ -180,9 +181,12 @@ def owners(total: int) -> int:
     return max(1, total // 20)
 
 
-def seed(database: Database, total: int) -> None:
-    write = _into_sqlite if database.is_sqlite else _into_postgres
-    with write(database) as insert:
+def seed(backend: Backend, total: int) -> None:
+    """Rows, and of the bytes that they name a card: over an empty storage no registry starts."""
+    with backend.blobs.writer(f"blobs/{CARD}") as sink:
+        sink.write(b"x" * CARD_BYTES)
+    write = _into_sqlite if backend.database.is_sqlite else _into_postgres
+    with write(backend.database) as insert:
         _insert(shared_rows(total), insert)
         for start in range(1, total + 1, AT_ONCE):
             numbers = range(start, min(start + AT_ONCE, total + 1))
@@ -411,7 +415,7 @@ def main() -> None:
         backend = Backend.open(Settings(registry_home=home, database_url=url))
         upgrade(backend.database)
         begin = time.perf_counter()
-        seed(backend.database, asked.adapters)
+        seed(backend, asked.adapters)
         print(f"{asked.adapters} adapters seeded in {time.perf_counter() - begin:.0f} s; load {os.getloadavg()[0]:.1f}")
         if not backend.database.is_sqlite:
             check_plans(backend, asked.adapters)

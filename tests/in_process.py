@@ -33,5 +33,5 @@ def running(home: Path, *, around: type[BlobStore] | None = None, **settings: ob
     owner = accounts.add_user(backend, OWNER, by="test", is_admin=True)
     token, _ = accounts.issue_token(backend, owner.id, by="test", name="test", scope="admin")
     headers = {"Authorization": f"Bearer {token}"}
-    with TestClient(create_app(backend), headers=headers, raise_server_exceptions=False) as client:
+    with TestClient(create_app(backend, "testserver"), headers=headers, raise_server_exceptions=False) as client:
         yield App(backend, client)

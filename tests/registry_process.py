@@ -47,14 +47,16 @@ class Registry:
     def __post_init__(self) -> None:
         self.settings = {**production.settings_for(self.home), **self.settings}
 
-    def start(self, *, largest_file_kb: int | None = None, **settings: str) -> "Registry":
+    def start(
+        self, *, largest_file_kb: int | None = None, open_files: int | None = None, **settings: str
+    ) -> "Registry":
         """`largest_file_kb` stands for a full disk: the system refuses to write a file beyond it."""
         environment = {**os.environ, "LORAHUB_WORKER": "false", **UNLIMITED, **self.settings, **settings}
-        limit = "unlimited" if largest_file_kb is None else str(largest_file_kb)
+        limits = f"ulimit -f {largest_file_kb or 'unlimited'}; ulimit -n {open_files or '$(ulimit -n)'}"
         serve = [self.program, "serve", "--home", str(self.home), "--port", str(self.port), "--json"]
         with nullcontext() if self.log is None else self.log.open("a") as errors:
             self.process = subprocess.Popen(
-                ["bash", "-c", f'ulimit -f {limit}; exec "$@"', "bash", *serve],
+                ["bash", "-c", f'{limits}; exec "$@"', "bash", *serve],
                 stdout=subprocess.PIPE,
                 stderr=errors,
                 text=True,

@@ -6,7 +6,7 @@ LorahubError
 │   ├── InvalidUsage         the command or its configuration is wrong   InvalidReference · InvalidConfiguration
 │   ├── InvalidInput         what was sent can't be understood           InvalidName · InvalidPath · InvalidDigest
 │   │   │                                                                InvalidCard · MalformedBody
-│   │   │                                                                UnsupportedMediaType
+│   │   │                                                                UnsupportedMediaType · UnknownHost
 │   │   │                                                                InvalidBaseModel · NotConvertible
 │   │   │                                                                NotMergeable · InvalidRecipe
 │   │   │                                                                InvalidTrainingData
@@ -26,11 +26,13 @@ LorahubError
 │   │                                                                    ProtectedReference · VersionYanked
 │   │                                                                    BlobVanished · IdempotencyKeyReused
 │   │                                                                    PreconditionFailed
-│   ├── LimitExceeded        more than this server takes                 PayloadTooLarge · QuotaExceeded · MergeTooLarge
-│   │                                                                    RangeNotSatisfiable · TooManyRequests
+│   ├── LimitExceeded        more than this server takes                 PayloadTooLarge · HeaderTooLong · QuotaExceeded
+│   │                                                                    MergeTooLarge · RangeNotSatisfiable
+│   │                                                                    TooManyRequests · TooSlow
 │   └── NotSupported         a part of the Hub's protocol that lorahub leaves out
 └── Fault                    it couldn't be done now, whatever the answer would have been
     ├── Unavailable          the registry, the network or the disk       RegistryUnreachable · RegistryFailed · DiskFull
+    │                                                                    Busy · BeingMade
     ├── BlobDamaged          the stored bytes are lost or changed
     ├── Interrupted          Ctrl-C
     ├── TrainingStopped      a training run ended before its end         TrainingDiverged · TrainingInterrupted
@@ -130,6 +132,12 @@ class UnsupportedMediaType(InvalidInput):
     """The request body is compressed or of another type than this route takes."""
 
     code, status = "UnsupportedMediaType", 415
+
+
+class UnknownHost(InvalidInput):
+    """The request is for a host whose name isn't the registry's."""
+
+    code, status = "UnknownHost", 421
 
 
 class InvalidAdapter(InvalidInput):
@@ -399,6 +407,12 @@ class PayloadTooLarge(LimitExceeded):
     code, status = "PayloadTooLarge", 413
 
 
+class HeaderTooLong(LimitExceeded):
+    """The lines before the body of a request are over their bound."""
+
+    code, status = "HeaderTooLong", 431
+
+
 class QuotaExceeded(LimitExceeded):
     """A namespace's or an account's quota is used up; the message has the numbers."""
 
@@ -421,6 +435,12 @@ class TooManyRequests(LimitExceeded):
     """Wait and try again; `facts["retry_after"]` seconds."""
 
     code, status, exit_code, retryable = "TooManyRequests", 429, 8, True
+
+
+class TooSlow(LimitExceeded):
+    """A request whose bytes come too slowly; send it again."""
+
+    code, status, exit_code, retryable = "TooSlow", 408, 8, True
 
 
 class BlobDamaged(Fault):
@@ -483,10 +503,27 @@ class DiskFull(Unavailable):
     code, status = "DiskFull", 507
 
 
+class Busy(Unavailable):
+    """Everything that does this kind of work has had its hands full for too long; `facts["retry_after"]` seconds."""
+
+    code = "Busy"
+
+
+class BeingMade(Unavailable):
+    """A file of a merged revision that a worker makes, once, for all who want it; ask again in
+    `facts["retry_after"]` seconds.
+    """
+
+    code = "BeingMade"
+
+
 class Bug(Fault):
     """Of lorahub's own; the message has the request id to report."""
 
     code, status, exit_code = "Bug", 500, 70
+
+
+_OF_THIS_MACHINE = (Bug, Interrupted, TrainingStopped)
 
 
 def all_errors(root: type[LorahubError] = LorahubError) -> Iterator[type[LorahubError]]:
@@ -498,9 +535,12 @@ def all_errors(root: type[LorahubError] = LorahubError) -> Iterator[type[Lorahub
 
 
 def error_class(code: str | None, status: int) -> type[LorahubError]:
-    """The class that an answer with this `X-Error-Code` and HTTP status stands for."""
+    """The class that an answer with this `X-Error-Code` and HTTP status stands for.
+
+    A bug, an interruption or a training's end at the other side is none here: it is a registry that failed.
+    """
     for candidate in all_errors():
-        if code is not None and candidate.code == code:
+        if code is not None and candidate.code == code and not issubclass(candidate, _OF_THIS_MACHINE):
             return candidate
     by_status: dict[int, type[LorahubError]] = {
         401: InvalidToken,

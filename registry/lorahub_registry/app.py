@@ -6,7 +6,6 @@ from contextlib import asynccontextmanager
 from importlib.metadata import version
 from typing import Any
 
-from anyio import to_thread
 from fastapi import FastAPI
 from fastapi.routing import iter_route_contexts
 from lorahub.errors import RepositoryNotFound
@@ -37,11 +36,13 @@ from lorahub_registry.features.retention import routes as retention
 from lorahub_registry.features.signatures import routes as signatures
 from lorahub_registry.features.statistics import routes as statistics
 from lorahub_registry.features.uploads import routes as uploads
-from lorahub_registry.infrastructure import failpoints
+from lorahub_registry.infrastructure import failpoints, threads
 from lorahub_registry.infrastructure.backend import Backend
 from lorahub_registry.infrastructure.database import now
 from lorahub_registry.infrastructure.web import asset_routes, problems
+from lorahub_registry.infrastructure.web.admission import Admission, Crowd
 from lorahub_registry.infrastructure.web.description import describe
+from lorahub_registry.infrastructure.web.hosts import Hosts
 from lorahub_registry.infrastructure.web.observing import Observing
 from lorahub_registry.infrastructure.web.rates import Rates
 from lorahub_registry.infrastructure.web.raw_path import RawPath, decode
@@ -50,15 +51,17 @@ from lorahub_registry.infrastructure.web.times import wire_time
 from lorahub_registry.infrastructure.web.tracing import telemetry
 
 _NAMED = "{namespace}/{name}"
-WORKER_THREADS = 48  # each may hold one database connection and one megabyte of a file
 
 
-def create_app(backend: Backend) -> FastAPI:
-    """The registry over an open backend whose database is migrated. Closes the database when it stops."""
+def create_app(backend: Backend, host: str | None = None) -> FastAPI:
+    """The registry over an open backend whose database is migrated. Closes the database when it stops.
+
+    `host` is what it is told to listen on, where that is known.
+    """
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        to_thread.current_default_thread_limiter().total_tokens = WORKER_THREADS
+        threads.set_up(storage_wait_seconds=backend.settings.storage_wait_seconds)
         yield
         app.state.prober.close()
         backend.database.close()
@@ -74,7 +77,7 @@ def create_app(backend: Backend) -> FastAPI:
         telemetry=telemetry(),
     )
     app.state.backend = backend
-    app.state.rates = Rates(backend.settings)
+    app.state.rates = Rates(backend.settings, backend.database)
     app.state.prober = Prober(backend)
     app.state.is_stopping = app.state.has_been_ready = False
     app.openapi = _described_once(app)  # type: ignore[method-assign]  # FastAPI's own way to replace it
@@ -111,6 +114,7 @@ def create_app(backend: Backend) -> FastAPI:
         app.include_router(feature.router)
     _add_names_without_namespace(app)
     app.add_middleware(RawPath)
+    app.add_middleware(Admission, hosts=Hosts(backend.settings, host), crowd=Crowd.of(backend.settings))
     app.add_middleware(Observing)
     app.add_middleware(RequestId)
     return app

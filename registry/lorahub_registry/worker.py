@@ -23,11 +23,13 @@ from lorahub_registry.features.maintenance import tasks as maintenance  # noqa: 
 from lorahub_registry.features.merges import tasks as merges  # noqa: E402
 from lorahub_registry.features.mirrors import tasks as mirrors  # noqa: E402
 from lorahub_registry.features.overlaps import tasks as overlaps  # noqa: E402
+from lorahub_registry.features.seals import service as seals  # noqa: E402
 from lorahub_registry.features.statistics import tasks as statistics  # noqa: E402
 from lorahub_registry.features.workers import service as workers  # noqa: E402
 from lorahub_registry.features.workers.service import Badge, NameLost  # noqa: E402
 from lorahub_registry.infrastructure import jobs, logs, tracing  # noqa: E402
 from lorahub_registry.infrastructure.backend import Backend  # noqa: E402
+from lorahub_registry.infrastructure.database.bell import Bell  # noqa: E402
 from lorahub_registry.infrastructure.database.failures import explained  # noqa: E402
 from lorahub_registry.infrastructure.database.migrate import Schema, pending  # noqa: E402
 from lorahub_registry.settings.reading import read  # noqa: E402
@@ -35,16 +37,21 @@ from lorahub_registry.settings.reading import read  # noqa: E402
 logger = logging.getLogger("lorahub")
 
 POLL_SECONDS = 1.0
-_BEATS = 4
+REST_AFTER_SECONDS = 5.0
+LOOK_SECONDS = 60.0
+"""Between looks of a worker at rest for what nobody rings for: what is due, events without a seal, a newer schema."""
+_MORE_SECONDS = 0.1
+"""After a ring: who else rings in that time has its wish seen by the same look."""
+_BEATS = 3
 """Heartbeats in the time after which a silent worker is dead."""
 
 _LOOKS = (
-    take_over,
     statistics.start_wanted,
     overlaps.start_wanted,
     merges.start_wanted,
     maintenance.start_due,
     mirrors.start_due,
+    seals.seal,
 )
 
 
@@ -58,15 +65,21 @@ def run(backend: Backend, *, name: str | None, parent: int | None = None) -> Non
     What is in hand gets `worker_drain_seconds` to come to its end; none where a registry started it beside itself.
     """
     stop = threading.Event()
+    bell = Bell(backend.database)
+
+    def end(*_: object) -> None:
+        stop.set()
+        bell.wake()
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
+        signal.signal(number, end)
     badge = _sign_on(backend, name, stop)
     if badge is None:
         return
     status = 0
     with tracing.exporting():
         try:
-            _work(backend, badge, stop, parent)
+            _work(backend, badge, bell, stop, parent)
         except NameLost:
             logger.exception("this worker was silent for too long, and ends")
             status = 1
@@ -97,17 +110,35 @@ def _sign_on(backend: Backend, name: str | None, stop: threading.Event) -> Badge
     return None
 
 
-def _work(backend: Backend, badge: Badge, stop: threading.Event, parent: int | None) -> None:
-    pause = min(backend.settings.worker_lost_after.total_seconds() / _BEATS, POLL_SECONDS * _BEATS)
-    next_beat = 0.0
+def _work(backend: Backend, badge: Badge, bell: Bell, stop: threading.Event, parent: int | None) -> None:
+    """Heartbeats, and looks for what is wanted: each second while anything is under way, else when the bell rings."""
+    pause = backend.settings.worker_lost_after.total_seconds() / _BEATS
+    next_beat = next_look = 0.0
+    is_rung = False
     while not stop.is_set() and (parent is None or os.getppid() == parent):
-        if time.monotonic() >= next_beat:
-            next_beat = time.monotonic() + pause
+        at = time.monotonic()
+        if at >= next_beat:
+            next_beat = at + pause
             _try(workers.beat, backend, badge)
-            _try(_refuse_outdated, backend)
-        for look in _LOOKS:
-            _try(look, backend)
-        stop.wait(POLL_SECONDS)
+        if is_rung or jobs.is_awake() or at >= next_look:
+            next_look = at + LOOK_SECONDS
+            _look(backend, is_wished=is_rung)
+        woke_nobody = is_rung and not jobs.is_awake()  # the database was away
+        is_rung = (bell.wait(min(pause, POLL_SECONDS)) and not stop.wait(_MORE_SECONDS)) or woke_nobody
+
+
+def _look(backend: Backend, *, is_wished: bool) -> None:
+    """What is wanted is queued, which wakes the engine. What is under way anywhere keeps it awake, so that a worker
+    which dies leaves nothing to those that rest.
+    """
+    _try(_refuse_outdated, backend)
+    if is_wished:
+        _try(jobs.wake)
+    for look in _LOOKS:
+        _try(look, backend)
+    if jobs.is_awake():
+        _try(take_over, backend)
+        _try(jobs.rest, REST_AFTER_SECONDS)
 
 
 def _refuse_outdated(backend: Backend) -> None:
@@ -130,7 +161,7 @@ def main(home: str, parent: str) -> int:
     settings = read(Path(home))
     logs.configure(settings.log_format, settings.log_level)
     try:
-        run(Backend.open(settings), name=None, parent=int(parent))
+        run(jobs.share(Backend.open(settings)), name=None, parent=int(parent))
     except Exception:
         logger.exception("this worker can't work")
         return 1

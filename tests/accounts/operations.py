@@ -329,6 +329,7 @@ OPERATIONS: dict[str, Operation] = {
     # a repository, written to
     f"POST {MODEL}/preupload/{{rev}}": Operation("write", make=sends({"files": []})),
     f"POST {MODEL}/commit/{{rev}}": Operation("write", "revision.publish", _commit),
+    f"POST {OWN}/files/{{rev}}": Operation("write", make=_commit),
     f"GET {MODEL}/xet-write-token/{{rev}}": Operation("write"),
     "POST /{namespace}/{name}.git/info/lfs/objects/batch": Operation("write", make=sends(LFS)),
     "POST /{namespace}/{name}.git/info/lfs/verify": Operation("write", make=sends(GOOD_BYTES)),

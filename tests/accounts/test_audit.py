@@ -32,13 +32,13 @@ def test_each_change_leaves_exactly_one_row(every_caller: Stage, operation: str)
     before = newest(stage.registry)
     status = perform(stage, operation, request)
     rows = stage.registry.sql(
-        "select action, actor, token_id, request_id from audit_events where id > :before", before=before
+        "select action, actor, token_id, request_id, address from audit_events where id > :before", before=before
     )
     assert [row[0] for row in rows] == ([] if expected is None else [expected])
     if expected is not None:
         assert status < 300
         assert rows[0][1] == (stage.registry.admin if OPERATIONS[operation].asks == "registry" else "stage-owner")
-        assert None not in rows[0], "who, with which token, by which request"
+        assert None not in rows[0], "who, with which token, by which request, from where"
 
 
 @contextmanager

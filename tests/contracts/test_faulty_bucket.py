@@ -138,3 +138,41 @@ def test_every_refusal_is_one_of_ours(bucket: Make, status: int) -> None:
         ):
             with pytest.raises(Unavailable):
                 act()
+
+
+def test_many_small_objects_are_written_and_read_several_at_once(bucket: Make) -> None:
+    """Each answer waits for eight requests: one after the other would never get one."""
+    together = threading.Barrier(8, timeout=60)
+    objects = {f"k{number}": b"%d" % number for number in range(64)}
+
+    def put(self: Bucket) -> None:
+        self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        together.wait()
+        self.send_response(200)
+        self.send_header("ETag", '"x"')
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def get(self: Bucket) -> None:
+        together.wait()
+        start, stop = self.wanted()
+        content = objects[self.path.rpartition("/")[2]]
+        self.answer(206, content[start:stop], ranged=(start, min(stop, len(content))))
+
+    with bucket(do_PUT=put, do_GET=get) as store:
+        store.write_all(objects)
+        assert list(store.read_all({key: len(content) for key, content in objects.items()})) == [*objects.values()]
+
+
+def test_one_fault_among_many_small_objects_is_a_fault(bucket: Make) -> None:
+    def put(self: Bucket) -> None:
+        self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        is_bad = self.path.endswith("/k7")
+        self.send_response(200)
+        if not is_bad:
+            self.send_header("ETag", '"x"')
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    with bucket(do_PUT=put) as store, pytest.raises(Unavailable):
+        store.write_all({f"k{number}": b"x" for number in range(20)})

@@ -2,7 +2,9 @@
 
 import hashlib
 import random
+import resource
 import secrets
+import signal
 import tracemalloc
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -10,6 +12,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from lorahub.errors import DiskFull
 from lorahub_registry.infrastructure.storage import BlobStore, FolderBlobStore, ObjectNotFound
 from lorahub_registry.infrastructure.storage.s3_blob_store import S3BlobStore, Sizes
 from services import production
@@ -69,6 +72,34 @@ def test_what_is_written_is_read_whole_and_by_ranges(store: BlobStore, size: int
     assert abs(stored.modified_at - datetime.now(UTC)) < timedelta(minutes=1)
 
 
+def test_many_small_objects_are_written_and_read_together(store: BlobStore) -> None:
+    contents = {f"blobs/aa/bb/{number:03d}": b"%d" % number * (number % 5) for number in range(150)}
+    store.write_all(contents)
+    assert keys(store, "blobs/") == sorted(contents)
+    some = sorted(contents, reverse=True)[::2]
+    assert list(store.read_all({key: len(contents[key]) for key in some})) == [contents[key] for key in some]
+    [longer] = store.read_all({"blobs/aa/bb/004": 3})
+    assert longer == contents["blobs/aa/bb/004"][:4], "bytes behind the end that was expected are seen"
+    with pytest.raises(ObjectNotFound):
+        list(store.read_all({"blobs/aa/bb/004": 4, "blobs/aa/bb/none": 1}))
+    store.delete_all([*some, "blobs/aa/bb/none"])
+    assert keys(store, "blobs/") == sorted(contents.keys() - some)
+
+
+def test_a_folder_that_is_full_keeps_none_of_many_small_objects(tmp_path: Path) -> None:
+    store = FolderBlobStore(tmp_path / "storage")
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limit[1]))
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        with pytest.raises(DiskFull):
+            store.write_all({"blobs/aa/bb/one": b"1", "blobs/aa/bb/two": bytes(8192), "blobs/aa/bb/three": b"3"})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+        signal.signal(signal.SIGXFSZ, ignored)
+    assert [path for path in store.root.rglob("*") if path.is_file()] == []
+
+
 @pytest.mark.parametrize("size", [10, 12 * MiB])
 def test_a_write_that_breaks_off_leaves_nothing(store: BlobStore, size: int) -> None:
     def break_off() -> None:
@@ -80,7 +111,7 @@ def test_a_write_that_breaks_off_leaves_nothing(store: BlobStore, size: int) -> 
         break_off()
     assert store.size("staging/u/whole") is None
     assert keys(store, "staging/") == []
-    assert store.abort_unfinished(older_than=datetime.now(UTC) + timedelta(hours=1)) == 0
+    assert store.abort_unfinished(lambda _key, _begun_at: False) == 0
 
 
 def test_a_write_is_not_visible_before_it_ends(store: BlobStore) -> None:
@@ -198,7 +229,7 @@ def test_a_reader_that_stops_early_holds_nothing(store: BlobStore) -> None:
     assert read(store, "blobs/one") == b"x" * 6 * MiB
 
 
-def test_an_unfinished_write_of_a_dead_process_is_aborted_once_it_is_old() -> None:
+def test_an_unfinished_write_of_a_dead_process_is_aborted_once_nobody_knows_it() -> None:
     server = production.s3()
     client, bucket = server.client(), server.new_bucket()
     store = S3BlobStore(client, bucket, "p/")
@@ -207,8 +238,12 @@ def test_an_unfinished_write_of_a_dead_process_is_aborted_once_it_is_old() -> No
         Bucket=bucket, Key="p/staging/u/whole", UploadId=begun["UploadId"], PartNumber=1, Body=b"x" * 5 * MiB
     )
     assert keys(store, "staging/") == []
-    assert store.abort_unfinished(older_than=datetime.now(UTC) - timedelta(hours=1)) == 0
-    assert store.abort_unfinished(older_than=datetime.now(UTC) + timedelta(hours=1)) == 1
+    last = store.last_arrival("staging/u/")
+    assert last is not None
+    assert abs(datetime.now(UTC) - last) < timedelta(minutes=1)
+    assert store.abort_unfinished(lambda key, begun_at: (key, begun_at) > ("staging/u", last - timedelta(days=1))) == 0
+    assert store.abort_unfinished(lambda key, _begun_at: key != "staging/u/whole") == 1
+    assert store.last_arrival("staging/u/") is None
     assert "Uploads" not in client.list_multipart_uploads(Bucket=bucket)
 
 

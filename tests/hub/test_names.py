@@ -73,6 +73,11 @@ class Cli:
         """To people."""
         return self._run(arguments, "", {})[1]
 
+    def run(self, *arguments: object) -> tuple[int, str]:
+        """The exit status, and all that was said."""
+        status, out, said = self._run(arguments, "", {})
+        return status, out + said
+
     def _run(self, arguments: Sequence[object], stdin: str, variables: Mapping[str, str]) -> tuple[int, str, str]:
         kept = {name: text for name, text in os.environ.items() if not name.startswith(("LORAHUB_", "HF_"))}
         own = {"LORAHUB_HOME": str(self.home), "LORAHUB_PROGRESS": "none", **self.variables, **variables}

@@ -16,7 +16,8 @@ import lorahub
 import psutil
 import pytest
 from corpus.merge_corpus import Stored
-from lorahub.errors import AdapterDoesNotFit, Conflict, NotFound, NotMergeable, TooManyRequests
+from jobs.worker_process import Worker
+from lorahub.errors import AdapterDoesNotFit, Conflict, MergeTooLarge, NotFound, NotMergeable, TooManyRequests
 from lorahub.merging.recipe import Ingredient, Recipe, recipe_of
 from registry_process import LORAHUB, Registry
 
@@ -182,20 +183,39 @@ def test_each_account_has_a_few_at_once(tmp_path: Path, store: Callable[..., Sto
         registry.stop()
 
 
-def test_too_little_memory_fails_the_job_alone(tmp_path: Path, store: Callable[..., Stored]) -> None:
-    settings = {"LORAHUB_WORKER": "true", "LORAHUB_MERGE_MEMORY_BYTES": str(64 << 20)}
+def test_too_little_memory_is_told_before_it_begins(tmp_path: Path, store: Callable[..., Stored]) -> None:
+    settings = {"LORAHUB_MERGE_MEMORY_BYTES": str(64 << 20)}
     registry = Registry(tmp_path / "small", settings).start()
     try:
-        user = ("ana", registry.add_user("ana"))
-        settings = {"target_modules": ["embed_tokens"]}
-        stored = store(registry, user, seed=random.randrange(1 << 30), sizes={"vocab_size": 65_536}, **settings)
-        with _hub(registry, stored) as hub:
-            job = str(hub.start_merge(_recipe(stored, method="ties", density=0.5), "ana/merged")["id"])
-            with pytest.raises(NotMergeable, match="more than 64 MiB of memory"):
-                hub.wait_for_merge(job)
-            assert hub.server() is not None
+        stored = _with_a_large_tensor(registry, store)
+        with _hub(registry, stored) as hub, pytest.raises(MergeTooLarge, match="64 MiB are given"):
+            hub.start_merge(_recipe(stored, method="ties", density=0.5), "ana/merged")
+        assert registry.sql("select count(*) from merge_jobs") == [(0,)]
     finally:
         registry.stop()
+
+
+def test_too_little_memory_fails_the_job_alone(tmp_path: Path, store: Callable[..., Stored]) -> None:
+    """Of a worker that was given less than the registry believes."""
+    registry = Registry(tmp_path / "small").start()
+    worker = Worker(registry, "small", settings={"LORAHUB_MERGE_MEMORY_BYTES": str(64 << 20)})
+    try:
+        stored = _with_a_large_tensor(registry, store)
+        with _hub(registry, stored) as hub:
+            job = str(hub.start_merge(_recipe(stored, method="ties", density=0.5), "ana/merged")["id"])
+            worker.started()
+            with pytest.raises(NotMergeable, match="more than 64 MiB of memory"):
+                hub.wait_for_merge(job)
+            assert worker.is_known()
+    finally:
+        worker.kill()
+        registry.stop()
+
+
+def _with_a_large_tensor(registry: Registry, store: Callable[..., Stored]) -> Stored:
+    user = ("ana", registry.add_user("ana"))
+    sizes = {"vocab_size": 65_536}
+    return store(registry, user, seed=random.randrange(1 << 30), sizes=sizes, target_modules=["embed_tokens"])
 
 
 def test_others_jobs_are_not_there(working: Registry, stored: Stored) -> None:

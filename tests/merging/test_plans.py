@@ -196,10 +196,15 @@ def test_a_sum_is_exact_and_weights_by_layer_count(tmp_path: Path) -> None:
         assert torch.equal(tensor, expected.float()) or torch.allclose(tensor.double(), expected, rtol=2e-7, atol=1e-9)
 
 
+def _combined(method: str, deltas: list[np.ndarray], weights: list[float], **options: float) -> np.ndarray:
+    """Of copies: a method uses up what it is given."""
+    return COMBINATIONS[method].apply([delta.copy() for delta in deltas], weights, Options(options, "w"))
+
+
 def test_svd_is_the_best_of_its_rank() -> None:
     deltas, weights = _deltas(), [0.5, 1.0, -0.3]
-    total = COMBINATIONS["sum"].apply(deltas, weights, Options())
-    made = COMBINATIONS["svd"].apply(deltas, weights, Options({"rank": 5}))
+    total = _combined("sum", deltas, weights)
+    made = _combined("svd", deltas, weights, rank=5)
     s = np.linalg.svd(total, compute_uv=False)
     assert np.linalg.matrix_rank(made) == 5
     assert np.isclose(np.linalg.norm(total - made), np.sqrt(np.sum(s[5:] ** 2)))
@@ -207,23 +212,26 @@ def test_svd_is_the_best_of_its_rank() -> None:
 
 def test_ties_keeps_what_agrees() -> None:
     deltas = [np.array([[1.0, -2.0, 3.0, 0.1]]), np.array([[3.0, 4.0, -1.0, 0.2]])]
-    made = COMBINATIONS["ties"].apply(deltas, [1.0, 1.0], Options({"density": 0.75}))
+    made = _combined("ties", deltas, [1.0, 1.0], density=0.75)
     assert made.tolist() == [[4.0, 8.0, 6.0, 0.0]]
-    assert np.array_equal(COMBINATIONS["ties"].apply(deltas[:1], [1.0], Options()), deltas[0])
+    assert np.array_equal(_combined("ties", deltas[:1], [1.0]), deltas[0])
 
 
 def test_dare_keeps_the_mean_and_repeats() -> None:
     delta = [np.ones((200, 200))]
-    made = COMBINATIONS["dare"].apply(delta, [1.0], Options({"density": 0.3, "seed": 4}, "w"))
-    assert np.array_equal(made, COMBINATIONS["dare"].apply(delta, [1.0], Options({"density": 0.3, "seed": 4}, "w")))
-    assert not np.array_equal(made, COMBINATIONS["dare"].apply(delta, [1.0], Options({"density": 0.3, "seed": 5}, "w")))
+    made = _combined("dare", delta, [1.0], density=0.3, seed=4)
+    assert np.array_equal(made, _combined("dare", delta, [1.0], density=0.3, seed=4))
+    assert not np.array_equal(made, _combined("dare", delta, [1.0], density=0.3, seed=5))
     assert set(np.unique(made)) == {0.0, 1 / 0.3}
     assert abs(made.mean() - 1) < 0.03
 
 
 def test_magnitude_keeps_the_largest() -> None:
     delta = [np.array([[1.0, -5.0], [0.5, 3.0]])]
-    assert COMBINATIONS["magnitude"].apply(delta, [2.0], Options({"density": 0.5})).tolist() == [[0, -10], [0, 6]]
+    assert _combined("magnitude", delta, [2.0], density=0.5).tolist() == [[0, -10], [0, 6]]
+    equal = [np.array([[2.0, -2.0, 0.0, 2.0]])]
+    assert _combined("magnitude", equal, [1.0], density=0.5).tolist() == [[2, -2, 0, 0]], "of equal ones, the first"
+    assert not _combined("magnitude", equal, [1.0], density=0.01).any()
 
 
 @pytest.mark.parametrize("method", sorted(COMBINATIONS))

@@ -26,6 +26,7 @@ def logging(tmp_path: Path) -> Iterator[Registry]:
         "LORAHUB_LOG_FORMAT": "json",
         "LORAHUB_LOG_LEVEL": "debug",
         "LORAHUB_METRICS_ADDRESS": f"127.0.0.1:{free_port()}",
+        "LORAHUB_TRUSTED_PROXIES": "127.0.0.1",
         **IN_A_FOLDER,
     }
     running = Registry(tmp_path / "logging", settings, log=tmp_path / "log").start()
@@ -68,12 +69,17 @@ def test_a_request_is_one_line_with_all_that_matters(logging: Registry) -> None:
     assert line["address"] == "203.0.113.9", "the proxy on this machine is believed"
 
 
-def test_only_trusted_proxies_are_believed(tmp_path: Path) -> None:
-    settings = {"LORAHUB_LOG_FORMAT": "json", "LORAHUB_TRUSTED_PROXIES": "192.0.2.0/24"}
+@pytest.mark.parametrize("trusted", ["", "192.0.2.0/24"])
+def test_only_trusted_proxies_are_believed(tmp_path: Path, trusted: str) -> None:
+    settings = {"LORAHUB_LOG_FORMAT": "json", "LORAHUB_TRUSTED_PROXIES": trusted}
     registry = Registry(tmp_path / "registry", settings, log=tmp_path / "log").start()
+    said = {"X-Forwarded-For": "203.0.113.9", "X-Forwarded-Proto": "https"}
     try:
-        asked = httpx2.get(f"{registry.url}/livez", headers={"X-Forwarded-For": "203.0.113.9"})
-        assert line_of(registry, asked.headers["X-Request-Id"])["address"] == "127.0.0.1"
+        asked = [httpx2.get(f"{registry.url}/api/models", headers=said) for _ in range(3)]
+        assert line_of(registry, asked[0].headers["X-Request-Id"])["address"] == "127.0.0.1"
+        assert httpx2.get(f"{registry.url}/login", headers=said).headers["set-cookie"].count("Secure") == 0
+        told = [line["message"] for line in lines(registry) if "LORAHUB_TRUSTED_PROXIES" in line["message"]]
+        assert len(told) == 1, "once, whoever it is that nobody named"
     finally:
         registry.kill()
 

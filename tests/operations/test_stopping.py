@@ -2,6 +2,7 @@
 
 import hashlib
 import signal
+import socket
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -89,8 +90,23 @@ def test_what_is_under_way_ends_well_and_a_balancer_is_told_at_once(draining: Re
 def accepts(registry: Registry) -> bool:
     try:
         return readiness(registry) > 0
-    except httpx2.ConnectError:
+    except (httpx2.ConnectError, httpx2.ReadError, httpx2.RemoteProtocolError):
         return False
+
+
+def test_a_request_that_was_on_its_way_is_answered(own_registry: Registry) -> None:
+    """Its connection was taken before the process was told to end."""
+    lines = b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", own_registry.port), 30) as connection:
+        assert httpx2.get(f"{own_registry.url}/livez").status_code == 200  # so the one before it is taken too
+        assert own_registry.process is not None
+        own_registry.process.send_signal(signal.SIGTERM)
+        eventually(lambda: not accepts(own_registry))
+        connection.sendall(lines)
+        answer = connection.recv(1 << 16)
+    assert answer.startswith(b"HTTP/1.1 200")
+    assert b"connection: close" in answer.lower()
+    own_registry.wait_until_dead(15)
 
 
 def test_without_time_to_drain_it_ends_at_once(own_registry: Registry) -> None:

@@ -90,7 +90,7 @@ def test_processes_of_the_version_before_go_on_until_they_are_told_that_they_can
         assert worker.is_known()
         migrate("9001", TAKES_AWAY)
         assert readiness(of_today) == (503, "OutdatedSchema")
-        assert worker.wait() == 1, "it would misread what is there"
+        assert worker.wait(120) == 1, "it would misread what is there; it looks once a minute"
         assert of_today.admin_command("jobs")["error"]["code"] == "InvalidConfiguration"
     finally:
         worker.kill()

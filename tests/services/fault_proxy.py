@@ -14,8 +14,11 @@ from typing import Any, Literal, Self
 
 from services.ports import free_port
 
-Kind = Literal["503", "507", "reset", "truncate", "cut", "flip", "error-200"]
-"""A body that is cut is as short as a truncated one, and its reader has all that was sent."""
+Kind = Literal["503", "507", "reset", "truncate", "cut", "flip", "error-200", "hold", "late"]
+"""A body that is cut is as short as a truncated one, and its reader has all that was sent. What is held passes when the
+proxy lets it go, what is late after `LATE_SECONDS`.
+"""
+LATE_SECONDS = 3
 
 _REFUSALS = {
     "503": (b"503 Service Unavailable", b"<Error><Code>SlowDown</Code><Message>Reduce your rate</Message></Error>"),
@@ -48,11 +51,16 @@ class FaultProxy:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._ready = threading.Event()
+        self._is_open = asyncio.Event()
         self._serving: set[asyncio.Task[None] | None] = set()  # asyncio itself holds a task weakly
 
     @property
     def endpoint(self) -> str:
         return f"http://127.0.0.1:{self.port}"
+
+    def let_go(self) -> None:
+        """Of what is held, now and from now on."""
+        self._loop.call_soon_threadsafe(self._is_open.set)
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -96,6 +104,10 @@ class FaultProxy:
         if kind == "reset":
             _reset(writer)
             return
+        if kind == "hold":
+            await self._is_open.wait()
+        if kind == "late":
+            await asyncio.sleep(LATE_SECONDS)
         if kind in _REFUSALS:
             await _drain(head, reader, writer)
             status, body = _REFUSALS[kind]

@@ -6,8 +6,9 @@
 - All else is content like any other. A registry may be told to take only what adapters and models have.
 """
 
+import re
 from collections.abc import Iterable
-from fnmatch import fnmatchcase
+from fnmatch import fnmatchcase, translate
 from posixpath import splitext
 from typing import Literal
 
@@ -29,6 +30,7 @@ _BY_PRODUCTS = (
     *("pytorch_model_fsdp*.bin", "*.distcp", ".metadata"),  # FSDP and torch's distributed checkpoints
     "recipe_state.pt",  # torchtune
 )
+_BY_PRODUCT = re.compile("|".join(map(translate, _BY_PRODUCTS)))
 
 _PICKLES = {
     ".pt": "a PyTorch checkpoint",
@@ -89,8 +91,7 @@ _CURE = (
 
 def is_by_product(path: str) -> bool:
     """Of training: nothing that loads an adapter reads it."""
-    name = _name(path)
-    return any(fnmatchcase(name, pattern) for pattern in _BY_PRODUCTS)
+    return _BY_PRODUCT.match(_name(path)) is not None
 
 
 def is_known(path: str) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from lorahub.adapters.findings import Evidence, Finding
-from lorahub.cli.output import Result, size_text, table
+from lorahub.cli.output import Result, plain, size_text, table
 from lorahub.cli.session import Session, command
 from lorahub.errors import InvalidUsage
 from lorahub.hub.checking import FAIL_ON, LEVELS, Checked, Checker, Evaluate, summary
@@ -112,7 +112,7 @@ def _write(results: Sequence[Checked], wishes: Sequence[str]) -> list[str]:
             raise InvalidUsage(f"no report is called {kind!r}", hint=f"there are: {', '.join(REPORTS)}")
         text = REPORTS[kind](results)
         if place in ("", "-"):
-            click.echo(text)
+            click.echo(plain(text))
         else:
             Path(place).parent.mkdir(parents=True, exist_ok=True)
             Path(place).write_text(text, "utf-8")

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 
 from lorahub.cli.output import Result
 from lorahub.cli.session import Session, command
-from lorahub.errors import AccessRefused, NotFound, Refusal, Unavailable
+from lorahub.errors import AccessRefused, NotFound, Refusal, RegistryFailed, Unavailable
 from lorahub.hub import configuration
 from lorahub.hub.hub import Hub
 from lorahub.protocol.tokens import redact
@@ -87,14 +87,22 @@ def _health(hub: Hub) -> Check:
     return Check("health", health.status == "ok", text, exit_code=0 if health.is_up else Unavailable.exit_code)
 
 
+def _clock(there: str) -> Check:
+    try:
+        skew = (datetime.now(UTC) - datetime.fromisoformat(there)).total_seconds()
+    except (TypeError, ValueError):  # without a zone, or none at all
+        return Check(
+            "clock", False, f"the registry's time is no time: {there[:40]}", exit_code=RegistryFailed.exit_code
+        )
+    text = f"{abs(skew):.0f} s {'ahead of' if skew > 0 else 'behind'} the registry's"
+    return Check("clock", abs(skew) < MOST_SKEW_SECONDS, text, exit_code=2)
+
+
 def _asked(hub: Hub) -> Iterator[Check]:
     server = hub.server()
-    yield Check("registry", True, f"{hub.endpoint}: lorahub {server.get('version')}")
+    yield Check("registry", True, f"{hub.endpoint}: lorahub {server['version']}")
     yield _health(hub)
-    there = datetime.fromisoformat(str(server["time"]))
-    skew = (datetime.now(UTC) - there).total_seconds()
-    text = f"{abs(skew):.0f} s {'ahead of' if skew > 0 else 'behind'} the registry's"
-    yield Check("clock", abs(skew) < MOST_SKEW_SECONDS, text, exit_code=2)
+    yield _clock(server["time"])
     if hub.credential is None:
         yield Check("token", True, "none: public repositories only; lorahub login")
         return

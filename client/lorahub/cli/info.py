@@ -1,13 +1,11 @@
 """`lorahub info`."""
 
-from collections.abc import Mapping
-from typing import Any
-
 import click
 
 from lorahub.cli.output import Result, size_text
 from lorahub.cli.pull import resolved, revision_data, yank_notes
 from lorahub.cli.session import Session, command
+from lorahub.hub.messages import CheckedRevision, StatedSignature
 from lorahub.hub.signing import FILE as SIGNATURE
 
 
@@ -20,11 +18,11 @@ def info(session: Session, reference: str) -> Result:
         model = hub.model(reference)
         checked = hub.checked(reference)
         signature = hub.signature(reference) if any(file.path == SIGNATURE for file in revision.files) else None
-    tags = [str(tag) for tag in model.get("tags") or ()]
+    tags = model["tags"] or []
     lines = [
         resolved(reference, revision),
         f"  by {revision.author}, {revision.created_at}: {revision.message}",
-        f"  {len(revision.files)} files, {size_text(revision.size)}; {model.get('downloads', 0)} downloads",
+        f"  {len(revision.files)} files, {size_text(revision.size)}; {model['downloads'] or 0} downloads",
     ]
     if checked is not None:
         lines += [_verdict(checked), *_training(checked)]
@@ -39,9 +37,9 @@ def info(session: Session, reference: str) -> Result:
     data = {
         **revision_data(revision),
         "tags": tags,
-        "downloads": model.get("downloads"),
-        "private": model.get("private"),
-        "card": model.get("cardData"),
+        "downloads": model["downloads"],
+        "private": model["private"],
+        "card": model["cardData"],
         "check": checked,
         "signature": signature,
     }
@@ -54,7 +52,7 @@ def info(session: Session, reference: str) -> Result:
     )
 
 
-def _signed(signature: Mapping[str, Any]) -> str:
+def _signed(signature: StatedSignature) -> str:
     """What the signature says of itself; the hint is how to prove it."""
     if signature["fault"]:
         return f"  {SIGNATURE} is no signature: {signature['fault']}"
@@ -64,21 +62,22 @@ def _signed(signature: Mapping[str, Any]) -> str:
     return f"  signed by {key}, for exactly these files; prove it with lorahub verify --key"
 
 
-def _training(checked: Mapping[str, Any]) -> list[str]:
+def _training(checked: CheckedRevision) -> list[str]:
     """What its maker states: `trained on 198 rows in 60 steps, loss 5.5486 → 5.3395`."""
-    record = checked["facts"].get("training") or {}
-    run, rows = record.get("run") or {}, ((record.get("data") or {}).get("train") or {}).get("rows")
-    losses = run.get("loss") or {}
+    record = checked["facts"]["training"]
+    run, data = (None, None) if record is None else (record["run"], record["data"])
+    rows = None if data is None or data["train"] is None else data["train"]["rows"]
+    steps, losses = (None, None) if run is None else (run["steps"], run["loss"])
     parts = [
         None if rows is None else f"trained on {rows} rows",
-        None if run.get("steps") is None else f"in {run['steps']} steps",
-        None if losses.get("last") is None else f"loss {losses.get('first')} → {losses['last']}",
+        None if steps is None else f"in {steps} steps",
+        None if losses is None or losses["last"] is None else f"loss {losses['first']} → {losses['last']}",
     ]
     said = ", ".join(part for part in parts if part)
     return [f"  {said}, as its maker states"] if said else []
 
 
-def _verdict(checked: Mapping[str, Any]) -> str:
+def _verdict(checked: CheckedRevision) -> str:
     """What it is, and whether it fits: `lora, rank 16, on q_proj, v_proj; fits acme/llama-7b`."""
     facts = checked["facts"]
     ranks = ", ".join(map(str, facts["ranks"]))

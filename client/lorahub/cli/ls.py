@@ -26,7 +26,7 @@ def _versions(hub: Hub, reference: str) -> Result:
             size_text(version.size),
             version.created_at[:16].replace("T", " "),
             ", ".join(version.aliases),
-            f"yanked: {version.yanked.reason}" if version.yanked else version.message.splitlines()[0][:60],
+            f"yanked: {version.yanked.reason}" if version.yanked else version.message.partition("\n")[0][:60],
         ]
         for version in versions
     ]

@@ -6,6 +6,7 @@ A command is imported when it is called: `lorahub --help` knows them all by thei
 import difflib
 import errno
 import importlib
+import io
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -108,6 +109,9 @@ def cli(ctx: click.Context, /, **flags: object) -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """The entry point of the command `lorahub`."""
     given = list(sys.argv[1:] if arguments is None else arguments)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a name that this terminal can't show is no reason to fail
+            stream.reconfigure(errors="backslashreplace")
     _add_global_options()
     try:
         status = cli.main(given, prog_name="lorahub", standalone_mode=False)

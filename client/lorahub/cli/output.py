@@ -8,6 +8,7 @@ agent   tab-separated, nothing cut
 
 import json
 import os
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -52,11 +53,11 @@ class Output:
         if self.format == "json":
             self._document(ok=result.exit_code == 0, exit_code=result.exit_code, result=result.data)
         elif self.format == "quiet":
-            _print("\n".join(result.ids))
+            _print(plain("\n".join(result.ids)))
         elif self.format == "agent":
-            _print("\n".join("\t".join(_cell(cell) for cell in row) for row in result.rows))
+            _print(plain("\n".join("\t".join(_cell(cell) for cell in row) for row in result.rows)))
         else:
-            _print(self._styled(result.human, sys.stdout))
+            _print(self._styled(plain(result.human), sys.stdout))
         return result.exit_code
 
     def failure(self, error: LorahubError) -> int:
@@ -87,7 +88,7 @@ class Output:
         return [f"    {one.get('path')}: {one.get('message')}" for one in findings if isinstance(one, dict)]
 
     def note(self, text: str) -> None:
-        print(self._styled(text, sys.stderr), file=sys.stderr)
+        print(self._styled(plain(text), sys.stderr), file=sys.stderr)
 
     def _document(self, *, ok: bool, exit_code: int, result: Any = None, error: Any = None) -> None:
         schema = f"lorahub.{self.command}/v1"
@@ -113,6 +114,15 @@ def _asked_format(arguments: Sequence[str]) -> str:
         if flag == "--format" and value in FORMATS:
             return value
     return os.environ.get("LORAHUB_FORMAT", "human")
+
+
+_UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+"""What a terminal obeys instead of showing it, or shows in another order; and halves of characters."""
+
+
+def plain(text: str) -> str:
+    """As it may be written to a terminal, whoever it came from: `ESC` becomes the four characters that stand for it."""
+    return _UNSEEN.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 def _print(text: str) -> None:

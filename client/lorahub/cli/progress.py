@@ -11,7 +11,7 @@ from lorahub.hub.progress import Progress, Silence
 
 PLAIN_SECONDS = 30
 PLAIN_TENTHS = 10
-PLAIN_BYTES = 5_000_000  # less is over before a line about it is read
+PLAIN_BYTES = 5_000_000  # less is told of only once it has taken a second: many small files do
 
 
 def chosen(mode: str, *, is_quiet: bool) -> Progress:
@@ -95,20 +95,26 @@ class Bar(_Counted):
 
 
 class Plain(_Counted):
-    """A line at the start, at every tenth or half minute, and at the end: for logs. Nothing for a few megabytes."""
+    """A line at the start, at every tenth or half minute, and at the end: for logs. None of what is over at once."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._said_tenth, self._said_at = 0, 0.0
-
-    def begin(self, what: str, total: int) -> None:
-        super().begin(what, total if total >= PLAIN_BYTES else 0)
+        self._said_tenth, self._said_at, self._is_told = 0, 0.0, False
 
     def show_begin(self) -> None:
-        self._said_tenth, self._said_at = 0, time.monotonic()
+        self._said_tenth, self._said_at, self._is_told = 0, self.started, False
+        if self.total >= PLAIN_BYTES:
+            self._tell()
+
+    def _tell(self) -> None:
+        self._is_told = True
         self._say(f"{self.what}: {size_text(self.total)}")
 
     def show(self) -> None:
+        if not self._is_told and time.monotonic() - self.started > 1:
+            self._tell()
+        if not self._is_told:
+            return
         tenth = self.count * PLAIN_TENTHS // self.total
         is_late = time.monotonic() - self._said_at > PLAIN_SECONDS
         is_news = tenth > self._said_tenth and time.monotonic() - self._said_at > 1
@@ -117,7 +123,7 @@ class Plain(_Counted):
             self._say(f"{self.what}: {self.count * 100 // self.total} %, {self.rate}")
 
     def show_end(self) -> None:
-        if self.count >= self.total:
+        if self._is_told and self.count >= self.total:
             self._say(f"{self.what}: done, {self.rate}")
 
     @staticmethod

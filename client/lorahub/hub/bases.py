@@ -4,7 +4,7 @@ What a registry said of a base is kept in the cache, so that the next check need
 """
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,8 +25,10 @@ from lorahub.errors import (
     TooManyRequests,
     Unavailable,
 )
+from lorahub.hub.messages import BaseDocument
 from lorahub.hub.progress import Progress
 from lorahub.hub.remote_files import RemoteFiles
+from lorahub.hub.shapes import read
 from lorahub.hub.sources import Origin, Sources, local_place, not_here, suggest_offline
 from lorahub.protocol.references import Reference
 
@@ -187,17 +189,18 @@ def document_of(base: BaseModel) -> dict[str, Any]:
 
 
 def base_from_document(document: Any) -> BaseModel:
-    """Raises `RegistryFailed` where digests and layout disagree."""
-    if not isinstance(document, Mapping) or not isinstance(document.get("layout"), str):
-        raise RegistryFailed("the answer is no base model")
-    files, config, names = (document.get(key) for key in ("files", "config", "names"))
-    base = base_from_text(
-        document["layout"],
-        config if isinstance(config, dict) else {},
-        names=[name for name in names if isinstance(name, str)] if isinstance(names, list) else [],
-        revision=document.get("revision"),
-        files={str(key): str(value) for key, value in files.items()} if isinstance(files, dict) else {},
-    )
-    if document.get("layout_digest") not in (None, base.layout_digest):
+    """Raises `RegistryFailed` where it is none, or digests and layout disagree."""
+    said = read(BaseDocument, document, "a base model")
+    try:
+        base = base_from_text(
+            said["layout"],
+            said["config"] or {},
+            names=said["names"] or [],
+            revision=said["revision"],
+            files=said["files"] or {},
+        )
+    except InvalidBaseModel as error:
+        raise RegistryFailed(f"the registry sent a base model that can't be right: {error}") from None
+    if said["layout_digest"] not in (None, base.layout_digest):
         raise RegistryFailed("the base's layout has another digest than the registry says")
     return base

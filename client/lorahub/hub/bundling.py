@@ -3,13 +3,14 @@
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from lorahub.errors import DigestMismatch
 from lorahub.hub.cache import Cache
 from lorahub.hub.contents import listed
 from lorahub.hub.download import PIECE_BYTES, Download
+from lorahub.hub.messages import TakenBundle
 from lorahub.hub.progress import Progress
+from lorahub.hub.shapes import read
 from lorahub.hub.transport import Transport
 from lorahub.protocol import bundles
 from lorahub.protocol.bundles import Manifest
@@ -57,13 +58,14 @@ class Bundler:
             while piece := file.read(PIECE_BYTES):
                 yield piece
 
-    def send(self, bundle: Path, *, key: Path | None) -> dict[str, Any]:
+    def send(self, bundle: Path, *, key: Path | None) -> TakenBundle:
         """Proves the whole bundle before the first byte leaves, and the registry proves it again."""
         with bundle.open("rb") as file:
             proved = bundles.verify(file, key=key)
-        answer: dict[str, Any] = self._transport.post_bytes(
+        said = self._transport.post_bytes(
             "/api/lorahub/v1/bundles", lambda: _pieces(bundle), {"Content-Type": "application/x-tar"}
         )
+        answer = read(TakenBundle, said, "what it took")
         if answer["bundle"] != f"sha256:{proved.digest}":
             raise DigestMismatch(f"{bundle} changed while it was sent", hint="import it again")
         return answer

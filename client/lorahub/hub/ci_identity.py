@@ -1,12 +1,12 @@
 """The identity token of the CI job that this runs in."""
 
 import os
-from typing import Any
+from typing import TypedDict
 from urllib.parse import urlencode
 
-import httpx2
-
-from lorahub.errors import InvalidConfiguration, RegistryUnreachable
+from lorahub.errors import InvalidConfiguration
+from lorahub.hub.credentials import host_of
+from lorahub.hub.shapes import read
 
 VARIABLE = "LORAHUB_ID_TOKEN"
 """Where GitLab's `id_tokens:` puts the token, and any other CI can."""
@@ -14,8 +14,12 @@ VARIABLE = "LORAHUB_ID_TOKEN"
 _SECONDS = 20.0
 
 
+class _Answer(TypedDict):
+    value: str
+
+
 def identity_token(audience: str) -> str:
-    """Raises `InvalidConfiguration` where no CI offers one, `RegistryUnreachable` where it doesn't answer."""
+    """Raises `InvalidConfiguration` where no CI offers one, what a transport raises where it doesn't answer."""
     given = os.environ.get(VARIABLE, "").strip()
     if given:
         return given
@@ -31,12 +35,7 @@ def identity_token(audience: str) -> str:
 
 
 def _of_github(address: str, bearer: str) -> str:
-    try:
-        answer = httpx2.get(address, headers={"Authorization": f"Bearer {bearer}"}, timeout=_SECONDS)
-        answer.raise_for_status()
-        found: Any = answer.json()
-    except (httpx2.HTTPError, ValueError) as error:
-        raise RegistryUnreachable(f"the CI gives no identity token: {type(error).__name__}") from None
-    if not isinstance(found, dict) or not isinstance(found.get("value"), str):
-        raise RegistryUnreachable("the CI's answer holds no identity token")
-    return str(found["value"])
+    from lorahub.hub.transport import Transport
+
+    with Transport(host_of(address), bearer, timeout=_SECONDS) as transport:
+        return read(_Answer, transport.json("GET", address), "an identity token")["value"]

@@ -5,6 +5,7 @@ no token from the environment goes there: the file may be a stranger's.
 """
 
 import os
+import re
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,13 +31,21 @@ def tokens_file() -> Path:
 
 def host_of(endpoint: str) -> str:
     """`scheme://host[:port]`, the unit to which a token belongs. Raises `InvalidConfiguration`."""
-    parts = urlsplit(endpoint)
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.username:
+    if not _is_address(endpoint):
         raise InvalidConfiguration(
             f"not an address of a registry: {endpoint[:200]!r}",
             hint="write https://hub.example or http://127.0.0.1:8017",
         )
+    parts = urlsplit(endpoint)
     return f"{parts.scheme}://{parts.netloc.lower()}"
+
+
+def _is_address(endpoint: str) -> bool:
+    try:
+        parts = urlsplit(endpoint)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and not parts.username and parts.port != 0
+    except ValueError:  # half an IPv6 address, a port that is none
+        return False
 
 
 def credential_for(endpoint: str, configuration: Configuration, *, token_file: str | None = None) -> Credential | None:
@@ -63,7 +72,7 @@ def token_of_the_hub(configuration: Configuration) -> str | None:
         return None
     if named := os.environ.get("HF_TOKEN", "").strip():
         _require_safe(configuration.text("hf_endpoint"), configuration)
-        return named
+        return _token(named, "HF_TOKEN")
     if host_of(configuration.text("hf_endpoint")) != HUB:
         return None
     place = Path(os.environ.get("HF_TOKEN_PATH") or home_of_the_hub() / "token")
@@ -85,9 +94,9 @@ def _find(endpoint: str, configuration: Configuration, token_file: str | None) -
                 f"{value.origin} names the endpoint {host}; LORAHUB_TOKEN is not sent to an address that a file chose",
                 hint=f"if you trust it: lorahub login {host}, or set LORAHUB_ENDPOINT={host} yourself",
             )
-        return Credential(named.strip(), "LORAHUB_TOKEN")
+        return Credential(_token(named, "LORAHUB_TOKEN"), "LORAHUB_TOKEN")
     saved = _load().get(host)
-    return None if saved is None else Credential(saved, str(tokens_file()))
+    return None if saved is None else Credential(_token(saved, str(tokens_file())), str(tokens_file()))
 
 
 def _require_safe(endpoint: str, configuration: Configuration) -> None:
@@ -107,9 +116,14 @@ def read_token_file(path: str) -> str:
         text = sys.stdin.read() if path == "-" else Path(path).expanduser().read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise InvalidConfiguration(f"can't read the token from {path}: {error}") from None
+    return _token(text, path)
+
+
+def _token(text: str, origin: str) -> str:
+    """One that a header can hold. Raises `InvalidConfiguration`."""
     token = text.strip()
-    if not token or not token.isascii() or any(c.isspace() for c in token):
-        raise InvalidConfiguration(f"{path} holds no token", hint="it should hold the token and nothing else")
+    if re.fullmatch("[!-~]+", token) is None:
+        raise InvalidConfiguration(f"{origin} holds no token", hint="it should hold the token and nothing else")
     return token
 
 

@@ -13,14 +13,12 @@ from pathlib import Path
 from typing import BinaryIO
 from urllib.parse import quote
 
-import httpx2
-
-from lorahub.errors import DigestMismatch, DiskFull, SizeMismatch
+from lorahub.errors import DigestMismatch, DiskFull, RegistryUnreachable, SizeMismatch
 from lorahub.hub.cache import Cache, has, put
 from lorahub.hub.contents import ListedFile
 from lorahub.hub.progress import Progress
 from lorahub.hub.together import run_all
-from lorahub.hub.transport import Transport, goes_on, retrying
+from lorahub.hub.transport import Transport, retrying
 
 PIECE_BYTES = 1 << 20
 
@@ -102,11 +100,11 @@ class Download:
             target.flush()
             os.fsync(target.fileno())
         if have != file.size:
-            raise httpx2.ReadError(f"{file.path} broke off at byte {have} of {file.size}")
+            raise _broken_off(f"{file.path} broke off at byte {have} of {file.size}")
         if not file.is_right(digest.hexdigest()):
             part.unlink()
             if resumed:  # what an earlier pull left may have been the damaged part: once more, from the start
-                raise httpx2.ReadError(f"{file.path} did not continue what was there")
+                raise _broken_off(f"{file.path} did not continue what was there")
             raise DigestMismatch(
                 f"{file.path}: {self._transport.endpoint} sent bytes with the digest {digest.hexdigest()}; "
                 f"expected {file.key}",
@@ -119,12 +117,12 @@ class Download:
         """What `target` has afterwards: its hash, and how many bytes."""
         path = f"/{self._repository}/resolve/{self._commit}/{quote(file.path)}"
         headers = {"Range": f"bytes={have}-"} if have else {}
-        with self._transport.stream(path, headers) as response:
-            if have and not goes_on(response, have):
+        with self._transport.stream(path, headers) as incoming:
+            if have and not incoming.goes_on(have):
                 self._progress.advance(-have)
                 _start_over(target)
                 digest, have = file.hash(), 0
-            for piece in response.iter_bytes():
+            for piece in incoming.pieces():
                 if have + len(piece) > file.size:
                     raise SizeMismatch(f"{file.path}: more is sent than the announced {file.size} bytes")
                 target.write(piece)
@@ -132,6 +130,10 @@ class Download:
                 have += len(piece)
                 self._progress.advance(len(piece))
         return digest, have
+
+
+def _broken_off(what: str) -> RegistryUnreachable:
+    return RegistryUnreachable(what, hint="try again; what arrived is kept")
 
 
 def _open_for_append(part: Path) -> BinaryIO:

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -33,12 +34,36 @@ from lorahub.hub.checking import Checked, Checker
 from lorahub.hub.contents import Contents
 from lorahub.hub.describe import describe
 from lorahub.hub.folder import Left, Listing, list_folder, list_to_push
-from lorahub.hub.messages import Alias, Health, Identity, Mirror, Model, Publisher, Revision, Version
+from lorahub.hub.messages import (
+    Alias,
+    Audience,
+    CheckedRevision,
+    Checks,
+    Health,
+    Identity,
+    Information,
+    KnownBase,
+    MergeJob,
+    Mirror,
+    Model,
+    Place,
+    PlannedMerge,
+    Publisher,
+    Referred,
+    Retention,
+    Revision,
+    Server,
+    StatedSignature,
+    Statistics,
+    TakenBundle,
+    Version,
+)
 from lorahub.hub.progress import Progress, Silence
+from lorahub.hub.shapes import read
 from lorahub.hub.signing import FILE as SIGNATURE
 from lorahub.hub.signing import sign_files
 from lorahub.hub.sources import Sources, Wanted, is_of_an_adapter, with_what_exists
-from lorahub.hub.transport import Transport
+from lorahub.hub.transport import RECORD, Transport
 from lorahub.hub.upload import Upload, Wish
 from lorahub.protocol.names import RepositoryName, is_version
 from lorahub.protocol.references import LATEST, Reference
@@ -150,10 +175,9 @@ class Hub:
         """Raises `NotAuthenticated`, `InvalidToken`."""
         return messages.parse_identity(self._transport.json("GET", "/api/whoami-v2"))
 
-    def server(self) -> Mapping[str, Any]:
+    def server(self) -> Server:
         """Name, version and time of the registry."""
-        answer: Mapping[str, Any] = self._transport.json("GET", f"{OWN}/server")
-        return answer
+        return read(Server, self._transport.json("GET", f"{OWN}/server"), "what it is")
 
     def health(self) -> Health:
         """Whether it can do its work, and what is missing. Not every balancer lets one ask: raises `NotFound` then."""
@@ -163,7 +187,8 @@ class Hub:
 
     def publishers(self, repository: str) -> list[Publisher]:
         """The jobs that a repository trusts."""
-        return [messages.parse_publisher(row) for row in self._transport.json("GET", self._publishers(repository))]
+        rows = self._transport.json("GET", self._publishers(repository))
+        return read(list[Publisher], rows, "publishers")
 
     def trust(self, repository: str, issuer: str, claims: Mapping[str, str]) -> Publisher:
         """Lets jobs publish whose identity token, of this issuer, makes these claims."""
@@ -173,19 +198,18 @@ class Hub:
     def distrust(self, repository: str, publisher: int) -> None:
         self._transport.json("DELETE", f"{self._publishers(repository)}/{publisher}")
 
-    def retention(self, repository: str) -> Mapping[str, Any]:
+    def retention(self, repository: str) -> Retention:
         """`keep` so many versions, None for all; `drops` are those that the next collection lets go of."""
-        found: Mapping[str, Any] = self._transport.json("GET", f"{self._own(self._reference(repository))}/retention")
-        return found
+        found = self._transport.json("GET", f"{self._own(self._reference(repository))}/retention")
+        return read(Retention, found, "what it keeps")
 
-    def set_retention(self, repository: str, keep: int | None) -> Mapping[str, Any]:
+    def set_retention(self, repository: str, keep: int | None) -> Retention:
         address = f"{self._own(self._reference(repository))}/retention"
-        found: Mapping[str, Any] = self._transport.json("PUT", address, body={"keep": keep})
-        return found
+        return read(Retention, self._transport.json("PUT", address, body={"keep": keep}), "what it keeps")
 
     def mirrors(self) -> list[Mirror]:
         """What the namespaces that we manage mirror of other hubs."""
-        return [messages.parse_mirror(row) for row in self._transport.json("GET", f"{OWN}/mirrors")]
+        return read(list[Mirror], self._transport.json("GET", f"{OWN}/mirrors"), "mirrors")
 
     def add_mirror(
         self,
@@ -234,12 +258,12 @@ class Hub:
 
     def oidc_audience(self) -> str:
         """What an identity token has to be made for. Raises `NotSupported` where trusted publishing is off."""
-        return str(self._transport.json("GET", f"{OWN}/oidc/audience")["audience"])
+        return read(Audience, self._transport.json("GET", f"{OWN}/oidc/audience"), "an audience")["audience"]
 
     def exchange_identity(self, repository: str, identity_token: str) -> str:
         """A token that writes to the repository for some minutes. Raises `InvalidToken`, `NotPermitted`."""
         body = {"token": identity_token, "repository": str(self._reference(repository).repository)}
-        return str(self._transport.json("POST", f"{OWN}/oidc/token", body=body)["token"])
+        return messages.parse_token(self._transport.json("POST", f"{OWN}/oidc/token", body=body))
 
     def _publishers(self, repository: str) -> str:
         return f"{self._own(self._reference(repository))}/publishers"
@@ -281,15 +305,15 @@ class Hub:
         with self._held(wanted.repository, private=private, create=create) as repository:
             if policy is not None:
                 self.set_policy(str(repository), policy)
-            answer = Upload(self._transport, repository, self._progress).send(listing.files, wish)
+            committed = Upload(self._transport, repository, self._progress).send(listing.files, wish)
         return Pushed(
             repository=str(repository),
-            version=answer["version"],
-            digest=answer["digest"],
-            commit=answer["commitOid"],
-            aliases=tuple(answer["aliases"]),
-            created=bool(answer["created"]),
-            url=f"{self.endpoint}/{repository}/v/{answer['version']}",
+            version=committed.version,
+            digest=committed.digest,
+            commit=committed.commit_oid,
+            aliases=committed.aliases,
+            created=committed.created,
+            url=f"{self.endpoint}/{repository}/v/{committed.version}",
             files=len(listing.files),
             size=sum(file.size for file in listing.files),
             left=listing.left,
@@ -385,7 +409,7 @@ class Hub:
 
     def _spelled(self, name: RepositoryName) -> RepositoryName:
         """As the registry spells it. Raises `RepositoryNotFound`."""
-        return RepositoryName.parse(self._transport.json("GET", f"/api/models/{name}")["id"])
+        return messages.parse_name(self._transport.json("GET", f"/api/models/{name}"))
 
     def delete(self, repository: str) -> None:
         """The whole repository; its name is never given out again."""
@@ -430,16 +454,16 @@ class Hub:
     def versions(self, repository: str) -> list[Version]:
         """Newest first."""
         rows = self._transport.json("GET", f"{self._own(self._reference(repository))}/versions")
-        return [messages.parse_version(row) for row in rows]
+        return read(list[Version], rows, "versions")
 
     def aliases(self, repository: str) -> list[Alias]:
         rows = self._transport.json("GET", f"{self._own(self._reference(repository))}/aliases")
-        return [messages.parse_alias(row) for row in rows]
+        return read(list[Alias], rows, "aliases")
 
-    def model(self, repository: str) -> Mapping[str, Any]:
+    def model(self, repository: str) -> Information:
         """The Hub's information on a repository: tags, card, parameters, downloads."""
-        answer: Mapping[str, Any] = self._transport.json("GET", f"/api/models/{self._reference(repository).repository}")
-        return answer
+        answer = self._transport.json("GET", f"/api/models/{self._reference(repository).repository}")
+        return read(Information, answer, "a repository")
 
     def search(
         self,
@@ -469,18 +493,13 @@ class Hub:
             "fits": list(fits) or None,
             "sort": sort,
         }
-        query: dict[str, Any] | None = {
+        query = {
             "limit": min(limit, 1000),
             "full": "true",
             **{name: value for name, value in given.items() if value is not None},
         }
-        found: list[Model] = []
-        address: str | None = "/api/models"
-        while address is not None and len(found) < limit:
-            rows, following = self._transport.page(address, query)
-            found += [messages.parse_model(row) for row in rows]
-            address, query = following, None
-        return found[:limit]
+        rows = self._transport.rows("/api/models", query)
+        return [messages.parse_model(row) for row in islice(rows, limit)]
 
     def pull(
         self,
@@ -509,29 +528,24 @@ class Hub:
 
     # --- bases and checks ---------------------------------------------------------------------------------------------
 
-    def add_base(self, base: BaseModel, name: str, *, revision: str | None = None) -> Mapping[str, Any]:
+    def add_base(self, base: BaseModel, name: str, *, revision: str | None = None) -> KnownBase:
         """Registers a base by its layout, and its weights where they were hashed, under this name.
 
         Raises `NotPermitted`, `InvalidBaseModel`, `AlreadyExists` where the revision is known with another layout.
         """
         document = document_of(base) | {"names": [name], "revision": revision or base.revision}
-        answer: Mapping[str, Any] = self._transport.json("POST", f"{OWN}/bases", body=document)
-        return answer
+        return read(KnownBase, self._transport.json("POST", f"{OWN}/bases", body=document), "a base model")
 
-    def bases(self, text: str | None = None) -> list[Mapping[str, Any]]:
+    def bases(self, text: str | None = None) -> list[KnownBase]:
         """Registered bases, without their layouts."""
         query = {"search": text} if text else None
-        return list(self._transport.json("GET", f"{OWN}/bases", query=query))
+        return [read(KnownBase, row, "a base model") for row in self._transport.rows(f"{OWN}/bases", query)]
 
     def adapters_of(self, base: str) -> list[str]:
         """References of the newest version of every adapter that you may see and that names this base."""
         name = _unrevised(self.sources, base)
-        found: list[str] = []
-        address: str | None = f"{OWN}/bases/{quote(name)}/adapters"
-        while address is not None:
-            rows, address = self._transport.page(address)
-            found += [str(row["reference"]) for row in rows]
-        return found
+        rows = self._transport.rows(f"{OWN}/bases/{quote(name)}/adapters")
+        return [read(Referred, row, "an adapter")["reference"] for row in rows]
 
     def check(
         self,
@@ -543,25 +557,23 @@ class Hub:
         """Checks a folder or a reference on this machine: one result for each base, or for the base it names."""
         return Checker(self.sources, level=level, runtimes=runtimes, progress=self._progress).run(adapter, bases)
 
-    def check_all(self, adapters: Sequence[str], bases: Sequence[str]) -> Mapping[str, Any]:
+    def check_all(self, adapters: Sequence[str], bases: Sequence[str]) -> Checks:
         """The registry's own verdicts, from what it has stored: every adapter against every base."""
         body = {"adapters": list(adapters), "bases": list(bases)}
-        answer: Mapping[str, Any] = self._transport.json("POST", f"{OWN}/checks", body=body)
-        return answer
+        return read(Checks, self._transport.json("POST", f"{OWN}/checks", body=body), "verdicts")
 
-    def checked(self, reference: str | Reference) -> Mapping[str, Any] | None:
+    def checked(self, reference: str | Reference) -> CheckedRevision | None:
         """The registry's verdict on the adapter of a revision, with its measured facts; None where it is no adapter."""
         wanted = self._reference(reference)
         try:
             address = f"{self._own(wanted)}/check/{_q(wanted.revision or LATEST)}"
-            answer: Mapping[str, Any] = self._transport.json("GET", address)
+            return read(CheckedRevision, self._transport.json("GET", address), "a verdict")
         except NotFound as error:
             if error.code != NotFound.code:
                 raise
             return None
-        return answer
 
-    def signature(self, reference: str | Reference) -> Mapping[str, Any] | None:
+    def signature(self, reference: str | Reference) -> StatedSignature | None:
         """What the revision's signature says of itself and of the files; None where it brings none.
 
         Proves nothing about who made it: that takes the key. A registry of before answers None too.
@@ -571,24 +583,24 @@ class Hub:
             found = self._transport.json("GET", f"{self._own(wanted)}/signature/{_q(wanted.revision or LATEST)}")
         except RouteNotFound:
             return None
-        return found if isinstance(found, dict) and found.get("signed") else None
+        stated = read(StatedSignature, found, "a signature")
+        return stated if stated["signed"] else None
 
-    def statistics(self, reference: str | Reference) -> Mapping[str, Any]:
+    def statistics(self, reference: str | Reference) -> Statistics:
         """`status` wanted, done or failed; then `statistics` by module and layer. Raises `NotFound` for no adapter."""
         wanted = self._reference(reference)
         address = f"{self._own(wanted)}/statistics/{_q(wanted.revision or LATEST)}"
-        answer: Mapping[str, Any] = self._transport.json("GET", address)
-        return answer
+        return read(Statistics, self._transport.json("GET", address), "statistics")
 
     def set_policy(self, repository: str, policy: str) -> None:
         """`refuse` or `warn`: what happens to an adapter that doesn't fit the base it names."""
         address = f"{self._own(self._reference(repository))}/check-policy"
         self._transport.json("PUT", address, body={"policy": policy})
 
-    def identify(self, digests: Sequence[str]) -> Mapping[str, Sequence[Mapping[str, Any]]]:
+    def identify(self, digests: Sequence[str]) -> Mapping[str, Sequence[Place]]:
         """sha256 -> where files with these bytes are, among what you may read."""
-        answer: Mapping[str, Any] = self._transport.json("POST", f"{OWN}/by-hash", body={"sha256": list(digests)})
-        return {str(digest): list(places) for digest, places in answer.items()}
+        answer = self._transport.json("POST", f"{OWN}/by-hash", body={"sha256": list(digests)})
+        return read(Mapping[str, list[Place]], answer, "places")  # type: ignore[type-abstract]  # read gives a dict
 
     # --- bundles ------------------------------------------------------------------------------------------------------
 
@@ -603,11 +615,12 @@ class Hub:
         records = []
         for reference in map(self._reference, dict.fromkeys(references)):
             query = {"revision": reference.revision} if reference.revision else None
-            records.append(parse_record(self._transport.json("GET", f"{self._own(reference)}/record", query=query)))
+            address = f"{self._own(reference)}/record"
+            records.append(parse_record(self._transport.json("GET", address, query=query, bound=RECORD)))
         bundler = Bundler(self._transport, self.cache, self._progress)
         return bundler.write(records, Path(target), key=None if key is None else Path(key))
 
-    def import_bundle(self, bundle: str | Path, *, key: str | Path | None) -> Mapping[str, Any]:
+    def import_bundle(self, bundle: str | Path, *, key: str | Path | None) -> TakenBundle:
         """Brings a bundle's repositories into the registry, as an administrator; `key` is the public key that must have
         signed it, None takes it from anybody. Raises `InvalidBundle`, `NotPermitted`, `AlreadyExists`.
         """
@@ -632,21 +645,19 @@ class Hub:
             plan = merger.plan(recipe, device=open_device(device))
             return merger.write(plan, Path(folder), threads=threads, progress=self._progress)
 
-    def plan_merge(self, recipe: "Recipe") -> Mapping[str, Any]:
+    def plan_merge(self, recipe: "Recipe") -> PlannedMerge:
         """What the registry would merge: files with sizes, cost, digest. Nothing is started."""
         body = self._of_ours(recipe).as_json()
-        answer: Mapping[str, Any] = self._transport.json("POST", f"{OWN}/merges/plan", body=body)
-        return answer
+        return read(PlannedMerge, self._transport.json("POST", f"{OWN}/merges/plan", body=body), "a plan")
 
-    def start_merge(self, recipe: "Recipe", target: str, *, private: bool = False) -> Mapping[str, Any]:
+    def start_merge(self, recipe: "Recipe", target: str, *, private: bool = False) -> MergeJob:
         """Asks the registry to merge, and to publish the result in the repository `target`.
 
         The same recipe for the same target is the same job. Raises what planning raises, `TooManyRequests`.
         """
         ours, name = self._of_ours(recipe), str(self._reference(target).repository)
         body = {"recipe": ours.as_json(), "target": name, "private": private}
-        answer: Mapping[str, Any] = self._transport.json("POST", f"{OWN}/merges", body=body)
-        return answer
+        return read(MergeJob, self._transport.json("POST", f"{OWN}/merges", body=body), "a job")
 
     def _of_ours(self, recipe: "Recipe") -> "Recipe":
         """With names as the registry itself writes them. Raises `InvalidReference` for what isn't there."""
@@ -656,25 +667,23 @@ class Hub:
     def _plain(self, source: str) -> str:
         return str(replace(self._reference(source), scheme="lorahub", host=None))
 
-    def merge_job(self, job: str) -> Mapping[str, Any]:
+    def merge_job(self, job: str) -> MergeJob:
         """`status` (queued, running, publishing, done, failed, cancelled), `bytes`, `done` and the `reference`."""
-        answer: Mapping[str, Any] = self._transport.json("GET", f"{OWN}/merges/{_q(job)}")
-        return answer
+        return read(MergeJob, self._transport.json("GET", f"{OWN}/merges/{_q(job)}"), "a job")
 
-    def cancel_merge(self, job: str) -> Mapping[str, Any]:
-        answer: Mapping[str, Any] = self._transport.json("POST", f"{OWN}/merges/{_q(job)}/cancel")
-        return answer
+    def cancel_merge(self, job: str) -> MergeJob:
+        return read(MergeJob, self._transport.json("POST", f"{OWN}/merges/{_q(job)}/cancel"), "a job")
 
-    def wait_for_merge(self, job: str, progress: Progress | None = None) -> Mapping[str, Any]:
+    def wait_for_merge(self, job: str, progress: Progress | None = None) -> MergeJob:
         """Until it is over. Raises `NotMergeable` where it failed, `Conflict` where it was cancelled."""
         shown, seen = progress or self._progress, 0
         found = self.merge_job(job)
-        shown.begin("merging", int(found["bytes"]))
+        shown.begin("merging", found["bytes"])
         while found["status"] in ("queued", "running", "publishing"):
             time.sleep(_POLL_SECONDS)
             found = self.merge_job(job)
-            shown.advance(int(found["done"]) - seen)
-            seen = int(found["done"])
+            shown.advance(found["done"] - seen)
+            seen = found["done"]
         shown.end()
         if found["status"] == "failed":
             raise NotMergeable(str(found["error"]), hint="see the registry's log for the rest")

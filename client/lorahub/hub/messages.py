@@ -1,11 +1,14 @@
 """What a registry answers, parsed once into types. A registry may be hostile: every path and digest is checked here."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypedDict
 
 from lorahub.errors import Refusal, RegistryFailed
+from lorahub.hub.shapes import read
 from lorahub.protocol.digests import FileEntry, Sha256, is_commit_id, parse_sha256, revision_digest
+from lorahub.protocol.names import RepositoryName
 from lorahub.protocol.paths import check_tree, parse_path
 
 
@@ -134,39 +137,70 @@ class Identity:
     expires_at: str | None
 
 
+# --- revisions --------------------------------------------------------------------------------------------------------
+
+
+class _File(TypedDict):
+    path: str
+    size: int
+    sha256: str
+
+
+class _Origin(TypedDict):
+    endpoint: str
+    repository: str
+    commit: str
+
+
+class _Revision(TypedDict):
+    id: str
+    commit: str
+    digest: str
+    version: str | None
+    aliases: tuple[str, ...] | None
+    yanked: Yank | None
+    createdAt: str
+    author: str
+    message: str
+    files: list[_File]
+    origin: _Origin | None
+
+
 def parse_revision(body: Any) -> Revision:
     """Raises `RegistryFailed` for anything that isn't a revision, or that could write outside its folder."""
+    said = read(_Revision, body, "a revision")
     try:
         files = tuple(
             FileEntry(parse_path(file["path"]), _size(file["size"]), parse_sha256(file["sha256"]))
-            for file in body["files"]
+            for file in said["files"]
         )
         check_tree(parse_path(file.path) for file in files)
         digest = revision_digest(files)
-        _require(body["digest"] == f"sha256:{digest}", "its digest is not the digest of the files it lists")
-        _require(is_commit_id(body["commit"]), "its commit is no commit id")
-        return Revision(
-            id=str(body["id"]),
-            commit=body["commit"],
-            digest=digest,
-            version=body.get("version"),
-            aliases=tuple(body.get("aliases") or ()),
-            yanked=parse_yank(body.get("yanked")),
-            created_at=str(body["createdAt"]),
-            author=str(body["author"]),
-            message=str(body["message"]),
-            files=files,
-            origin=_origin(body.get("origin")),
-        )
-    except (Refusal, KeyError, TypeError, ValueError) as error:
+        _require(said["digest"] == f"sha256:{digest}", "its digest is not the digest of the files it lists")
+        _require(is_commit_id(said["commit"]), "its commit is no commit id")
+        name = str(RepositoryName.parse(said["id"]))
+    except (Refusal, ValueError) as error:
         raise RegistryFailed(
             f"the registry sent a revision that can't be right: {error}",
             hint="don't use this registry until it is mended",
         ) from None
+    return Revision(
+        id=name,
+        commit=said["commit"],
+        digest=digest,
+        version=said["version"],
+        aliases=said["aliases"] or (),
+        yanked=said["yanked"],
+        created_at=said["createdAt"],
+        author=said["author"],
+        message=said["message"],
+        files=files,
+        origin=_origin(said["origin"]),
+    )
 
 
-def _origin(body: Any) -> str | None:
-    return f"{body['endpoint']}/{body['repository']}@{body['commit']}" if isinstance(body, dict) else None
+def _origin(said: _Origin | None) -> str | None:
+    return None if said is None else f"{said['endpoint']}/{said['repository']}@{said['commit']}"
 
 
 def _require(condition: bool, what: str) -> None:  # noqa: FBT001 (reads as a sentence)
@@ -174,90 +208,281 @@ def _require(condition: bool, what: str) -> None:  # noqa: FBT001 (reads as a se
         raise ValueError(what)
 
 
-def _size(value: Any) -> int:
-    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
-        return value
-    raise ValueError(f"a size of {value!r}")
+def _size(value: int) -> int:
+    _require(value >= 0, f"a size of {value}")
+    return value
 
 
-def parse_yank(body: Any) -> Yank | None:
-    if not isinstance(body, dict):
-        return None
-    return Yank(str(body.get("reason")), str(body.get("at")), str(body.get("by")))
+# --- repositories -----------------------------------------------------------------------------------------------------
 
 
-def parse_version(body: Mapping[str, Any]) -> Version:
-    return Version(
-        name=str(body["name"]),
-        commit=str(body["commit"]),
-        digest=str(body["digest"]),
-        created_at=str(body["createdAt"]),
-        author=str(body["author"]),
-        message=str(body["message"]),
-        size=int(body["size"]),
-        aliases=tuple(body["aliases"]),
-        yanked=parse_yank(body["yanked"]),
-    )
+class Named(TypedDict):
+    """A row of versions, of aliases or of branches."""
+
+    name: str
 
 
-def parse_alias(body: Mapping[str, Any]) -> Alias:
-    return Alias(str(body["name"]), body["version"], str(body["commit"]), bool(body["protected"]))
+class Referred(TypedDict):
+    reference: str
 
 
-def parse_model(body: Mapping[str, Any]) -> Model:
+class Information(TypedDict):
+    """The Hub's on a repository, as far as it is shown."""
+
+    id: str
+    tags: list[str] | None
+    downloads: int | None
+    private: bool | None
+    cardData: Any | None
+
+
+class Retention(TypedDict):
+    """`drops` are the versions that the next collection lets go of."""
+
+    keep: int | None
+    drops: list[str]
+
+
+class _Model(TypedDict):
+    id: str
+    tags: tuple[str, ...] | None
+    downloads: int | None
+    likes: int | None
+    private: bool | None
+    lastModified: str | None
+    createdAt: str | None
+    library_name: str | None
+
+
+def parse_name(body: Any) -> RepositoryName:
+    """A repository's, as the registry spells it."""
+    said = read(Information, body, "a repository")
+    try:
+        return RepositoryName.parse(said["id"])
+    except Refusal as error:
+        raise RegistryFailed(f"the registry sent a repository that can't be right: {error}") from None
+
+
+def parse_model(body: Any) -> Model:
+    said = read(_Model, body, "a repository")
     return Model(
-        id=str(body["id"]),
-        tags=tuple(body.get("tags") or ()),
-        downloads=int(body.get("downloads") or 0),
-        likes=int(body.get("likes") or 0),
-        private=bool(body.get("private")),
-        updated_at=str(body.get("lastModified") or body.get("createdAt") or ""),
-        library=body.get("library_name"),
+        id=said["id"],
+        tags=said["tags"] or (),
+        downloads=said["downloads"] or 0,
+        likes=said["likes"] or 0,
+        private=bool(said["private"]),
+        updated_at=said["lastModified"] or said["createdAt"] or "",
+        library=said["library_name"],
     )
 
 
-def parse_publisher(body: Mapping[str, Any]) -> Publisher:
-    return Publisher(int(body["id"]), str(body["issuer"]), dict(body["claims"]), str(body["addedBy"]))
+def parse_version(body: Any) -> Version:
+    return read(Version, body, "a version")
 
 
-def parse_mirror(body: Mapping[str, Any]) -> Mirror:
-    return Mirror(
-        id=int(body["id"]),
-        target=str(body["target"]),
-        endpoint=str(body["endpoint"]),
-        repository=str(body["repository"]),
-        revision=str(body["revision"]),
-        private=bool(body["private"]),
-        waiting=bool(body["waiting"]),
-        note=body.get("note"),
-        checked_at=body["checkedAt"],
-        commit=body["commit"],
-        version=body["version"],
-        error=body["error"],
-        has_token=bool(body["hasToken"]),
-        paused=bool(body["paused"]),
-        failures=int(body["failures"]),
-        next_try_at=body["nextTryAt"],
-    )
+def parse_alias(body: Any) -> Alias:
+    return read(Alias, body, "an alias")
+
+
+def parse_publisher(body: Any) -> Publisher:
+    return read(Publisher, body, "a publisher")
+
+
+def parse_mirror(body: Any) -> Mirror:
+    return read(Mirror, body, "a mirror")
+
+
+# --- the registry, and who we are -------------------------------------------------------------------------------------
+
+
+class Server(TypedDict):
+    version: str
+    time: str
+
+
+class _Look(TypedDict):
+    ok: bool
+    fault: str | None
+
+
+class _Health(TypedDict):
+    status: str
+    checks: Mapping[str, _Look]
+
+
+class _Organisation(TypedDict):
+    name: str
+    roleInOrg: str | None
+
+
+class _Token(TypedDict):
+    displayName: str
+    role: str
+    namespace: str | None
+    expiresAt: str | None
+
+
+class _Authentication(TypedDict):
+    accessToken: _Token
+
+
+class _Identity(TypedDict):
+    name: str
+    orgs: list[_Organisation] | None
+    auth: _Authentication
+
+
+class Audience(TypedDict):
+    audience: str
+
+
+class _NewToken(TypedDict):
+    token: str
+
+
+_TOKEN = re.compile(r"[!-~]{1,4096}")
 
 
 def parse_health(body: Any) -> Health:
-    """Raises `RegistryFailed`."""
-    try:
-        checks = body["checks"].items()
-        faults = {str(name): str(check["fault"]) for name, check in checks if not check["ok"]}
-        return Health(str(body["status"]), faults)
-    except (AttributeError, KeyError, TypeError):
-        raise RegistryFailed("the registry doesn't say how it is", hint="does another program answer there?") from None
+    said = read(_Health, body, "its health")
+    faults = {name: look["fault"] or "not ok" for name, look in said["checks"].items() if not look["ok"]}
+    return Health(said["status"], faults)
 
 
-def parse_identity(body: Mapping[str, Any]) -> Identity:
-    token = body["auth"]["accessToken"]
+def parse_identity(body: Any) -> Identity:
+    said = read(_Identity, body, "who we are")
+    token = said["auth"]["accessToken"]
     return Identity(
-        name=str(body["name"]),
-        organisations={str(org["name"]): str(org.get("roleInOrg")) for org in body.get("orgs", ())},
-        token_name=str(token["displayName"]),
-        scope=str(token["role"]),
-        namespace=token.get("namespace"),
-        expires_at=token.get("expiresAt"),
+        name=said["name"],
+        organisations={org["name"]: org["roleInOrg"] or "" for org in said["orgs"] or ()},
+        token_name=token["displayName"],
+        scope=token["role"],
+        namespace=token["namespace"],
+        expires_at=token["expiresAt"],
     )
+
+
+def parse_token(body: Any) -> str:
+    """One that a header can hold."""
+    token = read(_NewToken, body, "a token")["token"]
+    if _TOKEN.fullmatch(token) is None:
+        raise RegistryFailed("the registry sent a token that can't be one")
+    return token
+
+
+# --- bases, checks, merges --------------------------------------------------------------------------------------------
+
+
+class Place(TypedDict):
+    """Where bytes are, among what one may read."""
+
+    reference: str
+    path: str
+    base: str | None
+
+
+class KnownBase(TypedDict):
+    """Without its layout."""
+
+    name: str
+    revision: str | None
+    architecture: str | None
+    parameters: int
+    weights_digest: str | None
+    adapters: int | None
+
+
+class BaseDocument(TypedDict):
+    names: list[str] | None
+    revision: str | None
+    layout: str
+    layout_digest: str | None
+    files: Mapping[str, str] | None
+    config: Mapping[str, Any] | None
+
+
+class _Finding(TypedDict):
+    rule: str
+
+
+class _Losses(TypedDict):
+    first: Any | None
+    last: Any | None
+
+
+class _Run(TypedDict):
+    steps: int | None
+    loss: _Losses | None
+
+
+class _Rows(TypedDict):
+    rows: int | None
+
+
+class _Data(TypedDict):
+    train: _Rows | None
+
+
+class _Training(TypedDict):
+    run: _Run | None
+    data: _Data | None
+
+
+class _Facts(TypedDict):
+    method: str
+    ranks: list[int]
+    targets: list[str]
+    training: _Training | None
+
+
+class CheckedRevision(TypedDict):
+    """The registry's verdict on an adapter, with its measured facts."""
+
+    base: str | None
+    verdict: str
+    findings: list[_Finding]
+    facts: _Facts
+
+
+class Checks(TypedDict):
+    checks: list[CheckedRevision]
+
+
+class StatedSignature(TypedDict):
+    signed: bool
+    key: str | None
+    coversFiles: bool
+    differing: list[str]
+    fault: str | None
+
+
+class Statistics(TypedDict):
+    status: str
+    note: str | None
+    statistics: Mapping[str, Any] | None
+
+
+class PlannedMerge(TypedDict):
+    digest: str
+    files: Mapping[str, int]
+
+
+class MergeJob(TypedDict):
+    id: str
+    status: str
+    reference: str | None
+    bytes: int
+    done: int
+    error: str | None
+    note: str | None
+
+
+class _TakenRepository(TypedDict):
+    id: str
+    commits: int
+    references: int
+
+
+class TakenBundle(TypedDict):
+    bundle: str
+    repositories: list[_TakenRepository]

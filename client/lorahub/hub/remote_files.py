@@ -23,6 +23,13 @@ FIRST_READ = 16 << 10
 _MOST_KEPT = 16 << 20
 """Bytes of a file's beginning; no header and no configuration is larger."""
 
+_MOST_AT_ONCE = 64 << 20
+_MOST_READ = 1 << 30
+"""Bytes of all files together: headers that take more are none."""
+
+_MOST_IN_MEMORY = 256 << 10
+"""Bytes of a beginning; a longer one is read from the cache again."""
+
 
 class RemoteFiles:
     """`connect` is called for what isn't here; it raises where there is no network to be asked.
@@ -71,12 +78,17 @@ class RemoteFiles:
         if stop > len(head):
             head += self._range(file, len(head), max(stop, min(FIRST_READ, file.size)))
             self._cache.keep_head(file.key, head)
-        self._heads[file.path] = head
+        if len(head) <= _MOST_IN_MEMORY:
+            self._heads[file.path] = head
         return head[start:stop]
 
     def _range(self, file: ListedFile, start: int, stop: int) -> bytes:
         from lorahub.hub.transport import retrying
 
+        if stop - start > _MOST_AT_ONCE or self.bytes_read > _MOST_READ:
+            raise RegistryFailed(
+                f"{file.path}: to read its header takes more bytes than any has", hint="is it what it says it is?"
+            )
         transport = self._connect()
         address = f"/{self.contents.repository}/resolve/{self.commit}/{quote(file.path)}"
         got = retrying(lambda: self._fetch(transport, address, start, stop))
@@ -86,14 +98,16 @@ class RemoteFiles:
         return got
 
     def _fetch(self, transport: "Transport", address: str, start: int, stop: int) -> bytes:
-        from lorahub.hub.transport import goes_on
-
         self.requests += 1
         got = bytearray()
-        with transport.stream(address, {"Range": f"bytes={start}-{stop - 1}"}) as response:
-            skip = 0 if goes_on(response, start) else start
-            for piece in response.iter_bytes():
-                got += piece
-                if len(got) >= skip + stop - start:
+        with transport.stream(address, {"Range": f"bytes={start}-{stop - 1}"}) as incoming:
+            skipped = 0 if incoming.goes_on(start) else start
+            if skipped > _MOST_AT_ONCE:
+                raise RegistryFailed(f"{transport.endpoint} sends whole files where a part is asked for")
+            for piece in incoming.pieces():
+                passed = min(skipped, len(piece))
+                skipped -= passed
+                got += piece[passed : passed + stop - start - len(got)]
+                if len(got) == stop - start:
                     break
-        return bytes(got[skip : skip + stop - start])
+        return bytes(got)

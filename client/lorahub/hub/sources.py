@@ -39,8 +39,10 @@ from lorahub.hub.contents import Contents, ListedFile, contents_of
 from lorahub.hub.credentials import LOOPBACK, host_of, token_for, token_of_the_hub
 from lorahub.hub.folder import Left
 from lorahub.hub.local_names import require_holdable
+from lorahub.hub.messages import Named
 from lorahub.hub.progress import Progress, Silence
 from lorahub.hub.remote_files import RemoteFiles
+from lorahub.hub.shapes import read
 from lorahub.protocol.digests import is_commit_id
 from lorahub.protocol.names import RepositoryName
 from lorahub.protocol.paths import check_tree, parse_path
@@ -324,7 +326,7 @@ def with_what_exists(
 
 
 def _names(transport: "Transport", repository: RepositoryName, of: str) -> list[str]:
-    return [str(row["name"]) for row in transport.json("GET", f"{OWN}/models/{repository}/{of}")]
+    return [row["name"] for row in read(list[Named], transport.json("GET", f"{OWN}/models/{repository}/{of}"), of)]
 
 
 def suggest_offline(error: LorahubError) -> None:

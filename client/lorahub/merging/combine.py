@@ -1,15 +1,17 @@
-"""Several adapters on one base: pure functions on their ΔW, each with what it preserves and what it asks for.
+"""Several adapters on one base: functions of their ΔW, each with what it preserves, what it takes and what it asks for.
 
 To add a method: its function and its row in `COMBINATIONS`, with a `Parameter` for whatever it asks for that no other
 does. Recipes, command lines, the form of the pages and the table in docs/merging.md (`make tables`) are made of these.
 
-`deltas` are float64 matrices of one shape, (rows, columns), one for each adapter; `weights` one number for each. A
-random choice comes from Philox, keyed by the seed and the tensor's name: the same recipe chooses the same.
+`deltas` are float64 matrices of one shape, (rows, columns), one for each adapter; they are used up, because a second
+copy of a large tensor is what memory there isn't. `weights` are one number for each. A random choice comes from Philox,
+keyed by the seed and the tensor's name: the same recipe chooses the same.
 """
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import ceil
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
@@ -64,10 +66,13 @@ Combine = Callable[[Deltas, Sequence[float], Options], "Matrix"]
 
 @dataclass(frozen=True, slots=True)
 class Combination:
-    """`reference` is where it is described."""
+    """`arrays` is the memory that it takes beside the deltas, as a number of such matrices; `reference` is where it is
+    described.
+    """
 
     apply: Combine
     preserves: str
+    arrays: float
     reference: str
     parameters: tuple[Parameter, ...] = ()
 
@@ -77,9 +82,11 @@ class Combination:
 
 def weighted_sum(deltas: Deltas, weights: Sequence[float], options: Options) -> "Matrix":  # noqa: ARG001
     """Σ wᵢ ΔWᵢ; a negative weight takes a skill away (task arithmetic, arXiv:2212.04089)."""
-    total = deltas[0] * weights[0]
-    for delta, weight in zip(deltas[1:], weights[1:], strict=True):
-        total += delta * weight
+    for delta, weight in zip(deltas, weights, strict=True):
+        np.multiply(delta, weight, out=delta)
+    total = deltas[0]
+    for delta in deltas[1:]:
+        total += delta
     return total
 
 
@@ -116,21 +123,22 @@ def dare_ties(deltas: Deltas, weights: Sequence[float], options: Options) -> "Ma
 COMBINATIONS: Mapping[str, Combination] = MappingProxyType(
     {
         "sum": Combination(
-            weighted_sum, "every ΔW exactly: the rank is the sum of the ranks", "task arithmetic, arXiv:2212.04089"
+            weighted_sum, "every ΔW exactly: the rank is the sum of the ranks", 0, "task arithmetic, arXiv:2212.04089"
         ),
         "svd": Combination(
             truncated,
             "the largest singular directions of the sum; the rest is an error it reports",
+            5.5,
             "Eckart and Young, 1936",
             (RANK,),
         ),
         "magnitude": Combination(
-            magnitude_pruned, "the largest elements of each ΔW", "Han et al., arXiv:1506.02626", (DENSITY,)
+            magnitude_pruned, "the largest elements of each ΔW", 2, "Han et al., arXiv:1506.02626", (DENSITY,)
         ),
-        "dare": Combination(dare, "each ΔW in expectation", "DARE, arXiv:2311.03099", (DENSITY, SEED)),
-        "ties": Combination(ties, "what most adapters agree on in sign", "TIES, arXiv:2306.01708", (DENSITY,)),
+        "dare": Combination(dare, "each ΔW in expectation", 1.25, "DARE, arXiv:2311.03099", (DENSITY, SEED)),
+        "ties": Combination(ties, "what most adapters agree on in sign", 2.5, "TIES, arXiv:2306.01708", (DENSITY,)),
         "dare_ties": Combination(
-            dare_ties, "agreement in sign, after a random choice", "the two together", (DENSITY, SEED)
+            dare_ties, "agreement in sign, after a random choice", 2.5, "the two together", (DENSITY, SEED)
         ),
     }
 )
@@ -162,10 +170,19 @@ def largest(delta: "Matrix", density: float) -> "Matrix":
     keep = round(density * delta.size)
     if keep >= delta.size:
         return delta
-    order = np.argsort(-np.abs(delta), axis=None, kind="stable")[:keep]
-    kept = np.zeros_like(delta)
-    kept.flat[order] = delta.flat[order]
-    return kept
+    delta = np.ascontiguousarray(delta)
+    flat = delta.reshape(-1)
+    if not keep:
+        flat.fill(0)
+        return delta
+    sizes = -np.abs(flat)
+    least = np.partition(sizes, keep - 1)[keep - 1]
+    if np.isnan(least):
+        return delta  # with its NaN, which is refused where it is rounded
+    equal = np.flatnonzero(sizes == least)[max(0, keep - np.count_nonzero(sizes < least)) :]
+    flat[sizes > least] = 0.0
+    flat[equal] = 0.0
+    return delta
 
 
 def _dropped(deltas: Deltas, options: Options) -> list["Matrix"]:
@@ -175,17 +192,30 @@ def _dropped(deltas: Deltas, options: Options) -> list["Matrix"]:
 def _drop(delta: "Matrix", number: int, options: Options) -> "Matrix":
     key = hashlib.sha256(f"{int(options.of(SEED))}\n{number}\n{options.name}".encode()).digest()
     numbers = np.random.Philox(key=int.from_bytes(key[:16], "little")).random_raw(delta.size)
-    kept = (numbers >> np.uint64(11)).astype(np.float64) < options.of(DENSITY) * 2.0**53
-    return np.where(kept.reshape(delta.shape), delta / options.of(DENSITY), 0.0)
+    numbers >>= np.uint64(11)
+    is_dropped = (numbers >= np.uint64(ceil(options.of(DENSITY) * 2.0**53))).reshape(delta.shape)
+    delta /= options.of(DENSITY)
+    delta[is_dropped] = 0.0
+    return delta
 
 
 def _elected(deltas: Deltas, weights: Sequence[float]) -> "Matrix":
     total = sum(abs(weight) for weight in weights)
-    weighted = [delta * weight for delta, weight in zip(deltas, weights, strict=True)]
-    is_plus = sum(weighted) >= 0
-    result, shares = np.zeros_like(deltas[0]), np.zeros_like(deltas[0])
-    for delta, weight in zip(weighted, weights, strict=True):
-        agrees = (delta != 0) & ((delta > 0) == is_plus)
-        result += np.where(agrees, delta, 0.0)
-        shares += np.where(agrees, abs(weight), 0.0)
-    return result * np.divide(total, shares, out=np.zeros_like(shares), where=shares > 0)
+    for delta, weight in zip(deltas, weights, strict=True):
+        np.multiply(delta, weight, out=delta)
+    result = deltas[0].copy()
+    for delta in deltas[1:]:
+        result += delta
+    is_plus = result >= 0
+    result.fill(0)
+    shares = np.zeros_like(result)
+    for delta, weight in zip(deltas, weights, strict=True):
+        agrees = delta > 0
+        agrees ^= is_plus
+        np.logical_not(agrees, out=agrees)
+        agrees &= delta != 0
+        np.add(result, delta, out=result, where=agrees)
+        np.add(shares, abs(weight), out=shares, where=agrees)
+    np.divide(total, shares, out=shares, where=shares > 0)
+    result *= shares
+    return result

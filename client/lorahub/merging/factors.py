@@ -12,10 +12,13 @@ from lorahub.adapters.files import Files, header_of
 from lorahub.adapters.gguf_file import read_gguf
 from lorahub.adapters.safetensors_header import TensorEntry
 from lorahub.errors import NotMergeable
-from lorahub.merging.rounding import FLOATS, exact
+from lorahub.merging.rounding import FLOATS, exact, refuse_unknown
 
 if TYPE_CHECKING:
     from lorahub.merging.rounding import Matrix
+
+STEP = 1 << 19
+"""Numbers that are read at once."""
 
 
 class Factors:
@@ -39,9 +42,15 @@ class Factors:
         return header_of(self._files, self._path, allow_empty=True).data_start
 
     def load(self, entry: TensorEntry) -> "Matrix":
-        """All of it as float64, in its shape."""
-        raw = self._files.read(self._path, self._start + entry.start, self._start + entry.stop)
-        stored = exact(raw, entry.dtype, entry.stored_shape)
+        """All of it as float64, in its shape; read in steps, so that it isn't there twice."""
+        refuse_unknown(entry.dtype)
+        numbers, size = np.empty(prod(entry.shape)), FLOATS[entry.dtype]
+        for first in range(0, len(numbers), STEP):
+            last = min(len(numbers), first + STEP)
+            begin = self._start + entry.start
+            raw = self._files.read(self._path, begin + first * size, begin + last * size)
+            numbers[first:last] = exact(raw, entry.dtype, (last - first,))
+        stored = numbers.reshape(entry.stored_shape)
         return stored.T if entry.is_turned else stored
 
     def integers(self, entry: TensorEntry) -> "np.typing.NDArray[np.int64]":

@@ -168,7 +168,7 @@ class _Work:
         file, extent, start, stop = piece
         handle, at = self._handles[file.path], extent.start + start
         if not (extent.is_copy and self._copy(handle, at, extent, start, stop)):
-            for block in self.plan.extent(file, extent, start, stop):
+            for block in self.plan.extent(extent, start, stop):
                 _write(handle, block, at)
                 at += len(block)
         return self._name(piece), stop - start

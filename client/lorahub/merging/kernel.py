@@ -7,21 +7,24 @@ ranges can't change a result. Sums are float64, `up` is multiplied by scale · w
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
+from itertools import count as counter
+from math import prod
 from threading import Lock
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from lorahub.adapters.adapter import Part, PartKind, Update
+from lorahub.adapters.adapter import Kind, Part, PartKind, Update
 from lorahub.adapters.safetensors_header import TensorEntry
 from lorahub.errors import NotMergeable
 from lorahub.merging.combine import COMBINATIONS
-from lorahub.merging.methods import of_expert, step_of
+from lorahub.merging.factors import STEP
+from lorahub.merging.methods import arrays_of, of_expert, step_of, work_of
 from lorahub.merging.recipe import Recipe
-from lorahub.merging.rounding import FLOATS, narrow, scratch, widen
+from lorahub.merging.rounding import FLOATS, narrow, scratch, widen, working_bytes
 from lorahub.merging.steps import Added, Chain, Product, Replaced, RowFactors, Rows, Shifted, Step
-from lorahub.merging.targets import Change, Member, Target, is_sum, is_whole
+from lorahub.merging.targets import Change, Member, Target, is_sum, is_whole, updates_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -31,6 +34,46 @@ if TYPE_CHECKING:
 BLOCK_ELEMENTS = 1 << 18
 """Of a block, at most, but for one row: half a megabyte of BF16, which stays in a core's cache."""
 _MOST_KEPT = 4
+_numbers = counter()
+"""Tell the kernels of one plan from those of another in the same cache."""
+
+
+@dataclass(frozen=True, slots=True)
+class Effort:
+    """What one block of a tensor takes, from headers alone: bytes of memory at the peak, multiplications."""
+
+    memory: int
+    work: int
+
+
+class Cache(Protocol):
+    """What was computed, by name: blocks, and steps with their factors. `put` may forget whatever it likes."""
+
+    def get(self, key: str) -> Any | None: ...
+
+    def put(self, key: str, value: Any, size: int) -> None:
+        """`size` in bytes."""
+        ...
+
+
+class LastFew:
+    """Keeps the last few, whatever their size: for whoever goes through a model once."""
+
+    def __init__(self) -> None:
+        self._kept: OrderedDict[str, Any] = OrderedDict()
+        self._lock = Lock()
+
+    def get(self, key: str) -> Any | None:
+        with self._lock:
+            if key in self._kept:
+                self._kept.move_to_end(key)
+            return self._kept.get(key)
+
+    def put(self, key: str, value: Any, size: int) -> None:  # noqa: ARG002 (a count is enough)
+        with self._lock:
+            self._kept[key] = value
+            while len(self._kept) > _MOST_KEPT:
+                self._kept.popitem(last=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +128,7 @@ class Kernel:
             for step, _ in self.chains:
                 base = step.apply(base, start)
             return base
-        deltas = [step.apply(base.copy(), start) - base for step, _ in self.chains]
+        deltas = [_minus(step.apply(base.copy(), start), base) for step, _ in self.chains]
         recipe = self.recipe
         weights = [weight for _, weight in self.chains]
         base += COMBINATIONS[recipe.method].apply(deltas, weights, recipe.options(self.target.name))
@@ -93,13 +136,14 @@ class Kernel:
 
 
 class Kernels:
-    """Makes kernels, and keeps the last few: factors are read when their tensor's turn comes."""
+    """Makes kernels, and keeps them in `kept`, or the last few: factors are read when their tensor's turn comes."""
 
-    def __init__(self, members: Sequence[Member], recipe: Recipe) -> None:
+    def __init__(self, members: Sequence[Member], recipe: Recipe, kept: Cache | None = None) -> None:
         self.members = members
         self.recipe = recipe
-        self._kept: OrderedDict[str, Kernel] = OrderedDict()
-        self._steps_kept: OrderedDict[tuple[int, float], Step] = OrderedDict()
+        self._name = f"kernels {next(_numbers)}"
+        self._kept = kept or LastFew()
+        self._steps_kept = kept or LastFew()
         self._locks: dict[str, Lock] = {}
         self._lock = Lock()
 
@@ -112,26 +156,55 @@ class Kernels:
         rows, columns = target.matrix
         return rows if self.is_whole(target) else max(1, min(rows, BLOCK_ELEMENTS // max(1, columns)))
 
+    def effort(self, target: Target, source: str) -> Effort:
+        """`source` is the dtype that the base's rows have."""
+        updates = [(update, self.members[number].adapter.base_change) for number, update in updates_of(target.changes)]
+        numbers = [*self._numbers(target)]
+        is_one_product = self.recipe.method == "sum" and len(updates) == 1 == len(target.changes)
+        copies = 1 if is_one_product and numbers and _is_laid_out(updates[0][0]) else 2
+        count = self.block_rows(target) * target.matrix[1]
+        most = max([1, *(arrays_of(*update) for update in updates)])
+        members = len({change.member for change in target.changes})
+        matrices = most + 1
+        if self.recipe.method != "sum" or not self._is_plain(target):
+            matrices = 1 + members + max(most, COMBINATIONS[self.recipe.method].arrays)
+        block = int(count * (8 * matrices + working_bytes(source, target.dtype)))
+        each, once = (sum(part) for part in zip(*(work_of(update) for update, _ in updates), (1, 0), strict=True))
+        read = 16 * min(STEP, max(numbers, default=0))
+        return Effort(8 * copies * sum(numbers) + max(block, read), each * count + once)
+
+    def _numbers(self, target: Target) -> Iterator[int]:
+        """Of each factor that is kept in memory for a tensor."""
+        for change in target.changes:
+            if isinstance(change.piece, Part) and change.piece.kind is not PartKind.TOKEN_ROWS:
+                continue  # read row by row
+            yield from (prod(entry.shape) for entry in change.piece.tensors.values())
+
     def of(self, target: Target) -> Kernel:
+        key = f"{self._name}/{target.name}"
         with self._lock:
             lock = self._locks.setdefault(target.name, Lock())
         with lock:
-            kernel = self._kept.get(target.name)
+            kernel = self._kept.get(key)
             if kernel is None:
                 kernel = self._make(target)
-            with self._lock:
-                self._kept[target.name] = kernel
-                self._kept.move_to_end(target.name)
-                while len(self._kept) > _MOST_KEPT:
-                    self._locks.pop(self._kept.popitem(last=False)[0], None)
-        return kernel
+                self._kept.put(key, kernel, held_bytes(kernel))
+            assert isinstance(kernel, Kernel)
+            return kernel
+
+    def _is_plain(self, target: Target) -> bool:
+        """Whether the changes come one after another: sums, or one adapter with a weight of 1."""
+        if self.recipe.method != "sum":
+            return False
+        weights = {change.member: change.weight for change in reversed(target.changes)}
+        return is_sum(target.changes, self.members) or [*weights.values()] == [1]
 
     def _make(self, target: Target) -> Kernel:
         changes = target.changes
         by_member = [[change for change in changes if change.member == number] for number in range(len(self.members))]
         present = [(group, group[0].weight) for group in by_member if group]
         is_additive = is_sum(changes, self.members) and self.recipe.method == "sum"
-        is_plain = is_additive or (len(present) == 1 and present[0][1] == 1 and self.recipe.method == "sum")
+        is_plain = self._is_plain(target)
         chains = tuple(
             (_chain([*self._steps(target, group, fold=is_additive)]), 1.0 if is_additive else weight)
             for group, weight in present
@@ -154,16 +227,47 @@ class Kernels:
 
     def _step(self, update: Update, member: Member, shape: tuple[int, ...], weight: float) -> Step:
         """Of a whole weight; experts that lie in tensors of their own share it."""
-        key = (id(update), weight)
-        with self._lock:
-            step = self._steps_kept.get(key)
+        if len(update.shape) < 3:
+            return step_of(update, member.factors, member.adapter.base_change, shape=shape, weight=weight)
+        key = f"{self._name}/{id(update)}/{weight}"
+        step: Step | None = self._steps_kept.get(key)
         if step is None:
             step = step_of(update, member.factors, member.adapter.base_change, shape=shape, weight=weight)
-            with self._lock:
-                self._steps_kept[key] = step
-                while len(self._steps_kept) > _MOST_KEPT:
-                    self._steps_kept.popitem(last=False)
+            self._steps_kept.put(key, step, held_bytes(step))
         return step
+
+
+def held_bytes(held: Any) -> int:
+    """Of all arrays that a kernel or a step holds on to, each counted once."""
+    return sum({id(array): array.nbytes for array in _arrays(held)}.values())
+
+
+def _arrays(held: Any) -> "Iterator[NDArray[Any]]":
+    if isinstance(held, np.ndarray):
+        while isinstance(held.base, np.ndarray):
+            held = held.base
+        yield held
+    elif isinstance(held, list | tuple):
+        for one in held:
+            yield from _arrays(one)
+    elif is_dataclass(held) and not isinstance(held, Target | Recipe):
+        for field in fields(held):
+            yield from _arrays(getattr(held, field.name))
+
+
+def _is_laid_out(update: Update) -> bool:
+    """Whether its factors are used as they lie in the file, without a second copy."""
+    is_flat = update.kind is Kind.LINEAR and not update.transposed and len(update.shape) < 3
+    return is_flat and update.method in ("lora", "adalora") and not _is_turned(update)
+
+
+def _is_turned(update: Update) -> bool:
+    return any(entry.is_turned for entry in update.tensors.values())
+
+
+def _minus(changed: "Matrix", base: "Matrix") -> "Matrix":
+    changed -= base
+    return changed
 
 
 def _turn(change: Change) -> int:

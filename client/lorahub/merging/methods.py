@@ -77,6 +77,29 @@ def is_additive(update: Update, change: BaseChange | None) -> bool:
     return update.method in ADDITIVE and not update.is_dora and change is None
 
 
+def work_of(update: Update) -> tuple[int, int]:
+    """Multiplications: for each number of the weight, and once, to make the step. From headers alone."""
+    rank = update.rank or 1
+    if update.method in ("oft", "boft"):
+        shape = update.tensors["blocks" if "blocks" in update.tensors else "rotation"].shape
+        side = shape[-1] if len(shape) > 2 else (1 + isqrt(1 + 8 * shape[1])) // 2
+        count = prod(shape[:-2]) if len(shape) > 2 else shape[0]
+        return side * (shape[0] if len(shape) == 4 else 1), 8 * count * side**3
+    if update.method == "hra":
+        return 8 * rank, 2 * rank * prod(update.tensors["reflections"].shape)
+    width = update.shape[-1] or 1
+    cores = sum(prod(update.tensors[role].shape) for role in ("mid", "t1", "t2") if role in update.tensors)
+    return (2 * rank if update.method == "loha" else rank), cores * width
+
+
+def arrays_of(update: Update, change: BaseChange | None) -> float:
+    """Memory that its step takes beside the rows it changes, as a number of such matrices of float64."""
+    if change is not None:
+        return 8  # a decomposition of the weight
+    turned = 2 if update.transposed and needs_whole(update, change) else 0
+    return turned + (1 if update.method in ("lora", "adalora", "vera", "full") else 3)
+
+
 def step_of(
     update: Update,
     factors: Factors,
@@ -159,7 +182,9 @@ def _low_rank(case: _Case) -> Product:
         down = down * case.roles["diagonal"].reshape(-1, 1)
     if case.update.kind is Kind.EMBEDDING:
         down, up = up.T, down.T
-    return Product(np.ascontiguousarray(up) * case.scale, np.ascontiguousarray(down))
+    left = np.ascontiguousarray(up)
+    left *= case.scale  # the factors are this step's own
+    return Product(left, np.ascontiguousarray(down))
 
 
 def _down_up(case: _Case) -> tuple["Matrix", "Matrix"]:

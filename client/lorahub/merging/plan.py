@@ -4,9 +4,9 @@ when it is read.
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from math import prod
 from typing import Any, Protocol
 
@@ -17,7 +17,7 @@ from lorahub.adapters.manifest import MANIFEST
 from lorahub.adapters.reader import read_adapter
 from lorahub.errors import InvalidBaseModel, MergeTooLarge
 from lorahub.merging.factors import Factors
-from lorahub.merging.kernel import Kernel, Kernels
+from lorahub.merging.kernel import Cache, Effort, Kernel, Kernels
 from lorahub.merging.layout import Extent, WeightFile, index_of, weight_file
 from lorahub.merging.recipe import KERNEL, Ingredient, Recipe
 from lorahub.merging.rounding import FLOATS
@@ -31,23 +31,16 @@ _TOKENIZER = (
     "merges.txt vocab.txt spiece.model chat_template.jinja"
 ).split()
 _COPY_STEP = 4 << 20
+_READ_STEP = 1 << 20
 _RUN = 16 << 20
 """Bytes that a device computes at once: its calls cost more than a block's arithmetic."""
 
-MOST_WHOLE = 8 << 30
-"""Bytes of float64 that one tensor may take where a method needs it whole."""
+MOST_MEMORY = 64 << 30
+"""Bytes that one tensor may take while it is computed."""
 MOST_FACTORS = 4 << 30
 """Bytes of float64 of one update's factors."""
 MOST_WORK = 1 << 14
 """Multiplications for each element of the result; rank 1,000 needs 1,000."""
-
-
-class BlockCache(Protocol):
-    """Computed blocks by name. `put` may forget whatever it likes."""
-
-    def get(self, key: str) -> bytes | None: ...
-
-    def put(self, key: str, block: bytes) -> None: ...
 
 
 class Device(Protocol):
@@ -76,7 +69,9 @@ class Ingredients:
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """From headers alone. `work` are multiplications, `memory` the bytes of the largest tensor as float64."""
+    """From headers alone. `work` are multiplications, `memory` the bytes that the most expensive block takes while it
+    is computed: a whole tensor, where a method needs it.
+    """
 
     bytes: int
     computed: int
@@ -87,6 +82,17 @@ class Cost:
         return {"bytes": self.bytes, "computed": self.computed, "work": self.work, "memory": self.memory}
 
 
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A part of a file. It is read, or it is the bytes [start, stop) of block `number` of `extent`."""
+
+    read: Callable[[], bytes] | None = None
+    extent: Extent | None = None
+    number: int = 0
+    start: int = 0
+    stop: int = 0
+
+
 class MergePlan:
     """What a recipe comes to. `files` maps paths to sizes; `read(path, start, stop)` computes what it overlaps.
 
@@ -95,17 +101,17 @@ class MergePlan:
     """
 
     def __init__(
-        self, recipe: Recipe, of: Ingredients, *, cache: BlockCache | None = None, device: Device | None = None
+        self, recipe: Recipe, of: Ingredients, *, cache: Cache | None = None, device: Device | None = None
     ) -> None:
+        """`cache` keeps steps with their factors; by itself a plan keeps those of the last few tensors."""
         self.recipe = recipe
         self.base_files = of.base
         self.base = _base(of.base, recipe.base)
         self.members = [_member(*pair) for pair in zip(of.adapters, recipe.adapters, strict=True)]
         self.model = model_of(self.base, self.members, recipe.dtype)
-        self.kernels = Kernels(self.members, recipe)
+        self.kernels = Kernels(self.members, recipe, cache)
         self.identities = of.identities
         self.device = device
-        self._cache = cache
         self._adapters = of.adapters
         self.weights = self._weight_files()
         self.cost = self._cost()
@@ -164,9 +170,9 @@ class MergePlan:
             yield file.header[start : min(stop, len(file.header))]
         for extent in file.overlapping(start, stop):
             begin, end = max(start, extent.start) - extent.start, min(stop, extent.stop) - extent.start
-            yield from map(bytes, self.extent(file, extent, begin, end))
+            yield from map(bytes, self.extent(extent, begin, end))
 
-    def extent(self, file: WeightFile, extent: Extent, start: int, stop: int) -> Iterator[bytes | memoryview]:
+    def extent(self, extent: Extent, start: int, stop: int) -> Iterator[bytes | memoryview]:
         """The bytes [start, stop) of a tensor, block by block; each is good until the thread asks for the next."""
         if extent.is_copy:
             assert extent.source is not None  # what is copied is somewhere
@@ -176,7 +182,7 @@ class MergePlan:
             return
         size = self.block_bytes(extent)
         numbers = range(start // size, -(-stop // size))
-        for number, block in zip(numbers, self._blocks(file, extent, numbers), strict=True):
+        for number, block in zip(numbers, self._blocks(extent, numbers), strict=True):
             first = number * size
             yield block[max(0, start - first) : stop - first] if start > first or stop < first + len(block) else block
 
@@ -184,10 +190,10 @@ class MergePlan:
         """Of each block but the last."""
         return max(1, self.kernels.block_rows(extent.target) * extent.target.matrix[1] * FLOATS[extent.target.dtype])
 
-    def _blocks(self, file: WeightFile, extent: Extent, numbers: range) -> Iterator[bytes | memoryview]:
+    def _blocks(self, extent: Extent, numbers: range) -> Iterator[bytes | memoryview]:
         if self.device is None or not self.device.takes(self.kernels.of(extent.target)):
             for number in numbers:
-                yield self._block(file, extent, number)
+                yield self.compute(extent, number)
         else:
             yield from self._on_device(self.device, extent, numbers)
 
@@ -200,22 +206,46 @@ class MergePlan:
             raw, dtype = self._rows_of_base(extent, start, stop - start)
             yield from device.blocks(kernel, raw, dtype, start, stop)
 
-    def _block(self, file: WeightFile, extent: Extent, number: int) -> bytes | memoryview:
-        if self._cache is None:
-            return self.compute(extent, number)
-        key = f"{self.digest}/{file.path}/{extent.target.name}/{number}"
-        block = self._cache.get(key)
-        if block is None:
-            block = bytes(self.compute(extent, number))
-            self._cache.put(key, block)
-        return block
-
     def compute(self, extent: Extent, number: int) -> memoryview:
         """One block of a tensor, this thread's until it computes another."""
+        return self.finish(extent, number, *self.block_of_base(extent, number))
+
+    def block_of_base(self, extent: Extent, number: int) -> tuple[bytes, str]:
+        """What a block is computed from, and its dtype."""
+        rows = self.kernels.block_rows(extent.target)
+        return self._rows_of_base(extent, number * rows, rows)
+
+    def finish(self, extent: Extent, number: int, raw: bytes, dtype: str) -> memoryview:
+        """A block of what `block_of_base` gave; this thread's until it computes another."""
         kernel = self.kernels.of(extent.target)
-        start = number * kernel.block_rows
-        raw, dtype = self._rows_of_base(extent, start, kernel.block_rows)
-        return kernel.block(raw, dtype, start)
+        return kernel.block(raw, dtype, number * kernel.block_rows)
+
+    def pieces(self, path: str, start: int, stop: int) -> Iterator[Piece]:
+        """The bytes [start, stop) of a file as what has to be done for them, for whoever does it elsewhere."""
+        stop = min(stop, self.files[path])
+        file = self.weights.get(path)
+        if file is None:
+            yield from self._read_in_steps(start, stop, lambda first, last: self.read(path, first, last))
+            return
+        if start < len(file.header):
+            yield Piece(read=lambda: file.header[start : min(stop, len(file.header))])
+        for extent in file.overlapping(start, stop):
+            begin, end = max(start, extent.start), min(stop, extent.stop)
+            if extent.is_copy:
+                yield from self._read_in_steps(begin, end, lambda first, last: self.read(path, first, last))
+            else:
+                yield from self._blocks_between(extent, begin - extent.start, end - extent.start)
+
+    @staticmethod
+    def _read_in_steps(start: int, stop: int, read: Callable[[int, int], bytes]) -> Iterator[Piece]:
+        for first in range(start, stop, _READ_STEP):
+            yield Piece(read=partial(read, first, min(stop, first + _READ_STEP)))
+
+    def _blocks_between(self, extent: Extent, start: int, stop: int) -> Iterator[Piece]:
+        size = self.block_bytes(extent)
+        for number in range(start // size, -(-stop // size)):
+            first = number * size
+            yield Piece(extent=extent, number=number, start=max(0, start - first), stop=min(size, stop - first))
 
     def rounding_loss(self, *, most: int = 16) -> float | None:
         """‖rounding‖ / ‖ΔW‖ over one block of each of at most `most` changed tensors; None where nothing changes."""
@@ -342,16 +372,22 @@ class MergePlan:
                 if extent.is_copy:
                     continue
                 computed += extent.stop - extent.start
-                factor, elements = self._work(extent.target), prod(extent.target.shape)
-                work += factor * elements
-                if self.kernels.is_whole(extent.target):
-                    memory = max(memory, 8 * elements * (1 + len(self.members)))
-        if memory > MOST_WHOLE:
+                work += self._work(extent.target) * prod(extent.target.shape)
+                memory = max(memory, self.effort(extent).memory)
+        if memory > MOST_MEMORY:
             raise MergeTooLarge(
-                f"one tensor needs {memory >> 30} GiB as float64; at most {MOST_WHOLE >> 30} GiB are given",
+                f"one tensor takes {memory >> 30} GiB while it is computed; at most {MOST_MEMORY >> 30} GiB are given",
                 hint="merge with method: sum, which goes row by row",
             )
         return Cost(total, computed, work, memory)
+
+    def effort(self, extent: Extent) -> Effort:
+        """Of one block of a tensor, its factors included."""
+        return self.kernels.effort(extent.target, extent.target.dtype if extent.source is None else extent.source.dtype)
+
+    def is_whole(self, extent: Extent) -> bool:
+        """Whether a byte of the tensor needs all of it."""
+        return not extent.is_copy and self.kernels.is_whole(extent.target)
 
     def _work(self, target: Target) -> int:
         """Multiplications for an element. Raises `MergeTooLarge`."""

@@ -62,11 +62,23 @@ def widen(raw: bytes | memoryview, dtype: str) -> "NDArray[Any]":
 
 def exact(raw: bytes | memoryview, dtype: str, shape: tuple[int, ...]) -> "Matrix":
     """The tensor as float64, a copy of its own."""
-    if dtype not in FLOATS:
-        raise NotMergeable(f"a factor is {dtype}", hint="save the adapter in F32, BF16 or F16")
+    refuse_unknown(dtype)
     if len(raw) != prod(shape) * FLOATS[dtype]:
         raise NotMergeable(f"a factor has {len(raw)} bytes for {list(shape)} of {dtype}", hint="fetch it again")
     return widen(raw, dtype).astype(np.float64).reshape(shape)
+
+
+def refuse_unknown(dtype: str) -> None:
+    """Raises `NotMergeable` for what no factor can be."""
+    if dtype not in FLOATS:
+        raise NotMergeable(f"a factor is {dtype}", hint="save the adapter in F32, BF16 or F16")
+
+
+def working_bytes(source: str, target: str) -> int:
+    """For each number of a block, beside the block as float64: what is read, widened, rounded and handed out."""
+    read = FLOATS.get(source, 0) + (4 if source in ("BF16", "F16") else 0)
+    rounded = {"F64": 8, "F32": 4, "F16": 6, "BF16": 10}.get(target, 0)
+    return read + rounded + FLOATS.get(target, 0)
 
 
 def narrow(values: "NDArray[Any]", dtype: str) -> memoryview:

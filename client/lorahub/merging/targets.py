@@ -335,7 +335,7 @@ def _renumbered(name: str, old: int | None, new: int | None) -> str:
 
 def is_whole(target: Target, members: Sequence[Member]) -> bool:
     """Whether a row of the result depends on other rows."""
-    updates = _updates(target.changes)
+    updates = updates_of(target.changes)
     return any(needs_whole(update, members[number].adapter.base_change) for number, update in updates)
 
 
@@ -350,7 +350,8 @@ def is_sum(changes: Iterable[Change], members: Sequence[Member]) -> bool:
     return True
 
 
-def _updates(changes: Iterable[Change]) -> Iterator[tuple[int, Update]]:
+def updates_of(changes: Iterable[Change]) -> Iterator[tuple[int, Update]]:
+    """Those of the weight itself, each with the number of its member."""
     for change in changes:
         if isinstance(change.piece, Update) and not change.is_bias:
             yield change.member, change.piece

@@ -9,6 +9,7 @@ import click
 from lorahub_registry.commands.registry import as_json_option, home_option, open_backend, show
 from lorahub_registry.features.accounts.permissions import OPERATOR
 from lorahub_registry.features.audit.service import all_events
+from lorahub_registry.features.seals import service as seals
 
 
 @click.group("jobs", invoke_without_command=True)
@@ -52,6 +53,30 @@ def export_audit(since: datetime | None, until: datetime | None, home: Path | No
     """Print every event as a line of JSON, oldest first."""
     for event in all_events(open_backend(home), since=_in_utc(since), until=_in_utc(until)):
         click.echo(json.dumps(event.as_json()))
+
+
+@audit.command("verify")
+@click.option("--seal", "noted", multiple=True, metavar="DIGEST", help="One that was noted elsewhere.")
+@home_option
+@as_json_option
+def verify_audit(noted: tuple[str, ...], home: Path | None, *, as_json: bool) -> None:
+    """Prove that no event was changed, added or taken away since it was sealed. Exit status 7 where one was."""
+    found = seals.verify(open_backend(home), noted)
+    show(found.as_json(), str(found), as_json=as_json)
+    if found.problems:
+        raise SystemExit(7)
+
+
+@audit.command("forget")
+@click.option("--before", type=_TIME, required=True, help="Events that are older (UTC) go, as far as whole seals do.")
+@home_option
+@as_json_option
+def forget_audit(before: datetime, home: Path | None, *, as_json: bool) -> None:
+    """Delete old events. That they are gone, and who had them deleted, is an event itself, sealed like the rest."""
+    forgotten = seals.forget(open_backend(home), before.replace(tzinfo=UTC), by=OPERATOR.name)
+    until = None if forgotten is None else forgotten.last_event_id
+    shown = "no sealed event is older" if until is None else f"the events up to {until} are gone"
+    show({"lastEvent": until}, shown, as_json=as_json)
 
 
 def _in_utc(time: datetime | None) -> datetime | None:

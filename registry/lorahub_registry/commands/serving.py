@@ -1,5 +1,7 @@
 """`lorahub serve` and `lorahub worker`."""
 
+import asyncio
+import functools
 import gc
 import json
 import os
@@ -7,6 +9,7 @@ import socket
 import sys
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from typing import cast
 
 import click
 import uvicorn
@@ -21,13 +24,20 @@ from lorahub_registry.features.accounts.permissions import OPERATOR
 from lorahub_registry.features.blobs.service import require_its_storage
 from lorahub_registry.features.merges import device as merge_device
 from lorahub_registry.features.operations.census import CensusCollector
-from lorahub_registry.infrastructure import logs, metrics
+from lorahub_registry.features.quotas import service as quotas
+from lorahub_registry.infrastructure import jobs, logs, metrics
 from lorahub_registry.infrastructure.backend import Backend
+from lorahub_registry.infrastructure.web.connections import IDLE_SECONDS, Bounds, Connection, Door
+from lorahub_registry.infrastructure.web.proxies import Proxies
+from lorahub_registry.infrastructure.web.room import make_room, room_for
 from lorahub_registry.infrastructure.web.server import FINISH_SECONDS, Server
+from lorahub_registry.settings import Settings
 
 ADMIN = "owner"  # `admin` is the address of a page
 TOKEN_FILE = "admin-token"  # noqa: S105 (a file name)
 DEFAULT_PORT = 8017
+BACKLOG = 512
+"""Connections that wait to be taken; below the descriptors that are free, as they may all be taken at once."""
 
 
 @click.command()
@@ -48,15 +58,9 @@ def serve(
     token = _first_admin(backend)
     listener = _listen(host, port)
     url = f"http://{_shown(host)}:{listener.getsockname()[1]}"
-    app = create_app(backend)
-    config = uvicorn.Config(
-        app,
-        log_config=None,
-        access_log=False,
-        forwarded_allow_ips=backend.settings.trusted_proxies,
-        server_header=False,
-        timeout_graceful_shutdown=FINISH_SECONDS,
-    )
+    make_room(backend.settings)
+    app = create_app(backend, host)
+    config = _configure(app, backend.settings)
     server = Server(
         config,
         app,
@@ -66,6 +70,30 @@ def serve(
     gc.freeze()  # or each full collection walks through all that was imported, while a request waits
     with _worker_beside(backend):
         server.run(sockets=[listener])
+
+
+def _configure(app: FastAPI, settings: Settings) -> uvicorn.Config:
+    bounds = Bounds(
+        connections=room_for(settings).connections,
+        connections_per_address=settings.connections_per_address,
+        header_seconds=settings.header_seconds,
+        least_bytes_per_second=settings.least_bytes_per_second,
+        stall_seconds=settings.stall_seconds,
+    )
+    connect = functools.partial(Connection, Door(bounds, Proxies(settings)))
+    return uvicorn.Config(
+        app,
+        http=cast(type[asyncio.Protocol], connect),  # it is called as a class is
+        ws="none",
+        log_config=None,
+        access_log=False,
+        proxy_headers=settings.trusted_proxies is not None,
+        forwarded_allow_ips=settings.trusted_proxies or "",
+        server_header=False,
+        backlog=BACKLOG,
+        timeout_keep_alive=IDLE_SECONDS,
+        timeout_graceful_shutdown=FINISH_SECONDS,
+    )
 
 
 def _take_options(**options: str | None) -> None:
@@ -97,13 +125,13 @@ def worker(home: Path | None, name: str | None) -> None:
 
     Told to end (SIGTERM), it finishes what it has in hand, and leaves the rest to the others.
     """
-    from lorahub_registry import worker as jobs
+    from lorahub_registry import worker as program
 
-    backend = open_backend(home)
+    backend = jobs.share(open_backend(home))
     require_its_storage(backend)
     _observe(backend)
     merge_device.require(backend.settings)
-    jobs.run(backend, name=name)
+    program.run(backend, name=name)
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -117,7 +145,7 @@ def _listen(host: str, port: int) -> socket.socket:
             f"can't listen on {host}:{port}: {error.strerror}",
             hint="is a registry running there already? Choose another --port, or 0 for any",
         ) from error
-    listener.listen(1024)
+    listener.listen(BACKLOG)
     return listener
 
 
@@ -157,11 +185,21 @@ def _first_admin(backend: Backend) -> str | None:
     path = backend.settings.registry_home / TOKEN_FILE
     if backend.settings.first_admin and accounts.first_admin(backend) is None:
         admin = accounts.add_user(backend, ADMIN, by=OPERATOR.name, is_admin=True)
+        _leave_unlimited(backend)
         token, _ = accounts.issue_token(backend, admin.id, by=OPERATOR.name, name="first start", scope="admin")
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         with os.fdopen(descriptor, "w") as file:
             file.write(token + "\n")
     return path.read_text().strip() if path.exists() else None
+
+
+def _leave_unlimited(backend: Backend) -> None:
+    """It is his machine, and our quotas are for others. Those that he set himself hold for him too."""
+    chosen = backend.settings.model_fields_set
+    wanted = {"byte_quota": "quota_bytes", "repository_quota": "quota_repositories"}
+    limits = {own: 0 for own, setting in wanted.items() if setting not in chosen}
+    if limits:
+        quotas.set_quota(backend, ADMIN, by=OPERATOR.name, **limits)
 
 
 def asgi() -> FastAPI:

@@ -22,6 +22,10 @@ REQUESTS = Histogram(
     registry=REGISTRY,
 )
 IN_FLIGHT = Gauge("lorahub_requests_in_flight", "Requests that are under way", registry=REGISTRY)
+CONNECTIONS = Gauge("lorahub_connections", "Connections of clients and proxies", registry=REGISTRY)
+ENDED = Counter(
+    "lorahub_connections_ended", "Connections that the registry ended, by why", ["reason"], registry=REGISTRY
+)
 RECEIVED = Counter("lorahub_received_bytes", "Bytes of request bodies", ["route"], registry=REGISTRY)
 SENT = Counter("lorahub_sent_bytes", "Bytes of answers", ["route"], registry=REGISTRY)
 REFUSALS = Counter("lorahub_errors", "Error answers by code (docs/errors.md)", ["code"], registry=REGISTRY)

@@ -15,6 +15,7 @@ from lorahub_registry.settings.kinds import (
     Count,
     DatabaseUrl,
     Duration,
+    HostNames,
     Hosts,
     InternalHosts,
     Interval,
@@ -52,8 +53,14 @@ class Settings(BaseSettings):
     storage_public_endpoint: Address | None = Field(
         default=None, description="URL of the S3 server as clients reach it; default: the storage endpoint"
     )
+    storage_wait_seconds: Seconds = Field(
+        default=30,
+        description="seconds that a request waits for one of the 32 threads that use the storage, before 503",
+    )
     database_connections: int = Field(
-        default=40, ge=2, description="most connections to PostgreSQL that one process holds; keep it below 48 threads"
+        default=40,
+        ge=2,
+        description="most connections to PostgreSQL that one process holds; 32 threads ask it, 32 more use the storage",
     )
     database_connect_seconds: int = Field(default=5, ge=2, description="seconds to wait for PostgreSQL to answer")
     database_wait_seconds: Seconds = Field(
@@ -73,6 +80,11 @@ class Settings(BaseSettings):
         default=None,
         description="the address clients use, with scheme and any path prefix; default: the request's own Host",
     )
+    allowed_hosts: HostNames = Field(
+        default=[],
+        description="names that requests may be for, as a JSON list: host, or *.host for all below it; beside the "
+        "public URL's, localhost, this machine's own name and IP addresses",
+    )
     secret: str | None = Field(default=None, description="key of signed URLs; default: made once, in the registry home")
 
     first_admin: bool = Field(
@@ -85,9 +97,31 @@ class Settings(BaseSettings):
     metrics_address: PlaceToListen | None = Field(
         default=None, description="HOST:PORT at which this process tells Prometheus its metrics; default: nowhere"
     )
-    trusted_proxies: Networks = Field(
-        default="127.0.0.1",
-        description="addresses and networks, with commas, whose X-Forwarded-For and -Proto are believed",
+    trusted_proxies: Networks | None = Field(
+        default=None,
+        description="addresses and networks, with commas, whose X-Forwarded-For and -Proto are believed; default: none",
+    )
+
+    connections: Count = Field(
+        default=1024,
+        description="most connections of one process; fewer where its limit of open files leaves no room for them",
+    )
+    connections_per_address: Limit = Field(
+        default=200,
+        description="most connections of one address, and through a trusted proxy most requests under way; 0: any",
+    )
+    requests_at_once: Count = Field(
+        default=256, description="most requests that one process has under way, before 503; fewer with few open files"
+    )
+    header_seconds: Seconds = Field(
+        default=10, description="seconds in which the lines before a request's body have to arrive"
+    )
+    least_bytes_per_second: Limit = Field(
+        default=1000,
+        description="rate below which a client may send or take a body for LORAHUB_STALL_SECONDS only; 0: any",
+    )
+    stall_seconds: Seconds = Field(
+        default=30, description="seconds for which a client may send or take a body more slowly than that"
     )
 
     worker: bool = Field(default=True, description="whether `serve` also runs a worker process for background jobs")
@@ -97,7 +131,7 @@ class Settings(BaseSettings):
     )
 
     worker_lost_after: timedelta = Field(
-        default=timedelta(seconds=10),
+        default=timedelta(seconds=30),
         ge=timedelta(seconds=1),
         description="how long after its last heartbeat a worker is dead, and its jobs are others'",
     )
@@ -147,6 +181,10 @@ class Settings(BaseSettings):
         default=20,
         description="reads of a merged revision's weights after which a worker stores them; 0 for never",
     )
+    merged_store_bytes: Count = Field(
+        default=128 << 30,
+        description="bytes of merged revisions that workers store; those that were read longest ago make room",
+    )
     merge_files_at_once: Count = Field(default=1, description="files of merges that one worker computes at once")
     merge_jobs_per_account: Limit = Field(default=2, description="most merges of one account under way at once; 0: any")
     merge_memory_bytes: Count = Field(
@@ -161,12 +199,26 @@ class Settings(BaseSettings):
     merge_output_bytes: Count = Field(default=1 << 40, description="bytes; largest model that a merge may make")
 
     quota_bytes: Limit = Field(
-        default=0,
-        description="most bytes of one namespace: distinct files of its commits, and open uploads; 0: any",
+        default=100_000_000_000,
+        description="most bytes of one namespace without a limit of its own: distinct files of its commits, and what "
+        "is on its way; 0: any",
     )
-    quota_repositories: Limit = Field(default=0, description="most repositories of one namespace; 0: any")
+    quota_repositories: Limit = Field(
+        default=10_000, description="most repositories of one namespace without a limit of its own; 0: any"
+    )
+    quota_organisations: Limit = Field(
+        default=10, description="most organisations that one account makes, if it is no administrator's; 0: any"
+    )
     quota_open_uploads: Limit = Field(
-        default=0, description="most uploads of one account whose bytes have yet to come; 0: any"
+        default=10_000, description="most uploads of one account whose bytes have yet to come; 0: any"
+    )
+    disk_reserve_bytes: Limit = Field(
+        default=1 << 30,
+        description="bytes that stay free on each disk that the registry writes files to, or a tenth of a disk below "
+        "ten times as much; what would take them is refused",
+    )
+    xet_ratio: Count = Field(
+        default=32, description="bytes to which a Xet upload may unpack for each one received, beyond the first 16 MiB"
     )
     rate_window: Duration = Field(default=timedelta(minutes=5), description="the window in which requests are counted")
     rate_limit_api: Limit = Field(
@@ -182,6 +234,10 @@ class Settings(BaseSettings):
         default=10, description="most wrong tokens or passwords of one address in a window; 0: any"
     )
 
+    upload_patience: Duration = Field(
+        default=timedelta(hours=1),
+        description="how long an upload waits for its next bytes, and room is kept for it; no longer than the lifetime",
+    )
     upload_lifetime: Duration = Field(
         default=timedelta(hours=24), description="how long uploaded bytes wait for the commit that names them"
     )
@@ -224,3 +280,8 @@ class Settings(BaseSettings):
     failpoint: str | None = Field(
         default=None, description="name of the step at which the process kills itself (crash tests)"
     )
+
+    @property
+    def patience(self) -> timedelta:
+        """How long an upload is kept that nothing comes for."""
+        return min(self.upload_patience, self.upload_lifetime)

@@ -105,6 +105,13 @@ def _internal_hosts(entries: list[str]) -> list[str]:
     return [_host(entry, "host or host:port") for entry in entries]
 
 
+def _host_names(entries: list[str]) -> list[str]:
+    expected = "host, or *.host for all below it"
+    if any(":" in entry.rpartition("]")[2] for entry in entries):
+        raise ValueError(f"a list of {expected}, without a port")
+    return [_host(entry, expected) for entry in entries]
+
+
 def _host(entry: str, expected: str) -> str:
     match = _HOST.fullmatch(entry)
     if match is None or not 0 < int(match["port"] or 1) < 1 << 16:
@@ -142,6 +149,7 @@ Storage = Annotated[str, AfterValidator(_storage)]
 DatabaseUrl = Annotated[str, AfterValidator(_database)]
 Hosts = Annotated[list[str], NoDecode, BeforeValidator(_listed), AfterValidator(_hosts)]
 InternalHosts = Annotated[list[str], NoDecode, BeforeValidator(_listed), AfterValidator(_internal_hosts)]
+HostNames = Annotated[list[str], NoDecode, BeforeValidator(_listed), AfterValidator(_host_names)]
 Addresses = Annotated[list[str], NoDecode, BeforeValidator(_listed), AfterValidator(_addresses)]
 CertificatesFile = Annotated[Path, AfterValidator(_certificates)]
 PublicKeyFile = Annotated[Path, AfterValidator(_public_key)]

@@ -18,6 +18,7 @@ from lorahub_registry.features.accounts.viewer import (
     ViewDep,
     new_visit,
 )
+from lorahub_registry.infrastructure.database import now
 from lorahub_registry.infrastructure.web.pages import THEME_COOKIE, THEMES, PageRouter
 from lorahub_registry.infrastructure.web.rates import Kind, address_of, admit
 from lorahub_registry.infrastructure.web.raw_path import decode
@@ -121,8 +122,16 @@ def _tokens_page(view: View, made: str | None = None) -> Response:
     found = service.tokens_of(view.backend, view.principal)
     data = {"tokens": [_token(token) for token in found], "own": view.principal.token_id}
     namespaces = [view.principal.name, *(org.account.name for org in _organisations(view))]
-    html = {"made": made, "namespaces": namespaces, "expiries": EXPIRIES}
+    html = {"made": made, "namespaces": namespaces, "expiries": _expiries(view.principal)}
     return view.render("accounts/tokens.html", data, html=html, is_secret=made is not None)
+
+
+def _expiries(principal: Principal) -> dict[str, str]:
+    """Those that the token which asks for another one doesn't rule out."""
+    if principal.expires_at is None:
+        return EXPIRIES
+    left = (principal.expires_at - now()).days
+    return {**{days: shown for days, shown in EXPIRIES.items() if days and int(days) <= left}, "": "with your own"}
 
 
 def _organisations(view: View) -> list[service.Organisation]:

@@ -6,6 +6,7 @@ repository.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from enum import Enum, IntEnum
 
 from lorahub.errors import NotAuthenticated, NotPermitted
@@ -52,6 +53,8 @@ class Principal:
     """The one repository it may touch, with nothing beyond writing to it: tokens of trusted publishers."""
     token_id: int | None = None
     token_name: str = ""
+    expires_at: datetime | None = None
+    """When its token does; nothing that the token makes is good for longer."""
     roles: Mapping[str, Level] = field(default_factory=dict)
     """Role by similarity key of the namespace; the owner's own is ADMIN."""
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import delete, select, update
+from sqlalchemy import delete, func, or_, select, update
 
 from lorahub_registry.infrastructure.database import Session, now
 from lorahub_registry.infrastructure.database.tables import Account as AccountRow
@@ -63,8 +63,11 @@ def all_accounts(session: Session) -> list[Account]:
     return [_account(row) for row in session.scalars(select(AccountRow).order_by(AccountRow.name_key))]
 
 
-def insert_account(session: Session, *, name: str, key: str, kind: str, fullname: str, is_admin: bool) -> Account:
+def insert_account(
+    session: Session, *, name: str, key: str, kind: str, fullname: str, is_admin: bool, made_by: int | None = None
+) -> Account:
     row = AccountRow(name=name, name_key=key, kind=kind, fullname=fullname, is_admin=is_admin, created_at=now())
+    row.made_by = made_by
     session.add(row)
     session.flush()
     return _account(row)
@@ -72,6 +75,16 @@ def insert_account(session: Session, *, name: str, key: str, kind: str, fullname
 
 def set_disabled(session: Session, account_id: int, at: datetime | None) -> None:
     session.execute(update(AccountRow).where(AccountRow.id == account_id).values(disabled_at=at))
+
+
+def hold(session: Session, account_id: int) -> None:
+    """Lets nobody else count for this account until the transaction ends (PostgreSQL; SQLite has one writer)."""
+    session.execute(select(AccountRow.id).where(AccountRow.id == account_id).with_for_update(key_share=True))
+
+
+def made_by(session: Session, account_id: int) -> int:
+    """How many organisations."""
+    return session.scalar(select(func.count()).where(AccountRow.made_by == account_id)) or 0
 
 
 def is_name_retired(session: Session, key: str) -> bool:
@@ -125,9 +138,14 @@ def token_by_session(session: Session, sha256: str) -> tuple[Token, Account] | N
 
 
 def insert_session(session: Session, sha256: str, *, token_id: int, expires_at: datetime) -> None:
-    """Sessions that are over go on the way."""
-    session.execute(delete(WebSession).where(WebSession.expires_at <= now()))
     session.add(WebSession(sha256=sha256, token_id=token_id, created_at=now(), expires_at=expires_at))
+
+
+def forget_sessions(session: Session) -> int:
+    """Those that are over, or whose token is; how many."""
+    is_bad = or_(TokenRow.revoked_at.is_not(None), TokenRow.expires_at <= now())
+    over = or_(WebSession.expires_at <= now(), WebSession.token_id.in_(select(TokenRow.id).where(is_bad)))
+    return len(session.scalars(delete(WebSession).where(over).returning(WebSession.sha256)).all())
 
 
 def delete_session(session: Session, sha256: str) -> bool:

@@ -4,7 +4,15 @@ from datetime import datetime, timedelta
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request, Response
-from lorahub.errors import AccountNotFound, AlreadyExists, Conflict, NotAuthenticated, NotFound, NotPermitted
+from lorahub.errors import (
+    AccountNotFound,
+    AlreadyExists,
+    Conflict,
+    NotAuthenticated,
+    NotFound,
+    NotPermitted,
+    QuotaExceeded,
+)
 from pydantic import BaseModel, Field
 from typing_extensions import TypedDict
 
@@ -71,6 +79,7 @@ class ShownEvent(TypedDict):
     details: dict[str, Any]
     requestId: str | None
     tokenId: int | None
+    address: str | None
 
 
 @router.get("/api/whoami-v2")
@@ -170,7 +179,7 @@ def revoke_token(
 
 
 @router.post(f"{API}/organisations")
-@refuses(NotAuthenticated, NotPermitted, AlreadyExists)
+@refuses(NotAuthenticated, NotPermitted, AlreadyExists, QuotaExceeded)
 def create_organisation(
     backend: BackendDep, caller: Caller, body: Annotated[NewOrganisation, json_model(NewOrganisation)]
 ) -> ShownOrganisation:

@@ -2,7 +2,7 @@
 
 import secrets
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from lorahub.errors import (
     AccountNotFound,
@@ -13,6 +13,7 @@ from lorahub.errors import (
     InvalidToken,
     NotFound,
     NotPermitted,
+    QuotaExceeded,
 )
 from lorahub.protocol.digests import sha256_of
 from lorahub.protocol.names import RESERVED_NAMESPACES, parse_name, similarity_key
@@ -24,6 +25,7 @@ from lorahub_registry.features.accounts.permissions import (
     Action,
     Level,
     Principal,
+    is_site_admin,
     may,
     require,
     require_site_admin,
@@ -76,12 +78,19 @@ def log_in(backend: Backend, token: str) -> str:
     cookie = secrets.token_urlsafe(32)
     with backend.database.write() as session:
         principal, _ = _principal(session, token)
-        token_id = principal.token_id or 0
         queries.insert_session(
-            session, sha256_of(cookie.encode()), token_id=token_id, expires_at=now() + SESSION_LIFETIME
+            session,
+            sha256_of(cookie.encode()),
+            token_id=principal.token_id or 0,
+            expires_at=_soonest(now() + SESSION_LIFETIME, principal.expires_at),
         )
         record_act(session, principal, "session.create", principal.name)
     return cookie
+
+
+def _soonest(at: datetime, other: datetime | None) -> datetime:
+    """None is never."""
+    return at if other is None else min(at, other)
 
 
 def log_out(backend: Backend, principal: Principal, cookie: str) -> None:
@@ -89,6 +98,12 @@ def log_out(backend: Backend, principal: Principal, cookie: str) -> None:
     with backend.database.write() as session:
         if queries.delete_session(session, sha256_of(cookie.encode())):
             record_act(session, principal, "session.end", principal.name)
+
+
+def forget_sessions(backend: Backend) -> int:
+    """Rows of browsers' sessions that are over; how many."""
+    with backend.database.write() as session:
+        return queries.forget_sessions(session)
 
 
 def _principal(session: Session, token: str) -> tuple[Principal, bool]:
@@ -110,6 +125,7 @@ def _acting(session: Session, known: Token, account: Account) -> Principal:
         repository_id=known.repository_id,
         token_id=known.id,
         token_name=known.name,
+        expires_at=known.expires_at,
         roles=_roles(session, account),
     )
 
@@ -184,7 +200,9 @@ def all_accounts(backend: Backend) -> list[Account]:
         return queries.all_accounts(session)
 
 
-def _insert_account(session: Session, name: str, *, kind: str, fullname: str, is_admin: bool = False) -> Account:
+def _insert_account(
+    session: Session, name: str, *, kind: str, fullname: str, is_admin: bool = False, made_by: int | None = None
+) -> Account:
     parse_name(name, what="account name")
     key = similarity_key(name)
     if name.lower() in RESERVED_NAMESPACES:
@@ -192,7 +210,13 @@ def _insert_account(session: Session, name: str, *, kind: str, fullname: str, is
     if queries.account_by_key(session, key) is not None:
         raise AlreadyExists(f"the name {name!r}, or one that reads the same, is in use")
     return queries.insert_account(
-        session, name=name, key=key, kind=kind, fullname=fullname[:200] or name, is_admin=is_admin
+        session,
+        name=name,
+        key=key,
+        kind=kind,
+        fullname=fullname[:200] or name,
+        is_admin=is_admin,
+        made_by=made_by,
     )
 
 
@@ -214,14 +238,31 @@ def members_of(backend: Backend, organisation: str) -> list[tuple[Account, str]]
 
 
 def create_organisation(backend: Backend, principal: Principal, name: str, fullname: str) -> Account:
-    """The caller becomes its first admin. Raises `InvalidName`, `AlreadyExists`, `NotPermitted`."""
+    """The caller becomes its first admin. Raises `InvalidName`, `AlreadyExists`, `NotPermitted`, `QuotaExceeded`."""
     creator = principal.require_account()
     require(principal, Action.GOVERN, principal.name)
     with backend.database.write() as session:
-        organisation = _insert_account(session, name, kind="organisation", fullname=fullname)
+        if not is_site_admin(principal):
+            _require_another(session, creator, limit=backend.settings.quota_organisations)
+        organisation = _insert_account(session, name, kind="organisation", fullname=fullname, made_by=creator)
         queries.set_member(session, organisation.id, creator, "admin")
         record_act(session, principal, "organisation.create", organisation.name)
         return organisation
+
+
+def _require_another(session: Session, account_id: int, *, limit: int) -> None:
+    """Each organisation is a namespace with quotas of its own. Raises `QuotaExceeded`."""
+    queries.hold(session, account_id)
+    made = queries.made_by(session, account_id)
+    if limit and made >= limit:
+        raise QuotaExceeded(
+            f"you have made {made} organisations, and may make {limit}",
+            hint="ask the registry's administrator to make another",
+            what="organisations",
+            limit=limit,
+            used=made,
+            asked=1,
+        )
 
 
 def ensure_namespace(session: Session, principal: Principal, name: str) -> Account:
@@ -296,9 +337,10 @@ def create_token(
     namespace: str | None = None,
     lifetime: timedelta | None = None,
 ) -> tuple[str, Token]:
-    """A new token for the caller: the text, shown this once, and what is stored of it.
+    """A new token for the caller: the text, shown this once, and what is stored of it. Without a `lifetime` it is good
+    for as long as the token that asks for it.
 
-    Raises `NotPermitted` where it would reach further than the token that asks for it.
+    Raises `NotPermitted` where it would reach further than that token, or outlive it.
     """
     account_id = principal.require_account()
     require(principal, Action.GOVERN, principal.name)
@@ -306,6 +348,12 @@ def create_token(
         raise NotPermitted(
             f"the token {principal.token_name!r} is good for {principal.namespace} alone, and so is what it makes",
             hint=f"make a token for the namespace {principal.namespace}, or use one that is bound to none",
+        )
+    if lifetime is not None and principal.expires_at is not None and now() + lifetime > principal.expires_at:
+        raise NotPermitted(
+            f"the token {principal.token_name!r} is good until {principal.expires_at:%Y-%m-%d %H:%M} UTC, and what it "
+            "makes for no longer",
+            hint="ask for fewer days or for none, or use a token that is good for longer",
         )
     return issue_token(
         backend,
@@ -316,6 +364,7 @@ def create_token(
         scope=scope,
         namespace=namespace,
         lifetime=lifetime,
+        latest=principal.expires_at,
     )
 
 
@@ -329,8 +378,12 @@ def issue_token(
     scope: str,
     namespace: str | None = None,
     lifetime: timedelta | None = None,
+    latest: datetime | None = None,
 ) -> tuple[str, Token]:
-    """For `account_id`, whoever asks: callers have checked. Raises `InvalidInput`."""
+    """For `account_id`, whoever asks: callers have checked. It ends after `lifetime`, else at `latest`, else never.
+
+    Raises `InvalidInput`.
+    """
     if scope not in ("read", "write", "admin"):
         raise InvalidInput(f"no such scope: {scope[:40]!r}; there are read, write and admin")
     if not name.strip() or len(name) > 96 or not name.isprintable():
@@ -346,7 +399,7 @@ def issue_token(
             sha256=sha256_of(text.encode()),
             scope=scope,
             namespace=namespace and require_known(session, namespace).name,
-            expires_at=lifetime and now() + lifetime,
+            expires_at=latest if lifetime is None else now() + lifetime,
         )
         record(
             session,

@@ -182,7 +182,9 @@ async def the_form_with_files(request: Request, view: ViewDep) -> AsyncIterator[
     """As `the_form`. What may be asked before the body is received (who sends it, from where) is asked before."""
     _require_own_origin(request, view)
     view.principal.require_account()
-    async with multipart.received(request, limit=view.backend.settings.form_body_bytes) as sent:
+    settings = view.backend.settings
+    limit, reserve = settings.form_body_bytes, settings.disk_reserve_bytes
+    async with multipart.received(request, limit=limit, reserve_bytes=reserve) as sent:
         values: dict[str, list[str]] = {}
         files = []
         for name, value in sent.multi_items():

@@ -1,6 +1,7 @@
 """Audit rows: inserted and read, never changed."""
 
-from dataclasses import dataclass
+import json
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
@@ -21,6 +22,7 @@ class Event:
     details: dict[str, Any]
     request_id: str | None
     token_id: int | None
+    address: str | None
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -32,7 +34,14 @@ class Event:
             "details": self.details,
             "requestId": self.request_id,
             "tokenId": self.token_id,
+            "address": self.address,
         }
+
+    def line(self) -> bytes:
+        """What a seal is made of: a line of JSON, without what is null, so that a column more changes no old one."""
+        fields = {**asdict(self), "at": self.at.isoformat()}
+        known = {name: value for name, value in fields.items() if value is not None}
+        return json.dumps(known, sort_keys=True, separators=(",", ":")).encode() + b"\n"
 
 
 def insert_event(session: Session, event: dict[str, Any]) -> None:
@@ -47,10 +56,20 @@ def newest_events(session: Session, *, limit: int, before: int | None) -> list[E
 
 
 def events_between(
-    session: Session, *, after: int, since: datetime | None, until: datetime | None, limit: int
+    session: Session,
+    *,
+    after: int,
+    limit: int,
+    last: int | None = None,
+    since: datetime | None = None,
+    until: datetime | None = None,
 ) -> list[Event]:
-    """Oldest first, from behind the event `after`; `since` is part of the time asked for, `until` isn't."""
+    """Oldest first, from behind the event `after` to the event `last`; `since` is part of the time asked for, `until`
+    isn't.
+    """
     statement = select(AuditEvent).where(AuditEvent.id > after).order_by(AuditEvent.id).limit(limit)
+    if last is not None:
+        statement = statement.where(AuditEvent.id <= last)
     if since is not None:
         statement = statement.where(AuditEvent.at >= since)
     if until is not None:
@@ -59,4 +78,6 @@ def events_between(
 
 
 def _event(row: AuditEvent) -> Event:
-    return Event(row.id, row.at, row.actor, row.action, row.subject, row.details, row.request_id, row.token_id)
+    return Event(
+        row.id, row.at, row.actor, row.action, row.subject, row.details, row.request_id, row.token_id, row.address
+    )

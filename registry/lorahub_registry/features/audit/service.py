@@ -8,11 +8,12 @@ from lorahub_registry.features.audit import queries
 from lorahub_registry.features.audit.queries import Event
 from lorahub_registry.infrastructure.backend import Backend
 from lorahub_registry.infrastructure.database import Session
-from lorahub_registry.infrastructure.web.request_id import current_request_id
+from lorahub_registry.infrastructure.web.request_id import current_address, current_request_id
 
-__all__ = ["Event", "all_events", "newest_events", "record", "record_act"]
+__all__ = ["Event", "all_events", "events_between", "newest_events", "record", "record_act"]
 
 _PAGE = 1000
+_MOST_ADDRESS = 64
 
 
 def record(
@@ -28,8 +29,15 @@ def record(
             "subject": subject,
             "details": details,
             "request_id": current_request_id.get(),
+            "address": _address(),
         },
     )
+
+
+def _address() -> str | None:
+    """What a proxy says of its client is text like any other."""
+    address = current_address.get()
+    return None if address is None else address[:_MOST_ADDRESS]
 
 
 class Actor(Protocol):
@@ -44,6 +52,11 @@ class Actor(Protocol):
 def record_act(session: Session, actor: Actor, action: str, subject: str, **details: Any) -> None:
     """What `record` does, for whoever asked."""
     record(session, actor=actor.name, token_id=actor.token_id, action=action, subject=subject, **details)
+
+
+def events_between(session: Session, *, after: int, last: int, limit: int) -> list[Event]:
+    """In order of their ids, from behind the event `after` to the event `last`."""
+    return queries.events_between(session, after=after, last=last, limit=limit)
 
 
 def newest_events(backend: Backend, *, limit: int, before: int | None) -> list[Event]:

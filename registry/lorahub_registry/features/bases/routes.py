@@ -18,6 +18,7 @@ from typing_extensions import TypedDict
 from lorahub_registry.features.accounts.caller import Caller
 from lorahub_registry.features.bases import service
 from lorahub_registry.features.bases.service import Found, NamedBase
+from lorahub_registry.infrastructure.threads import STORAGE
 from lorahub_registry.infrastructure.web.backend import BackendDep, PublicUrl
 from lorahub_registry.infrastructure.web.bodies import json_model
 from lorahub_registry.infrastructure.web.description import refuses
@@ -73,6 +74,7 @@ class WholeBase(TypedDict):
 
 @router.post("")
 @refuses(NotAuthenticated, NotPermitted, AlreadyExists, InvalidBaseModel)
+@STORAGE.serves
 def register(backend: BackendDep, caller: Caller, body: Annotated[NewBase, json_model(NewBase)]) -> ShownBase:
     new = service.NewBase(body.names[0], body.revision or "", body.layout, body.config, body.files)
     return _row(service.register(backend, caller, new))

@@ -17,6 +17,7 @@ from lorahub.errors import InvalidSafetensors
 from lorahub.protocol.digests import GitSha1, Sha256
 
 _MOST_NAMES = 20
+_WORTH_A_THREAD = 1 << 17  # bytes; fewer are hashed sooner than somebody else is asked to
 _MOST_ZERO = 4096
 
 
@@ -38,17 +39,20 @@ class Inspection:
 def inspect(pieces: Iterable[bytes], *, size: int) -> Inspection:
     """`size` is the stored object's, known to the storage. One pass; memory bounded by the header limit.
 
-    The two digests of a piece are computed at the same time: hashing releases the interpreter.
+    The two digests of a large piece are computed at the same time: hashing releases the interpreter.
     """
     sha256 = hashlib.sha256()
     sha1 = hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False)
     reading = _SafetensorsReading(size)
     with ThreadPoolExecutor(1) as beside:
         for piece in pieces:
-            label = beside.submit(sha1.update, piece)
+            label = beside.submit(sha1.update, piece) if len(piece) >= _WORTH_A_THREAD else None
             sha256.update(piece)
             reading.feed(piece)
-            label.result()
+            if label is None:
+                sha1.update(piece)
+            else:
+                label.result()
     return Inspection(Sha256(sha256.hexdigest()), GitSha1(sha1.hexdigest()), size, reading.findings())
 
 

@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from lorahub.protocol.digests import GitSha1, Sha256
-from sqlalchemy import delete, exists, func, or_, select, update
+from sqlalchemy import delete, exists, func, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
 from lorahub_registry.infrastructure.database import Session, now
@@ -59,28 +59,34 @@ def blob_by_sha256(session: Session, sha256: Sha256, *, lock: bool = False) -> B
     return None if row is None else _blob(row)
 
 
-def blobs_by_sha256(session: Session, digests: Iterable[Sha256]) -> dict[Sha256, Blob]:
+def blobs_by_sha256(session: Session, digests: Iterable[Sha256], *, lock: bool = False) -> dict[Sha256, Blob]:
+    """`lock` as in `blob_by_sha256`."""
     found: dict[Sha256, Blob] = {}
     wanted = sorted(set(digests))
     for start in range(0, len(wanted), 500):
-        rows = session.scalars(select(BlobRow).where(BlobRow.sha256.in_(wanted[start : start + 500])))
+        statement = select(BlobRow).where(BlobRow.sha256.in_(wanted[start : start + 500]))
+        rows = session.scalars(statement.with_for_update(read=True, key_share=True) if lock else statement)
         found.update((Sha256(row.sha256), _blob(row)) for row in rows)
     return found
 
 
-def insert_blob(session: Session, blob: Blob) -> None:
-    session.add(
-        BlobRow(
-            sha256=blob.sha256,
-            size=blob.size,
-            git_sha1=blob.git_sha1,
-            storage_key=blob.storage_key,
-            inspection=blob.inspection,
-            created_at=now(),
-            verified_at=now(),
-        )
-    )
-    session.flush()
+def insert_blobs(session: Session, blobs: Iterable[Blob]) -> None:
+    """In order of digest, so that two who insert the same wait for each other in the same order."""
+    at = now()
+    rows = [
+        {
+            "sha256": blob.sha256,
+            "size": blob.size,
+            "git_sha1": blob.git_sha1,
+            "storage_key": blob.storage_key,
+            "inspection": blob.inspection,
+            "created_at": at,
+            "verified_at": at,
+        }
+        for blob in sorted(blobs, key=lambda blob: blob.sha256)
+    ]
+    if rows:
+        session.execute(insert(BlobRow), rows)
 
 
 def new_upload_id() -> str:
@@ -125,8 +131,10 @@ def upload_by_id(session: Session, upload_id: str) -> Upload | None:
     return None if row is None else _upload(row)
 
 
-def uploads_of(session: Session, *, account_id: int, repository_id: int, sha256: Sha256, size: int) -> list[Upload]:
-    """Unexpired uploads of these bytes, newest first."""
+def open_upload_of(
+    session: Session, *, account_id: int, repository_id: int, sha256: Sha256, size: int
+) -> Upload | None:
+    """The newest upload of these bytes that can be gone on with, as long as it isn't collected."""
     statement = (
         select(UploadRow)
         .where(
@@ -134,11 +142,23 @@ def uploads_of(session: Session, *, account_id: int, repository_id: int, sha256:
             UploadRow.repository_id == repository_id,
             UploadRow.declared_sha256 == sha256,
             UploadRow.declared_size == size,
-            UploadRow.expires_at > now(),
+            UploadRow.blob_sha256.is_(None),
         )
         .order_by(UploadRow.created_at.desc())
     )
-    return [_upload(row) for row in session.scalars(statement)]
+    row = session.scalar(statement.limit(1))
+    return None if row is None else _upload(row)
+
+
+def renew_upload(session: Session, upload_id: str, expires_at: datetime) -> bool:
+    """False if the upload is gone, or finished."""
+    changed = session.execute(
+        update(UploadRow)
+        .where(UploadRow.id == upload_id, UploadRow.blob_sha256.is_(None))
+        .values(expires_at=expires_at)
+        .returning(UploadRow.id)
+    )
+    return changed.first() is not None
 
 
 def finish_upload(session: Session, upload_id: str, sha256: Sha256, expires_at: datetime) -> bool:
@@ -150,6 +170,43 @@ def finish_upload(session: Session, upload_id: str, sha256: Sha256, expires_at: 
         .returning(UploadRow.id)
     )
     return changed.first() is not None
+
+
+def split_upload(session: Session, upload: Upload, blobs: Iterable[Blob], expires_at: datetime) -> bool:
+    """A lease on each of these blobs takes the place of the upload that brought them all. False as `finish_upload`."""
+    gone = session.execute(delete(UploadRow).where(UploadRow.id == upload.id).returning(UploadRow.id))
+    if gone.first() is None:
+        return False
+    at = now()
+    leases = [
+        {
+            "id": new_upload_id(),
+            "account_id": upload.account_id,
+            "repository_id": upload.repository_id,
+            "declared_sha256": blob.sha256,
+            "declared_size": blob.size,
+            "blob_sha256": blob.sha256,
+            "created_at": at,
+            "expires_at": expires_at,
+        }
+        for blob in blobs
+    ]
+    session.execute(insert(UploadRow), leases)
+    return True
+
+
+def leased(session: Session, *, account_id: int, repository_id: int, digests: Iterable[Sha256]) -> set[Sha256]:
+    """Those of these blobs that the account holds a lease on here."""
+    found: set[Sha256] = set()
+    wanted = sorted(set(digests))
+    for start in range(0, len(wanted), 500):
+        statement = select(UploadRow.blob_sha256).where(
+            UploadRow.account_id == account_id,
+            UploadRow.repository_id == repository_id,
+            UploadRow.blob_sha256.in_(wanted[start : start + 500]),
+        )
+        found.update(Sha256(sha256) for sha256 in session.scalars(statement) if sha256)
+    return found
 
 
 def holds_lease(session: Session, *, account_id: int, repository_id: int, sha256: Sha256) -> bool:
@@ -202,6 +259,15 @@ def block_of(session: Session, sha256: Sha256) -> Block | None:
     return None if row is None else Block(Sha256(row.sha256), row.reason, row.by, row.at)
 
 
+def first_blocked(session: Session, digests: Iterable[Sha256]) -> Sha256 | None:
+    wanted = sorted(set(digests))
+    for start in range(0, len(wanted), 500):
+        statement = select(BlockRow.sha256).where(BlockRow.sha256.in_(wanted[start : start + 500])).limit(1)
+        if (found := session.scalar(statement)) is not None:
+            return Sha256(found)
+    return None
+
+
 def insert_block(session: Session, sha256: Sha256, *, reason: str, by: str) -> Block:
     session.merge(BlockRow(sha256=sha256, reason=reason, by=by, at=now()))
     session.flush()
@@ -224,8 +290,8 @@ def blocks(session: Session) -> list[Block]:
 # --- collection -------------------------------------------------------------------------------------------------------
 
 
-def expired_uploads(session: Session) -> list[str]:
-    return list(session.scalars(select(UploadRow.id).where(UploadRow.expires_at <= now())))
+def expired_uploads(session: Session) -> list[Upload]:
+    return [_upload(row) for row in session.scalars(select(UploadRow).where(UploadRow.expires_at <= now()))]
 
 
 def delete_expired_upload(session: Session, upload_id: str) -> bool:

@@ -8,10 +8,12 @@ Whatever is undone is undone by upload id, never by digest: another upload of th
 import hashlib
 import logging
 import threading
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from datetime import datetime, timedelta
-from typing import Self
+from io import RawIOBase
+from typing import Any, BinaryIO, Self, cast
 
 from lorahub.errors import (
     BlobDamaged,
@@ -22,6 +24,7 @@ from lorahub.errors import (
     InvalidConfiguration,
     InvalidInput,
     NotFound,
+    QuotaExceeded,
     SizeMismatch,
     Unavailable,
 )
@@ -33,12 +36,13 @@ from lorahub_registry.features.blobs import queries
 from lorahub_registry.features.blobs.inspection import Inspection, inspect
 from lorahub_registry.features.blobs.queries import Blob, Block, Upload
 from lorahub_registry.features.quotas import service as quotas
+from lorahub_registry.features.quotas.service import Room
 from lorahub_registry.infrastructure import metrics
 from lorahub_registry.infrastructure.backend import Backend
 from lorahub_registry.infrastructure.database import Session, now
 from lorahub_registry.infrastructure.failpoints import reach
 from lorahub_registry.infrastructure.storage import ObjectNotFound
-from lorahub_registry.infrastructure.storage.object_keys import BLOBS, Staging, blob_folder, blob_key
+from lorahub_registry.infrastructure.storage.object_keys import BLOBS, Staging, batch_keys, blob_folder, blob_key
 
 logger = logging.getLogger("lorahub")
 
@@ -46,29 +50,90 @@ __all__ = ["Blob", "Block", "Upload"]
 
 MAX_REASON = 2000
 
+UNKNOWN = Sha256("0" * 64)
+"""Announced in place of the digest of what is hashed as it comes, or of many files at once."""
+
+_MOST_AT_ONCE, _BYTES_AT_ONCE = 2000, 8 << 20  # of small contents
 _TRIES = 5  # a blob that exists when we look and is collected before we lease it; each try has its own bytes at hand
 
 
 def open_upload(backend: Backend, *, account_id: int, repository_id: int | None, sha256: Sha256, size: int) -> Upload:
-    """A place for bytes that are about to come. Written before the first of them.
+    """A place for bytes that are about to come, and room for them. Written before the first of them.
 
-    Raises `ContentBlocked`, `QuotaExceeded`.
+    Raises `ContentBlocked`, `QuotaExceeded`, `DiskFull`.
     """
-    with (
-        backend.database.write() as session,
-        quotas.upload(session, backend.settings, account_id=account_id, repository_id=repository_id),
-    ):
-        refuse_blocked(session, sha256)
-        upload = queries.insert_upload(
-            session,
-            account_id=account_id,
-            repository_id=repository_id,
-            sha256=sha256,
-            size=size,
-            expires_at=now() + backend.settings.upload_lifetime,
-        )
+    with opening(backend, account_id=account_id, repository_id=repository_id, sha256=sha256, size=size) as (_, _, one):
+        upload = one
     reach("upload-opened")
     return upload
+
+
+@contextmanager
+def opening(
+    backend: Backend, *, account_id: int, repository_id: int | None, sha256: Sha256, size: int
+) -> Iterator[tuple[Session, Room, Upload]]:
+    """As `open_upload`, with the transaction that opens it and the room that it takes of."""
+    until = now() + backend.settings.patience
+    with backend.database.write() as session:
+        with quotas.upload(session, backend.settings, account_id=account_id, repository_id=repository_id) as room:
+            if sha256 != UNKNOWN:
+                refuse_blocked(session, sha256)
+            upload = queries.insert_upload(
+                session, account_id=account_id, repository_id=repository_id, sha256=sha256, size=size, expires_at=until
+            )
+            room.take(upload.id, size, until=until)
+            yield session, room, upload
+        backend.blobs.require_space(size)  # behind the quota, which the client can do something about
+
+
+def renew(backend: Backend, upload: Upload) -> Upload:
+    """Somebody is about to send its bytes, or sends them: it waits for them anew, and its room is taken again where it
+    was given back meanwhile. Nothing is written before half of its time is over.
+
+    Raises `BlobVanished` where it is collected, `QuotaExceeded`.
+    """
+    patience = backend.settings.patience
+    if upload.blob_sha256 is not None or upload.expires_at - now() > patience / 2:
+        return upload
+    until = now() + patience
+    with _room_of(backend, upload) as (session, room):
+        if queries.renew_upload(session, upload.id, until):
+            room.take(upload.id, upload.declared_size, until=until)
+            return replace(upload, expires_at=until)
+        finished = queries.upload_by_id(session, upload.id)  # by another request with the same bytes
+    if finished is None:
+        raise BlobVanished("this upload expired before it was complete", hint="start it again")
+    return finished
+
+
+@contextmanager
+def receiving(backend: Backend, upload: Upload, key: str | None = None) -> Iterator[BinaryIO]:
+    """What is written here becomes the staged object of this upload, or one of its parts; as long as something is
+    written, it doesn't expire. Raises as `renew`, and `DiskFull`.
+    """
+    with backend.blobs.writer(key or Staging(upload.id).whole) as file:
+        yield cast(BinaryIO, _Receiving(backend, upload, file))
+
+
+class _Receiving(RawIOBase):
+    def __init__(self, backend: Backend, upload: Upload, file: BinaryIO) -> None:
+        self._backend = backend
+        self._upload = upload
+        self._file = file
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, piece: Any) -> int:
+        self._upload = renew(self._backend, self._upload)
+        return self._file.write(piece)
+
+
+def _renewing(backend: Backend, upload: Upload, pieces: Iterator[bytes]) -> Iterator[bytes]:
+    """Reading terabytes takes its time too."""
+    for piece in pieces:
+        upload = renew(backend, upload)
+        yield piece
 
 
 def find_upload(backend: Backend, upload_id: str) -> Upload | None:
@@ -81,10 +146,9 @@ def unfinished_upload(
 ) -> Upload | None:
     """The newest upload of these bytes by this account that can be gone on with."""
     with backend.database.read() as session:
-        found = queries.uploads_of(
+        return queries.open_upload_of(
             session, account_id=account_id, repository_id=repository_id, sha256=sha256, size=size
         )
-    return next((upload for upload in found if upload.blob_sha256 is None), None)
 
 
 def finish_upload(backend: Backend, upload: Upload) -> Blob:
@@ -94,6 +158,7 @@ def finish_upload(backend: Backend, upload: Upload) -> Blob:
     the bytes; `BlobVanished` if the upload expired meanwhile.
     """
     reach("bytes-received")
+    upload = renew(backend, upload)
     try:
         key = _out_of_reach(backend, upload)
     except BlobNotFound:
@@ -118,7 +183,7 @@ def _verify_and_keep(backend: Backend, upload: Upload, key: str) -> Blob:
     reach("bytes-verified")
     try:
         blob = _keep(backend, upload, inspection, key)
-    except ContentBlocked:  # since the upload was opened, or its digest wasn't known then
+    except (ContentBlocked, QuotaExceeded):  # since the upload was opened, or what was known of it then lapsed
         forget_upload(backend, upload)
         raise
     reach("blob-recorded")
@@ -170,13 +235,17 @@ def verify(backend: Backend, key: str, upload: Upload) -> Inspection:
     size = backend.blobs.size(key)
     if size != upload.declared_size:
         raise SizeMismatch(f"{size} bytes arrived, {upload.declared_size} were announced", hint="upload the file again")
-    inspection = inspect(backend.blobs.open_range(key, 0, size), size=size)
-    if inspection.sha256 != upload.declared_sha256:
+    inspection = inspect(_renewing(backend, upload, backend.blobs.open_range(key, 0, size)), size=size)
+    _require_digest(inspection, upload.declared_sha256)
+    return inspection
+
+
+def _require_digest(inspection: Inspection, announced: Sha256) -> None:
+    if inspection.sha256 != announced:
         raise DigestMismatch(
-            f"the bytes have the sha256 {inspection.sha256}, announced was {upload.declared_sha256}",
+            f"the bytes have the sha256 {inspection.sha256}, announced was {announced}",
             hint="the file changed while it was read, or was damaged on the way: upload it again",
         )
-    return inspection
 
 
 def _keep(backend: Backend, upload: Upload, inspection: Inspection, key: str) -> Blob:
@@ -189,39 +258,67 @@ def _keep(backend: Backend, upload: Upload, inspection: Inspection, key: str) ->
                 backend.blobs.delete(key)
             return known
         try:
-            with backend.database.write() as session:
+            with _room_of(backend, upload) as (session, room):
                 _insert_or_heal(session, blob)
-                _lease(backend, session, upload, blob)
+                _lease(backend, session, room, upload, blob)
         except queries.IntegrityError:  # another upload of the same bytes was first
             continue
         return blob
-    raise BlobVanished("these bytes are being collected again and again", hint="try again in a moment")
+    raise _collected_again()
+
+
+def _collected_again() -> BlobVanished:
+    return BlobVanished("these bytes are being collected again and again", hint="try again in a moment")
 
 
 def _use_known(backend: Backend, upload: Upload, sha256: Sha256) -> Blob | None:
     """The blob that has these bytes already; a damaged one hasn't. Raises `ContentBlocked`."""
-    with backend.database.write() as session:
+    with _room_of(backend, upload) as (session, room):
         refuse_blocked(session, sha256)
         blob = queries.blob_by_sha256(session, sha256, lock=True)
         if blob is None or blob.is_damaged:
             return None
-        _lease(backend, session, upload, blob)
+        _lease(backend, session, room, upload, blob)
         return blob
+
+
+@contextmanager
+def _room_of(backend: Backend, upload: Upload) -> Iterator[tuple[Session, Room]]:
+    """A transaction about an upload, and what it takes of."""
+    with (
+        backend.database.write() as session,
+        quotas.upload(
+            session, backend.settings, account_id=upload.account_id, repository_id=upload.repository_id
+        ) as room,
+    ):
+        yield session, room
 
 
 def _insert_or_heal(session: Session, blob: Blob) -> None:
     """A damaged blob gets the bytes that just arrived; its old object has no row any more, so it is collected."""
     known = queries.blob_by_sha256(session, blob.sha256)
     if known is not None and known.is_damaged:
-        queries.replace_object(session, blob.sha256, blob.storage_key)
-        _record(session, "blob.heal", blob.sha256)
+        _heal(session, blob)
     else:
-        queries.insert_blob(session, blob)
+        queries.insert_blobs(session, [blob])
 
 
-def _lease(backend: Backend, session: Session, upload: Upload, blob: Blob) -> None:
-    if not queries.finish_upload(session, upload.id, blob.sha256, now() + backend.settings.upload_lifetime):
-        raise BlobVanished("this upload expired before it was complete", hint="start it again")
+def _heal(session: Session, blob: Blob) -> None:
+    queries.replace_object(session, blob.sha256, blob.storage_key)
+    _record(session, "blob.heal", blob.sha256)
+
+
+def _lease(backend: Backend, session: Session, room: Room, upload: Upload, blob: Blob) -> None:
+    """The room that was taken for the upload is the blob's from now on."""
+    until = now() + backend.settings.upload_lifetime
+    if not queries.finish_upload(session, upload.id, blob.sha256, until):
+        raise _expired()
+    room.give_back(upload.id)
+    room.keep({blob.sha256: blob.size}, until=until)
+
+
+def _expired() -> BlobVanished:
+    return BlobVanished("this upload expired before it was complete", hint="start it again")
 
 
 def store_bytes(backend: Backend, content: bytes, *, account_id: int, repository_id: int | None) -> Blob:
@@ -243,26 +340,132 @@ def store_stream(
     backend: Backend, pieces: Iterator[bytes], *, size: int, account_id: int, repository_id: int | None
 ) -> Blob:
     """Content of `size` bytes that is made while it is stored. Raises what `pieces` does; then nothing is kept."""
-    upload = open_upload(
-        backend, account_id=account_id, repository_id=repository_id, sha256=Sha256("0" * 64), size=size
-    )
-    digest = hashlib.sha256()
+    upload = open_upload(backend, account_id=account_id, repository_id=repository_id, sha256=UNKNOWN, size=size)
     try:
-        with backend.blobs.writer(Staging(upload.id).whole) as file:
-            for piece in pieces:
-                digest.update(piece)
-                file.write(piece)
+        return receive_pieces(backend, upload, pieces, sha256=None)
     except BaseException:
         forget_upload(backend, upload)
         raise
-    with backend.database.write() as session:
-        declared = queries.declare_sha256(session, upload.id, Sha256(digest.hexdigest()))
-    return finish_upload(backend, declared)
+
+
+def receive_pieces(backend: Backend, upload: Upload, pieces: Iterator[bytes], *, sha256: Sha256 | None) -> Blob:
+    """Stages and finishes what is made while it is stored; where nobody knows its digest yet, it is hashed meanwhile.
+
+    Raises what `pieces` and `finish_upload` do; then what was staged is the caller's to forget.
+    """
+    digest = hashlib.sha256()
+    with receiving(backend, upload) as file:
+        for piece in pieces:
+            if sha256 is None:
+                digest.update(piece)
+            file.write(piece)
+    if sha256 is None:
+        with backend.database.write() as session:
+            upload = queries.declare_sha256(session, upload.id, Sha256(digest.hexdigest()))
+    return finish_upload(backend, upload)
+
+
+# --- many small ones --------------------------------------------------------------------------------------------------
+
+
+def store_all(
+    backend: Backend, contents: Iterable[tuple[Sha256, bytes]], *, account_id: int, repository_id: int | None
+) -> None:
+    """As `store_bytes`, of small contents by their digests, as many at a time as memory may hold."""
+    for batch in _batches(contents):
+        _store_batch(backend, batch, account_id=account_id, repository_id=repository_id)
+
+
+def _batches(contents: Iterable[tuple[Sha256, bytes]]) -> Iterator[dict[Sha256, bytes]]:
+    batch, size = dict[Sha256, bytes](), 0
+    for sha256, content in contents:
+        if batch and (len(batch) == _MOST_AT_ONCE or size + len(content) > _BYTES_AT_ONCE):
+            yield batch
+            batch, size = {}, 0
+        batch[sha256] = content
+        size += len(content)
+    if batch:
+        yield batch
+
+
+def _store_batch(
+    backend: Backend, contents: Mapping[Sha256, bytes], *, account_id: int, repository_id: int | None
+) -> None:
+    """One upload, one wait for the storage, one transaction."""
+    with backend.database.read() as session:
+        refuse_blocked(session, *contents)
+    size = sum(map(len, contents.values()))
+    upload = open_upload(backend, account_id=account_id, repository_id=repository_id, sha256=UNKNOWN, size=size)
+    keys = batch_keys(contents, upload.id)
+    try:
+        backend.blobs.write_all({keys[sha256]: content for sha256, content in contents.items()})
+        reach("files-stored")
+        blobs = _verify_all(backend, {keys[sha256]: (sha256, len(content)) for sha256, content in contents.items()})
+    except BaseException:
+        _give_up(backend, upload)
+        raise
+    reach("files-verified")
+    try:
+        needless = _keep_all(backend, upload, blobs)
+    except (ContentBlocked, QuotaExceeded):  # since it was asked
+        _give_up(backend, upload)
+        raise
+    reach("files-recorded")
+    metrics.UPLOADS.labels("kept").inc(len(blobs))
+    backend.blobs.delete_all(needless)
+
+
+def _verify_all(backend: Backend, announced: Mapping[str, tuple[Sha256, int]]) -> list[Blob]:
+    """Reads what is stored under each key, as `verify` does. Raises `DigestMismatch`."""
+    blobs = []
+    try:
+        stored = backend.blobs.read_all({key: size for key, (_, size) in announced.items()})
+        for (key, (sha256, _)), content in zip(announced.items(), stored, strict=True):
+            found = inspect([content], size=len(content))
+            _require_digest(found, sha256)
+            blobs.append(Blob(sha256, found.size, found.git_sha1, key, found.findings))
+    except ObjectNotFound as error:
+        raise Unavailable("the registry's storage lost what was just written", hint="try again in a moment") from error
+    return blobs
+
+
+def _keep_all(backend: Backend, upload: Upload, blobs: list[Blob]) -> list[str]:
+    """Records what is new and leases all. The keys of objects whose bytes were known, under another key."""
+    for _ in range(_TRIES):
+        try:
+            with _room_of(backend, upload) as (session, room):
+                refuse_blocked(session, *(blob.sha256 for blob in blobs))
+                known = queries.blobs_by_sha256(session, (blob.sha256 for blob in blobs), lock=True)
+                sound = {sha256 for sha256, blob in known.items() if not blob.is_damaged}
+                queries.insert_blobs(session, (blob for blob in blobs if blob.sha256 not in known))
+                for blob in blobs:
+                    if blob.sha256 in known and blob.sha256 not in sound:
+                        _heal(session, blob)
+                until = now() + backend.settings.upload_lifetime
+                if not queries.split_upload(session, upload, blobs, until):
+                    raise _expired()
+                room.give_back(upload.id)
+                room.keep({blob.sha256: blob.size for blob in blobs}, until=until)
+        except queries.IntegrityError:  # another upload of some of these bytes was first
+            continue
+        return [blob.storage_key for blob in blobs if blob.sha256 in sound]
+    raise _collected_again()
+
+
+def _give_up(backend: Backend, upload: Upload) -> None:
+    """Whatever was stored has no row from now on: it is the collector's."""
+    with _room_of(backend, upload) as (session, room):
+        room.give_back(upload.id)
+        queries.delete_upload(session, upload.id)
+
+
+# --- undoing ----------------------------------------------------------------------------------------------------------
 
 
 def forget_upload(backend: Backend, upload: Upload) -> None:
     """Row first, bytes second: what a crash leaves between the two has no row, so the collector knows it as garbage."""
-    with backend.database.write() as session:
+    with _room_of(backend, upload) as (session, room):
+        room.give_back(upload.id)
         queries.delete_upload(session, upload.id)
     delete_staged(backend, upload.id)
     for key in _moved(backend, upload):
@@ -324,9 +527,9 @@ def _damaged(blob: Blob, path: str | None, how: str) -> BlobDamaged:
     )
 
 
-def refuse_blocked(session: Session, sha256: Sha256) -> None:
+def refuse_blocked(session: Session, *digests: Sha256) -> None:
     """Raises `ContentBlocked`."""
-    if queries.block_of(session, sha256) is not None:
+    if (sha256 := queries.first_blocked(session, digests)) is not None:
         raise _blocked(sha256)
 
 
@@ -390,7 +593,8 @@ def lease_known(backend: Backend, session: Session, *, account_id: int, reposito
     The caller has made sure that this account may read these bytes. Raises `BlobVanished`, `ContentBlocked`,
     `QuotaExceeded`.
     """
-    with quotas.upload(session, backend.settings, account_id=account_id, repository_id=repository_id):
+    until = now() + backend.settings.upload_lifetime
+    with quotas.upload(session, backend.settings, account_id=account_id, repository_id=repository_id) as room:
         refuse_blocked(session, blob.sha256)
         if queries.blob_by_sha256(session, blob.sha256, lock=True) is None:
             raise BlobVanished("these bytes were just collected", hint="send them again")
@@ -401,8 +605,14 @@ def lease_known(backend: Backend, session: Session, *, account_id: int, reposito
             sha256=blob.sha256,
             size=blob.size,
             blob_sha256=blob.sha256,
-            expires_at=now() + backend.settings.upload_lifetime,
+            expires_at=until,
         )
+        room.keep({blob.sha256: blob.size}, until=until)
+
+
+def leased(session: Session, *, account_id: int, repository_id: int, digests: Iterable[Sha256]) -> set[Sha256]:
+    """Those of these bytes that this account has brought into this repository."""
+    return queries.leased(session, account_id=account_id, repository_id=repository_id, digests=digests)
 
 
 def known_blobs(session: Session, digests: list[Sha256]) -> dict[Sha256, Blob]:
@@ -422,8 +632,8 @@ def release_leases(session: Session, *, account_id: int, repository_id: int | No
 # --- collection -------------------------------------------------------------------------------------------------------
 
 
-def expired_uploads(backend: Backend) -> list[str]:
-    """Ids of uploads whose time is over."""
+def expired_uploads(backend: Backend) -> list[Upload]:
+    """Those whose time is over."""
     with backend.database.read() as session:
         return queries.expired_uploads(session)
 
@@ -441,12 +651,24 @@ def _unreferenced_page(backend: Backend, created_before: datetime, after: str) -
         return queries.unreferenced_blobs(session, created_before=created_before, after=after, limit=500)
 
 
-def collect_upload(backend: Backend, upload_id: str) -> None:
-    """Forgets an upload whose time is over, unless it was finished, and so renewed, meanwhile."""
+def collect_upload(backend: Backend, upload: Upload) -> bool:
+    """Forgets an upload whose time is over, unless it was renewed or finished meanwhile, or bytes come that the
+    registry doesn't see: they are sent to the storage itself. Whether it is gone.
+    """
+    if upload.blob_sha256 is None and _is_arriving(backend, upload):
+        with suppress(QuotaExceeded, BlobVanished):  # without room, or already gone
+            renew(backend, upload)
+            return False
     with backend.database.write() as session:
-        is_gone = queries.delete_expired_upload(session, upload_id)
+        is_gone = queries.delete_expired_upload(session, upload.id)
     if is_gone:
-        delete_staged(backend, upload_id)
+        delete_staged(backend, upload.id)
+    return is_gone
+
+
+def _is_arriving(backend: Backend, upload: Upload) -> bool:
+    last = backend.blobs.last_arrival(Staging(upload.id).prefix)
+    return last is not None and now() - last < backend.settings.patience
 
 
 class Hold:

@@ -211,7 +211,7 @@ def file_of(backend: Backend, principal: Principal, name: RepositoryName, revisi
     """A file with its text, where it is a short one. Raises as `open_file`."""
     opened = downloads.open_file(backend, principal, name, revision, parse_path(path))
     text = None
-    if not opened.file.is_lfs and opened.file.size <= MOST_SHOWN_BYTES:
+    if not (opened.file.is_lfs or opened.is_computed) and opened.file.size <= MOST_SHOWN_BYTES:
         text = _text(b"".join(opened.read(backend, 0, opened.file.size)))
     return {
         "path": opened.file.path,
@@ -220,6 +220,7 @@ def file_of(backend: Backend, principal: Principal, name: RepositoryName, revisi
         "large": opened.file.is_lfs,
         "commit": opened.commit.id,
         "text": text,
+        "madeByWorkers": opened.merged is not None and opened.merged.is_left_to_workers(opened.file.path),
     }
 
 

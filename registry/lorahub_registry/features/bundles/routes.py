@@ -21,6 +21,7 @@ from lorahub.errors import (
 from lorahub_registry.features.accounts.caller import Caller
 from lorahub_registry.features.accounts.permissions import require_site_admin
 from lorahub_registry.features.bundles import service
+from lorahub_registry.infrastructure.threads import STORAGE
 from lorahub_registry.infrastructure.web.backend import BackendDep
 from lorahub_registry.infrastructure.web.bodies import BundleBody
 from lorahub_registry.infrastructure.web.description import reads, refuses
@@ -55,6 +56,7 @@ def may_import(caller: Caller) -> None:
     NotPermitted,
     PayloadTooLarge,
 )
+@STORAGE.serves
 def import_bundle(backend: BackendDep, caller: Caller, body: BundleBody) -> dict[str, Any]:
     taken = service.take_in(backend, caller, body)
     return {

@@ -37,7 +37,8 @@ from lorahub_registry.features.revisions.service import Commit, NewCommit, NewFi
 from lorahub_registry.features.statistics.service import want as want_statistics
 from lorahub_registry.infrastructure.backend import Backend
 from lorahub_registry.infrastructure.database import Session
-from lorahub_registry.infrastructure.storage.object_keys import Staging
+
+_SMALL_BYTES = 1 << 20  # a file of a bundle that is kept together with others
 
 # --- out --------------------------------------------------------------------------------------------------------------
 
@@ -140,8 +141,8 @@ def take_in(backend: Backend, principal: Principal, file: BinaryIO) -> Taken:
     """Raises `NotPermitted`, `InvalidBundle`, `ContentBlocked`, `InvalidAdapter`, `AlreadyExists`, `NameRetired`."""
     require_site_admin(principal)
     reader = Reader(file, key=backend.settings.bundle_key)
-    for digest, size, pieces in reader.blobs():
-        _keep(backend, principal, digest, size, pieces)
+    small = _keep_large(backend, principal, reader)
+    blobs.store_all(backend, small, account_id=principal.require_account(), repository_id=None)
     derived = {
         commit.id: _derive(backend, principal, record, commit)
         for record in reader.manifest.repositories
@@ -161,6 +162,15 @@ def take_in(backend: Backend, principal: Principal, file: BinaryIO) -> Taken:
     return Taken(reader.digest, reader.is_signed, taken)
 
 
+def _keep_large(backend: Backend, principal: Principal, reader: Reader) -> Iterator[tuple[Sha256, bytes]]:
+    """The small ones on the way, to be kept together."""
+    for digest, size, pieces in reader.blobs():
+        if size > _SMALL_BYTES:
+            _keep(backend, principal, digest, size, pieces)
+        else:
+            yield digest, b"".join(pieces)
+
+
 def _keep(backend: Backend, principal: Principal, digest: Sha256, size: int, pieces: Iterator[bytes]) -> None:
     """By the steps of any upload. What is here is read to its end all the same: the bundle is true or refused."""
     account_id = principal.require_account()
@@ -174,7 +184,7 @@ def _keep(backend: Backend, principal: Principal, digest: Sha256, size: int, pie
         return
     upload = blobs.open_upload(backend, account_id=account_id, repository_id=None, sha256=digest, size=size)
     try:
-        with backend.blobs.writer(Staging(upload.id).whole) as staged:
+        with blobs.receiving(backend, upload) as staged:
             staged.writelines(pieces)
     except BaseException:
         blobs.forget_upload(backend, upload)

@@ -7,7 +7,7 @@ from typing import Any
 
 from lorahub.protocol.digests import CommitId
 from lorahub.protocol.names import similarity_key
-from sqlalchemy import ColumnElement, Select, func, insert, literal, or_, select, tuple_, update
+from sqlalchemy import ColumnElement, Row, Select, func, insert, literal, or_, select, tuple_, update
 from sqlalchemy.exc import IntegrityError
 
 from lorahub_registry.features.catalog.facets import AGES, Found, Match
@@ -71,8 +71,8 @@ def facts_of(session: Session, commit_ids: Collection[CommitId]) -> dict[CommitI
     found: dict[CommitId, Facts] = {}
     wanted = sorted(commit_ids)
     for start in range(0, len(wanted), _IDS_AT_ONCE):
-        statement = select(CommitFacts).where(CommitFacts.commit_id.in_(wanted[start : start + _IDS_AT_ONCE]))
-        found.update((CommitId(row.commit_id), _facts(row)) for row in session.scalars(statement))
+        statement = select(CommitFacts.__table__).where(CommitFacts.commit_id.in_(wanted[start : start + _IDS_AT_ONCE]))
+        found.update((CommitId(row.commit_id), _facts(row)) for row in session.execute(statement))
     return found
 
 
@@ -96,7 +96,7 @@ def replace_entry(session: Session, repository_id: int, entry: Entry) -> None:
     session.execute(update(CatalogEntry).where(CatalogEntry.repository_id == repository_id).values(values))
 
 
-def _facts(row: CommitFacts) -> Facts:
+def _facts(row: Row[Any]) -> Facts:
     return Facts(
         tags=row.tags,
         card_data=row.card_data,

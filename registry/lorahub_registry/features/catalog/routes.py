@@ -41,7 +41,7 @@ from lorahub_registry.infrastructure.web.times import wire_time
 
 router = APIRouter()
 MODEL = "/api/models/{namespace}/{name}"
-PAGE, DETAILED_PAGE = 1000, 100  # models; a detailed one takes queries of its own
+PAGE, DETAILED_PAGE = 500, 100  # models; a detailed one takes queries of its own
 ANY_METHOD = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"]
 
 

@@ -21,6 +21,7 @@ from typing_extensions import TypedDict
 from lorahub_registry.features.accounts.caller import Caller
 from lorahub_registry.features.checks import service
 from lorahub_registry.features.checks.service import Checked, FilePlace
+from lorahub_registry.infrastructure.threads import STORAGE
 from lorahub_registry.infrastructure.web.backend import BackendDep, PublicUrl
 from lorahub_registry.infrastructure.web.bodies import json_model
 from lorahub_registry.infrastructure.web.description import refuses
@@ -85,6 +86,7 @@ class ShownPlace(TypedDict):
 
 @router.get("/models/{namespace}/{name}/check/{rev}")
 @refuses(AdapterDoesNotFit, BaseNotFound, GatedRepository, NotFound)
+@STORAGE.serves
 def check(
     backend: BackendDep,
     caller: Caller,
@@ -104,6 +106,7 @@ def set_policy(backend: BackendDep, caller: Caller, repo: Repo, body: Annotated[
 
 @router.post("/checks")
 @refuses(AdapterDoesNotFit, BaseNotFound, GatedRepository, NotAuthenticated, NotFound, VersionYanked)
+@STORAGE.serves
 def check_all(backend: BackendDep, caller: Caller, body: Annotated[Checks, json_model(Checks)]) -> ShownChecks:
     wanted = [Reference.parse(text) for text in body.adapters]
     pairs = [(reference.repository, reference.revision or LATEST) for reference in wanted]

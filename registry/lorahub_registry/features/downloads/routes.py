@@ -5,9 +5,11 @@ from typing import Annotated, Any
 from urllib.parse import quote, urlsplit
 
 from fastapi import APIRouter, Form, Request, Response
+from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import StreamingResponse
 from lorahub.errors import (
     AdapterDoesNotFit,
+    BeingMade,
     EntryNotFound,
     GatedRepository,
     InvalidPath,
@@ -21,11 +23,14 @@ from lorahub.errors import (
     RangeNotSatisfiable,
 )
 from lorahub.protocol.digests import Sha256
-from lorahub.protocol.paths import parse_path
+from lorahub.protocol.names import RepositoryName
+from lorahub.protocol.paths import FilePath, parse_path
 
 from lorahub_registry.features.accounts.caller import Caller
+from lorahub_registry.features.accounts.permissions import Principal
 from lorahub_registry.features.downloads import service
 from lorahub_registry.features.downloads.service import Entry, Folder, Listing, OpenFile, TreePage
+from lorahub_registry.infrastructure.backend import Backend
 from lorahub_registry.infrastructure.web.backend import BackendDep, PublicUrl
 from lorahub_registry.infrastructure.web.conditions import is_ours_to_judge, is_unchanged
 from lorahub_registry.infrastructure.web.description import answers, refuses
@@ -55,7 +60,7 @@ ANSWERED: dict[int | str, dict[str, Any]] = {
 
 @router.head(RESOLVE, responses=UNCHANGED)
 @answers("")
-@refuses(AdapterDoesNotFit, GatedRepository, MergeTooLarge, EntryNotFound, PreconditionFailed)
+@refuses(AdapterDoesNotFit, BeingMade, GatedRepository, MergeTooLarge, EntryNotFound, PreconditionFailed)
 def head_file(
     request: Request,
     backend: BackendDep,
@@ -69,6 +74,7 @@ def head_file(
     headers = _file_headers(opened)
     if is_unchanged(request.headers, headers["ETag"]):
         return Response(status_code=304, headers=headers)
+    service.require_made(backend, opened, 0, opened.file.size)
     headers |= _body_headers(opened, ByteRange(0, opened.file.size, is_partial=False))
     if urlsplit(url).netloc == request.url.netloc:  # to another host the Hub's clients send no token
         headers["Location"] = _at_commit(url, opened)
@@ -77,26 +83,46 @@ def head_file(
 
 @router.get(RESOLVE, responses=ANSWERED)
 @answers("application/octet-stream")
-@refuses(AdapterDoesNotFit, GatedRepository, MergeTooLarge, EntryNotFound, PreconditionFailed, RangeNotSatisfiable)
-def get_file(
+@refuses(
+    AdapterDoesNotFit,
+    BeingMade,
+    GatedRepository,
+    MergeTooLarge,
+    EntryNotFound,
+    PreconditionFailed,
+    RangeNotSatisfiable,
+)
+async def get_file(
     request: Request, backend: BackendDep, caller: Caller, repo: Repo, rev: Revision, path: PathInRevision
 ) -> Response:
+    found = await run_in_threadpool(_found, request, backend, caller, repo, rev, path)
+    if isinstance(found, Response):
+        return found
+    opened, wanted, headers = found
+    return StreamingResponse(
+        await opened.pieces(backend, wanted.start, wanted.stop),
+        status_code=206 if wanted.is_partial else 200,
+        headers=headers | _body_headers(opened, wanted),
+        media_type="application/octet-stream",
+    )
+
+
+def _found(
+    request: Request, backend: Backend, caller: Principal, repo: RepositoryName, rev: str, path: FilePath
+) -> Response | tuple[OpenFile, ByteRange, dict[str, str]]:
+    """The answer where it has no bytes; else the file, what is wanted of it, and headers."""
     opened = service.open_file(backend, caller, repo, rev, path)
     headers = _file_headers(opened)
     if is_unchanged(request.headers, headers["ETag"]):
         return Response(status_code=304, headers=headers)
     wanted = requested_range(request.headers, opened.file.size, headers["ETag"])
+    service.require_made(backend, opened, wanted.start, wanted.stop)
     if wanted.start == 0:
         service.count_download(backend, opened)
     address = None if is_ours_to_judge(request.headers) else opened.address(backend)
     if address is not None:
         return Response(status_code=302, headers=headers | {"Location": address, "Cache-Control": "no-store"})
-    return StreamingResponse(
-        opened.read(backend, wanted.start, wanted.stop),
-        status_code=206 if wanted.is_partial else 200,
-        headers=headers | _body_headers(opened, wanted),
-        media_type="application/octet-stream",
-    )
+    return opened, wanted, headers
 
 
 def _at_commit(url: str, opened: OpenFile) -> str:

@@ -5,7 +5,7 @@ revision, is there such a file.
 """
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -26,6 +26,7 @@ from lorahub_registry.features.revisions.service import Commit, RevisionFile
 from lorahub_registry.infrastructure import metrics
 from lorahub_registry.infrastructure.backend import Backend
 from lorahub_registry.infrastructure.database import now
+from lorahub_registry.infrastructure.threads import STORAGE
 
 logger = logging.getLogger("lorahub")
 
@@ -66,11 +67,37 @@ class OpenFile:
         name = self.file.path.rpartition("/")[2]
         return storage.to_read(self.blob.storage_key, filename=name, lifetime=backend.settings.download_lifetime)
 
+    @property
+    def is_computed(self) -> bool:
+        """Whether its bytes come from arithmetic, and not from a storage or from memory."""
+        return self.blob is None and self.merged is not None and self.file.path in self.merged.plan.weights
+
     def read(self, backend: Backend, start: int, stop: int) -> Iterator[bytes]:
+        """Of a file that isn't computed."""
         if self.blob is not None:
             return open_blob(backend, self.blob, start, stop, path=self.file.path)
         assert self.merged is not None  # an ordinary revision's files are stored
+        assert not self.is_computed
         return self.merged.plan.stream(self.file.path, start, stop)
+
+    async def pieces(self, backend: Backend, start: int, stop: int) -> AsyncIterator[bytes]:
+        """Of any file, in the threads of whoever makes them. Raises what the first of them does, and `Busy`."""
+        if self.is_computed:
+            assert self.merged is not None
+            return await _begun(merges.read(backend, self.merged, self.file.path, start, stop))
+        return await _begun(STORAGE.each(await STORAGE.begin(self.read, backend, start, stop)))
+
+
+async def _begun(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """The same, with the first piece at hand: what goes wrong with it can still be an answer."""
+    first = await anext(pieces, b"")
+
+    async def whole() -> AsyncIterator[bytes]:
+        yield first
+        async for piece in pieces:
+            yield piece
+
+    return whole()
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +144,12 @@ def open_file(backend: Backend, principal: Principal, name: RepositoryName, revi
             blob=blob,
             yanked=(version.name, yank) if version and yank else None,
         )
+
+
+def require_made(backend: Backend, opened: OpenFile, start: int, stop: int) -> None:
+    """Of a merged revision: raises `BeingMade` where a worker has to make these bytes first."""
+    if opened.merged is not None:
+        merges.require_made(backend, opened.merged, opened.file.path, start, stop)
 
 
 def entry_not_found(path: str, commit: Commit) -> EntryNotFound:

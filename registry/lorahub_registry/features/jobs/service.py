@@ -17,6 +17,7 @@ from lorahub_registry.features.workers import service as workers
 from lorahub_registry.features.workers.service import Seen
 from lorahub_registry.infrastructure import jobs
 from lorahub_registry.infrastructure.backend import Backend
+from lorahub_registry.infrastructure.database.bell import ring
 from lorahub_registry.infrastructure.jobs.engine import Workflow
 
 logger = logging.getLogger("lorahub")
@@ -103,8 +104,11 @@ def requeue(backend: Backend, job_id: str, *, by: str) -> str:
     subject = rest.partition("/")[0] if rest else kind
     job = f"{kind}/{subject}" if rest else f"merge/{subject}"
     wishes = {"merge": merges.reopen, "statistics": statistics.want_again, "overlap": overlaps.want_again}
+    is_restarted = jobs.restart(backend, job)  # first: a worker that hears of the wish finds what it may do again
     is_wanted = wishes.get(job.partition("/")[0])
     is_reopened = is_wanted(backend, subject, by=by) if is_wanted else False
-    if not jobs.restart(backend, job) and not is_reopened:
+    if not is_restarted and not is_reopened:
         raise NotFound(f"no job is called {job_id[:100]}", hint="lorahub admin jobs lists them")
+    with backend.database.write() as session:
+        ring(session)
     return job

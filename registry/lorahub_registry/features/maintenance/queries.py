@@ -3,12 +3,13 @@
 from datetime import datetime
 
 from lorahub.protocol.digests import Sha256
-from sqlalchemy import exists, or_, select, update
+from sqlalchemy import exists, func, or_, select, update
 from sqlalchemy.orm import aliased
 
 from lorahub_registry.infrastructure.database import Session, now
 from lorahub_registry.infrastructure.database.tables import (
     AuditEvent,
+    AuditForgotten,
     Blob,
     Commit,
     CommitFile,
@@ -77,11 +78,15 @@ def references_off_their_log(session: Session) -> list[tuple[int, str]]:
 
 
 def commits_without_audit(session: Session) -> list[str]:
-    """Commits other than a repository's first (which its creation covers) and squashes, that no audit row names."""
+    """Commits other than a repository's first (which its creation covers) and squashes, that no audit row names; but
+    for those from times whose rows were forgotten.
+    """
     named = exists().where(
         AuditEvent.action == "revision.publish", AuditEvent.details["commit"].as_string() == Commit.id
     )
-    statement = select(Commit.id).where(Commit.parent_id.is_not(None), ~named).limit(MOST)
+    forgotten = select(func.max(AuditForgotten.before)).scalar_subquery()
+    is_remembered = or_(forgotten.is_(None), Commit.created_at >= forgotten)
+    statement = select(Commit.id).where(Commit.parent_id.is_not(None), is_remembered, ~named).limit(MOST)
     return list(session.scalars(statement))
 
 

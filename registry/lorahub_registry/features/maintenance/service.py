@@ -12,14 +12,15 @@ from typing import Any
 
 from lorahub.protocol.digests import FileEntry, Sha256, revision_digest
 
+from lorahub_registry.features.accounts.service import forget_sessions
 from lorahub_registry.features.blobs import service as blobs
 from lorahub_registry.features.blobs.inspection import inspect
 from lorahub_registry.features.blobs.service import Blob
 from lorahub_registry.features.maintenance import queries
 from lorahub_registry.features.merged.service import forget_unused
-from lorahub_registry.features.quotas.service import miscounts
+from lorahub_registry.features.quotas.service import give_back_expired, miscounts
 from lorahub_registry.features.retention.service import drop_old
-from lorahub_registry.features.uploads.service import sweep_xorbs
+from lorahub_registry.features.uploads.service import collect_sessions, is_known_xorb
 from lorahub_registry.infrastructure import metrics
 from lorahub_registry.infrastructure.backend import Backend
 from lorahub_registry.infrastructure.database import Session, now
@@ -60,25 +61,42 @@ def collect_garbage(backend: Backend, *, grace: timedelta, is_dry_run: bool = Fa
     report = GarbageReport(is_dry_run=is_dry_run)
     if not is_dry_run:
         forget_unused(backend)
+        forget_sessions(backend)
     report.versions = drop_old(backend, is_dry_run=is_dry_run)
     _collect_uploads(backend, report)
     _collect_blobs(backend, grace, report)
     _collect_objects(backend, report)
     if not is_dry_run:
-        report.objects += sweep_xorbs(backend, older_than=now() - 4 * backend.settings.xet_token_lifetime)
-        report.objects += backend.blobs.abort_unfinished(older_than=now() - backend.settings.upload_lifetime)
         metrics.COLLECTIONS.inc()
         metrics.COLLECTED.inc(report.bytes)
     return report
 
 
+def collect_abandoned(backend: Backend) -> GarbageReport:
+    """Only what was begun and never finished: cheap enough to be done as often as uploads expire."""
+    report = GarbageReport()
+    _collect_uploads(backend, report)
+    return report
+
+
 def _collect_uploads(backend: Backend, report: GarbageReport) -> None:
     expired = blobs.expired_uploads(backend)
-    report.uploads = len(expired)
     if report.is_dry_run:
+        report.uploads = len(expired)
         return
-    for upload_id in expired:
-        blobs.collect_upload(backend, upload_id)
+    report.uploads = sum(blobs.collect_upload(backend, upload) for upload in expired)
+    give_back_expired(backend)
+    report.objects += collect_sessions(backend)
+    report.objects += backend.blobs.abort_unfinished(lambda key, begun_at: _is_known(backend, key, begun_at))
+
+
+def _is_known(backend: Backend, key: str, begun_at: datetime) -> bool:
+    """Whether what is written under this key may still become something."""
+    if key.startswith("doctor/"):
+        return now() - begun_at < timedelta(days=1)
+    if key.startswith("xorbs/"):
+        return is_known_xorb(backend, key)
+    return blobs.is_known_object(backend, key)
 
 
 def _collect_blobs(backend: Backend, grace: timedelta, report: GarbageReport) -> None:

@@ -20,6 +20,8 @@ _KEPT = timedelta(days=7)
 """How long the engine remembers what is over, at least."""
 _FORGOTTEN_EVERY = timedelta(days=1)
 _EPOCH = datetime.fromtimestamp(0, UTC)
+_asked: dict[str, int] = {}
+"""The last interval that was asked for, by name: an engine at rest is woken once for each."""
 
 
 @jobs.step("maintenance.collect-garbage")
@@ -31,6 +33,16 @@ def _collect() -> str:
 @DBOS.workflow(name="collect-garbage")
 def _collect_garbage() -> None:
     logger.info(_collect())
+
+
+@jobs.step("maintenance.collect-abandoned")
+def _collect_abandoned_some() -> str:
+    return str(service.collect_abandoned(jobs.backend()))
+
+
+@DBOS.workflow(name="collect-abandoned")
+def _collect_abandoned() -> None:
+    logger.info(_collect_abandoned_some())
 
 
 @jobs.step("maintenance.scrub")
@@ -69,10 +81,16 @@ def _forget_jobs() -> None:
 def start_due(backend: Backend) -> None:
     """One workflow for each interval since 1970: all workers name it alike, whichever is first queues it."""
     _start("collect-garbage", _collect_garbage, backend.settings.gc_interval)
+    if backend.settings.gc_interval:
+        _start("collect-abandoned", _collect_abandoned, backend.settings.patience)
     _start("scrub", _scrub, backend.settings.scrub_interval)
     _start("forget-jobs", _forget_jobs, _FORGOTTEN_EVERY)
 
 
 def _start(name: str, workflow: Callable[[], Any], interval: timedelta) -> None:
-    if interval:
-        jobs.enqueue(QUEUE.name, f"{name}/{(now() - _EPOCH) // interval}", workflow, once=True)
+    if not interval:
+        return
+    number = (now() - _EPOCH) // interval
+    if jobs.is_awake() or _asked.get(name) != number:
+        jobs.enqueue(QUEUE.name, f"{name}/{number}", workflow, once=True)
+        _asked[name] = number

@@ -6,13 +6,13 @@ from datetime import datetime
 from typing import Any
 
 from lorahub.protocol.digests import CommitId, Sha256
-from sqlalchemy import delete, exists, insert, select, update
+from sqlalchemy import delete, exists, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from lorahub_registry.infrastructure.database import Session, now
 from lorahub_registry.infrastructure.database.failures import UNAVAILABLE
+from lorahub_registry.infrastructure.database.tables import Blob, MergeJob, MergeOutput
 from lorahub_registry.infrastructure.database.tables import MergedRevision as MergedRow
-from lorahub_registry.infrastructure.database.tables import MergeJob, MergeOutput
 
 __all__ = ["UNAVAILABLE", "IntegrityError"]
 
@@ -26,11 +26,30 @@ class MergedRevision:
     author_id: int
     author: str
     created_at: datetime
+    wanted_at: datetime | None = None
+    stored_at: datetime | None = None
+    fault: str | None = None
+    failed_at: datetime | None = None
+
+    @property
+    def is_wanted(self) -> bool:
+        """Whether a worker has been asked for it, and it isn't made yet."""
+        return self.wanted_at is not None and self.stored_at is None
 
 
 def _merged(row: MergedRow) -> MergedRevision:
     return MergedRevision(
-        CommitId(row.id), row.repository_id, row.digest, row.sources, row.author_id, row.author, row.created_at
+        CommitId(row.id),
+        row.repository_id,
+        row.digest,
+        row.sources,
+        row.author_id,
+        row.author,
+        row.created_at,
+        row.wanted_at,
+        row.stored_at,
+        row.fault,
+        row.failed_at,
     )
 
 
@@ -59,13 +78,33 @@ def insert_merged(session: Session, merged: MergedRevision, key: str) -> None:
     session.execute(insert(MergedRow).values(values))
 
 
-def count_read(session: Session, merged_id: str) -> None:
-    session.execute(update(MergedRow).where(MergedRow.id == merged_id).values(reads=MergedRow.reads + 1))
+def count_read(session: Session, merged_id: str) -> int:
+    """How many there were, this one among them."""
+    values = {"reads": MergedRow.reads + 1, "used_at": now()}
+    counted = update(MergedRow).where(MergedRow.id == merged_id).values(values)
+    return session.execute(counted.returning(MergedRow.reads)).scalar() or 0
 
 
-def often_read(session: Session, *, reads: int, limit: int) -> list[MergedRevision]:
-    """Those that are to be stored and aren't yet."""
-    statement = select(MergedRow).where(MergedRow.reads >= reads, MergedRow.stored_at.is_(None)).order_by(MergedRow.id)
+def want(session: Session, merged_id: str) -> None:
+    """Somebody waits for it."""
+    values = {"wanted_at": now(), "used_at": now(), "stored_at": None, "fault": None, "failed_at": None}
+    session.execute(update(MergedRow).where(MergedRow.id == merged_id).values(values))
+
+
+def being_made(session: Session, *, author_id: int) -> int:
+    """How many of an author's are wanted, and not stored yet."""
+    statement = select(func.count()).where(
+        MergedRow.author_id == author_id, MergedRow.wanted_at.is_not(None), MergedRow.stored_at.is_(None)
+    )
+    return session.scalar(statement) or 0
+
+
+def to_store(session: Session, *, reads: int, limit: int) -> list[MergedRevision]:
+    """Those that aren't stored yet: who is waited for first, then those that were read so often; 0 for none."""
+    is_wanted = MergedRow.wanted_at.is_not(None)
+    is_chosen = is_wanted | (MergedRow.reads >= reads) if reads else is_wanted
+    statement = select(MergedRow).where(is_chosen, MergedRow.stored_at.is_(None))
+    statement = statement.order_by(MergedRow.wanted_at.is_(None), MergedRow.wanted_at, MergedRow.id)
     return [_merged(row) for row in session.scalars(statement.limit(limit))]
 
 
@@ -73,8 +112,28 @@ def set_stored(session: Session, merged_id: str) -> None:
     session.execute(update(MergedRow).where(MergedRow.id == merged_id).values(stored_at=now()))
 
 
-def forget_reads(session: Session, merged_id: str) -> None:
-    session.execute(update(MergedRow).where(MergedRow.id == merged_id).values(reads=0))
+def stored_bytes(session: Session, *, but: str) -> list[tuple[str, int]]:
+    """Id and bytes of each stored one, the one that was asked for longest ago first."""
+    statement = (
+        select(MergedRow.id, func.sum(Blob.size))
+        .join(MergeOutput, MergeOutput.digest == MergedRow.digest)
+        .join(Blob, Blob.sha256 == MergeOutput.blob_sha256)
+        .where(MergedRow.stored_at.is_not(None), MergedRow.id != but)
+        .group_by(MergedRow.id, MergedRow.used_at)
+        .order_by(MergedRow.used_at.is_not(None), MergedRow.used_at, MergedRow.id)
+    )
+    return [(merged_id, int(size)) for merged_id, size in session.execute(statement)]
+
+
+def give_up(session: Session, merged_id: str) -> None:
+    """Its files are nobody's from now on, until it is wanted again."""
+    values = {"reads": 0, "wanted_at": None, "stored_at": None}
+    session.execute(update(MergedRow).where(MergedRow.id == merged_id).values(values))
+
+
+def put_off(session: Session, merged_id: str, fault: str) -> None:
+    values = {"reads": 0, "wanted_at": None, "fault": fault, "failed_at": now()}
+    session.execute(update(MergedRow).where(MergedRow.id == merged_id).values(values))
 
 
 # --- files ------------------------------------------------------------------------------------------------------------
@@ -95,7 +154,8 @@ def insert_output(session: Session, digest: str, path: str, sha256: Sha256) -> N
 
 def delete_outputs(session: Session) -> None:
     """Those that no merged revision is read as, and no job is making."""
-    is_read = exists().where(MergedRow.digest == MergeOutput.digest, MergedRow.reads > 0)
+    is_wanted = MergedRow.wanted_at.is_not(None)
+    is_read = exists().where(MergedRow.digest == MergeOutput.digest, (MergedRow.reads > 0) | is_wanted)
     is_made = exists().where(
         MergeJob.digest == MergeOutput.digest, MergeJob.status.in_(("queued", "running", "publishing"))
     )

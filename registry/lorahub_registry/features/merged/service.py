@@ -2,40 +2,42 @@
 
 They look like commits: an id, files with sizes and ETags, ranges. Bytes are computed when they are read, by the
 canonical kernel, so that every process and every range has the same ones; once they were read often, a worker stores
-them. Who reads one must be allowed to read its base and its adapters.
+them. What costs too much for that is made by a worker when it is first wanted. Who reads one must be allowed to read
+its base and its adapters.
 """
 
 import hashlib
 import json
 import logging
-from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass
-from threading import Lock
+from datetime import timedelta
+from typing import NoReturn
 
-from lorahub.errors import MergeTooLarge
+from lorahub.errors import BeingMade, MergeTooLarge, NotMergeable
 from lorahub.merging.plan import Device, MergePlan
 from lorahub.protocol.digests import CommitId, GitSha1, Sha256, is_commit_id
 from lorahub.protocol.names import RepositoryName
-from threadpoolctl import threadpool_limits
 
 from lorahub_registry.features.accounts.permissions import Principal
 from lorahub_registry.features.blobs.service import Blob, known_blobs, release_leases, store_stream
-from lorahub_registry.features.merged import queries, sources
+from lorahub_registry.features.merged import queries, reading, sources
 from lorahub_registry.features.merged.queries import MergedRevision
+from lorahub_registry.features.merged.reading import Readable
 from lorahub_registry.features.merged.sources import Sources
 from lorahub_registry.features.repositories.service import Repository, readable
 from lorahub_registry.features.revisions import service as revisions
 from lorahub_registry.features.revisions.service import Commit, RevisionFile
+from lorahub_registry.features.workers import service as workers
 from lorahub_registry.infrastructure.backend import Backend
-from lorahub_registry.infrastructure.database import Session
+from lorahub_registry.infrastructure.database import Session, now
+from lorahub_registry.infrastructure.database.bell import ring
 
 logger = logging.getLogger("lorahub")
 
 NAME = "merged"
-MOST_WHOLE = 2 << 30
-"""Bytes of float64 of a tensor that a method needs whole."""
-_MOST_PLANS = 16
+_FAULT_LASTS = timedelta(hours=1)
+"""What a worker couldn't make isn't tried again before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,65 +47,17 @@ class MergedModel:
     repository: Repository
     commit: Commit
     files: Mapping[str, RevisionFile]
-    plan: MergePlan
+    readable: Readable
     stored: Mapping[str, Blob]
     """Files that a worker has stored; the same bytes."""
 
+    @property
+    def plan(self) -> MergePlan:
+        return self.readable.plan
 
-class _Blocks:
-    """Computed blocks, the last used ones, up to a number of bytes."""
-
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._size = 0
-        self._kept: OrderedDict[str, bytes] = OrderedDict()
-        self._lock = Lock()
-
-    def get(self, key: str) -> bytes | None:
-        with self._lock:
-            if key in self._kept:
-                self._kept.move_to_end(key)
-            return self._kept.get(key)
-
-    def put(self, key: str, block: bytes) -> None:
-        with self._lock:
-            if key in self._kept or len(block) > self._limit:
-                return
-            self._kept[key] = block
-            self._size += len(block)
-            while self._size > self._limit:
-                self._size -= len(self._kept.popitem(last=False)[1])
-
-
-class _Plans:
-    """The plans that were read last, by id; and the blocks they computed."""
-
-    def __init__(self) -> None:
-        self._kept: OrderedDict[str, MergePlan] = OrderedDict()
-        self._blocks: _Blocks | None = None
-        self._lock = Lock()
-
-    def blocks(self, backend: Backend) -> _Blocks:
-        with self._lock:
-            if self._blocks is None:
-                threadpool_limits(limits=1, user_api="blas")  # requests are the threads
-                self._blocks = _Blocks(backend.settings.merged_cache_bytes)
-            return self._blocks
-
-    def get(self, merged_id: str, make: Callable[[], MergePlan]) -> MergePlan:
-        with self._lock:
-            plan = self._kept.get(merged_id)
-        if plan is None:
-            plan = make()
-        with self._lock:
-            self._kept[merged_id] = plan
-            self._kept.move_to_end(merged_id)
-            while len(self._kept) > _MOST_PLANS:
-                self._kept.popitem(last=False)
-        return plan
-
-
-_plans = _Plans()
+    def is_left_to_workers(self, path: str) -> bool:
+        """Whether some of its bytes are computed by no read."""
+        return path in self.readable.heavy and path not in self.stored
 
 
 def find(backend: Backend, principal: Principal, name: RepositoryName, revision: str) -> MergedModel | None:
@@ -122,31 +76,38 @@ def find(backend: Backend, principal: Principal, name: RepositoryName, revision:
                 return None
             of = Sources.from_json(merged.sources)
             sources.refuse_unreadable(session, principal, of)
-            key = ""
+            key = _key(repository, of)
         else:
             commit = revisions.resolve(session, repository.id, inner).commit
             of = sources.of_revision(backend, session, principal, repository, commit.id)
             key = _key(repository, of)
             merged = queries.by_key(session, key)
-        blocks = _plans.blocks(backend)
-        if merged is None:
-            plan = sources.plan_of(backend, session, of, cache=blocks)
-            _refuse_large(plan)
-            merged = _new(repository, commit, of, plan)
-        else:
-            plan = _plans.get(merged.id, lambda: sources.plan_of(backend, session, of, cache=blocks))
+        known = reading.plans.get(key, lambda: _plan(backend, session, of))
+        if is_new := merged is None:
+            merged = _new(repository, commit, of, known.plan)
         stored = _stored(session, merged)
-    if key:
+    if is_new:
+        refuse_large(backend, known.plan)
         _remember(backend, merged, key)
-    return MergedModel(repository, _as_commit(merged), _files(merged, plan), plan, stored)
+    return MergedModel(repository, _as_commit(merged), _files(merged, known.plan), known, stored)
 
 
-def _refuse_large(plan: MergePlan) -> None:
-    """Raises `MergeTooLarge`: what one read takes is taken from everybody."""
-    if plan.cost.memory > MOST_WHOLE:
+def _plan(backend: Backend, session: Session, of: Sources) -> MergePlan:
+    return sources.plan_of(backend, session, of, cache=reading.kept(backend.settings.merged_cache_bytes))
+
+
+def refuse_large(backend: Backend, plan: MergePlan) -> None:
+    """Raises `MergeTooLarge` for what this registry's workers couldn't make."""
+    cost, settings = plan.cost, backend.settings
+    hint = "merge on your machine: lorahub merge"
+    if cost.memory > settings.merge_memory_bytes:
+        most = settings.merge_memory_bytes >> 20
         raise MergeTooLarge(
-            f"one tensor needs {plan.cost.memory >> 20} MiB as a whole; {MOST_WHOLE >> 20} MiB are given to a read",
-            hint="publish the merge instead: lorahub merge BASE ADAPTER --server NAMESPACE/NAME",
+            f"one tensor takes {cost.memory >> 20} MiB while it is computed; {most} MiB are given here", hint=hint
+        )
+    if cost.bytes > settings.merge_output_bytes:
+        raise MergeTooLarge(
+            f"the result has {cost.bytes} bytes; at most {settings.merge_output_bytes} are made here", hint=hint
         )
 
 
@@ -222,7 +183,61 @@ def _stored(session: Session, merged: MergedRevision) -> dict[str, Blob]:
     return {path: blobs[sha256] for path, sha256 in outputs.items() if sha256 in blobs}
 
 
-# --- storing what is read often ---------------------------------------------------------------------------------------
+# --- reading ----------------------------------------------------------------------------------------------------------
+
+
+def read(backend: Backend, model: MergedModel, path: str, start: int, stop: int) -> AsyncIterator[bytes]:
+    """Of a file that isn't stored, and after `require_made`. Raises what the kernel does, and `Busy`."""
+    return reading.stream(backend, model.plan, path, start, stop)
+
+
+def is_left_to_workers(plan: MergePlan) -> bool:
+    """Whether some of its files are computed by no read."""
+    return bool(Readable.of(plan).heavy)
+
+
+def require_made(backend: Backend, model: MergedModel, path: str, start: int, stop: int) -> None:
+    """Has a worker make the file, unless a read can compute these bytes. Raises `BeingMade`, `NotMergeable`,
+    `MergeTooLarge`.
+    """
+    if path in model.stored or not model.readable.needs_worker(path, start, stop):
+        return
+    if _weights(model.plan) > backend.settings.merged_store_bytes:
+        raise MergeTooLarge(
+            f"the result has {_weights(model.plan)} bytes; {backend.settings.merged_store_bytes} are kept for readers",
+            hint="publish the merge instead: lorahub merge BASE ADAPTER --server NAMESPACE/NAME",
+        )
+    with backend.database.read() as session:
+        merged = queries.by_id(session, model.repository.id, model.commit.id)
+    if merged is not None and merged.failed_at is not None and now() - merged.failed_at < _FAULT_LASTS:
+        raise NotMergeable(
+            f"{path} couldn't be made: {merged.fault}", hint="it is tried again in an hour; or: lorahub merge"
+        )
+    if merged is not None and not merged.is_wanted:
+        _want(backend, merged)
+    _say_when(backend, model, path)
+
+
+def _want(backend: Backend, merged: MergedRevision) -> None:
+    """Unless as many of its author's are being made as he may have under way: its turn comes when it is asked again."""
+    most = backend.settings.merge_jobs_per_account
+    with backend.database.write() as session:
+        if not most or queries.being_made(session, author_id=merged.author_id) < most:
+            queries.want(session, merged.id)
+            ring(session)
+
+
+def _say_when(backend: Backend, model: MergedModel, path: str) -> NoReturn:
+    seconds = model.readable.seconds(path)
+    note = workers.note(backend)
+    raise BeingMade(
+        f"{path} is being made by a worker: its tensors need more at a time than a read is given",
+        hint=note or f"a worker makes it once, for everybody; ask again in {seconds} seconds",
+        retry_after=seconds,
+    )
+
+
+# --- storing what is wanted, or read often ----------------------------------------------------------------------------
 
 
 def count_read(backend: Backend, model: MergedModel, path: str) -> None:
@@ -231,23 +246,39 @@ def count_read(backend: Backend, model: MergedModel, path: str) -> None:
         return
     try:
         with backend.database.write() as session:
-            queries.count_read(session, model.commit.id)
+            reads = queries.count_read(session, model.commit.id)
+            if reads == backend.settings.merged_store_reads:
+                ring(session)
     except queries.UNAVAILABLE:
         logger.warning("a read of a merged revision was not counted")
 
 
 def to_store(backend: Backend) -> list[MergedRevision]:
-    """Merged revisions that were read often, and are not stored yet."""
-    reads = backend.settings.merged_store_reads
-    if not reads:
-        return []
+    """Merged revisions that can't be read otherwise, or were read often, and are not stored yet."""
     with backend.database.read() as session:
-        return queries.often_read(session, reads=reads, limit=16)
+        return queries.to_store(session, reads=backend.settings.merged_store_reads, limit=16)
 
 
 def files_to_store(backend: Backend, merged_id: str, repository_id: int) -> list[str]:
-    merged = _plan_to_store(backend, merged_id, repository_id)
-    return [] if merged is None else list(merged[1].weights)
+    """Makes room for them."""
+    found = _plan_to_store(backend, merged_id, repository_id)
+    if found is None:
+        return []
+    merged, plan = found
+    with backend.database.write() as session:
+        stored = queries.stored_bytes(session, but=merged.id)
+        excess = _weights(plan) + sum(size for _, size in stored) - backend.settings.merged_store_bytes
+        for other, size in stored:
+            if excess > 0:
+                queries.give_up(session, other)
+                excess -= size
+        queries.delete_outputs(session)
+    return list(plan.weights)
+
+
+def _weights(plan: MergePlan) -> int:
+    """Bytes."""
+    return sum(file.size for file in plan.weights.values())
 
 
 def store_file(
@@ -274,10 +305,10 @@ def settle_stored(backend: Backend, merged_id: str) -> None:
         queries.set_stored(session, merged_id)
 
 
-def put_off_storing(backend: Backend, merged_id: str) -> None:
-    """Until it was read as often again."""
+def put_off_storing(backend: Backend, merged_id: str, fault: str) -> None:
+    """Until it was read as often again, or is wanted again after a while."""
     with backend.database.write() as session:
-        queries.forget_reads(session, merged_id)
+        queries.put_off(session, merged_id, fault[:2000])
 
 
 def compute(

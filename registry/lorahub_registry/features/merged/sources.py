@@ -1,5 +1,6 @@
 """What a recipe's names mean on this registry, and the plan over the stored files."""
 
+from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +14,8 @@ from lorahub.errors import (
     NotMergeable,
     RevisionNotFound,
 )
-from lorahub.merging.plan import BlockCache, Device, Ingredients, MergePlan
+from lorahub.merging.kernel import Cache
+from lorahub.merging.plan import Device, Ingredients, MergePlan
 from lorahub.merging.recipe import MOST_BYTES, RECIPE, Ingredient, Recipe, parse_recipe, recipe_of
 from lorahub.protocol.digests import CommitId
 from lorahub.protocol.names import RepositoryName
@@ -67,21 +69,48 @@ def of_revision(
     backend: Backend, session: Session, principal: Principal, repository: Repository, commit_id: CommitId
 ) -> Sources:
     """Of a revision that is an adapter or a recipe. Raises `NotMergeable` where it is neither."""
-    files = _files(backend, session, commit_id)
-    if RECIPE in files.sizes:
-        recipe = parse_recipe(files.read(RECIPE, 0, MOST_BYTES + 1))
-        return of_recipe(session, principal, recipe)
-    adapter = read_adapter(files)
-    if not adapter.has_format:
+    said = _said(backend, session, commit_id)
+    if isinstance(said, Recipe):
+        return of_recipe(session, principal, said)
+    if not said.is_adapter:
         raise NotMergeable(
             f"{repository.full_name} is no adapter, and has no {RECIPE}", hint="only these have merged revisions"
         )
-    claimed = adapter.claim.name
-    if not claimed:
+    if not said.base:
         raise NotMergeable("the adapter doesn't name its base", hint="push it with: lorahub push --base NAME")
-    base = _claimed_base(session, principal, claimed, adapter.claim.revision)
-    recipe = Recipe(claimed, (Ingredient(repository.full_name),))
+    base = _claimed_base(session, principal, said.base, said.revision)
+    recipe = Recipe(said.base, (Ingredient(repository.full_name),))
     return Sources(recipe, base, (Pinned(repository.id, commit_id),))
+
+
+@dataclass(frozen=True, slots=True)
+class _Claim:
+    """What an adapter says of its base."""
+
+    is_adapter: bool
+    base: str | None
+    revision: str | None
+
+
+_MOST_SAID = 256
+_heard: OrderedDict[CommitId, Recipe | _Claim] = OrderedDict()
+"""Of the commits that were read last: who asks for a merged revision by its name asks again and again."""
+
+
+def _said(backend: Backend, session: Session, commit_id: CommitId) -> Recipe | _Claim:
+    """What a commit's files say, which never changes."""
+    said = _heard.get(commit_id) or _read(_files(backend, session, commit_id))
+    _heard[commit_id] = said
+    while len(_heard) > _MOST_SAID:
+        _heard.popitem(last=False)
+    return said
+
+
+def _read(files: RevisionFiles) -> Recipe | _Claim:
+    if RECIPE in files.sizes:
+        return parse_recipe(files.read(RECIPE, 0, MOST_BYTES + 1))
+    adapter = read_adapter(files)
+    return _Claim(adapter.has_format, adapter.claim.name, adapter.claim.revision)
 
 
 def _claimed_base(session: Session, principal: Principal, name: str, revision: str | None) -> Pinned:
@@ -128,7 +157,7 @@ def plan_of(
     session: Session,
     sources: Sources,
     *,
-    cache: BlockCache | None = None,
+    cache: Cache | None = None,
     device: Device | None = None,
 ) -> MergePlan:
     """Raises what `MergePlan` does."""

@@ -9,6 +9,7 @@ from sqlalchemy import case, func, select, update
 from sqlalchemy.exc import OperationalError
 
 from lorahub_registry.infrastructure.database import Session, now
+from lorahub_registry.infrastructure.database.bell import ring
 from lorahub_registry.infrastructure.database.tables import MergeFile
 from lorahub_registry.infrastructure.database.tables import MergeJob as JobRow
 
@@ -74,6 +75,7 @@ def insert_job(session: Session, job: Job) -> None:
         )
     )
     session.flush()
+    ring(session)
 
 
 def job_by_id(session: Session, job_id: str) -> Job | None:
@@ -150,6 +152,7 @@ def reopen(session: Session, job_id: str) -> bool:
         .values(status="queued", error=None, finished_at=None, faults=0)
         .returning(JobRow.id)
     )
+    ring(session)
     return changed.first() is not None
 
 

@@ -27,6 +27,7 @@ from lorahub_registry.features.merges import service
 from lorahub_registry.features.merges.service import Shown
 from lorahub_registry.features.workers import service as workers
 from lorahub_registry.infrastructure.backend import Backend
+from lorahub_registry.infrastructure.threads import STORAGE
 from lorahub_registry.infrastructure.web.backend import BackendDep
 from lorahub_registry.infrastructure.web.bodies import json_model, json_object
 from lorahub_registry.infrastructure.web.description import refuses
@@ -69,6 +70,7 @@ class Job(TypedDict):
 
 @router.post("/plan")
 @refuses(NotAuthenticated, AdapterDoesNotFit, BaseNotFound, GatedRepository, MergeTooLarge, VersionYanked)
+@STORAGE.serves
 def plan(backend: BackendDep, caller: Caller, body: Annotated[dict[str, Any], Depends(json_object)]) -> Planned:
     """What a recipe comes to; nothing is started."""
     return _planned(service.plan(backend, caller, recipe_of(body)))
@@ -85,6 +87,7 @@ def plan(backend: BackendDep, caller: Caller, body: Annotated[dict[str, Any], De
     MergeTooLarge,
     NameRetired,
 )
+@STORAGE.serves
 def start(backend: BackendDep, caller: Caller, body: Annotated[NewMerge, json_model(NewMerge)]) -> Job:
     name, note = RepositoryName.parse(body.target), workers.note(backend)
     started = service.start(backend, caller, recipe_of(body.recipe), name, is_private=body.private)

@@ -16,7 +16,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from lorahub.errors import Conflict, LorahubError, MergeTooLarge, NotFound, RepositoryNotFound, TooManyRequests
+from lorahub.errors import Conflict, LorahubError, NotFound, RepositoryNotFound, TooManyRequests
 from lorahub.merging.plan import Device, MergePlan
 from lorahub.merging.recipe import Recipe
 from lorahub.protocol.digests import Sha256
@@ -78,11 +78,7 @@ def _plan(backend: Backend, principal: Principal, recipe: Recipe) -> tuple[Sourc
     with backend.database.read() as session:
         of = sources.of_recipe(session, principal, recipe)
         made = sources.plan_of(backend, session, of)
-    if made.cost.bytes > backend.settings.merge_output_bytes:
-        raise MergeTooLarge(
-            f"the result has {made.cost.bytes} bytes; at most {backend.settings.merge_output_bytes} are made here",
-            hint="merge on your machine: lorahub merge",
-        )
+    merged.refuse_large(backend, made)
     return of, made
 
 

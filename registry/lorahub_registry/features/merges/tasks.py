@@ -43,8 +43,8 @@ def start_wanted(backend: Backend) -> None:
         if reason := jobs.enqueue(_MERGES, f"merge/{job_id}", _merge, job_id):
             service.fail(backend, job_id, reason)
     for one in merged.to_store(backend):
-        if jobs.enqueue(_MERGES, f"store/{one.id}", _store_merged, one.id, one.repository_id):
-            merged.put_off_storing(backend, one.id)
+        if reason := jobs.enqueue(_MERGES, f"store/{one.id}", _store_merged, one.id, one.repository_id):
+            merged.put_off_storing(backend, one.id, reason)
 
 
 # --- a merge ----------------------------------------------------------------------------------------------------------
@@ -131,7 +131,7 @@ def _store(merged_id: str, repository_id: int, path: str) -> tuple[str, str]:
 @jobs.step("merged.settle")
 def _settle_stored(merged_id: str, faults: list[str]) -> None:
     if faults:
-        merged.put_off_storing(jobs.backend(), merged_id)
+        merged.put_off_storing(jobs.backend(), merged_id, faults[0])
     else:
         merged.settle_stored(jobs.backend(), merged_id)
 

@@ -7,6 +7,7 @@ from sqlalchemy import Select, and_, delete, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
 from lorahub_registry.infrastructure.database import Session, now
+from lorahub_registry.infrastructure.database.bell import ring
 from lorahub_registry.infrastructure.database.tables import Account
 from lorahub_registry.infrastructure.database.tables import Mirror as MirrorRow
 
@@ -132,6 +133,7 @@ def delete_mirror(session: Session, mirror_id: int) -> None:
 
 def want(session: Session, mirror_id: int) -> None:
     session.execute(update(MirrorRow).where(MirrorRow.id == mirror_id).values(wanted_at=now()))
+    ring(session)
 
 
 def settle_published(session: Session, mirror: Mirror, *, remote_commit: str, version: str | None) -> None:
@@ -146,6 +148,7 @@ def pause(session: Session, mirror_id: int, *, is_paused: bool) -> None:
     """Whoever goes on begins anew: what failed before is forgotten."""
     values = {"paused_at": now()} if is_paused else {"paused_at": None, "failures": 0, "next_try_at": None}
     session.execute(update(MirrorRow).where(MirrorRow.id == mirror_id).values(values))
+    ring(session)
 
 
 def set_token(session: Session, mirror_id: int, sealed_token: bytes | None) -> None:

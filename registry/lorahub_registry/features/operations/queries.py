@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from sqlalchemy import case, func, select, text
+from sqlalchemy import case, func, or_, select, text
 
 from lorahub_registry.infrastructure.database import Session, now
 from lorahub_registry.infrastructure.database.tables import (
@@ -11,6 +11,7 @@ from lorahub_registry.infrastructure.database.tables import (
     AdapterOverlap,
     AdapterStatistics,
     Blob,
+    MergedRevision,
     MergeJob,
     Mirror,
     Repository,
@@ -74,6 +75,13 @@ def jobs(session: Session) -> list[Jobs]:
     state = case((Mirror.wanted_at.is_not(None), "wanted"), (Mirror.error.is_not(None), "failed"), else_="done")
     since = func.min(func.coalesce(Mirror.wanted_at, Mirror.created_at))
     mirrors = select(state, func.count(), since).group_by(state)
+    made = case(
+        (MergedRevision.stored_at.is_not(None), "done"), (MergedRevision.fault.is_not(None), "failed"), else_="wanted"
+    )
+    since_wanted = func.min(func.coalesce(MergedRevision.wanted_at, MergedRevision.created_at))
+    readers = select(made, func.count(), since_wanted).where(
+        or_(MergedRevision.wanted_at.is_not(None), MergedRevision.fault.is_not(None))
+    )
     return [
         Jobs(kind, state, count, oldest)
         for kind, statement in (
@@ -81,6 +89,7 @@ def jobs(session: Session) -> list[Jobs]:
             ("statistics", statistics),
             ("overlap", overlaps),
             ("mirror", mirrors),
+            ("merged", readers.group_by(made)),
         )
         for state, count, oldest in session.execute(statement)
     ]

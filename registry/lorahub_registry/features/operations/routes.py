@@ -27,7 +27,8 @@ async def livez() -> dict[str, Any]:
 @router.get("/readyz")
 def readyz(request: Request, prober: ProberDep) -> JSONResponse:
     """503 while something it can't do without fails, and from the moment at which it is told to stop; 200 with the
-    status `degraded` while requests are answered and something else is missing, such as a worker.
+    status `degraded` while requests are answered and something else is missing, such as a worker, or the storage is
+    late.
     """
     if request.app.state.is_stopping:
         return JSONResponse({"status": "stopping", "checks": {}}, status_code=503)

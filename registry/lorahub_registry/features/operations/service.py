@@ -64,6 +64,8 @@ def health_of(found: list[Probed]) -> Health:
 
 class Prober:
     NEEDED: Mapping[str, Probe] = {"database": answers, "migrations": _migrations, "storage": _storage}
+    MAY_BE_LATE = frozenset({"storage"})
+    """Much is answered without it, and it is as late for every other process: nobody is better to be asked."""
     PROBES: Mapping[str, Probe] = {**NEEDED, "workers": workers.note}
 
     def __init__(self, backend: Backend) -> None:
@@ -81,13 +83,15 @@ class Prober:
 
     @classmethod
     def _outcome(cls, name: str, future: Future[str | None], started: float) -> Probed:
+        is_needed = name in cls.NEEDED
         try:
             fault = future.result(timeout=max(0.0, started + PROBE_SECONDS - time.monotonic()))
         except NotInTime:
             fault = f"no answer within {PROBE_SECONDS:g} s"
+            is_needed = is_needed and name not in cls.MAY_BE_LATE
         except Exception as error:  # noqa: BLE001 (whatever it is, it isn't ready)
             fault = type(error).__name__
-        return Probed(name, fault, round(1000 * (time.monotonic() - started), 1), name in cls.NEEDED)
+        return Probed(name, fault, round(1000 * (time.monotonic() - started), 1), is_needed)
 
 
 def time_of_the_database(backend: Backend) -> datetime:

@@ -8,6 +8,7 @@ from sqlalchemy import ColumnElement, and_, func, select, update
 from sqlalchemy.exc import IntegrityError
 
 from lorahub_registry.infrastructure.database import Session, now
+from lorahub_registry.infrastructure.database.bell import ring
 from lorahub_registry.infrastructure.database.tables import AdapterOverlap, Commit, Repository
 
 __all__ = ["IntegrityError"]
@@ -48,6 +49,7 @@ def insert_wish(session: Session, pair: Pair, commits: tuple[CommitId, CommitId]
     )
     session.add(row)
     session.flush()
+    ring(session)
 
 
 def open_wishes_of(session: Session, account_id: int) -> int:
@@ -92,6 +94,7 @@ def want_again(session: Session, pair: Pair) -> bool:
         .values(status="wanted", reason=None, wanted_at=now(), done_at=None)
         .returning(AdapterOverlap.first_digest)
     )
+    ring(session)
     return changed.first() is not None
 
 

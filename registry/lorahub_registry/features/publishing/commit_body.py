@@ -2,6 +2,7 @@
 
 {"key": "header",        "value": {"summary", "description", "parentCommit"?}}
 {"key": "file",          "value": {"content": base64, "path", "encoding": "base64"}}
+{"key": "file",          "value": {"path", "oid", "size"?}}        lorahub's own: its content came before
 {"key": "lfsFile",       "value": {"path", "algo": "sha256", "oid", "size"?}}
 {"key": "deletedFile",   "value": {"path"}}
 {"key": "deletedFolder", "value": {"path"}}
@@ -38,14 +39,19 @@ class Header:
 class InlineFile:
     path: FilePath
     content: bytes
+    start: int
+    """Where its line begins in the body."""
 
 
 @dataclass(frozen=True, slots=True)
 class UploadedFile:
+    """Its bytes came before."""
+
     path: FilePath
     sha256: Sha256
     size: int | None
     """None in a copy of a file that is there already."""
+    is_lfs: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,13 +77,14 @@ class VersionWish:
 Line = Header | InlineFile | UploadedFile | DeletedFile | DeletedFolder | VersionWish
 
 
-def read_lines(body: BinaryIO, *, max_line_bytes: int, max_lines: int) -> Iterator[Line]:
+def read_lines(body: BinaryIO, *, max_line_bytes: int) -> Iterator[Line]:
     """The header first, then the operations.
 
     Raises `MalformedBody`, `PayloadTooLarge`, `InvalidPath`, `InvalidDigest`, `InvalidName`.
     """
-    count = 0
+    count, end = 0, 0
     while raw := body.readline(max_line_bytes + 1):
+        start, end = end, end + len(raw)
         if len(raw) > max_line_bytes:
             raise PayloadTooLarge(
                 f"a line of the commit is longer than {max_line_bytes} bytes",
@@ -86,9 +93,7 @@ def read_lines(body: BinaryIO, *, max_line_bytes: int, max_lines: int) -> Iterat
         if not raw.strip():
             continue
         count += 1
-        if count > max_lines:
-            raise PayloadTooLarge(f"the commit has more than {max_lines} lines", hint="split it into several commits")
-        line = _parse(raw, count)
+        line = _parse(raw, count, start)
         if (count == 1) != isinstance(line, Header):
             raise MalformedBody("the first line of a commit, and only the first, is its header")
         yield line
@@ -96,15 +101,23 @@ def read_lines(body: BinaryIO, *, max_line_bytes: int, max_lines: int) -> Iterat
         raise MalformedBody("the commit is empty; its first line is the header")
 
 
-def _parse(raw: bytes, number: int) -> Line:
+def read_inline(body: BinaryIO, start: int) -> bytes:
+    """The content of the inline file whose line, which was read before, begins at `start`."""
+    body.seek(start)
+    line = _parse(body.readline(), 0, start)
+    assert isinstance(line, InlineFile)
+    return line.content
+
+
+def _parse(raw: bytes, number: int, start: int) -> Line:
     value = parse_json(raw, error=MalformedBody)
     match value:
         case {"key": "header", "value": dict() as header}:
             return _header(header)
         case {"key": "file", "value": {"path": str() as path, "content": str() as content, **rest}}:
-            return InlineFile(parse_path(path), _content(content, rest.get("encoding", "utf-8"), path))
-        case {"key": "lfsFile", "value": {"path": str() as path, "oid": oid, **rest}}:
-            return UploadedFile(parse_path(path), parse_sha256(oid), _size(rest.get("size")))
+            return InlineFile(parse_path(path), _content(content, rest.get("encoding", "utf-8"), path), start)
+        case {"key": "lfsFile" | "file" as key, "value": {"path": str() as path, "oid": oid, **rest}}:
+            return UploadedFile(parse_path(path), parse_sha256(oid), _size(rest.get("size")), is_lfs=key == "lfsFile")
         case {"key": "deletedFile", "value": {"path": str() as path}}:
             return DeletedFile(parse_path(path.rstrip("/")))
         case {"key": "deletedFolder", "value": {"path": str() as path}}:

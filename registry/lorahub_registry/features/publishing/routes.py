@@ -7,6 +7,7 @@ from fastapi import APIRouter, Depends, Header, Query, Response
 from lorahub.errors import (
     AlreadyExists,
     BlobVanished,
+    ContentBlocked,
     DigestMismatch,
     DiskFull,
     IdempotencyKeyReused,
@@ -18,6 +19,7 @@ from lorahub.errors import (
     NotSupported,
     ParentMoved,
     ProtectedReference,
+    QuotaExceeded,
 )
 from lorahub.protocol.paths import parse_path
 from pydantic import BaseModel, Field
@@ -25,14 +27,16 @@ from pydantic import BaseModel, Field
 from lorahub_registry.features.accounts.caller import Caller
 from lorahub_registry.features.publishing import service
 from lorahub_registry.features.publishing.gate import check_names
+from lorahub_registry.infrastructure.threads import STORAGE
 from lorahub_registry.infrastructure.web.backend import BackendDep, PublicUrl
-from lorahub_registry.infrastructure.web.bodies import SpooledBody, json_model
+from lorahub_registry.infrastructure.web.bodies import SpooledLines, json_model
 from lorahub_registry.infrastructure.web.description import reads, refuses
 from lorahub_registry.infrastructure.web.parameters import Repo, Revision
 from lorahub_registry.infrastructure.web.problems import one_ascii_line
 
 router = APIRouter()
 MODEL = "/api/models/{namespace}/{name}"
+OWN = "/api/lorahub/v1/models/{namespace}/{name}"
 
 _KEY = re.compile(r"[\x21-\x7e]{1,128}")
 
@@ -53,7 +57,7 @@ def _refuse_pull_request(create_pr: str | None) -> None:
 
 
 @router.post(MODEL + "/preupload/{rev}")
-@refuses(InvalidAdapter, NotAuthenticated, NotPermitted, InvalidPath, NotSupported)
+@refuses(InvalidAdapter, NotAuthenticated, NotPermitted, InvalidPath, NotSupported, QuotaExceeded)
 def preupload(
     backend: BackendDep,
     caller: Caller,
@@ -73,6 +77,7 @@ def preupload(
                 "uploadMode": "lfs" if file.is_lfs else "regular",
                 "shouldIgnore": file.is_ignored,
                 **({"oid": file.oid} if file.oid else {}),
+                **({"sha256": file.sha256} if file.sha256 else {}),
             }
             for file in advice
         ]
@@ -83,6 +88,14 @@ def preupload(
 def may_publish(backend: BackendDep, caller: Caller, repo: Repo, rev: Revision) -> None:
     """Asked before the body is received, so that only who may publish can make the registry read one."""
     service.authorise(backend, caller, repo, rev)
+
+
+@router.post(OWN + "/files/{rev}", dependencies=[Depends(may_publish)])
+@reads("application/x-ndjson")
+@refuses(BlobVanished, ContentBlocked, DigestMismatch, DiskFull, InvalidPath)
+def keep_files(backend: BackendDep, caller: Caller, repo: Repo, rev: Revision, body: SpooledLines) -> dict[str, int]:
+    """Takes a commit's body, and of it nothing but the inline files: a commit that follows names them."""
+    return {"kept": service.keep_ahead(backend, caller, repo, rev, body)}
 
 
 @router.post(MODEL + "/commit/{rev}", dependencies=[Depends(may_publish)])
@@ -99,6 +112,7 @@ def may_publish(backend: BackendDep, caller: Caller, repo: Repo, rev: Revision) 
     ParentMoved,
     ProtectedReference,
 )
+@STORAGE.serves
 def commit(
     response: Response,
     backend: BackendDep,
@@ -106,7 +120,7 @@ def commit(
     repo: Repo,
     rev: Revision,
     url: PublicUrl,
-    body: SpooledBody,
+    body: SpooledLines,
     create_pr: Annotated[str | None, Query()] = None,
     idempotency_key: Annotated[str | None, Header()] = None,
 ) -> dict[str, Any]:

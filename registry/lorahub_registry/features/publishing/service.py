@@ -1,18 +1,18 @@
 """Publishing a revision, as its steps:
 
-authorise → read the request, keeping inline bytes → (is it a retry?) → lay the tree → inspect → check against the base
+authorise → read the request → (is it a retry?) → lay the tree → keep inline bytes → inspect → check against the base
 → derive facts → record
 
 The bytes of large files came before, through the uploads feature: authorise → open → receive → verify → move. Bytes
 first, row last: a crash anywhere leaves bytes that nothing refers to, for the collector, and never a revision without
-its bytes.
+its bytes. What the request alone tells to be impossible is refused before any byte is kept.
 """
 
 import hashlib
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 from lorahub.adapters.base_model import lacks_shards
 from lorahub.adapters.file_kinds import is_by_product
@@ -39,13 +39,13 @@ from lorahub_registry.features.audit.service import record_act
 from lorahub_registry.features.blobs.service import (
     Blob,
     finish_brought,
-    holds_lease,
     known_blobs,
+    leased,
     read_blob,
     read_range,
     release_leases,
     require_servable,
-    store_bytes,
+    store_all,
 )
 from lorahub_registry.features.catalog.service import Facts, derive_facts, record_facts
 from lorahub_registry.features.checks import service as checks
@@ -58,10 +58,12 @@ from lorahub_registry.features.publishing.commit_body import (
     Line,
     UploadedFile,
     VersionWish,
+    read_inline,
     read_lines,
 )
 from lorahub_registry.features.publishing.gate import check_new_files
 from lorahub_registry.features.publishing.ignore_rules import is_ignored, parse_rules
+from lorahub_registry.features.publishing.tree import Tree
 from lorahub_registry.features.quotas import service as quotas
 from lorahub_registry.features.references.service import LATEST, is_protected_from, point_alias
 from lorahub_registry.features.repositories.service import (
@@ -72,7 +74,7 @@ from lorahub_registry.features.repositories.service import (
     touch,
 )
 from lorahub_registry.features.revisions import service as revisions
-from lorahub_registry.features.revisions.service import Commit, NewCommit, NewFile, Reference
+from lorahub_registry.features.revisions.service import Commit, NewCommit, NewFile, Reference, RevisionFile
 from lorahub_registry.features.statistics.service import want as want_statistics
 from lorahub_registry.infrastructure import metrics
 from lorahub_registry.infrastructure.backend import Backend
@@ -95,7 +97,7 @@ _IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".gif")
 
 @dataclass(frozen=True, slots=True)
 class Addition:
-    """A file whose bytes are here. `size` is what the client says, None where it doesn't."""
+    """A file whose bytes are here, or in the request. `size` is what the client says, None where it doesn't."""
 
     path: FilePath
     sha256: Sha256
@@ -106,20 +108,42 @@ class Addition:
 Operation = Addition | DeletedFile | DeletedFolder
 
 
+class InlineContents:
+    """The contents of a request's inline files by digest. They stay in its body: memory holds one of them."""
+
+    def __init__(self, body: BinaryIO) -> None:
+        self._body = body
+        self._starts: dict[Sha256, int] = {}
+        self._last: tuple[Sha256, bytes] | None = None
+        self.sizes: dict[Sha256, int] = {}
+
+    def add(self, content: bytes, start: int) -> Sha256:
+        sha256 = sha256_of(content)
+        self._starts[sha256] = start
+        self.sizes[sha256] = len(content)
+        return sha256
+
+    def __contains__(self, sha256: object) -> bool:
+        return sha256 in self._starts
+
+    def __getitem__(self, sha256: Sha256) -> bytes:
+        if self._last is None or self._last[0] != sha256:
+            self._last = (sha256, read_inline(self._body, self._starts[sha256]))
+        return self._last[1]
+
+
 @dataclass(slots=True)
 class Request:
-    """A whole commit request, its inline content already kept."""
+    """A whole commit request."""
 
     header: Header
+    contents: InlineContents
     operations: list[Operation] = field(default_factory=list)
     version: VersionWish | None = None
     left: list[FilePath] = field(default_factory=list)
     """By-products of training, which are no part of the commit."""
-
-    def digest(self) -> str:
-        """Of everything that decides what the commit will hold; equal for a repeated request."""
-        parts = [repr(self.header), *(repr(operation) for operation in self.operations), repr(self.version)]
-        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+    digest: str = ""
+    """Of everything that decides what the commit will hold; equal for a repeated request."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,16 +206,18 @@ def publish(
     Raises what its steps raise; then nothing is visible, and what was received is kept for a retry, or collected.
     """
     repository, account_id = authorise(backend, principal, name, branch)
-    request = read_request(backend, body, account_id=account_id, repository=repository)
+    request = read_request(backend, body)
     if request.left:
         logger.warning("%s: by-products of training were left out: %s", name, ", ".join(request.left)[:_MOST_LOGGED])
     reach("commit-parsed")
+    take_brought(backend, request, account_id=account_id, repository=repository)
     for _ in range(_TRIES):
         earlier = find_earlier(backend, repository, branch, request, idempotency_key, principal)
         if earlier is not None:
             return replace(earlier, left=request.left)
         plan = lay_tree(backend, principal, repository, branch, request)
-        blobs = inspect(backend, plan)
+        keep_inline(backend, request.contents, plan.added.values(), account_id=account_id, repository=repository)
+        blobs = inspect(backend, request, plan)
         reach("adapter-inspected")
         judged = check_adapter(backend, principal, repository, plan, blobs)
         wish = request.version or implied_version(branch, plan, judged)
@@ -206,17 +232,30 @@ def publish(
 def examine(backend: Backend, principal: Principal, name: RepositoryName, branch: str, body: BinaryIO) -> Examined:
     """All of `publish` but the recording. Raises what its steps raise, but for a refused adapter."""
     repository, account_id = authorise(backend, principal, name, branch)
-    request = read_request(backend, body, account_id=account_id, repository=repository)
+    request = read_request(backend, body)
+    take_brought(backend, request, account_id=account_id, repository=repository)
     plan = lay_tree(backend, principal, repository, branch, request)
+    keep_inline(backend, request.contents, plan.added.values(), account_id=account_id, repository=repository)
     judged = None
     try:
-        blobs = inspect(backend, plan)
+        blobs = inspect(backend, request, plan)
         judged = checks.judge(backend, principal, plan.files, blobs)
         if judged is not None:
             checks.admit(backend, repository, judged, changed=plan.added)
     except InvalidAdapter as refusal:
         return Examined(sorted(plan.files), request.left, judged, refusal)
     return Examined(sorted(plan.files), request.left, judged, None)
+
+
+def keep_ahead(backend: Backend, principal: Principal, name: RepositoryName, branch: str, body: BinaryIO) -> int:
+    """Keeps the inline files of a commit's body for a commit that names them by their digests; how many.
+
+    For a push of more files than one request should bring. Raises as `authorise` and `store_all`.
+    """
+    repository, account_id = authorise(backend, principal, name, branch)
+    contents = read_request(backend, body).contents
+    keep_inline(backend, contents, contents.sizes, account_id=account_id, repository=repository)
+    return len(contents.sizes)
 
 
 def authorise(backend: Backend, principal: Principal, name: RepositoryName, branch: str) -> tuple[Repository, int]:
@@ -227,29 +266,28 @@ def authorise(backend: Backend, principal: Principal, name: RepositoryName, bran
     return repository, principal.require_account()
 
 
-def read_request(backend: Backend, body: BinaryIO, *, account_id: int, repository: Repository) -> Request:
-    """Reads the body line by line; each inline file is kept as it passes, so that memory holds one at a time."""
-    settings = backend.settings
-    lines = read_lines(body, max_line_bytes=settings.commit_line_bytes, max_lines=settings.commit_operations)
+def read_request(backend: Backend, body: BinaryIO) -> Request:
+    """Reads the body line by line. Nothing is kept yet."""
+    lines = read_lines(body, max_line_bytes=backend.settings.commit_line_bytes)
     first = next(lines)
     assert isinstance(first, Header)
-    request = Request(first)
+    request = Request(first, InlineContents(body))
     for line in lines:
-        _take(backend, request, line, account_id, repository)
+        _take(request, line)
+    parts = [repr(request.header), *(repr(operation) for operation in request.operations), repr(request.version)]
+    request.digest = hashlib.sha256("\n".join(parts).encode()).hexdigest()
     return request
 
 
-def _take(backend: Backend, request: Request, line: Line, account_id: int, repository: Repository) -> None:
+def _take(request: Request, line: Line) -> None:
     match line:
         case InlineFile(path) | UploadedFile(path) if is_by_product(path):
             request.left.append(path)
-        case InlineFile(path, content):
-            sha256 = _keep_inline(backend, content, account_id, repository)
+        case InlineFile(path, content, start):
+            sha256 = request.contents.add(content, start)
             request.operations.append(Addition(path, sha256, len(content), is_lfs=False))
-        case UploadedFile(path, sha256, size):
-            if backend.blobs.addresses and size is not None:  # from a client that doesn't call `verify`
-                finish_brought(backend, account_id=account_id, repository_id=repository.id, sha256=sha256, size=size)
-            request.operations.append(Addition(path, sha256, size, is_lfs=True))
+        case UploadedFile(path, sha256, size, is_lfs):
+            request.operations.append(Addition(path, sha256, size, is_lfs))
         case DeletedFile() | DeletedFolder():
             request.operations.append(line)
         case VersionWish() if request.version is None:
@@ -258,15 +296,15 @@ def _take(backend: Backend, request: Request, line: Line, account_id: int, repos
             raise MalformedBody("a commit has one header and at most one version")
 
 
-def _keep_inline(backend: Backend, content: bytes, account_id: int, repository: Repository) -> Sha256:
-    sha256 = sha256_of(content)
-    with backend.database.read() as session:
-        blob = known_blobs(session, [sha256]).get(sha256)
-        is_sound = blob is not None and not blob.is_damaged
-        is_here = is_sound and revisions.is_in_repositories(session, sha256, [repository.id])
-    if not is_here:
-        store_bytes(backend, content, account_id=account_id, repository_id=repository.id)
-    return sha256
+def take_brought(backend: Backend, request: Request, *, account_id: int, repository: Repository) -> None:
+    """What clients that don't call `verify` have sent to a bucket themselves."""
+    if backend.blobs.addresses is None:
+        return
+    for one in request.operations:
+        if isinstance(one, Addition) and one.is_lfs and one.size is not None:
+            finish_brought(
+                backend, account_id=account_id, repository_id=repository.id, sha256=one.sha256, size=one.size
+            )
 
 
 def find_earlier(
@@ -295,7 +333,7 @@ def find_earlier(
 
 def _require_same_request(commit: Commit, request: Request) -> None:
     """Raises `IdempotencyKeyReused`: to answer with the first commit would lose what is sent now."""
-    if commit.request_digest not in (None, request.digest()):
+    if commit.request_digest not in (None, request.digest):
         raise IdempotencyKeyReused(
             f"this Idempotency-Key has made the commit {commit.id}, of other content",
             hint="a key is for one request and its repetitions; send this one with a key of its own",
@@ -310,7 +348,7 @@ def _request_key(
     idempotency_key: str | None,
     principal: Principal,
 ) -> str:
-    origin = f"key {idempotency_key}" if idempotency_key else f"{request.digest()} on {base}"
+    origin = f"key {idempotency_key}" if idempotency_key else f"{request.digest} on {base}"
     return hashlib.sha256(f"{repository.public_id}\n{branch}\n{principal.account_id}\n{origin}".encode()).hexdigest()
 
 
@@ -327,64 +365,101 @@ def lay_tree(backend: Backend, principal: Principal, repository: Repository, bra
         head = _head(session, repository, branch)
         _require_parent(head, request.header.parent)
         before = revisions.files_of(session, head.id)
-        files = {path: NewFile(file.sha256, file.size, file.is_lfs) for path, file in before.items()}
-        added: dict[str, Sha256] = {}
-        sizes = _owned_sizes(session, principal, repository, request, {file.sha256 for file in before.values()})
-        for operation in request.operations:
-            match operation:
-                case Addition(path, sha256, _, is_lfs):
-                    files[path] = NewFile(sha256, sizes[sha256], is_lfs)
-                    added[path] = sha256
-                case _:
-                    for gone in _deleted(operation, files, head):
-                        del files[gone]
-                        added.pop(gone, None)
-    if len(files) > backend.settings.revision_files:
-        raise InvalidInput(f"the revision would have {len(files)} files; at most {backend.settings.revision_files}")
-    check_tree(FilePath(path) for path in files)
-    return Plan(head, files, added)
+        files, added = _apply(request.operations, before, head)
+        _refuse_too_many(files, backend.settings.revision_files)
+        check_tree(FilePath(path) for path in files)
+        sizes = _owned_sizes(session, principal, repository, request, before.values())
+    return Plan(
+        head,
+        {path: NewFile(file.sha256, sizes[file.sha256], file.is_lfs) for path, file in files.items()},
+        {path: files[path].sha256 for path in added},
+    )
+
+
+def _refuse_too_many(paths: Iterable[str], limit: int) -> None:
+    """`.gitattributes`, which every repository begins with, is beside what a folder of so many files brings."""
+    count = sum(path != ".gitattributes" for path in paths)
+    if count > limit:
+        raise InvalidInput(f"the revision would have {count} files; at most {limit}")
+
+
+def _apply(
+    operations: Iterable[Operation], before: Mapping[str, RevisionFile], head: Commit
+) -> tuple[dict[str, RevisionFile | Addition], set[str]]:
+    """The files after the operations, and the paths of those that they add. Raises `EntryNotFound`."""
+    tree, added = Tree[RevisionFile | Addition](before), set[str]()
+    for operation in operations:
+        match operation:
+            case Addition(path):
+                tree.put(path, operation)
+                added.add(path)
+                continue
+            case DeletedFile(path):
+                gone = tree.delete(path)
+            case DeletedFolder(path):
+                gone = tree.delete_folder(path)
+        if not gone and operation.path is not None:
+            raise EntryNotFound(f"A file with this name doesn't exist: {operation.path}", commit=head.id)
+        added.difference_update(gone)
+    return tree.files, added
 
 
 def _owned_sizes(
-    session: Session, principal: Principal, repository: Repository, request: Request, in_tree: set[Sha256]
+    session: Session,
+    principal: Principal,
+    repository: Repository,
+    request: Request,
+    before: Iterable[RevisionFile],
 ) -> dict[Sha256, int]:
-    """The size of every added blob, each proved to be the principal's to use: in the tree, brought, or readable."""
+    """By digest, of what was in the tree and of all that is added, which is proved to be the principal's to use: sent
+    with the request, in the tree, brought, or readable.
+    """
+    sizes = {file.sha256: file.size for file in before}
     additions = [operation for operation in request.operations if isinstance(operation, Addition)]
-    blobs = known_blobs(session, [addition.sha256 for addition in additions])
+    sizes.update(request.contents.sizes)
+    others = [one.sha256 for one in additions if one.sha256 not in sizes]
+    blobs = known_blobs(session, others)
+    usable = _usable(session, principal, repository, blobs)
+    sizes.update({sha256: blobs[sha256].size for sha256 in usable})
     for addition in additions:
-        blob = blobs.get(addition.sha256)
-        if blob is None or not (
-            addition.sha256 in in_tree or _may_use(session, principal, repository, addition.sha256)
-        ):
+        size = sizes.get(addition.sha256)
+        if size is None:
             raise BlobNotFound(
                 f"the bytes of {addition.path} (sha256 {addition.sha256}) are not here",
                 hint="upload the file before the commit names it",
                 path=addition.path,
             )
-        if addition.size is not None and addition.size != blob.size:
-            raise SizeMismatch(f"{addition.path} has {blob.size} bytes, the commit says {addition.size}")
-    return {sha256: blob.size for sha256, blob in blobs.items()}
+        if addition.size not in (None, size):
+            raise SizeMismatch(f"{addition.path} has {size} bytes, the commit says {addition.size}")
+    return sizes
 
 
-def _may_use(session: Session, principal: Principal, repository: Repository, sha256: Sha256) -> bool:
-    account_id = principal.require_account()
-    if holds_lease(session, account_id=account_id, repository_id=repository.id, sha256=sha256):
-        return True
-    sharers = revisions.repositories_with_blob(session, sha256, limit=_SHARERS)
-    return may_read_any(session, principal, sharers)
+def _usable(session: Session, principal: Principal, repository: Repository, digests: Iterable[Sha256]) -> set[Sha256]:
+    """Those that the principal has brought into the repository or may read, here or elsewhere."""
+    wanted = set(digests)
+    found = leased(session, account_id=principal.require_account(), repository_id=repository.id, digests=wanted)
+    found |= revisions.digests_in(session, repository.id, wanted - found)
+    return found | {sha256 for sha256 in wanted - found if _may_read(session, principal, sha256)}
 
 
-def _deleted(operation: DeletedFile | DeletedFolder, files: Mapping[str, Any], head: Commit) -> list[str]:
-    if operation.path is None:
-        return list(files)
-    inside = [path for path in files if path.startswith(f"{operation.path}/")]
-    exact: list[str] = [operation.path] if isinstance(operation, DeletedFile) and operation.path in files else []
-    if not exact and not inside:
-        raise EntryNotFound(f"A file with this name doesn't exist: {operation.path}", commit=head.id)
-    return exact or inside
+def _may_read(session: Session, principal: Principal, sha256: Sha256) -> bool:
+    return may_read_any(session, principal, revisions.repositories_with_blob(session, sha256, limit=_SHARERS))
 
 
-def inspect(backend: Backend, plan: Plan) -> dict[Sha256, Blob]:
+def keep_inline(
+    backend: Backend, contents: InlineContents, wanted: Iterable[Sha256], *, account_id: int, repository: Repository
+) -> None:
+    """Those that the repository doesn't have and the account hasn't brought into it."""
+    missing = {sha256 for sha256 in wanted if sha256 in contents}
+    with backend.database.read() as session:
+        sound = [sha256 for sha256, blob in known_blobs(session, list(missing)).items() if not blob.is_damaged]
+        missing -= leased(session, account_id=account_id, repository_id=repository.id, digests=sound)
+        missing -= revisions.digests_in(session, repository.id, missing.intersection(sound))
+    found = ((sha256, contents[sha256]) for sha256 in sorted(missing))
+    store_all(backend, found, account_id=account_id, repository_id=repository.id)
+
+
+def inspect(backend: Backend, request: Request, plan: Plan) -> dict[Sha256, Blob]:
     """The blobs of the whole tree, all fit to be served, the added ones checked against docs/format.md.
 
     Raises `ContentBlocked`, `BlobDamaged`, `InvalidAdapter` and kin.
@@ -394,10 +469,16 @@ def inspect(backend: Backend, plan: Plan) -> dict[Sha256, Blob]:
     for path, file in plan.files.items():
         if file.sha256 in blobs:
             require_servable(blobs[file.sha256], path)
+
+    def read(blob: Blob, start: int, stop: int) -> bytes:
+        if blob.sha256 in request.contents:
+            return request.contents[blob.sha256][start:stop]
+        return read_range(backend, blob, start, stop)
+
     check_new_files(
         {path: blobs[sha256] for path, sha256 in plan.added.items() if sha256 in blobs},
         is_adapter=CONFIG in plan.files,
-        read=lambda blob, start, stop: read_range(backend, blob, start, stop),
+        read=read,
         taken=backend.settings.ordinary_files,
     )
     return blobs
@@ -501,7 +582,7 @@ def _new_commit(
         author_id=principal.require_account(),
         author=principal.name,
         request_key=key,
-        request_digest=request.digest(),
+        request_digest=request.digest,
     )
 
 
@@ -670,6 +751,8 @@ class Advice:
     is_lfs: bool
     is_ignored: bool
     oid: str | None
+    sha256: Sha256 | None
+    """Of what is there; None also for damaged bytes, which want to be sent again."""
 
 
 def advise(
@@ -677,27 +760,32 @@ def advise(
     principal: Principal,
     name: RepositoryName,
     branch: str,
-    candidates: Iterable[Candidate],
+    candidates: Sequence[Candidate],
     *,
     git_ignore: str | None,
 ) -> list[Advice]:
-    """Raises as `permitted`, and `RevisionNotFound`."""
+    """Raises as `permitted`; `RevisionNotFound`; `QuotaExceeded` before a client sends what can't be kept."""
     with backend.database.read() as session:
         repository = permitted(session, principal, name, Action.WRITE)
         head = _head(session, repository, branch)
-        files = revisions.files_of(session, head.id)
+        asked = list(candidates)
+        files = revisions.files_at(session, head.id, [*(one.path for one in asked), ".gitignore"])
         own = files.get(".gitignore")
-        ignoring = known_blobs(session, [own.sha256]) if own and git_ignore is None else {}
-    if own and own.sha256 in ignoring:
-        git_ignore = read_blob(backend, ignoring[own.sha256], limit=1 << 16).decode("utf-8", "replace")
+        blobs = known_blobs(session, [file.sha256 for file in files.values()])
+    if own and git_ignore is None:
+        git_ignore = read_blob(backend, blobs[own.sha256], limit=1 << 16).decode("utf-8", "replace")
     rules = parse_rules(git_ignore or "")
     answers = []
-    for candidate in candidates:
+    for candidate in asked:
         is_lfs = travels_by_upload(candidate, limit=backend.settings.inline_file_bytes)
         there = files.get(candidate.path)
         oid = None if there is None else (there.sha256 if is_lfs else there.git_sha1)
         is_left = is_by_product(candidate.path) or is_ignored(candidate.path, rules)
-        answers.append(Advice(candidate.path, is_lfs, is_left, oid))
+        is_sound = there is not None and not blobs[there.sha256].is_damaged
+        answers.append(Advice(candidate.path, is_lfs, is_left, oid, there.sha256 if there and is_sound else None))
+    wanted = [one.size for one, answer in zip(candidates, answers, strict=True) if not answer.is_ignored]
+    with backend.database.read() as session:
+        quotas.require_room_for_files(session, backend.settings, repository.namespace_id, wanted)
     return answers
 
 

@@ -1,9 +1,12 @@
 """What namespaces keep: counted when it changes, so that asking costs nothing, and provable at any time."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
 
-from sqlalchemy import Select, delete, exists, func, insert, select, update
+from lorahub.protocol.digests import Sha256
+from sqlalchemy import ColumnElement, Select, delete, exists, func, insert, or_, select, update
 
 from lorahub_registry.infrastructure.database import Session, now
 from lorahub_registry.infrastructure.database.tables import (
@@ -14,11 +17,22 @@ from lorahub_registry.infrastructure.database.tables import (
     MergeJob,
     NamespaceBlob,
     Repository,
+    Reservation,
+    ReservedTotal,
     Upload,
+    XetSession,
 )
 
 MOST = 1000  # miscounts listed of one kind
 _OPEN_JOB = ("queued", "running", "publishing")
+_AT_ONCE = 500  # keys that one statement names
+
+
+def _pages(keys: Iterable[str]) -> Iterator[list[str]]:
+    """Each key once, in order."""
+    wanted = sorted(set(keys))
+    for start in range(0, len(wanted), _AT_ONCE):
+        yield wanted[start : start + _AT_ONCE]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,33 +66,133 @@ def set_quotas(session: Session, account_id: int, **quotas: int | None) -> None:
     session.execute(update(Account).where(Account.id == account_id).values(**quotas))
 
 
-# --- what is there ----------------------------------------------------------------------------------------------------
+# --- what is on its way -----------------------------------------------------------------------------------------------
 
 
-def reserved_bytes(session: Session, account_id: int) -> int:
-    """Announced by open uploads, and of distinct leased blobs that no commit of the namespace has."""
-    live = (
-        select(Upload.blob_sha256, Upload.declared_size)
+@dataclass(frozen=True, slots=True)
+class Reserved:
+    """Of one account, alive: bytes that its namespace keeps free, and its own uploads whose bytes have yet to come."""
+
+    bytes: int
+    uploads: int
+
+
+def reserved(session: Session, account_id: int) -> Reserved:
+    """The sums, without what has expired since they were last tidied."""
+    of_account = select(ReservedTotal.bytes, ReservedTotal.uploads).where(ReservedTotal.account_id == account_id)
+    total = session.execute(of_account).first()
+    if total is None:
+        return Reserved(0, 0)
+    expired = select(func.sum(Reservation.bytes), func.sum(Reservation.uploads)).where(*_is_expired(account_id))
+    gone_bytes, gone_uploads = session.execute(expired).one()
+    return Reserved(total.bytes - int(gone_bytes or 0), total.uploads - int(gone_uploads or 0))
+
+
+def reserve(session: Session, account_id: int, key: str, *, size: int, uploads: int, expires_at: datetime) -> None:
+    """From now on `key` takes so much, whatever it took before. While the account is held."""
+    row = session.get(Reservation, (account_id, key))
+    if row is None:
+        row = Reservation(account_id=account_id, key=key, bytes=0, uploads=0, expires_at=expires_at)
+        session.add(row)
+    before = (row.bytes, row.uploads)
+    row.bytes, row.uploads = size, uploads
+    row.expires_at = max(row.expires_at, expires_at)
+    _add(session, account_id, row.bytes - before[0], row.uploads - before[1])
+
+
+def reserve_all(session: Session, account_id: int, sizes: Mapping[Sha256, int], *, expires_at: datetime) -> None:
+    """As `reserve`, for many keys at once, none of which is an upload's."""
+    grown = 0
+    for page in _pages(sizes):
+        which = Reservation.account_id == account_id, Reservation.key.in_(page)
+        known = {row.key: row for row in session.scalars(select(Reservation).where(*which))}
+        new = [Sha256(key) for key in page if key not in known]
+        for key, row in known.items():
+            size = sizes[Sha256(key)]
+            grown += size - row.bytes
+            row.bytes, row.expires_at = size, max(row.expires_at, expires_at)
+        of_all = {"account_id": account_id, "uploads": 0, "expires_at": expires_at}
+        if new:
+            session.execute(insert(Reservation), [{**of_all, "key": key, "bytes": sizes[key]} for key in new])
+            grown += sum(sizes[key] for key in new)
+    _add(session, account_id, grown, 0)
+
+
+def give_back(session: Session, account_id: int, keys: Sequence[str]) -> None:
+    for page in _pages(keys):
+        _drop(session, account_id, Reservation.account_id == account_id, Reservation.key.in_(page))
+
+
+def give_back_expired(session: Session, account_id: int) -> None:
+    """Each reservation expires once, so this costs as little for each as giving it back."""
+    _drop(session, account_id, *_is_expired(account_id))
+
+
+def _drop(session: Session, account_id: int, *which: ColumnElement[bool]) -> None:
+    session.flush()
+    statement = delete(Reservation).where(*which).returning(Reservation.bytes, Reservation.uploads)
+    gone = session.execute(statement.execution_options(synchronize_session="fetch")).all()
+    if gone:
+        _add(session, account_id, -sum(row.bytes for row in gone), -sum(row.uploads for row in gone))
+
+
+def _is_expired(account_id: int) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
+    return Reservation.account_id == account_id, Reservation.expires_at <= now()
+
+
+def _add(session: Session, account_id: int, size: int, uploads: int) -> None:
+    session.flush()
+    values = {"bytes": ReservedTotal.bytes + size, "uploads": ReservedTotal.uploads + uploads}
+    of_account = update(ReservedTotal).where(ReservedTotal.account_id == account_id).values(values)
+    if session.execute(of_account.returning(ReservedTotal.account_id)).first() is None:
+        session.execute(insert(ReservedTotal).values(account_id=account_id, bytes=size, uploads=uploads))
+
+
+def accounts_with_expired(session: Session) -> list[int]:
+    statement = select(Reservation.account_id).where(Reservation.expires_at <= now()).distinct()
+    return sorted(session.scalars(statement))
+
+
+def reserved_by(session: Session, account_id: int, repository_id: int) -> list[tuple[str, int, datetime]]:
+    """Key, bytes and end of what this repository alone takes of its namespace: uploads, Xet sessions, leased blobs."""
+    others = (
+        select(Upload.blob_sha256)
         .join(Repository, Repository.id == Upload.repository_id)
-        .where(Repository.namespace_id == account_id, Upload.expires_at > now())
-        .subquery()
+        .where(Repository.namespace_id == account_id, Upload.repository_id != repository_id)
     )
-    announced = select(func.sum(live.c.declared_size)).where(live.c.blob_sha256.is_(None))
-    kept = exists().where(NamespaceBlob.account_id == account_id, NamespaceBlob.blob_sha256 == Blob.sha256)
-    leased = select(func.sum(Blob.size)).where(Blob.sha256.in_(select(live.c.blob_sha256)), ~kept)
-    return int(session.scalar(announced) or 0) + int(session.scalar(leased) or 0)
+    own = select(Upload.blob_sha256).where(Upload.repository_id == repository_id, Upload.blob_sha256.not_in(others))
+    keys = or_(
+        Reservation.key.in_(select(Upload.id).where(Upload.repository_id == repository_id)),
+        Reservation.key.in_(select(XetSession.id).where(XetSession.repository_id == repository_id)),
+        Reservation.key.in_(own),
+    )
+    columns = (Reservation.key, Reservation.bytes, Reservation.expires_at)
+    statement = select(*columns).where(Reservation.account_id == account_id, keys)
+    return [(key, size, expires_at) for key, size, expires_at in session.execute(statement)]
+
+
+def counted_blobs(session: Session, account_id: int, digests: Iterable[str]) -> set[str]:
+    """Those among them that a commit of the namespace has."""
+    found: set[str] = set()
+    for page in _pages(digests):
+        counted = NamespaceBlob.account_id == account_id, NamespaceBlob.blob_sha256.in_(page)
+        found.update(session.scalars(select(NamespaceBlob.blob_sha256).where(*counted)))
+    return found
+
+
+def known_sizes(session: Session, account_id: int, sizes: Collection[int]) -> set[int]:
+    """Those among `sizes` that something has which the namespace keeps, or keeps room for."""
+    kept = select(Blob.size).join(NamespaceBlob, NamespaceBlob.blob_sha256 == Blob.sha256)
+    kept = kept.where(NamespaceBlob.account_id == account_id, Blob.size.in_(sizes))
+    coming = select(Reservation.bytes).where(Reservation.account_id == account_id, Reservation.bytes.in_(sizes))
+    return {*session.scalars(kept.distinct()), *session.scalars(coming.distinct())}
+
+
+# --- what is there ----------------------------------------------------------------------------------------------------
 
 
 def repositories(session: Session, account_id: int) -> int:
     return session.scalar(select(func.count()).where(Repository.namespace_id == account_id)) or 0
-
-
-def open_uploads(session: Session, account_id: int) -> int:
-    """Of one uploader, whatever the namespace."""
-    statement = select(func.count()).where(
-        Upload.account_id == account_id, Upload.blob_sha256.is_(None), Upload.expires_at > now()
-    )
-    return session.scalar(statement) or 0
 
 
 def open_merges(session: Session, account_id: int) -> int:
@@ -91,16 +205,8 @@ def open_merges(session: Session, account_id: int) -> int:
 
 def add_blobs(session: Session, account_id: int, digests: Iterable[str]) -> None:
     """Those that the namespace has already count once."""
-    wanted = sorted(set(digests))
-    for start in range(0, len(wanted), 500):
-        page = wanted[start : start + 500]
-        known = set(
-            session.scalars(
-                select(NamespaceBlob.blob_sha256).where(
-                    NamespaceBlob.account_id == account_id, NamespaceBlob.blob_sha256.in_(page)
-                )
-            )
-        )
+    for page in _pages(digests):
+        known = counted_blobs(session, account_id, page)
         new = [digest for digest in page if digest not in known]
         if new:
             session.execute(insert(NamespaceBlob), [{"account_id": account_id, "blob_sha256": one} for one in new])
@@ -111,7 +217,7 @@ def add_blobs(session: Session, account_id: int, digests: Iterable[str]) -> None
 
 
 def drop_blobs(session: Session, account_id: int, digests: Sequence[str]) -> None:
-    """Those that a commit of the namespace still has stay."""
+    """Those that a commit of the namespace still has stay; those that an upload has leased are on their way again."""
     is_there = exists().where(
         Repository.namespace_id == account_id,
         Commit.repository_id == Repository.id,
@@ -127,6 +233,8 @@ def drop_blobs(session: Session, account_id: int, digests: Sequence[str]) -> Non
             session.execute(
                 update(Account).where(Account.id == account_id).values(stored_bytes=Account.stored_bytes - dropped)
             )
+            for key, size, until in _leased(session, account_id, Blob.sha256.in_(gone)):
+                reserve(session, account_id, key, size=size, uploads=0, expires_at=until)
 
 
 def recount(session: Session, account_id: int) -> None:
@@ -140,6 +248,59 @@ def recount(session: Session, account_id: int) -> None:
         .scalar_subquery()
     )
     session.execute(update(Account).where(Account.id == account_id).values(stored_bytes=total))
+    _recount_reserved(session, account_id)
+
+
+def _recount_reserved(session: Session, account_id: int) -> None:
+    """From the uploads and sessions that are alive."""
+    for table in (Reservation, ReservedTotal):
+        session.execute(delete(table).where(table.account_id == account_id))
+    found: dict[str, dict[str, Any]] = {}
+    for key, size, uploads, expires_at in _alive(session, account_id):
+        row = found.setdefault(key, {"account_id": account_id, "key": key, "bytes": 0, "uploads": 0})
+        row["bytes"] += size
+        row["uploads"] += uploads
+        row["expires_at"] = expires_at
+    if found:
+        session.execute(insert(Reservation), list(found.values()))
+        sums = {name: sum(row[name] for row in found.values()) for name in ("bytes", "uploads")}
+        session.execute(insert(ReservedTotal).values(account_id=account_id, **sums))
+
+
+def _alive(session: Session, account_id: int) -> Iterator[tuple[str, int, int, datetime]]:
+    """What takes room of this namespace, and what counts as this account's: key, bytes, uploads, end. A key that does
+    both comes twice.
+    """
+    is_open, is_live = Upload.blob_sha256.is_(None), Upload.expires_at > now()
+    here = Repository.namespace_id == account_id
+    of_repository = select(Upload.id, Upload.declared_size, Upload.expires_at).join(
+        Repository, Repository.id == Upload.repository_id
+    )
+    for key, size, until in session.execute(of_repository.where(is_open, is_live, here)):
+        yield key, size, 0, until
+    for key, _, until in session.execute(of_repository.where(is_open, is_live, Upload.account_id == account_id)):
+        yield key, 0, 1, until
+    sessions = select(XetSession).join(Repository, Repository.id == XetSession.repository_id)
+    for row in session.scalars(sessions.where(here, XetSession.expires_at > now())):
+        yield row.id, max(row.promised_bytes - row.taken_bytes, 0), 0, row.expires_at
+    for key, size, until in _leased(session, account_id, ~_is_counted(account_id, Blob.sha256)):
+        yield key, size, 0, until
+
+
+def _leased(session: Session, account_id: int, which: ColumnElement[bool]) -> list[tuple[str, int, datetime]]:
+    """Blobs that uploads into this namespace hold: sha256, bytes, and how long."""
+    statement = (
+        select(Blob.sha256, Blob.size, func.max(Upload.expires_at))
+        .join(Upload, Upload.blob_sha256 == Blob.sha256)
+        .join(Repository, Repository.id == Upload.repository_id)
+        .where(Repository.namespace_id == account_id, Upload.expires_at > now(), which)
+        .group_by(Blob.sha256, Blob.size)
+    )
+    return [(sha256, size, until) for sha256, size, until in session.execute(statement)]
+
+
+def _is_counted(account_id: Any, sha256: Any) -> ColumnElement[bool]:
+    return exists().where(NamespaceBlob.account_id == account_id, NamespaceBlob.blob_sha256 == sha256)
 
 
 def _referred(account_id: int) -> Select[str]:
@@ -199,3 +360,37 @@ def wrong_sums(session: Session) -> list[tuple[str, int, int]]:
     )
     statement = select(Account.name, Account.stored_bytes, actual).where(Account.stored_bytes != actual).limit(MOST)
     return [(name, int(recorded), int(found)) for name, recorded, found in session.execute(statement)]
+
+
+def wrong_totals(session: Session) -> list[tuple[str, int, int]]:
+    """Namespace, the bytes recorded as reserved, and those that its reservations have; or else the uploads."""
+
+    def summed(column: Any) -> Any:
+        return (
+            select(func.coalesce(func.sum(column), 0))
+            .where(Reservation.account_id == Account.id)
+            .correlate(Account)
+            .scalar_subquery()
+        )
+
+    found: list[tuple[str, int, int]] = []
+    for recorded, column in ((ReservedTotal.bytes, Reservation.bytes), (ReservedTotal.uploads, Reservation.uploads)):
+        total = func.coalesce(recorded, 0)
+        statement = select(Account.name, total, summed(column)).outerjoin(
+            ReservedTotal, ReservedTotal.account_id == Account.id
+        )
+        statement = statement.where(total != summed(column)).limit(MOST)
+        found += [(name, int(said), int(actual)) for name, said, actual in session.execute(statement)]
+    return found
+
+
+def unreserved(session: Session) -> list[tuple[str, str]]:
+    """Namespace and key of an upload on its way, or of a leased blob that no commit of it has, that take no room."""
+    live = select(Repository.namespace, Repository.namespace_id, Upload.id, Upload.blob_sha256).join(
+        Repository, Repository.id == Upload.repository_id
+    )
+    key = func.coalesce(Upload.blob_sha256, Upload.id)
+    takes_room = exists().where(Reservation.account_id == Repository.namespace_id, Reservation.key == key)
+    is_kept = _is_counted(Repository.namespace_id, Upload.blob_sha256)
+    statement = live.where(Upload.expires_at > now(), ~takes_room, ~is_kept).limit(MOST)
+    return [(row.namespace, row.blob_sha256 or row.id) for row in session.execute(statement)]

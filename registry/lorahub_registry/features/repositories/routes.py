@@ -23,6 +23,7 @@ from lorahub_registry.features.accounts.caller import Caller
 from lorahub_registry.features.accounts.permissions import Action
 from lorahub_registry.features.repositories import service
 from lorahub_registry.features.repositories.service import Repository
+from lorahub_registry.infrastructure.threads import STORAGE
 from lorahub_registry.infrastructure.web.backend import BackendDep, PublicUrl
 from lorahub_registry.infrastructure.web.bodies import json_model
 from lorahub_registry.infrastructure.web.description import refuses
@@ -83,6 +84,7 @@ def _require_model(kind: str | None) -> None:
 
 @router.post("/api/repos/create")
 @refuses(NotAuthenticated, NotPermitted, AccountNotFound, AlreadyExists, NameRetired)
+@STORAGE.serves
 def create(
     backend: BackendDep,
     caller: Caller,

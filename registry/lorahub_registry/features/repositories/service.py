@@ -253,7 +253,7 @@ def _insert(
 def _growing(backend: Backend, session: Session, name: str) -> Iterator[Account]:
     """The namespace, which may grow as far as its quota goes. Raises `AccountNotFound`, `QuotaExceeded`."""
     namespace = require_known(session, name)
-    with quotas.growth(session, backend.settings, namespace.id):
+    with quotas.arrival(session, backend.settings, namespace.id):
         yield namespace
 
 
@@ -350,8 +350,8 @@ def move(backend: Backend, principal: Principal, name: RepositoryName, to: Repos
         _free_for_move(session, repository, target)
         queries.retire_name(session, name_key(name), repository.full_name, repository_id=repository.id)
         with (
-            quotas.growth(session, backend.settings, namespace.id),
-            quotas.leaving(session, repository.namespace_id, repository.id),
+            quotas.arrival(session, backend.settings, namespace.id),
+            quotas.leaving(session, repository.namespace_id, repository.id, to=namespace.id),
         ):
             queries.rename_repository(session, repository.id, target, key=name_key(target), namespace_id=namespace.id)
             quotas.occupy_all(session, namespace.id, repository.id)

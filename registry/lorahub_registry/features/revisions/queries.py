@@ -7,7 +7,7 @@ from typing import Any
 
 from lorahub.protocol.digests import CommitId, GitSha1, Sha256
 from lorahub.protocol.references import LATEST
-from sqlalchemy import delete, func, insert, select, update
+from sqlalchemy import delete, exists, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from lorahub_registry.infrastructure.database import Session, now
@@ -223,14 +223,27 @@ def file_at(session: Session, commit_id: CommitId, path: str) -> RevisionFile | 
     return None if found is None else _file(*found)
 
 
-def is_in_repositories(session: Session, sha256: Sha256, repository_ids: Sequence[int]) -> bool:
-    """Whether any commit of these repositories has this blob."""
-    statement = (
-        select(CommitFile.commit_id)
-        .join(CommitRow, CommitRow.id == CommitFile.commit_id)
-        .where(CommitFile.blob_sha256 == sha256, CommitRow.repository_id.in_(repository_ids))
-    )
-    return session.execute(statement.limit(1)).first() is not None
+def files_at(session: Session, commit_id: CommitId, paths: Iterable[str]) -> dict[str, RevisionFile]:
+    found: dict[str, RevisionFile] = {}
+    wanted = sorted(set(paths))
+    for start in range(0, len(wanted), 500):
+        statement = _files_statement(commit_id).where(CommitFile.path.in_(wanted[start : start + 500]))
+        found.update((row.path, _file(row, size, git_sha1)) for row, size, git_sha1 in session.execute(statement))
+    return found
+
+
+def digests_in(session: Session, repository_id: int, digests: Iterable[Sha256]) -> set[Sha256]:
+    found: set[Sha256] = set()
+    wanted = sorted(set(digests))
+    for start in range(0, len(wanted), 500):
+        is_in = exists().where(
+            CommitFile.blob_sha256 == BlobRow.sha256,
+            CommitRow.id == CommitFile.commit_id,
+            CommitRow.repository_id == repository_id,
+        )
+        statement = select(BlobRow.sha256).where(BlobRow.sha256.in_(wanted[start : start + 500]), is_in)
+        found.update(map(Sha256, session.scalars(statement)))
+    return found
 
 
 def repositories_with_blob(session: Session, sha256: Sha256, *, limit: int) -> list[int]:

@@ -6,7 +6,7 @@ commits share one, and none can be forged. References move by compare-and-swap, 
 
 import difflib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -323,13 +323,19 @@ def file_at(session: Session, commit_id: CommitId, path: str) -> RevisionFile | 
     return queries.file_at(session, commit_id, path)
 
 
+def files_at(session: Session, commit_id: CommitId, paths: Iterable[str]) -> dict[str, RevisionFile]:
+    """Those of these files that the revision has, by path."""
+    return queries.files_at(session, commit_id, paths)
+
+
 def repositories_with_blob(session: Session, sha256: Sha256, *, limit: int) -> list[int]:
     """Ids of repositories with a commit that has this blob."""
     return queries.repositories_with_blob(session, sha256, limit=limit)
 
 
-def is_in_repositories(session: Session, sha256: Sha256, repository_ids: Sequence[int]) -> bool:
-    return queries.is_in_repositories(session, sha256, repository_ids)
+def digests_in(session: Session, repository_id: int, digests: Iterable[Sha256]) -> set[Sha256]:
+    """Those of these blobs that any commit of the repository has."""
+    return queries.digests_in(session, repository_id, digests)
 
 
 def lfs_files(session: Session, repository_id: int) -> list[tuple[RevisionFile, Commit]]:

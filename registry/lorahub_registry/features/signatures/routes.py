@@ -6,6 +6,7 @@ from typing_extensions import TypedDict
 
 from lorahub_registry.features.accounts.caller import Caller
 from lorahub_registry.features.signatures import service
+from lorahub_registry.infrastructure.threads import STORAGE
 from lorahub_registry.infrastructure.web.backend import BackendDep
 from lorahub_registry.infrastructure.web.description import refuses
 from lorahub_registry.infrastructure.web.parameters import Repo, Revision
@@ -27,6 +28,7 @@ class ShownSignature(TypedDict):
 
 @router.get("/models/{namespace}/{name}/signature/{rev}")
 @refuses(BlobDamaged, ContentBlocked, GatedRepository, Quarantined)
+@STORAGE.serves
 def signature(backend: BackendDep, caller: Caller, repo: Repo, rev: Revision) -> ShownSignature:
     found = service.signature_of(backend, caller, repo, rev)
     return {

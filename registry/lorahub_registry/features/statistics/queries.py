@@ -8,6 +8,7 @@ from sqlalchemy import select, update
 from sqlalchemy.exc import IntegrityError
 
 from lorahub_registry.infrastructure.database import Session, now
+from lorahub_registry.infrastructure.database.bell import ring
 from lorahub_registry.infrastructure.database.tables import AdapterStatistics, Commit
 
 __all__ = ["IntegrityError"]
@@ -33,6 +34,7 @@ def insert_wish(session: Session, adapter_digest: str, commit_id: str) -> None:
         row = AdapterStatistics(adapter_digest=adapter_digest, commit_id=commit_id, status="wanted", wanted_at=now())
         session.add(row)
         session.flush()
+        ring(session)
 
 
 def wishes(session: Session, *, limit: int) -> list[str]:
@@ -72,6 +74,7 @@ def want_again(session: Session, adapter_digest: str) -> bool:
         .values(status="wanted", reason=None, done_at=None)
         .returning(AdapterStatistics.adapter_digest)
     )
+    ring(session)
     return changed.first() is not None
 
 

@@ -21,8 +21,10 @@ from lorahub.errors import (
     NotFound,
     NotPermitted,
     PayloadTooLarge,
+    QuotaExceeded,
     Refusal,
     RouteNotFound,
+    SizeMismatch,
     UnsupportedMediaType,
 )
 from lorahub.protocol.names import RepositoryName
@@ -32,9 +34,11 @@ from lorahub_registry.features.accounts.caller import Caller
 from lorahub_registry.features.uploads import service
 from lorahub_registry.features.uploads.service import Slot, Target, Wanted, XetSession
 from lorahub_registry.features.uploads.xorbs import MAX_XORB_BYTES
+from lorahub_registry.infrastructure.threads import STORAGE
 from lorahub_registry.infrastructure.web.backend import BackendDep, PublicUrl
 from lorahub_registry.infrastructure.web.bodies import (
     SpooledBody,
+    declared_size,
     discard_body,
     json_model,
     receive_object,
@@ -78,7 +82,8 @@ class XorbWish(BaseModel):
 
 @router.post("/{namespace}/{name}.git/info/lfs/objects/batch")
 @answers(LFS_TYPE)
-@refuses(NotAuthenticated, NotPermitted, PayloadTooLarge)
+@refuses(DiskFull, NotAuthenticated, NotPermitted, PayloadTooLarge)
+@STORAGE.serves
 def batch(
     backend: BackendDep, caller: Caller, repo: Repo, url: PublicUrl, body: Annotated[Batch, json_model(Batch)]
 ) -> JSONResponse:
@@ -123,18 +128,18 @@ def _upload_action(target: Target, address: str) -> dict[str, Any]:
 @router.put("/lfs/{credential}/whole")
 @answers("")
 @reads("application/octet-stream")
-@refuses(DigestMismatch, DiskFull, InvalidToken, PayloadTooLarge, UnsupportedMediaType)
+@refuses(BlobVanished, DigestMismatch, DiskFull, InvalidToken, PayloadTooLarge, QuotaExceeded, UnsupportedMediaType)
 async def put_whole(request: Request, backend: BackendDep, credential: str) -> Response:
     slot = await to_thread.run_sync(service.slot_for_whole, backend, decode(credential))
     if await _receive(request, backend, slot) and slot is not None:
-        await to_thread.run_sync(service.finish_whole, backend, slot.upload)
+        await STORAGE.go_on(service.finish_whole, backend, slot.upload)
     return Response(status_code=200)
 
 
 @router.put("/lfs/{credential}/parts/{number}")
 @answers("")
 @reads("application/octet-stream")
-@refuses(DigestMismatch, DiskFull, InvalidToken, PayloadTooLarge, UnsupportedMediaType)
+@refuses(BlobVanished, DigestMismatch, DiskFull, InvalidToken, PayloadTooLarge, QuotaExceeded, UnsupportedMediaType)
 async def put_part(request: Request, backend: BackendDep, credential: str, number: int) -> Response:
     slot = await to_thread.run_sync(service.slot_for_part, backend, decode(credential), number)
     await _receive(request, backend, slot)
@@ -146,12 +151,13 @@ async def _receive(request: Request, backend: BackendDep, slot: Slot | None) -> 
     if slot is None:
         await discard_body(request, limit=backend.settings.object_bytes)
         return False
-    await receive_object(request, backend.blobs, slot.key, size=slot.size)
+    await receive_object(request, service.receiving(backend, slot), size=slot.size)
     return True
 
 
 @router.post("/lfs/{credential}/complete")
-@refuses(BlobVanished, DigestMismatch, DiskFull, InvalidToken)
+@refuses(BlobVanished, DigestMismatch, DiskFull, InvalidToken, QuotaExceeded)
+@STORAGE.serves
 def complete(
     backend: BackendDep, credential: str, body: Annotated[Completion, json_model(Completion)]
 ) -> dict[str, Any]:
@@ -160,7 +166,8 @@ def complete(
 
 
 @router.post("/{namespace}/{name}.git/info/lfs/verify")
-@refuses(NotAuthenticated, NotPermitted, BlobNotFound)
+@refuses(NotAuthenticated, NotPermitted, BlobNotFound, BlobVanished, QuotaExceeded)
+@STORAGE.serves
 def verify(
     backend: BackendDep, caller: Caller, repo: Repo, body: Annotated[LfsObject, json_model(LfsObject)]
 ) -> dict[str, Any]:
@@ -208,7 +215,8 @@ def known_chunks(session: Session) -> None:  # noqa: ARG001 (only a session may 
 
 
 @router.post("/cas/{element}/v1/xorb-grants/default/{xorb}", status_code=201)
-@refuses(NotFound, MalformedBody)
+@refuses(DiskFull, NotFound, MalformedBody, QuotaExceeded)
+@STORAGE.serves
 def xorb_grant(
     backend: BackendDep, session: Session, xorb: str, body: Annotated[XorbWish, json_model(XorbWish)]
 ) -> JSONResponse:
@@ -220,6 +228,7 @@ def xorb_grant(
 
 @router.post("/cas/{element}/v1/xorb-commits/default/{xorb}/grant/{grant}")
 @refuses(NotFound, MalformedBody)
+@STORAGE.serves
 def xorb_commit(backend: BackendDep, session: Session, xorb: str) -> dict[str, Any]:
     service.require_xorb(backend, session, xorb)
     return {}
@@ -227,15 +236,18 @@ def xorb_commit(backend: BackendDep, session: Session, xorb: str) -> dict[str, A
 
 @router.post("/cas/{element}/v1/xorbs/default/{xorb}")
 @reads("application/octet-stream")
-@refuses(DiskFull, PayloadTooLarge, UnsupportedMediaType)
+@refuses(DiskFull, PayloadTooLarge, QuotaExceeded, SizeMismatch, UnsupportedMediaType)
 async def put_xorb(request: Request, backend: BackendDep, session: Session, xorb: str) -> dict[str, Any]:
-    await receive_object(request, backend.blobs, service.xorb_target(session, xorb), limit=MAX_XORB_BYTES)
+    size = declared_size(request, limit=MAX_XORB_BYTES)
+    key = await to_thread.run_sync(lambda: service.expect_xorb(backend, session, xorb, size=size))
+    await receive_object(request, backend.blobs.writer(key), size=size)
     return {"was_inserted": True}
 
 
 @router.post("/cas/{element}/v1/shards")
 @reads("application/octet-stream")
-@refuses(BlobVanished, DigestMismatch, DiskFull)
+@refuses(BlobVanished, DigestMismatch, DiskFull, PayloadTooLarge, QuotaExceeded)
+@STORAGE.serves
 def put_shard(backend: BackendDep, session: Session, body: SpooledBody) -> dict[str, Any]:
     service.take_shard(backend, session, body)
     return {"result": 1}
@@ -245,6 +257,7 @@ def put_shard(backend: BackendDep, session: Session, body: SpooledBody) -> dict[
 @answers("application/x-ndjson")
 @reads("application/octet-stream")
 @refuses(DiskFull)
+@STORAGE.serves
 def put_shard_v2(backend: BackendDep, session: Session, body: SpooledBody) -> Response:
     """One frame: the result, or the error, which this form of the call shows to its user at once."""
     try:

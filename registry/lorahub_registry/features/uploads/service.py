@@ -4,14 +4,13 @@
 between this answer and the commit can't take them away.
 """
 
-import hashlib
 import math
 import re
 import secrets
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from datetime import datetime
-from functools import lru_cache
+from itertools import chain
 from typing import Any, BinaryIO
 
 from lorahub.errors import (
@@ -30,16 +29,23 @@ from lorahub.protocol.names import RepositoryName
 from lorahub_registry.features.accounts.permissions import Action, Principal
 from lorahub_registry.features.blobs import service as blobs
 from lorahub_registry.features.blobs.service import Blob, Upload
+from lorahub_registry.features.quotas import service as quotas
+from lorahub_registry.features.quotas.service import Room
 from lorahub_registry.features.repositories.service import Repository, may_read_any, permitted
-from lorahub_registry.features.revisions.service import repositories_with_blob
-from lorahub_registry.features.uploads.shards import Segment, ShardFile, read_files
-from lorahub_registry.features.uploads.xorbs import Frame, read_chunks, read_frames
+from lorahub_registry.features.revisions.service import digests_in, repositories_with_blob
+from lorahub_registry.features.uploads import queries
+from lorahub_registry.features.uploads.shards import ShardFile, hash_text, read_files
+from lorahub_registry.features.uploads.unpacking import Unpacking
 from lorahub_registry.infrastructure.backend import Backend
 from lorahub_registry.infrastructure.database import Session, now
 from lorahub_registry.infrastructure.storage.object_keys import Staging, xorb_key
 
 MAX_BATCH = 1000
 MAX_PARTS = 1000
+MAX_XORBS = 1 << 15
+"""That one shard may use: two TiB of chunks."""
+FREE_WORK_BYTES = 16 << 20
+"""What a Xet session may unpack to, however little it sent: small files that are mostly zeros."""
 _SHARERS = 200  # repositories asked about before "you may not read these bytes anywhere"
 _LFS, _XET = "lfs-upload", "xet-upload"
 _HASH = re.compile(r"[0-9a-f]{64}")
@@ -144,7 +150,8 @@ def _resume_or_open(backend: Backend, account_id: int, repository: Repository, s
     which: dict[str, Any] = {
         "account_id": account_id, "repository_id": repository.id, "sha256": sha256, "size": size
     }  # fmt: skip
-    return blobs.unfinished_upload(backend, **which) or blobs.open_upload(backend, **which)
+    unfinished = blobs.unfinished_upload(backend, **which)
+    return blobs.renew(backend, unfinished) if unfinished else blobs.open_upload(backend, **which)
 
 
 def _part_sizes(backend: Backend, size: int) -> tuple[int, ...]:
@@ -175,7 +182,7 @@ def _parts_here(backend: Backend, upload: Upload, part_sizes: tuple[int, ...]) -
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """Where a body that is about to arrive goes, and how long it must be. None: it is here already."""
+    """Where a body that is about to arrive goes, and how long it must be."""
 
     upload: Upload
     key: str
@@ -183,22 +190,29 @@ class Slot:
 
 
 def slot_for_whole(backend: Backend, credential: str) -> Slot | None:
-    """Raises `InvalidToken` for a credential that is forged, expired or of an upload that is gone."""
-    upload = _upload_of(backend, credential)
+    """None: it is here already. Raises `InvalidToken` for a credential that is forged, expired or of an upload that is
+    gone; `QuotaExceeded` where its time was over, and its room is others'.
+    """
+    upload = blobs.renew(backend, _upload_of(backend, credential))
     if upload.blob_sha256 is not None:
         return None
     return Slot(upload, Staging(upload.id).whole, upload.declared_size)
 
 
 def slot_for_part(backend: Backend, credential: str, number: int) -> Slot | None:
-    """Raises `InvalidToken`, `InvalidInput` for a number that no part has."""
-    upload = _upload_of(backend, credential)
+    """As `slot_for_whole`; raises `InvalidInput` for a number that no part has."""
+    upload = blobs.renew(backend, _upload_of(backend, credential))
     sizes = _part_sizes(backend, upload.declared_size)
     if not 1 <= number <= len(sizes):
         raise InvalidInput(f"this upload has {len(sizes)} parts; there is no part {number}")
     if upload.blob_sha256 is not None:
         return None
     return Slot(upload, Staging(upload.id).part(number), sizes[number - 1])
+
+
+def receiving(backend: Backend, slot: Slot) -> AbstractContextManager[BinaryIO]:
+    """A file for the body."""
+    return blobs.receiving(backend, slot.upload, slot.key)
 
 
 def part_etag(number: int, size: int) -> str:
@@ -221,6 +235,7 @@ def finish_parts(backend: Backend, credential: str, sha256: str) -> None:
         raise InvalidInput("this upload is of another object")
     if upload.blob_sha256 is not None:
         return
+    upload = blobs.renew(backend, upload)
     _join_parts(backend, upload)
     blobs.finish_upload(backend, upload)
     blobs.delete_staged(backend, upload.id)
@@ -307,6 +322,23 @@ def xet_session(backend: Backend, element: str, token: str) -> XetSession:
     return XetSession(element, bound["repository"], bound["account"])
 
 
+def expect_xorb(backend: Backend, session: XetSession, xorb: str, *, size: int) -> str:
+    """Counts a xorb before its first byte; the storage key that it may be written to.
+
+    Raises `MalformedBody` for what is no hash, `QuotaExceeded`, `DiskFull`.
+    """
+    key = xorb_target(session, xorb)
+    backend.blobs.require_space(size)
+    with _room_of(backend, session) as (rows, room), _counting(backend, session, rows, room) as tally:
+        known = queries.xorbs(rows, session.folder, [xorb]).get(xorb)
+        if known is not None:  # it is sent again
+            tally.promised -= known.size
+            tally.received -= known.size if known.is_received else 0
+        tally.promised += size
+        queries.put_xorb(rows, session.folder, xorb, size)
+    return key
+
+
 def xorb_target(session: XetSession, xorb: str) -> str:
     """The storage key for a xorb of this session. Raises `MalformedBody` for what is no hash."""
     if not _HASH.fullmatch(xorb):
@@ -315,13 +347,14 @@ def xorb_target(session: XetSession, xorb: str) -> str:
 
 
 def grant_xorb(backend: Backend, session: XetSession, xorb: str, *, size: int) -> str | None:
-    """Where the storage itself takes the xorb; None where the registry does. Raises `MalformedBody`.
+    """Where the storage itself takes the xorb; None where the registry does. Raises as `expect_xorb`.
 
     The address may be used again and again: what a shard makes of the xorbs is verified where no client can write.
     """
-    key, storage = xorb_target(session, xorb), backend.blobs.addresses
+    storage = backend.blobs.addresses
     if storage is None:
         return None
+    key = expect_xorb(backend, session, xorb, size=size)
     return storage.to_write(key, size=size, lifetime=backend.settings.xet_token_lifetime)
 
 
@@ -334,74 +367,162 @@ def require_xorb(backend: Backend, session: XetSession, xorb: str) -> None:
 def take_shard(backend: Backend, session: XetSession, shard: BinaryIO) -> int:
     """Unpacks every file of the shard out of this session's xorbs, and keeps it as an upload. The number of files.
 
-    Raises `MalformedBody`, `SizeMismatch`, `DigestMismatch`, `PayloadTooLarge`.
+    A file is counted before a byte of it is unpacked, against the namespace's quota and against what the session has
+    sent; one that is here already isn't unpacked. Raises `MalformedBody`, `SizeMismatch`, `DigestMismatch`,
+    `PayloadTooLarge`, `QuotaExceeded`.
     """
-    store = _XorbStore(backend, session)
+    sizes = _received(backend, session, _xorbs_of(shard))
+    unpacking = Unpacking(
+        lambda xorb, start, stop: backend.blobs.open_range(xorb_key(session.folder, xorb), start, stop),
+        sizes,
+        again=lambda size: _spend(backend, session, size),
+    )
     count = 0
     for file in read_files(shard):
-        _take_file(backend, session, store, file)
+        _require_size(backend, file.size)
+        if not _is_here(backend, session, file):
+            _take_file(backend, session, unpacking, file)
         count += 1
     return count
 
 
-def _take_file(backend: Backend, session: XetSession, store: "_XorbStore", file: ShardFile) -> Blob:
-    _require_size(backend, file.size)
-    sha256 = file.sha256 or _sha256_of(store.unpack(file))
-    upload = blobs.open_upload(
-        backend,
-        account_id=session.account_id,
-        repository_id=session.repository_id,
-        sha256=sha256,
-        size=file.size,
+def _xorbs_of(shard: BinaryIO) -> set[str]:
+    """Names of those that its files are made of: the whole shard is read before anything is unpacked."""
+    found: set[bytes] = set()
+    for xorb in chain.from_iterable(file.xorbs() for file in read_files(shard)):
+        found.add(xorb)
+        if len(found) > MAX_XORBS:
+            raise PayloadTooLarge(f"the shard uses more than {MAX_XORBS} xorbs")
+    return {hash_text(one) for one in found}
+
+
+def _received(backend: Backend, session: XetSession, names: set[str]) -> dict[str, int]:
+    """The stored bytes of each xorb; those that are used for the first time count as received from now on."""
+    with backend.database.read() as rows:
+        known = queries.xorbs(rows, session.folder, names)
+    new = [xorb.name for xorb in known.values() if not xorb.is_received]
+    missing = next((name for name in sorted(names) if name not in known), None) or next(
+        (name for name in new if backend.blobs.size(xorb_key(session.folder, name)) != known[name].size), None
     )
+    if missing is not None:
+        raise MalformedBody(f"this upload has not sent the xorb {missing}", hint="start the upload again")
+    if new:
+        with _room_of(backend, session) as (rows, room), _counting(backend, session, rows, room) as tally:
+            arrived = [one for one in queries.xorbs(rows, session.folder, new).values() if not one.is_received]
+            tally.received += sum(one.size for one in arrived)
+            queries.set_received(rows, session.folder, [one.name for one in arrived])
+    return {name: xorb.size for name, xorb in known.items()}
+
+
+def _is_here(backend: Backend, session: XetSession, file: ShardFile) -> bool:
+    """Whether this account has brought these very bytes into this repository before; then they are leased to it."""
+    if file.sha256 is None:
+        return False
+    with backend.database.write() as rows:
+        blob = blobs.known_blobs(rows, [file.sha256]).get(file.sha256)
+        if blob is None or blob.is_damaged or blob.size != file.size or not _has(rows, session, file.sha256):
+            return False
+        blobs.lease_known(backend, rows, account_id=session.account_id, repository_id=session.repository_id, blob=blob)
+        return True
+
+
+def _has(rows: Session, session: XetSession, sha256: Sha256) -> bool:
+    here = session.repository_id
+    is_brought = blobs.holds_lease(rows, account_id=session.account_id, repository_id=here, sha256=sha256)
+    return is_brought or bool(digests_in(rows, here, [sha256]))
+
+
+def _take_file(backend: Backend, session: XetSession, unpacking: Unpacking, file: ShardFile) -> Blob:
+    with (
+        blobs.opening(
+            backend,
+            account_id=session.account_id,
+            repository_id=session.repository_id,
+            sha256=file.sha256 or blobs.UNKNOWN,
+            size=file.size,
+        ) as (rows, room, upload),
+        _counting(backend, session, rows, room) as tally,
+    ):
+        _require_sent(backend, tally, file.work)
+        tally.unpacked += file.work
+        tally.taken += file.size
     try:
-        with backend.blobs.writer(Staging(upload.id).whole) as staged:
-            for chunk in store.unpack(file):
-                staged.write(chunk)
+        return blobs.receive_pieces(backend, upload, unpacking.chunks(file), sha256=file.sha256)
     except BaseException:
         blobs.forget_upload(backend, upload)
+        with _room_of(backend, session) as (rows, room), _counting(backend, session, rows, room) as tally:
+            tally.taken -= file.size
         raise
-    return blobs.finish_upload(backend, upload)
 
 
-def _sha256_of(chunks: Iterator[bytes]) -> Sha256:
-    digest = hashlib.sha256()
-    for chunk in chunks:
-        digest.update(chunk)
-    return Sha256(digest.hexdigest())
+# --- Xet: what a session may cost -------------------------------------------------------------------------------------
 
 
-class _XorbStore:
-    """The xorbs of one session. Holds the frame lists of the few that were read last, never their bytes."""
-
-    def __init__(self, backend: Backend, session: XetSession) -> None:
-        self._backend = backend
-        self._session = session
-        self._frames = lru_cache(maxsize=8)(self._read_frames)
-
-    def unpack(self, file: ShardFile) -> Iterator[bytes]:
-        """The file's chunks in order. Raises `MalformedBody` where a segment doesn't hold what it says."""
-        for segment in file.segments:
-            yield from self._segment(segment)
-
-    def _segment(self, segment: Segment) -> Iterator[bytes]:
-        frames = self._frames(segment.xorb)[segment.first : segment.end]
-        if len(frames) != segment.end - segment.first or sum(frame.unpacked for frame in frames) != segment.size:
-            raise MalformedBody(f"a segment of the shard says other than its xorb {segment.xorb} holds")
-        key = xorb_key(self._session.folder, segment.xorb)
-        yield from read_chunks(lambda start, stop: self._backend.blobs.open_range(key, start, stop), frames)
-
-    def _read_frames(self, xorb: str) -> list[Frame]:
-        key = xorb_key(self._session.folder, xorb)
-        size = self._backend.blobs.size(key)
-        if size is None:
-            raise MalformedBody(f"this upload has not sent the xorb {xorb}", hint="start the upload again")
-        return read_frames(lambda start, stop: self._backend.blobs.open_range(key, start, stop), size)
+@contextmanager
+def _room_of(backend: Backend, session: XetSession) -> Iterator[tuple[Session, Room]]:
+    with (
+        backend.database.write() as rows,
+        quotas.upload(
+            rows, backend.settings, account_id=session.account_id, repository_id=session.repository_id
+        ) as room,
+    ):
+        yield rows, room
 
 
-def sweep_xorbs(backend: Backend, *, older_than: datetime) -> int:
-    """Deletes the xorbs of sessions whose tokens have run out; how many."""
-    old = [stored.key for stored in backend.blobs.list("xorbs/") if stored.modified_at < older_than]
-    for key in old:
-        backend.blobs.delete(key)
-    return len(old)
+@contextmanager
+def _counting(backend: Backend, session: XetSession, rows: Session, room: Room) -> Iterator[queries.Tally]:
+    """What the session has brought and what it became, to be changed; its time begins anew.
+
+    It takes room for the chunks that are no file yet: both are on the disk for a while, and who uploads a file needs
+    room for it once.
+    """
+    until = now() + backend.settings.patience
+    tally = queries.open_session(
+        rows,
+        session.folder,
+        repository_id=session.repository_id,
+        account_id=session.account_id,
+        expires_at=until,
+    )
+    yield tally
+    queries.set_tally(rows, session.folder, tally)
+    room.take(session.folder, max(tally.promised - tally.taken, 0), until=until, is_upload=False)
+
+
+def _spend(backend: Backend, session: XetSession, work: int) -> None:
+    """Raises `PayloadTooLarge`."""
+    with _room_of(backend, session) as (rows, room), _counting(backend, session, rows, room) as tally:
+        _require_sent(backend, tally, work)
+        tally.unpacked += work
+
+
+def _require_sent(backend: Backend, tally: queries.Tally, work: int) -> None:
+    """Raises `PayloadTooLarge` where what a session sent is too little for what is to be made of it."""
+    ratio = backend.settings.xet_ratio
+    if tally.unpacked + work > FREE_WORK_BYTES + ratio * tally.received:
+        raise PayloadTooLarge(
+            f"this upload has sent {tally.received} bytes that would unpack to {tally.unpacked + work}; at most "
+            f"{ratio} times as many are taken, and {FREE_WORK_BYTES >> 20} MiB",
+            hint="send files that repeat themselves like this by Git-LFS: HF_HUB_DISABLE_XET=1",
+        )
+
+
+def collect_sessions(backend: Backend) -> int:
+    """Deletes the xorbs of sessions whose time is over; how many."""
+    with backend.database.read() as rows:
+        expired = queries.expired_sessions(rows)
+    for session_id in expired:
+        with backend.database.write() as rows:
+            queries.delete_expired_session(rows, session_id)
+    count = 0
+    for stored in backend.blobs.list("xorbs/"):
+        if not is_known_xorb(backend, stored.key):
+            backend.blobs.delete(stored.key)
+            count += 1
+    return count
+
+
+def is_known_xorb(backend: Backend, key: str) -> bool:
+    """Whether its session is alive: the row is older than the object."""
+    with backend.database.read() as rows:
+        return queries.is_session(rows, key.split("/")[1])

@@ -5,6 +5,7 @@ Header: version u8 (0), compressed length u24, scheme u8, uncompressed length u2
 Every bound is enforced before anything is decompressed.
 """
 
+from array import array
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -33,9 +34,31 @@ class Frame:
     unpacked: int
 
 
-def read_frames(read: Open, size: int) -> list[Frame]:
-    """The frames of a xorb of `size` bytes, by one pass over it. Raises `MalformedBody`."""
-    frames: list[Frame] = []
+class Index:
+    """The frames of one xorb, in 13 bytes each: a long upload has many xorbs at hand."""
+
+    def __init__(self) -> None:
+        self._starts, self._stops, self._unpacked = array("I"), array("I"), array("I")
+        self._schemes = bytearray()
+
+    def __len__(self) -> int:
+        return len(self._schemes)
+
+    def append(self, frame: Frame) -> None:
+        self._starts.append(frame.start)
+        self._stops.append(frame.stop)
+        self._unpacked.append(frame.unpacked)
+        self._schemes.append(frame.scheme)
+
+    def frames(self, first: int, end: int) -> list[Frame]:
+        which = slice(first, end)
+        columns = (self._starts[which], self._stops[which], self._schemes[which], self._unpacked[which])
+        return [Frame(*values) for values in zip(*columns, strict=True)]
+
+
+def read_index(read: Open, size: int) -> Index:
+    """Of a xorb of `size` bytes, by one pass over it. Raises `MalformedBody`."""
+    index = Index()
     source = _Window(read(0, size))
     position = 0
     while position < size:
@@ -43,12 +66,12 @@ def read_frames(read: Open, size: int) -> list[Frame]:
         if header.startswith(_FOOTER):
             break
         frame = _frame(header, position + FRAME_HEADER_BYTES, size)
-        if len(frames) == MAX_CHUNKS:
+        if len(index) == MAX_CHUNKS:
             raise MalformedBody(f"the xorb has more than {MAX_CHUNKS} chunks")
-        frames.append(frame)
+        index.append(frame)
         source.skip(frame.stop - frame.start)
         position = frame.stop
-    return frames
+    return index
 
 
 def _frame(header: bytes, start: int, size: int) -> Frame:

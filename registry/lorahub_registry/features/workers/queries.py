@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta
 
 from sqlalchemy import delete, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
+from sqlalchemy.sql.functions import FunctionElement
 
 from lorahub_registry.infrastructure.database import Session, now
 from lorahub_registry.infrastructure.database.tables import Worker as WorkerRow
@@ -25,9 +26,13 @@ class Worker:
 
 def clock(session: Session) -> datetime:
     """The database's: machines' own differ. SQLite's is this machine's."""
-    if session.get_bind().dialect.name == "sqlite":
-        return now()
-    return session.execute(select(func.now())).scalar_one().astimezone(UTC)
+    moment = _moment(session)
+    return moment if isinstance(moment, datetime) else session.execute(select(moment)).scalar_one().astimezone(UTC)
+
+
+def _moment(session: Session) -> "datetime | FunctionElement[datetime]":
+    """`clock`, for a statement that needs it."""
+    return now() if session.get_bind().dialect.name == "sqlite" else func.now()
 
 
 def all_workers(session: Session) -> list[Worker]:
@@ -60,7 +65,7 @@ def beat(session: Session, worker: Worker) -> bool:
     changed = session.execute(
         update(WorkerRow)
         .where(WorkerRow.name == worker.name, WorkerRow.instance == worker.instance)
-        .values(heartbeat_at=clock(session))
+        .values(heartbeat_at=_moment(session))
         .returning(WorkerRow.name)
     )
     return changed.first() is not None

@@ -27,14 +27,27 @@ from sqlalchemy import (
 from sqlalchemy import Table as SqlTable
 
 from lorahub_registry.infrastructure.database.session import Database
-from lorahub_registry.infrastructure.database.tables import CollectionHold, SchemaFloor, Table, Terms, Upload, Worker
+from lorahub_registry.infrastructure.database.tables import (
+    CollectionHold,
+    RequestCount,
+    Reservation,
+    ReservedTotal,
+    SchemaFloor,
+    Table,
+    Terms,
+    Upload,
+    Worker,
+    XetSession,
+    XetXorb,
+)
 
 __all__ = ["Connection", "dump", "is_empty", "load", "schema_of", "snapshot", "table_names"]
 
 BATCH = 500
-_LEFT = {table.__tablename__ for table in (Upload, CollectionHold, Worker, SchemaFloor)}
-"""What belongs to the moment: uploads under way, whose bytes are nobody's yet, who holds collection, who works; and
-what migrations write by themselves.
+_OF_THE_MOMENT = (Upload, Reservation, ReservedTotal, XetSession, XetXorb, CollectionHold, Worker, RequestCount)
+_LEFT = {table.__tablename__ for table in (*_OF_THE_MOMENT, SchemaFloor)}
+"""Uploads under way, whose bytes are nobody's yet, and the room they take; who holds collection, who works, how often
+who has asked; and what migrations write by themselves.
 """
 
 

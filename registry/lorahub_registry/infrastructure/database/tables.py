@@ -108,6 +108,7 @@ class Account(Table):
     stored_bytes: Mapped[int] = mapped_column(BigInteger, default=0, server_default="0")  # of its NamespaceBlobs
     byte_quota: Mapped[int | None] = mapped_column(BigInteger)  # null: the registry's; 0: none
     repository_quota: Mapped[int | None] = mapped_column(Integer)  # the same
+    made_by: Mapped[int | None] = mapped_column(BigInteger, index=True)  # of an organisation: whose quota it counts for
 
 
 class NamespaceBlob(Table):
@@ -158,7 +159,9 @@ class WebSession(Table):
 
 
 class AuditEvent(Table):
-    """One row for each change, written in the change's own transaction; never updated or deleted."""
+    """One row for each change, written in the change's own transaction. A trigger refuses to change it, and to delete
+    it unless an `AuditForgotten` says that it goes.
+    """
 
     __tablename__ = "audit_events"
     id: Mapped[int] = mapped_column(BigId, primary_key=True)
@@ -169,6 +172,30 @@ class AuditEvent(Table):
     subject: Mapped[str] = mapped_column(String(300), index=True)
     details: Mapped[dict[str, Any]]
     request_id: Mapped[str | None] = mapped_column(String(128))
+    address: Mapped[str | None] = mapped_column(String(64))  # of the client; null where there was none
+
+
+class AuditSeal(Table):
+    """Events up to one, from behind the seal before, under a digest that follows from them and from that seal's. As
+    unchangeable as they are.
+    """
+
+    __tablename__ = "audit_seals"
+    id: Mapped[int] = mapped_column(BigId, primary_key=True, autoincrement=False)  # 1, 2, 3 …
+    last_event_id: Mapped[int] = mapped_column(BigId, unique=True)
+    events: Mapped[int] = mapped_column(Integer)  # how many
+    digest: Mapped[str] = mapped_column(String(64))
+    sealed_at: Mapped[datetime]
+
+
+class AuditForgotten(Table):
+    """All events up to one were deleted, whose seals stay. As unchangeable as those."""
+
+    __tablename__ = "audit_forgotten"
+    last_event_id: Mapped[int] = mapped_column(BigId, primary_key=True, autoincrement=False)
+    before: Mapped[datetime]  # they were older
+    actor: Mapped[str] = mapped_column(String(96))
+    at: Mapped[datetime]
 
 
 class TrustedPublisher(Table):
@@ -279,13 +306,66 @@ class Upload(Table):
 
     __tablename__ = "uploads"
     id: Mapped[str] = mapped_column(String(32), primary_key=True)  # random; part of the staging key
-    repository_id: Mapped[int | None] = mapped_column(ForeignKey("repositories.id", ondelete="CASCADE"), index=True)
+    repository_id: Mapped[int | None] = mapped_column(ForeignKey("repositories.id", ondelete="CASCADE"))
     account_id: Mapped[int] = mapped_column(ForeignKey("accounts.id"))
     declared_sha256: Mapped[str] = mapped_column(String(64), index=True)
     declared_size: Mapped[int] = mapped_column(BigInteger)
     blob_sha256: Mapped[str | None] = mapped_column(ForeignKey("blobs.sha256", ondelete="RESTRICT"), index=True)
     created_at: Mapped[datetime]
     expires_at: Mapped[datetime] = mapped_column(index=True)
+
+    __table_args__ = (  # a repository may have many open: none of them is looked at but the one that is meant
+        Index("ix_uploads_declared", "repository_id", "declared_sha256"),
+        Index("ix_uploads_leased", "repository_id", "blob_sha256"),
+    )
+
+
+class Reservation(Table):
+    """Room that an account's quotas keep for what is on its way, by what takes it: an upload's id, a Xet session's, or
+    the sha256 of a leased blob that no commit of the namespace has. Whatever forgets to give it back, time does.
+    """
+
+    __tablename__ = "reservations"
+    account_id: Mapped[int] = mapped_column(ForeignKey("accounts.id"), primary_key=True)
+    key: Mapped[str] = mapped_column(String(96), primary_key=True)
+    bytes: Mapped[int] = mapped_column(BigInteger)  # of the namespace's quota
+    uploads: Mapped[int] = mapped_column(Integer)  # of the uploader's: 1 while its bytes have yet to come, or 0
+    expires_at: Mapped[datetime]  # changes
+
+    __table_args__ = (Index("ix_reservations_expiry", "account_id", "expires_at"),)
+
+
+class ReservedTotal(Table):
+    """The sums of an account's reservations, also of those that expired and aren't given back yet. fsck proves it."""
+
+    __tablename__ = "reserved_totals"
+    account_id: Mapped[int] = mapped_column(ForeignKey("accounts.id"), primary_key=True)
+    bytes: Mapped[int] = mapped_column(BigInteger)  # changes
+    uploads: Mapped[int] = mapped_column(Integer)  # changes
+
+
+class XetSession(Table):
+    """What came in at one Xet address, and what it became. All of it changes."""
+
+    __tablename__ = "xet_sessions"
+    id: Mapped[str] = mapped_column(String(96), primary_key=True)  # the folder of its xorbs
+    repository_id: Mapped[int] = mapped_column(ForeignKey("repositories.id", ondelete="CASCADE"), index=True)
+    account_id: Mapped[int] = mapped_column(ForeignKey("accounts.id"))
+    promised_bytes: Mapped[int] = mapped_column(BigInteger)  # of its xorbs
+    received_bytes: Mapped[int] = mapped_column(BigInteger)  # of those that a shard used, and that were here
+    taken_bytes: Mapped[int] = mapped_column(BigInteger)  # of the files that were made of them
+    unpacked_bytes: Mapped[int] = mapped_column(BigInteger)  # the work that this was, and what failed
+    expires_at: Mapped[datetime] = mapped_column(index=True)
+
+
+class XetXorb(Table):
+    """A xorb that its session may send, written before its first byte."""
+
+    __tablename__ = "xet_xorbs"
+    session_id: Mapped[str] = mapped_column(ForeignKey("xet_sessions.id", ondelete="CASCADE"), primary_key=True)
+    name: Mapped[str] = mapped_column(String(64), primary_key=True)
+    size: Mapped[int] = mapped_column(BigInteger)
+    is_received: Mapped[bool]  # changes: a shard used it, and it was here
 
 
 class Commit(Table):
@@ -563,7 +643,11 @@ class MergedRevision(Table):
     author_id: Mapped[int] = mapped_column(ForeignKey("accounts.id"), index=True)  # of the adapter's commit
     author: Mapped[str] = mapped_column(String(96))
     reads: Mapped[int] = mapped_column(Integer, default=0)  # of files of weights from their first byte; grows
+    wanted_at: Mapped[datetime | None]  # when somebody asked for what only a worker makes
+    used_at: Mapped[datetime | None]  # when its weights were last asked for
     stored_at: Mapped[datetime | None]  # when all its files became blobs
+    fault: Mapped[str | None] = mapped_column(String(2000))  # why the last worker that made it didn't
+    failed_at: Mapped[datetime | None]
     created_at: Mapped[datetime]
 
 
@@ -658,6 +742,21 @@ class Worker(Table):
     pid: Mapped[int] = mapped_column(Integer)
     started_at: Mapped[datetime]
     heartbeat_at: Mapped[datetime]  # by the database's clock; changes
+
+
+# --- requests ---------------------------------------------------------------------------------------------------------
+
+
+class RequestCount(Table):
+    """How often a caller has asked in the current window, where several processes count. Unlogged on PostgreSQL: a
+    crash forgets a window. Without rows on SQLite, whose one process counts in its memory.
+    """
+
+    __tablename__ = "request_counts"
+    window_at: Mapped[datetime] = mapped_column(primary_key=True)  # its beginning, by the database's clock
+    kind: Mapped[str] = mapped_column(String(16), primary_key=True)
+    caller: Mapped[str] = mapped_column(String(64), primary_key=True)  # an account or an address
+    used: Mapped[int] = mapped_column(Integer)
 
 
 # --- the schema -------------------------------------------------------------------------------------------------------

@@ -1,11 +1,15 @@
-"""The one DBOS of a worker process, and what an operator may do to its jobs from outside."""
+"""The one DBOS of a worker process, and what an operator may do to its jobs from outside.
+
+It asks the database ninety times in a second, whether there is work or not. So it runs while anything is under way
+anywhere, and rests until somebody wants something (docs/decisions/0010).
+"""
 
 import functools
 import sqlite3
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
@@ -14,7 +18,8 @@ from dbos import DBOS, DBOSClient, DBOSConfig, SetWorkflowID, WorkflowStatus
 from lorahub.errors import Unavailable
 from opentelemetry import trace
 
-from lorahub_registry.infrastructure.backend import Backend
+from lorahub_registry.infrastructure.backend import Backend, limits_of
+from lorahub_registry.infrastructure.database import Database
 from lorahub_registry.infrastructure.database.failures import explained
 from lorahub_registry.infrastructure.database.older_sqlite import teach_milliseconds
 from lorahub_registry.infrastructure.jobs.shift import shift
@@ -34,7 +39,12 @@ _LONGEST_PAUSE_SECONDS = 30.0
 _LIVE = ("ENQUEUED", "PENDING", "DELAYED")
 _FAULTY = ("ERROR", "MAX_RECOVERY_ATTEMPTS_EXCEEDED")
 _OVER = ("SUCCESS", "CANCELLED", *_FAULTY)
-_POLL_SECONDS = 0.5
+_POLL_SECONDS = 0.4
+_LISTEN_SECONDS = 0.2
+"""Between looks of two threads of the engine's for messages to workflows, which ours don't send; they sleep for so long
+when it is stopped.
+"""
+_LEAST_CONNECTIONS = 4
 _MOST_STARTS = 10
 _MOST_NUMBERS = 50
 _MOST_LISTED = 500
@@ -69,8 +79,21 @@ class Workflow:
     since: datetime
 
 
-_backends: list[Backend] = []
-"""The worker's own, put here before the engine starts: a workflow's arguments are stored, so they can't hold it."""
+@dataclass(slots=True)
+class _Engine:
+    """How this process starts its own, and how it stands."""
+
+    backend: Backend
+    """Here and not among a workflow's arguments, which are stored."""
+    name: str
+    queues: Sequence[Queue]
+    is_migrated: bool = False
+    is_awake: bool = False
+    live_at: float = 0.0
+    """When anything was last seen under way."""
+
+
+_engines: list[_Engine] = []
 
 
 def migrate(backend: Backend) -> None:
@@ -80,34 +103,95 @@ def migrate(backend: Backend) -> None:
 
 def launch(backend: Backend, *, name: str, queues: Sequence[Queue]) -> None:
     """Takes up again what an earlier worker of this name left. `name` is this worker's alone."""
-    _backends[:] = [backend]
-    config = DBOSConfig(
-        name="lorahub",
-        system_database_url=_url(backend.settings),
-        executor_id=name,
-        application_version=VERSION,
-        log_level="ERROR",
-        enable_otlp=False,
-    )
-    DBOS(config=config)
-    DBOS.launch()
-    for queue in queues:
-        DBOS.register_queue(
-            queue.name,
-            worker_concurrency=queue.at_once,
-            global_concurrency=queue.in_all,
-            polling_interval_sec=_POLL_SECONDS,
-            on_conflict="always_update",
-        )
+    _engines[:] = [_Engine(backend, name, queues)]
+    wake()
 
 
 def backend() -> Backend:
     """Of this worker: inside a step."""
-    return _backends[0]
+    return _engines[0].backend
+
+
+def is_awake() -> bool:
+    return _engines[0].is_awake
+
+
+def wake() -> None:
+    """Goes on from `rest`; nothing where it is awake."""
+    engine = _engines[0]
+    if engine.is_awake:
+        return
+    config = DBOSConfig(
+        name="lorahub",
+        system_database_url=_url(engine.backend.settings),
+        sys_db_pool_size=_connections(engine.backend.settings) - 1,  # one more listens
+        executor_id=engine.name,
+        application_version=VERSION,
+        notification_listener_polling_interval_sec=_LISTEN_SECONDS,
+        notification_coalesce_sec=_LISTEN_SECONDS,
+        run_migrations=not engine.is_migrated,
+        log_level="ERROR",
+        enable_otlp=False,
+    )
+    DBOS(config=config)
+    try:
+        DBOS.launch()
+        for queue in engine.queues:
+            DBOS.register_queue(
+                queue.name,
+                worker_concurrency=queue.at_once,
+                global_concurrency=queue.in_all,
+                polling_interval_sec=_POLL_SECONDS,
+                on_conflict="always_update",
+            )
+    except BaseException:
+        DBOS.destroy()
+        raise
+    engine.is_migrated = engine.is_awake = True
+    engine.live_at = time.monotonic()
+
+
+def rest(after: float) -> None:
+    """Where nothing was under way for `after` seconds, with any worker. What this one takes from a queue in the moment
+    of stopping is begun anew.
+    """
+    engine = _engines[0]
+    if DBOS.list_workflows(**_under_way()):
+        engine.live_at = time.monotonic()
+    elif time.monotonic() - engine.live_at >= after:
+        shut_down()
+        with _client(engine.backend) as client:
+            is_over = client is None or not client.list_workflows(**_under_way())
+        if not is_over:
+            wake()
+
+
+def _under_way() -> dict[str, Any]:
+    """What to list of all workers' workflows."""
+    return {"status": list(_LIVE), "app_version": VERSION, "load_input": False, "load_output": False, "limit": 1}
 
 
 def shut_down() -> None:
     DBOS.destroy()
+    for engine in _engines:
+        engine.is_awake = False
+
+
+def share(backend: Backend) -> Backend:
+    """The backend of a worker, whose connections to PostgreSQL and the engine's are together as many as one process may
+    hold; or `_LEAST_CONNECTIONS` of each.
+    """
+    if backend.database.is_sqlite:
+        return backend
+    backend.database.close()
+    settings = backend.settings
+    own = max(_LEAST_CONNECTIONS, settings.database_connections - _connections(settings))
+    return replace(backend, database=Database(backend.database.url, replace(limits_of(settings), connections=own)))
+
+
+def _connections(settings: Settings) -> int:
+    """The engine's."""
+    return max(_LEAST_CONNECTIONS, settings.database_connections // 4)
 
 
 def step(name: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
@@ -161,8 +245,9 @@ def pause_after(tries: int) -> float:
 def enqueue(queue: str, name: str, workflow: Callable[..., Any], *arguments: Any, once: bool = False) -> str | None:
     """Under this name, whoever asks and how often; again where it is over, unless it succeeded and is wanted `once`.
 
-    None, or why it isn't tried any more: the last of three faults in a row.
+    None, or why it isn't tried any more: the last of three faults in a row. Wakes the engine.
     """
+    wake()
     known = {status.workflow_id: status.status for status in _tries(name)}
     faults = 0
     for number in range(_MOST_NUMBERS):

@@ -5,10 +5,11 @@ from pathlib import Path
 from lorahub.errors import InvalidConfiguration
 
 from lorahub_registry.infrastructure.storage.blob_store import Addresses, BlobStore, ObjectNotFound, StoredObject
+from lorahub_registry.infrastructure.storage.disk import Disk
 from lorahub_registry.infrastructure.storage.folder_blob_store import FolderBlobStore
 from lorahub_registry.settings import Settings
 
-__all__ = ["Addresses", "BlobStore", "FolderBlobStore", "ObjectNotFound", "StoredObject", "open_storage"]
+__all__ = ["Addresses", "BlobStore", "Disk", "FolderBlobStore", "ObjectNotFound", "StoredObject", "open_storage"]
 
 
 def open_storage(settings: Settings) -> BlobStore:
@@ -16,7 +17,7 @@ def open_storage(settings: Settings) -> BlobStore:
     where = settings.storage or str(settings.registry_home / "storage")
     scheme, separator, place = where.partition("://")
     if not separator:
-        return FolderBlobStore(Path(where))
+        return FolderBlobStore(Path(where), reserve_bytes=settings.disk_reserve_bytes)
     bucket, _, prefix = place.strip("/").partition("/")
     if scheme != "s3" or not bucket:
         raise InvalidConfiguration(

@@ -6,7 +6,7 @@ Writing is never visible half-done: an object exists with all its bytes, or not 
 the service hashes what was stored, because no storage can be trusted to.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -72,6 +72,21 @@ class BlobStore(Protocol):
         """
         ...
 
+    def write_all(self, contents: Mapping[str, bytes]) -> None:
+        """Small objects by key, durable when it returns: several are written and waited for at once.
+
+        Each appears whole, or not at all; where it raises, some may have. Raises `DiskFull`.
+        """
+        ...
+
+    def read_all(self, sizes: Mapping[str, int]) -> Iterator[bytes]:
+        """Small objects in order, several read at once; one byte more of what has more. Raises `ObjectNotFound`."""
+        ...
+
+    def require_space(self, size: int) -> None:
+        """Raises `DiskFull` where so many bytes more are known not to fit."""
+        ...
+
     def open_range(self, key: str, start: int, stop: int) -> Iterator[bytes]:
         """The bytes `[start, stop)` in pieces of at most 1 MiB. Raises `ObjectNotFound` before the first piece."""
         ...
@@ -92,12 +107,22 @@ class BlobStore(Protocol):
         """Deleting what isn't there is no fault."""
         ...
 
+    def delete_all(self, keys: Sequence[str]) -> None:
+        """As `delete`, several at once."""
+        ...
+
     def list(self, prefix: str) -> Iterator[StoredObject]:
         """Every object whose key starts with `prefix`, which ends in `/`."""
         ...
 
-    def abort_unfinished(self, *, older_than: datetime) -> int:
-        """Forgets writes that were begun before `older_than`, never ended, and aren't listed; how many."""
+    def last_arrival(self, prefix: str) -> datetime | None:
+        """When bytes last came for anything whose key starts with `prefix`, also for what isn't whole yet and isn't
+        listed; None where nothing is there.
+        """
+        ...
+
+    def abort_unfinished(self, is_known: Callable[[str, datetime], bool]) -> int:
+        """Forgets writes that never ended and aren't listed, unless their key and beginning are known; how many."""
         ...
 
     def create(self) -> None:

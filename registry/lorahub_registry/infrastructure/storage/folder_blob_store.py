@@ -8,7 +8,7 @@ import logging
 import os
 import secrets
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,8 +19,10 @@ from lorahub.errors import DiskFull, Unavailable
 from lorahub_registry.infrastructure import metrics
 from lorahub_registry.infrastructure.observations import Observation, expect, observe
 from lorahub_registry.infrastructure.storage.blob_store import ObjectNotFound, StoredObject
+from lorahub_registry.infrastructure.storage.disk import Disk
 from lorahub_registry.infrastructure.storage.examination import examine_store
 from lorahub_registry.infrastructure.storage.object_keys import SHORT_LIVED
+from lorahub_registry.infrastructure.storage.several import Several
 
 logger = logging.getLogger("lorahub")
 
@@ -30,14 +32,16 @@ _TEMPORARY = ".writing-"
 
 
 class FolderBlobStore:
-    """Objects are files below `root`; a key is a relative path."""
+    """Objects are files below `root`; a key is a relative path. `reserve_bytes` stay free on its disk."""
 
     addresses = None
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, *, reserve_bytes: int = 0) -> None:
         self.root = root
+        self._disk = Disk(root, reserve_bytes)
         root.mkdir(parents=True, exist_ok=True)
         self._inode = root.stat().st_ino  # stays when its disk is mounted anew, unlike the device number
+        self._waiting = Several("sync")
 
     def path(self, key: str) -> Path:
         return self.root / key
@@ -50,7 +54,7 @@ class FolderBlobStore:
             self._require_mounted()
             try:
                 with _create(temporary) as file:
-                    yield file
+                    yield self._disk.guarded(file)
                 if key.startswith(SHORT_LIVED):
                     temporary.replace(target)
                 else:
@@ -60,6 +64,38 @@ class FolderBlobStore:
             except BaseException:
                 temporary.unlink(missing_ok=True)
                 raise
+
+    def require_space(self, size: int) -> None:
+        with _named():
+            self._disk.require(size)
+
+    def write_all(self, contents: Mapping[str, bytes]) -> None:
+        written: dict[Path, Path] = {}
+        with _named():
+            self._require_mounted()
+            self._disk.require(sum(map(len, contents.values())))
+            folders = {self.path(key).parent for key in contents}
+            for folder in folders:
+                folder.mkdir(parents=True, exist_ok=True)
+            try:
+                for key, content in contents.items():
+                    target = self.path(key)
+                    temporary = target.with_name(f"{_TEMPORARY}{secrets.token_hex(8)}-{target.name}")
+                    with temporary.open("xb") as file:
+                        written[temporary] = target
+                        file.write(content)
+                self._waiting.all(_sync, written)  # a journal ends several waits with one write to the disk
+                for temporary, target in written.items():
+                    temporary.replace(target)
+                self._waiting.all(_sync, folders)
+            except BaseException:
+                for path in (*written, *written.values()):
+                    path.unlink(missing_ok=True)
+                raise
+
+    def read_all(self, sizes: Mapping[str, int]) -> Iterator[bytes]:
+        for key, size in sizes.items():
+            yield b"".join(self.open_range(key, 0, size + 1))
 
     def open_range(self, key: str, start: int, stop: int) -> Iterator[bytes]:
         return _pieces(self._open(key), start, stop)
@@ -110,6 +146,10 @@ class FolderBlobStore:
             with suppress(OSError):  # not empty yet, or gone already
                 path.parent.rmdir()
 
+    def delete_all(self, keys: Sequence[str]) -> None:
+        for key in keys:
+            self.delete(key)
+
     def list(self, prefix: str) -> Iterator[StoredObject]:
         for folder, _, names in os.walk(self.path(prefix), onerror=_unless_gone):
             for name in names:
@@ -122,7 +162,10 @@ class FolderBlobStore:
                 modified_at = datetime.fromtimestamp(status.st_mtime, UTC)
                 yield StoredObject(path.relative_to(self.root).as_posix(), status.st_size, modified_at)
 
-    def abort_unfinished(self, *, older_than: datetime) -> int:  # noqa: ARG002
+    def last_arrival(self, prefix: str) -> datetime | None:
+        return max((stored.modified_at for stored in self.list(prefix)), default=None)
+
+    def abort_unfinished(self, is_known: Callable[[str, datetime], bool]) -> int:  # noqa: ARG002
         """None: an unfinished write is a file below its folder, listed and collected like any other."""
         return 0
 
@@ -139,7 +182,8 @@ class FolderBlobStore:
 
     def _space(self) -> str:
         free = shutil.disk_usage(self.root).free
-        expect(free >= _LEAST_FREE_BYTES, f"only {free / 1e9:.1f} GB are free on the disk of {self.root}")
+        least = max(_LEAST_FREE_BYTES, self._disk.reserve_bytes)
+        expect(free >= least, f"only {free / 1e9:.1f} GB are free on the disk of {self.root}")
         return f"{free / 1e9:.1f} GB free"
 
 

@@ -3,12 +3,14 @@
 staging/<upload id>/whole          one upload, received in one piece
 staging/<upload id>/part-<00001>   one upload, received in parts
 blobs/<ab>/<cd>/<sha256>-<attempt>-<upload id>
-                                   bytes to be verified, then served; no client ever held a URL that writes here
+                                   bytes to be verified, then served; no client ever held a URL that writes here;
+                                   `ab` and `cd` are of the digest, or of the upload that brought many small files
 doctor/<random>/…                  what `lorahub admin doctor` tries out
 xorbs/<session>/<hash>             chunks of a Xet upload, until its session is over
 """
 
 import secrets
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from lorahub.protocol.digests import Sha256
@@ -41,6 +43,12 @@ def blob_folder(sha256: Sha256) -> str:
 def blob_key(sha256: Sha256, upload_id: str) -> str:
     """A new one each time: what a second attempt at an upload brings never lands on what the first one recorded."""
     return f"{blob_folder(sha256)}{sha256}-{secrets.token_hex(4)}-{upload_id}"
+
+
+def batch_keys(digests: Iterable[Sha256], upload_id: str) -> dict[Sha256, str]:
+    """Of many objects that one upload brings: all in one folder, which is then waited for once."""
+    folder = f"{BLOBS}{upload_id[:2]}/{upload_id[2:4]}/"
+    return {sha256: f"{folder}{sha256}-{secrets.token_hex(4)}-{upload_id}" for sha256 in digests}
 
 
 def xorb_prefix(session: str) -> str:

@@ -5,7 +5,7 @@ completion that answers 200 with an error inside is a failure, and so is a body 
 """
 
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -30,6 +30,7 @@ from lorahub_registry.infrastructure.storage.s3_requests import (
     named,
     require,
 )
+from lorahub_registry.infrastructure.storage.several import Several
 
 if TYPE_CHECKING:
     from mypy_boto3_s3.client import S3Client
@@ -63,6 +64,7 @@ class S3BlobStore:
         self._bucket = bucket
         self._prefix = prefix
         self._sizes = sizes or Sizes()
+        self._several = Several("s3")
         self.addresses = S3Addresses(client, signer or client, bucket, prefix)
 
     @classmethod
@@ -80,6 +82,16 @@ class S3BlobStore:
         except BaseException:
             parts.abort()
             raise
+
+    def write_all(self, contents: Mapping[str, bytes]) -> None:
+        self._several.all(lambda key: self._put(key, contents[key]), contents)
+
+    def _put(self, key: str, content: bytes) -> None:
+        with named():
+            require(self._client.put_object(**self._place(key), Body=content), "ETag")
+
+    def read_all(self, sizes: Mapping[str, int]) -> Iterator[bytes]:
+        return self._several.each(lambda key: b"".join(self.open_range(key, 0, sizes[key] + 1)), sizes)
 
     def open_range(self, key: str, start: int, stop: int) -> Iterator[bytes]:
         if start >= stop:
@@ -181,6 +193,9 @@ class S3BlobStore:
                 if not is_missing(error):
                     raise
 
+    def delete_all(self, keys: Sequence[str]) -> None:
+        self._several.all(self.delete, keys)
+
     def list(self, prefix: str) -> Iterator[StoredObject]:
         pages = self._client.get_paginator("list_objects_v2").paginate(
             Bucket=self._bucket, Prefix=self._prefix + prefix
@@ -190,10 +205,29 @@ class S3BlobStore:
                 for row in page.get("Contents", []):
                     yield StoredObject(row["Key"].removeprefix(self._prefix), row["Size"], row["LastModified"])
 
-    def abort_unfinished(self, *, older_than: datetime) -> int:
+    def require_space(self, size: int) -> None:
+        """A bucket says so when it is full, and not before."""
+
+    def last_arrival(self, prefix: str) -> datetime | None:
+        times = [stored.modified_at for stored in self.list(prefix)]
+        for key, upload_id, _ in self._unfinished(prefix):
+            times += self._arrivals(key, upload_id)
+        return max(times, default=None)
+
+    def _arrivals(self, key: str, upload_id: str) -> Sequence[datetime]:
+        pages = self._client.get_paginator("list_parts").paginate(**self._place(key), UploadId=upload_id)
+        with named():
+            try:
+                return [row["LastModified"] for page in pages for row in page.get("Parts", [])]
+            except ClientError as error:
+                if is_missing(error):  # joined or aborted since it was listed
+                    return []
+                raise
+
+    def abort_unfinished(self, is_known: Callable[[str, datetime], bool]) -> int:
         count = 0
         for key, upload_id, begun_at in self._unfinished(""):
-            if begun_at < older_than:
+            if not is_known(key, begun_at):
                 abort_parts(self._client, self._place(key), upload_id)
                 count += 1
         return count

@@ -8,6 +8,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, RedirectResponse
 from lorahub.errors import (
+    BeingMade,
     Bug,
     DiskFull,
     EntryNotFound,
@@ -32,6 +33,9 @@ from lorahub_registry.infrastructure.database.failures import meaning_of
 from lorahub_registry.infrastructure.web import pages
 
 logger = logging.getLogger("lorahub")
+
+_EXPECTED = (DiskFull, BeingMade)
+"""Faults that are nobody's: whoever met a full disk has logged it, and what is being made is all right."""
 
 
 def render(error: LorahubError) -> JSONResponse:
@@ -66,7 +70,7 @@ def _headers(error: LorahubError) -> dict[str, str]:
             headers["ETag"] = etag
         case RangeNotSatisfiable(facts={"size": size}):
             headers["Content-Range"] = f"bytes */{size}"
-        case TooManyRequests(facts={"retry_after": seconds}):
+        case TooManyRequests(facts={"retry_after": seconds}) | Unavailable(facts={"retry_after": seconds}):
             headers["Retry-After"] = str(seconds)
         case Unavailable():
             headers["Retry-After"] = "2"
@@ -94,7 +98,7 @@ def install(app: FastAPI) -> None:
     def ours(request: Request, error: LorahubError) -> Response:
         if isinstance(error, RepositoryMoved):
             return _redirect(request, error)
-        if isinstance(error, Fault) and not isinstance(error, DiskFull):  # whoever met a full disk has logged it
+        if isinstance(error, Fault) and not isinstance(error, _EXPECTED):
             logger.error("%s: %s", error.code, error.message)
         return answer(request, error)
 

@@ -1,22 +1,30 @@
-"""How often one caller may ask: fixed windows, counted in this process's memory, exactly.
+"""How often one caller may ask: fixed windows, counted exactly.
 
-Several processes count apart: behind a balancer the limit of all is the sum of theirs. Counting in the database would
-cost each read a write, and a limit protects a process.
+On PostgreSQL all processes count together. On SQLite there is one, which counts in its memory, as any does while the
+database can't count: no request fails for that.
 """
 
+import logging
 import threading
 import time
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
-from ipaddress import IPv6Address, ip_address
 from math import ceil
 
 from fastapi import Request
 from lorahub.errors import TooManyRequests
 
+from lorahub_registry.infrastructure.database import Database
+from lorahub_registry.infrastructure.database.failures import UNAVAILABLE
+from lorahub_registry.infrastructure.database.request_counts import RequestCounts
+from lorahub_registry.infrastructure.web.proxies import subscriber
 from lorahub_registry.settings import Settings
+
+logger = logging.getLogger("lorahub")
+
+_ALONE_SECONDS = 5.0
 
 
 class Kind(Enum):
@@ -47,10 +55,54 @@ class Rate:
         }
 
 
-class Rates:
-    """Counts of the current window. All callers' windows begin together, so that the old one is dropped as a whole."""
+class OwnCounts:
+    """In this process's memory. All callers' windows begin together, so that the old one is dropped as a whole."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, window: float) -> None:
+        self._window = window
+        self._lock = threading.Lock()
+        self._number = 0.0
+        self._counts: Counter[tuple[str, str]] = Counter()
+
+    def count(self, kind: str, caller: str) -> tuple[int, float]:
+        """One more; how many in this window, and the seconds of it that have passed."""
+        with self._lock:
+            number, passed = divmod(time.time(), self._window)
+            if number != self._number:
+                self._number = number
+                self._counts.clear()
+            self._counts[kind, caller] += 1
+            return self._counts[kind, caller], passed
+
+
+class SharedCounts:
+    """The database's, for all processes; this one's own for some seconds after the database couldn't count."""
+
+    def __init__(self, database: Database, window: float) -> None:
+        self._counts = RequestCounts(database, window)
+        self._own = OwnCounts(window)
+        self._lock = threading.Lock()
+        self._alone_until = 0.0
+
+    def count(self, kind: str, caller: str) -> tuple[int, float]:
+        if time.monotonic() < self._alone_until:
+            return self._own.count(kind, caller)
+        try:
+            return self._counts.count(kind, caller)
+        except UNAVAILABLE as error:
+            self._go_alone(error)
+            return self._own.count(kind, caller)
+
+    def _go_alone(self, error: Exception) -> None:
+        with self._lock:
+            is_first = time.monotonic() >= self._alone_until
+            self._alone_until = time.monotonic() + _ALONE_SECONDS
+        if is_first:
+            logger.warning("requests are counted by this process alone for %g s", _ALONE_SECONDS, exc_info=error)
+
+
+class Rates:
+    def __init__(self, settings: Settings, database: Database) -> None:
         self._window = settings.rate_window.total_seconds()
         self._limits: Mapping[Kind, int] = {
             Kind.API: settings.rate_limit_api,
@@ -58,22 +110,14 @@ class Rates:
             Kind.PAGES: settings.rate_limit_pages,
             Kind.LOGIN: settings.rate_limit_login,
         }
-        self._lock = threading.Lock()
-        self._number = 0.0
-        self._counts: Counter[tuple[Kind, str]] = Counter()
+        self._counts = OwnCounts(self._window) if database.is_sqlite else SharedCounts(database, self._window)
 
     def count(self, kind: Kind, caller: str) -> Rate | None:
         """One more request of this caller; None where this kind isn't limited."""
         limit = self._limits[kind]
         if not limit:
             return None
-        with self._lock:
-            number, passed = divmod(time.time(), self._window)
-            if number != self._number:
-                self._number = number
-                self._counts.clear()
-            self._counts[kind, caller] += 1
-            used = self._counts[kind, caller]
+        used, passed = self._counts.count(kind.value, caller)
         return Rate(kind, limit, used, ceil(self._window - passed), round(self._window))
 
 
@@ -99,10 +143,4 @@ def kind_of(request: Request) -> Kind:
 
 
 def address_of(request: Request) -> str:
-    """What one subscriber of a network has: an IPv4 address, or the /64 of an IPv6 one."""
-    host = request.client.host if request.client else "-"
-    try:
-        address = ip_address(host)
-    except ValueError:
-        return host
-    return str(IPv6Address(int(address) >> 64 << 64)) if isinstance(address, IPv6Address) else host
+    return subscriber(request.client.host if request.client else None)

@@ -1,4 +1,4 @@
-"""Gives each request the id under which its caller and our logs will find it."""
+"""Gives each request the id under which its caller and our logs will find it; and keeps in mind where it is from."""
 
 import re
 import secrets
@@ -8,6 +8,8 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 current_request_id: ContextVar[str | None] = ContextVar("current_request_id", default=None)
+current_address: ContextVar[str | None] = ContextVar("current_address", default=None)
+"""The client's, as the log of requests has it."""
 
 _USABLE = re.compile(r"[\x21-\x7e]{1,128}")
 
@@ -30,6 +32,7 @@ class RequestId:
         offered = headers.get("x-request-id") or headers.get("x-amzn-trace-id") or ""
         request_id = offered if _USABLE.fullmatch(offered) else secrets.token_hex(12)
         current_request_id.set(request_id)
+        current_address.set((scope.get("client") or [None])[0])
 
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":

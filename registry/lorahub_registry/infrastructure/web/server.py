@@ -1,4 +1,4 @@
-"""uvicorn, with an announcement when it listens, and an orderly end.
+"""uvicorn, with an announcement when it listens, a look at its connections each second, and an orderly end.
 
 SIGTERM: `/readyz` says 503 at once and every answer closes its connection; for `drain_seconds` new requests are still
 answered, so that a balancer has time to look; then nothing new is accepted, and what is under way has
@@ -14,7 +14,10 @@ from types import FrameType
 import uvicorn
 from fastapi import FastAPI
 
+from lorahub_registry.infrastructure.web.connections import look_at
+
 FINISH_SECONDS = 30
+_TICKS_OF_A_SECOND = 10
 
 
 class Server(uvicorn.Server):
@@ -44,6 +47,8 @@ class Server(uvicorn.Server):
             super().handle_exit(sig, frame)
 
     async def on_tick(self, counter: int) -> bool:
+        if counter % _TICKS_OF_A_SECOND == 0:
+            look_at(self.server_state.connections)
         if self._stop_at is not None and time.monotonic() >= self._stop_at:
             self._stop_at = None
             super().handle_exit(signal.SIGTERM, None)

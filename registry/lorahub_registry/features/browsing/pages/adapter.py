@@ -11,6 +11,7 @@ from lorahub_registry.features.accounts.viewer import View, ViewDep
 from lorahub_registry.features.browsing import adapters, cards, drawn, lineage, showing, training, using
 from lorahub_registry.features.browsing.adapters import Opened
 from lorahub_registry.features.downloads import service as downloads
+from lorahub_registry.infrastructure.threads import STORAGE
 from lorahub_registry.infrastructure.web.pages import PageRouter
 from lorahub_registry.infrastructure.web.parameters import PathInRevision, Repo, Revision
 from lorahub_registry.infrastructure.web.raw_path import decode
@@ -41,6 +42,7 @@ AtRevision = Annotated[Opened, Depends(at_revision)]
 
 
 @router.page(ADAPTER + "/v/{rev}")
+@STORAGE.serves
 def version(view: ViewDep, opened: AtRevision) -> Response:
     return _overview(view, opened)
 
@@ -92,6 +94,7 @@ def _folder(view: View, opened: Opened, path: str) -> Response:
 
 
 @router.page(ADAPTER + "/blob/{rev}/{path:path}", twin=False)
+@STORAGE.serves
 def file(view: ViewDep, opened: AtRevision, path: PathInRevision) -> Response:
     found = adapters.file_of(view.backend, view.principal, opened.name, opened.revision, path)
     return show(view, opened, "file", {"file": found})
@@ -104,6 +107,7 @@ def weights(view: ViewDep, opened: AtRevision, module: str | None = None) -> Res
 
 
 @router.page(ADAPTER + "/training/{rev}")
+@STORAGE.serves
 def training_run(view: ViewDep, opened: AtRevision) -> Response:
     record = adapters.training_of(view.backend, opened)
     points = training.recorded_points(record or {})
@@ -135,5 +139,6 @@ def compat_at(view: ViewDep, opened: AtRevision) -> Response:
 
 
 @router.page(ADAPTER)
+@STORAGE.serves
 def overview(view: ViewDep, opened: Usual) -> Response:
     return _overview(view, opened)

@@ -6,6 +6,7 @@ from fastapi.responses import StreamingResponse
 from lorahub_registry.features.accounts.viewer import ViewDep
 from lorahub_registry.features.browsing import showing
 from lorahub_registry.features.browsing.pages.adapter import ADAPTER
+from lorahub_registry.infrastructure.threads import STORAGE
 from lorahub_registry.infrastructure.web.conditions import is_unchanged
 from lorahub_registry.infrastructure.web.pages import PageRouter
 from lorahub_registry.infrastructure.web.parameters import PathInRevision, Repo, Revision
@@ -14,6 +15,7 @@ router = PageRouter()
 
 
 @router.page(ADAPTER + "/image/{rev}/{path:path}", twin=False)
+@STORAGE.serves
 def image(request: Request, view: ViewDep, repo: Repo, rev: Revision, path: PathInRevision) -> Response:
     picture = showing.open_picture(view.backend, view.principal, repo, rev, path)
     tag = f'"{picture.file.file.sha256}"'
@@ -28,4 +30,4 @@ def image(request: Request, view: ViewDep, repo: Repo, rev: Revision, path: Path
     if is_unchanged(request.headers, tag):
         return Response(status_code=304, headers=headers)
     headers["Content-Length"] = str(picture.file.file.size)
-    return StreamingResponse(picture.bytes(view.backend), headers=headers, media_type=picture.kind)
+    return StreamingResponse(STORAGE.each(picture.bytes(view.backend)), headers=headers, media_type=picture.kind)

@@ -12,9 +12,11 @@ from lorahub.protocol.names import RepositoryName
 
 from lorahub_registry.features.accounts.viewer import FormDep, View, ViewDep
 from lorahub_registry.features.browsing import comparing, drawn
+from lorahub_registry.features.merged import service as merged
 from lorahub_registry.features.merges import service as merges
 from lorahub_registry.features.merges.service import Shown
 from lorahub_registry.features.workers import service as workers
+from lorahub_registry.infrastructure.threads import STORAGE
 from lorahub_registry.infrastructure.web.pages import PageRouter
 from lorahub_registry.infrastructure.web.times import wire_time
 
@@ -26,6 +28,7 @@ MOST_ASKED = 300
 
 
 @router.page("/merges")
+@STORAGE.serves
 def compose(view: ViewDep, request: Request) -> Response:
     """What was filled in comes by the address, so that a merge can be shared before it is started."""
     asked = _asked(request.query_params)
@@ -111,6 +114,7 @@ def _planned(view: View, asked: Mapping[str, Any]) -> dict[str, Any]:
         "notes": list(made.notes),
         "recipe": made.recipe.as_json(),
         "yaml": made.recipe.as_yaml(),
+        "madeByWorkers": merged.is_left_to_workers(made),
     }
     sources = [one.source for one in made.recipe.adapters]
     return {
@@ -130,6 +134,7 @@ def _without_a_job(recipe: Recipe) -> dict[str, str] | None:
 
 
 @router.form("/merges")
+@STORAGE.serves
 def start(form: FormDep) -> Response:
     view = form.view
     name = RepositoryName.parse(form.text("target"))

@@ -28,6 +28,7 @@ from lorahub_registry.features.browsing.adapters import Opened
 from lorahub_registry.features.browsing.pages.adapter import ADAPTER, opened_at
 from lorahub_registry.features.browsing.uploading import BRANCH, Kept
 from lorahub_registry.features.repositories import service as repositories
+from lorahub_registry.infrastructure.threads import STORAGE
 from lorahub_registry.infrastructure.web.multipart import MOST_FILES
 from lorahub_registry.infrastructure.web.pages import PageRouter
 from lorahub_registry.infrastructure.web.parameters import Repo
@@ -56,6 +57,7 @@ def upload(view: ViewDep, opened: Writable) -> Response:
 
 
 @router.form(ADAPTER + "/upload")
+@STORAGE.serves
 def take(opened: Writable, form: FilesFormDep) -> Response:
     """`check` publishes nothing; without it, what fits becomes the next version."""
     view, kept = form.view, list[Kept]()
@@ -114,6 +116,7 @@ def new(view: ViewDep, namespace: str = "") -> Response:
 
 
 @router.form("/new")
+@STORAGE.serves
 def create(form: FormDep) -> Response:
     view = form.view
     if form.text("visibility") not in ("public", "private"):
@@ -127,11 +130,13 @@ def create(form: FormDep) -> Response:
 
 
 @router.page(ADAPTER + "/card", twin=False)
+@STORAGE.serves
 def edit(view: ViewDep, opened: Writable) -> Response:
     return _editor(view, opened, _card(view, opened))
 
 
 @router.form(ADAPTER + "/card")
+@STORAGE.serves
 def save(opened: Writable, form: FormDep) -> Response:
     """A card that somebody else changed meanwhile is shown beside the one that was sent, and neither is lost."""
     view = form.view

@@ -1,0 +1,32 @@
+"""What a plan says that a merge takes, beside what it takes."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from lorahub.merging.combine import COMBINATIONS
+
+SHAPES = ["1024×1024", "512×3072", "3072×768"]
+LEEWAY = 4 << 20
+"""Bytes that an allocator and a page more or less come to."""
+
+RETURNS_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(1 << 20)}
+"""glibc keeps what was freed once, unless it is told to."""
+
+
+@pytest.mark.parametrize("kind", [*sorted(COMBINATIONS), "pissa", "dora"])
+def test_the_stated_memory_is_the_measured_memory(kind: str) -> None:
+    members = "1" if kind in ("pissa", "dora") else "3"
+    program = Path(__file__).with_name("measuring.py")
+    done = subprocess.run(
+        [sys.executable, program, kind, members, *SHAPES],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={"PYTHONPATH": str(program.parent.parent), "OPENBLAS_NUM_THREADS": "1", **RETURNS_MEMORY},
+    )
+    for shape, found in zip(SHAPES, json.loads(done.stdout), strict=True):
+        assert found["measured"] <= found["stated"] + LEEWAY, shape
+        assert found["measured"] >= 0.6 * found["stated"] - LEEWAY, shape
