@@ -13,7 +13,7 @@ APT_INSTALL := DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-r
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PYTHONDONTWRITEBYTECODE := # or each program that a test starts compiles all it imports anew
 
-.PHONY: help demo test fast check format lint types imports clients newest lock audit wheel digests nginx browser \
+.PHONY: help demo test fast check tables format lint types imports clients newest lock audit wheel digests nginx browser \
 	downloaders serve cluster soak fuzz goldens bench clean
 
 help: ## list the targets
@@ -102,6 +102,10 @@ fast: .venv/.installed ## a minute of tests: no program is started, nothing is c
 	$(BIN)/pytest -m fast --services threads -n 2 --dist loadgroup --durations 25
 
 check: lint types imports ## everything that needs no running registry
+
+tables: .venv/.installed ## write the tables in the documents, and the pages of rules, anew
+	$(BIN)/python docs/rules/generate.py
+	$(BIN)/python docs/tables.py
 
 format: .venv/.installed ## rewrite the sources in the one format
 	$(BIN)/ruff format .

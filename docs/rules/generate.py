@@ -1,4 +1,4 @@
-"""Writes the pages of docs/rules from the table of rules; a test compares the two. Run: make rules"""
+"""Writes the pages of docs/rules from the table of rules; a test compares the two. Run: make tables"""
 
 from pathlib import Path
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from builders import safetensors_bytes
-from lorahub.adapters.adapter import Adapter, PartKind
+from lorahub.adapters.adapter import ROLES, Adapter, PartKind
 from lorahub.adapters.base_model import BaseModel, BaseTensor
 from lorahub.adapters.check import Report, check
 from lorahub.adapters.files import BytesFiles
@@ -125,6 +125,14 @@ def test_module_rank_scale_and_shape(name: str) -> None:
     assert (report.verdict, rules(report), report.matched) == ("fits", [], len(wanted))
     assert sorted(weight.name for _, weight in report.bound) == sorted(f"{module}.weight" for module in wanted)
     assert {(u.rank, u.scale) for u in adapter.updates} == {(RANK, 2.5)}
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_factors_are_called_and_lie_alike_in_every_format(name: str) -> None:
+    for update in read(*FORMATS[name][0]()).updates:
+        down, up = (update.tensors[role] for role in ("down", "up"))
+        assert (down.shape, up.shape) == ((RANK, update.shape[1]), (update.shape[0], RANK))
+        assert update.tensors.keys() <= ROLES.keys()
 
 
 @pytest.mark.parametrize("name", FORMATS)

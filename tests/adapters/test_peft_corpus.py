@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 from corpus import golden
 from corpus.peft_corpus import BASES, CASES, make_base, write, write_base
-from lorahub.adapters.adapter import Update
+from lorahub.adapters.adapter import ROLES, Update
 from lorahub.adapters.base_model import BaseModel, BaseTensor, read_base
 from lorahub.adapters.check import check
 from lorahub.adapters.files import FolderFiles
 from lorahub.adapters.reader import read_adapter
+from lorahub.merging.methods import MERGEABLE
 from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors.numpy import load_file, save_file
 from torch import nn
@@ -39,6 +40,8 @@ def test_fits_its_own_base(name: str, bases: dict[str, BaseModel], tmp_path: Pat
     assert {found.rule for found in report.findings} == case.expected, report.findings
     assert report.verdict == "fits"
     assert report.matched == report.of
+    understood = [update for update in adapter.updates if update.method in MERGEABLE]
+    assert {role for update in understood for role in update.tensors} <= ROLES.keys()
 
 
 @pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.method in ("lora", "loha", "lokr")])

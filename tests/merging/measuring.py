@@ -53,7 +53,7 @@ def adapter(kind: str, rows: int, columns: int, seed: int) -> BytesFiles:
 
 def plan_of(kind: str, rows: int, columns: int, members: int) -> MergePlan:
     method = kind if kind in COMBINATIONS else "sum"
-    options = {name: OPTIONS[name] for name in COMBINATIONS[method].options}
+    options = {one.name: OPTIONS[one.name] for one in COMBINATIONS[method].parameters}
     sources = [{"source": f"a{number}", "weight": 0.5 if members > 1 else 1} for number in range(members)]
     recipe = recipe_of({"base": "b", "adapters": sources, "method": method, **options})
     adapters = [adapter(kind, rows, columns, number) for number in range(members)]

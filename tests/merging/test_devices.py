@@ -80,8 +80,8 @@ def test_a_folder_has_the_same_bytes(
 
 def test_float64_and_what_is_no_sum_are_the_cpus(sources: tuple[Path, ...], tmp_path: Path) -> None:
     device = TorchDevice("cpu")
-    write_model(plan_of(*sources[:3], method="ties", density=0.5), tmp_path / "cpu")
-    write_model(plan_of(*sources[:3], method="ties", density=0.5, device=device), tmp_path / "device")
+    write_model(plan_of(*sources[:3], method="ties", parameters={"density": 0.5}), tmp_path / "cpu")
+    write_model(plan_of(*sources[:3], method="ties", parameters={"density": 0.5}, device=device), tmp_path / "device")
     assert contents(tmp_path / "device") == contents(tmp_path / "cpu")
     wide = _changed(sources[0], tmp_path / "wide", lambda _, value: value.double())
     write_model(plan_of(wide, sources[1]), tmp_path / "cpu-64")

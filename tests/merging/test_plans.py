@@ -20,7 +20,7 @@ from lorahub.errors import AlreadyExists, Conflict, InvalidRecipe, LorahubError,
 from lorahub.merging.combine import COMBINATIONS, Options
 from lorahub.merging.folder import write_model
 from lorahub.merging.plan import Ingredients, MergePlan
-from lorahub.merging.recipe import Ingredient, Recipe, parse_recipe
+from lorahub.merging.recipe import Ingredient, Recipe, parse_recipe, recipe_of
 from registry_process import LORAHUB
 from safetensors.torch import load_file, save_file
 
@@ -196,9 +196,9 @@ def test_a_sum_is_exact_and_weights_by_layer_count(tmp_path: Path) -> None:
         assert torch.equal(tensor, expected.float()) or torch.allclose(tensor.double(), expected, rtol=2e-7, atol=1e-9)
 
 
-def _combined(method: str, deltas: list[np.ndarray], weights: list[float], **options: Any) -> np.ndarray:
+def _combined(method: str, deltas: list[np.ndarray], weights: list[float], **options: float) -> np.ndarray:
     """Of copies: a method uses up what it is given."""
-    return COMBINATIONS[method].apply([delta.copy() for delta in deltas], weights, Options(**options))
+    return COMBINATIONS[method].apply([delta.copy() for delta in deltas], weights, Options(options, "w"))
 
 
 def test_svd_is_the_best_of_its_rank() -> None:
@@ -219,9 +219,9 @@ def test_ties_keeps_what_agrees() -> None:
 
 def test_dare_keeps_the_mean_and_repeats() -> None:
     delta = [np.ones((200, 200))]
-    made = _combined("dare", delta, [1.0], density=0.3, seed=4, name="w")
-    assert np.array_equal(made, _combined("dare", delta, [1.0], density=0.3, seed=4, name="w"))
-    assert not np.array_equal(made, _combined("dare", delta, [1.0], density=0.3, seed=5, name="w"))
+    made = _combined("dare", delta, [1.0], density=0.3, seed=4)
+    assert np.array_equal(made, _combined("dare", delta, [1.0], density=0.3, seed=4))
+    assert not np.array_equal(made, _combined("dare", delta, [1.0], density=0.3, seed=5))
     assert set(np.unique(made)) == {0.0, 1 / 0.3}
     assert abs(made.mean() - 1) < 0.03
 
@@ -238,7 +238,7 @@ def test_magnitude_keeps_the_largest() -> None:
 def test_every_method_from_the_command_line(sources: tuple[Path, Path], tmp_path: Path, method: str) -> None:
     base, adapter = sources
     asked = {"density": ("--density", "0.5"), "rank": ("--rank", "2"), "seed": ("--seed", "3")}
-    options = [word for name in COMBINATIONS[method].options for word in asked[name]]
+    options = [word for one in COMBINATIONS[method].parameters for word in asked[one.name]]
     done = run(
         "merge", base, f"{adapter}=0.5", f"{adapter}=0.25", "-o", tmp_path / "merged", "--method", method, *options
     )
@@ -249,6 +249,29 @@ def test_every_method_from_the_command_line(sources: tuple[Path, Path], tmp_path
 
 
 # --- recipes ----------------------------------------------------------------------------------------------------------
+
+
+DIGESTS = {
+    "sum": "0670c94d308b553c28d2889b34bb751da850781c11aecf8f8fb362ce207f1c7d",
+    "svd": "84c63ff18c56c05e0daae436a77236a19160c49096812a4c7dd0333e6e911927",
+    "magnitude": "7be678531e53dad5d2f14808c2a8a76624d43ee071ae8293a3151459380a9d98",
+    "dare": "d18edd47791f0f835518d5fc1d3363dd499e62da36e28ae14a75143e96b826d5",
+    "ties": "922a79073fd406ead23753a161cb3e64f96b869c4deceb6988ea20fc3a818f79",
+    "dare_ties": "0840e6d9ef93acd094cded7d9df2cfd595ac8cb23062d7adff11e9b32e2754dc",
+}
+
+
+@pytest.mark.parametrize("method", sorted(COMBINATIONS))
+def test_a_digest_of_before_is_a_digest_of_today(method: str) -> None:
+    """Merged files are kept under it, and a job that was asked for is known by it."""
+    asked = {"density": 0.5, "rank": 4, "seed": 3}
+    recipe = recipe_of(
+        {"base": "x@v1", "adapters": [{"source": "a@v1", "weight": 0.5}, {"source": "b", "layers": {"k": 0}}]}
+        | {"method": method, "dtype": "bfloat16"}
+        | {one.name: asked[one.name] for one in COMBINATIONS[method].parameters}
+    )
+    assert recipe.digest({"base": "0" * 64}) == DIGESTS[method]
+    assert parse_recipe(recipe.as_yaml()) == recipe
 
 
 def test_a_recipe_file_says_the_same(sources: tuple[Path, Path], tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import shlex
 
 import pytest
+from lorahub.adapters.runtimes import RUNTIMES
 from lorahub_registry.features.catalog.snippets import Subject, snippets
 from pages.payloads import PAYLOADS
 
@@ -21,3 +22,11 @@ def test_a_base_is_one_word_whatever_its_name(base: str) -> None:
     words = shlex.split(made["vllm"])
     assert words[words.index("serve") + 1] == base.replace("\n", " ")
     compile(made["peft"], "peft", "exec")
+
+
+def test_every_runtime_that_is_judged_is_shown_by_its_name() -> None:
+    made = {one.key: one for one in snippets(Subject("o/a", "v2", "https://r", base="m/base"))}
+    for runtime in RUNTIMES.values():
+        assert made[runtime.name].label == runtime.label
+        assert f"--for {runtime.name}" in made[runtime.name].text
+    assert made["mlx"].text.splitlines()[1] == "mlx_lm.generate --model m/base --adapter-path ./a --prompt Hello"

@@ -3,6 +3,7 @@
 import importlib.util
 import re
 from pathlib import Path
+from types import ModuleType
 
 import lorahub
 import pytest
@@ -66,12 +67,22 @@ def test_every_route_of_our_own_is_documented(registry: Registry) -> None:
                 assert re.search(pattern, documented), f"docs/http-api.md lacks {method.upper()} {short}"
 
 
-def test_every_rule_has_its_page_and_is_found_somewhere() -> None:
-    spec = importlib.util.spec_from_file_location("generate", ROOT / "docs" / "rules" / "generate.py")
+def script(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None
     assert spec.loader is not None
-    generate = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(generate)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_tables_are_those_that_the_code_makes() -> None:
+    made = script(ROOT / "docs" / "tables.py").documents()
+    assert {name: (ROOT / "docs" / name).read_text() for name in made} == made, "run docs/tables.py"
+
+
+def test_every_rule_has_its_page_and_is_found_somewhere() -> None:
+    generate = script(ROOT / "docs" / "rules" / "generate.py")
     written = {path.name: path.read_text() for path in (ROOT / "docs" / "rules").glob("*.md")}
     assert written == generate.pages(), "run docs/rules/generate.py"
     sources = [path for path in (ROOT / "client").rglob("*.py") if path.name != "rules.py"]

@@ -211,6 +211,10 @@ def _become(request: Mapping[str, Any], streams: Sequence[int]) -> list[str]:
     for place, stream in enumerate(streams):
         os.dup2(stream, place)
         os.close(stream)
+    # anew, since those that are there know of the files before whether they can be sought in
+    sys.stdin = os.fdopen(0, closefd=False)
+    sys.stdout = os.fdopen(1, "w", closefd=False)
+    sys.stderr = os.fdopen(2, "w", buffering=1, errors="backslashreplace", closefd=False)
     os.environ.clear()
     os.environ.update(request["environment"])
     os.chdir(request["folder"])

@@ -3,10 +3,62 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from itertools import islice
+from types import MappingProxyType
 from typing import Any
 
+from lorahub.adapters.base_changes import BaseChange
 from lorahub.adapters.findings import Finding
 from lorahub.adapters.safetensors_header import TensorEntry
+from lorahub.adapters.selection import Selection
+
+UNKNOWN = "unknown"
+"""In place of a format or a method."""
+_MOST_LAYERS = 10_000
+_MAGNITUDES = frozenset({"magnitude", "input_magnitude"})
+
+ROLES = MappingProxyType(
+    {
+        "down": "(rank, in, k…), of embeddings (rank, rows), of stacks (experts, rank, in)",
+        "up": "(out, rank), of embeddings (width, rank), of stacks (experts, out, rank)",
+        "mid": "Tucker's core (rank, rank, k…), between up and down (rank, in)",
+        "diagonal": "(rank, 1), between up and down",
+        "magnitude": "DoRA's norm of each output, in any shape",
+        "input_magnitude": "(1, in, 1…), LyCORIS's norm of each input",
+        "up_bias": "(out), multiplied by the scale",
+        "w1_a": "(out, rank), of LoHa; with cores (rank, out); of LoKr (m, rank)",
+        "w1_b": "(rank, in), of LoHa; of LoKr (rank, n)",
+        "w2_a": "as w1_a, of the other matrix",
+        "w2_b": "as w1_b",
+        "t1": "(rank, rank, k…), the core of w1_a and w1_b",
+        "t2": "the core of w2_a and w2_b",
+        "w1": "(m, n), a whole factor of LoKr",
+        "w2": "(out / m, in / n, k…)",
+        "factor": "(out) or (in), what the weight is multiplied by",
+        "growth": "(out) or (in), the same less one; biases stay",
+        "on_input": "there where growth is of inputs",
+        "rotation": "(blocks, b(b − 1)/2), upper triangles, of OFT; (levels, blocks, b, b) of BOFT",
+        "blocks": "(blocks, b, b), rotations of outputs",
+        "reflections": "(in, rank), unit vectors once they are normalised",
+        "lambda_b": "(out), of VeRA",
+        "lambda_d": "(rank), of VeRA",
+        "shared_down": "(rank, in or more), of all modules together",
+        "shared_up": "(out or more, rank)",
+        "values": "(n), at `indices` (2, n)",
+        "indices": "rows and columns, whole numbers",
+        "spectrum": "(n), of FourierFT and WaveFT",
+        "weight": "the whole of what is added",
+        "alpha": "a number; the scale has it already",
+        "rescale": "a number for each block of OFT",
+        "ignored": "what loaders leave out",
+    }
+)
+"""Role -> shape and meaning. PEFT's stacks of experts are matrices: `down` (experts · rank, in), expert by expert, and
+`up` (out, rank · experts), rank by rank.
+"""
+
+BESIDE = _MAGNITUDES | {"up_bias", "alpha", "ignored"}
+"""Roles of tensors that stand beside an update's factors, and are none."""
 
 Shape = tuple[int | None, ...]
 """What is asked of a weight, output dimension first; None where the method leaves a dimension open."""
@@ -34,9 +86,9 @@ class Update:
     """What an adapter does to one base weight.
 
     `shape` is that of ΔW: (out, in) for linear layers, (out, in, k…) for convolutions, (rows, width) for embeddings,
-    (experts, out, in) for a parameter that holds all experts. `tensors` has the factors by role: for LoRA `down`
-    (rank, in), `up` (out, rank), perhaps `magnitude`; other methods have their own roles. `parameters` are the names
-    that the weight may have in its module, the likeliest first.
+    (experts, out, in) for a parameter that holds all experts. `tensors` has the factors by role, whose names are in
+    `ROLES` and mean the same whatever the format; methods that are known by name only have names of their own.
+    `parameters` are the names that the weight may have in its module, the likeliest first.
     """
 
     module: str
@@ -48,11 +100,19 @@ class Update:
     kind: Kind = Kind.LINEAR
     transposed: bool = False
     parameters: tuple[str, ...] = ("weight",)
+    terms: int | None = None
+    """Of OFT: of the series in place of Cayley's transform; None of the transform itself."""
+    is_orthonormal: bool = False
+    """Of HRA: whether its reflections are made orthogonal to each other."""
 
     @property
     def leaf(self) -> str:
         """The last name of the module: q_proj."""
         return self.module.rpartition(".")[2]
+
+    @property
+    def is_dora(self) -> bool:
+        return not _MAGNITUDES.isdisjoint(self.tensors)
 
 
 class PartKind(StrEnum):
@@ -83,6 +143,8 @@ class Part:
     parameter: str = "weight"
     indices: tuple[int, ...] = ()
     """Of token rows: which tokens."""
+    activation: str | None = None
+    """Of a bottleneck that stands behind the module it names; None of one in a place that only its library knows."""
 
     @property
     def leaf(self) -> str:
@@ -104,6 +166,24 @@ class BaseClaim:
     files: Mapping[str, str] = field(default_factory=dict)
     targets: Mapping[str, str] = field(default_factory=dict)
     """sha256 of the base tensors that the adapter updates, by name."""
+    names_all_files: bool = True
+    """Whether `files` are all of the base's, and not one of them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scaling:
+    """What a configuration says of the scales of all modules: what a runtime knows that reads no more than this."""
+
+    rank: float
+    alpha: float
+    is_root: bool = False
+    """alpha / √rank (rsLoRA), rather than alpha / rank."""
+    has_patterns: bool = False
+    """Whether some modules have a rank or an alpha of their own."""
+
+    @property
+    def plain(self) -> float:
+        return self.alpha / (self.rank or 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,10 +196,22 @@ class Adapter:
     parts: tuple[Part, ...] = ()
     naming: Naming = Naming.DOTTED
     claim: BaseClaim = field(default_factory=BaseClaim)
-    options: Mapping[str, Any] = field(default_factory=dict)
-    """What changes the arithmetic or who can load it: rslora, dora, patterns, init, layer_replication, …"""
-    targets: tuple[str, ...] | str | None = None
-    """Which modules the configuration says it trains: names, or an expression."""
+    base_change: BaseChange | None = None
+    """What the base loses when the adapter is loaded."""
+    selection: Selection | None = None
+    """Which modules the configuration asks for, where there is one that says so."""
+    scaling: Scaling | None = None
+    replication: tuple[tuple[int, int], ...] = ()
+    """The base's layers [start, stop) that the adapter's model is built of, one range after the other."""
+    ties_weights: bool = False
+    """Whether what is done to the embedding is meant for a head that is tied to it too."""
+    is_block_diagonal: bool = False
+    """Whether its factors are stacks of diagonal blocks (BD-LoRA)."""
+    obstacle: str | None = None
+    """The setting by which it acts on activations, and not on weights alone."""
+    start: str | bool | None = None
+    """How the factors began, in the configuration's words."""
+    dropout: float = 0.0
     findings: tuple[Finding, ...] = ()
     weights_file: str | None = None
     dtypes: Mapping[str, int] = field(default_factory=dict)
@@ -145,6 +237,20 @@ class Adapter:
         return sum(self.dtypes.values())
 
     @property
+    def has_format(self) -> bool:
+        return self.format != UNKNOWN
+
+    @property
+    def is_dora(self) -> bool:
+        return any(update.is_dora for update in self.updates)
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """The base's layer for each layer of the adapter's model; empty where it replicates none."""
+        numbers = (number for start, stop in self.replication for number in range(start, stop))
+        return tuple(islice(numbers, _MOST_LAYERS))
+
+    @property
     def is_mergeable(self) -> bool:
-        whole = not self.options.get("not_mergeable") and bool(self.updates or self.parts)
+        whole = self.obstacle is None and bool(self.updates or self.parts)
         return whole and all(part.kind in MERGEABLE_PARTS for part in self.parts)

@@ -7,7 +7,6 @@ looked up in the base's layout, and shapes, layers, names and digests compared.
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import islice
 from typing import Any
 
 from lorahub.adapters.adapter import Adapter, Kind, Part, PartKind, Shape, Update
@@ -22,7 +21,6 @@ from lorahub.adapters.runtimes import RuntimeVerdict, judge_runtimes
 _HEADS = frozenset("score classifier qa_outputs v_head summary pooler classification_head regression_head".split())
 VOCABULARY = frozenset("embed_tokens lm_head wte word_embeddings embed_in embed_out shared tok_embeddings".split())
 _PACKED = ("qweight", "weight_packed", "weight_scale_inv")
-_MOST_LAYERS = 10_000
 _MOST_SIBLINGS = 8  # each search goes through the whole base
 _DAMAGED = frozenset({"LH206", "LH208", "LH209", "LH220"})
 
@@ -151,7 +149,7 @@ def same_weights(adapter: Adapter, base: BaseModel) -> bool:
     if claim.weights is not None and base.weights_digest is not None:
         return claim.weights == base.weights_digest
     recorded, known = set(claim.files.values()), set(base.files.values())
-    return bool(recorded) and (recorded == known or (adapter.format == "kohya" and recorded <= known))
+    return bool(recorded) and (recorded == known or (not claim.names_all_files and recorded <= known))
 
 
 class _Comparison:
@@ -215,9 +213,9 @@ class _Comparison:
         return any(name in own for name in _PACKED) or (weight is not None and weight.dtype in ("U8", "I32"))
 
     @cached_property
-    def _order(self) -> list[int]:
+    def _order(self) -> tuple[int, ...]:
         """Of replicated layers: the base's layer for each new one."""
-        return replicated_layers(self.adapter)
+        return self.adapter.layers
 
     def _replicated(self, module: str) -> str:
         """The base's module of a replicated layer: new layer i is the i-th of the concatenated ranges."""
@@ -309,15 +307,9 @@ class _Comparison:
 
     def _coverage(self) -> Iterator[Finding]:
         """Targets of the configuration that the base has and the file has no tensors for."""
-        settings = self.adapter.options.get("settings")
+        selection = self.adapter.selection
         damaged = any(found.rule in _DAMAGED for found in self.adapter.findings)
-        if (
-            settings is None
-            or damaged
-            or self.unmatched
-            or not self.adapter.updates
-            or self.adapter.options.get("layer_replication")
-        ):
+        if selection is None or damaged or self.unmatched or not self.adapter.updates or self.adapter.replication:
             return
         have = {weight.name for _, weight in self.matched}
         expected: list[str] = []
@@ -325,7 +317,7 @@ class _Comparison:
             module, _, parameter = name.rpartition(".")
             if parameter == "weight" and len(weight.shape) > 1 and name == weight.places[0].tensor:
                 own = self._as_adapter(module)
-                if settings.covers(own) and not settings.saves(own):
+                if selection.covers(own) and not selection.saves(own):
                     expected.append(name)
         absent = [name for name in expected if name not in have]
         if absent and len(absent) < len(expected):
@@ -368,8 +360,8 @@ class _Comparison:
 
     def _places(self) -> Iterator[Finding]:
         """Our own bottlenecks stand behind a module that they name; AdapterHub's have places of their own."""
-        if self.adapter.format == "lorahub":
-            named = [part.module for part in self.adapter.parts if part.kind is PartKind.BOTTLENECK]
+        named = [part.module for part in self.adapter.parts if part.activation is not None]
+        if named:
             resolved, _ = self.names.resolve(named, self.adapter.naming)
             there = {name[:end] for name in self.names.weights for end, mark in enumerate(name) if mark == "."}
             absent = [Evidence(module) for module in named if resolved.get(module, module) not in there]
@@ -517,20 +509,6 @@ def _is_called(claimed: str, names: Iterable[str]) -> bool:
         return name.removeprefix("hf:").partition("@")[0].strip("/").lower()
 
     return plain(claimed) in {plain(name) for name in names}
-
-
-def replicated_layers(adapter: Adapter) -> list[int]:
-    """The base's layer for each layer of the adapter's model; empty where it replicates none."""
-    ranges = _ranges(adapter.options.get("layer_replication"))
-    return list(islice((number for start, stop in ranges for number in range(start, stop)), _MOST_LAYERS))
-
-
-def _ranges(value: Any) -> list[tuple[int, int]]:
-    pairs = value if isinstance(value, list) else []
-    good = [
-        pair for pair in pairs if isinstance(pair, list) and len(pair) == 2 and all(isinstance(n, int) for n in pair)
-    ]
-    return [(start, stop) for start, stop in good if 0 <= start <= stop <= 10_000]
 
 
 def _whole(config: Mapping[str, Any], *names: str) -> int | None:

@@ -1,32 +1,24 @@
 """Reads any adapter: finds out which format the files are in, and hands them to its reader."""
 
-import struct
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from lorahub.adapters.adapter import Adapter, BaseClaim
-from lorahub.adapters.adapter_config import is_hub_id, parse_adapter_config
+from lorahub.adapters.adapter import UNKNOWN, Adapter, BaseClaim
+from lorahub.adapters.adapter_config import is_hub_id
 from lorahub.adapters.content import Content
 from lorahub.adapters.file_kinds import check_file, fault_of_name, is_by_product
-from lorahub.adapters.files import Files, header_of, read_whole
+from lorahub.adapters.files import Files, read_whole
 from lorahub.adapters.findings import Evidence, Finding, finding
-from lorahub.adapters.formats.adapterhub import is_adapterhub, read_adapterhub
-from lorahub.adapters.formats.diffusers import is_diffusers, read_diffusers
-from lorahub.adapters.formats.gguf import read_gguf_adapter
-from lorahub.adapters.formats.kohya import is_kohya, read_kohya
-from lorahub.adapters.formats.mlx import is_mlx, read_mlx
-from lorahub.adapters.formats.own import is_own, is_own_config, read_own, read_own_config
-from lorahub.adapters.formats.peft import read_peft
-from lorahub.adapters.formats.plain import is_loralib, is_torchtune, read_loralib, read_torchtune
-from lorahub.adapters.gguf_file import read_gguf
+from lorahub.adapters.formats import FORMATS
+from lorahub.adapters.formats.opened import CONFIG, Opened, open_weights
 from lorahub.adapters.limits import LIMITS
 from lorahub.adapters.manifest import MANIFEST, Manifest, parse_manifest
 from lorahub.adapters.model_card import validate_card
-from lorahub.adapters.safetensors_header import SafetensorsHeader
-from lorahub.errors import InvalidAdapter, InvalidAdapterConfig, InvalidSafetensors, UnsafeFile
+from lorahub.errors import InvalidAdapter, InvalidAdapterConfig, UnsafeFile
 
-CONFIG = "adapter_config.json"
+__all__ = ["CONFIG", "is_adapter", "licence_of", "read_adapter", "weights_file"]
+
 _WEIGHTS = (
     "adapter_model.safetensors",
     "adapters.safetensors",
@@ -34,7 +26,6 @@ _WEIGHTS = (
     "pytorch_lora_weights.safetensors",
 )
 _EMPTY_RULES = frozenset({"tensor-empty", "no-tensors"})
-_MOST_ALPHAS = 16_384
 
 
 def is_adapter(files: Files) -> bool:
@@ -48,7 +39,7 @@ def read_adapter(files: Files) -> Adapter:
     adapter = _read(files)
     manifest, faults = _manifest(files)
     claim = _claim(adapter.claim, manifest, files)
-    found = [*adapter.findings, *faults, *(_about_base(claim) if adapter.format != "unknown" else ())]
+    found = [*adapter.findings, *faults, *(_about_base(claim) if adapter.has_format else ())]
     if manifest is not None:
         found += manifest.differences(adapter, files)
     training = None if manifest is None else manifest.training
@@ -60,18 +51,15 @@ def _read(files: Files) -> Adapter:
     if path is None:
         return _without_weights(files)
     try:
-        if path.endswith(".gguf"):
-            header = read_gguf(
-                lambda start, stop: files.read(path, start, stop),
-                size=files.sizes[path],
-                max_header_bytes=LIMITS.header_bytes,
-            )
-            return read_gguf_adapter(header, weights_file=path)
-        return _read_safetensors(files, path)
+        opened = open_weights(files, path)
+        for one in FORMATS:
+            if one.recognises(opened):
+                return one.read(opened)
     except InvalidAdapterConfig as error:
         return _unreadable(CONFIG, error)
     except InvalidAdapter as error:
         return _unreadable(path, error)
+    return _unrecognised(opened)
 
 
 def weights_file(files: Files) -> str | None:
@@ -95,7 +83,7 @@ def _without_weights(files: Files) -> Adapter:
         several = [path for path in files.sizes if path.endswith((".safetensors", ".gguf"))]
         what = f"several files could be them: {', '.join(several[:5])}" if several else "no file holds weights"
         found = finding("LH308", what, (Evidence(path) for path in several or _WEIGHTS[:1]))
-    return Adapter("unknown", "unknown", findings=(found,))
+    return Adapter(UNKNOWN, UNKNOWN, findings=(found,))
 
 
 def _is_pickle(files: Files, path: str) -> bool:
@@ -115,79 +103,19 @@ def _unreadable(path: str, error: InvalidAdapter) -> Adapter:
     rule = error.facts.get("rule")
     known = "LH209" if rule in _EMPTY_RULES else "LH305"
     found = finding(known, f"{path}: {error.message}", [Evidence(path, str(rule) if rule else None)], hint=error.hint)
-    return Adapter("unknown", "unknown", findings=(found,), weights_file=None if path == CONFIG else path)
+    return Adapter(UNKNOWN, UNKNOWN, findings=(found,), weights_file=None if path == CONFIG else path)
 
 
-def _read_safetensors(files: Files, path: str) -> Adapter:
-    header = header_of(files, path, allow_empty=True)
-    if not header.tensors:
-        raise InvalidSafetensors("the file holds no tensor", hint="gather the weights before saving", rule="no-tensors")
-    names = [entry.name for entry in header.tensors]
-    config = _config(files)
-    if config is not None:
-        if is_mlx(config.raw):
-            return read_mlx(config.raw, header.tensors, weights_file=path)
-        if is_adapterhub(config.raw):
-            return read_adapterhub(config.raw, header.tensors, weights_file=path)
-        if is_own_config(config):
-            return read_own_config(config, header.tensors, weights_file=path)
-        return read_peft(config, header.tensors, weights_file=path)
-    return _by_names(files, path, header, names)
-
-
-def _by_names(files: Files, path: str, header: SafetensorsHeader, names: list[str]) -> Adapter:
-    if is_own(header.metadata):
-        return read_own(header.tensors, header.metadata, weights_file=path)
-    if is_kohya(names):
-        return read_kohya(header.tensors, header.metadata, weights_file=path, alphas=read_alphas(files, path, header))
-    if is_diffusers(names):
-        alphas = {_component(module): value for module, value in read_alphas(files, path, header).items()}
-        return read_diffusers(header.tensors, header.metadata, weights_file=path, alphas=alphas)
-    if is_torchtune(names):
-        return read_torchtune(header.tensors, header.metadata, weights_file=path)
-    if is_loralib(names):
-        return read_loralib(header.tensors, header.metadata, weights_file=path)
-    if any("lora_A." in name for name in names):
+def _unrecognised(opened: Opened) -> Adapter:
+    if any("lora_A." in name for name in opened.names):
         found = finding(
             "LH308", f"{CONFIG} is missing: PEFT's tensors are there, their scale isn't", [Evidence(CONFIG)]
         )
     else:
         found = finding(
-            "LH306", "the tensors' names belong to no known format", (Evidence(name) for name in names[:20])
+            "LH306", "the tensors' names belong to no known format", (Evidence(name) for name in opened.names[:20])
         )
-    return Adapter("unknown", "unknown", findings=(found,), weights_file=path)
-
-
-def _component(module: str) -> str:
-    return f"transformer.{module.removeprefix('diffusion_model.')}" if module.startswith("diffusion_model.") else module
-
-
-def _config(files: Files) -> Any:
-    raw = read_whole(files, CONFIG, limit=LIMITS.config_bytes + 1)
-    if raw is None:
-        return None
-    if len(raw) > LIMITS.config_bytes:
-        raise InvalidAdapterConfig(f"{CONFIG} has more than {LIMITS.config_bytes} bytes")
-    return parse_adapter_config(raw)
-
-
-def read_alphas(files: Files, path: str, header: SafetensorsHeader) -> dict[str, float]:
-    """The value of each `<module>.alpha`, a few bytes each: the header alone doesn't have them."""
-    found: dict[str, float] = {}
-    for entry in header.tensors[: 4 * _MOST_ALPHAS]:
-        if entry.name.endswith(".alpha") and entry.elements == 1 and len(found) < _MOST_ALPHAS:
-            raw = files.read(path, header.data_start + entry.start, header.data_start + entry.stop)
-            value = _number(entry.dtype, raw)
-            if value is not None:
-                found[entry.name.removesuffix(".alpha")] = value
-    return found
-
-
-def _number(dtype: str, raw: bytes) -> float | None:
-    if dtype == "BF16":
-        return float(struct.unpack("<f", b"\0\0" + raw)[0])
-    code = {"F32": "<f", "F16": "<e", "F64": "<d", "I64": "<q", "I32": "<i"}.get(dtype)
-    return None if code is None else float(struct.unpack(code, raw)[0])
+    return Adapter(UNKNOWN, UNKNOWN, findings=(found,), weights_file=opened.path)
 
 
 # --- which base -------------------------------------------------------------------------------------------------------
@@ -206,7 +134,7 @@ def _manifest(files: Files) -> tuple[Manifest | None, list[Finding]]:
 def _claim(claim: BaseClaim, manifest: Manifest | None, files: Files) -> BaseClaim:
     """lorahub.json knows most; then the configuration; then the card."""
     if manifest is not None and manifest.base is not None:
-        return manifest.base
+        return replace(manifest.base, names_all_files=claim.names_all_files)
     if claim.name is not None:
         return claim
     card = read_whole(files, "README.md", limit=LIMITS.card_bytes)

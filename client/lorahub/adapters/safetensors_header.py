@@ -6,7 +6,7 @@ the header is read, through `read_range(start, stop)`, so a remote file costs tw
 
 import unicodedata
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from typing import BinaryIO, NoReturn
 
@@ -88,17 +88,29 @@ _SEND_AGAIN = "the copy is incomplete or damaged; make it again and compare its 
 
 @dataclass(frozen=True, slots=True)
 class TensorEntry:
-    """One tensor. `start` and `stop` count bytes from the header's `data_start`."""
+    """One tensor. `start` and `stop` count bytes from the header's `data_start`.
+
+    `shape` is the one it is read with: of a matrix that `is_turned`, the file has the transposed one.
+    """
 
     name: str
     dtype: str
     shape: tuple[int, ...]
     start: int
     stop: int
+    is_turned: bool = False
 
     @property
     def elements(self) -> int:
         return prod(self.shape)
+
+    @property
+    def turned(self) -> "TensorEntry":
+        return replace(self, shape=self.shape[::-1], is_turned=not self.is_turned)
+
+    @property
+    def stored_shape(self) -> tuple[int, ...]:
+        return self.shape[::-1] if self.is_turned else self.shape
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +154,7 @@ def parse_header(raw: bytes, *, data_bytes: int, allow_empty: bool = False) -> S
 
     >>> raw = b'{"w": {"dtype": "BF16", "shape": [2, 3], "data_offsets": [0, 12]}}'
     >>> parse_header(raw, data_bytes=12).tensors
-    (TensorEntry(name='w', dtype='BF16', shape=(2, 3), start=0, stop=12),)
+    (TensorEntry(name='w', dtype='BF16', shape=(2, 3), start=0, stop=12, is_turned=False),)
     """
     fields = _parse_object(raw)
     metadata = _metadata(fields.pop("__metadata__", {}))

@@ -49,7 +49,7 @@ _SHARES = ("input", "output", "input_chance", "output_chance")
 def why_not(first: Update, second: Update) -> str | None:
     """Why the two can't be compared, as far as headers tell; None where they can."""
     for update in (first, second):
-        if "magnitude" in update.tensors:
+        if update.is_dora:
             return "DoRA: what it changes depends on the base's weights"
         if not is_computable(update):
             return f"{update.method}, rank {update.rank}: no product of factors that is computed here"

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
-from lorahub.adapters.adapter import Kind, Update
+from lorahub.adapters.adapter import Update
 from lorahub.adapters.safetensors_header import TensorEntry
 
 if TYPE_CHECKING:
@@ -60,10 +60,15 @@ def decode(entry: TensorEntry, raw: bytes) -> "Matrix":
 
     if entry.dtype == "BF16":
         words = np.frombuffer(raw, "<u2").astype(np.uint32) << 16
-        return words.view(np.float32).astype(np.float64).reshape(entry.shape)
+        return _shaped(words.view(np.float32).astype(np.float64), entry)
     if entry.dtype not in _CODES:
         raise ValueError(f"{entry.name} is {entry.dtype}")
-    return np.frombuffer(raw, _CODES[entry.dtype]).astype(np.float64).reshape(entry.shape)
+    return _shaped(np.frombuffer(raw, _CODES[entry.dtype]).astype(np.float64), entry)
+
+
+def _shaped(values: "Matrix", entry: TensorEntry) -> "Matrix":
+    stored = values.reshape(entry.stored_shape)
+    return stored.T if entry.is_turned else stored
 
 
 def is_computable(update: Update) -> bool:
@@ -106,20 +111,11 @@ def products_of(update: Update, factors: Mapping[str, "Matrix"]) -> list[tuple["
         return [_half(factors, "w1"), _half(factors, "w2")]
     if update.method == "loha":
         return [_hadamard(factors)]
-    down, up = _flat(update, factors)
+    down, up = factors["down"], factors["up"]
+    down, up = down.reshape(down.shape[0], -1), up.reshape(up.shape[0], -1)
     if "diagonal" in factors:
         down = down * factors["diagonal"].reshape(-1, 1)
     return [(up, down)]
-
-
-def _flat(update: Update, factors: Mapping[str, "Matrix"]) -> tuple["Matrix", "Matrix"]:
-    """(down (r, in·k), up (out, r)), whatever the layer."""
-    if "a" in factors:  # MLX: lora_a (in, r), lora_b (r, out)
-        return factors["a"].T, factors["b"].T
-    down, up = factors["down"], factors["up"]
-    if update.kind is Kind.EMBEDDING and down.shape[0] != up.shape[1]:
-        down = down.T  # llama.cpp keeps it by token
-    return down.reshape(down.shape[0], -1), up.reshape(up.shape[0], -1)
 
 
 def _low_rank(up: "Matrix", down: "Matrix") -> "Matrix":

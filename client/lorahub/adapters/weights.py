@@ -2,14 +2,13 @@
 
 from collections.abc import Collection, Iterator, Mapping
 
-from lorahub.adapters.adapter import Adapter
+from lorahub.adapters.adapter import BESIDE, Adapter
 from lorahub.adapters.files import Files, header_of
 from lorahub.adapters.findings import Evidence, Finding, finding
 from lorahub.adapters.finite_scan import FiniteScan
 
 _PIECE_BYTES = 1 << 20
 _PRODUCTS = frozenset({"lora", "adalora", "loha", "lokr", "hira"})
-_BESIDE = frozenset({"magnitude", "up_bias", "alpha", "ignored"})
 
 
 def scan_weights(files: Files, adapter: Adapter) -> list[Finding]:
@@ -42,7 +41,7 @@ def _still(adapter: Adapter, zero: frozenset[str]) -> Iterator[Evidence]:
     """A product is zero if one of its factors is."""
     for update in adapter.updates:
         if update.method in _PRODUCTS:
-            factors = [entry.name for role, entry in update.tensors.items() if role not in _BESIDE]
+            factors = [entry.name for role, entry in update.tensors.items() if role not in BESIDE]
             empty = [name for name in factors if name in zero]
             if empty:
                 yield Evidence(update.module, f"{empty[0]} is zero")

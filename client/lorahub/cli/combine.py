@@ -7,6 +7,7 @@ import click
 
 from lorahub.adapters.files import FolderFiles
 from lorahub.cli.merge import weighted
+from lorahub.cli.merge_methods import method_options
 from lorahub.cli.output import Result
 from lorahub.cli.session import Session, command
 from lorahub.errors import AlreadyExists
@@ -23,16 +24,14 @@ _MOST_SHOWN = 5
 @command("combine")
 @click.argument("adapters", nargs=-1, required=True, metavar="ADAPTER[=WEIGHT]...")
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="The folder of the new adapter.")
-@click.option("--method", type=click.Choice(list(COMBINATIONS)), default="sum", help="How they are combined.")
+@method_options(but=("rank",))
 @click.option("--rank", type=click.IntRange(1, 65_536), help="Of the result; without it a sum is exact.")
-@click.option("--density", type=float, help="Share of elements kept: ties, dare, magnitude.")
-@click.option("--seed", type=int, help="Of the random choice: dare.")
 def combine(session: Session, adapters: tuple[str, ...], *, output: Path, rank: int | None, **options: Any) -> Result:
     """Make one LoRA of several. A sum is exact unless you ask for a rank; what a rank costs is shown."""
     _refuse_files(output)
     method = options["method"]
     given = {key: value for key, value in options.items() if value is not None}
-    if "rank" in COMBINATIONS[method].options:
+    if COMBINATIONS[method].asks_for("rank"):
         given["rank"] = rank or 0
     recipe = recipe_of({"kind": KIND, "base": "-", "adapters": [weighted(one) for one in adapters], **given})
     with session.sources() as opened, Merger(opened) as merger:

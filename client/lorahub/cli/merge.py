@@ -7,11 +7,11 @@ from typing import Any
 
 import click
 
+from lorahub.cli.merge_methods import method_options
 from lorahub.cli.output import Result, size_text, table
 from lorahub.cli.session import Session, command
 from lorahub.errors import InvalidUsage
 from lorahub.hub.merging import Merger
-from lorahub.merging.combine import COMBINATIONS
 from lorahub.merging.devices import open_device
 from lorahub.merging.plan import MergePlan
 from lorahub.merging.recipe import KIND, MOST_BYTES, Recipe, parse_recipe, recipe_of
@@ -24,10 +24,7 @@ _LOSSY = 0.1
 @click.argument("adapters", nargs=-1, metavar="[ADAPTER[=WEIGHT]]...")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="The folder to write the model to.")
 @click.option("--recipe", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="A recipe instead.")
-@click.option("--method", type=click.Choice(list(COMBINATIONS)), default="sum", help="How adapters are combined.")
-@click.option("--density", type=float, help="Share of elements kept: ties, dare, magnitude.")
-@click.option("--rank", type=int, help="Rank of the truncation: svd.")
-@click.option("--seed", type=int, help="Of the random choice: dare.")
+@method_options()
 @click.option("--dtype", help="float32, bfloat16 or float16 (default: the base's own).")
 @click.option("--threads", type=click.IntRange(1, 256), help="Default: one for each core.")
 @click.option("--device", default="cpu", show_default=True, help="cpu, auto (a GPU, if any), cuda, …: the same bytes.")

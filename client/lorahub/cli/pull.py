@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 @click.argument("folder", required=False, type=click.Path(path_type=Path))
 @click.option("--include", multiple=True, metavar="PATTERN", help="Only files like this; repeatable.")
 @click.option("--exclude", multiple=True, metavar="PATTERN", help="Not files like this; repeatable.")
-@click.option("--for", "runtime", type=click.Choice(RUNTIMES), help="Convert into what this runtime loads, if need be.")
+@click.option(
+    "--for", "runtime", type=click.Choice(list(RUNTIMES)), help="Convert into what this runtime loads, if need be."
+)
 def pull(
     session: Session,
     reference: str,
@@ -75,12 +77,12 @@ def _without_a_version(reference: str, pulled: "Pulled") -> Result:
 def _pull_for(session: Session, reference: str, folder: Path | None, runtime: str) -> Result:
     """The adapter comes into the cache, what the runtime loads is written into FOLDER."""
     from lorahub.cli.convert import converted_result
-    from lorahub.hub.converting import FOR_RUNTIME, convert_to
+    from lorahub.hub.converting import convert_to
 
     with session.hub() as hub:
         pulled = hub.pull(reference)
         target = folder or Path(f"{pulled.contents.repository.replace('/', '-')}-{runtime}")
-        made = convert_to(hub.sources, pulled.path, target, FOR_RUNTIME[runtime], None)
+        made = convert_to(hub.sources, pulled.path, target, RUNTIMES[runtime].form, None)
     return converted_result(made)
 
 

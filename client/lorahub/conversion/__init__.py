@@ -5,12 +5,14 @@ no place for it, in float64 and rounded once to F32. Anything else raises `NotCo
 """
 
 from collections.abc import Callable
-from typing import Literal, get_args
+from typing import get_args
 
-from lorahub.adapters.adapter import Adapter
+from lorahub.adapters.adapter import Adapter, Naming
 from lorahub.adapters.base_model import BaseModel
 from lorahub.adapters.files import BytesFiles, Files
+from lorahub.adapters.formats import IMAGE_FORMATS, format_of
 from lorahub.adapters.reader import CONFIG, read_adapter
+from lorahub.adapters.runtimes import Form
 from lorahub.conversion.gguf import from_gguf, write_gguf_adapter
 from lorahub.conversion.image import place, write_diffusers, write_kohya
 from lorahub.conversion.lora import Lora, read_lora, refuse_broken
@@ -18,10 +20,9 @@ from lorahub.conversion.mlx import write_mlx
 from lorahub.conversion.peft import normalize, write_peft
 from lorahub.errors import NotConvertible
 
-Target = Literal["peft", "peft-normalized", "diffusers", "kohya", "gguf", "mlx"]
+Target = Form
 TARGETS: tuple[Target, ...] = get_args(Target)
 
-_IMAGE = ("diffusers", "kohya")
 _WRITERS: dict[str, Callable[[Lora, BaseModel | None], dict[str, bytes]]] = {
     "peft": write_peft,
     "diffusers": write_diffusers,
@@ -42,14 +43,14 @@ def convert(files: Files, target: Target, base: BaseModel | None = None) -> dict
     adapter = read_adapter(files)
     refuse_broken(adapter)
     if target == "peft-normalized":
-        own = files if adapter.format == "peft" else BytesFiles(convert(files, "peft", base))
-        return normalize(own, base)
-    if adapter.format == target != "diffusers":  # which has several spellings
+        return normalize(BytesFiles(convert(files, "peft", base)), base)
+    row = format_of(adapter)
+    if row is not None and row.name == target and not row.has_spellings:
         return _own_files(files, adapter)
     lora = read_lora(files, adapter)
-    if adapter.format == "gguf":
+    if lora.naming is Naming.GGUF:
         lora = from_gguf(lora, base)
-    if adapter.format in _IMAGE or target in _IMAGE:
+    if IMAGE_FORMATS & {adapter.format, target}:
         lora = place(lora, base)
     return _WRITERS[target](lora, base)
 

@@ -82,7 +82,8 @@ def read_array(files: Files, path: str, entry: TensorEntry, *, data_start: int) 
     if entry.dtype not in _NUMPY:
         raise NotConvertible(f"{entry.name} is {entry.dtype}", hint="convert factors of F32, BF16, F16 or F64")
     raw = files.read(path, data_start + entry.start, data_start + entry.stop)
-    return Array(entry.dtype, np.frombuffer(raw, _NUMPY[entry.dtype]).reshape(entry.shape))
+    stored = Array(entry.dtype, np.frombuffer(raw, _NUMPY[entry.dtype]).reshape(entry.stored_shape))
+    return stored.transposed if entry.is_turned else stored
 
 
 def number(value: float) -> Array:

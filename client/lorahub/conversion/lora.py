@@ -3,23 +3,21 @@
 Whatever an adapter has beyond that is refused here, by name, for no other format has a place for it.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from math import prod
+from typing import NoReturn
 
 from lorahub.adapters.adapter import Adapter, Kind, Naming, PartKind, Update
 from lorahub.adapters.files import Files, header_of
+from lorahub.adapters.formats import SOURCES
 from lorahub.adapters.gguf_file import read_gguf
 from lorahub.adapters.rules import Severity
 from lorahub.adapters.safetensors_header import TensorEntry
 from lorahub.conversion.arrays import Array, read_array
 from lorahub.errors import NotConvertible
 
-SOURCES = frozenset({"peft", "diffusers", "kohya", "gguf", "mlx"})
-CHANGES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
-"""Values of `init_lora_weights` with which PEFT changes the base when it loads the adapter."""
-
-_ROLES = frozenset({"down", "up", "a", "b", "magnitude", "up_bias", "alpha"})
+_ROLES = frozenset({"down", "up", "magnitude", "input_magnitude", "up_bias", "alpha"})
 _NAMES = {
     PartKind.BIAS: "biases",
     PartKind.BIAS_DELTA: "biases",
@@ -113,14 +111,11 @@ def refuse_broken(adapter: Adapter) -> None:
 
 def refuse_special(adapter: Adapter) -> None:
     """Raises `NotConvertible` for what changes the arithmetic in a way that factors and a scale don't tell."""
-    settings = adapter.options.get("settings")
-    raw: Mapping[str, object] = settings.raw if settings is not None else {}
-    init = str(raw.get("init_lora_weights", "")).lower()
+    change = adapter.base_change
     for setting, is_on, why in (
-        (f"init_lora_weights={init}", init.startswith(CHANGES_BASE), "PEFT changes the base when it loads it"),
-        ("kasa_config", bool(raw.get("kasa_config")), "PEFT changes the base when it loads it"),
-        ("use_bdlora", bool(raw.get("use_bdlora")), "its factors are stacks of diagonal blocks"),
-        (str(adapter.options.get("not_mergeable")), "not_mergeable" in adapter.options, "it acts on activations"),
+        ("" if change is None else change.setting, change is not None, "PEFT changes the base when it loads it"),
+        ("use_bdlora", adapter.is_block_diagonal, "its factors are stacks of diagonal blocks"),
+        (str(adapter.obstacle), adapter.obstacle is not None, "it acts on activations"),
     ):
         if is_on:
             raise NotConvertible(
@@ -141,7 +136,7 @@ def refuse_beside(adapter: Adapter) -> None:
                 f"the adapter has {what}, first {part.name}; the target has no place for them",
                 hint="train without them, or merge the adapter into its base",
             )
-    if adapter.options.get("layer_replication"):
+    if adapter.replication:
         raise NotConvertible(
             "layer_replication makes layers that the base of the target doesn't have", hint="keep it in PEFT's format"
         )
@@ -152,13 +147,11 @@ def read_lora(files: Files, adapter: Adapter) -> Lora:
     refuse_special(adapter)
     refuse_beside(adapter)
     load = loader(files, adapter)
-    settings = adapter.options.get("settings")
-    dropout = settings.raw.get("lora_dropout") if settings is not None else None
     return Lora(
         tuple(_layer(update, load) for update in adapter.updates),
         adapter.naming,
         adapter.claim.name,
-        float(dropout) if isinstance(dropout, int | float) else 0.0,
+        adapter.dropout,
         adapter.architecture,
     )
 
@@ -185,35 +178,32 @@ def _layer(update: Update, load: Load) -> Layer:
             f"{update.module} is a stack of experts, which no other format adapts", hint="keep it in PEFT's format"
         )
     pieces = {role: load(entry) for role, entry in update.tensors.items() if role != "alpha"}
-    down = pieces["down"] if "down" in pieces else pieces["a"].transposed
-    up = pieces["up"] if "up" in pieces else pieces["b"].transposed
-    magnitude = None
-    if "magnitude" in pieces:
-        magnitude = _by_output(pieces["magnitude"], update, is_kohya=update.tensors["magnitude"].name.endswith("scale"))
+    if "input_magnitude" in pieces:
+        _refuse_norms(update, pieces["input_magnitude"])
     return Layer(
         update.module,
-        down,
-        up,
+        pieces["down"],
+        pieces["up"],
         update.scale,
-        magnitude,
+        _by_output(pieces["magnitude"], update) if "magnitude" in pieces else None,
         pieces.get("up_bias"),
         is_embedding=update.kind is Kind.EMBEDDING,
     )
 
 
-def _by_output(magnitude: Array, update: Update, *, is_kohya: bool) -> Array:
-    """DoRA's magnitude as (out). PEFT writes (out) or (1, out, 1…); LyCORIS's `dora_scale` (out, 1…) is the same, its
-    older (1, in, 1…) is the norm of each input column, which PEFT doesn't have.
-    """
-    axis = 1 if not is_kohya and len(magnitude.shape) > 1 else 0
-    size = magnitude.shape[axis]
+def _by_output(magnitude: Array, update: Update) -> Array:
+    """DoRA's magnitude as (out): there are files with (out), (1, out, 1…) and (out, 1…)."""
     out = update.shape[-1] if update.kind is Kind.EMBEDDING else update.shape[0]
-    if size != out or prod(magnitude.shape) != size:
-        raise NotConvertible(
-            f"dora_scale of {update.module} is {list(magnitude.shape)}: norms of inputs; PEFT has norms of outputs",
-            hint="train with wd_on_out=True",
-        )
-    return magnitude.reshaped(size)
+    if not max(magnitude.shape) == prod(magnitude.shape) == out:
+        _refuse_norms(update, magnitude)
+    return magnitude.reshaped(prod(magnitude.shape))
+
+
+def _refuse_norms(update: Update, magnitude: Array) -> NoReturn:
+    raise NotConvertible(
+        f"dora_scale of {update.module} is {list(magnitude.shape)}: norms of inputs; PEFT has norms of outputs",
+        hint="train with wd_on_out=True",
+    )
 
 
 def refuse_layers(lora: Lora, target: str, *, dora: bool = False, up_bias: bool = False, conv: bool = False) -> None:

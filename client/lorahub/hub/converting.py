@@ -7,23 +7,10 @@ from pathlib import Path
 from lorahub.adapters.base_model import BaseModel
 from lorahub.adapters.files import FolderFiles
 from lorahub.adapters.reader import read_adapter
-from lorahub.conversion import Target, convert
+from lorahub.conversion import convert
 from lorahub.errors import InvalidInput, NotConvertible, Refusal, Unavailable
 from lorahub.hub.bases import Bases
 from lorahub.hub.sources import Sources, is_of_an_adapter, may_look_up
-
-FOR_RUNTIME: Mapping[str, Target] = {
-    "peft": "peft",
-    "vllm": "peft-normalized",
-    "sglang": "peft-normalized",
-    "lorax": "peft-normalized",
-    "llama.cpp": "gguf",
-    "ollama": "gguf",
-    "diffusers": "diffusers",
-    "comfyui": "kohya",
-    "mlx": "mlx",
-}
-"""Runtime -> the format that it loads right."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,7 +26,7 @@ def describe(
     """
     files = FolderFiles(folder)
     adapter = read_adapter(files)
-    if adapter.format == "unknown" or not (adapter.updates or adapter.parts):
+    if not adapter.has_format or not (adapter.updates or adapter.parts):
         return None
     before, stated = _before(folder / MANIFEST), list(stated_files(files, adapter))
     raw = dict(before.raw) if before else {}

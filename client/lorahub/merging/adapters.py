@@ -14,7 +14,7 @@ from lorahub.conversion.arrays import Array
 from lorahub.conversion.lora import Layer, Lora, read_lora, refuse_broken
 from lorahub.conversion.peft import write_peft
 from lorahub.errors import InvalidBaseModel, NotMergeable
-from lorahub.merging.combine import COMBINATIONS, Options, truncate
+from lorahub.merging.combine import COMBINATIONS, RANK, truncate
 from lorahub.merging.recipe import Recipe
 from lorahub.merging.rounding import FLOATS, exact
 
@@ -59,7 +59,7 @@ def combine_adapters(recipe: Recipe, sources: Sequence[Files], *, rank: int = 0)
             layers.append(_side_by_side(found))
             losses[module] = (0.0, 1.0)
         else:
-            layer, loss = _reduced(recipe, found, rank or recipe.rank)
+            layer, loss = _reduced(recipe, found, rank or int(recipe.options().of(RANK)))
             layers.append(layer)
             losses[module] = loss
     lora = replace(loras[0], layers=tuple(layers))
@@ -90,9 +90,8 @@ def _reduced(recipe: Recipe, found: Sequence[tuple[Layer, float]], rank: int) ->
     if len({delta.shape for delta in deltas}) > 1:
         raise NotMergeable(f"{found[0][0].module} has several shapes", hint="combine adapters of one base")
     module = found[0][0].module
-    options = Options(recipe.density, max(rank, 1), recipe.seed, f"{module}.weight")
     method = "sum" if recipe.method == "svd" else recipe.method  # truncated below, where the error is measured
-    total = COMBINATIONS[method].apply(deltas, [weight for _, weight in found], options)
+    total = COMBINATIONS[method].apply(deltas, [weight for _, weight in found], recipe.options(f"{module}.weight"))
     return _truncated(module, total, rank or sum(layer.rank for layer, _ in found))
 
 

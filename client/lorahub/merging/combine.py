@@ -1,4 +1,7 @@
-"""Several adapters on one base: functions of their ΔW, each with what it preserves and what it takes.
+"""Several adapters on one base: functions of their ΔW, each with what it preserves, what it takes and what it asks for.
+
+To add a method: its function and its row in `COMBINATIONS`, with a `Parameter` for whatever it asks for that no other
+does. Recipes, command lines, the form of the pages and the table in docs/merging.md (`make tables`) are made of these.
 
 `deltas` are float64 matrices of one shape, (rows, columns), one for each adapter; they are used up, because a second
 copy of a large tensor is what memory there isn't. `weights` are one number for each. A random choice comes from Philox,
@@ -6,9 +9,10 @@ keyed by the seed and the tensor's name: the same recipe chooses the same.
 """
 
 import hashlib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from math import ceil
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,13 +22,42 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
-    """`density` is the share of elements kept, in (0, 1]; `rank` that of the truncation; `name` the tensor's."""
+class Parameter:
+    """What a method may be told. `about` follows a colon, `asks` the words "it is"."""
 
-    density: float = 1.0
-    rank: int = 0
-    seed: int = 0
+    name: str
+    kind: type[int] | type[float]
+    about: str
+    asks: str
+    accepts: Callable[[float], bool]
+    default: float
+    is_required: bool = False
+
+
+DENSITY = Parameter(
+    "density", float, "share of elements kept", "a share above 0, at most 1", lambda value: 0 < value <= 1, 1.0
+)
+RANK = Parameter(
+    "rank",
+    int,
+    "rank of the truncation",
+    "a whole number above 0",
+    lambda value: 0 < value <= 1 << 16,
+    0,
+    is_required=True,
+)
+SEED = Parameter("seed", int, "of the random choice", "a whole number", lambda value: value >= 0, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """Values of parameters by name, and the tensor's name."""
+
+    values: Mapping[str, float] = field(default_factory=dict)
     name: str = ""
+
+    def of(self, parameter: Parameter) -> float:
+        return self.values.get(parameter.name, parameter.default)
 
 
 Deltas = Sequence["Matrix"]
@@ -33,14 +66,18 @@ Combine = Callable[[Deltas, Sequence[float], Options], "Matrix"]
 
 @dataclass(frozen=True, slots=True)
 class Combination:
-    """`arrays` is the memory that it takes beside the deltas, as a number of such matrices; `options` are the settings
-    it asks for.
+    """`arrays` is the memory that it takes beside the deltas, as a number of such matrices; `reference` is where it is
+    described.
     """
 
     apply: Combine
     preserves: str
     arrays: float
-    options: tuple[str, ...] = ()
+    reference: str
+    parameters: tuple[Parameter, ...] = ()
+
+    def asks_for(self, name: str) -> bool:
+        return any(parameter.name == name for parameter in self.parameters)
 
 
 def weighted_sum(deltas: Deltas, weights: Sequence[float], options: Options) -> "Matrix":  # noqa: ARG001
@@ -55,13 +92,13 @@ def weighted_sum(deltas: Deltas, weights: Sequence[float], options: Options) -> 
 
 def truncated(deltas: Deltas, weights: Sequence[float], options: Options) -> "Matrix":
     """The best approximation of Σ wᵢ ΔWᵢ with `rank` (Eckart-Young)."""
-    left, right, _ = truncate(weighted_sum(deltas, weights, options), options.rank)
+    left, right, _ = truncate(weighted_sum(deltas, weights, options), int(options.of(RANK)))
     return left @ right
 
 
 def magnitude_pruned(deltas: Deltas, weights: Sequence[float], options: Options) -> "Matrix":
     """Σ wᵢ of the `density` largest elements of each ΔWᵢ."""
-    return weighted_sum([largest(delta, options.density) for delta in deltas], weights, options)
+    return weighted_sum([largest(delta, options.of(DENSITY)) for delta in deltas], weights, options)
 
 
 def dare(deltas: Deltas, weights: Sequence[float], options: Options) -> "Matrix":
@@ -75,7 +112,7 @@ def ties(deltas: Deltas, weights: Sequence[float], options: Options) -> "Matrix"
     The sign is that of the weighted sum, zero counts as plus; the average is Σ wᵢ ΔWᵢ / Σ |wᵢ| over those that agree,
     times Σ |wᵢ|, so that one adapter alone stays as it is.
     """
-    return _elected([largest(delta, options.density) for delta in deltas], weights)
+    return _elected([largest(delta, options.of(DENSITY)) for delta in deltas], weights)
 
 
 def dare_ties(deltas: Deltas, weights: Sequence[float], options: Options) -> "Matrix":
@@ -83,16 +120,40 @@ def dare_ties(deltas: Deltas, weights: Sequence[float], options: Options) -> "Ma
     return _elected([*_dropped(deltas, options)], weights)
 
 
-COMBINATIONS: dict[str, Combination] = {
-    "sum": Combination(weighted_sum, "every ΔW exactly: the rank is the sum of the ranks", 0),
-    "svd": Combination(
-        truncated, "the largest singular directions of the sum; the rest is an error it reports", 5.5, ("rank",)
-    ),
-    "magnitude": Combination(magnitude_pruned, "the largest elements of each ΔW", 2, ("density",)),
-    "dare": Combination(dare, "each ΔW in expectation", 1.25, ("density", "seed")),
-    "ties": Combination(ties, "what most adapters agree on in sign", 2.5, ("density",)),
-    "dare_ties": Combination(dare_ties, "agreement in sign, after a random choice", 2.5, ("density", "seed")),
-}
+COMBINATIONS: Mapping[str, Combination] = MappingProxyType(
+    {
+        "sum": Combination(
+            weighted_sum, "every ΔW exactly: the rank is the sum of the ranks", 0, "task arithmetic, arXiv:2212.04089"
+        ),
+        "svd": Combination(
+            truncated,
+            "the largest singular directions of the sum; the rest is an error it reports",
+            5.5,
+            "Eckart and Young, 1936",
+            (RANK,),
+        ),
+        "magnitude": Combination(
+            magnitude_pruned, "the largest elements of each ΔW", 2, "Han et al., arXiv:1506.02626", (DENSITY,)
+        ),
+        "dare": Combination(dare, "each ΔW in expectation", 1.25, "DARE, arXiv:2311.03099", (DENSITY, SEED)),
+        "ties": Combination(ties, "what most adapters agree on in sign", 2.5, "TIES, arXiv:2306.01708", (DENSITY,)),
+        "dare_ties": Combination(
+            dare_ties, "agreement in sign, after a random choice", 2.5, "the two together", (DENSITY, SEED)
+        ),
+    }
+)
+
+PARAMETERS: Mapping[str, Parameter] = MappingProxyType(
+    {
+        one.name: one
+        for one in sorted({one for made in COMBINATIONS.values() for one in made.parameters}, key=lambda it: it.name)
+    }
+)
+"""All of them, by name."""
+
+
+def methods_with(parameter: Parameter) -> list[str]:
+    return [name for name, made in COMBINATIONS.items() if parameter in made.parameters]
 
 
 def truncate(delta: "Matrix", rank: int) -> tuple["Matrix", "Matrix", float]:
@@ -129,11 +190,11 @@ def _dropped(deltas: Deltas, options: Options) -> list["Matrix"]:
 
 
 def _drop(delta: "Matrix", number: int, options: Options) -> "Matrix":
-    key = hashlib.sha256(f"{options.seed}\n{number}\n{options.name}".encode()).digest()
+    key = hashlib.sha256(f"{int(options.of(SEED))}\n{number}\n{options.name}".encode()).digest()
     numbers = np.random.Philox(key=int.from_bytes(key[:16], "little")).random_raw(delta.size)
     numbers >>= np.uint64(11)
-    is_dropped = (numbers >= np.uint64(ceil(options.density * 2.0**53))).reshape(delta.shape)
-    delta /= options.density
+    is_dropped = (numbers >= np.uint64(ceil(options.of(DENSITY) * 2.0**53))).reshape(delta.shape)
+    delta /= options.of(DENSITY)
     delta[is_dropped] = 0.0
     return delta
 

@@ -1,6 +1,6 @@
 """The tensors of an adapter's file, read when they are needed."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import cached_property
 from math import prod
 from typing import TYPE_CHECKING
@@ -41,12 +41,6 @@ class Factors:
             return read_gguf(lambda start, stop: self._files.read(self._path, start, stop), size=size).data_start
         return header_of(self._files, self._path, allow_empty=True).data_start
 
-    @cached_property
-    def shared(self) -> Mapping[str, TensorEntry]:
-        """Tensors that belong to no module, by the last part of their names: vera_A, vera_B."""
-        header = header_of(self._files, self._path, allow_empty=True)
-        return {entry.name.rpartition(".")[2]: entry for entry in header.tensors}
-
     def load(self, entry: TensorEntry) -> "Matrix":
         """All of it as float64, in its shape; read in steps, so that it isn't there twice."""
         refuse_unknown(entry.dtype)
@@ -56,7 +50,8 @@ class Factors:
             begin = self._start + entry.start
             raw = self._files.read(self._path, begin + first * size, begin + last * size)
             numbers[first:last] = exact(raw, entry.dtype, (last - first,))
-        return numbers.reshape(entry.shape)
+        stored = numbers.reshape(entry.stored_shape)
+        return stored.T if entry.is_turned else stored
 
     def integers(self, entry: TensorEntry) -> "np.typing.NDArray[np.int64]":
         if entry.dtype not in ("I32", "I64"):
@@ -66,6 +61,7 @@ class Factors:
 
     def rows(self, entry: TensorEntry) -> Callable[[int, int], "Matrix"]:
         """Reads rows [start, stop) as a float64 matrix."""
+        assert not entry.is_turned  # its rows lie side by side
         width = prod(entry.shape[1:])
         size = width * FLOATS.get(entry.dtype, 0)
         begin = self._start + entry.start

@@ -18,7 +18,7 @@ import numpy as np
 from lorahub.adapters.adapter import Kind, Part, PartKind, Update
 from lorahub.adapters.safetensors_header import TensorEntry
 from lorahub.errors import NotMergeable
-from lorahub.merging.combine import COMBINATIONS, Options
+from lorahub.merging.combine import COMBINATIONS
 from lorahub.merging.factors import STEP
 from lorahub.merging.methods import arrays_of, of_expert, step_of, work_of
 from lorahub.merging.recipe import Recipe
@@ -130,8 +130,8 @@ class Kernel:
             return base
         deltas = [_minus(step.apply(base.copy(), start), base) for step, _ in self.chains]
         recipe = self.recipe
-        options = Options(recipe.density, recipe.rank, recipe.seed, self.target.name)
-        base += COMBINATIONS[recipe.method].apply(deltas, [weight for _, weight in self.chains], options)
+        weights = [weight for _, weight in self.chains]
+        base += COMBINATIONS[recipe.method].apply(deltas, weights, recipe.options(self.target.name))
         return base
 
 
@@ -158,7 +158,7 @@ class Kernels:
 
     def effort(self, target: Target, source: str) -> Effort:
         """`source` is the dtype that the base's rows have."""
-        updates = [(update, self.members[number].settings) for number, update in updates_of(target.changes)]
+        updates = [(update, self.members[number].adapter.base_change) for number, update in updates_of(target.changes)]
         numbers = [*self._numbers(target)]
         is_one_product = self.recipe.method == "sum" and len(updates) == 1 == len(target.changes)
         copies = 1 if is_one_product and numbers and _is_laid_out(updates[0][0]) else 2
@@ -179,9 +179,6 @@ class Kernels:
             if isinstance(change.piece, Part) and change.piece.kind is not PartKind.TOKEN_ROWS:
                 continue  # read row by row
             yield from (prod(entry.shape) for entry in change.piece.tensors.values())
-            if isinstance(change.piece, Update) and change.piece.method == "vera":
-                shared = self.members[change.member].factors.shared
-                yield from (prod(shared[name].shape) for name in ("vera_A", "vera_B"))
 
     def of(self, target: Target) -> Kernel:
         key = f"{self._name}/{target.name}"
@@ -231,11 +228,11 @@ class Kernels:
     def _step(self, update: Update, member: Member, shape: tuple[int, ...], weight: float) -> Step:
         """Of a whole weight; experts that lie in tensors of their own share it."""
         if len(update.shape) < 3:
-            return step_of(update, member.factors, member.settings, shape=shape, weight=weight)
+            return step_of(update, member.factors, member.adapter.base_change, shape=shape, weight=weight)
         key = f"{self._name}/{id(update)}/{weight}"
         step: Step | None = self._steps_kept.get(key)
         if step is None:
-            step = step_of(update, member.factors, member.settings, shape=shape, weight=weight)
+            step = step_of(update, member.factors, member.adapter.base_change, shape=shape, weight=weight)
             self._steps_kept.put(key, step, held_bytes(step))
         return step
 
@@ -261,7 +258,11 @@ def _arrays(held: Any) -> "Iterator[NDArray[Any]]":
 def _is_laid_out(update: Update) -> bool:
     """Whether its factors are used as they lie in the file, without a second copy."""
     is_flat = update.kind is Kind.LINEAR and not update.transposed and len(update.shape) < 3
-    return is_flat and update.method in ("lora", "adalora") and "down" in update.tensors
+    return is_flat and update.method in ("lora", "adalora") and not _is_turned(update)
+
+
+def _is_turned(update: Update) -> bool:
+    return any(entry.is_turned for entry in update.tensors.values())
 
 
 def _minus(changed: "Matrix", base: "Matrix") -> "Matrix":

@@ -5,11 +5,12 @@ Steps are made for the weight as (out, in); `oriented` turns them for weights st
 
 from collections.abc import Callable, Iterator, Mapping
 from math import isqrt, prod
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from lorahub.adapters.adapter import Kind, Update
+from lorahub.adapters.base_changes import BaseChange, Taken
 from lorahub.errors import NotMergeable
 from lorahub.merging.factors import Factors
 from lorahub.merging.steps import (
@@ -37,55 +38,50 @@ from lorahub.merging.steps import (
 if TYPE_CHECKING:
     from lorahub.merging.rounding import Matrix
 
-Settings = Mapping[str, Any]
 Roles = Mapping[str, "Matrix"]
 
 ADDITIVE = frozenset({"lora", "adalora", "loha", "lokr", "vera", "shira", "full"})
 """Methods whose ΔW doesn't depend on W, unless they are DoRA or change the base."""
 
 MERGEABLE = ADDITIVE | {"ia3", "oft", "boft", "hra", "hira"}
-_TRUNCATING = ("pissa", "olora")
-_UNKNOWABLE = {
-    "corda": "the covariances that its start was made of are not in its files",
-    "loftq": "the base was replaced by a quantised copy of itself",
-    "lora_ga": "the gradients that its start was made of are not in its files",
-    "pissa_niter": "its start is a randomised decomposition, another one each time that it is loaded",
-}
+_ROTATIONS = {"oft": (2,), "boft": (3, 4)}
+"""Dimensions of their rotations."""
 _CONVERT = "save it with PEFT's path_initial_model_for_weight_conversion, which makes a plain LoRA of it"
 
 
-def refuse_unmergeable(update: Update, settings: Settings, *, is_stack: bool) -> None:
+def refuse_unmergeable(update: Update, change: BaseChange | None, *, is_stack: bool) -> None:
     """Raises `NotMergeable`, from headers alone."""
     if update.method not in MERGEABLE:
         raise NotMergeable(
             f"{update.module}: the method {update.method} isn't merged here", hint="merge it with the PEFT that made it"
         )
-    init = str(settings.get("init_lora_weights", "")).lower()
-    for name, why in _UNKNOWABLE.items():
-        if init.startswith(name):
-            raise NotMergeable(f"init_lora_weights={init}: {why}", hint=_CONVERT)
-    if is_stack and (update.method != "lora" or "magnitude" in update.tensors):
+    if change is not None and change.taken is None:
+        raise NotMergeable(f"{change.setting}: {change.why}", hint=_CONVERT)
+    if "rotation" in update.tensors and len(update.tensors["rotation"].shape) not in _ROTATIONS[update.method]:
+        shape = list(update.tensors["rotation"].shape)
+        raise NotMergeable(f"{update.module}: {shape} is no shape of {update.method}'s", hint="save the adapter again")
+    if is_stack and (update.method != "lora" or update.is_dora):
         raise NotMergeable(f"{update.module} is a stack of experts with {update.method}", hint="use plain LoRA")
 
 
-def needs_whole(update: Update, settings: Settings) -> bool:
+def needs_whole(update: Update, change: BaseChange | None) -> bool:
     """Whether one row of the result depends on other rows of the weight."""
-    if _changes_base(settings) or (update.method == "oft" and len(update.tensors["rotation"].shape) == 3):
-        return True  # kohya's OFT turns outputs
-    if "magnitude" in update.tensors:
-        return update.transposed or update.kind is Kind.EMBEDDING or _is_by_input(update)
+    if change is not None or "blocks" in update.tensors:
+        return True  # blocks turn outputs
+    if update.is_dora:
+        return update.transposed or update.kind is Kind.EMBEDDING or "input_magnitude" in update.tensors
     return update.transposed and update.method in ("oft", "boft", "hra", "lokr")
 
 
-def is_additive(update: Update, settings: Settings) -> bool:
-    return update.method in ADDITIVE and "magnitude" not in update.tensors and not _changes_base(settings)
+def is_additive(update: Update, change: BaseChange | None) -> bool:
+    return update.method in ADDITIVE and not update.is_dora and change is None
 
 
 def work_of(update: Update) -> tuple[int, int]:
     """Multiplications: for each number of the weight, and once, to make the step. From headers alone."""
     rank = update.rank or 1
     if update.method in ("oft", "boft"):
-        shape = update.tensors["rotation"].shape
+        shape = update.tensors["blocks" if "blocks" in update.tensors else "rotation"].shape
         side = shape[-1] if len(shape) > 2 else (1 + isqrt(1 + 8 * shape[1])) // 2
         count = prod(shape[:-2]) if len(shape) > 2 else shape[0]
         return side * (shape[0] if len(shape) == 4 else 1), 8 * count * side**3
@@ -96,15 +92,22 @@ def work_of(update: Update) -> tuple[int, int]:
     return (2 * rank if update.method == "loha" else rank), cores * width
 
 
-def arrays_of(update: Update, settings: Settings) -> float:
+def arrays_of(update: Update, change: BaseChange | None) -> float:
     """Memory that its step takes beside the rows it changes, as a number of such matrices of float64."""
-    if _changes_base(settings):
+    if change is not None:
         return 8  # a decomposition of the weight
-    turned = 2 if update.transposed and needs_whole(update, settings) else 0
+    turned = 2 if update.transposed and needs_whole(update, change) else 0
     return turned + (1 if update.method in ("lora", "adalora", "vera", "full") else 3)
 
 
-def step_of(update: Update, factors: Factors, settings: Settings, *, shape: tuple[int, ...], weight: float) -> Step:
+def step_of(
+    update: Update,
+    factors: Factors,
+    change: BaseChange | None,
+    *,
+    shape: tuple[int, ...],
+    weight: float,
+) -> Step:
     """`shape` is the stored weight's; `weight` multiplies an additive update and is 1 for others.
 
     Raises `NotMergeable` where factors are missing.
@@ -116,7 +119,7 @@ def step_of(update: Update, factors: Factors, settings: Settings, *, shape: tupl
     }
     if len(update.shape) == 3 and update.kind is Kind.LINEAR and update.method == "lora":
         return _experts(update, roles, shape, update.scale * weight)
-    step = _MAKERS[update.method](_Case(update, roles, factors, settings, shape, update.scale * weight))
+    step = _MAKERS[update.method](_Case(update, roles, factors, change, shape, update.scale * weight))
     return oriented(step) if update.transposed and update.kind is Kind.LINEAR else step
 
 
@@ -143,14 +146,14 @@ class _Case:
         update: Update,
         roles: Roles,
         factors: Factors,
-        settings: Settings,
+        change: BaseChange | None,
         shape: tuple[int, ...],
         scale: float,
     ) -> None:
         self.update = update
         self.roles = roles
         self.factors = factors
-        self.settings = settings
+        self.change = change
         self.shape = shape
         self.scale = scale
 
@@ -170,7 +173,7 @@ def _lora(case: _Case) -> Step:
     remove = _taken_away(case)
     if remove is not None:
         step = Residual(remove, step)
-    return _dora(case, step) if "magnitude" in case.roles else step
+    return _dora(case, step) if case.update.is_dora else step
 
 
 def _low_rank(case: _Case) -> Product:
@@ -187,14 +190,10 @@ def _low_rank(case: _Case) -> Product:
 def _down_up(case: _Case) -> tuple["Matrix", "Matrix"]:
     """Down (r, in·k·k), up (out, r)."""
     roles = case.roles
-    if "a" in roles:  # MLX: lora_a (in, r), lora_b (r, out)
-        return roles["a"].T, roles["b"].T
     down, up = roles["down"], roles["up"].reshape(len(roles["up"]), -1)
     if "mid" in roles:  # Tucker: mid (r, r, k, k), down (r, in)
         core = np.einsum("ijkl,jn->inkl", roles["mid"], down.reshape(len(down), -1))
         return core.reshape(len(core), -1), up
-    if case.update.kind is Kind.EMBEDDING and down.shape[0] != up.shape[1]:
-        down = down.T  # llama.cpp keeps it by token
     return down.reshape(len(down), -1), up
 
 
@@ -231,9 +230,8 @@ def _kronecker_half(roles: Roles, half: str) -> "Matrix":
 
 def _vera(case: _Case) -> Step:
     """ΔW = (λ_b ∘ B) · (λ_d ∘ A), both shared by all modules (arXiv:2310.11454)."""
-    shared = case.factors.shared
     out, width = case.out_in
-    down, up = (case.factors.load(shared[name]) for name in ("vera_A", "vera_B"))
+    down, up = case.roles["shared_down"], case.roles["shared_up"]
     left = case.roles["lambda_b"][:, None] * up[:out]
     return Product(left * case.scale, case.roles["lambda_d"][:, None] * down[:, :width])
 
@@ -252,13 +250,13 @@ def _full(case: _Case) -> Step:
 
 
 def _experts(update: Update, roles: Roles, shape: tuple[int, ...], scale: float) -> Step:
-    """One product an expert. PEFT stores `down` (experts·r, in) by expert and `up` (out, r·experts) by rank; MLX
-    (experts, r, in) and (experts, out, r).
+    """One product an expert: of stacks `down` (experts, r, in) and `up` (experts, out, r), or of matrices, `down`
+    (experts·r, in) expert by expert and `up` (out, r·experts) rank by rank.
     """
     experts, out, width = (size or 0 for size in update.shape)
     rank = update.rank or 1
-    if "a" in roles:
-        downs, ups = roles["a"].reshape(experts, rank, width), roles["b"].reshape(experts, out, rank)
+    if roles["down"].ndim == 3:
+        downs, ups = roles["down"], roles["up"]
     else:
         downs = roles["down"].reshape(experts, rank, width)
         ups = roles["up"].reshape(out, rank, experts).transpose(2, 0, 1)
@@ -271,37 +269,23 @@ def _experts(update: Update, roles: Roles, shape: tuple[int, ...], scale: float)
 
 
 def _dora(case: _Case, inner: Step) -> Step:
+    if "input_magnitude" in case.roles:
+        return Magnitude(inner, case.roles["input_magnitude"].reshape(-1), axis=0, group=prod(case.shape[2:]))
     magnitude = case.roles["magnitude"].reshape(-1)
-    if case.update.kind is Kind.EMBEDDING:
-        return Magnitude(inner, magnitude, axis=0)
-    if _is_by_input(case.update):
-        return Magnitude(inner, magnitude, axis=0, group=prod(case.shape[2:]))
-    return Magnitude(inner, magnitude)
+    return Magnitude(inner, magnitude, axis=0) if case.update.kind is Kind.EMBEDDING else Magnitude(inner, magnitude)
 
 
-def _is_by_input(update: Update) -> bool:
-    """LyCORIS's older `dora_scale` (1, in, 1…) is the norm of each input, not of each output."""
-    shape = update.tensors["magnitude"].shape
-    is_kohya = update.tensors["magnitude"].name.endswith("dora_scale")
-    return is_kohya and len(shape) > 1 and shape[0] == 1 and shape[1] != 1
-
-
-# --- inits that change the base ---------------------------------------------------------------------------------------
-
-
-def _changes_base(settings: Settings) -> bool:
-    init = str(settings.get("init_lora_weights", "")).lower()
-    return init.startswith(_TRUNCATING) or bool(settings.get("kasa_config"))
+# --- starts that change the base --------------------------------------------------------------------------------------
 
 
 def _taken_away(case: _Case) -> Callable[["Matrix"], "Matrix"] | None:
     """What PEFT subtracts from the base when it loads the adapter: W (out, in) -> the same shape."""
-    init, rank = str(case.settings.get("init_lora_weights", "")).lower(), case.update.rank or 1
-    if case.settings.get("kasa_config"):
+    taken, rank = None if case.change is None else case.change.taken, case.update.rank or 1
+    if taken is Taken.SMALLEST:
         return lambda weight: _svd_part(weight, slice(min(weight.shape) - rank, None))
-    if init.startswith("pissa"):
+    if taken is Taken.LARGEST:
         return lambda weight: _svd_part(weight, slice(rank))
-    if init.startswith("olora"):
+    if taken is Taken.ORTHOGONAL:
         return lambda weight: _qr_part(weight, rank) * case.update.scale
     return None
 
@@ -320,18 +304,11 @@ def _qr_part(weight: "Matrix", rank: int) -> "Matrix":
 
 
 def _ia3(case: _Case) -> Step:
-    """W ∘ l: for each output, for feed-forward modules each input (arXiv:2205.05638)."""
-    factors = case.roles["factor"].reshape(-1)
-    if is_lycoris_ia3(case.update):
-        factors = 1 + factors
+    """W ∘ l: for each output, for feed-forward modules each input (arXiv:2205.05638). LyCORIS's growth is l − 1."""
+    factors = (case.roles["factor"] if "factor" in case.roles else 1 + case.roles["growth"]).reshape(-1)
     if case.update.shape[0] is None:
         return ColumnFactors(np.repeat(factors, prod(case.shape[2:]) if len(case.shape) > 2 else 1))
     return RowFactors(factors)
-
-
-def is_lycoris_ia3(update: Update) -> bool:
-    """LyCORIS trains what is added to 1, and leaves biases alone (`lycoris/modules/ia3.py`)."""
-    return update.tensors["factor"].name.endswith(".weight")
 
 
 def _hira(case: _Case) -> Step:
@@ -339,25 +316,24 @@ def _hira(case: _Case) -> Step:
 
 
 def _oft(case: _Case) -> Step:
+    if "blocks" in case.roles:
+        return _output_blocks(case, case.roles["blocks"])
     raw = case.roles["rotation"]
-    if raw.ndim == 3:
-        return _kohya_oft(case, raw)
     size = (1 + isqrt(1 + 8 * raw.shape[1])) // 2
     skew = np.zeros((len(raw), size, size))
     above = np.triu_indices(size, 1)
     skew[:, above[0], above[1]] = raw
     skew -= skew.transpose(0, 2, 1)
-    blocks = _rotations(skew, case.settings)
+    blocks = _rotations(skew, case.update.terms)
     width = case.out_in[1]
     return Rotation(np.broadcast_to(blocks, (width // size, size, size)) if len(blocks) == 1 else blocks)
 
 
-def _rotations(skew: "Matrix", settings: Settings) -> "Matrix":
+def _rotations(skew: "Matrix", terms: int | None) -> "Matrix":
     """Cayley's transform (I − Q)(I + Q)⁻¹, or its series I + 2Q + 2Q² + … + Qⁿ as PEFT cuts it."""
     unit = np.eye(skew.shape[-1])
-    if settings.get("use_cayley_neumann", True) is False:
+    if terms is None:
         return np.asarray((unit - skew) @ np.linalg.inv(unit + skew), np.float64)
-    terms = settings.get("num_cayley_neumann_terms", 5)
     blocks = np.broadcast_to(unit, skew.shape).copy()
     if terms > 1:
         blocks += 2 * skew
@@ -374,7 +350,7 @@ def _rotations(skew: "Matrix", settings: Settings) -> "Matrix":
 _MOST_TERMS = 64
 
 
-def _kohya_oft(case: _Case, raw: "Matrix") -> Step:
+def _output_blocks(case: _Case, raw: "Matrix") -> Step:
     """Blocks (count, b, b) turn outputs; made skew-symmetric first (kohya-ss `networks/oft.py`)."""
     skew = raw - raw.transpose(0, 2, 1)
     if "alpha" in case.update.tensors:
@@ -412,7 +388,7 @@ def _butterfly(width: int, count: int, half: int) -> "np.typing.NDArray[np.int64
 
 def _hra(case: _Case) -> Step:
     vectors = case.roles["reflections"]
-    if case.settings.get("apply_GS") is True:
+    if case.update.is_orthonormal:
         vectors = np.stack(list(_gram_schmidt(vectors)), axis=1)
     return Reflections(vectors / np.linalg.norm(vectors, axis=0))
 

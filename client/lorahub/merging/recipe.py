@@ -18,7 +18,7 @@ from typing import Any
 import yaml
 
 from lorahub.errors import InvalidRecipe
-from lorahub.merging.combine import COMBINATIONS
+from lorahub.merging.combine import COMBINATIONS, PARAMETERS, Options, Parameter
 from lorahub.merging.rounding import FLOATS
 
 RECIPE = "lorahub-merge.yaml"
@@ -30,7 +30,7 @@ MOST_BYTES = 64 << 10
 MOST_ADAPTERS = 32
 _MOST_LAYERS = 256
 _DTYPES = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16", **{name: name for name in FLOATS}}
-_KEYS = {"kind", "base", "adapters", "method", "density", "rank", "seed", "dtype"}
+_KEYS = {"kind", "base", "adapters", "method", "dtype", *PARAMETERS}
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,23 +44,25 @@ class Ingredient:
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """`dtype` is a safetensors name, None for the base's own."""
+    """`parameters` are those of the method, by name; `dtype` is a safetensors name, None for the base's own."""
 
     base: str
     adapters: tuple[Ingredient, ...]
     method: str = "sum"
-    density: float = 1.0
-    rank: int = 0
-    seed: int = 0
+    parameters: Mapping[str, float] = field(default_factory=dict)
     dtype: str | None = None
 
     def as_json(self) -> dict[str, Any]:
         """What differs from the defaults is left out."""
-        asked = COMBINATIONS[self.method].options
         value: dict[str, Any] = {"kind": KIND, "base": self.base, "adapters": [_entry(one) for one in self.adapters]}
         value["method"] = self.method
-        value |= {name: getattr(self, name) for name in asked}
+        options = self.options()
+        value |= {one.name: options.of(one) for one in COMBINATIONS[self.method].parameters}
         return value | ({"dtype": self.dtype} if self.dtype else {})
+
+    def options(self, tensor: str = "") -> Options:
+        """What the method is told about a tensor of this name."""
+        return Options(self.parameters, tensor)
 
     def as_yaml(self) -> str:
         return yaml.safe_dump(self.as_json(), sort_keys=False, allow_unicode=True)
@@ -110,28 +112,33 @@ def recipe_of(value: Any) -> Recipe:
     method = value.get("method", "sum")
     if not isinstance(method, str) or method not in COMBINATIONS:
         raise InvalidRecipe(f"unknown method {str(method)[:60]!r}", hint=f"known are {', '.join(COMBINATIONS)}")
-    recipe = Recipe(
+    return Recipe(
         base=_text(value, "base"),
         adapters=_ingredients(value.get("adapters")),
         method=method,
-        density=_number(value, "density", 1.0),
-        rank=_whole(value, "rank"),
-        seed=_whole(value, "seed"),
+        parameters=_parameters(method, value),
         dtype=_dtype(value.get("dtype")),
     )
-    _refuse_senseless(recipe, value)
-    return recipe
 
 
-def _refuse_senseless(recipe: Recipe, value: Mapping[str, Any]) -> None:
-    asked = COMBINATIONS[recipe.method].options
-    for name in ("density", "rank", "seed"):
-        if name in value and name not in asked:
-            raise InvalidRecipe(f"the method {recipe.method} has no {name}")
-    if not 0 < recipe.density <= 1:
-        raise InvalidRecipe(f"density is {recipe.density:g}; it is a share above 0, at most 1")
-    if "rank" in asked and not 0 < recipe.rank <= 1 << 16:
-        raise InvalidRecipe(f"the method {recipe.method} asks for a rank, a whole number above 0")
+def _parameters(method: str, value: Mapping[str, Any]) -> dict[str, float]:
+    """Those that the method asks for, and no others."""
+    given = {one.name: _given(value, one) for one in PARAMETERS.values()}
+    asked = COMBINATIONS[method].parameters
+    for one in PARAMETERS.values():
+        if one.name in value and one not in asked:
+            raise InvalidRecipe(f"the method {method} has no {one.name}")
+    for one in asked:
+        if not one.accepts(given[one.name]):
+            told = f"the method {method} asks for a {one.name}, {one.asks}"
+            raise InvalidRecipe(told if one.is_required else f"{one.name} is {given[one.name]:g}; it is {one.asks}")
+    return {one.name: given[one.name] for one in asked}
+
+
+def _given(value: Mapping[str, Any], parameter: Parameter) -> float:
+    if parameter.kind is int:
+        return _whole(value, parameter.name, int(parameter.default))
+    return _number(value, parameter.name, parameter.default)
 
 
 def _ingredients(value: Any) -> tuple[Ingredient, ...]:
@@ -168,8 +175,8 @@ def _number(value: Mapping[str, Any], key: str, default: float) -> float:
     return float(number)
 
 
-def _whole(value: Mapping[str, Any], key: str) -> int:
-    number = value.get(key, 0)
+def _whole(value: Mapping[str, Any], key: str, default: int) -> int:
+    number = value.get(key, default)
     if isinstance(number, bool) or not isinstance(number, int) or not 0 <= number < 1 << 63:
         raise InvalidRecipe(f"{key} is no whole number")
     return number

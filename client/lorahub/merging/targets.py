@@ -11,13 +11,14 @@ from typing import Any
 from lorahub.adapters.adapter import Adapter, Kind, Part, PartKind, Update
 from lorahub.adapters.base_model import BaseModel
 from lorahub.adapters.base_names import Place, Weight
-from lorahub.adapters.check import VOCABULARY, Report, check, replicated_layers
+from lorahub.adapters.check import VOCABULARY, Report, check
+from lorahub.adapters.formats import format_of
 from lorahub.adapters.patterns import Patterns, layer_index
 from lorahub.adapters.rules import Severity
 from lorahub.adapters.safetensors_header import TensorEntry
 from lorahub.errors import AdapterDoesNotFit, NotMergeable
 from lorahub.merging.factors import Factors
-from lorahub.merging.methods import is_additive, is_lycoris_ia3, needs_whole, refuse_unmergeable
+from lorahub.merging.methods import is_additive, needs_whole, refuse_unmergeable
 from lorahub.merging.recipe import Ingredient
 from lorahub.merging.rounding import FLOATS
 
@@ -32,11 +33,6 @@ class Member:
     adapter: Adapter
     factors: Factors
     ingredient: Ingredient
-
-    @property
-    def settings(self) -> Mapping[str, Any]:
-        settings = self.adapter.options.get("settings")
-        return settings.raw if settings is not None else {}
 
     def weight_of(self, module: str) -> float:
         if not self.ingredient.layers:
@@ -117,16 +113,17 @@ def fit(member: Member, base: BaseModel) -> Report:
         worst = (errors or report.findings)[0]
         raise AdapterDoesNotFit(f"{name}: {worst.message}", hint=worst.hint, rule=worst.rule)
     if not adapter.is_mergeable:
-        why = adapter.options.get("not_mergeable") or adapter.method
+        why = adapter.obstacle or adapter.method
         raise NotMergeable(
             f"{name} acts on activations ({why}), not on weights: there is nothing to merge",
             hint="load it beside its base",
         )
-    if adapter.format in ("gguf", "torchtune"):
+    row = format_of(adapter)
+    if row is not None and row.reorders_rows:
         raise NotMergeable(
             f"{name} is in the format of {adapter.format}, whose rows of q and k are in another order",
             hint="convert it first: lorahub convert ADAPTER FOLDER --to peft"
-            if adapter.format == "gguf"
+            if row.is_convertible
             else "merge the adapter that it was made from",
         )
     return report
@@ -179,7 +176,7 @@ class _Builder:
     # --- tensors ------------------------------------------------------------------------------------------------------
 
     def _replication(self) -> list[int]:
-        orders = {tuple(replicated_layers(member.adapter)) for member in self.members}
+        orders = {member.adapter.layers for member in self.members}
         if len(orders) > 1:
             raise NotMergeable("the adapters replicate layers in different ways", hint="merge them one at a time")
         return list(orders.pop())
@@ -202,7 +199,7 @@ class _Builder:
 
     def _take(self, number: int, member: Member, report: Report) -> None:
         pairs: list[tuple[Update | Part, Weight]] = [*report.bound, *report.placed]
-        is_both = member.settings.get("ensure_weight_tying") is True
+        is_both = member.adapter.ties_weights
         for piece, weight in pairs:
             if is_both and weight.is_tied:
                 continue  # the embedding carries it for both
@@ -217,8 +214,8 @@ class _Builder:
 
     def _take_update(self, number: int, member: Member, update: Update, weight: Weight) -> None:
         is_stack = len(update.shape) == 3 and update.kind is Kind.LINEAR
-        refuse_unmergeable(update, member.settings, is_stack=is_stack)
-        if update.method == "vera" and not {"vera_A", "vera_B"} <= member.factors.shared.keys():
+        refuse_unmergeable(update, member.adapter.base_change, is_stack=is_stack)
+        if update.method == "vera" and not {"shared_down", "shared_up"} <= update.tensors.keys():
             raise NotMergeable(
                 "VeRA's shared projections are not in the file (save_projection=false); they come from torch's random "
                 "numbers, which may differ between versions",
@@ -228,7 +225,7 @@ class _Builder:
         factor = member.weight_of(update.module)
         self._place(number, factor, update, weight)
         touches_bias = "up_bias" in update.tensors or (
-            update.method == "ia3" and update.shape[0] is not None and not is_lycoris_ia3(update)
+            update.method == "ia3" and update.shape[0] is not None and "factor" in update.tensors
         )
         bias = f"{weight.places[0].tensor.removesuffix('.weight')}.bias"
         if touches_bias and bias in self.base.tensors:
@@ -243,7 +240,7 @@ class _Builder:
             )
 
     def _refuse_whole_of_parts(self, member: Member, update: Update, weight: Weight) -> None:
-        if len(weight.places) > 1 and needs_whole(update, member.settings):
+        if len(weight.places) > 1 and needs_whole(update, member.adapter.base_change):
             raise NotMergeable(
                 f"{update.module} is stored in {len(weight.places)} pieces, and {update.method} needs it whole",
                 hint="merge it with PEFT",
@@ -308,7 +305,7 @@ class _Builder:
 
     def _is_for_both(self, change: Change) -> bool:
         is_rows = isinstance(change.piece, Part) and change.piece.kind is PartKind.TOKEN_ROWS
-        return is_rows or self.members[change.member].settings.get("ensure_weight_tying") is True
+        return is_rows or self.members[change.member].adapter.ties_weights
 
     def _resize(self, target: Target) -> None:
         """A whole tensor of another size in its place: a vocabulary that grew."""
@@ -338,7 +335,8 @@ def _renumbered(name: str, old: int | None, new: int | None) -> str:
 
 def is_whole(target: Target, members: Sequence[Member]) -> bool:
     """Whether a row of the result depends on other rows."""
-    return any(needs_whole(update, members[number].settings) for number, update in updates_of(target.changes))
+    updates = updates_of(target.changes)
+    return any(needs_whole(update, members[number].adapter.base_change) for number, update in updates)
 
 
 def is_sum(changes: Iterable[Change], members: Sequence[Member]) -> bool:
@@ -347,7 +345,7 @@ def is_sum(changes: Iterable[Change], members: Sequence[Member]) -> bool:
         if isinstance(change.piece, Part):
             if change.piece.kind is not PartKind.BIAS_DELTA:
                 return False
-        elif not (is_additive(change.piece, members[change.member].settings)):
+        elif not (is_additive(change.piece, members[change.member].adapter.base_change)):
             return False
     return True
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from lorahub.adapters.adapter import Adapter, Part, PartKind, Update
 from lorahub.adapters.base_model import BaseModel, BaseTensor
 from lorahub.adapters.base_names import BaseNames
+from lorahub.adapters.formats import format_of
 from lorahub.errors import AdapterDoesNotFit, NotConvertible
 from lorahub.merging.factors import Factors as Tensors
 from lorahub.swapping.effects import Bottleneck, Factors, Rescaled, Shift
@@ -17,20 +18,33 @@ from lorahub.swapping.fronts import Front
 from lorahub.swapping.slots import Effect, Pair
 
 _FRONTS = (PartKind.PROMPT, PartKind.PREFIX)
-_FRONT_TYPES = ("PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING")
+_FRONT_METHODS = ("prompt_tuning", "p_tuning", "prefix_tuning")
 _HINT = "load the adapter onto the base it was trained on"
 
 
 def kind_of(adapter: Adapter) -> str | None:
     """`bitfit`, `bottleneck`, `ia3`, `front`; None for what is read as factors."""
-    if adapter.format == "lorahub":
+    row = format_of(adapter)
+    if row is None:
+        return None
+    if row.stands_beside:
         return adapter.method
-    if adapter.updates and all(update.method == "ia3" for update in adapter.updates) and not adapter.parts:
-        return "ia3" if adapter.format == "peft" else None
-    settings = adapter.options.get("settings")
-    of_front = settings is not None and settings.raw.get("peft_type") in _FRONT_TYPES
-    is_alone = not adapter.updates and len(adapter.parts) == 1 and adapter.parts[0].kind in _FRONTS
-    return "front" if of_front and is_alone else None
+    if row.is_convertible and _is_ia3(adapter):
+        return "ia3"
+    return "front" if _is_front(adapter) else None
+
+
+def _is_ia3(adapter: Adapter) -> bool:
+    """And nothing else."""
+    factors = [update for update in adapter.updates if update.method == "ia3" and "factor" in update.tensors]
+    return bool(factors) and len(factors) == len(adapter.updates) and not adapter.parts
+
+
+def _is_front(adapter: Adapter) -> bool:
+    """And nothing else, of which is known how its numbers lie."""
+    if adapter.method not in _FRONT_METHODS or adapter.updates or len(adapter.parts) != 1:
+        return False
+    return adapter.parts[0].kind in _FRONTS and None not in adapter.parts[0].shape
 
 
 @dataclass(frozen=True)
@@ -88,8 +102,8 @@ class Reader:
             down_bias, up_bias = (
                 self._load(piece, role) if role in piece.tensors else None for role in ("down_bias", "up_bias")
             )
-            activation = str(self.adapter.options["activation"])
-            return Bottleneck(self._load(piece, "down"), self._load(piece, "up"), down_bias, up_bias, activation)
+            factors = (self._load(piece, "down"), self._load(piece, "up"), down_bias, up_bias)
+            return Bottleneck(*factors, str(piece.activation))
         bias = self._sized(piece, "bias", module.bias.numel())
         return Shift(bias if piece.kind is PartKind.BIAS_DELTA else bias - module.bias.detach().cpu().double())
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lorahub.adapters.adapter import Adapter, Kind, PartKind, Update
+from lorahub.adapters.adapter import Adapter, Kind, Naming, PartKind, Update
 from lorahub.adapters.base_model import BaseModel, BaseTensor
 from lorahub.adapters.base_names import BaseNames
 from lorahub.adapters.files import Files
@@ -102,7 +102,7 @@ class Targets:
         refuse_broken(adapter)
         _refuse_special(adapter)
         lora = read_lora(files, adapter)
-        if adapter.format == "gguf":
+        if lora.naming is Naming.GGUF:
             lora = from_gguf(lora, self._base)
         layers = self._placed(lora)
         self._refuse_shapes(layers)
@@ -233,16 +233,16 @@ def _obstacles(adapter: Adapter) -> Iterator[str]:
     for part in adapter.parts:
         if part.kind is not PartKind.BASE_COPY:
             yield f"{_BESIDE.get(part.kind, part.kind.value)}, first {part.name}"
-    settings = adapter.options.get("settings")
-    for option in ("layer_replication", "ensure_weight_tying"):
-        if settings is not None and settings.raw.get(option):
-            yield option
+    if adapter.replication:
+        yield "layer_replication"
+    if adapter.ties_weights:
+        yield "ensure_weight_tying"
 
 
 def _obstacle(update: Update) -> str | None:
     if update.method != "lora":
         return f"updates of {update.method}"
-    if "magnitude" in update.tensors and update.kind is not Kind.LINEAR:
+    if update.is_dora and update.kind is not Kind.LINEAR:
         return "DoRA's magnitudes of an embedding or a convolution"
     if "up_bias" in update.tensors:
         return "biases (lora_bias)"

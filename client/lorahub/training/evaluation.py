@@ -1,7 +1,6 @@
 """A base, with an adapter beside it, and with the adapter folded in: how well each predicts the same rows."""
 
 import hashlib
-import json
 import math
 import tempfile
 import warnings
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lorahub.adapters.adapter import Adapter
+from lorahub.adapters.adapter_config import parse_adapter_config
 from lorahub.adapters.base_model import BaseModel, read_base
 from lorahub.adapters.check import check
 from lorahub.adapters.evaluation import EVALUATION, Evaluation, Score, parse_evaluation, regressions
@@ -130,7 +130,8 @@ def adapted(model: Any, folder: Path) -> nn.Module:
 
     Raises `NotConvertible`, `AdapterDoesNotFit`, `InvalidAdapter`.
     """
-    kind = json.loads((folder / CONFIG).read_bytes()).get("peft_type") if (folder / CONFIG).is_file() else None
+    config = folder / CONFIG
+    kind = parse_adapter_config(config.read_bytes()).peft_type if config.is_file() else None
     if kind not in peft.PeftType.__members__:
         session = Session(model)
         session.load("adapter", folder)

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from lorahub.adapters.adapter_config import is_hub_id
+from lorahub.adapters.adapter_config import is_hub_id, parse_adapter_config
 from lorahub.adapters.base_model import BaseModel
 from lorahub.adapters.files import FolderFiles
 from lorahub.adapters.formats.own import BITFIT, BOTTLENECK
@@ -112,10 +112,10 @@ def _weights(files: FolderFiles) -> Iterator[StatedFile]:
 
 def _library(place: Path) -> str:
     """Whose files these are."""
-    if not (place / CONFIG).is_file():
+    config = place / CONFIG
+    if not config.is_file():
         return "transformers"
-    kind = str(json.loads((place / CONFIG).read_bytes()).get("peft_type"))
-    return "lorahub" if kind in (BOTTLENECK, BITFIT) else "peft"
+    return "lorahub" if parse_adapter_config(config.read_bytes()).peft_type in (BOTTLENECK, BITFIT) else "peft"
 
 
 def _name_base(path: Path, base: BaseModel) -> None:

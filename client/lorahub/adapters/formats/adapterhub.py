@@ -4,29 +4,31 @@ The adapter's own name stands inside every tensor's name; it is taken out. A bot
 between the base's: it can't be merged.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from lorahub.adapters.adapter import Adapter, BaseClaim, Part, PartKind, Update
 from lorahub.adapters.findings import Evidence
 from lorahub.adapters.formats import reading as methods
+from lorahub.adapters.formats.opened import Opened
 from lorahub.adapters.formats.reading import Reading, Tensors
 from lorahub.adapters.safetensors_header import TensorEntry
 
 _FLAT_ENDINGS = (".bias", ".lora_B", ".gating", "prefix_gates")
 
 
-def is_adapterhub(config: Mapping[str, Any]) -> bool:
+def is_adapterhub(opened: Opened) -> bool:
+    config = {} if opened.config is None else opened.config.raw
     return isinstance(config.get("config"), dict) and "hidden_size" in config and "model_type" in config
 
 
-def read_adapterhub(config: Mapping[str, Any], entries: Iterable[TensorEntry], *, weights_file: str) -> Adapter:
-    reading = Reading()
-    entries = list(entries)
+def read_adapterhub(opened: Opened) -> Adapter:
+    assert opened.config is not None  # it was recognised by it
+    reading, config = Reading(), opened.config.raw
     inner: dict[str, Any] = config["config"]
     loras: dict[str, dict[str, TensorEntry]] = {}
     bottlenecks: dict[str, dict[str, TensorEntry]] = {}
-    for entry in methods.check_entries(entries, reading, allow_flat=lambda name: name.endswith(_FLAT_ENDINGS)):
+    for entry in methods.check_entries(opened.entries, reading, allow_flat=lambda name: name.endswith(_FLAT_ENDINGS)):
         _sort(entry, reading, loras, bottlenecks)
     for module, tensors in loras.items():
         _lora(module, tensors, reading, inner)
@@ -46,8 +48,8 @@ def read_adapterhub(config: Mapping[str, Any], entries: Iterable[TensorEntry], *
         parts=tuple(reading.parts),
         claim=BaseClaim(base if isinstance(base, str) else None),
         findings=tuple(reading.findings),
-        weights_file=weights_file,
-        dtypes=methods.count_elements(entries),
+        weights_file=opened.path,
+        dtypes=methods.count_elements(opened.entries),
     )
 
 

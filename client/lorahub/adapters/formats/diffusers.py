@@ -3,13 +3,14 @@ settings of PEFT in the header under `lora_adapter_metadata`. Files of diffusion
 names (`diffusion_model.…`) are read too; the base's dictionary knows them.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from lorahub.adapters.adapter import Adapter, BaseClaim, Update
 from lorahub.adapters.findings import Evidence
 from lorahub.adapters.formats import reading as methods
-from lorahub.adapters.formats.peft import Settings
+from lorahub.adapters.formats.opened import Opened
+from lorahub.adapters.formats.peft_settings import PeftSettings
 from lorahub.adapters.formats.reading import Reading, Tensors
 from lorahub.adapters.safetensors_header import TensorEntry
 from lorahub.adapters.strict_json import parse_json
@@ -39,42 +40,36 @@ _OLD_PROJECTIONS = {"to_q_lora": "to_q", "to_k_lora": "to_k", "to_v_lora": "to_v
 _FLAT = ("alpha", "lora_B.bias", "lora_magnitude_vector", "lora_magnitude_vector.weight", "dora_scale")
 
 
-def is_diffusers(names: Iterable[str]) -> bool:
-    return any(name.partition(".")[0] in (*COMPONENTS, *_ORIGINAL) and (_split(name) is not None) for name in names)
+def is_diffusers(opened: Opened) -> bool:
+    heads = (*COMPONENTS, *_ORIGINAL)
+    return any(name.partition(".")[0] in heads and _split(name) is not None for name in opened.names)
 
 
-def read_diffusers(
-    entries: Iterable[TensorEntry],
-    metadata: Mapping[str, str],
-    *,
-    weights_file: str,
-    alphas: Mapping[str, float] | None = None,
-) -> Adapter:
-    """`alphas`: values of `.alpha` tensors by module, where they were read; without any, a module's scale is 1."""
-    reading = Reading()
-    entries = list(entries)
+def read_diffusers(opened: Opened) -> Adapter:
+    """A module without an alpha, in a tensor or in the header, has a scale of 1."""
+    reading, metadata = Reading(), opened.metadata
+    alphas = {_module(module): value for module, value in opened.alphas().items()}
     groups: dict[str, dict[str, TensorEntry]] = {}
-    for entry in methods.check_entries(entries, reading, allow_flat=lambda name: name.endswith(_FLAT)):
+    for entry in methods.check_entries(opened.entries, reading, allow_flat=lambda name: name.endswith(_FLAT)):
         found = _split(entry.name)
         if found is None:
             reading.unknown.append(entry)
         else:
-            groups.setdefault(found[0], {})[found[1]] = entry
+            role = methods.magnitude_role(entry) if entry.name.endswith(".dora_scale") else found[1]
+            groups.setdefault(found[0], {})[role] = entry
     stated = _settings(metadata, reading)
     for module, tensors in groups.items():
-        _make(module, tensors, reading, stated, alphas or {})
+        _make(module, tensors, reading, stated, alphas)
     _check_ranks(reading, stated)
     reading.close()
-    dora = any("magnitude" in update.tensors for update in reading.updates)
     return Adapter(
         format="diffusers",
         method="lora",
         updates=tuple(reading.updates),
         claim=BaseClaim(metadata.get("base_model") or None),
-        options={"dora": True} if dora else {},
         findings=tuple(reading.findings),
-        weights_file=weights_file,
-        dtypes=methods.count_elements(entries),
+        weights_file=opened.path,
+        dtypes=methods.count_elements(opened.entries),
     )
 
 
@@ -102,7 +97,7 @@ def _module(path: str) -> str:
     return path
 
 
-def _settings(metadata: Mapping[str, str], reading: Reading) -> dict[str, Settings]:
+def _settings(metadata: Mapping[str, str], reading: Reading) -> dict[str, PeftSettings]:
     """PEFT's settings of each part: `lora_adapter_metadata` has them as `unet.r`, `unet.lora_alpha`, …"""
     raw = metadata.get("lora_adapter_metadata")
     if not raw:
@@ -116,14 +111,14 @@ def _settings(metadata: Mapping[str, str], reading: Reading) -> dict[str, Settin
     for key, setting in value.items() if isinstance(value, dict) else ():
         component, _, name = key.partition(".")
         parts.setdefault(component, {})[name] = setting
-    return {component: Settings(settings) for component, settings in parts.items()}
+    return {component: PeftSettings(settings) for component, settings in parts.items()}
 
 
 def _make(
     module: str,
     tensors: Tensors,
     reading: Reading,
-    stated: Mapping[str, Settings],
+    stated: Mapping[str, PeftSettings],
     alphas: Mapping[str, float],
 ) -> None:
     component, _, inner = module.partition(".")
@@ -139,7 +134,7 @@ def _make(
         reading.updates.append(update)
 
 
-def _check_ranks(reading: Reading, stated: Mapping[str, Settings]) -> None:
+def _check_ranks(reading: Reading, stated: Mapping[str, PeftSettings]) -> None:
     wrong = []
     for update in reading.updates:
         component, _, inner = update.module.partition(".")

@@ -6,15 +6,21 @@ The scale at run time is alpha / rank of each module (llama.cpp `llama_adapter_l
 from lorahub.adapters.adapter import Adapter, BaseClaim, Kind, Naming, Part, PartKind, Update
 from lorahub.adapters.findings import Evidence
 from lorahub.adapters.formats import reading as methods
+from lorahub.adapters.formats.opened import Opened
 from lorahub.adapters.formats.reading import Reading, Tensors
-from lorahub.adapters.gguf_file import GgufHeader
+from lorahub.adapters.gguf_file import GgufHeader, read_gguf
+from lorahub.adapters.limits import LIMITS
 from lorahub.adapters.safetensors_header import TensorEntry
 
 _QUANTISED = frozenset({"Q8_0"})
 
 
-def read_gguf_adapter(header: GgufHeader, *, weights_file: str) -> Adapter:
-    reading = Reading()
+def is_gguf(opened: Opened) -> bool:
+    return opened.path.endswith(".gguf")
+
+
+def read_gguf_adapter(opened: Opened) -> Adapter:
+    reading, header = Reading(), _header(opened)
     metadata = header.metadata
     if metadata.get("general.type") != "adapter" or metadata.get("adapter.type") != "lora":
         found = f"{metadata.get('general.type')}/{metadata.get('adapter.type')}"
@@ -38,11 +44,19 @@ def read_gguf_adapter(header: GgufHeader, *, weights_file: str) -> Adapter:
         parts=tuple(reading.parts),
         naming=Naming.GGUF,
         claim=BaseClaim(base if isinstance(base, str) else None),
-        options={"not_mergeable": "alora"} if "adapter.alora.invocation_tokens" in metadata else {},
+        obstacle="alora" if "adapter.alora.invocation_tokens" in metadata else None,
         findings=tuple(reading.findings),
-        weights_file=weights_file,
+        weights_file=opened.path,
         dtypes=elements,
         architecture=architecture if isinstance(architecture, str) else None,
+    )
+
+
+def _header(opened: Opened) -> GgufHeader:
+    return read_gguf(
+        lambda start, stop: opened.files.read(opened.path, start, stop),
+        size=opened.files.sizes[opened.path],
+        max_header_bytes=LIMITS.header_bytes,
     )
 
 
@@ -74,8 +88,8 @@ def _make(module: str, tensors: Tensors, reading: Reading, alpha: object) -> Non
         down, up = tensors["down"], tensors["up"]
         rank = down.shape[1]
         agrees = methods.agree({"lora_a": rank, "lora_b": up.shape[1]}, module, reading)
-        shape = (down.shape[0], up.shape[0])
-        update = Update(module, "lora", tensors, shape, rank, scale(rank), Kind.EMBEDDING) if agrees else None
+        shape, factors = (down.shape[0], up.shape[0]), {"down": down.turned, "up": up}
+        update = Update(module, "lora", factors, shape, rank, scale(rank), Kind.EMBEDDING) if agrees else None
     else:
         update = None
     if update is not None:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 
 from lorahub.adapters.adapter import Adapter, BaseClaim, Naming, Part, PartKind, Update
 from lorahub.adapters.formats import reading as methods
+from lorahub.adapters.formats.opened import Opened
 from lorahub.adapters.formats.reading import Reading, Tensors
 from lorahub.adapters.safetensors_header import TensorEntry
 
@@ -38,36 +39,25 @@ _ROLES = {
     "w_norm": ("full", "weight"),
     "b_norm": ("", "bias"),
     "on_input": ("", "on_input"),
-    "weight": ("ia3", "factor"),
-    "oft_blocks": ("oft", "rotation"),
+    "weight": ("ia3", "growth"),
+    "oft_blocks": ("oft", "blocks"),
     "rescale": ("", "rescale"),
 }
 _FLAT = frozenset({"alpha", "diff", "diff_b", "w_norm", "b_norm", "on_input", "weight", "rescale", "dora_scale"})
 
 
-def is_kohya(names: Iterable[str]) -> bool:
-    return any(name.startswith((*PREFIXES, "oft_unet_")) and name.partition(".")[2] in _ROLES for name in names)
+def is_kohya(opened: Opened) -> bool:
+    return any(name.startswith((*PREFIXES, "oft_unet_")) and name.partition(".")[2] in _ROLES for name in opened.names)
 
 
-def read_kohya(
-    entries: Iterable[TensorEntry],
-    metadata: Mapping[str, str],
-    *,
-    weights_file: str,
-    alphas: Mapping[str, float] | None = None,
-) -> Adapter:
-    """`alphas`: the values of the `.alpha` tensors, by module; they are data, so a header alone doesn't have them.
-
-    A module without a known alpha has the scale that `ss_network_alpha` says, else 1 (kohya: alpha = dim).
-    """
-    reading = Reading()
-    entries = list(entries)
-    groups = _groups(entries, reading)
+def read_kohya(opened: Opened) -> Adapter:
+    """A module without a known alpha has the scale that `ss_network_alpha` says, else 1 (kohya: alpha = dim)."""
+    reading, metadata, alphas = Reading(), opened.metadata, opened.alphas()
+    groups = _groups(opened.entries, reading)
     for module, tensors in groups.items():
-        _make(module, tensors, reading, metadata, alphas or {})
+        _make(module, tensors, reading, metadata, alphas)
     reading.close()
     methods_used = [update.method for update in reading.updates]
-    dora = any("magnitude" in update.tensors for update in reading.updates)
     return Adapter(
         format="kohya",
         method=max(set(methods_used), key=methods_used.count) if methods_used else "lora",
@@ -75,20 +65,20 @@ def read_kohya(
         parts=tuple(reading.parts),
         naming=Naming.FOLDED,
         claim=_claim(metadata),
-        options={"dora": True} if dora else {},
         findings=tuple(reading.findings),
-        weights_file=weights_file,
-        dtypes=methods.count_elements(entries),
+        weights_file=opened.path,
+        dtypes=methods.count_elements(opened.entries),
     )
 
 
-def _groups(entries: list[TensorEntry], reading: Reading) -> dict[str, dict[str, TensorEntry]]:
+def _groups(entries: Iterable[TensorEntry], reading: Reading) -> dict[str, dict[str, TensorEntry]]:
     groups: dict[str, dict[str, TensorEntry]] = {}
     flat = lambda name: name.partition(".")[2] in _FLAT  # noqa: E731
     for entry in methods.check_entries(entries, reading, allow_flat=flat):
         module, _, ending = entry.name.partition(".")
         if ending in _ROLES and module.startswith((*PREFIXES, "oft_unet_")):
-            groups.setdefault(module, {})[_ROLES[ending][1]] = entry
+            role = methods.magnitude_role(entry) if ending == "dora_scale" else _ROLES[ending][1]
+            groups.setdefault(module, {})[role] = entry
         else:
             reading.unknown.append(entry)
     return groups
@@ -110,11 +100,11 @@ def _make(
     elif "weight" in roles:
         entry = tensors["weight"]
         update = Update(module, "full", tensors, entry.shape)
-    elif "factor" in roles:
-        size = methods.elements(tensors["factor"])
+    elif "growth" in roles:
+        size = methods.elements(tensors["growth"])
         update = Update(module, "ia3", tensors, (None, size) if "on_input" in roles else (size, None))
-    elif "rotation" in roles:
-        blocks = tensors["rotation"].shape
+    elif "blocks" in roles:
+        blocks = tensors["blocks"].shape
         update = Update(module.replace("oft_unet_", "lora_unet_"), "oft", tensors, (blocks[0] * blocks[1], None))
     elif roles - {"bias"}:
         update = methods.low_rank(module, tensors, reading, scale=scale)
@@ -138,4 +128,4 @@ def _claim(metadata: Mapping[str, str]) -> BaseClaim:
     digest = metadata.get("ss_new_sd_model_hash", "")
     name = metadata.get("ss_sd_model_name") or metadata.get("modelspec.architecture")
     files = {metadata.get("ss_sd_model_name", "base"): digest} if len(digest) == 64 else {}
-    return BaseClaim(name=name, files=files)
+    return BaseClaim(name=name, files=files, names_all_files=False)

@@ -2,12 +2,13 @@
 it is: ΔW = scale · (lora_a · lora_b)ᵀ.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from lorahub.adapters.adapter import Adapter, BaseClaim, Kind, Part, PartKind, Update
 from lorahub.adapters.findings import Evidence
 from lorahub.adapters.formats import reading as methods
+from lorahub.adapters.formats.opened import Opened
 from lorahub.adapters.formats.reading import Reading, Tensors
 from lorahub.adapters.safetensors_header import TensorEntry
 
@@ -15,15 +16,16 @@ _DEFAULT_SCALE = 20.0  # mlx-lm `linear_to_lora_layers`
 _ROLES = {"lora_a": "a", "lora_b": "b", "m": "magnitude"}
 
 
-def is_mlx(config: Mapping[str, Any]) -> bool:
-    return "fine_tune_type" in config or "lora_parameters" in config
+def is_mlx(opened: Opened) -> bool:
+    config = opened.config
+    return config is not None and ("fine_tune_type" in config.raw or "lora_parameters" in config.raw)
 
 
-def read_mlx(config: Mapping[str, Any], entries: Iterable[TensorEntry], *, weights_file: str) -> Adapter:
-    reading = Reading()
-    entries = list(entries)
+def read_mlx(opened: Opened) -> Adapter:
+    assert opened.config is not None  # it was recognised by it
+    reading, config = Reading(), opened.config.raw
     groups: dict[str, dict[str, TensorEntry]] = {}
-    for entry in methods.check_entries(entries, reading, allow_flat=_may_be_flat):
+    for entry in methods.check_entries(opened.entries, reading, allow_flat=_may_be_flat):
         module, _, leaf = entry.name.rpartition(".")
         if leaf in _ROLES:
             groups.setdefault(module, {})[_ROLES[leaf]] = entry
@@ -37,7 +39,6 @@ def read_mlx(config: Mapping[str, Any], entries: Iterable[TensorEntry], *, weigh
         _make(module, tensors, reading, settings)
     _check(reading, config, settings)
     reading.close()
-    is_dora = any("magnitude" in update.tensors for update in reading.updates)
     base = config.get("model")
     return Adapter(
         format="mlx",
@@ -45,10 +46,9 @@ def read_mlx(config: Mapping[str, Any], entries: Iterable[TensorEntry], *, weigh
         updates=tuple(reading.updates),
         parts=tuple(reading.parts),
         claim=BaseClaim(base if isinstance(base, str) else None),
-        options={"dora": True} if is_dora else {},
         findings=tuple(reading.findings),
-        weights_file=weights_file,
-        dtypes=methods.count_elements(entries),
+        weights_file=opened.path,
+        dtypes=methods.count_elements(opened.entries),
     )
 
 
@@ -60,19 +60,22 @@ def _make(module: str, tensors: Tensors, reading: Reading, settings: Mapping[str
     if not methods.require(tensors, module, ("a", "b"), reading):
         return
     a, b = tensors["a"], tensors["b"]
+    beside = {role: entry for role, entry in tensors.items() if role not in ("a", "b")}
+    factors = {"down": a.turned, "up": b.turned, **beside}
     if not methods.agree({"lora_a": a.shape[-1], "lora_b": b.shape[-2]}, module, reading):
         return
     stated = settings.get("scale")
     scale = float(stated) if isinstance(stated, int | float) else _DEFAULT_SCALE
     rank = a.shape[-1]
     if module.endswith("embed_tokens"):
-        reading.updates.append(Update(module, "lora", tensors, (a.shape[0], b.shape[1]), rank, scale, Kind.EMBEDDING))
+        reading.updates.append(Update(module, "lora", factors, (a.shape[0], b.shape[1]), rank, scale, Kind.EMBEDDING))
     elif len(a.shape) == 3:
         # experts: lora_a (experts, rank, in), lora_b (experts, out, rank)
         shape = (a.shape[0], b.shape[1], a.shape[2])
-        reading.updates.append(Update(module, "lora", tensors, shape, a.shape[1], scale))
+        factors = {"down": a, "up": b, **beside}
+        reading.updates.append(Update(module, "lora", factors, shape, a.shape[1], scale))
     else:
-        reading.updates.append(Update(module, "lora", tensors, (b.shape[1], a.shape[0]), rank, scale))
+        reading.updates.append(Update(module, "lora", factors, (b.shape[1], a.shape[0]), rank, scale))
 
 
 def _check(reading: Reading, config: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
@@ -84,7 +87,7 @@ def _check(reading: Reading, config: Mapping[str, Any], settings: Mapping[str, A
     ]
     if wrong:
         reading.add("LH203", f"{len(wrong)} modules have another rank than lora_parameters says: {stated}", wrong)
-    is_dora = any("magnitude" in update.tensors for update in reading.updates)
+    is_dora = any(update.is_dora for update in reading.updates)
     if is_dora != (config.get("fine_tune_type") == "dora") and reading.updates:
         what = "has" if is_dora else "has no"
         evidence = [Evidence("fine_tune_type", str(config.get("fine_tune_type")), "dora" if is_dora else "lora")]

@@ -11,6 +11,7 @@ from lorahub.adapters.adapter import Adapter, BaseClaim, Part, PartKind
 from lorahub.adapters.adapter_config import AdapterConfig
 from lorahub.adapters.findings import Evidence
 from lorahub.adapters.formats import reading as methods
+from lorahub.adapters.formats.opened import Opened
 from lorahub.adapters.formats.reading import Reading
 from lorahub.adapters.safetensors_header import TensorEntry
 
@@ -32,49 +33,48 @@ class _Told:
     activation: str | None = None
 
 
-def is_own(metadata: Mapping[str, str]) -> bool:
-    return "lorahub.method" in metadata
+def is_own(opened: Opened) -> bool:
+    if opened.config is not None:
+        return opened.config.peft_type in _METHODS
+    return "lorahub.method" in opened.metadata
 
 
-def is_own_config(config: AdapterConfig) -> bool:
-    return config.peft_type in _METHODS
+def read_own(opened: Opened) -> Adapter:
+    told = _of_metadata(opened.metadata) if opened.config is None else _of_config(opened.config)
+    return _read(opened, told)
 
 
-def read_own(entries: Iterable[TensorEntry], metadata: Mapping[str, str], *, weights_file: str) -> Adapter:
+def _of_metadata(metadata: Mapping[str, str]) -> _Told:
     claim = BaseClaim(metadata.get("lorahub.base") or None)
-    told = _Told(
+    return _Told(
         metadata["lorahub.method"], claim, metadata.get("lorahub.bias"), metadata.get("lorahub.activation", "gelu")
     )
-    return _read(entries, told, weights_file)
 
 
-def read_own_config(config: AdapterConfig, entries: Iterable[TensorEntry], *, weights_file: str) -> Adapter:
+def _of_config(config: AdapterConfig) -> _Told:
     bias, activation = config.raw.get("bias"), config.raw.get("activation")
-    told = _Told(
+    return _Told(
         _METHODS[config.peft_type or ""],
         BaseClaim(config.base_model, config.base_revision),
         bias if isinstance(bias, str) else None,
         activation if isinstance(activation, str) else None,
     )
-    return _read(entries, told, weights_file)
 
 
-def _read(entries: Iterable[TensorEntry], told: _Told, weights_file: str) -> Adapter:
+def _read(opened: Opened, told: _Told) -> Adapter:
     reading = Reading()
-    entries = list(entries)
-    kept = methods.check_entries(entries, reading, allow_flat=lambda name: name.endswith(".bias"))
+    kept = methods.check_entries(opened.entries, reading, allow_flat=lambda name: name.endswith(".bias"))
     adapter = Adapter(
         format="lorahub",
         method=told.method[:60],
         claim=told.claim,
-        weights_file=weights_file,
-        dtypes=methods.count_elements(entries),
+        weights_file=opened.path,
+        dtypes=methods.count_elements(opened.entries),
     )
     if told.method == "bitfit":
         _biases(kept, reading, is_delta=told.bias == DELTA)
     elif told.method == "bottleneck":
-        _bottlenecks(kept, reading)
-        adapter = replace(adapter, options={"activation": told.activation})
+        _bottlenecks(kept, reading, str(told.activation))
         if told.activation not in ACTIVATIONS:
             what = str(told.activation)[:60]
             reading.add(
@@ -96,7 +96,7 @@ def _biases(entries: Iterable[TensorEntry], reading: Reading, *, is_delta: bool)
             reading.unknown.append(entry)
 
 
-def _bottlenecks(entries: Iterable[TensorEntry], reading: Reading) -> None:
+def _bottlenecks(entries: Iterable[TensorEntry], reading: Reading, activation: str) -> None:
     groups: dict[str, dict[str, TensorEntry]] = {}
     for entry in entries:
         found = next((ending for ending in _ROLES if entry.name.endswith(f".{ending}")), None)
@@ -107,4 +107,4 @@ def _bottlenecks(entries: Iterable[TensorEntry], reading: Reading) -> None:
     for module, tensors in groups.items():
         part = methods.bottleneck(module, tensors, reading)
         if part is not None:
-            reading.parts.append(part)
+            reading.parts.append(replace(part, activation=activation))

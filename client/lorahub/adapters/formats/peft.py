@@ -4,17 +4,18 @@ The tensors are the truth, the configuration is a claim: where the two disagree,
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from itertools import pairwise
 from typing import Any
 
 from lorahub.adapters.adapter import Adapter, BaseClaim, Part, PartKind, Update
 from lorahub.adapters.adapter_config import AdapterConfig
 from lorahub.adapters.findings import Evidence, shape_text
 from lorahub.adapters.formats import reading as methods
-from lorahub.adapters.formats.peft_settings import SETTINGS, TYPES
+from lorahub.adapters.formats.opened import Opened
+from lorahub.adapters.formats.peft_settings import SETTINGS, TYPES, PeftSettings
 from lorahub.adapters.formats.reading import Reading, Tensors
-from lorahub.adapters.patterns import Names, Patterns, endings, is_saved, layer_index
+from lorahub.adapters.patterns import endings, is_saved
 from lorahub.adapters.safetensors_header import TensorEntry
+from lorahub.adapters.selection import MOST_SAVED
 
 _SUFFIXES = {
     "lora_A.weight": ("lora", "down"),
@@ -68,7 +69,10 @@ _SUFFIXES = {
 _FLAT_ROLES = frozenset(
     "up_bias magnitude diagonal lambda_b lambda_d spectrum values weight bias gate factor alpha".split()
 )
-_SHARED = ("vera_A", "vera_B", "randlora_A", "randlora_B", "vblora_vector_bank", "pvera_A", "pvera_B")
+_SHARED = {"vera_A": "shared_down", "vera_B": "shared_up"}
+"""Tensors of no module, for all of them -> role."""
+_OF_NO_UPDATE = ("randlora_A", "randlora_B", "vblora_vector_bank", "pvera_A", "pvera_B")
+"""The like, of methods that are known by name only."""
 _FREE = {"fourierft", "waveft", "shira"}
 _METHODS = {
     "LORA": "lora",
@@ -85,93 +89,34 @@ _METHODS = {
 _PROMPTS = {"PROMPT_TUNING", "MULTITASK_PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING", "CPT", "CARTRIDGE"}
 _WRAPPERS = ("base_model.model.", "base_model.", "_orig_mod.", "module.")
 _EMBEDDINGS = ("embed_tokens", "lm_head", "wte", "word_embeddings", "embed_in", "embed_out", "shared", "tok_embeddings")
-_CHANGES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 _TWICE = ("classifier", "score")
-_MOST_SAVED = 256  # each name is tried on each module; real adapters have two
 
 
-def read_peft(config: AdapterConfig, entries: Iterable[TensorEntry], *, weights_file: str) -> Adapter:
-    """`entries` are the tensors of `weights_file`. Never raises: what can't be understood is a finding."""
-    reader = _Reader(config)
-    reader.take(entries)
+def is_peft(opened: Opened) -> bool:
+    """Whatever else has an adapter_config.json was recognised by it before."""
+    return opened.config is not None
+
+
+def read_peft(opened: Opened) -> Adapter:
+    """Never raises: what can't be understood is a finding."""
+    assert opened.config is not None  # it was recognised by it
+    reader = _Reader(opened.config)
+    reader.take(opened.entries)
     reader.check_claims()
     reader.reading.close()
-    return reader.adapter(weights_file)
-
-
-class Settings:
-    """adapter_config.json as PEFT applies it to one module."""
-
-    def __init__(self, raw: Mapping[str, Any]) -> None:
-        self.raw = raw
-        self.rank = _number(raw.get("r", raw.get("init_r")), 8)
-        self.alpha = _number(raw.get("lora_alpha", raw.get("alpha")), 8)
-        self.ranks = Patterns(_patterns(raw.get("rank_pattern")))
-        self.alphas = Patterns(_patterns(raw.get("alpha_pattern")))
-        self.targets: tuple[str, ...] | str | None = _names(raw.get("target_modules"))
-        self.saved: tuple[str, ...] = _list(raw.get("modules_to_save"))
-        self._targets = Names(self.targets or ())
-        self._excluded = Names(_names(raw.get("exclude_modules")) or ())
-        self._feedforward = Names(_names(raw.get("feedforward_modules")) or ())
-        self._parameters: dict[str, list[str]] = {}
-        for parameter in _list(raw.get("target_parameters")):
-            owner, _, leaf = parameter.rpartition(".")
-            self._parameters.setdefault(owner, []).append(leaf)
-        layers = raw.get("layers_to_transform")
-        listed = [layers] if isinstance(layers, int) else layers
-        self.layers = frozenset(n for n in listed if isinstance(n, int)) if isinstance(listed, list) else None
-
-    def rank_of(self, module: str) -> float:
-        return self.ranks.value(module, self.rank)
-
-    def alpha_of(self, module: str) -> float:
-        return self.alphas.value(module, self.alpha)
-
-    def scale(self, module: str, rank: int) -> float:
-        """Alpha / r, with rsLoRA alpha / √r."""
-        root = self.raw.get("use_rslora") is True
-        return self.alpha_of(module) / (rank**0.5 if root else rank)
-
-    def covers(self, module: str) -> bool | None:
-        """Whether PEFT makes a layer for the module; None where the configuration doesn't say."""
-        if self.targets is None or self.targets == "all-linear":
-            return None
-        if self._excluded.match(module):
-            return False
-        covered = self._targets.match(module)
-        if covered and self.layers is not None and not isinstance(self.targets, str):
-            return self._layer_of(module) in self.layers
-        return covered
-
-    def _layer_of(self, module: str) -> int | None:
-        patterns = _list(self.raw.get("layers_pattern"))
-        if patterns:
-            parts = module.split(".")
-            for before, number in pairwise(parts):
-                if before in patterns and number.isdecimal():
-                    return int(number)
-        return layer_index(module)
-
-    def saves(self, module: str) -> bool:
-        """PEFT wraps every module whose name ends in one of `modules_to_save`, with all that is in it."""
-        return is_saved(self.saved[:_MOST_SAVED], module)
-
-    def is_feedforward(self, module: str) -> bool:
-        return bool(self._feedforward.match(module))
-
-    def parameters_of(self, module: str) -> list[str]:
-        """The bare parameters of the module that `target_parameters` names."""
-        return [leaf for ending in endings(module) for leaf in self._parameters.get(ending, ())]
+    return reader.adapter(opened.path)
 
 
 class _Reader:
     def __init__(self, config: AdapterConfig) -> None:
         self.config = config
         self.raw = config.raw
-        self.settings = Settings(config.raw)
+        self.settings = PeftSettings(config.raw)
+        self.selection = self.settings.selection
         self.reading = Reading()
         self.groups: dict[tuple[str, str, int], dict[str, TensorEntry]] = {}
         self.names: dict[tuple[str, str, int], str] = {}
+        self.shared: dict[str, TensorEntry] = {}
         self.twice: list[Evidence] = []
         self.elements: Mapping[str, int] = {}
         self.copies = 0
@@ -206,9 +151,12 @@ class _Reader:
 
     def _sort(self, entry: TensorEntry) -> None:
         name = _unwrapped(entry.name)
-        if name in _SHARED or name == "prompt_embeddings":
-            if name == "prompt_embeddings":
-                self._prompt(entry)
+        if name == "prompt_embeddings":
+            self._prompt(entry)
+            return
+        if name in _SHARED:
+            self.shared[_SHARED[name]] = entry
+        if name in _SHARED or name in _OF_NO_UPDATE:
             return
         found = _suffix(name)
         if found is None:
@@ -239,7 +187,7 @@ class _Reader:
         module, nesting = _module(path)
         if nesting and parameter == "weight":
             kind = PartKind.BASE_COPY
-        elif parameter == "bias" and not self.settings.saves(module):
+        elif parameter == "bias" and not self.selection.saves(module):
             kind = PartKind.BIAS
         else:
             kind = PartKind.REPLACEMENT
@@ -302,7 +250,7 @@ class _Reader:
 
     def _parameters(self, module: str, nesting: int) -> tuple[str, ...]:
         """The bare parameters of this module that are targets. PEFT nests their wrappers: the first has the deepest."""
-        if self.settings.covers(module) and not nesting:
+        if self.selection.covers(module) and not nesting:
             return ()
         return tuple(sorted(set(self.settings.parameters_of(module)), key=_place_in_module))
 
@@ -337,7 +285,16 @@ class _Reader:
             return None
         shape, rank = _sides(family, tensors, self.raw, is_feedforward=self.settings.is_feedforward(module))
         method = family if family != "other" else (self.config.peft_type or "other").lower()
-        return Update(module, method, tensors, shape, rank, transposed=self._is_transposed())
+        return Update(
+            module,
+            method,
+            {**tensors, **self.shared} if family == "vera" else tensors,
+            shape,
+            rank,
+            transposed=self._is_transposed(),
+            terms=self.settings.terms if family == "oft" else None,
+            is_orthonormal=family == "hra" and self.raw.get("apply_GS") is True,
+        )
 
     def _part(self, module: str, family: str, tensors: Tensors) -> None:
         add = self.reading.parts.append
@@ -442,7 +399,7 @@ class _Reader:
         outside = [
             Evidence(update.module)
             for update in self.reading.updates
-            if self.settings.covers(update.module) is False and update.parameters == ("weight",)
+            if self.selection.covers(update.module) is False and update.parameters == ("weight",)
             if not (self.raw.get("ensure_weight_tying") is True and update.leaf in _EMBEDDINGS)
         ]
         if outside:
@@ -459,7 +416,7 @@ class _Reader:
 
     def _unused_targets(self) -> Iterator[str]:
         """Only where tensors of targets are kept one by one, and nothing else explains their absence."""
-        targets = self.settings.targets
+        targets = self.selection.targets
         broken = self.reading.missing or self.reading.ranks or any(f.rule == "LH209" for f in self.reading.findings)
         if targets is None or isinstance(targets, str) or broken:
             return
@@ -469,9 +426,9 @@ class _Reader:
         yield from (name for name in targets if name not in ends)
 
     def _check_saved(self) -> None:
-        if len(self.settings.saved) > _MOST_SAVED:
-            evidence = [Evidence("modules_to_save", f"{len(self.settings.saved)} names", f"at most {_MOST_SAVED}")]
-            self.reading.add("LH305", f"modules_to_save has {len(self.settings.saved)} names", evidence)
+        if len(self.selection.saved) > MOST_SAVED:
+            evidence = [Evidence("modules_to_save", f"{len(self.selection.saved)} names", f"at most {MOST_SAVED}")]
+            self.reading.add("LH305", f"modules_to_save has {len(self.selection.saved)} names", evidence)
             return
         whole = [part for part in self.reading.parts if part.kind is PartKind.REPLACEMENT]
         if self.config.peft_type in ("LN_TUNING", "TRAINABLE_TOKENS"):
@@ -479,14 +436,14 @@ class _Reader:
         outside = [
             Evidence(next(iter(part.tensors.values())).name)
             for part in whole
-            if not self.settings.saves(part.module) and part.leaf not in _EMBEDDINGS
+            if not self.selection.saves(part.module) and part.leaf not in _EMBEDDINGS
         ]
         if outside:
             self.reading.add(
                 "LH213", f"{len(outside)} whole tensors are not in modules_to_save, first {outside[0].name}", outside
             )
-        unused = [name for name in self.settings.saved if not any(is_saved([name], part.module) for part in whole)]
-        if set(unused) < set(_TWICE) and any(name in _TWICE for name in self.settings.saved if name not in unused):
+        unused = [name for name in self.selection.saved if not any(is_saved([name], part.module) for part in whole)]
+        if set(unused) < set(_TWICE) and any(name in _TWICE for name in self.selection.saved if name not in unused):
             unused = []  # PEFT writes both names for every classifier
         if unused:
             evidence = [Evidence("modules_to_save", name) for name in unused]
@@ -512,12 +469,10 @@ class _Reader:
         if unknown:
             evidence = [Evidence(key, str(self.raw[key])[:100]) for key in unknown]
             self.reading.add("LH217", f"not known: {', '.join(unknown[:8])}", evidence)
-        init = self.raw.get("init_lora_weights")
-        changed = next(
-            (name for name in _CHANGES_BASE if isinstance(init, str) and init.lower().startswith(name)), None
-        )
-        if changed or self.raw.get("kasa_config"):
-            what = f"init_lora_weights is {init}" if changed else "kasa_config is set"
+        if self.settings.base_change is not None:
+            init = self.raw.get("init_lora_weights")
+            is_kasa = self.settings.base_change.setting == "kasa_config"
+            what = "kasa_config is set" if is_kasa else f"init_lora_weights is {init}"
             self.reading.add("LH216", what, [Evidence("init_lora_weights", str(init))])
         if self.raw.get("layer_replication"):
             self.reading.add(
@@ -532,36 +487,26 @@ class _Reader:
     # --- the whole ------------------------------------------------------------------------------------------------
 
     def adapter(self, weights_file: str) -> Adapter:
-        kind = self.config.peft_type
+        kind, raw = self.config.peft_type, self.raw
         return Adapter(
             format="peft",
             method=_METHODS.get(kind or "", (kind or "unknown").lower()),
             updates=tuple(self.reading.updates),
             parts=tuple(self.reading.parts),
             claim=BaseClaim(self.config.base_model, self.config.base_revision),
-            options=self._options(),
-            targets=self.settings.targets,
+            base_change=self.settings.base_change,
+            selection=self.selection,
+            scaling=self.settings.scaling,
+            replication=self.settings.replication,
+            ties_weights=raw.get("ensure_weight_tying") is True,
+            is_block_diagonal=bool(raw.get("use_bdlora")),
+            obstacle=self.settings.obstacle,
+            start=self.settings.start,
+            dropout=self.settings.dropout,
             findings=tuple(self.reading.findings),
             weights_file=weights_file,
             dtypes=self.elements,
         )
-
-    def _options(self) -> dict[str, Any]:
-        raw = self.raw
-        options: dict[str, Any] = {
-            "rslora": raw.get("use_rslora") is True,
-            "dora": any("magnitude" in update.tensors for update in self.reading.updates),
-            "alpha": self.settings.alpha,
-            "rank": self.settings.rank,
-            "patterns": bool(self.settings.ranks or self.settings.alphas),
-            "layer_replication": raw.get("layer_replication"),
-            "init": raw.get("init_lora_weights"),
-            "settings": self.settings,
-            "not_mergeable": next(
-                (key for key in ("alora_invocation_tokens", "use_qalora", "arrow_config") if raw.get(key)), None
-            ),
-        }
-        return {key: value for key, value in options.items() if value not in (None, False)}
 
 
 # --- names ------------------------------------------------------------------------------------------------------------
@@ -640,28 +585,3 @@ def _sides(
     if family == "hra":
         return (None, tensors["reflections"].shape[0]), tensors["reflections"].shape[1]
     return (None, None), None
-
-
-# --- values of the configuration --------------------------------------------------------------------------------------
-
-
-def _number(value: Any, default: float) -> float:
-    return value if isinstance(value, int | float) and not isinstance(value, bool) else default
-
-
-def _patterns(value: Any) -> dict[str, float]:
-    if not isinstance(value, dict):
-        return {}
-    return {
-        key: number for key, number in value.items() if isinstance(number, int | float) and not isinstance(number, bool)
-    }
-
-
-def _names(value: Any) -> tuple[str, ...] | str | None:
-    return value if isinstance(value, str) else None if not isinstance(value, list) else _list(value)
-
-
-def _list(value: Any) -> tuple[str, ...]:
-    if isinstance(value, str):
-        return (value,)
-    return tuple(item for item in value if isinstance(item, str)) if isinstance(value, list) else ()

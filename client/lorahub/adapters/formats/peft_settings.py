@@ -1,4 +1,12 @@
-"""The words of adapter_config.json, as PEFT 0.21 writes them."""
+"""adapter_config.json, as PEFT 0.21 writes and applies it: its words, and what they come to for a module."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from lorahub.adapters.adapter import Scaling
+from lorahub.adapters.base_changes import base_change
+from lorahub.adapters.patterns import Names, Patterns, endings
+from lorahub.adapters.selection import Selection
 
 SETTINGS = frozenset(
     """
@@ -48,3 +56,120 @@ TYPES = frozenset(
     """.split()
 )
 """Every `peft_type`."""
+
+_TERMS = 5
+_MOST_LAYERS = 10_000
+_OF_ACTIVATIONS = ("alora_invocation_tokens", "use_qalora", "arrow_config")
+
+
+class PeftSettings:
+    """adapter_config.json as PEFT applies it to one module."""
+
+    def __init__(self, raw: Mapping[str, Any]) -> None:
+        self.raw = raw
+        self.rank = _number(raw.get("r", raw.get("init_r")), 8)
+        self.alpha = _number(raw.get("lora_alpha", raw.get("alpha")), 8)
+        self.ranks = Patterns(_patterns(raw.get("rank_pattern")))
+        self.alphas = Patterns(_patterns(raw.get("alpha_pattern")))
+        self.selection = _selection(raw)
+        self.base_change = base_change(raw.get("init_lora_weights"), is_kasa=bool(raw.get("kasa_config")))
+        self.replication = _ranges(raw.get("layer_replication"))
+        self.terms = _terms(raw)
+        self._feedforward = Names(_names(raw.get("feedforward_modules")) or ())
+        self._parameters: dict[str, list[str]] = {}
+        for parameter in _list(raw.get("target_parameters")):
+            owner, _, leaf = parameter.rpartition(".")
+            self._parameters.setdefault(owner, []).append(leaf)
+
+    @property
+    def scaling(self) -> Scaling:
+        return Scaling(
+            self.rank,
+            self.alpha,
+            is_root=self.raw.get("use_rslora") is True,
+            has_patterns=bool(self.ranks or self.alphas),
+        )
+
+    @property
+    def start(self) -> str | bool | None:
+        start = self.raw.get("init_lora_weights")
+        return start if isinstance(start, str | bool) else None
+
+    @property
+    def dropout(self) -> float:
+        dropout = self.raw.get("lora_dropout")
+        return float(dropout) if isinstance(dropout, int | float) else 0.0
+
+    @property
+    def obstacle(self) -> str | None:
+        """The setting by which the adapter acts on activations."""
+        return next((key for key in _OF_ACTIVATIONS if self.raw.get(key)), None)
+
+    def rank_of(self, module: str) -> float:
+        return self.ranks.value(module, self.rank)
+
+    def alpha_of(self, module: str) -> float:
+        return self.alphas.value(module, self.alpha)
+
+    def scale(self, module: str, rank: int) -> float:
+        """Alpha / r, with rsLoRA alpha / √r."""
+        root = self.raw.get("use_rslora") is True
+        return self.alpha_of(module) / (rank**0.5 if root else rank)
+
+    def is_feedforward(self, module: str) -> bool:
+        return bool(self._feedforward.match(module))
+
+    def parameters_of(self, module: str) -> list[str]:
+        """The bare parameters of the module that `target_parameters` names."""
+        return [leaf for ending in endings(module) for leaf in self._parameters.get(ending, ())]
+
+
+def _number(value: Any, default: float) -> float:
+    return value if isinstance(value, int | float) and not isinstance(value, bool) else default
+
+
+def _patterns(value: Any) -> dict[str, float]:
+    if not isinstance(value, dict):
+        return {}
+    return {
+        key: number for key, number in value.items() if isinstance(number, int | float) and not isinstance(number, bool)
+    }
+
+
+def _names(value: Any) -> tuple[str, ...] | str | None:
+    return value if isinstance(value, str) else None if not isinstance(value, list) else _list(value)
+
+
+def _list(value: Any) -> tuple[str, ...]:
+    if isinstance(value, str):
+        return (value,)
+    return tuple(item for item in value if isinstance(item, str)) if isinstance(value, list) else ()
+
+
+def _selection(raw: Mapping[str, Any]) -> Selection:
+    layers = raw.get("layers_to_transform")
+    listed = [layers] if isinstance(layers, int) else layers
+    return Selection(
+        _names(raw.get("target_modules")),
+        excluded=_names(raw.get("exclude_modules")) or (),
+        layers=frozenset(n for n in listed if isinstance(n, int)) if isinstance(listed, list) else None,
+        layer_parents=_list(raw.get("layers_pattern")),
+        saved=_list(raw.get("modules_to_save")),
+    )
+
+
+def _ranges(value: Any) -> tuple[tuple[int, int], ...]:
+    """The good ones of `layer_replication`."""
+    pairs = value if isinstance(value, list) else []
+    good = [
+        pair for pair in pairs if isinstance(pair, list) and len(pair) == 2 and all(isinstance(n, int) for n in pair)
+    ]
+    return tuple((start, stop) for start, stop in good if 0 <= start <= stop <= _MOST_LAYERS)
+
+
+def _terms(raw: Mapping[str, Any]) -> int | None:
+    """Of the series that stands for Cayley's transform."""
+    if raw.get("use_cayley_neumann", True) is False:
+        return None
+    terms = raw.get("num_cayley_neumann_terms", _TERMS)
+    return terms if isinstance(terms, int) else _TERMS

@@ -188,6 +188,13 @@ def bottleneck(module: str, tensors: Tensors, reading: Reading) -> Part | None:
     return Part(PartKind.BOTTLENECK, module, tensors, (up.shape[0], down.shape[1]))
 
 
+def magnitude_role(entry: TensorEntry) -> str:
+    """LyCORIS's `dora_scale` (out, 1…) is the norm of each output, its older (1, in, 1…) that of each input."""
+    shape = entry.shape
+    is_by_input = len(shape) > 1 and shape[0] == 1 and shape[1] != 1
+    return "input_magnitude" if is_by_input else "magnitude"
+
+
 def rotation_size(triangle: int) -> int:
     """b, of a block (b, b) whose upper triangle has b(b−1)/2 elements.
 

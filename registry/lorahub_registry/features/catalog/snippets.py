@@ -5,11 +5,11 @@ Pure. Whether a runtime takes the adapter is the check's verdict; one that doesn
 
 import json
 import shlex
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from lorahub.adapters.runtimes import VLLM_RANKS
+from lorahub.adapters.runtimes import RUNTIMES, Runtime, reserved_rank
 
 _USUAL_RANK = 16
 _UNCHECKED = "nobody checked whether this runtime takes it"
@@ -81,21 +81,33 @@ class Snippet:
         }
 
 
-Writer = Callable[[Subject], str]
+@dataclass(frozen=True, slots=True)
+class Way:
+    """How an adapter is used in a runtime. `key` and `label` are the runtime's own where there is one way only."""
+
+    write: Callable[[Subject], str]
+    language: str = "shell"
+    key: str | None = None
+    label: str | None = None
 
 
 def snippets(subject: Subject) -> list[Snippet]:
     """All of them, in the order in which they are shown."""
-    return [_own(subject), _hub(subject), _merged(subject), *(_made(subject, *one) for one in _RUNTIMES)]
+    return [_own(subject), _hub(subject), _merged(subject), *_of_runtimes(subject)]
 
 
-def _made(subject: Subject, key: str, runtime: str, label: str, language: str, write: Writer) -> Snippet:
-    verdict = subject.verdicts.get(runtime)
-    text = write(subject)
+def _of_runtimes(subject: Subject) -> Iterator[Snippet]:
+    for runtime in RUNTIMES.values():
+        for way in _WAYS[runtime.name]:
+            yield _made(subject, runtime, way)
+
+
+def _made(subject: Subject, runtime: Runtime, way: Way) -> Snippet:
+    verdict = subject.verdicts.get(runtime.name)
+    snippet = Snippet(way.key or runtime.name, way.label or runtime.label, way.language, way.write(subject))
     if verdict is None:
-        return Snippet(key, label, language, text, "unknown", (_UNCHECKED,))
-    reasons = tuple(reason["message"] for reason in verdict["reasons"])
-    return Snippet(key, label, language, text, verdict["loads"], reasons)
+        return replace(snippet, loads="unknown", reasons=(_UNCHECKED,))
+    return replace(snippet, loads=verdict["loads"], reasons=tuple(reason["message"] for reason in verdict["reasons"]))
 
 
 # --- the registry's own -----------------------------------------------------------------------------------------------
@@ -226,24 +238,32 @@ def _comfyui(subject: Subject) -> str:
     )
 
 
+def _mlx(subject: Subject) -> str:
+    return (
+        f"{_pull(subject, 'mlx')}\n"
+        f"mlx_lm.generate --model {_word(subject.base_or_place)} --adapter-path {_folder(subject)} --prompt Hello"
+    )
+
+
 def _option(subject: Subject) -> str:
     """Both servers take ranks up to 16, unless they are told; vLLM knows some ranks only."""
     if subject.rank <= _USUAL_RANK:
         return ""
-    return f" --max-lora-rank {next((rank for rank in VLLM_RANKS if rank >= subject.rank), subject.rank)}"
+    return f" --max-lora-rank {reserved_rank(subject.rank)}"
 
 
-_RUNTIMES: tuple[tuple[str, str, str, str, Writer], ...] = (
-    ("peft", "peft", "PEFT", "python", _peft),
-    ("vllm", "vllm", "vLLM", "shell", _vllm),
-    ("vllm-runtime", "vllm", "vLLM, running", "shell", _vllm_runtime),
-    ("sglang", "sglang", "SGLang", "shell", _sglang),
-    ("lorax", "lorax", "LoRAX", "shell", _lorax),
-    ("llama.cpp", "llama.cpp", "llama.cpp", "shell", _llama_cpp),
-    ("ollama", "ollama", "Ollama", "shell", _ollama),
-    ("diffusers", "diffusers", "diffusers", "python", _diffusers),
-    ("comfyui", "comfyui", "ComfyUI", "shell", _comfyui),
-)
+_WAYS: Mapping[str, tuple[Way, ...]] = {
+    "peft": (Way(_peft, "python"),),
+    "vllm": (Way(_vllm), Way(_vllm_runtime, key="vllm-runtime", label="vLLM, running")),
+    "sglang": (Way(_sglang),),
+    "lorax": (Way(_lorax),),
+    "llama.cpp": (Way(_llama_cpp),),
+    "ollama": (Way(_ollama),),
+    "diffusers": (Way(_diffusers, "python"),),
+    "comfyui": (Way(_comfyui),),
+    "mlx": (Way(_mlx),),
+}
+"""By the runtime's name."""
 
 
 # --- words ------------------------------------------------------------------------------------------------------------

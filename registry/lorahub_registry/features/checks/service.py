@@ -71,7 +71,7 @@ def _is_adapter(adapter: Adapter, files: RevisionFiles) -> bool:
     """A base model is read as one of no known format; so is a repository with nothing but a card."""
     if any(finding.rule in _INCOMPLETE for finding in adapter.findings):
         return False
-    return adapter.format != "unknown" or CONFIG in files.sizes
+    return adapter.has_format or CONFIG in files.sizes
 
 
 def base_of(backend: Backend, principal: Principal, claim: BaseClaim) -> Found | None:
@@ -133,7 +133,6 @@ def adapter_digest(files: RevisionFiles, adapter: Adapter) -> str:
 
 def _facts(adapter: Adapter, report: Report) -> dict[str, Any]:
     claim = adapter.claim
-    switches = ("rslora", "dora", "patterns", "layer_replication", "init", "alpha")
     return {
         **_shown_facts(adapter),
         "base": {
@@ -142,11 +141,25 @@ def _facts(adapter: Adapter, report: Report) -> dict[str, Any]:
             "layout": claim.layout,
             "weights": claim.weights,
         },
-        "options": {name: adapter.options[name] for name in switches if name in adapter.options},
+        "options": _options(adapter),
         "mergeable": adapter.is_mergeable,
         "matched": report.matched,
         "runtimes": {judged.runtime: judged.loads.value for judged in report.runtimes},
     }
+
+
+def _options(adapter: Adapter) -> dict[str, Any]:
+    """What changes the arithmetic or who can load it, as far as it is on."""
+    scaling = adapter.scaling
+    switches = {
+        "rslora": scaling is not None and scaling.is_root,
+        "dora": adapter.is_dora,
+        "patterns": scaling is not None and scaling.has_patterns,
+        "layer_replication": [list(layers) for layers in adapter.replication] or None,
+        "init": adapter.start,
+        "alpha": None if scaling is None else scaling.alpha,
+    }
+    return {name: value for name, value in switches.items() if value not in (None, False)}
 
 
 def _shown_facts(adapter: Adapter) -> dict[str, Any]:

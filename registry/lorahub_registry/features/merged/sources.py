@@ -72,7 +72,7 @@ def of_revision(
     said = _said(backend, session, commit_id)
     if isinstance(said, Recipe):
         return of_recipe(session, principal, said)
-    if said.format == "unknown":
+    if not said.is_adapter:
         raise NotMergeable(
             f"{repository.full_name} is no adapter, and has no {RECIPE}", hint="only these have merged revisions"
         )
@@ -87,7 +87,7 @@ def of_revision(
 class _Claim:
     """What an adapter says of its base."""
 
-    format: str
+    is_adapter: bool
     base: str | None
     revision: str | None
 
@@ -110,7 +110,7 @@ def _read(files: RevisionFiles) -> Recipe | _Claim:
     if RECIPE in files.sizes:
         return parse_recipe(files.read(RECIPE, 0, MOST_BYTES + 1))
     adapter = read_adapter(files)
-    return _Claim(adapter.format, adapter.claim.name, adapter.claim.revision)
+    return _Claim(adapter.has_format, adapter.claim.name, adapter.claim.revision)
 
 
 def _claimed_base(session: Session, principal: Principal, name: str, revision: str | None) -> Pinned:

@@ -8,7 +8,7 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from lorahub.adapters.adapter import Adapter, Update
+from lorahub.adapters.adapter import BESIDE, Adapter, Update
 from lorahub.adapters.base_model import weight_files
 from lorahub.adapters.check import check
 from lorahub.adapters.files import header_of
@@ -123,7 +123,7 @@ def _compute(backend: Backend, files: RevisionFiles, namespace: str) -> dict[str
         "modules": {module: one.as_json() for module, one in modules.items()},
         "layers": _layers(modules),
         "skipped": skipped,
-        "note": _OF_DORA if any("magnitude" in update.tensors for update in adapter.updates) else None,
+        "note": _OF_DORA if adapter.is_dora else None,
     }
 
 
@@ -132,7 +132,7 @@ def factors_of(files: RevisionFiles, path: str, start: int, update: Update) -> d
     return {
         role: decode(entry, files.read(path, start + entry.start, start + entry.stop))
         for role, entry in update.tensors.items()
-        if role not in ("magnitude", "up_bias", "alpha", "ignored")
+        if role not in BESIDE
     }
 
 

@@ -6,7 +6,7 @@ from urllib.parse import urlencode
 
 from fastapi import Request, Response
 from lorahub.errors import InvalidRecipe, Refusal
-from lorahub.merging.combine import COMBINATIONS
+from lorahub.merging.combine import COMBINATIONS, PARAMETERS, Parameter, methods_with
 from lorahub.merging.recipe import Recipe, recipe_of
 from lorahub.protocol.names import RepositoryName
 
@@ -38,6 +38,7 @@ def compose(view: ViewDep, request: Request) -> Response:
         "error": None,
         "note": workers.note(view.backend),
         "methods": _methods(),
+        "parameters": _parameters(),
         "jobs": [],
         "overlaps": [],
     }
@@ -54,6 +55,11 @@ def _methods() -> dict[str, str]:
     return {name: made.preserves for name, made in COMBINATIONS.items()}
 
 
+def _parameters() -> list[dict[str, Any]]:
+    """What the form has a field for, and the methods that ask for it."""
+    return [{"name": one.name, "whole": one.kind is int, "methods": methods_with(one)} for one in PARAMETERS.values()]
+
+
 def _asked(fields: Mapping[str, str]) -> dict[str, Any]:
     lines = [
         {
@@ -65,24 +71,28 @@ def _asked(fields: Mapping[str, str]) -> dict[str, Any]:
     return {
         "base": fields.get("base", "").strip()[:MOST_ASKED],
         "method": fields.get("method", "sum"),
-        "rank": fields.get("rank", "").strip()[:6],
-        "density": fields.get("density", "").strip()[:20],
+        **{name: fields.get(name, "").strip()[:20] for name in PARAMETERS},
         "adapters": lines,
     }
 
 
 def _recipe(asked: Mapping[str, Any]) -> Recipe:
     lines = [line for line in asked["adapters"] if line["source"]]
-    options = COMBINATIONS[asked["method"]].options if asked["method"] in COMBINATIONS else ()
+    parameters = COMBINATIONS[asked["method"]].parameters if asked["method"] in COMBINATIONS else ()
     return recipe_of(
         {
             "base": asked["base"],
             "method": asked["method"],
             "adapters": [{"source": line["source"], "weight": _number(line["weight"])} for line in lines],
-            **({"rank": int(_number(asked["rank"]))} if "rank" in options and asked["rank"] else {}),
-            **({"density": _number(asked["density"])} if "density" in options and asked["density"] else {}),
+            **{one.name: _of_kind(one, asked[one.name]) for one in parameters if asked[one.name]},
         }
     )
+
+
+def _of_kind(parameter: Parameter, text: str) -> float:
+    """A whole number where the parameter is one; what is none, the recipe refuses."""
+    number = _number(text)
+    return int(number) if parameter.kind is int and number.is_integer() else number
 
 
 def _number(text: str) -> float:

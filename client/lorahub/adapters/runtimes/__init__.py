@@ -1,0 +1,75 @@
+"""Who can load an adapter, and what they need for it: one module for each runtime, one verdict from the same facts.
+
+To add a runtime: a module with its `RUNTIME`, its place in `RUNTIMES`, and the commands that it is used with in
+`lorahub_registry.features.catalog.snippets`. The document docs/runtimes.md is made of the table (`make tables`).
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+from lorahub.adapters.adapter import Adapter
+from lorahub.adapters.base_model import BaseModel
+from lorahub.adapters.runtimes import comfyui, diffusers, llama_cpp, lorax, mlx, ollama, peft, sglang, vllm
+from lorahub.adapters.runtimes.facts import Facts, Loads, Reason, reserved_rank
+from lorahub.adapters.runtimes.runtime import Form, Runtime
+
+__all__ = ["RUNTIMES", "Form", "Loads", "Runtime", "RuntimeVerdict", "judge_runtimes", "reserved_rank"]
+
+RUNTIMES: Mapping[str, Runtime] = MappingProxyType(
+    {
+        module.RUNTIME.name: module.RUNTIME
+        for module in (peft, vllm, sglang, lorax, llama_cpp, ollama, diffusers, comfyui, mlx)
+    }
+)
+"""By name, in the order in which they are shown."""
+
+
+@dataclass(frozen=True, slots=True)
+class RuntimeVerdict:
+    """`reasons` are (rule, sentence); `needs` is an option or a command."""
+
+    runtime: str
+    loads: Loads
+    reasons: tuple[tuple[str, str], ...] = ()
+    needs: str | None = None
+
+    @property
+    def is_usable(self) -> bool:
+        return self.loads in (Loads.YES, Loads.WITH)
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "runtime": self.runtime,
+            "loads": self.loads.value,
+            "reasons": [{"rule": rule, "message": message} for rule, message in self.reasons],
+            "needs": self.needs,
+        }
+
+
+def judge_runtimes(adapter: Adapter, base: BaseModel | None) -> Iterator[RuntimeVerdict]:
+    """All of `RUNTIMES`. An adapter that can't be read gets none."""
+    if not adapter.has_format:
+        return
+    facts = Facts(adapter, base)
+    for runtime in RUNTIMES.values():
+        yield _judge(runtime, list(runtime.reasons(facts)), facts)
+
+
+def _judge(runtime: Runtime, reasons: list[Reason], facts: Facts) -> RuntimeVerdict:
+    order = [Loads.NO, Loads.WRONG, Loads.UNKNOWN, Loads.WITH, Loads.YES]
+    worst = min((loads for loads, _, _ in reasons), key=order.index, default=Loads.YES)
+    needs = _needs(runtime, reasons, facts) if worst in (Loads.WITH, Loads.WRONG) else None
+    return RuntimeVerdict(runtime.name, worst, tuple((rule, message) for _, rule, message in reasons), needs)
+
+
+def _needs(runtime: Runtime, reasons: Iterable[Reason], facts: Facts) -> str | None:
+    rules = {rule for _, rule, _ in reasons}
+    if "LH405" in rules:
+        return f"lorahub pull --for {runtime.name}"
+    if rules & {"LH407", "LH408"}:
+        return "lorahub convert --to peft-normalized"
+    if "LH401" in rules:
+        return f"--max-lora-rank {reserved_rank(facts.rank)}"
+    return None
