@@ -28,7 +28,7 @@ from typing import Any
 import httpx2
 import psycopg
 from lorahub.protocol.names import RepositoryName, similarity_key
-from lorahub_registry.features.accounts.permissions import ANONYMOUS
+from lorahub_registry.core.accounts.permissions import ANONYMOUS
 from lorahub_registry.features.catalog import queries
 from lorahub_registry.features.catalog.search import Search
 from lorahub_registry.features.downloads import service as downloads

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from lorahub.adapters.runtimes import RUNTIMES
-from lorahub.merging.combine import COMBINATIONS
+from lorahub.merging.combinations import COMBINATIONS
 
 FOLDER = Path(__file__).parent
 _BLOCK = re.compile(r"(?<=<!-- made by docs/tables\.py: )(\w+)( -->\n)(.*?)(?=<!-- end -->)", re.DOTALL)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lorahub_registry.app import create_app
-from lorahub_registry.features.accounts import service as accounts
+from lorahub_registry.core.accounts import service as accounts
 from lorahub_registry.infrastructure.backend import Backend
 from lorahub_registry.infrastructure.database import migrate
 from lorahub_registry.infrastructure.storage import BlobStore

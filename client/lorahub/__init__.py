@@ -6,7 +6,7 @@ from lorahub.errors import LorahubError
 
 if TYPE_CHECKING:
     from lorahub.hub.hub import Hub
-    from lorahub.swapping.session import Session
+    from lorahub.serving.session import Session
     from lorahub.training.config import TrainConfig
     from lorahub.training.run import train
 
@@ -21,7 +21,7 @@ def __getattr__(name: str) -> Any:
 
         return Hub
     if name == "Session":
-        from lorahub.swapping.session import Session
+        from lorahub.serving.session import Session
 
         return Session
     if name == "TrainConfig":

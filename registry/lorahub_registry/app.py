@@ -10,12 +10,13 @@ from fastapi import FastAPI
 from fastapi.routing import iter_route_contexts
 from lorahub.errors import RepositoryNotFound
 
-from lorahub_registry.features.accounts import pages as account_pages
-from lorahub_registry.features.accounts import routes as accounts
-from lorahub_registry.features.accounts.caller import Anybody
+from lorahub_registry import pages
+from lorahub_registry.core.accounts import routes as accounts
+from lorahub_registry.core.accounts.caller import Anybody
+from lorahub_registry.core.blobs import routes as blobs
+from lorahub_registry.core.quotas import routes as quotas
+from lorahub_registry.core.repositories import routes as repositories
 from lorahub_registry.features.bases import routes as bases
-from lorahub_registry.features.blobs import routes as blobs
-from lorahub_registry.features.browsing import pages as browsing
 from lorahub_registry.features.bundles import routes as bundles
 from lorahub_registry.features.catalog import routes as catalog
 from lorahub_registry.features.catalog.routes import ANY_METHOD
@@ -23,15 +24,10 @@ from lorahub_registry.features.checks import routes as checks
 from lorahub_registry.features.downloads import routes as downloads
 from lorahub_registry.features.merges import routes as merges
 from lorahub_registry.features.mirrors import routes as mirrors
-from lorahub_registry.features.operations import pages as operation_pages
-from lorahub_registry.features.operations import routes as operations
-from lorahub_registry.features.operations.service import Prober
 from lorahub_registry.features.overlaps import routes as overlaps
 from lorahub_registry.features.publishers import routes as publishers
 from lorahub_registry.features.publishing import routes as publishing
-from lorahub_registry.features.quotas import routes as quotas
 from lorahub_registry.features.references import routes as references
-from lorahub_registry.features.repositories import routes as repositories
 from lorahub_registry.features.retention import routes as retention
 from lorahub_registry.features.signatures import routes as signatures
 from lorahub_registry.features.statistics import routes as statistics
@@ -49,6 +45,8 @@ from lorahub_registry.infrastructure.web.raw_path import RawPath, decode
 from lorahub_registry.infrastructure.web.request_id import RequestId
 from lorahub_registry.infrastructure.web.times import wire_time
 from lorahub_registry.infrastructure.web.tracing import telemetry
+from lorahub_registry.operations.probes import routes as probes
+from lorahub_registry.operations.probes.service import Prober
 
 _NAMED = "{namespace}/{name}"
 
@@ -86,7 +84,7 @@ def create_app(backend: Backend, host: str | None = None) -> FastAPI:
     _add_own_routes(app)
     # order matters where a fixed first element could also be a namespace
     for feature in (
-        operations,
+        probes,
         accounts,
         quotas,
         blobs,
@@ -107,9 +105,7 @@ def create_app(backend: Backend, host: str | None = None) -> FastAPI:
         catalog,
         downloads,
         asset_routes,
-        account_pages,
-        operation_pages,
-        browsing,
+        pages,
     ):
         app.include_router(feature.router)
     _add_names_without_namespace(app)

@@ -18,20 +18,20 @@ for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
 
 from lorahub.errors import Unavailable  # noqa: E402
 
-from lorahub_registry.features.jobs.service import take_over  # noqa: E402
-from lorahub_registry.features.maintenance import tasks as maintenance  # noqa: E402
+from lorahub_registry.core.workers import service as workers  # noqa: E402
+from lorahub_registry.core.workers.service import Badge, NameLost  # noqa: E402
 from lorahub_registry.features.merges import tasks as merges  # noqa: E402
 from lorahub_registry.features.mirrors import tasks as mirrors  # noqa: E402
 from lorahub_registry.features.overlaps import tasks as overlaps  # noqa: E402
-from lorahub_registry.features.seals import service as seals  # noqa: E402
 from lorahub_registry.features.statistics import tasks as statistics  # noqa: E402
-from lorahub_registry.features.workers import service as workers  # noqa: E402
-from lorahub_registry.features.workers.service import Badge, NameLost  # noqa: E402
 from lorahub_registry.infrastructure import jobs, logs, tracing  # noqa: E402
 from lorahub_registry.infrastructure.backend import Backend  # noqa: E402
 from lorahub_registry.infrastructure.database.bell import Bell  # noqa: E402
 from lorahub_registry.infrastructure.database.failures import explained  # noqa: E402
 from lorahub_registry.infrastructure.database.migrate import Schema, pending  # noqa: E402
+from lorahub_registry.operations.jobs.service import take_over  # noqa: E402
+from lorahub_registry.operations.maintenance import tasks as maintenance  # noqa: E402
+from lorahub_registry.operations.seals import service as seals  # noqa: E402
 from lorahub_registry.settings.reading import read  # noqa: E402
 
 logger = logging.getLogger("lorahub")

@@ -13,7 +13,7 @@ from lorahub.adapters.base_model import BaseModel, BaseTensor, read_base
 from lorahub.adapters.check import check
 from lorahub.adapters.files import FolderFiles
 from lorahub.adapters.reader import read_adapter
-from lorahub.merging.methods import MERGEABLE
+from lorahub.merging.formulas import MERGEABLE
 from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors.numpy import load_file, save_file
 from torch import nn
@@ -103,7 +103,11 @@ def _content(path: Path) -> Any:
         return path.read_bytes()[:4]  # what follows differs each time
     if path.suffix != ".json":
         return path.read_bytes()
-    return {name: said for name, said in json.loads(path.read_bytes()).items() if not name.endswith("_version")}
+    configuration = json.loads(path.read_bytes())
+    for name in ("target_modules", "target_parameters"):  # sets to PEFT, whose order changes from run to run
+        if isinstance(configuration.get(name), list):
+            configuration[name].sort()
+    return {name: said for name, said in configuration.items() if not name.endswith("_version")}
 
 
 def test_an_adapter_of_transformers_own_loader_has_no_wrapper_in_its_names(

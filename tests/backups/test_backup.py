@@ -290,7 +290,7 @@ def test_bytes_that_the_registry_had_lost_stay_lost_and_the_rest_is_served(
 
 
 def test_nothing_is_collected_while_a_backup_holds(own_registry: Registry) -> None:
-    from lorahub_registry.features.blobs.service import Hold
+    from lorahub_registry.core.blobs.service import Hold
     from lorahub_registry.infrastructure.backend import Backend
     from lorahub_registry.settings import Settings
 

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 from lorahub.protocol.names import RepositoryName
-from lorahub_registry.features.accounts import queries as accounts
+from lorahub_registry.core.accounts import queries as accounts
+from lorahub_registry.core.repositories import queries as repositories
 from lorahub_registry.features.catalog import queries
 from lorahub_registry.features.catalog.queries import Entry
 from lorahub_registry.features.catalog.search import Search, Sort
-from lorahub_registry.features.repositories import queries as repositories
 from lorahub_registry.infrastructure.database import Database, Session, now
 from lorahub_registry.infrastructure.database.migrate import upgrade
 from services import production

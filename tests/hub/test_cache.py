@@ -19,8 +19,8 @@ from lorahub.hub.configuration import load
 from lorahub.hub.upkeep import Held, clear
 from lorahub.merging.recipe import Ingredient, Recipe
 from registry_process import Registry
-from swapping.adapters import save_adapter
-from swapping.text_model import save_text_model
+from serving.adapters import save_adapter
+from serving.text_model import save_text_model
 
 pytestmark = pytest.mark.xdist_group("cache")
 

@@ -30,8 +30,8 @@ from lorahub.errors import InvalidUsage
 from lorahub.merging.recipe import Ingredient, Recipe
 from lorahub.protocol.digests import git_blob_sha1
 from registry_process import Registry
-from swapping.adapters import save_adapter
-from swapping.text_model import save_text_model
+from serving.adapters import save_adapter
+from serving.text_model import save_text_model
 
 pytestmark = [
     pytest.mark.xdist_group("names"),

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from lorahub.merging.combine import COMBINATIONS
+from lorahub.merging.combinations import COMBINATIONS
 
 SHAPES = ["1024×1024", "512×3072", "3072×768"]
 LEEWAY = 4 << 20

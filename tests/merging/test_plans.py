@@ -17,7 +17,7 @@ import torch
 from corpus.merge_corpus import make_adapter, make_base
 from lorahub.adapters.files import FolderFiles
 from lorahub.errors import AlreadyExists, Conflict, InvalidRecipe, LorahubError, MergeTooLarge, NotMergeable
-from lorahub.merging.combine import COMBINATIONS, Options
+from lorahub.merging.combinations import COMBINATIONS, Options
 from lorahub.merging.folder import write_model
 from lorahub.merging.plan import Ingredients, MergePlan
 from lorahub.merging.recipe import Ingredient, Recipe, parse_recipe, recipe_of

@@ -3,7 +3,7 @@
 from html.parser import HTMLParser
 
 import pytest
-from lorahub_registry.features.browsing.cards import MOST_LETTERS, render
+from lorahub_registry.pages.adapter.cards import MOST_LETTERS, render
 from pages.payloads import PAYLOADS
 
 SCHEMES = ["javascript", "JaVaScRiPt", "vbscript", "data", "file", "blob", "java\tscript", "&#106;avascript", "ftp"]

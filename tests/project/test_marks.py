@@ -66,7 +66,7 @@ def test_what_a_function_needs_is_found(function: object, needs: set[str]) -> No
 
 def test_modules_that_import_pytorch_are_known_without_importing_them() -> None:
     assert marks.needs_torch(TESTS / "training" / "bases.py")
-    assert marks.needs_torch(TESTS / "swapping" / "test_session.py")
+    assert marks.needs_torch(TESTS / "serving" / "test_session.py")
     assert not marks.needs_torch(TESTS / "builders.py")
     assert not marks.needs_torch(TESTS / "merging" / "conftest.py")
 

@@ -77,8 +77,8 @@ def test_identical_bytes_pushed_at_once_are_stored_once(registry: Registry, user
 
 def collecting(registry: Registry) -> Callable[[], int]:
     """Collects with no grace, again and again, in this process, beside the server; the returned function stops it."""
-    from lorahub_registry.features.maintenance.service import collect_garbage
     from lorahub_registry.infrastructure.backend import Backend
+    from lorahub_registry.operations.maintenance.service import collect_garbage
     from lorahub_registry.settings import Settings
 
     stop = threading.Event()

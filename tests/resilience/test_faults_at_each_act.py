@@ -16,9 +16,9 @@ import wire
 from builders import lora_config, lora_weights, safetensors_bytes
 from in_process import OWNER, App, running
 from lorahub.errors import Unavailable
-from lorahub_registry.features.maintenance import service as maintenance
 from lorahub_registry.infrastructure.database import tables
 from lorahub_registry.infrastructure.storage import BlobStore
+from lorahub_registry.operations.maintenance import service as maintenance
 from sqlalchemy import event, select
 from sqlalchemy.exc import OperationalError
 

@@ -11,7 +11,7 @@ import wire
 from builders import lora_config, lora_weights, safetensors_bytes
 from in_process import OWNER, App, running
 from lorahub.errors import Unavailable
-from lorahub_registry.features.maintenance import service as maintenance
+from lorahub_registry.operations.maintenance import service as maintenance
 from registry_process import LORAHUB
 from starlette.testclient import TestClient
 

@@ -28,7 +28,7 @@ REGISTRY = (
     "uvicorn.loops.uvloop",
     "uvicorn.protocols.http.httptools_impl",
 )
-PYTORCH = ("torch", "transformers", "lorahub.swapping.session")
+PYTORCH = ("torch", "transformers", "lorahub.serving.session")
 _LARGEST_REQUEST = 1 << 20
 _OWN_PYTHON = {name: value for name, value in os.environ.items() if name.startswith("PYTHON")}
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 import transformers
-from swapping.text_model import TEMPLATE, make_tokenizer
+from serving.text_model import TEMPLATE, make_tokenizer
 
 WIDTH = 64
 

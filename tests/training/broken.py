@@ -9,7 +9,7 @@ from typing import Any
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
-from swapping.text_model import TEMPLATE, make_tokenizer
+from serving.text_model import TEMPLATE, make_tokenizer
 from torch import Tensor
 
 _SIZES: dict[str, Any] = {

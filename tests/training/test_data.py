@@ -12,7 +12,7 @@ from lorahub.training.config import TrainConfig
 from lorahub.training.data import RowFile
 from lorahub.training.dataset import prepare
 from lorahub.training.packing import group, pack
-from swapping.text_model import TEMPLATE, make_tokenizer
+from serving.text_model import TEMPLATE, make_tokenizer
 from training.bases import chats, completions, write_rows
 
 SHORT = TrainConfig(max_len=64, eval_split=0.0)

@@ -17,7 +17,7 @@ from lorahub.adapters.evaluation import card_with, parse_evaluation
 from lorahub.training.evaluation import adapted, evaluate
 from registry_process import Registry
 from safetensors.torch import load_file, save_file
-from swapping.text_model import save_text_model
+from serving.text_model import save_text_model
 from training.bases import save_base
 
 pytestmark = pytest.mark.xdist_group("evaluation")

@@ -12,8 +12,8 @@ from lorahub.cli.session import Session, command
 from lorahub.errors import InvalidConfiguration, InvalidUsage, Refusal, Unavailable
 
 if TYPE_CHECKING:
-    from lorahub.swapping.dialog import Dialog
-    from lorahub.swapping.session import Session as Swapping
+    from lorahub.serving.dialog import Dialog
+    from lorahub.serving.session import Session as Swapping
 
 _HELP = """\
 /adapter NAME  go on with this adapter; /adapter none: with the base alone
@@ -143,9 +143,9 @@ def _opened(session: Session, base: str, named: dict[str, str], wishes: dict[str
             hint="pip install 'lorahub-registry[train]'",
         ) from None
     from lorahub.hub.sources import is_of_a_model
-    from lorahub.swapping.models import load_tokenizer
-    from lorahub.swapping.session import Session as Swapping
-    from lorahub.swapping.session import folder_of, load_base
+    from lorahub.serving.models import load_tokenizer
+    from lorahub.serving.session import Session as Swapping
+    from lorahub.serving.session import folder_of, load_base
 
     quiet: Any = logging
     quiet.set_verbosity_error()

@@ -15,7 +15,7 @@ from lorahub.hub.merging import Merger
 from lorahub.hub.sources import is_of_a_model
 from lorahub.merging.adapters import Made, combine_adapters
 from lorahub.merging.adapters import extract as extract_from
-from lorahub.merging.combine import COMBINATIONS
+from lorahub.merging.combinations import COMBINATIONS
 from lorahub.merging.recipe import KIND, recipe_of
 
 _MOST_SHOWN = 5

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from lorahub.merging.combine import COMBINATIONS, PARAMETERS, methods_with
+from lorahub.merging.combinations import COMBINATIONS, PARAMETERS, methods_with
 
 Decorated = Callable[..., Any]
 

@@ -14,7 +14,7 @@ from lorahub.conversion.arrays import Array
 from lorahub.conversion.lora import Layer, Lora, read_lora, refuse_broken
 from lorahub.conversion.peft import write_peft
 from lorahub.errors import InvalidBaseModel, NotMergeable
-from lorahub.merging.combine import COMBINATIONS, RANK, truncate
+from lorahub.merging.combinations import COMBINATIONS, RANK, truncate
 from lorahub.merging.recipe import Recipe
 from lorahub.merging.rounding import FLOATS, exact
 

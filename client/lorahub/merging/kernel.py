@@ -18,9 +18,9 @@ import numpy as np
 from lorahub.adapters.adapter import Kind, Part, PartKind, Update
 from lorahub.adapters.safetensors_header import TensorEntry
 from lorahub.errors import NotMergeable
-from lorahub.merging.combine import COMBINATIONS
+from lorahub.merging.combinations import COMBINATIONS
 from lorahub.merging.factors import STEP
-from lorahub.merging.methods import arrays_of, of_expert, step_of, work_of
+from lorahub.merging.formulas import arrays_of, of_expert, step_of, work_of
 from lorahub.merging.recipe import Recipe
 from lorahub.merging.rounding import FLOATS, narrow, scratch, widen, working_bytes
 from lorahub.merging.steps import Added, Chain, Product, Replaced, RowFactors, Rows, Shifted, Step

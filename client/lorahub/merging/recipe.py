@@ -18,7 +18,7 @@ from typing import Any
 import yaml
 
 from lorahub.errors import InvalidRecipe
-from lorahub.merging.combine import COMBINATIONS, PARAMETERS, Options, Parameter
+from lorahub.merging.combinations import COMBINATIONS, PARAMETERS, Options, Parameter
 from lorahub.merging.rounding import FLOATS
 
 RECIPE = "lorahub-merge.yaml"

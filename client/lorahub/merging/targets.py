@@ -18,7 +18,7 @@ from lorahub.adapters.rules import Severity
 from lorahub.adapters.safetensors_header import TensorEntry
 from lorahub.errors import AdapterDoesNotFit, NotMergeable
 from lorahub.merging.factors import Factors
-from lorahub.merging.methods import is_additive, needs_whole, refuse_unmergeable
+from lorahub.merging.formulas import is_additive, needs_whole, refuse_unmergeable
 from lorahub.merging.recipe import Ingredient
 from lorahub.merging.rounding import FLOATS
 

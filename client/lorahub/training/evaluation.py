@@ -25,9 +25,9 @@ from lorahub.errors import AdapterDoesNotFit, InvalidAdapter, InvalidBaseModel, 
 from lorahub.hub.hub import Hub
 from lorahub.hub.sources import may_look_up
 from lorahub.merging.recipe import Ingredient, Recipe
-from lorahub.swapping.failures import reason, within_memory
-from lorahub.swapping.models import load_config
-from lorahub.swapping.session import Session, folder_of
+from lorahub.serving.failures import reason, within_memory
+from lorahub.serving.models import load_config
+from lorahub.serving.session import Session, folder_of
 from lorahub.training.base import Base, find_base
 from lorahub.training.batches import IGNORED, Batch, Batches
 from lorahub.training.config import TrainConfig

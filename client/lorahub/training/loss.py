@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lorahub.errors import InvalidUsage
-from lorahub.swapping.failures import is_out_of_memory, reason
+from lorahub.serving.failures import is_out_of_memory, reason
 from lorahub.training.batches import IGNORED, Batch
 
 CHUNK_NUMBERS = 1 << 24  # logits in memory at a time

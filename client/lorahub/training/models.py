@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from lorahub.errors import InvalidConfiguration, InvalidUsage
-from lorahub.swapping import models
+from lorahub.serving import models
 from lorahub.training.attention import use_short_rows
 from lorahub.training.config import TrainConfig
 from lorahub.training.devices import Place

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from lorahub.swapping.models import load_config
+from lorahub.serving.models import load_config
 from lorahub.training.activations import kept_bytes
 from lorahub.training.base import Base
 from lorahub.training.batches import Batches

@@ -13,8 +13,8 @@ from torch import nn
 from lorahub.errors import DiskFull, InvalidUsage
 from lorahub.hub.hub import Hub
 from lorahub.hub.progress import Progress, Silence
-from lorahub.swapping.failures import within_memory
-from lorahub.swapping.models import load_config, positions_of
+from lorahub.serving.failures import within_memory
+from lorahub.serving.models import load_config, positions_of
 from lorahub.training.base import Base, find_base, sha256_of
 from lorahub.training.batches import Batches
 from lorahub.training.checkpoint import FOLDER, Checkpoint, Checkpoints, Progressed

@@ -7,9 +7,9 @@ from lorahub.protocol.digests import parse_sha256
 from lorahub.protocol.names import RepositoryName
 
 from lorahub_registry.commands.registry import as_json_option, home_option, open_backend, show
-from lorahub_registry.features.accounts.permissions import OPERATOR
-from lorahub_registry.features.blobs import service as blobs
-from lorahub_registry.features.repositories import service as repositories
+from lorahub_registry.core.accounts.permissions import OPERATOR
+from lorahub_registry.core.blobs import service as blobs
+from lorahub_registry.core.repositories import service as repositories
 
 _reason = click.option("--reason", required=True, help="Kept in the audit log, and told to the repository's members.")
 

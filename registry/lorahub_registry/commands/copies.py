@@ -5,8 +5,8 @@ from pathlib import Path
 import click
 
 from lorahub_registry.commands.registry import as_json_option, home_option, open_backend, show, unmigrated
-from lorahub_registry.features.backups import service as backups
 from lorahub_registry.infrastructure.storage import BlobStore, open_storage
+from lorahub_registry.operations.backups import service as backups
 from lorahub_registry.settings import Settings
 from lorahub_registry.settings.reading import read
 

@@ -9,9 +9,9 @@ import click
 from click.core import ParameterSource
 
 from lorahub_registry.commands.registry import as_json_option, home_option, open_backend, show
-from lorahub_registry.features.accounts import service as accounts
-from lorahub_registry.features.accounts.permissions import OPERATOR
-from lorahub_registry.features.quotas import service as quotas
+from lorahub_registry.core.accounts import service as accounts
+from lorahub_registry.core.accounts.permissions import OPERATOR
+from lorahub_registry.core.quotas import service as quotas
 
 
 @click.group()

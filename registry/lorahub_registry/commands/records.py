@@ -7,9 +7,9 @@ from pathlib import Path
 import click
 
 from lorahub_registry.commands.registry import as_json_option, home_option, open_backend, show
-from lorahub_registry.features.accounts.permissions import OPERATOR
-from lorahub_registry.features.audit.service import all_events
-from lorahub_registry.features.seals import service as seals
+from lorahub_registry.core.accounts.permissions import OPERATOR
+from lorahub_registry.core.audit.service import all_events
+from lorahub_registry.operations.seals import service as seals
 
 
 @click.group("jobs", invoke_without_command=True)
@@ -19,7 +19,7 @@ from lorahub_registry.features.seals import service as seals
 def jobs_group(context: click.Context, home: Path | None, *, as_json: bool) -> None:
     """List workers, and jobs that are not over or failed with a fault."""
     if context.invoked_subcommand is None:
-        from lorahub_registry.features.jobs import service as jobs
+        from lorahub_registry.operations.jobs import service as jobs
 
         overview = jobs.overview(open_backend(home))
         show(overview.as_json(), str(overview), as_json=as_json)
@@ -31,7 +31,7 @@ def jobs_group(context: click.Context, home: Path | None, *, as_json: bool) -> N
 @as_json_option
 def requeue_job(job: str, home: Path | None, *, as_json: bool) -> None:
     """Let a job that failed or hangs be tried anew. ID is one that `admin jobs` lists, or a merge's."""
-    from lorahub_registry.features.jobs import service as jobs
+    from lorahub_registry.operations.jobs import service as jobs
 
     requeued = jobs.requeue(open_backend(home), job, by=OPERATOR.name)
     show({"job": requeued}, f"{requeued} is queued again", as_json=as_json)

@@ -19,18 +19,18 @@ from lorahub.errors import InvalidConfiguration
 from lorahub_registry.app import create_app
 from lorahub_registry.commands.beside import Beside
 from lorahub_registry.commands.registry import open_backend
-from lorahub_registry.features.accounts import service as accounts
-from lorahub_registry.features.accounts.permissions import OPERATOR
-from lorahub_registry.features.blobs.service import require_its_storage
+from lorahub_registry.core.accounts import service as accounts
+from lorahub_registry.core.accounts.permissions import OPERATOR
+from lorahub_registry.core.blobs.service import require_its_storage
+from lorahub_registry.core.quotas import service as quotas
 from lorahub_registry.features.merges import device as merge_device
-from lorahub_registry.features.operations.census import CensusCollector
-from lorahub_registry.features.quotas import service as quotas
 from lorahub_registry.infrastructure import jobs, logs, metrics
 from lorahub_registry.infrastructure.backend import Backend
 from lorahub_registry.infrastructure.web.connections import IDLE_SECONDS, Bounds, Connection, Door
 from lorahub_registry.infrastructure.web.proxies import Proxies
 from lorahub_registry.infrastructure.web.room import make_room, room_for
 from lorahub_registry.infrastructure.web.server import FINISH_SECONDS, Server
+from lorahub_registry.operations.probes.census import CensusCollector
 from lorahub_registry.settings import Settings
 
 ADMIN = "owner"  # `admin` is the address of a page

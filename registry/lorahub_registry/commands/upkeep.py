@@ -15,10 +15,10 @@ from lorahub_registry.commands.registry import (
     usable,
 )
 from lorahub_registry.features.catalog import service as catalog
-from lorahub_registry.features.maintenance import service as maintenance
-from lorahub_registry.features.operations.examination import examine
 from lorahub_registry.infrastructure import jobs
 from lorahub_registry.infrastructure.database import migrate as migrations
+from lorahub_registry.operations.maintenance import service as maintenance
+from lorahub_registry.operations.probes.examination import examine
 from lorahub_registry.settings.reading import read
 
 

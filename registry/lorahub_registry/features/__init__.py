@@ -1,1 +1,1 @@
-"""What the registry does, one folder for each thing. Same file names in each: routes, service, queries."""
+"""What the registry does, one folder for each thing: routes, service, queries."""

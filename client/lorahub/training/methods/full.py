@@ -18,7 +18,7 @@ from lorahub.conversion.arrays import Array
 from lorahub.conversion.lora import Layer, Lora
 from lorahub.conversion.peft import write_peft
 from lorahub.errors import InvalidUsage
-from lorahub.merging.combine import truncate
+from lorahub.merging.combinations import truncate
 from lorahub.training.config import TrainConfig
 from lorahub.training.methods.trained import Named, is_conv1d, is_linear, trained
 

@@ -5,7 +5,7 @@ from typing import Protocol
 
 from lorahub.protocol.digests import Sha256
 
-from lorahub_registry.features.blobs.service import Blob, open_blob
+from lorahub_registry.core.blobs.service import Blob, open_blob
 from lorahub_registry.infrastructure.backend import Backend
 
 

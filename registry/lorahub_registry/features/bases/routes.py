@@ -15,7 +15,7 @@ from lorahub.errors import (
 from pydantic import BaseModel, Field
 from typing_extensions import TypedDict
 
-from lorahub_registry.features.accounts.caller import Caller
+from lorahub_registry.core.accounts.caller import Caller
 from lorahub_registry.features.bases import service
 from lorahub_registry.features.bases.service import Found, NamedBase
 from lorahub_registry.infrastructure.threads import STORAGE

@@ -15,14 +15,14 @@ from lorahub.adapters.base_model import BaseModel, base_from_text, read_base
 from lorahub.errors import AlreadyExists, BaseNotFound, InvalidBaseModel, InvalidName, Refusal
 from lorahub.protocol.names import RepositoryName
 
-from lorahub_registry.features.accounts.permissions import Action, Principal, may, require, require_site_admin
-from lorahub_registry.features.audit.service import record_act
+from lorahub_registry.core.accounts.permissions import Action, Principal, may, require, require_site_admin
+from lorahub_registry.core.audit.service import record_act
+from lorahub_registry.core.blobs.service import known_blobs
+from lorahub_registry.core.repositories.service import readable, visible_namespaces
+from lorahub_registry.core.revisions import service as revisions
 from lorahub_registry.features.bases import queries
 from lorahub_registry.features.bases.queries import NamedBase, StoredBase
 from lorahub_registry.features.bases.revision_files import RevisionFiles
-from lorahub_registry.features.blobs.service import known_blobs
-from lorahub_registry.features.repositories.service import readable, visible_namespaces
-from lorahub_registry.features.revisions import service as revisions
 from lorahub_registry.infrastructure.backend import Backend
 from lorahub_registry.infrastructure.database import Session
 

@@ -18,8 +18,8 @@ from lorahub.errors import (
     PayloadTooLarge,
 )
 
-from lorahub_registry.features.accounts.caller import Caller
-from lorahub_registry.features.accounts.permissions import require_site_admin
+from lorahub_registry.core.accounts.caller import Caller
+from lorahub_registry.core.accounts.permissions import require_site_admin
 from lorahub_registry.features.bundles import service
 from lorahub_registry.infrastructure.threads import STORAGE
 from lorahub_registry.infrastructure.web.backend import BackendDep

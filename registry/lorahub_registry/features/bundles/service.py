@@ -22,18 +22,18 @@ from lorahub.protocol.records import (
     RecordedReference,
 )
 
-from lorahub_registry.features.accounts.permissions import Principal, require_site_admin
-from lorahub_registry.features.audit.service import record_act
-from lorahub_registry.features.blobs import service as blobs
+from lorahub_registry.core.accounts.permissions import Principal, require_site_admin
+from lorahub_registry.core.audit.service import record_act
+from lorahub_registry.core.blobs import service as blobs
+from lorahub_registry.core.quotas import service as quotas
+from lorahub_registry.core.repositories import service as repositories
+from lorahub_registry.core.repositories.service import Repository, readable
+from lorahub_registry.core.revisions import service as revisions
+from lorahub_registry.core.revisions.service import Commit, NewCommit, NewFile, Reference
 from lorahub_registry.features.catalog.service import Facts, derive_facts, record_entry, record_facts
 from lorahub_registry.features.checks import service as checks
 from lorahub_registry.features.checks.service import Judged
 from lorahub_registry.features.publishing.gate import check_new_files
-from lorahub_registry.features.quotas import service as quotas
-from lorahub_registry.features.repositories import service as repositories
-from lorahub_registry.features.repositories.service import Repository, readable
-from lorahub_registry.features.revisions import service as revisions
-from lorahub_registry.features.revisions.service import Commit, NewCommit, NewFile, Reference
 from lorahub_registry.features.statistics.service import want as want_statistics
 from lorahub_registry.infrastructure.backend import Backend
 from lorahub_registry.infrastructure.database import Session

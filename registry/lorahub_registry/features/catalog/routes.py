@@ -17,7 +17,9 @@ from lorahub.errors import (
 from lorahub.protocol.digests import git_blob_sha1, lfs_pointer
 from pydantic import BaseModel, Field
 
-from lorahub_registry.features.accounts.caller import Anybody, Caller
+from lorahub_registry.core.accounts.caller import Anybody, Caller
+from lorahub_registry.core.repositories.service import Repository
+from lorahub_registry.core.revisions.service import RevisionFile
 from lorahub_registry.features.catalog import service
 from lorahub_registry.features.catalog.search import (
     Search,
@@ -30,8 +32,6 @@ from lorahub_registry.features.catalog.search import (
 )
 from lorahub_registry.features.catalog.service import Model
 from lorahub_registry.features.catalog.trending import score
-from lorahub_registry.features.repositories.service import Repository
-from lorahub_registry.features.revisions.service import RevisionFile
 from lorahub_registry.infrastructure.web.backend import BackendDep, PublicUrl
 from lorahub_registry.infrastructure.web.bodies import json_model
 from lorahub_registry.infrastructure.web.description import answers, refuses

@@ -15,8 +15,17 @@ from lorahub.errors import BlobDamaged, InvalidInput, InvalidToken
 from lorahub.protocol.digests import CommitId, Sha256
 from lorahub.protocol.names import RepositoryName
 
-from lorahub_registry.features.accounts.permissions import Principal
-from lorahub_registry.features.blobs.service import Blob, known_blobs, read_blob
+from lorahub_registry.core.accounts.permissions import Principal
+from lorahub_registry.core.blobs.service import Blob, known_blobs, read_blob
+from lorahub_registry.core.repositories.service import (
+    Repository,
+    repositories_by_id,
+    stored_bytes,
+    visible,
+    visible_namespaces,
+)
+from lorahub_registry.core.revisions import service as revisions
+from lorahub_registry.core.revisions.service import Commit, RevisionFile
 from lorahub_registry.features.catalog import facets, queries
 from lorahub_registry.features.catalog.facts import Facts, derive, gather
 from lorahub_registry.features.catalog.queries import TRAINING_LOG, Entry, Measured, Position
@@ -25,15 +34,6 @@ from lorahub_registry.features.checks.service import Judged
 from lorahub_registry.features.merged import service as merges
 from lorahub_registry.features.merged.service import MergedModel
 from lorahub_registry.features.references.service import yank_of
-from lorahub_registry.features.repositories.service import (
-    Repository,
-    repositories_by_id,
-    stored_bytes,
-    visible,
-    visible_namespaces,
-)
-from lorahub_registry.features.revisions import service as revisions
-from lorahub_registry.features.revisions.service import Commit, RevisionFile
 from lorahub_registry.infrastructure.backend import Backend
 from lorahub_registry.infrastructure.database import Session
 

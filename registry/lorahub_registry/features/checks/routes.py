@@ -18,7 +18,7 @@ from lorahub.protocol.references import LATEST, Reference
 from pydantic import BaseModel, Field
 from typing_extensions import TypedDict
 
-from lorahub_registry.features.accounts.caller import Caller
+from lorahub_registry.core.accounts.caller import Caller
 from lorahub_registry.features.checks import service
 from lorahub_registry.features.checks.service import Checked, FilePlace
 from lorahub_registry.infrastructure.threads import STORAGE

@@ -21,22 +21,22 @@ from lorahub.errors import AdapterDoesNotFit, BaseNotFound, InvalidAdapter, Inva
 from lorahub.protocol.digests import CommitId, Sha256
 from lorahub.protocol.names import RepositoryName
 
-from lorahub_registry.features.accounts.permissions import Action, Principal
-from lorahub_registry.features.audit.service import record_act
-from lorahub_registry.features.bases import service as bases
-from lorahub_registry.features.bases.revision_files import RevisionFiles, StoredFile
-from lorahub_registry.features.bases.service import Found
-from lorahub_registry.features.blobs.service import Blob, known_blobs
-from lorahub_registry.features.checks import queries
-from lorahub_registry.features.checks.queries import Judged, Recorded, Verdict
-from lorahub_registry.features.repositories.service import (
+from lorahub_registry.core.accounts.permissions import Action, Principal
+from lorahub_registry.core.audit.service import record_act
+from lorahub_registry.core.blobs.service import Blob, known_blobs
+from lorahub_registry.core.repositories.service import (
     Repository,
     permitted,
     readable,
     repositories_by_id,
     visible_namespaces,
 )
-from lorahub_registry.features.revisions import service as revisions
+from lorahub_registry.core.revisions import service as revisions
+from lorahub_registry.features.bases import service as bases
+from lorahub_registry.features.bases.revision_files import RevisionFiles, StoredFile
+from lorahub_registry.features.bases.service import Found
+from lorahub_registry.features.checks import queries
+from lorahub_registry.features.checks.queries import Judged, Recorded, Verdict
 from lorahub_registry.infrastructure.backend import Backend
 from lorahub_registry.infrastructure.database import Session
 

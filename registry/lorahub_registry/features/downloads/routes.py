@@ -26,8 +26,8 @@ from lorahub.protocol.digests import Sha256
 from lorahub.protocol.names import RepositoryName
 from lorahub.protocol.paths import FilePath, parse_path
 
-from lorahub_registry.features.accounts.caller import Caller
-from lorahub_registry.features.accounts.permissions import Principal
+from lorahub_registry.core.accounts.caller import Caller
+from lorahub_registry.core.accounts.permissions import Principal
 from lorahub_registry.features.downloads import service
 from lorahub_registry.features.downloads.service import Entry, Folder, Listing, OpenFile, TreePage
 from lorahub_registry.infrastructure.backend import Backend

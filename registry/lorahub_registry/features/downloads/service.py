@@ -14,15 +14,15 @@ from lorahub.protocol.digests import Sha256, git_blob_sha1, lfs_pointer
 from lorahub.protocol.names import RepositoryName
 from lorahub.protocol.paths import FilePath
 
-from lorahub_registry.features.accounts.permissions import Action, Principal
-from lorahub_registry.features.blobs.service import Blob, known_blobs, open_blob, require_servable
+from lorahub_registry.core.accounts.permissions import Action, Principal
+from lorahub_registry.core.blobs.service import Blob, known_blobs, open_blob, require_servable
+from lorahub_registry.core.repositories.service import Repository, permitted, readable
+from lorahub_registry.core.revisions import service as revisions
+from lorahub_registry.core.revisions.service import Commit, RevisionFile
 from lorahub_registry.features.downloads import queries
 from lorahub_registry.features.merged import service as merges
 from lorahub_registry.features.merged.service import MergedModel
 from lorahub_registry.features.references.service import Yank, yank_of
-from lorahub_registry.features.repositories.service import Repository, permitted, readable
-from lorahub_registry.features.revisions import service as revisions
-from lorahub_registry.features.revisions.service import Commit, RevisionFile
 from lorahub_registry.infrastructure import metrics
 from lorahub_registry.infrastructure.backend import Backend
 from lorahub_registry.infrastructure.database import now

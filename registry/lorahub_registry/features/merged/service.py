@@ -19,16 +19,16 @@ from lorahub.merging.plan import Device, MergePlan
 from lorahub.protocol.digests import CommitId, GitSha1, Sha256, is_commit_id
 from lorahub.protocol.names import RepositoryName
 
-from lorahub_registry.features.accounts.permissions import Principal
-from lorahub_registry.features.blobs.service import Blob, known_blobs, release_leases, store_stream
+from lorahub_registry.core.accounts.permissions import Principal
+from lorahub_registry.core.blobs.service import Blob, known_blobs, release_leases, store_stream
+from lorahub_registry.core.repositories.service import Repository, readable
+from lorahub_registry.core.revisions import service as revisions
+from lorahub_registry.core.revisions.service import Commit, RevisionFile
+from lorahub_registry.core.workers import service as workers
 from lorahub_registry.features.merged import queries, reading, sources
 from lorahub_registry.features.merged.queries import MergedRevision
 from lorahub_registry.features.merged.reading import Readable
 from lorahub_registry.features.merged.sources import Sources
-from lorahub_registry.features.repositories.service import Repository, readable
-from lorahub_registry.features.revisions import service as revisions
-from lorahub_registry.features.revisions.service import Commit, RevisionFile
-from lorahub_registry.features.workers import service as workers
 from lorahub_registry.infrastructure.backend import Backend
 from lorahub_registry.infrastructure.database import Session, now
 from lorahub_registry.infrastructure.database.bell import ring

@@ -21,11 +21,11 @@ from lorahub.protocol.digests import CommitId
 from lorahub.protocol.names import RepositoryName
 from lorahub.protocol.references import Reference
 
-from lorahub_registry.features.accounts.permissions import Principal
+from lorahub_registry.core.accounts.permissions import Principal
+from lorahub_registry.core.blobs.service import known_blobs
+from lorahub_registry.core.repositories.service import Repository, readable, repositories_by_id
+from lorahub_registry.core.revisions import service as revisions
 from lorahub_registry.features.bases.revision_files import RevisionFiles
-from lorahub_registry.features.blobs.service import known_blobs
-from lorahub_registry.features.repositories.service import Repository, readable, repositories_by_id
-from lorahub_registry.features.revisions import service as revisions
 from lorahub_registry.infrastructure.backend import Backend
 from lorahub_registry.infrastructure.database import Session
 

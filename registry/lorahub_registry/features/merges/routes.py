@@ -22,10 +22,10 @@ from lorahub.protocol.names import RepositoryName
 from pydantic import BaseModel, Field
 from typing_extensions import TypedDict
 
-from lorahub_registry.features.accounts.caller import Caller
+from lorahub_registry.core.accounts.caller import Caller
+from lorahub_registry.core.workers import service as workers
 from lorahub_registry.features.merges import service
 from lorahub_registry.features.merges.service import Shown
-from lorahub_registry.features.workers import service as workers
 from lorahub_registry.infrastructure.backend import Backend
 from lorahub_registry.infrastructure.threads import STORAGE
 from lorahub_registry.infrastructure.web.backend import BackendDep

@@ -22,20 +22,20 @@ from lorahub.merging.recipe import Recipe
 from lorahub.protocol.digests import Sha256
 from lorahub.protocol.names import RepositoryName
 
-from lorahub_registry.features.accounts.permissions import Action, Principal, is_site_admin, may, require
-from lorahub_registry.features.accounts.service import acting_for
-from lorahub_registry.features.audit.service import record as record_audit
-from lorahub_registry.features.audit.service import record_act
-from lorahub_registry.features.blobs.service import known_blobs, lease_known
+from lorahub_registry.core.accounts.permissions import Action, Principal, is_site_admin, may, require
+from lorahub_registry.core.accounts.service import acting_for
+from lorahub_registry.core.audit.service import record as record_audit
+from lorahub_registry.core.audit.service import record_act
+from lorahub_registry.core.blobs.service import known_blobs, lease_known
+from lorahub_registry.core.quotas.service import require_room
+from lorahub_registry.core.repositories import service as repositories
+from lorahub_registry.core.repositories.service import Repository
 from lorahub_registry.features.merged import service as merged
 from lorahub_registry.features.merged import sources
 from lorahub_registry.features.merged.sources import Sources
 from lorahub_registry.features.merges import queries
 from lorahub_registry.features.merges.queries import Job
 from lorahub_registry.features.publishing.service import Published, publish
-from lorahub_registry.features.quotas.service import require_room
-from lorahub_registry.features.repositories import service as repositories
-from lorahub_registry.features.repositories.service import Repository
 from lorahub_registry.infrastructure.backend import Backend
 from lorahub_registry.infrastructure.database import Session, now
 from lorahub_registry.infrastructure.failpoints import reach

@@ -17,10 +17,10 @@ from lorahub.protocol.names import RepositoryName
 from pydantic import BaseModel, Field
 from typing_extensions import TypedDict
 
-from lorahub_registry.features.accounts.caller import Caller
+from lorahub_registry.core.accounts.caller import Caller
+from lorahub_registry.core.workers import service as workers
 from lorahub_registry.features.mirrors import service
 from lorahub_registry.features.mirrors.service import Mirror
-from lorahub_registry.features.workers import service as workers
 from lorahub_registry.infrastructure.web.backend import BackendDep
 from lorahub_registry.infrastructure.web.bodies import json_model
 from lorahub_registry.infrastructure.web.description import refuses

@@ -27,17 +27,17 @@ from lorahub.errors import (
 from lorahub.protocol.digests import Sha256
 from lorahub.protocol.names import RepositoryName
 
-from lorahub_registry.features.accounts.permissions import Action, Level, Principal, may, require
-from lorahub_registry.features.accounts.service import acting_for, require_known
-from lorahub_registry.features.audit.service import record_act
-from lorahub_registry.features.blobs.service import read_range, store_stream
+from lorahub_registry.core.accounts.permissions import Action, Level, Principal, may, require
+from lorahub_registry.core.accounts.service import acting_for, require_known
+from lorahub_registry.core.audit.service import record_act
+from lorahub_registry.core.blobs.service import read_range, store_stream
+from lorahub_registry.core.repositories import service as repositories
+from lorahub_registry.core.repositories.service import Repository, name_key
+from lorahub_registry.core.revisions import service as revisions
 from lorahub_registry.features.mirrors import queries
 from lorahub_registry.features.mirrors.queries import Mirror
 from lorahub_registry.features.mirrors.remote import Listing, RemoteFile, list_files, read_file
 from lorahub_registry.features.publishing.service import WEIGHTS, Published, publish
-from lorahub_registry.features.repositories import service as repositories
-from lorahub_registry.features.repositories.service import Repository, name_key
-from lorahub_registry.features.revisions import service as revisions
 from lorahub_registry.infrastructure import metrics
 from lorahub_registry.infrastructure.backend import Backend
 from lorahub_registry.infrastructure.database import Session, now

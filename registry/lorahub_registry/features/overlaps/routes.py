@@ -7,10 +7,10 @@ from lorahub.errors import GatedRepository, NotAuthenticated, NotFound, TooManyR
 from lorahub.protocol.references import LATEST, Reference
 from typing_extensions import TypedDict
 
-from lorahub_registry.features.accounts.caller import Caller
+from lorahub_registry.core.accounts.caller import Caller
+from lorahub_registry.core.workers import service as workers
 from lorahub_registry.features.overlaps import service
 from lorahub_registry.features.overlaps.service import Outcome, Side
-from lorahub_registry.features.workers import service as workers
 from lorahub_registry.infrastructure.web.backend import BackendDep
 from lorahub_registry.infrastructure.web.description import refuses
 from lorahub_registry.infrastructure.web.parameters import Repo, Revision

@@ -20,15 +20,15 @@ from lorahub.errors import BaseNotFound, BlobDamaged, NotFound, Refusal, TooMany
 from lorahub.protocol.digests import CommitId
 from lorahub.protocol.names import RepositoryName
 
-from lorahub_registry.features.accounts.permissions import Principal
-from lorahub_registry.features.audit.service import record as record_audit
+from lorahub_registry.core.accounts.permissions import Principal
+from lorahub_registry.core.audit.service import record as record_audit
+from lorahub_registry.core.blobs.service import known_blobs
+from lorahub_registry.core.repositories.service import readable
+from lorahub_registry.core.revisions import service as revisions
 from lorahub_registry.features.bases.revision_files import RevisionFiles
-from lorahub_registry.features.blobs.service import known_blobs
 from lorahub_registry.features.checks.service import base_of, recorded_of
 from lorahub_registry.features.overlaps import queries
 from lorahub_registry.features.overlaps.queries import Outcome, Pair
-from lorahub_registry.features.repositories.service import readable
-from lorahub_registry.features.revisions import service as revisions
 from lorahub_registry.features.statistics.service import factors_of, reader_for
 from lorahub_registry.infrastructure.backend import Backend
 

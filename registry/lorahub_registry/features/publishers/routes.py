@@ -8,7 +8,7 @@ from lorahub.protocol.names import RepositoryName
 from pydantic import BaseModel, Field
 from typing_extensions import TypedDict
 
-from lorahub_registry.features.accounts.caller import Anybody, Caller
+from lorahub_registry.core.accounts.caller import Anybody, Caller
 from lorahub_registry.features.publishers import service
 from lorahub_registry.features.publishers.service import Publisher
 from lorahub_registry.infrastructure.web.backend import BackendDep

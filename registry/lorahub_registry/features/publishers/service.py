@@ -15,13 +15,13 @@ from lorahub.errors import (
 )
 from lorahub.protocol.names import RepositoryName
 
-from lorahub_registry.features.accounts.permissions import Action, Principal
-from lorahub_registry.features.accounts.service import acting_for, insert_bound_token
-from lorahub_registry.features.audit.service import record, record_act
+from lorahub_registry.core.accounts.permissions import Action, Principal
+from lorahub_registry.core.accounts.service import acting_for, insert_bound_token
+from lorahub_registry.core.audit.service import record, record_act
+from lorahub_registry.core.repositories.service import Repository, name_key, permitted
 from lorahub_registry.features.publishers import queries
 from lorahub_registry.features.publishers.identity import MOST_TOKEN_CHARACTERS, Identity, verify
 from lorahub_registry.features.publishers.queries import Publisher
-from lorahub_registry.features.repositories.service import Repository, name_key, permitted
 from lorahub_registry.infrastructure.backend import Backend
 from lorahub_registry.infrastructure.database import Session
 

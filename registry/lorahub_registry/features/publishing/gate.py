@@ -12,7 +12,7 @@ from lorahub.adapters.limits import LIMITS
 from lorahub.adapters.model_card import validate_card
 from lorahub.errors import InvalidAdapter, InvalidAdapterConfig, InvalidCard, InvalidSafetensors, LorahubError
 
-from lorahub_registry.features.blobs.service import Blob
+from lorahub_registry.core.blobs.service import Blob
 
 Read = Callable[[Blob, int, int], bytes]
 """The bytes [start, stop) of a blob."""

@@ -24,7 +24,7 @@ from lorahub.errors import (
 from lorahub.protocol.paths import parse_path
 from pydantic import BaseModel, Field
 
-from lorahub_registry.features.accounts.caller import Caller
+from lorahub_registry.core.accounts.caller import Caller
 from lorahub_registry.features.publishing import service
 from lorahub_registry.features.publishing.gate import check_names
 from lorahub_registry.infrastructure.threads import STORAGE

@@ -34,9 +34,9 @@ from lorahub.protocol.digests import Sha256, sha256_of
 from lorahub.protocol.names import RepositoryName
 from lorahub.protocol.paths import FilePath, check_tree
 
-from lorahub_registry.features.accounts.permissions import Action, Principal
-from lorahub_registry.features.audit.service import record_act
-from lorahub_registry.features.blobs.service import (
+from lorahub_registry.core.accounts.permissions import Action, Principal
+from lorahub_registry.core.audit.service import record_act
+from lorahub_registry.core.blobs.service import (
     Blob,
     finish_brought,
     known_blobs,
@@ -47,6 +47,16 @@ from lorahub_registry.features.blobs.service import (
     require_servable,
     store_all,
 )
+from lorahub_registry.core.quotas import service as quotas
+from lorahub_registry.core.repositories.service import (
+    Repository,
+    may_read_any,
+    permitted,
+    take_version_number,
+    touch,
+)
+from lorahub_registry.core.revisions import service as revisions
+from lorahub_registry.core.revisions.service import Commit, NewCommit, NewFile, Reference, RevisionFile
 from lorahub_registry.features.catalog.service import Facts, derive_facts, record_facts
 from lorahub_registry.features.checks import service as checks
 from lorahub_registry.features.checks.service import Judged
@@ -64,17 +74,7 @@ from lorahub_registry.features.publishing.commit_body import (
 from lorahub_registry.features.publishing.gate import check_new_files
 from lorahub_registry.features.publishing.ignore_rules import is_ignored, parse_rules
 from lorahub_registry.features.publishing.tree import Tree
-from lorahub_registry.features.quotas import service as quotas
 from lorahub_registry.features.references.service import LATEST, is_protected_from, point_alias
-from lorahub_registry.features.repositories.service import (
-    Repository,
-    may_read_any,
-    permitted,
-    take_version_number,
-    touch,
-)
-from lorahub_registry.features.revisions import service as revisions
-from lorahub_registry.features.revisions.service import Commit, NewCommit, NewFile, Reference, RevisionFile
 from lorahub_registry.features.statistics.service import want as want_statistics
 from lorahub_registry.infrastructure import metrics
 from lorahub_registry.infrastructure.backend import Backend

@@ -16,7 +16,7 @@ from lorahub.errors import (
 from pydantic import BaseModel, Field
 from typing_extensions import TypedDict
 
-from lorahub_registry.features.accounts.caller import Caller
+from lorahub_registry.core.accounts.caller import Caller
 from lorahub_registry.features.references import service
 from lorahub_registry.features.references.service import Alias, Commit, Reference, Version, Yank
 from lorahub_registry.infrastructure.web.backend import BackendDep, PublicUrl

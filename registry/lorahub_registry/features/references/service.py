@@ -18,11 +18,11 @@ from lorahub.errors import (
 from lorahub.protocol.digests import CommitId
 from lorahub.protocol.names import RepositoryName, is_version, parse_alias, parse_reference_name
 
-from lorahub_registry.features.accounts.permissions import Action, Principal, may, require
-from lorahub_registry.features.audit.service import record_act
-from lorahub_registry.features.repositories.service import Repository, permitted, readable, visible
-from lorahub_registry.features.revisions import service as revisions
-from lorahub_registry.features.revisions.service import (
+from lorahub_registry.core.accounts.permissions import Action, Principal, may, require
+from lorahub_registry.core.audit.service import record_act
+from lorahub_registry.core.repositories.service import Repository, permitted, readable, visible
+from lorahub_registry.core.revisions import service as revisions
+from lorahub_registry.core.revisions.service import (
     Commit,
     Move,
     NewCommit,

@@ -7,7 +7,7 @@ from lorahub.errors import NotAuthenticated, NotPermitted, Quarantined
 from pydantic import BaseModel, Field
 from typing_extensions import TypedDict
 
-from lorahub_registry.features.accounts.caller import Caller
+from lorahub_registry.core.accounts.caller import Caller
 from lorahub_registry.features.retention import service
 from lorahub_registry.features.retention.service import MOST_VERSIONS, Retention
 from lorahub_registry.infrastructure.web.backend import BackendDep

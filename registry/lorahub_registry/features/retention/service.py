@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from lorahub.errors import InvalidInput
 from lorahub.protocol.names import RepositoryName
 
-from lorahub_registry.features.accounts.permissions import OPERATOR, Action, Principal
-from lorahub_registry.features.audit.service import record_act
-from lorahub_registry.features.quotas import service as quotas
-from lorahub_registry.features.repositories.service import permitted
+from lorahub_registry.core.accounts.permissions import OPERATOR, Action, Principal
+from lorahub_registry.core.audit.service import record_act
+from lorahub_registry.core.quotas import service as quotas
+from lorahub_registry.core.repositories.service import permitted
+from lorahub_registry.core.revisions import service as revisions
+from lorahub_registry.core.revisions.service import Reference
 from lorahub_registry.features.retention import queries
 from lorahub_registry.features.retention.queries import Kept
-from lorahub_registry.features.revisions import service as revisions
-from lorahub_registry.features.revisions.service import Reference
 from lorahub_registry.infrastructure.backend import Backend
 from lorahub_registry.infrastructure.database import Session
 

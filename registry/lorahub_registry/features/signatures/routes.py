@@ -4,7 +4,7 @@ from fastapi import APIRouter
 from lorahub.errors import BlobDamaged, ContentBlocked, GatedRepository, Quarantined
 from typing_extensions import TypedDict
 
-from lorahub_registry.features.accounts.caller import Caller
+from lorahub_registry.core.accounts.caller import Caller
 from lorahub_registry.features.signatures import service
 from lorahub_registry.infrastructure.threads import STORAGE
 from lorahub_registry.infrastructure.web.backend import BackendDep

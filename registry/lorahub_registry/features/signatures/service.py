@@ -10,10 +10,10 @@ from lorahub.errors import InvalidSignature
 from lorahub.protocol.names import RepositoryName
 from lorahub.protocol.signatures import FILE, MOST_BYTES, differing_paths, stated
 
-from lorahub_registry.features.accounts.permissions import Principal
-from lorahub_registry.features.blobs.service import known_blobs, read_blob
-from lorahub_registry.features.repositories.service import readable
-from lorahub_registry.features.revisions import service as revisions
+from lorahub_registry.core.accounts.permissions import Principal
+from lorahub_registry.core.blobs.service import known_blobs, read_blob
+from lorahub_registry.core.repositories.service import readable
+from lorahub_registry.core.revisions import service as revisions
 from lorahub_registry.infrastructure.backend import Backend
 
 

@@ -6,9 +6,9 @@ from fastapi import APIRouter
 from lorahub.errors import GatedRepository, NotFound
 from typing_extensions import TypedDict
 
-from lorahub_registry.features.accounts.caller import Caller
+from lorahub_registry.core.accounts.caller import Caller
+from lorahub_registry.core.workers import service as workers
 from lorahub_registry.features.statistics import service
-from lorahub_registry.features.workers import service as workers
 from lorahub_registry.infrastructure.web.backend import BackendDep
 from lorahub_registry.infrastructure.web.description import refuses
 from lorahub_registry.infrastructure.web.parameters import Repo, Revision

@@ -19,14 +19,14 @@ from lorahub.adapters.weight_statistics import UpdateStatistics, decode, is_comp
 from lorahub.errors import BlobDamaged, NotFound, Refusal
 from lorahub.protocol.names import RepositoryName, similarity_key
 
-from lorahub_registry.features.accounts.permissions import Level, Principal
-from lorahub_registry.features.audit.service import record as record_audit
+from lorahub_registry.core.accounts.permissions import Level, Principal
+from lorahub_registry.core.audit.service import record as record_audit
+from lorahub_registry.core.blobs.service import known_blobs
+from lorahub_registry.core.repositories.service import readable, repositories_by_id
+from lorahub_registry.core.revisions import service as revisions
 from lorahub_registry.features.bases import service as bases
 from lorahub_registry.features.bases.revision_files import RevisionFiles
-from lorahub_registry.features.blobs.service import known_blobs
 from lorahub_registry.features.checks.service import adapter_digest
-from lorahub_registry.features.repositories.service import readable, repositories_by_id
-from lorahub_registry.features.revisions import service as revisions
 from lorahub_registry.features.statistics import queries
 from lorahub_registry.features.statistics.queries import Outcome
 from lorahub_registry.infrastructure.backend import Backend

@@ -30,7 +30,7 @@ from lorahub.errors import (
 from lorahub.protocol.names import RepositoryName
 from pydantic import BaseModel, Field
 
-from lorahub_registry.features.accounts.caller import Caller
+from lorahub_registry.core.accounts.caller import Caller
 from lorahub_registry.features.uploads import service
 from lorahub_registry.features.uploads.service import Slot, Target, Wanted, XetSession
 from lorahub_registry.features.uploads.xorbs import MAX_XORB_BYTES

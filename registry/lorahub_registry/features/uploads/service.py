@@ -27,13 +27,13 @@ from lorahub.errors import (
 from lorahub.protocol.digests import Sha256, parse_sha256
 from lorahub.protocol.names import RepositoryName
 
-from lorahub_registry.features.accounts.permissions import Action, Principal
-from lorahub_registry.features.blobs import service as blobs
-from lorahub_registry.features.blobs.service import Blob, Upload
-from lorahub_registry.features.quotas import service as quotas
-from lorahub_registry.features.quotas.service import Room
-from lorahub_registry.features.repositories.service import Repository, may_read_any, permitted
-from lorahub_registry.features.revisions.service import digests_in, repositories_with_blob
+from lorahub_registry.core.accounts.permissions import Action, Principal
+from lorahub_registry.core.blobs import service as blobs
+from lorahub_registry.core.blobs.service import Blob, Upload
+from lorahub_registry.core.quotas import service as quotas
+from lorahub_registry.core.quotas.service import Room
+from lorahub_registry.core.repositories.service import Repository, may_read_any, permitted
+from lorahub_registry.core.revisions.service import digests_in, repositories_with_blob
 from lorahub_registry.features.uploads import queries
 from lorahub_registry.features.uploads.shards import ShardFile, hash_text, read_files
 from lorahub_registry.features.uploads.unpacking import Unpacking

@@ -1,0 +1,96 @@
+"""What adapters other than plain LoRA make of a module: of what goes in (x), of what comes out (y)."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from lorahub.serving.slots import Pair
+
+Forward = Callable[..., Tensor]
+
+ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = MappingProxyType(
+    {"gelu": functional.gelu, "relu": functional.relu, "silu": functional.silu}
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Shift:
+    """y + by: BitFit. `by` (out)."""
+
+    by: Tensor
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        return (self.by,)
+
+    def __call__(self, forward: Forward, x: Tensor, *rest: Any, **named: Any) -> Tensor:
+        return forward(x, *rest, **named) + self.by
+
+
+@dataclass(frozen=True, slots=True)
+class Factors:
+    """y ∘ by, in feed-forward modules x ∘ by: IA3 (arXiv 2205.05638). `by` (out), or (in)."""
+
+    by: Tensor
+    is_of_input: bool
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        return (self.by,)
+
+    def __call__(self, forward: Forward, x: Tensor, *rest: Any, **named: Any) -> Tensor:
+        return forward(x * self.by, *rest, **named) if self.is_of_input else forward(x, *rest, **named) * self.by
+
+
+@dataclass(frozen=True, slots=True)
+class Rescaled:
+    """y ∘ gain + shift + (x·A)·B: DoRA (arXiv 2402.09353), its norms computed once. `gain` and `shift` (out)."""
+
+    pair: Pair
+    gain: Tensor
+    shift: Tensor
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        return (self.pair.a, self.pair.b, self.gain, self.shift)
+
+    def __call__(self, forward: Forward, x: Tensor, *rest: Any, **named: Any) -> Tensor:
+        y = forward(x, *rest, **named)
+        return y * self.gain + self.shift + self.pair.delta(x).to(y.dtype)
+
+    @classmethod
+    def of(cls, pair: Pair, magnitude: Tensor, weight: Tensor, bias: Tensor | None) -> "Rescaled":
+        """`weight` (out, in), all in float64. W' = m / ‖V‖ · V with V = W + B·A, a norm for each output."""
+        gain = magnitude / torch.linalg.vector_norm(weight + (pair.a.T @ pair.b).T, dim=1)
+        kept = torch.zeros_like(gain) if bias is None else bias * (1 - gain)
+        return cls(Pair(pair.a, pair.b * gain), gain, kept)
+
+
+@dataclass(frozen=True, slots=True)
+class Bottleneck:
+    """y + up · f(down · y): Houlsby's and Pfeiffer's adapters (arXiv 1902.00751, 2005.00247).
+
+    `down` (bottleneck, width), `up` (width, bottleneck), perhaps with biases.
+    """
+
+    down: Tensor
+    up: Tensor
+    down_bias: Tensor | None
+    up_bias: Tensor | None
+    activation: str
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        return tuple(t for t in (self.down, self.up, self.down_bias, self.up_bias) if t is not None)
+
+    def __call__(self, forward: Forward, x: Tensor, *rest: Any, **named: Any) -> Tensor:
+        return self.behind(forward(x, *rest, **named))
+
+    def behind(self, y: Tensor) -> Tensor:
+        inner = ACTIVATIONS[self.activation](functional.linear(y, self.down, self.down_bias))
+        return y + functional.linear(inner, self.up, self.up_bias)

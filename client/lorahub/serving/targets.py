@@ -1,0 +1,253 @@
+"""The modules of a model under the names that adapters use, and adapters brought to them: their factors, or a refusal.
+
+Names are looked up as for a check or a merge, in `BaseNames`; here the base's layout is the model's own, in memory.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lorahub.adapters.adapter import Adapter, Kind, Naming, PartKind, Update
+from lorahub.adapters.base_model import BaseModel, BaseTensor
+from lorahub.adapters.base_names import BaseNames
+from lorahub.adapters.files import Files
+from lorahub.adapters.reader import read_adapter
+from lorahub.adapters.rules import Severity
+from lorahub.conversion.gguf import from_gguf
+from lorahub.conversion.lora import Layer, Lora, read_lora, refuse_broken
+from lorahub.errors import AdapterDoesNotFit, NotConvertible
+from lorahub.merging.factors import Factors
+from lorahub.serving.fronts import Front
+from lorahub.serving.kinds import Reader, kind_of, moved, rescaled
+from lorahub.serving.slots import Effect, Pair
+
+_BESIDE = {
+    PartKind.BIAS: "biases",
+    PartKind.BIAS_DELTA: "biases",
+    PartKind.REPLACEMENT: "whole modules (modules_to_save)",
+    PartKind.TOKEN_ROWS: "rows of an embedding (trainable_token_indices)",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """An adapter in memory, on its model's device. All factors are views of one buffer for each device and dtype.
+
+    Plain LoRA is `pairs` and nothing else.
+    """
+
+    source: str
+    pairs: Mapping[str, Pair]
+    effects: Mapping[str, Effect] = field(default_factory=dict)
+    front: Front | None = None
+    method: str = "lora"
+
+    @property
+    def modules(self) -> set[str]:
+        return {*self.pairs, *self.effects}
+
+    @property
+    def rank(self) -> int:
+        """The largest; 0 without factors."""
+        return max((pair.rank for pair in self.pairs.values()), default=0)
+
+    @property
+    def bytes(self) -> int:
+        return sum(tensor.nbytes for tensor in self._tensors())
+
+    @property
+    def shown(self) -> str:
+        """In a few words."""
+        if self.front is not None:
+            return f"{self.method}, {self.front.length} tokens"
+        return f"{f'rank {self.rank}' if self.pairs else self.method}, {len(self.modules)} modules"
+
+    def _tensors(self) -> Iterator[Tensor]:
+        for pair in self.pairs.values():
+            yield from (pair.a, pair.b)
+        for effect in self.effects.values():
+            yield from effect.tensors
+        if self.front is not None:
+            yield from self.front.tensors
+
+
+class Targets:
+    """The linear layers and embeddings of `model`, by name."""
+
+    def __init__(self, model: nn.Module, dtype: torch.dtype | None) -> None:
+        self._model = model
+        self._dtype = dtype
+        self.modules = {name: module for name, module in model.named_modules() if _shape(module) is not None}
+        tensors = {f"{name}.weight": BaseTensor("F32", _widths(module)) for name, module in self.modules.items()}
+        config: Any = getattr(model, "config", None)
+        self._base = BaseModel(tensors, config.to_dict() if hasattr(config, "to_dict") else {})
+        self._names = BaseNames(self._base)
+
+    def read(self, files: Files, source: str) -> Loaded:
+        """Raises `NotConvertible` for what can't act on modules alone, `AdapterDoesNotFit`, `InvalidAdapter`."""
+        adapter = read_adapter(files)
+        kind = kind_of(adapter)
+        if kind is None:
+            return self._factors(files, adapter, source)
+        _refuse_errors(adapter)
+        reader = Reader(self._model, adapter, Factors(files, adapter), self._dtype)
+        if kind == "front":
+            return Loaded(source, {}, front=reader.front(), method=adapter.method)
+        return Loaded(source, {}, reader.effects(), method=adapter.method)
+
+    def _factors(self, files: Files, adapter: Adapter, source: str) -> Loaded:
+        refuse_broken(adapter)
+        _refuse_special(adapter)
+        lora = read_lora(files, adapter)
+        if lora.naming is Naming.GGUF:
+            lora = from_gguf(lora, self._base)
+        layers = self._placed(lora)
+        self._refuse_shapes(layers)
+        pairs = {name: _factors(layer) for name, layer in layers.items()}
+        effects = {
+            name: moved(
+                rescaled(pairs.pop(name), _wide(layer.magnitude), self.modules[name]), self.modules[name], self._dtype
+            )
+            for name, layer in layers.items()
+            if layer.magnitude is not None
+        }
+        return Loaded(source, self.resident(pairs), effects, method="dora" if effects else "lora")
+
+    def resident(self, pairs: Mapping[str, Pair]) -> dict[str, Pair]:
+        """The pairs in one buffer for each device and dtype of the modules. Raises `NotConvertible` for an overflow."""
+        groups: dict[tuple[torch.device, torch.dtype], list[str]] = {}
+        for name in pairs:
+            groups.setdefault(self._home(name), []).append(name)
+        moved: dict[str, Pair] = {}
+        for (device, dtype), names in groups.items():
+            tensors = [tensor for name in names for tensor in (pairs[name].a, pairs[name].b)]
+            flat = torch.cat([tensor.to(dtype).flatten() for tensor in tensors]).to(device)
+            if not flat.isfinite().all():
+                raise NotConvertible(f"factors aren't finite in {dtype}", hint="look for NaN; try dtype=torch.float32")
+            pieces = iter(torch.split(flat, [tensor.numel() for tensor in tensors]))
+            for name in names:
+                a, b = pairs[name].a, pairs[name].b
+                moved[name] = Pair(next(pieces).view(a.shape), next(pieces).view(b.shape), pairs[name].is_embedding)
+        return moved
+
+    def _home(self, name: str) -> tuple[torch.device, torch.dtype]:
+        """Where a module's factors live: beside its weight, in its dtype; F32 beside a quantised one."""
+        weight: Any = self.modules[name].weight
+        own = weight.dtype if weight.dtype.is_floating_point and weight.dtype.itemsize > 1 else torch.float32
+        return weight.device, self._dtype or own
+
+    def _placed(self, lora: Lora) -> dict[str, Layer]:
+        """Layers by the model's own names of their modules."""
+        resolved, _ = self._names.resolve([layer.module for layer in lora.layers], lora.naming)
+        placed: dict[str, Layer] = {}
+        for layer in lora.layers:
+            weight = self._names.find(resolved.get(layer.module, layer.module), ("weight",))
+            whole = weight is not None and len(weight.places) == 1 and weight.places[0].rows is None
+            name = weight.places[0].tensor.removesuffix(".weight") if weight is not None and whole else None
+            if name is None or name in placed:
+                raise AdapterDoesNotFit(
+                    f"the model has no linear layer or embedding {layer.module}" + (" of its own" if name else ""),
+                    hint="see `lorahub check`; load the adapter onto the base it was trained on",
+                )
+            placed[name] = layer
+        return placed
+
+    def _refuse_shapes(self, layers: Mapping[str, Layer]) -> None:
+        for name, layer in layers.items():
+            module = self.modules[name]
+            ours, theirs = _shape(module), (layer.up.shape[0], layer.down.shape[1])
+            if layer.is_embedding:
+                theirs = theirs[::-1]
+            if ours != theirs or layer.is_embedding != isinstance(module, nn.Embedding):
+                raise AdapterDoesNotFit(
+                    f"{layer.module} is {list(theirs)} in the adapter, {list(ours or ())} in the model",
+                    hint="load the adapter onto the base it was trained on",
+                )
+
+
+def _shape(module: nn.Module) -> tuple[int, int] | None:
+    """(out, in), of an embedding (rows, width); None for what a slot can't stand before.
+
+    An attention of torch's own never calls its `out_proj`, and an embedding that scales would scale the update too.
+    """
+    if isinstance(module, nn.modules.linear.NonDynamicallyQuantizableLinear):
+        return None
+    if isinstance(module, nn.Linear):
+        return module.out_features, module.in_features
+    if isinstance(module, nn.Embedding) and type(module).forward is nn.Embedding.forward:
+        return module.num_embeddings, module.embedding_dim
+    if type(module).__name__ == "Conv1D" and hasattr(module, "nf"):  # transformers', of GPT-2
+        rows, columns = module.weight.shape  # type: ignore[misc]
+        return int(columns), int(rows)
+    return None
+
+
+def _widths(module: nn.Module) -> tuple[int, ...]:
+    """As the weight is stored, were it not quantised."""
+    shape = _shape(module)
+    assert shape is not None  # it is a target
+    return shape[::-1] if type(module).__name__ == "Conv1D" else shape
+
+
+def _factors(layer: Layer) -> Pair:
+    """As float64, the scale in `b`: they are rounded once, to the dtype they live in."""
+    down, up = _wide(layer.down), _wide(layer.up)
+    return Pair(down.T if layer.is_embedding else down, up.T * layer.scale, layer.is_embedding)
+
+
+def _wide(array: Any) -> Tensor:
+    return torch.from_numpy(array.wide())
+
+
+# --- refusals ---------------------------------------------------------------------------------------------------------
+
+
+def _refuse_errors(adapter: Adapter) -> None:
+    worst = next((found for found in adapter.findings if found.severity is Severity.ERROR), None)
+    if worst is not None or not adapter.is_known:
+        found = worst or adapter.findings[0]
+        raise NotConvertible(found.message, hint=found.hint, rule=found.rule)
+
+
+def _refuse_special(adapter: Adapter) -> None:
+    found = next(_obstacles(adapter), None)
+    if found is not None:
+        hint = "fold it into the base instead: lorahub merge BASE ADAPTER -o FOLDER"
+        raise NotConvertible(
+            f"the adapter has {found}, which can't be swapped",
+            hint=hint if adapter.is_mergeable else "load it with PEFT",
+        )
+
+
+def _obstacles(adapter: Adapter) -> Iterator[str]:
+    """What (x·A)·B behind the modules of the base doesn't say, named as its user knows it."""
+    if not adapter.updates:
+        yield f"no updates to weights ({adapter.method})"
+    for update in adapter.updates:
+        what = _obstacle(update)
+        if what is not None:
+            yield f"{what}, first for {update.module}"
+    for part in adapter.parts:
+        if part.kind is not PartKind.BASE_COPY:
+            yield f"{_BESIDE.get(part.kind, part.kind.value)}, first {part.name}"
+    if adapter.replication:
+        yield "layer_replication"
+    if adapter.ties_weights:
+        yield "ensure_weight_tying"
+
+
+def _obstacle(update: Update) -> str | None:
+    if update.method != "lora":
+        return f"updates of {update.method}"
+    if update.is_dora and update.kind is not Kind.LINEAR:
+        return "DoRA's magnitudes of an embedding or a convolution"
+    if "up_bias" in update.tensors:
+        return "biases (lora_bias)"
+    if update.kind is Kind.CONV:
+        return "updates to convolutions"
+    if update.parameters != ("weight",) or len(update.shape) > 2:
+        return "updates to stacks of experts"
+    return None

@@ -1,0 +1,355 @@
+"""Commits and the names that lead to them. Every function works inside its caller's transaction.
+
+A commit is an immutable set of files. Its id is the first 40 hex digits of a sha256 over everything it says, so no two
+commits share one, and none can be forged. References move by compare-and-swap, and every move is logged.
+"""
+
+import difflib
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from lorahub.errors import ParentMoved, RevisionNotFound, VersionYanked
+from lorahub.protocol.digests import CommitId, FileEntry, Sha256, commit_id, is_commit_id, revision_digest
+
+from lorahub_registry.core.revisions import queries
+from lorahub_registry.core.revisions.queries import (
+    Commit,
+    FileRow,
+    IntegrityError,
+    Move,
+    Origin,
+    Reference,
+    RevisionFile,
+    space_of,
+)
+from lorahub_registry.infrastructure.database import Session, now
+
+__all__ = ["Commit", "IntegrityError", "Move", "Origin", "Reference", "RevisionFile", "space_of"]
+
+_HEX_PREFIX = re.compile(r"[0-9a-f]{7,39}")
+_DIGEST = re.compile(r"sha256:([0-9a-f]{64})")
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """What a revision stands for, and the reference it was named by (None for a commit or a digest)."""
+
+    commit: Commit
+    reference: Reference | None
+
+
+@dataclass(frozen=True, slots=True)
+class NewCommit:
+    """`parent` is None for the first commit of a repository and for a squashed one."""
+
+    repository_id: int
+    repository_public_id: str
+    parent: Commit | None
+    files: Mapping[str, "NewFile"]
+    title: str
+    message: str
+    author_id: int
+    author: str
+    request_key: str | None = None
+    request_digest: str | None = None
+    created_at: datetime | None = None
+    """Now, unless it was made elsewhere and keeps its id."""
+
+
+@dataclass(frozen=True, slots=True)
+class NewFile:
+    sha256: Sha256
+    size: int
+    is_lfs: bool
+
+
+# --- names ------------------------------------------------------------------------------------------------------------
+
+
+def resolve(session: Session, repository_id: int, revision: str) -> Resolved:
+    """A branch, tag, version, alias, commit (whole or at least 7 digits), `refs/heads/…`, `refs/tags/…`, `sha256:…`.
+
+    Raises `RevisionNotFound`, and `VersionYanked` for an alias that leads to a yanked version: a yanked version is
+    served only when it is named exactly.
+    """
+    if is_commit_id(revision):
+        return Resolved(_commit(session, repository_id, revision, revision), None)
+    if digest := _DIGEST.fullmatch(revision):
+        commit = queries.newest_commit_by_digest(session, repository_id, digest[1])
+        if commit is not None:
+            return Resolved(commit, None)
+    elif (reference := _named(session, repository_id, revision)) is not None:
+        if reference.kind == "alias":
+            _refuse_yanked(session, reference)
+        return Resolved(_commit(session, repository_id, reference.commit_id, revision), reference)
+    elif _HEX_PREFIX.fullmatch(revision):
+        candidates = queries.commits_by_prefix(session, repository_id, revision)
+        if len(candidates) == 1:
+            return Resolved(candidates[0], None)
+    raise _not_found(session, repository_id, revision)
+
+
+def _named(session: Session, repository_id: int, revision: str) -> Reference | None:
+    for space in ("heads", "tags"):
+        prefix = f"refs/{space}/"
+        if revision.startswith(prefix):
+            name = revision.removeprefix(prefix)
+            return queries.reference_named(session, repository_id, space=space, name=name)
+    branch = queries.reference_named(session, repository_id, space="heads", name=revision)
+    return branch or queries.reference_named(session, repository_id, space="tags", name=revision)
+
+
+def _commit(session: Session, repository_id: int, commit_id: str, revision: str) -> Commit:
+    commit = queries.commit_by_id(session, repository_id, commit_id)
+    if commit is None:
+        raise _not_found(session, repository_id, revision)
+    return commit
+
+
+def _refuse_yanked(session: Session, alias: Reference) -> None:
+    version = version_of(session, alias.repository_id, alias.commit_id)
+    if version is not None and version.yanked_at is not None:
+        raise VersionYanked(
+            f"the alias {alias.name} leads to {version.name}, which was yanked: {version.yank_reason}",
+            hint=f"name {version.name} exactly if you must have it, or choose another version",
+        )
+
+
+def _not_found(session: Session, repository_id: int, revision: str) -> RevisionNotFound:
+    names = [reference.name for reference in queries.references_of(session, repository_id)]
+    near = difflib.get_close_matches(revision, names, n=3) or names[-8:]
+    return RevisionNotFound(
+        f"Invalid rev id: {revision[:200]}",
+        hint=f"there are: {', '.join(near)}" if near else None,
+        revisions=near,
+    )
+
+
+def version_of(session: Session, repository_id: int, commit_id: str) -> Reference | None:
+    """The version that names this commit; the newest if several do."""
+    found = [ref for ref in queries.references_to(session, repository_id, commit_id) if ref.kind == "version"]
+    return found[-1] if found else None
+
+
+def aliases_of(session: Session, repository_id: int, commit_id: str) -> list[str]:
+    return [ref.name for ref in queries.references_to(session, repository_id, commit_id) if ref.kind == "alias"]
+
+
+def references_of(session: Session, repository_id: int) -> list[Reference]:
+    """All of them, oldest first."""
+    return queries.references_of(session, repository_id)
+
+
+def reference_named(session: Session, repository_id: int, *, kind: str, name: str) -> Reference | None:
+    """The reference of exactly this kind and name; locked until the transaction ends."""
+    found = queries.reference_named(session, repository_id, space=space_of(kind), name=name, lock=True)
+    return found if found is not None and found.kind == kind else None
+
+
+def name_in_use(session: Session, repository_id: int, *, kind: str, name: str) -> bool:
+    """Whether any reference has the name in the name space of `kind`."""
+    return queries.reference_named(session, repository_id, space=space_of(kind), name=name) is not None
+
+
+def main_heads(session: Session, repository_ids: Sequence[int]) -> Mapping[int, CommitId]:
+    return queries.main_heads(session, repository_ids)
+
+
+# --- moving names -----------------------------------------------------------------------------------------------------
+
+
+def create_reference(
+    session: Session,
+    *,
+    repository_id: int,
+    kind: str,
+    name: str,
+    commit_id: str,
+    by: str,
+    message: str = "",
+    is_protected: bool = False,
+) -> Reference:
+    """The caller has checked that the name is free."""
+    reference = queries.insert_reference(
+        session,
+        repository_id=repository_id,
+        kind=kind,
+        name=name,
+        commit_id=commit_id,
+        message=message,
+        is_protected=is_protected,
+    )
+    _require_kept(session, commit_id)
+    queries.insert_move(session, reference, from_commit=None, to_commit=commit_id, by=by)
+    _tell_the_catalog(session, reference)
+    return reference
+
+
+def move_reference(session: Session, reference: Reference, *, to: str, by: str) -> None:
+    """Raises `ParentMoved` if somebody else moved it since it was read."""
+    if reference.commit_id == to:
+        return
+    if not queries.move_reference(session, reference.id, expected=reference.commit_id, to=to):
+        raise branch_moved()
+    _require_kept(session, to)
+    queries.insert_move(session, reference, from_commit=reference.commit_id, to_commit=to, by=by)
+
+
+def _require_kept(session: Session, commit_id: str) -> None:
+    """Asked when the name leads there already: who drops commits holds them meanwhile, and looks at names after."""
+    if queries.is_dropped(session, commit_id):
+        raise RevisionNotFound(f"the commit {commit_id} was dropped by the retention of its repository")
+
+
+def delete_reference(session: Session, reference: Reference, *, by: str) -> None:
+    queries.delete_reference(session, reference.id)
+    queries.insert_move(session, reference, from_commit=reference.commit_id, to_commit=None, by=by)
+    _tell_the_catalog(session, reference)
+
+
+def _tell_the_catalog(session: Session, changed: Reference) -> None:
+    """A search finds a repository by its aliases, and knows whether any of its versions is good."""
+    if changed.kind in ("alias", "version"):
+        queries.rewrite_terms_of_names(session, changed.repository_id)
+
+
+def terms_of_names(session: Session, repository_ids: Sequence[int]) -> dict[int, list[str]]:
+    return queries.terms_of_names(session, repository_ids)
+
+
+def set_protected(session: Session, reference: Reference, *, is_protected: bool) -> None:
+    queries.set_protected(session, reference.id, is_protected=is_protected)
+
+
+def set_yanked(session: Session, version: Reference, *, by: str | None, reason: str | None) -> None:
+    """`by` None undoes it."""
+    queries.set_yanked(session, version.id, by=by, reason=reason)
+    _tell_the_catalog(session, version)
+
+
+def newest_moves(session: Session, repository_id: int, *, limit: int) -> list[Move]:
+    return queries.newest_moves(session, repository_id, limit=limit)
+
+
+def branch_moved() -> ParentMoved:
+    return ParentMoved(
+        "The branch was updated since you opened this page. Please refresh and try again.",
+        hint="fetch the newest revision, make the change on it, and try again",
+    )
+
+
+# --- commits ----------------------------------------------------------------------------------------------------------
+
+
+def insert_commit(session: Session, new: NewCommit) -> Commit:
+    """Raises `IntegrityError` where a blob was collected meanwhile, or the same request made the same commit."""
+    at = new.created_at or now()
+    digest = digest_of(new.files)
+    made_id = _commit_id(new, digest, at)
+    commit = Commit(
+        id=made_id,
+        repository_id=new.repository_id,
+        parent_id=None if new.parent is None else new.parent.id,
+        depth=0 if new.parent is None else new.parent.depth + 1,
+        digest=digest,
+        title=new.title,
+        message=new.message,
+        author_id=new.author_id,
+        author=new.author,
+        created_at=at,
+        request_key=new.request_key,
+        request_digest=new.request_digest,
+    )
+    before = {} if new.parent is None else queries.files_of(session, new.parent.id)
+    queries.insert_commit(session, commit, [_row(path, file, before, made_id) for path, file in new.files.items()])
+    return commit
+
+
+def _row(path: str, file: NewFile, before: Mapping[str, RevisionFile], commit_id: CommitId) -> FileRow:
+    """An unchanged file keeps the commit that last changed it."""
+    old = before.get(path)
+    changed_in = commit_id if old is None or old.sha256 != file.sha256 else old.changed_in
+    return FileRow(path, file.sha256, file.is_lfs, changed_in)
+
+
+def digest_of(files: Mapping[str, NewFile]) -> Sha256:
+    return revision_digest(FileEntry(path, file.size, file.sha256) for path, file in files.items())
+
+
+def _commit_id(new: NewCommit, digest: Sha256, at: datetime) -> CommitId:
+    return commit_id(
+        repository=new.repository_public_id,
+        parent=None if new.parent is None else new.parent.id,
+        digest=digest,
+        title=new.title,
+        message=new.message,
+        author=new.author,
+        created_at=at.isoformat(),
+        request_key=new.request_key,
+    )
+
+
+def is_published(session: Session, repository_id: int) -> bool:
+    """Whether there was ever a commit behind the one that a repository is made with."""
+    return queries.count_commits(session, repository_id, limit=2) > 1
+
+
+def commit_by_request(session: Session, repository_id: int, request_key: str) -> Commit | None:
+    """The commit that this very request made before, if it did."""
+    return queries.commit_by_request(session, repository_id, request_key)
+
+
+def commit_by_id(session: Session, repository_id: int, commit_id: str) -> Commit | None:
+    return queries.commit_by_id(session, repository_id, commit_id)
+
+
+def history(session: Session, head: Commit, *, limit: int) -> list[Commit]:
+    """`head` and its ancestors, newest first."""
+    return queries.history(session, head, limit=limit)
+
+
+def commits_by_id(session: Session, ids: Sequence[str]) -> dict[str, Commit]:
+    return queries.commits_by_id(session, ids)
+
+
+def files_of(session: Session, commit_id: CommitId) -> dict[str, RevisionFile]:
+    """Every file of the revision by path, in order of path."""
+    return queries.files_of(session, commit_id)
+
+
+def file_at(session: Session, commit_id: CommitId, path: str) -> RevisionFile | None:
+    return queries.file_at(session, commit_id, path)
+
+
+def files_at(session: Session, commit_id: CommitId, paths: Iterable[str]) -> dict[str, RevisionFile]:
+    """Those of these files that the revision has, by path."""
+    return queries.files_at(session, commit_id, paths)
+
+
+def repositories_with_blob(session: Session, sha256: Sha256, *, limit: int) -> list[int]:
+    """Ids of repositories with a commit that has this blob."""
+    return queries.repositories_with_blob(session, sha256, limit=limit)
+
+
+def digests_in(session: Session, repository_id: int, digests: Iterable[Sha256]) -> set[Sha256]:
+    """Those of these blobs that any commit of the repository has."""
+    return queries.digests_in(session, repository_id, digests)
+
+
+def lfs_files(session: Session, repository_id: int) -> list[tuple[RevisionFile, Commit]]:
+    return queries.lfs_files(session, repository_id)
+
+
+# --- where they are from ----------------------------------------------------------------------------------------------
+
+
+def origin_of(session: Session, commit_id: str) -> Origin | None:
+    """Of a commit that a mirror brought."""
+    return queries.origin_of(session, commit_id)
+
+
+def record_origin(session: Session, commit_id: str, *, endpoint: str, repository: str, commit: str) -> None:
+    """The first one stays: two commits there may hold the same files."""
+    queries.insert_origin(session, commit_id, Origin(endpoint, repository, commit))

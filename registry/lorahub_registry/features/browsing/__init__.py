@@ -1,1 +1,0 @@
-"""The catalog's pages: what features below know, put together for people."""

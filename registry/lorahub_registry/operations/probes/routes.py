@@ -1,0 +1,54 @@
+"""`/livez`, `/readyz` and `/startupz`, for whoever starts, watches and balances this process."""
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Request
+from fastapi.responses import JSONResponse
+
+from lorahub_registry.operations.probes.service import Health, Probed, Prober, health_of
+
+router = APIRouter()
+
+
+def the_prober(request: Request) -> Prober:
+    prober: Prober = request.app.state.prober
+    return prober
+
+
+ProberDep = Annotated[Prober, Depends(the_prober)]
+
+
+@router.get("/livez")
+async def livez() -> dict[str, Any]:
+    """The process answers; says nothing about what it depends on."""
+    return {"status": "ok"}
+
+
+@router.get("/readyz")
+def readyz(request: Request, prober: ProberDep) -> JSONResponse:
+    """503 while something it can't do without fails, and from the moment at which it is told to stop; 200 with the
+    status `degraded` while requests are answered and something else is missing, such as a worker, or the storage is
+    late.
+    """
+    if request.app.state.is_stopping:
+        return JSONResponse({"status": "stopping", "checks": {}}, status_code=503)
+    return _answer(prober.probe(), request)
+
+
+@router.get("/startupz")
+def startupz(request: Request, prober: ProberDep) -> JSONResponse:
+    """As `/readyz` until it was ready once; 200 ever after."""
+    if request.app.state.has_been_ready:
+        return JSONResponse({"status": "ok", "checks": {}})
+    return _answer(prober.probe(), request)
+
+
+def _answer(found: list[Probed], request: Request) -> JSONResponse:
+    health = health_of(found)
+    request.app.state.has_been_ready |= health is not Health.UNAVAILABLE
+    checks = {
+        probed.name: {"ok": probed.fault is None, "fault": probed.fault, "milliseconds": probed.milliseconds}
+        for probed in found
+    }
+    status = 503 if health is Health.UNAVAILABLE else 200
+    return JSONResponse({"status": health, "checks": checks}, status_code=status)

@@ -1,0 +1,42 @@
+"""An adapter's snippets, filled in from what is known of it."""
+
+from typing import Any
+
+from lorahub.errors import AccessRefused, InvalidName, NotFound
+from lorahub.protocol.names import RepositoryName
+
+from lorahub_registry.core.accounts.permissions import Principal
+from lorahub_registry.core.repositories.service import check_readable
+from lorahub_registry.features.catalog.snippets import Subject, snippets
+from lorahub_registry.infrastructure.backend import Backend
+from lorahub_registry.pages.adapter.gathered import Opened
+
+
+def ways(backend: Backend, principal: Principal, opened: Opened, url: str) -> list[dict[str, Any]]:
+    """Empty where it is no adapter, or may not be read. The revision is the version's, else the commit."""
+    shown = opened.shown
+    if not shown["isAdapter"] or not opened.is_readable:
+        return []
+    trigger = shown["card"].get("instance_prompt")
+    subject = Subject(
+        repository=shown["id"],
+        revision=shown["version"] or shown["commit"],
+        url=url,
+        base=shown["base"],
+        base_revision=shown["baseRevision"],
+        task=shown["task"],
+        rank=max(shown["ranks"], default=0),
+        triggers=[trigger] if isinstance(trigger, str) else [],
+        is_mergeable=bool(shown["mergeable"]),
+        is_base_here=_is_here(backend, principal, shown["base"]),
+        verdicts={one["runtime"]: one for one in shown["runtimes"]},
+    )
+    return [one.as_json() for one in snippets(subject)]
+
+
+def _is_here(backend: Backend, principal: Principal, base: str | None) -> bool:
+    try:
+        check_readable(backend, principal, RepositoryName.parse(base or ""))
+    except (AccessRefused, InvalidName, NotFound):
+        return False
+    return True

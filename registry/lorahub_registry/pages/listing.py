@@ -1,0 +1,59 @@
+"""What pages show of adapters: models of the catalog together with what was measured of them. JSON-ready."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from lorahub_registry.core.accounts.permissions import Principal
+from lorahub_registry.features.catalog import service as catalog
+from lorahub_registry.features.catalog.search import Search
+from lorahub_registry.features.catalog.service import Model
+from lorahub_registry.features.checks.service import Recorded, recorded_of
+from lorahub_registry.infrastructure.backend import Backend
+from lorahub_registry.infrastructure.web.times import wire_time
+
+ROWS = 30
+
+
+def adapters(
+    backend: Backend, principal: Principal, search: Search, *, cursor: str | None = None, limit: int = ROWS
+) -> tuple[list[dict[str, Any]], str | None]:
+    """A page of rows, and the cursor of the next one. Raises `InvalidInput` for a cursor not ours."""
+    found = catalog.list_models(backend, principal, search, cursor=cursor, limit=limit, wanted=())
+    return rows_of(backend, found.models), found.cursor
+
+
+def commonest_bases(backend: Backend, principal: Principal) -> list[dict[str, Any]]:
+    """Base models by how many visible adapters name them."""
+    counts = catalog.count(backend, principal, Search()).counts["base"]
+    return [{"name": name, "adapters": count} for name, count in counts.items()]
+
+
+def rows_of(backend: Backend, models: Sequence[Model]) -> list[dict[str, Any]]:
+    measured = recorded_of(backend, [model.commit.id for model in models])
+    return [_row(model, measured.get(model.commit.id)) for model in models]
+
+
+def _row(model: Model, measured: Recorded | None) -> dict[str, Any]:
+    repository, facts = model.repository, model.facts
+    found = measured.facts if measured else {}
+    base = found.get("base", {}).get("name") or next(iter(facts.base_models), None)
+    return {
+        "id": repository.full_name,
+        "namespace": repository.namespace,
+        "name": repository.name,
+        "private": repository.is_private,
+        "gated": repository.gated,
+        "commit": model.commit.id,
+        "createdAt": wire_time(repository.created_at),
+        "updatedAt": wire_time(repository.updated_at),
+        "downloads": repository.downloads,
+        "likes": repository.likes,
+        "task": facts.pipeline_tag,
+        "library": facts.library_name,
+        "parameters": (facts.safetensors or {}).get("total"),
+        "base": base.removeprefix("hf:") if base else None,
+        "method": measured.method if measured else None,
+        "ranks": found.get("ranks", []),
+        "targets": found.get("targets", []),
+        "verdict": measured.verdict if measured else None,
+    }

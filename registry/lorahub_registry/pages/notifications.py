@@ -1,0 +1,36 @@
+"""What needs the visitor's attention: adapters of his that fail their check, and merges of his that failed."""
+
+from fastapi import Response
+
+from lorahub_registry.core.accounts.permissions import Action, may
+from lorahub_registry.core.accounts.service import organisations_of
+from lorahub_registry.core.accounts.viewer import ViewDep
+from lorahub_registry.features.catalog.search import Search
+from lorahub_registry.features.merges import service as merges
+from lorahub_registry.infrastructure.web.pages import PageRouter
+from lorahub_registry.infrastructure.web.times import wire_time
+from lorahub_registry.pages import listing
+
+router = PageRouter()
+FAILED = ("incompatible", "undecided")
+
+
+@router.page("/notifications")
+def notifications(view: ViewDep) -> Response:
+    """Raises `NotAuthenticated`."""
+    principal = view.principal
+    principal.require_account()
+    names = [principal.name, *(org.account.name for org in organisations_of(view.backend, principal))]
+    searches = [
+        Search(author=name, labels=(f"verdict:{verdict}",))
+        for verdict in FAILED
+        for name in names
+        if may(principal, Action.WRITE, name)
+    ]
+    rows = [row for search in searches for row in listing.adapters(view.backend, principal, search)[0]]
+    failed = [
+        {"job": shown.job.id, "target": shown.target, "error": shown.job.error, "at": wire_time(shown.job.created_at)}
+        for shown in merges.own_jobs(view.backend, principal)
+        if shown.job.status == "failed"
+    ]
+    return view.render("pages/notifications.html", {"adapters": rows, "merges": failed})
