@@ -53,11 +53,6 @@ def base_by_weights(session: Session, digest: str) -> StoredBase | None:
     return None if row is None else _stored(row)
 
 
-def base_by_id(session: Session, base_id: int) -> StoredBase | None:
-    row = session.get(BaseRow, base_id)
-    return None if row is None else _stored(row)
-
-
 def insert_base(session: Session, base: BaseModel, identity: str) -> StoredBase:
     row = BaseRow(
         identity=identity,

@@ -170,12 +170,6 @@ def load(backend: Backend, stored: StoredBase, *, revision: str | None = None) -
     return Found(replace(base, name=names[0] if names else None, names=frozenset(names), revision=revision), stored.id)
 
 
-def load_by_id(backend: Backend, base_id: int) -> Found | None:
-    with backend.database.read() as session:
-        stored = queries.base_by_id(session, base_id)
-    return None if stored is None else load(backend, stored)
-
-
 def _of_repository(backend: Backend, principal: Principal, name: str, revision: str | None) -> BaseModel:
     try:
         parsed = RepositoryName.parse(name)
