@@ -16,7 +16,7 @@ from lorahub.adapters.base_model import BaseModel, BaseTensor
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class WeightPlace:
     """Where a weight, or some of its output rows, or one expert of it, lies on disk."""
 
     tensor: str
@@ -32,7 +32,7 @@ class Weight:
     name: str
     shape: tuple[int, ...]
     dtype: str
-    places: tuple[Place, ...]
+    places: tuple[WeightPlace, ...]
     is_tied: bool = False
     """An output head that is the input embedding."""
 
@@ -62,7 +62,8 @@ class BaseNames:
     def __init__(self, base: BaseModel) -> None:
         self.base = base
         self.weights: dict[str, Weight] = {
-            name: Weight(name, tensor.shape, tensor.dtype, (Place(name),)) for name, tensor in base.tensors.items()
+            name: Weight(name, tensor.shape, tensor.dtype, (WeightPlace(name),))
+            for name, tensor in base.tensors.items()
         }
         for family in _FAMILIES:
             for weight in family(base):
@@ -199,12 +200,12 @@ def _stack(base: BaseModel, prefix: str, experts: Mapping[int, Mapping[str, str]
         places = tuple(
             place
             for expert, (gate, up) in enumerate(zip(gates, ups, strict=True))
-            for place in (Place(gate, (0, width), expert), Place(up, (width, 2 * width), expert))
+            for place in (WeightPlace(gate, (0, width), expert), WeightPlace(up, (width, 2 * width), expert))
         )
         yield Weight(f"{owner}.gate_up_proj", (len(gates), 2 * width, *first.shape[1:]), first.dtype, places)
     if downs:
         first = base.tensors[downs[0]]
-        places = tuple(Place(name, None, expert) for expert, name in enumerate(downs))
+        places = tuple(WeightPlace(name, None, expert) for expert, name in enumerate(downs))
         yield Weight(f"{owner}.down_proj", (len(downs), *first.shape), first.dtype, places)
 
 
@@ -239,7 +240,7 @@ def _single_file_pipelines(base: BaseModel) -> Names:
 
 
 def _same(alias: str, name: str, tensor: BaseTensor) -> Weight:
-    return Weight(alias, tensor.shape, tensor.dtype, (Place(name),))
+    return Weight(alias, tensor.shape, tensor.dtype, (WeightPlace(name),))
 
 
 _FAMILIES = (
@@ -416,7 +417,7 @@ def _joined(name: str, parts: list[Weight]) -> Weight:
     start, places = 0, []
     for part in parts:
         stop = start + part.shape[0]
-        places.append(Place(part.places[0].tensor, (start, stop) if len(parts) > 1 else None))
+        places.append(WeightPlace(part.places[0].tensor, (start, stop) if len(parts) > 1 else None))
         start = stop
     return Weight(name, (start, *parts[0].shape[1:]), parts[0].dtype, tuple(places))
 

@@ -46,7 +46,7 @@ class StatedFile:
 
 
 @dataclass(frozen=True, slots=True)
-class Manifest:
+class AdapterManifest:
     """`adapter` has measured facts by name, `training` what its maker says of it, `raw` the whole object."""
 
     base: BaseClaim | None
@@ -148,7 +148,7 @@ def _described(claim: BaseClaim, base: BaseModel | None) -> dict[str, Any]:
     }
 
 
-def parse_manifest(raw: bytes) -> Manifest:
+def parse_manifest(raw: bytes) -> AdapterManifest:
     """Raises `InvalidAdapterConfig` for what isn't a lorahub.json of this schema."""
     value = parse_json(raw, error=InvalidAdapterConfig, max_bytes=LIMITS.config_bytes)
     if not isinstance(value, dict):
@@ -163,7 +163,7 @@ def parse_manifest(raw: bytes) -> Manifest:
         raise InvalidAdapterConfig(
             f"lorahub.json has the origin {str(origin)[:60]!r}", hint=f"one of: {', '.join(ORIGINS)}"
         )
-    return Manifest(
+    return AdapterManifest(
         _base(base) if isinstance(base, dict) else None,
         adapter if isinstance(adapter, dict) else {},
         tuple(_files(value.get("files"))),

@@ -15,7 +15,7 @@ from lorahub.adapters.reader import CONFIG, read_adapter
 from lorahub.adapters.runtimes import Form
 from lorahub.conversion.gguf import from_gguf, write_gguf_adapter
 from lorahub.conversion.image import place, write_diffusers, write_kohya
-from lorahub.conversion.lora import Lora, read_lora, refuse_broken
+from lorahub.conversion.lora import LoraAdapter, read_lora, refuse_broken
 from lorahub.conversion.mlx import write_mlx
 from lorahub.conversion.peft import normalize, write_peft
 from lorahub.errors import NotConvertible
@@ -23,7 +23,7 @@ from lorahub.errors import NotConvertible
 Target = Form
 TARGETS: tuple[Target, ...] = get_args(Target)
 
-_WRITERS: dict[str, Callable[[Lora, BaseModel | None], dict[str, bytes]]] = {
+_WRITERS: dict[str, Callable[[LoraAdapter, BaseModel | None], dict[str, bytes]]] = {
     "peft": write_peft,
     "diffusers": write_diffusers,
     "kohya": write_kohya,

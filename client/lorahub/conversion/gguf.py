@@ -16,7 +16,7 @@ from lorahub.adapters.base_model import BaseModel
 from lorahub.adapters.base_names import BaseNames, gguf_name
 from lorahub.adapters.gguf_file import write_gguf
 from lorahub.conversion.arrays import Array
-from lorahub.conversion.lora import Layer, Lora, refuse_dtypes, refuse_layers
+from lorahub.conversion.lora import Layer, LoraAdapter, refuse_dtypes, refuse_layers
 from lorahub.errors import NotConvertible
 
 WEIGHTS = "adapter.gguf"
@@ -50,7 +50,7 @@ _PREFIXES = (
 )
 
 
-def write_gguf_adapter(lora: Lora, base: BaseModel | None) -> dict[str, bytes]:
+def write_gguf_adapter(lora: LoraAdapter, base: BaseModel | None) -> dict[str, bytes]:
     """adapter.gguf."""
     architecture, config = _architecture(base), _config(base)
     refuse_layers(lora, "llama.cpp")
@@ -75,7 +75,7 @@ def write_gguf_adapter(lora: Lora, base: BaseModel | None) -> dict[str, bytes]:
     return {WEIGHTS: file.getvalue()}
 
 
-def from_gguf(lora: Lora, base: BaseModel | None) -> Lora:
+def from_gguf(lora: LoraAdapter, base: BaseModel | None) -> LoraAdapter:
     """The layers under transformers' names, their rows in its order. Raises `NotConvertible`."""
     architecture, config = _architecture(base), _config(base)
     assert base is not None  # it has an architecture

@@ -11,7 +11,7 @@ from lorahub.adapters.base_model import BaseModel
 from lorahub.adapters.patterns import layer_index
 from lorahub.adapters.reader import CONFIG
 from lorahub.conversion.arrays import Array, Raw, write_json, write_safetensors
-from lorahub.conversion.lora import Layer, Lora, as_written, refuse_dtypes, refuse_layers
+from lorahub.conversion.lora import Layer, LoraAdapter, as_written, refuse_dtypes, refuse_layers
 from lorahub.errors import NotConvertible
 
 WEIGHTS = "adapters.safetensors"
@@ -19,7 +19,7 @@ _BLOCK = re.compile(r"^model\.layers\.\d+\.(.+)$")
 _ALL_LAYERS = -1
 
 
-def write_mlx(lora: Lora, base: BaseModel | None) -> dict[str, bytes]:
+def write_mlx(lora: LoraAdapter, base: BaseModel | None) -> dict[str, bytes]:
     """adapter_config.json and adapters.safetensors."""
     refuse_layers(lora, "MLX", dora=True)
     refuse_dtypes(lora.layers, "MLX")

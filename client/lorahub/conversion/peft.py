@@ -19,7 +19,7 @@ from lorahub.adapters.patterns import Names
 from lorahub.adapters.reader import CONFIG, read_adapter
 from lorahub.adapters.safetensors_header import TensorEntry
 from lorahub.conversion.arrays import Array, Raw, write_json, write_safetensors
-from lorahub.conversion.lora import Layer, Load, Lora, loader, refuse_special
+from lorahub.conversion.lora import Layer, Load, LoraAdapter, loader, refuse_special
 from lorahub.errors import NotConvertible
 
 WEIGHTS = "adapter_model.safetensors"
@@ -30,7 +30,7 @@ _METADATA = {"format": "pt"}
 # --- from factors -----------------------------------------------------------------------------------------------------
 
 
-def write_peft(lora: Lora, base: BaseModel | None) -> dict[str, bytes]:
+def write_peft(lora: LoraAdapter, base: BaseModel | None) -> dict[str, bytes]:
     """adapter_config.json and adapter_model.safetensors. Of a pipeline, the adapter of its only adapted part."""
     layers, transposed = _of_one_model(lora), lora.architecture == "gpt2"
     tensors: dict[str, Array | Raw] = {
@@ -118,7 +118,7 @@ def _ending(module: str) -> str:
     return ".".join(parts[-count:])
 
 
-def _of_one_model(lora: Lora) -> tuple[Layer, ...]:
+def _of_one_model(lora: LoraAdapter) -> tuple[Layer, ...]:
     if not lora.of_pipeline:
         return lora.layers
     heads = {layer.module.partition(".")[0] for layer in lora.layers}

@@ -30,7 +30,7 @@ _WRITTEN_IN_OUT = ("gpt2", "openai-gpt")  # their Conv1D is a linear layer the o
 
 
 @dataclass(frozen=True)
-class Model:
+class ModelShape:
     """`tensors` by name, each parameter once; `config` is its language model's config.json."""
 
     name: str
@@ -112,24 +112,24 @@ def _is_named(name: str, target: str) -> bool:
 # --- where from -------------------------------------------------------------------------------------------------------
 
 
-def known_model(name: str) -> Model | None:
+def known_model(name: str) -> ModelShape | None:
     """By the names of `known.py`."""
     config = KNOWN.get(ALIASES.get(name.lower(), name.lower()))
-    return None if config is None else Model(name, layout_of(config), config)
+    return None if config is None else ModelShape(name, layout_of(config), config)
 
 
-def model_of_config(name: str, config: Mapping[str, Any]) -> Model:
+def model_of_config(name: str, config: Mapping[str, Any]) -> ModelShape:
     """From a config.json alone. Raises `InvalidBaseModel`."""
     inner = config.get("text_config")
     own = inner if isinstance(inner, dict) else config
-    return Model(name, layout_of(own), own)
+    return ModelShape(name, layout_of(own), own)
 
 
-def model_of_base(name: str, base: BaseModel) -> Model:
+def model_of_base(name: str, base: BaseModel) -> ModelShape:
     """From the tensors of a base; where they are quantised, from its config.json. Raises `InvalidBaseModel`."""
     if base.is_quantised:
         return model_of_config(name, base.config)
-    return Model(name, dict(_parameters(base)), base.text_config)
+    return ModelShape(name, dict(_parameters(base)), base.text_config)
 
 
 def _parameters(base: BaseModel) -> Iterator[tuple[str, Shape]]:

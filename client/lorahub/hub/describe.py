@@ -7,7 +7,7 @@ from pathlib import Path
 from lorahub.adapters.adapter import Adapter
 from lorahub.adapters.base_model import BaseModel
 from lorahub.adapters.files import FolderFiles
-from lorahub.adapters.manifest import MANIFEST, Manifest, StatedFile, parse_manifest, write_manifest
+from lorahub.adapters.manifest import MANIFEST, AdapterManifest, StatedFile, parse_manifest, write_manifest
 from lorahub.adapters.reader import CONFIG, read_adapter
 from lorahub.errors import InvalidAdapterConfig
 
@@ -40,7 +40,7 @@ def describe(
     return write_manifest(adapter, base, files=stated, before=raw)
 
 
-def _before(place: Path) -> Manifest | None:
+def _before(place: Path) -> AdapterManifest | None:
     try:
         return parse_manifest(place.read_bytes()) if place.is_file() else None
     except InvalidAdapterConfig:

@@ -22,9 +22,9 @@ from lorahub.training.base import sha256_of
 from lorahub.training.checkpoint import FOLDER, Progressed, publish
 from lorahub.training.config import TrainConfig
 from lorahub.training.curve import svg
-from lorahub.training.devices import Place
-from lorahub.training.history import HISTORY, Step, write_history
-from lorahub.training.kept import ROLES, Kept
+from lorahub.training.devices import DevicePlace
+from lorahub.training.history import HISTORY, TrainingStep, write_history
+from lorahub.training.kept import ROLES, KeptAdapters
 from lorahub.training.methods import Method
 from lorahub.training.provenance import run_facts
 
@@ -48,7 +48,7 @@ def require_room(folder: Path, *, is_resumed: bool) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class Record:
+class RunRecord:
     """What is known of a run before its first step; with what it has reached since, an adapter's folder."""
 
     name: str
@@ -56,14 +56,14 @@ class Record:
     model: nn.Module
     base: BaseModel
     config: TrainConfig
-    place: Place
+    place: DevicePlace
     made: Mapping[str, Any]
     """As lorahub.json has it, by part."""
     batches: int
     """Of an epoch."""
 
     def write(
-        self, place: Path, steps: list[Step], done: Progressed, *, stopped: str, kept: float | None
+        self, place: Path, steps: list[TrainingStep], done: Progressed, *, stopped: str, kept: float | None
     ) -> dict[str, Any]:
         """Makes the folder `place`, and returns what its lorahub.json says. `kept` is the evaluation loss."""
         place.mkdir(parents=True)
@@ -88,7 +88,7 @@ class Record:
         return told
 
 
-def save_adapter(folder: Path, kept: Kept, write: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
+def save_adapter(folder: Path, kept: KeptAdapters, write: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
     """Returns what lorahub.json says. What was kept for a run that stops goes when everything else is there."""
     place = folder / FOLDER / "adapter"
     shutil.rmtree(place, ignore_errors=True)

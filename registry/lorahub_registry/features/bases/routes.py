@@ -17,7 +17,7 @@ from typing_extensions import TypedDict
 
 from lorahub_registry.core.accounts.caller import Caller
 from lorahub_registry.features.bases import service
-from lorahub_registry.features.bases.service import Found, NamedBase
+from lorahub_registry.features.bases.service import FoundBase, NamedBase
 from lorahub_registry.infrastructure.threads import STORAGE
 from lorahub_registry.infrastructure.web.backend import BackendDep, PublicUrl
 from lorahub_registry.infrastructure.web.bodies import json_model
@@ -32,7 +32,7 @@ PAGE = 100
 Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
 
-class NewBase(BaseModel):
+class BaseRequest(BaseModel):
     """`layout` is the canonical text of docs/format.md, with or without digests of the tensors."""
 
     names: list[Annotated[str, Field(min_length=1, max_length=200)]] = Field(min_length=1, max_length=1)
@@ -75,7 +75,7 @@ class WholeBase(TypedDict):
 @router.post("")
 @refuses(NotAuthenticated, NotPermitted, AlreadyExists, InvalidBaseModel)
 @STORAGE.serves
-def register(backend: BackendDep, caller: Caller, body: Annotated[NewBase, json_model(NewBase)]) -> ShownBase:
+def register(backend: BackendDep, caller: Caller, body: Annotated[BaseRequest, json_model(BaseRequest)]) -> ShownBase:
     new = service.NewBase(body.names[0], body.revision or "", body.layout, body.config, body.files)
     return _row(service.register(backend, caller, new))
 
@@ -127,7 +127,7 @@ def _row(named: NamedBase) -> ShownBase:
     }
 
 
-def _document(found: Found) -> WholeBase:
+def _document(found: FoundBase) -> WholeBase:
     known = found.base
     return {
         "names": sorted(known.names),

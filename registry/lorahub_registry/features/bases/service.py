@@ -32,7 +32,7 @@ _KEPT_LAYOUTS = 16
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class FoundBase:
     """A base with its layout; `id` is None for one that was read from a repository and isn't registered."""
 
     base: BaseModel
@@ -135,7 +135,7 @@ class _Layouts:
 _layouts = _Layouts()
 
 
-def find(backend: Backend, principal: Principal, name: str, revision: str | None = None) -> Found:
+def find(backend: Backend, principal: Principal, name: str, revision: str | None = None) -> FoundBase:
     """A registered base by name or `sha256:…`, else a repository that holds weights. Raises `BaseNotFound`."""
     name = name.removeprefix("hf:")
     name, _, written = name.partition("@")
@@ -153,10 +153,10 @@ def find(backend: Backend, principal: Principal, name: str, revision: str | None
         return load(backend, named.base, revision=named.revision or None)
     if by_digest is not None:
         return load(backend, by_digest)
-    return Found(_of_repository(backend, principal, name, revision), None)
+    return FoundBase(_of_repository(backend, principal, name, revision), None)
 
 
-def load(backend: Backend, stored: StoredBase, *, revision: str | None = None) -> Found:
+def load(backend: Backend, stored: StoredBase, *, revision: str | None = None) -> FoundBase:
     """The stored base with its layout and all its names."""
     key = (str(backend.database), stored.id)
     base = _layouts.get(key)
@@ -167,7 +167,9 @@ def load(backend: Backend, stored: StoredBase, *, revision: str | None = None) -
     if base is None:
         base = base_from_text(text, config, files=stored.files)
         _layouts.put(key, base)
-    return Found(replace(base, name=names[0] if names else None, names=frozenset(names), revision=revision), stored.id)
+    return FoundBase(
+        replace(base, name=names[0] if names else None, names=frozenset(names), revision=revision), stored.id
+    )
 
 
 def _of_repository(backend: Backend, principal: Principal, name: str, revision: str | None) -> BaseModel:

@@ -33,8 +33,8 @@ from lorahub_registry.core.repositories.service import (
 )
 from lorahub_registry.core.revisions import service as revisions
 from lorahub_registry.features.bases import service as bases
-from lorahub_registry.features.bases.revision_files import RevisionFiles, StoredFile
-from lorahub_registry.features.bases.service import Found
+from lorahub_registry.features.bases.revision_files import ReadableFile, RevisionFiles
+from lorahub_registry.features.bases.service import FoundBase
 from lorahub_registry.features.checks import queries
 from lorahub_registry.features.checks.queries import Judged, Recorded, Verdict
 from lorahub_registry.infrastructure.backend import Backend
@@ -56,7 +56,7 @@ _OWN_FILES = (CONFIG, MANIFEST)
 
 
 def judge(
-    backend: Backend, principal: Principal, files: Mapping[str, StoredFile], blobs: Mapping[Sha256, Blob]
+    backend: Backend, principal: Principal, files: Mapping[str, ReadableFile], blobs: Mapping[Sha256, Blob]
 ) -> Judged | None:
     """Facts and verdict of the adapter in these files; None where they are none, or not complete yet."""
     held = RevisionFiles(backend, files, blobs)
@@ -74,7 +74,7 @@ def _is_adapter(adapter: Adapter, files: RevisionFiles) -> bool:
     return adapter.has_format or CONFIG in files.sizes
 
 
-def base_of(backend: Backend, principal: Principal, claim: BaseClaim) -> Found | None:
+def base_of(backend: Backend, principal: Principal, claim: BaseClaim) -> FoundBase | None:
     """The base that an adapter claims: by the digest of its weights, by name and revision, by its layout.
 
     None where none of these is known here. Raises what a storage that is away does: that a base can't be read now
@@ -96,7 +96,7 @@ def base_of(backend: Backend, principal: Principal, claim: BaseClaim) -> Found |
     return None
 
 
-def _judged(adapter: Adapter, files: RevisionFiles, found: Found | None) -> Judged:
+def _judged(adapter: Adapter, files: RevisionFiles, found: FoundBase | None) -> Judged:
     report = _report(adapter, files, None if found is None else found.base)
     facts = _facts(adapter, report)
     return Judged(
@@ -348,7 +348,7 @@ def _open(backend: Backend, principal: Principal, name: RepositoryName, revision
     return _Opened(repository.full_name, commit.id, adapter, held)
 
 
-def _against(backend: Backend, opened: _Opened, base: str, found: Found) -> Checked:
+def _against(backend: Backend, opened: _Opened, base: str, found: FoundBase) -> Checked:
     digest = adapter_digest(opened.files, opened.adapter)
     facts = _shown_facts(opened.adapter)
     if found.id is not None:

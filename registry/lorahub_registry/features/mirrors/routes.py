@@ -44,7 +44,7 @@ class NewMirror(BaseModel):
     token: HubToken | None = None
 
 
-class NewToken(BaseModel):
+class MirrorToken(BaseModel):
     """For the hub; null for none."""
 
     token: HubToken | None
@@ -121,7 +121,7 @@ def resume(backend: BackendDep, caller: Caller, mirror: MirrorId) -> ShownMirror
 @router.put("/{mirror}/token")
 @refuses(NotAuthenticated, NotFound)
 def set_token(
-    backend: BackendDep, caller: Caller, mirror: MirrorId, body: Annotated[NewToken, json_model(NewToken)]
+    backend: BackendDep, caller: Caller, mirror: MirrorId, body: Annotated[MirrorToken, json_model(MirrorToken)]
 ) -> ShownMirror:
     """What the hub is told; it is never shown."""
     note = workers.note(backend)

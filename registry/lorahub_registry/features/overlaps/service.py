@@ -28,11 +28,11 @@ from lorahub_registry.core.revisions import service as revisions
 from lorahub_registry.features.bases.revision_files import RevisionFiles
 from lorahub_registry.features.checks.service import base_of, recorded_of
 from lorahub_registry.features.overlaps import queries
-from lorahub_registry.features.overlaps.queries import Outcome, Pair
+from lorahub_registry.features.overlaps.queries import AdapterPair, OverlapOutcome
 from lorahub_registry.features.statistics.service import factors_of, reader_for
 from lorahub_registry.infrastructure.backend import Backend
 
-__all__ = ["Outcome"]
+__all__ = ["OverlapOutcome"]
 
 MOST_OPEN = 64
 """Wishes of one account at a time: a composer's six adapters are 15."""
@@ -51,18 +51,18 @@ class Side:
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    pair: Pair
+    pair: AdapterPair
     commits: tuple[CommitId, CommitId]
 
 
-def overlap_of(backend: Backend, principal: Principal, one: Side, other: Side) -> Outcome:
+def overlap_of(backend: Backend, principal: Principal, one: Side, other: Side) -> OverlapOutcome:
     """What is known. Raises as `readable` and `resolve` of either, `NotFound` where one is no adapter."""
     found = _find(backend, principal, one, other)
     with backend.database.read() as session:
         return queries.outcome_of(session, found.pair)
 
 
-def want(backend: Backend, principal: Principal, one: Side, other: Side) -> Outcome:
+def want(backend: Backend, principal: Principal, one: Side, other: Side) -> OverlapOutcome:
     """Has it computed, unless it is there or wanted already. What failed is tried again.
 
     Raises as `overlap_of`, `NotAuthenticated`, `TooManyRequests` beyond `MOST_OPEN`.
@@ -85,12 +85,12 @@ def want(backend: Backend, principal: Principal, one: Side, other: Side) -> Outc
                 queries.take_wish(session, found.pair, found.commits, account_id)
     except queries.IntegrityError:  # somebody else asked at the same moment
         pass
-    return Outcome("wanted")
+    return OverlapOutcome("wanted")
 
 
 def _find(backend: Backend, principal: Principal, one: Side, other: Side) -> _Found:
     sides = sorted(_digest_and_commit(backend, principal, side) for side in (one, other))
-    return _Found(Pair(sides[0][0], sides[1][0]), (sides[0][1], sides[1][1]))
+    return _Found(AdapterPair(sides[0][0], sides[1][0]), (sides[0][1], sides[1][1]))
 
 
 def _digest_and_commit(backend: Backend, principal: Principal, side: Side) -> tuple[str, CommitId]:
@@ -112,9 +112,9 @@ def wanted(backend: Backend, *, limit: int) -> list[str]:
         return [f"{pair.first}-{pair.second}" for pair in queries.wishes(session, limit=limit)]
 
 
-def _pair(subject: str) -> Pair:
+def _pair(subject: str) -> AdapterPair:
     first, _, second = subject.partition("-")
-    return Pair(first, second)
+    return AdapterPair(first, second)
 
 
 def want_again(backend: Backend, subject: str, *, by: str) -> bool:
@@ -128,7 +128,7 @@ def want_again(backend: Backend, subject: str, *, by: str) -> bool:
 
 def give_up(backend: Backend, subject: str, reason: str) -> None:
     with backend.database.write() as session:
-        queries.settle(session, _pair(subject), Outcome("failed", reason[:500]))
+        queries.settle(session, _pair(subject), OverlapOutcome("failed", reason[:500]))
 
 
 def fulfil(backend: Backend, subject: str) -> str:
@@ -138,9 +138,9 @@ def fulfil(backend: Backend, subject: str) -> str:
     if commits is None:
         return "gone"
     try:
-        outcome = Outcome("done", None, _compute(backend, commits))
+        outcome = OverlapOutcome("done", None, _compute(backend, commits))
     except (Refusal, BlobDamaged, ValueError, KeyError, MemoryError) as error:
-        outcome = Outcome("failed", f"{type(error).__name__}: {error}"[:500])
+        outcome = OverlapOutcome("failed", f"{type(error).__name__}: {error}"[:500])
     with backend.database.write() as session:
         queries.settle(session, _pair(subject), outcome)
     return outcome.status

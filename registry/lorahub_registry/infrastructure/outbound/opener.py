@@ -77,7 +77,7 @@ class Outbound:
         seconds: float,
         token: str | None = None,
         redirects: int = MOST_REDIRECTS,
-    ) -> Iterator["Answer"]:
+    ) -> Iterator["OutboundAnswer"]:
         """A 200, after at most so many redirects, to hosts that may be called too.
 
         Raises `NotSupported`, `NotPermitted`, and `Unavailable` for anything that isn't an answer; `facts["status"]`
@@ -86,7 +86,7 @@ class Outbound:
         end, outcome = time.monotonic() + seconds, "failed"
         try:
             with self._follow(text, end, token, redirects) as (address, response):
-                yield _checked(Answer(address, response, most_bytes))
+                yield _checked(OutboundAnswer(address, response, most_bytes))
             outcome = "answered"
         except (NotPermitted, NotSupported):
             outcome = "refused"
@@ -146,7 +146,7 @@ class Outbound:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class OutboundAnswer:
     address: Address
     response: httpcore2.Response
     most_bytes: int
@@ -161,7 +161,7 @@ class Answer:
             yield piece
 
 
-def _checked(answer: Answer) -> Answer:
+def _checked(answer: OutboundAnswer) -> OutboundAnswer:
     if (status := answer.response.status) != 200:
         raise Unavailable(f"{str(answer.address)[:200]} answers {status}", status=status)
     if _header(answer.response, b"content-encoding") not in (None, "identity"):
