@@ -12,7 +12,7 @@ from functools import cached_property
 from itertools import islice
 
 from lorahub.adapters.adapter import Naming
-from lorahub.adapters.base_model import BaseModel, BaseTensor
+from lorahub.adapters.base_model import BaseLayout, BaseTensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,7 @@ _TEXT_ENCODERS = {
 class BaseNames:
     """The dictionary of one base. `find` takes a weight's full name, `resolve` an adapter's modules."""
 
-    def __init__(self, base: BaseModel) -> None:
+    def __init__(self, base: BaseLayout) -> None:
         self.base = base
         self.weights: dict[str, Weight] = {
             name: Weight(name, tensor.shape, tensor.dtype, (WeightPlace(name),))
@@ -176,7 +176,7 @@ class BaseNames:
 # --- families: names on disk -> names in use --------------------------------------------------------------------------
 
 
-def _expert_stacks(base: BaseModel) -> Names:
+def _expert_stacks(base: BaseLayout) -> Names:
     """Mixtures of experts, stored one expert a tensor, used as one tensor for all.
 
     Transformers 5 stacks (experts, 2·width, hidden) gate over up, and (experts, hidden, width) down; Mixtral's
@@ -191,7 +191,7 @@ def _expert_stacks(base: BaseModel) -> Names:
         yield from _stack(base, prefix, experts)
 
 
-def _stack(base: BaseModel, prefix: str, experts: Mapping[int, Mapping[str, str]]) -> Names:
+def _stack(base: BaseLayout, prefix: str, experts: Mapping[int, Mapping[str, str]]) -> Names:
     owner = f"{prefix}experts".replace("block_sparse_moe.", "mlp.")
     gates, ups, downs = (_of_all(experts, names) for names in (_GATE, _UP, _DOWN))
     if gates and ups and len(gates) == len(ups):
@@ -218,21 +218,21 @@ def _of_all(experts: Mapping[int, Mapping[str, str]], names: Iterable[str]) -> l
     return []
 
 
-def _expert_renames(base: BaseModel) -> Names:
+def _expert_renames(base: BaseLayout) -> Names:
     """Adapters of transformers 4 keep an expert's own name; Mixtral's were w1, w3, w2 already."""
     for name, tensor in base.tensors.items():
         if ".block_sparse_moe." in name:
             yield _same(name.replace(".block_sparse_moe.", ".mlp."), name, tensor)
 
 
-def _attention_projections(base: BaseModel) -> Names:
+def _attention_projections(base: BaseLayout) -> Names:
     """`nn.MultiheadAttention` keeps its three projections in one bare parameter of the module itself."""
     for name, tensor in base.tensors.items():
         if name.endswith(".in_proj_weight"):
             yield _same(f"{name.removesuffix('in_proj_weight')}weight", name, tensor)
 
 
-def _single_file_pipelines(base: BaseModel) -> Names:
+def _single_file_pipelines(base: BaseLayout) -> Names:
     for name, tensor in base.tensors.items():
         for prefix, folder in _TEXT_ENCODERS.items():
             if name.startswith(prefix):
@@ -428,7 +428,7 @@ _EMBEDDINGS = ("embed_tokens", "wte", "word_embeddings", "embed_in", "tok_embedd
 _HEADS = ("lm_head", "embed_out", "output")
 
 
-def _tied_head(base: BaseModel, weights: Mapping[str, Weight]) -> Names:
+def _tied_head(base: BaseLayout, weights: Mapping[str, Weight]) -> Names:
     """Where the file has no output head, the input embedding is it."""
     tied = base.text_config.get("tie_word_embeddings", base.config.get("tie_word_embeddings", True))
     if tied is False or any(name.rpartition(".")[0].rpartition(".")[2] in _HEADS for name in base.tensors):

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lorahub.adapters.adapter import Adapter, BaseClaim
-from lorahub.adapters.base_model import BaseModel
+from lorahub.adapters.base_model import BaseLayout
 from lorahub.adapters.files import Files
 from lorahub.adapters.findings import Evidence, Finding, finding
 from lorahub.adapters.limits import LIMITS
@@ -96,7 +96,7 @@ def measured_facts(adapter: Adapter) -> dict[str, Any]:
 
 def write_manifest(
     adapter: Adapter,
-    base: BaseModel | None,
+    base: BaseLayout | None,
     *,
     files: Iterable[StatedFile] = (),
     before: Mapping[str, Any] | None = None,
@@ -130,7 +130,7 @@ def _beside(before: Any) -> dict[str, Any]:
     return {key: before[key] for key in _BESIDE if key in before} if isinstance(before, Mapping) else {}
 
 
-def _described(claim: BaseClaim, base: BaseModel | None) -> dict[str, Any]:
+def _described(claim: BaseClaim, base: BaseLayout | None) -> dict[str, Any]:
     if base is None:
         return {
             "name": claim.name,

@@ -7,7 +7,7 @@ from functools import cached_property
 from math import prod
 from typing import Any
 
-from lorahub.adapters.base_model import BaseModel
+from lorahub.adapters.base_model import BaseLayout
 from lorahub.errors import InvalidUsage
 from lorahub.estimating.known import ALIASES, KNOWN
 from lorahub.estimating.layouts import Shape, layout_of
@@ -125,14 +125,14 @@ def model_of_config(name: str, config: Mapping[str, Any]) -> ModelShape:
     return ModelShape(name, layout_of(own), own)
 
 
-def model_of_base(name: str, base: BaseModel) -> ModelShape:
+def model_of_base(name: str, base: BaseLayout) -> ModelShape:
     """From the tensors of a base; where they are quantised, from its config.json. Raises `InvalidBaseModel`."""
     if base.is_quantised:
         return model_of_config(name, base.config)
     return ModelShape(name, dict(_parameters(base)), base.text_config)
 
 
-def _parameters(base: BaseModel) -> Iterator[tuple[str, Shape]]:
+def _parameters(base: BaseLayout) -> Iterator[tuple[str, Shape]]:
     """Without masks and frequencies that older files keep beside them, and without the copy of a tied head."""
     is_tied = bool(base.text_config.get("tie_word_embeddings", base.model_type == "gpt2"))
     for name, tensor in base.tensors.items():

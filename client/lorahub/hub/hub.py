@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import quote
 
 from lorahub.adapters.adapter_config import is_hub_id
-from lorahub.adapters.base_model import BaseModel
+from lorahub.adapters.base_model import BaseLayout
 from lorahub.adapters.manifest import MANIFEST
 from lorahub.errors import (
     AccessRefused,
@@ -349,7 +349,7 @@ class Hub:
     def _describe(self, folder: Path, base: str | None, parents: Sequence[str] | None) -> bytes | None:
         opened = Bases(self.sources).open(base).base if base is not None else None
 
-        def find(name: str) -> BaseModel | None:
+        def find(name: str) -> BaseLayout | None:
             if not is_hub_id(name):
                 return None
             try:
@@ -528,7 +528,7 @@ class Hub:
 
     # --- bases and checks ---------------------------------------------------------------------------------------------
 
-    def add_base(self, base: BaseModel, name: str, *, revision: str | None = None) -> KnownBase:
+    def add_base(self, base: BaseLayout, name: str, *, revision: str | None = None) -> KnownBase:
         """Registers a base by its layout, and its weights where they were hashed, under this name.
 
         Raises `NotPermitted`, `InvalidBaseModel`, `AlreadyExists` where the revision is known with another layout.

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lorahub.adapters.adapter import Naming
-from lorahub.adapters.base_model import BaseModel, read_base, weight_files
+from lorahub.adapters.base_model import BaseLayout, read_base, weight_files
 from lorahub.adapters.files import Files, header_of
 from lorahub.adapters.reader import read_adapter
 from lorahub.conversion.arrays import Array
@@ -157,7 +157,7 @@ def _as_stored(lora: LoraAdapter) -> LoraAdapter:
     return replace(lora, layers=tuple(turned))
 
 
-def _same_shapes(one: BaseModel, two: BaseModel) -> bool:
+def _same_shapes(one: BaseLayout, two: BaseLayout) -> bool:
     return {name: tensor.shape for name, tensor in one.tensors.items()} == {
         name: tensor.shape for name, tensor in two.tensors.items()
     }

@@ -10,7 +10,7 @@ from functools import cached_property, partial
 from math import prod
 from typing import Any, Protocol
 
-from lorahub.adapters.base_model import BaseModel, read_base, weight_files
+from lorahub.adapters.base_model import BaseLayout, read_base, weight_files
 from lorahub.adapters.files import Files, read_whole
 from lorahub.adapters.limits import LIMITS
 from lorahub.adapters.manifest import MANIFEST
@@ -414,5 +414,5 @@ def _member(files: Files, ingredient: Ingredient) -> MergeMember:
     return MergeMember(adapter, FactorReader(files, adapter), ingredient)
 
 
-def _base(files: Files, name: str) -> BaseModel:
+def _base(files: Files, name: str) -> BaseLayout:
     return replace(read_base(files, digest=files.sha256), name=name)

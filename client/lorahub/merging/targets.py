@@ -9,7 +9,7 @@ from math import prod
 from typing import Any
 
 from lorahub.adapters.adapter import Adapter, Kind, Part, PartKind, Update
-from lorahub.adapters.base_model import BaseModel
+from lorahub.adapters.base_model import BaseLayout
 from lorahub.adapters.base_names import Weight, WeightPlace
 from lorahub.adapters.check import VOCABULARY, Report, check
 from lorahub.adapters.formats import format_of
@@ -97,7 +97,7 @@ def _is_linear(piece: Update | Part) -> bool:
     return isinstance(piece, Update) and piece.kind is Kind.LINEAR
 
 
-def fit(member: MergeMember, base: BaseModel) -> Report:
+def fit(member: MergeMember, base: BaseLayout) -> Report:
     """Raises `AdapterDoesNotFit` or `NotMergeable`."""
     adapter, name = member.adapter, member.ingredient.source
     if base.is_quantised:
@@ -139,13 +139,13 @@ def _brings_vocabulary(report: Report) -> bool:
     )
 
 
-def model_of(base: BaseModel, members: Sequence[MergeMember], dtype: str | None) -> MergeOutput:
+def model_of(base: BaseLayout, members: Sequence[MergeMember], dtype: str | None) -> MergeOutput:
     """Raises `AdapterDoesNotFit` and `NotMergeable`."""
     return _Builder(base, members, dtype).build()
 
 
 class _Builder:
-    def __init__(self, base: BaseModel, members: Sequence[MergeMember], dtype: str | None) -> None:
+    def __init__(self, base: BaseLayout, members: Sequence[MergeMember], dtype: str | None) -> None:
         self.base = base
         self.members = members
         self.dtype = dtype

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from lorahub.adapters.adapter import Adapter, Part, PartKind, Update
-from lorahub.adapters.base_model import BaseModel, BaseTensor
+from lorahub.adapters.base_model import BaseLayout, BaseTensor
 from lorahub.adapters.base_names import BaseNames
 from lorahub.adapters.formats import format_of
 from lorahub.errors import AdapterDoesNotFit, NotConvertible
@@ -135,10 +135,10 @@ class AdapterReader:
                 raise AdapterDoesNotFit(f"the model has no {what} {piece.module}", hint=_HINT)
 
 
-def _layout(model: nn.Module, parameter: str) -> BaseModel:
+def _layout(model: nn.Module, parameter: str) -> BaseLayout:
     """The model's own parameters of this name, in memory."""
     config: Any = getattr(model, "config", None)
-    return BaseModel(
+    return BaseLayout(
         {
             name: BaseTensor("F32", tuple(value.shape))
             for name, value in model.named_parameters()

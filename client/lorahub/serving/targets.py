@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lorahub.adapters.adapter import Adapter, Kind, Naming, PartKind, Update
-from lorahub.adapters.base_model import BaseModel, BaseTensor
+from lorahub.adapters.base_model import BaseLayout, BaseTensor
 from lorahub.adapters.base_names import BaseNames
 from lorahub.adapters.files import Files
 from lorahub.adapters.reader import read_adapter
@@ -83,7 +83,7 @@ class Targets:
         self.modules = {name: module for name, module in model.named_modules() if _shape(module) is not None}
         tensors = {f"{name}.weight": BaseTensor("F32", _widths(module)) for name, module in self.modules.items()}
         config: Any = getattr(model, "config", None)
-        self._base = BaseModel(tensors, config.to_dict() if hasattr(config, "to_dict") else {})
+        self._base = BaseLayout(tensors, config.to_dict() if hasattr(config, "to_dict") else {})
         self._names = BaseNames(self._base)
 
     def read(self, files: Files, source: str) -> LoadedAdapter:

@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from lorahub.adapters.adapter import Adapter
 from lorahub.adapters.adapter_config import parse_adapter_config
-from lorahub.adapters.base_model import BaseModel, read_base
+from lorahub.adapters.base_model import BaseLayout, read_base
 from lorahub.adapters.check import check
 from lorahub.adapters.evaluation import EVALUATION, Evaluation, Score, parse_evaluation, regressions
 from lorahub.adapters.files import FolderFiles
@@ -108,7 +108,7 @@ def weights_of(files: FolderFiles, adapter: Adapter) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _require_fit(adapter: Adapter, base: BaseModel) -> None:
+def _require_fit(adapter: Adapter, base: BaseLayout) -> None:
     """What a check calls incompatible has no score. Raises `AdapterDoesNotFit`."""
     report = check(adapter, base)
     if report.verdict is Verdict.INCOMPATIBLE:

@@ -11,7 +11,7 @@ from typing import Any
 from torch import nn
 
 from lorahub.adapters.adapter_config import is_hub_id, parse_adapter_config
-from lorahub.adapters.base_model import BaseModel
+from lorahub.adapters.base_model import BaseLayout
 from lorahub.adapters.files import FolderFiles
 from lorahub.adapters.formats.own import BITFIT, BOTTLENECK
 from lorahub.adapters.manifest import MANIFEST, StatedFile, write_manifest
@@ -54,7 +54,7 @@ class RunRecord:
     name: str
     method: Method
     model: nn.Module
-    base: BaseModel
+    base: BaseLayout
     config: TrainConfig
     place: DevicePlace
     made: Mapping[str, Any]
@@ -118,7 +118,7 @@ def _library(place: Path) -> str:
     return "lorahub" if parse_adapter_config(config.read_bytes()).peft_type in (BOTTLENECK, BITFIT) else "peft"
 
 
-def _name_base(path: Path, base: BaseModel) -> None:
+def _name_base(path: Path, base: BaseLayout) -> None:
     """The base's name instead of where it lay on this machine; without a name nothing, for a path tells nobody more.
 
     PEFT writes sets in any order; sorted, the same run gives the same bytes.
@@ -130,7 +130,7 @@ def _name_base(path: Path, base: BaseModel) -> None:
         path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 
-def _card(method: str, base: BaseModel, made: Mapping[str, Any], library: str) -> str:
+def _card(method: str, base: BaseLayout, made: Mapping[str, Any], library: str) -> str:
     run, data = made["run"], made["data"]
     named = base.name is not None and is_hub_id(base.name)
     front = [

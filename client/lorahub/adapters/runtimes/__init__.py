@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import Any
 
 from lorahub.adapters.adapter import Adapter
-from lorahub.adapters.base_model import BaseModel
+from lorahub.adapters.base_model import BaseLayout
 from lorahub.adapters.runtimes import comfyui, diffusers, llama_cpp, lorax, mlx, ollama, peft, sglang, vllm
 from lorahub.adapters.runtimes.facts import Loads, Reason, RuntimeFacts, reserved_rank
 from lorahub.adapters.runtimes.runtime import Form, Runtime
@@ -48,7 +48,7 @@ class RuntimeVerdict:
         }
 
 
-def judge_runtimes(adapter: Adapter, base: BaseModel | None) -> Iterator[RuntimeVerdict]:
+def judge_runtimes(adapter: Adapter, base: BaseLayout | None) -> Iterator[RuntimeVerdict]:
     """All of `RUNTIMES`. An adapter that can't be read gets none."""
     if not adapter.has_format:
         return

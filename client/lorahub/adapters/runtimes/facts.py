@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from enum import StrEnum
 
 from lorahub.adapters.adapter import Adapter, PartKind
-from lorahub.adapters.base_model import BaseModel
+from lorahub.adapters.base_model import BaseLayout
 from lorahub.adapters.formats import IMAGE_FORMATS
 from lorahub.adapters.patterns import layer_index
 
@@ -38,7 +38,7 @@ _EDGES = frozenset("lm_head embed_tokens wte embed_out embed_in".split())
 class RuntimeFacts:
     """What runtimes ask about."""
 
-    def __init__(self, adapter: Adapter, base: BaseModel | None) -> None:
+    def __init__(self, adapter: Adapter, base: BaseLayout | None) -> None:
         self.adapter = adapter
         self.kinds = {part.kind for part in adapter.parts} - {PartKind.BASE_COPY}
         self.is_lora = adapter.method == "lora" and not self.kinds & {
@@ -82,7 +82,7 @@ class RuntimeFacts:
         return sorted(leaf for leaf, numbers in layers.items() if numbers != full)
 
 
-def is_of_images(adapter: Adapter, base: BaseModel | None) -> bool:
+def is_of_images(adapter: Adapter, base: BaseLayout | None) -> bool:
     if adapter.format in IMAGE_FORMATS:
         return True
     names = list(base.tensors) if base is not None else []

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from threading import Lock
 from typing import Any
 
-from lorahub.adapters.base_model import BaseModel, base_from_text, read_base
+from lorahub.adapters.base_model import BaseLayout, base_from_text, read_base
 from lorahub.errors import AlreadyExists, BaseNotFound, InvalidBaseModel, InvalidName, Refusal
 from lorahub.protocol.names import RepositoryName
 
@@ -35,7 +35,7 @@ _KEPT_LAYOUTS = 16
 class FoundBase:
     """A base with its layout; `id` is None for one that was read from a repository and isn't registered."""
 
-    base: BaseModel
+    base: BaseLayout
     id: int | None
 
 
@@ -98,13 +98,13 @@ def _may_name(principal: Principal, name: str) -> None:
             require(principal, Action.WRITE, namespace)
 
 
-def _store(session: Session, base: BaseModel) -> StoredBase:
+def _store(session: Session, base: BaseLayout) -> StoredBase:
     identity = _identity(base)
     known = queries.base_by_identity(session, identity)
     return known if known is not None else queries.insert_base(session, base, identity)
 
 
-def _identity(base: BaseModel) -> str:
+def _identity(base: BaseLayout) -> str:
     files = "".join(f"{path}\t{digest}\n" for path, digest in sorted(base.files.items()))
     return hashlib.sha256(f"{base.layout_digest}\n{base.weights_digest or ''}\n{files}".encode()).hexdigest()
 
@@ -116,16 +116,16 @@ class _Layouts:
     """The layouts used last: parsing one of 723 tensors takes milliseconds, and a base has many adapters."""
 
     def __init__(self) -> None:
-        self._kept: OrderedDict[tuple[str, int], BaseModel] = OrderedDict()
+        self._kept: OrderedDict[tuple[str, int], BaseLayout] = OrderedDict()
         self._lock = Lock()
 
-    def get(self, key: tuple[str, int]) -> BaseModel | None:
+    def get(self, key: tuple[str, int]) -> BaseLayout | None:
         with self._lock:
             if key in self._kept:
                 self._kept.move_to_end(key)
             return self._kept.get(key)
 
-    def put(self, key: tuple[str, int], base: BaseModel) -> None:
+    def put(self, key: tuple[str, int], base: BaseLayout) -> None:
         with self._lock:
             self._kept[key] = base
             while len(self._kept) > _KEPT_LAYOUTS:
@@ -172,7 +172,7 @@ def load(backend: Backend, stored: StoredBase, *, revision: str | None = None) -
     )
 
 
-def _of_repository(backend: Backend, principal: Principal, name: str, revision: str | None) -> BaseModel:
+def _of_repository(backend: Backend, principal: Principal, name: str, revision: str | None) -> BaseLayout:
     try:
         parsed = RepositoryName.parse(name)
         with backend.database.read() as session:

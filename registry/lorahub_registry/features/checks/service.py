@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lorahub.adapters.adapter import Adapter, BaseClaim
-from lorahub.adapters.base_model import BaseModel
+from lorahub.adapters.base_model import BaseLayout
 from lorahub.adapters.check import Report, check, recheck
 from lorahub.adapters.manifest import MANIFEST, measured_facts
 from lorahub.adapters.reader import CONFIG, read_adapter
@@ -113,7 +113,7 @@ def _judged(adapter: Adapter, files: RevisionFiles, found: FoundBase | None) -> 
     )
 
 
-def _report(adapter: Adapter, files: RevisionFiles, base: BaseModel | None) -> Report:
+def _report(adapter: Adapter, files: RevisionFiles, base: BaseLayout | None) -> Report:
     report = check(adapter, base)
     inspection = files.inspection(adapter.weights_file or "")
     nonfinite, zero = inspection.get("nonfinite"), inspection.get("zero")

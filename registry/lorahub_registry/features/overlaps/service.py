@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lorahub.adapters.adapter import Adapter, Naming, Update
-from lorahub.adapters.base_model import BaseModel
+from lorahub.adapters.base_model import BaseLayout
 from lorahub.adapters.base_names import BaseNames
 from lorahub.adapters.files import header_of
 from lorahub.adapters.reader import read_adapter
@@ -149,7 +149,7 @@ def fulfil(backend: Backend, subject: str) -> str:
 @dataclass(frozen=True, slots=True)
 class _Opened:
     adapter: Adapter
-    base: BaseModel | None
+    base: BaseLayout | None
     """That it claims, where members of its namespace may read it here."""
     files: RevisionFiles
     path: str
@@ -222,7 +222,7 @@ def _paired(first: _Opened, second: _Opened, skipped: dict[str, str]) -> dict[st
     return pairs
 
 
-def _by_weight(adapter: Adapter, base: BaseModel | None) -> dict[Hashable, list[Update]]:
+def _by_weight(adapter: Adapter, base: BaseLayout | None) -> dict[Hashable, list[Update]]:
     """By where the base has the weight; by the adapter's own name of it, where there is no base, or no such weight."""
     names = None if base is None else BaseNames(base)
     modules = names.resolve((update.module for update in adapter.updates), adapter.naming)[0] if names else {}
