@@ -14,6 +14,7 @@ from lorahub_registry.settings import Settings
 from registry_process import Registry
 
 ROOT = Path(__file__).parents[2]
+EXTENDING = sorted((ROOT / "docs" / "extending").glob("*.md"))
 
 
 @pytest.mark.parametrize("error", list(all_errors()), ids=lambda error: error.__name__)
@@ -39,6 +40,20 @@ def test_every_link_between_the_documents_leads_somewhere() -> None:
         for target in re.findall(r"\]\(([^)#]+)", page.read_text()):
             if not target.startswith("http"):
                 assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+NARROW = [
+    "ARCHITECTURE.md",
+    "CONTRIBUTING.md",
+    "docs/glossary.md",
+    *(f"docs/extending/{page.name}" for page in EXTENDING),
+]
+
+
+@pytest.mark.parametrize("page", NARROW)
+def test_prose_has_at_most_100_characters_a_line(page: str) -> None:
+    prose = re.sub(r"^```.*?^```", "", (ROOT / page).read_text(), flags=re.MULTILINE | re.DOTALL)
+    assert [line for line in prose.splitlines() if len(line) > 100 and not line.startswith(("|", "(`"))] == []
 
 
 def test_every_failpoint_is_reached_somewhere() -> None:

@@ -22,7 +22,7 @@ from lorahub.merging.recipe import KIND, parse_recipe
 from lorahub_registry.settings.reading import read
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
 BLOCKS = [
     pytest.param(kind, text, id=f"{page.relative_to(ROOT)}-{number}")
     for page in PAGES

@@ -82,7 +82,7 @@ class MergeTarget:
 
 
 @dataclass(frozen=True)
-class MergeOutput:
+class OutputModel:
     """What comes out. `configuration` are the values of config.json that change."""
 
     targets: Mapping[str, list[MergeTarget]]
@@ -139,7 +139,7 @@ def _brings_vocabulary(report: Report) -> bool:
     )
 
 
-def model_of(base: BaseLayout, members: Sequence[MergeMember], dtype: str | None) -> MergeOutput:
+def model_of(base: BaseLayout, members: Sequence[MergeMember], dtype: str | None) -> OutputModel:
     """Raises `AdapterDoesNotFit` and `NotMergeable`."""
     return _Builder(base, members, dtype).build()
 
@@ -157,7 +157,7 @@ class _Builder:
         self.embedding: str | None = None
         self.head: list[Change] = []
 
-    def build(self) -> MergeOutput:
+    def build(self) -> OutputModel:
         for number, member in enumerate(self.members):
             report = fit(member, self.base)
             self._take(number, member, report)
@@ -171,7 +171,7 @@ class _Builder:
             self.configuration["dtype"] = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}[
                 self.dtype
             ]
-        return MergeOutput(self.targets, self.configuration, tuple(self.notes), self.order)
+        return OutputModel(self.targets, self.configuration, tuple(self.notes), self.order)
 
     # --- tensors ------------------------------------------------------------------------------------------------------
 
