@@ -518,7 +518,7 @@ class BeingMade(Unavailable):
 
 
 class Bug(Fault):
-    """Of lorahub's own; the message has the request id to report."""
+    """A bug in lorahub; the message has the request id to report."""
 
     code, status, exit_code = "Bug", 500, 70
 

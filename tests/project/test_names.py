@@ -46,6 +46,33 @@ def test_the_words_of_the_glossary_are_names_in_the_code() -> None:
     assert set(names) - defined == set()
 
 
+SENTENCES = [
+    path
+    for path in SOURCES
+    if not re.search(
+        r"lorahub/(hub|protocol)/|/core/|/pages/|features/(access|checks|catalog|downloads|publish|references|retention|signatures|uploads)",
+        str(path.relative_to(ROOT)),
+    )
+]
+"""Where docstrings have been gone over so far."""
+
+
+def _docstrings(path: Path) -> list[str]:
+    """Of modules, classes and functions, and the texts that stand alone below a name."""
+    statements = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Expr)]
+    values = [node.value.value for node in statements if isinstance(node.value, ast.Constant)]
+    return [value for value in values if isinstance(value, str)]
+
+
+def test_a_docstring_can_be_understood_alone() -> None:
+    """It doesn't begin with a genitive of a noun that it leaves out, and names the errors itself."""
+    dialect = re.compile(r"\A\s*Of |; how many\.|[Rr]aises as ")
+    found = [
+        f"{path.relative_to(ROOT)}: {text}" for path in SENTENCES for text in _docstrings(path) if dialect.search(text)
+    ]
+    assert found == []
+
+
 def test_a_word_is_explained_once() -> None:
     text = (ROOT / "docs" / "glossary.md").read_text()
     rows = re.findall(r"^\| ([a-z, ]+) \| \S", text, re.MULTILINE)

@@ -101,9 +101,9 @@ class Update:
     transposed: bool = False
     parameters: tuple[str, ...] = ("weight",)
     terms: int | None = None
-    """Of OFT: of the series in place of Cayley's transform; None of the transform itself."""
+    """How many terms OFT's series has, which stands for Cayley's transform; None for the transform itself."""
     is_orthonormal: bool = False
-    """Of HRA: whether its reflections are made orthogonal to each other."""
+    """Whether HRA's reflections are made orthogonal to each other."""
 
     @property
     def leaf(self) -> str:
@@ -142,9 +142,9 @@ class Part:
     shape: Shape
     parameter: str = "weight"
     indices: tuple[int, ...] = ()
-    """Of token rows: which tokens."""
+    """Which tokens, where the part is rows of tokens."""
     activation: str | None = None
-    """Of a bottleneck that stands behind the module it names; None of one in a place that only its library knows."""
+    """What a bottleneck computes behind the module that it names; None in a place that only its library knows."""
 
     @property
     def leaf(self) -> str:
@@ -217,9 +217,9 @@ class Adapter:
     dtypes: Mapping[str, int] = field(default_factory=dict)
     """Elements by dtype."""
     architecture: str | None = None
-    """Of the base, where the file says so (GGUF)."""
+    """The base's architecture, where the file says so (GGUF)."""
     licence: str | None = None
-    """Of the card."""
+    """What the card says."""
     training: Mapping[str, Any] | None = None
     """How it came to be, as lorahub.json states it."""
 

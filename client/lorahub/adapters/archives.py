@@ -69,7 +69,7 @@ def zip_members(content: Content) -> Iterator[ArchiveMember]:
 
 
 def first_name(head: bytes) -> str | None:
-    """Of the first member of a ZIP archive, by how the archive begins; None where it is none."""
+    """The name of a ZIP archive's first member, by how the archive begins; None where it is none."""
     if len(head) < 30 or not head.startswith(_ZIP_STARTS[0]):
         return None
     return head[30 : 30 + _number(head, 26, 2)].decode("utf-8", "replace")

@@ -34,7 +34,7 @@ class BaseTensor:
     dtype: str
     shape: tuple[int, ...]
     sha256: str | None = None
-    """Of its bytes, where they were read."""
+    """The sha256 of its bytes, where they were read."""
 
     @property
     def bytes(self) -> int:
@@ -104,7 +104,7 @@ class BaseLayout:
 
     @property
     def licence(self) -> str | None:
-        """Of the card, kept beside the configuration."""
+        """What the card says, which is kept beside the configuration."""
         value = self.config.get("license")
         return value if isinstance(value, str) else None
 

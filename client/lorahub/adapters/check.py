@@ -214,7 +214,7 @@ class _Comparison:
 
     @cached_property
     def _order(self) -> tuple[int, ...]:
-        """Of replicated layers: the base's layer for each new one."""
+        """The base's layer for each layer of a model with replicated ones."""
         return self.adapter.layers
 
     def _replicated(self, module: str) -> str:
@@ -259,7 +259,7 @@ class _Comparison:
 
     @cached_property
     def _highest_layer(self) -> int | None:
-        """Of the base, among modules named like those that the adapter found."""
+        """The base's highest, among modules named like those that the adapter found."""
         heads = {
             weight.name.split(f".{layer_index(weight.name)}.")[0]
             for _, weight in self.matched

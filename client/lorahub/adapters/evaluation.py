@@ -27,7 +27,7 @@ _INDEX = re.compile(r"^model-index:.*\n(?:[ \t-].*\n|\n)*", re.MULTILINE)
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """Of one model on all rows."""
+    """What one model reached on all rows."""
 
     loss: float
     exact_match: float

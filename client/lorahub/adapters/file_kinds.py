@@ -19,7 +19,7 @@ from lorahub.adapters.pickles import holds_objects, is_pickle
 from lorahub.errors import UnsafeFile
 
 Taken = Literal["any", "known"]
-"""Of files that are neither of the first two kinds: all, or those that adapters and models have."""
+"""Which files are taken that are neither of the first two kinds: all, or those that adapters and models have."""
 
 _BY_PRODUCTS = (
     *("training_args.bin", "optimizer*.pt", "scheduler*.pt", "scaler*.pt", "rng_state*.pth"),  # transformers' Trainer
@@ -90,7 +90,7 @@ _CURE = (
 
 
 def is_by_product(path: str) -> bool:
-    """Of training: nothing that loads an adapter reads it."""
+    """Whether training left it behind: nothing that loads an adapter reads it."""
     return _BY_PRODUCT.match(_name(path)) is not None
 
 

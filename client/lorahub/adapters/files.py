@@ -21,7 +21,7 @@ class Files(Protocol):
         ...
 
     def sha256(self, path: str) -> str | None:
-        """Of a file, where it is known without reading it."""
+        """A file's sha256, where it is known without reading the file."""
         ...
 
 

@@ -101,7 +101,10 @@ class FiniteScan:
 
 
 def _counter(dtype: str) -> Callable[[memoryview], tuple[int, int]] | None:
-    """Of whole numbers of `dtype`: how many aren't finite, and the largest magnitude as a word. None for integers."""
+    """Counts in a view of whole numbers of `dtype`: how many aren't finite, and the largest magnitude as a word.
+
+    None for integers.
+    """
     if dtype in _SIGNLESS:
         word, mask, least = _SIGNLESS[dtype]
         return lambda block: _count_from(block, word, mask, least)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Overlap:
-    """Of the updates that two adapters make to one weight; the same whichever comes first.
+    """How alike the updates are that two adapters make to one weight; the same whichever comes first.
 
     `cosine` is that of the angle between them as vectors, −1 to 1. `input` and `output` are φ, 0 to 1; subspaces of
     these ranks drawn at random would share `input_chance` and `output_chance`. `inner` is ⟨ΔW₁, ΔW₂⟩.
@@ -108,7 +108,7 @@ def _directions(up: "Matrix", down: "Matrix") -> _Directions:
 
 @dataclass(frozen=True, slots=True)
 class _Compared:
-    """Of two matrices; of a Kronecker product every figure is the product of its parts'."""
+    """Two matrices compared; every figure of a Kronecker product is the product of its parts' figures."""
 
     inner: float
     norms: tuple[float, float]
@@ -158,8 +158,8 @@ def _within(value: float, least: float) -> float:
 
 
 def of_the_whole(overlaps: Sequence[Overlap]) -> dict[str, Any]:
-    """Of two adapters, over the `modules` that were compared: the cosine of all of them as one long vector, and the
-    means of the others. None where there are none.
+    """How alike two adapters are, over the `modules` that were compared: the cosine of all of them as one long vector,
+    and the means of the others. None where there are none.
     """
     if not overlaps:
         return {"modules": 0, "cosine": None, **dict.fromkeys(_SHARES)}

@@ -28,7 +28,7 @@ _CODES = {"F64": "<f8", "F32": "<f4", "F16": "<f2"}
 
 @dataclass(frozen=True, slots=True)
 class UpdateStatistics:
-    """Of one ΔW. `singular_values` descending, at most `MOST_VALUES`.
+    """What was measured of one ΔW. `singular_values` descending, at most `MOST_VALUES`.
 
     `effective_rank` is exp of the entropy of the normalised singular values (Roy & Vetterli, 2007); `stable_rank` is
     ‖ΔW‖_F² / σ₁². `relative` is ‖ΔW‖_F / ‖W‖_F where ‖W‖ is known. Figures of an update with NaN are None.
@@ -94,7 +94,7 @@ def statistics_of(
 
 
 def _singular_values(update: Update, factors: Mapping[str, "Matrix"]) -> "Matrix":
-    """Of ΔW without its scale: of a Kronecker product, all products of its halves'."""
+    """The singular values of ΔW without its scale; for a Kronecker product all products of its halves'."""
     import numpy as np
 
     values = np.ones(1)
@@ -143,7 +143,7 @@ def _hadamard(factors: Mapping[str, "Matrix"]) -> tuple["Matrix", "Matrix"]:
 
 
 def _half(factors: Mapping[str, "Matrix"], half: str) -> tuple["Matrix", "Matrix"]:
-    """Of LoKr; a whole matrix is itself times one."""
+    """One half of LoKr as two factors; a whole matrix is itself times one."""
     import numpy as np
 
     if half not in factors:

@@ -53,7 +53,7 @@ def pull(
 
 
 def _without_a_version(reference: str, pulled: "Pulled") -> Result:
-    """Of the Hub, or merged by the registry: known by its commit alone."""
+    """What is said of an adapter that is known by its commit alone: the Hub's, or one that the registry merged."""
     contents = pulled.contents
     size = sum(file.size for file in contents.files)
     return Result(

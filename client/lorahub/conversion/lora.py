@@ -30,7 +30,7 @@ _NAMES = {
 class Layer:
     """One module's update: `down` (rank, in[, k…]), `up` (out, rank[, 1…]), `magnitude` and `up_bias` (out).
 
-    Of an embedding, `down` is (rank, rows) and `up` (width, rank).
+    For an embedding, `down` is (rank, rows) and `up` (width, rank).
     """
 
     module: str

@@ -40,7 +40,7 @@ class Estimate:
 
 
 def estimate(model: ModelShape, method: str, settings: MethodSettings) -> Estimate:
-    """Raises `InvalidUsage`, as `trainable` does."""
+    """Raises `InvalidUsage` where the model has nothing for this method to train, or its width can't be told."""
     trained = trainable(model, method, settings)
     linear = sum(out * width for out, width in model.linears.values())
     frozen = model.parameters - (trained if method in _TRAINS_THE_BASE else 0)

@@ -15,7 +15,7 @@ class Accounting:
     trained: float
     says: str
     frozen_linear: float | None = None
-    """Of a frozen linear layer, where that differs."""
+    """Bytes of each parameter of a frozen linear layer, where that differs."""
 
 
 ACCOUNTINGS: Mapping[str, Accounting] = {

@@ -68,7 +68,7 @@ class ModelShape:
 
     @property
     def width(self) -> int:
-        """Of a hidden state. Raises `InvalidUsage` where config.json doesn't say it."""
+        """The width of a hidden state. Raises `InvalidUsage` where config.json doesn't say it."""
         for name in _WIDTHS:
             if isinstance(value := self.config.get(name), int):
                 return value
@@ -76,7 +76,7 @@ class ModelShape:
 
     @property
     def key_width(self) -> int:
-        """Of the keys of one token in one layer: all heads that have keys of their own."""
+        """The width of one token's keys in one layer: all heads that have keys of their own."""
         heads = self.config.get("num_attention_heads", self.config.get("n_head"))
         keys = self.config.get("num_key_value_heads") or heads
         if not isinstance(heads, int) or not isinstance(keys, int) or heads < 1:

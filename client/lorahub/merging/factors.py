@@ -22,7 +22,7 @@ STEP = 1 << 19
 
 
 class FactorReader:
-    """Of one adapter in `files`."""
+    """Reads the factors of one adapter, whose weights lie in `files`."""
 
     def __init__(self, files: Files, adapter: Adapter) -> None:
         self._files = files

@@ -145,7 +145,7 @@ class _Work:
     # --- pieces -------------------------------------------------------------------------------------------------------
 
     def _pieces(self) -> Iterator[Piece]:
-        """Of two files in turn: a file is written by one thread at a time, the other would wait for it."""
+        """Pieces of two files in turn: a file is written by one thread at a time, the other would wait for it."""
         files = [*self.plan.weights.values()]
         halves = (chain.from_iterable(map(self._pieces_of, files[first::2])) for first in (0, 1))
         for pair in zip_longest(*halves):

@@ -159,7 +159,7 @@ class _Case:
 
     @property
     def out_in(self) -> tuple[int, int]:
-        """Of the weight, convolutions flattened."""
+        """The weight's (out, in), convolutions flattened."""
         rows, columns = self.shape[0], prod(self.shape[1:])
         return (columns, rows) if self.update.transposed else (rows, columns)
 

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from lorahub.merging.rounding import Matrix
 
 BLOCK_ELEMENTS = 1 << 18
-"""Of a block, at most, but for one row: half a megabyte of BF16, which stays in a core's cache."""
+"""The most that a block has, unless one row has more: half a megabyte of BF16, which stays in a core's cache."""
 _MOST_KEPT = 4
 _numbers = counter()
 """Tell the kernels of one plan from those of another in the same cache."""
@@ -95,7 +95,7 @@ class Kernel:
         return narrow(self._exact(self._base(raw, dtype, start), start), self.target.dtype)
 
     def loss(self, raw: bytes, dtype: str, start: int) -> tuple[float, float]:
-        """Of a block: (‖rounded − W′‖², ‖W′ − W‖²)."""
+        """What rounding loses of a block: (‖rounded − W′‖², ‖W′ − W‖²)."""
         base = self._base(raw, dtype, start).astype(np.float64)
         exact = np.array(self._exact(base, start), np.float64)
         lost = widen(narrow(exact, self.target.dtype), self.target.dtype).reshape(exact.shape) - exact
@@ -174,7 +174,7 @@ class Kernels:
         return Effort(8 * copies * sum(numbers) + max(block, read), each * count + once)
 
     def _numbers(self, target: MergeTarget) -> Iterator[int]:
-        """Of each factor that is kept in memory for a tensor."""
+        """How many numbers each factor has that is kept in memory for a tensor."""
         for change in target.changes:
             if isinstance(change.piece, Part) and change.piece.kind is not PartKind.TOKEN_ROWS:
                 continue  # read row by row
@@ -226,7 +226,7 @@ class Kernels:
                 yield of_expert(step, change.place.expert, change.place.rows)
 
     def _step(self, update: Update, member: MergeMember, shape: tuple[int, ...], weight: float) -> Step:
-        """Of a whole weight; experts that lie in tensors of their own share it."""
+        """The step of a whole weight; experts that lie in tensors of their own share it."""
         if len(update.shape) < 3:
             return step_of(update, member.factors, member.adapter.base_change, shape=shape, weight=weight)
         key = f"{self._name}/{id(update)}/{weight}"
@@ -238,7 +238,7 @@ class Kernels:
 
 
 def held_bytes(held: Any) -> int:
-    """Of all arrays that a kernel or a step holds on to, each counted once."""
+    """The bytes of all arrays that a kernel or a step holds on to, each counted once."""
     return sum({id(array): array.nbytes for array in _arrays(held)}.values())
 
 

@@ -132,7 +132,7 @@ class MergePlan:
         return dict(sorted(sizes.items()))
 
     def etag(self, path: str) -> str:
-        """Of a file: stable, and no sha256 of its content, which nobody knows before it was computed once."""
+        """A file's tag: stable, and no sha256 of its content, which nobody knows before it was computed once."""
         return f"merged-{hashlib.sha256(f'{self.digest}/{path}'.encode()).hexdigest()[:40]}"
 
     @property
@@ -154,7 +154,7 @@ class MergePlan:
         return b"".join(self.stream(path, start, stop))
 
     def stream(self, path: str, start: int, stop: int) -> Iterator[bytes]:
-        """The same in pieces, each computed when it is asked for."""
+        """The bytes [start, stop) of a file in pieces, each computed when it is asked for."""
         stop = min(stop, self.files[path])
         if path in self.weights:
             yield from self._weights(self.weights[path], start, stop)
@@ -187,7 +187,7 @@ class MergePlan:
             yield block[max(0, start - first) : stop - first] if start > first or stop < first + len(block) else block
 
     def block_bytes(self, extent: Extent) -> int:
-        """Of each block but the last."""
+        """The bytes of each block but the last."""
         return max(1, self.kernels.block_rows(extent.target) * extent.target.matrix[1] * FLOATS[extent.target.dtype])
 
     def _blocks(self, extent: Extent, numbers: range) -> Iterator[bytes | memoryview]:
@@ -382,7 +382,7 @@ class MergePlan:
         return Cost(total, computed, work, memory)
 
     def effort(self, extent: Extent) -> Effort:
-        """Of one block of a tensor, its factors included."""
+        """What one block of a tensor takes, its factors included."""
         return self.kernels.effort(extent.target, extent.target.dtype if extent.source is None else extent.source.dtype)
 
     def is_whole(self, extent: Extent) -> bool:

@@ -79,7 +79,7 @@ def _entry(one: Ingredient) -> dict[str, Any]:
 
 
 def parse_recipe(text: str | bytes) -> Recipe:
-    """Of YAML or JSON. Raises `InvalidRecipe`, naming the field."""
+    """The recipe that a text of YAML or JSON holds. Raises `InvalidRecipe`, naming the field."""
     if len(text) > MOST_BYTES:
         raise InvalidRecipe(f"the recipe is longer than {MOST_BYTES >> 10} KiB")
     try:
@@ -101,7 +101,7 @@ class _PlainLoader(yaml.SafeLoader):
 
 
 def recipe_of(value: Any) -> Recipe:
-    """Of a parsed document. Raises `InvalidRecipe`."""
+    """The recipe that a parsed document holds. Raises `InvalidRecipe`."""
     if not isinstance(value, dict):
         raise InvalidRecipe("a recipe is a mapping with base and adapters", hint="see docs/merging.md")
     unknown = sorted(str(key)[:60] for key in value if key not in _KEYS)

@@ -50,7 +50,7 @@ class Change:
     target: Weight
     place: WeightPlace
     is_bias: bool = False
-    """Of an update: what it does to its module's bias, rather than to its weight."""
+    """Whether it is what an update does to its module's bias, rather than to its weight."""
 
 
 @dataclass

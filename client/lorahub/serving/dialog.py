@@ -132,7 +132,7 @@ class Dialog:
 
     @property
     def _limit(self) -> int | None:
-        """Of tokens; what an adapter puts before them takes positions too."""
+        """How many tokens there may be; what an adapter puts before them takes positions too."""
         front = self._session.state.front
         return self._positions if self._positions is None or front is None else self._positions - front.length
 

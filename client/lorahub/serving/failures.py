@@ -17,7 +17,7 @@ def reason(error: BaseException) -> str:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Of a GPU, or of the machine."""
+    """Whether the memory of a GPU, or of the machine, didn't suffice."""
     is_own = isinstance(error, MemoryError | torch.OutOfMemoryError)
     return is_own or (isinstance(error, RuntimeError) and "can't allocate memory" in str(error))
 

@@ -43,7 +43,7 @@ class Session:
         on_swap: OnSwap = "reprefill",
         max_rank: int | None = None,
     ) -> None:
-        """Raises what `load_base` does, `InvalidConfiguration` where transformers is missing."""
+        """Raises `BaseNotFound`, `InvalidBaseModel`, `InvalidUsage`; `InvalidConfiguration` without transformers."""
         if on_swap not in get_args(OnSwap):
             raise InvalidUsage(f"no policy is called {on_swap!r}", hint="reprefill is exact, keep is fast")
         dtype = _dtype(dtype)

@@ -29,7 +29,10 @@ def _attention(
 
 
 def kept_bytes(model: Any, rows: int, width: int) -> int | None:
-    """Of a batch (rows, width), up to the head. `model` is on the meta device; None where it can't be told there."""
+    """What a batch (rows, width) keeps for the backward pass, up to the head. `model` is on the meta device.
+
+    None where it can't be told there.
+    """
     AttentionInterface.register(_ATTENTION, _attention)
     own = {_storage(parameter) for parameter in model.parameters()}
     kept: dict[int, Tensor] = {}

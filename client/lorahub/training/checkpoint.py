@@ -61,7 +61,7 @@ class Checkpoint:
 
 
 class Checkpoints:
-    """Of one run. `fingerprint` is what has to be the same for a run to go on: settings, data, base."""
+    """The checkpoints of one run. `fingerprint` is what has to be the same for a run to go on: settings, data, base."""
 
     def __init__(self, adapter: Path, fingerprint: Mapping[str, Any]) -> None:
         self._folder = adapter / FOLDER

@@ -33,12 +33,12 @@ _MOST: Mapping[str, int] = {
 class TrainConfig:
     """What is trained, on what, and how. Raises `InvalidConfiguration`.
 
-    Of the settings below `method`, each method reads those that it has a use for.
+    Each method reads those of the settings below `method` that it has a use for.
     """
 
     method: MethodName = "lora"
     rank: int = 16
-    """Of lora; the width of a bottleneck."""
+    """The rank of lora; the width of a bottleneck."""
     alpha: int | None = None
     """None: twice the rank. The update is scaled by alpha / rank, with rslora by alpha / √rank."""
     targets: tuple[str, ...] = ("all-linear",)
@@ -51,10 +51,10 @@ class TrainConfig:
     lora_plus: float | None = None
     """LoRA+: B's learning rate over A's; None trains both with one."""
     virtual_tokens: int = 16
-    """Of prefix and prompt."""
+    """How many tokens prefix and prompt put before the text."""
     bottleneck: Literal["houlsby", "pfeiffer"] = "houlsby"
     extract_lora: int | None = None
-    """Of full: the rank of the LoRA that what was learnt is reduced to; None keeps the whole model."""
+    """The rank of the LoRA that `full` reduces what was learnt to; None keeps the whole model."""
 
     lr: float = 2e-4
     epochs: float = 3.0
@@ -90,7 +90,7 @@ class TrainConfig:
 
     device: str = "auto"
     dtype: Literal["auto", "bf16", "fp32"] = "auto"
-    """Of the base; `auto` is bf16 where the base is kept in 16 bits and the device computes in bf16."""
+    """How the base is loaded; `auto` is bf16 where the base is kept in 16 bits and the device computes in bf16."""
     attention: Literal["auto", "sdpa", "eager", "flash_attention_2"] = "auto"
     load_4bit: bool = False
     grad_ckpt: bool = False

@@ -156,7 +156,7 @@ def adapted(model: Any, folder: Path) -> nn.Module:
 
 
 def _merged(base: Base, folder: Path, settings: Any, measure: "_Measure", hub: Callable[[], Hub]) -> Score | None:
-    """Of the model that `lorahub merge` writes; None where the adapter is no update to weights."""
+    """The score of the model that `lorahub merge` writes; None where the adapter is no update to weights."""
     from lorahub.hub.merging import Merger
 
     recipe = Recipe(str(base.folder.resolve()), (Ingredient(str(folder.resolve())),))

@@ -13,8 +13,10 @@ from torch.nn import functional
 
 
 def fuse(model: nn.Module) -> int:
-    """Gives plain LoRA layers of `model` the forward above; how many. Others keep PEFT's: with dropout, DoRA, several
-    adapters, a bias of their own, or a base that isn't a frozen `nn.Linear`.
+    """Gives plain LoRA layers of `model` the forward above, and says how many there are.
+
+    Others keep PEFT's: with dropout, DoRA, several adapters, a bias of their own, or a base that isn't a frozen
+    `nn.Linear`.
     """
     layers = [module for module in model.modules() if isinstance(module, Linear) and _is_plain(module)]
     for layer in layers:

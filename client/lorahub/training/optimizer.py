@@ -71,7 +71,7 @@ class FlatAdamW:
             flat.collect()
 
     def grad_norm(self) -> float:
-        """Of everything collected since the last step. Not finite where some gradient isn't."""
+        """The norm of all gradients collected since the last step. Not finite where some gradient isn't."""
         return float(torch.stack([torch.linalg.vector_norm(flat.sums) for flat in self._flats]).norm())
 
     def step(self, factor: float, grad_norm: float) -> None:

@@ -60,7 +60,7 @@ class RunRecord:
     made: Mapping[str, Any]
     """As lorahub.json has it, by part."""
     batches: int
-    """Of an epoch."""
+    """In one epoch."""
 
     def write(
         self, place: Path, steps: list[TrainingStep], done: Progressed, *, stopped: str, kept: float | None

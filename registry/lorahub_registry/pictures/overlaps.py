@@ -28,7 +28,7 @@ _COSINES = (
     ("p4", "1"),
 )
 _HARDLY = 0.1
-"""Of a cosine: more than 84° apart."""
+"""A cosine below this is hardly one: more than 84° apart."""
 _CELL = 30
 
 

@@ -12,7 +12,7 @@ from markupsafe import Markup
 
 Value = str | float | int | None
 MOST_LETTERS = 44
-"""Of a label."""
+"""The longest that a label may be."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -168,7 +168,7 @@ def _ranges(value: Any) -> tuple[tuple[int, int], ...]:
 
 
 def _terms(raw: Mapping[str, Any]) -> int | None:
-    """Of the series that stands for Cayley's transform."""
+    """How many terms the series has that stands for Cayley's transform."""
     if raw.get("use_cayley_neumann", True) is False:
         return None
     terms = raw.get("num_cayley_neumann_terms", _TERMS)

@@ -46,7 +46,8 @@ _SMALL_BYTES = 1 << 20  # a file of a bundle that is kept together with others
 def record_of(backend: Backend, principal: Principal, name: RepositoryName, revision: str | None) -> Record:
     """The whole repository, or as it was at a revision: its ancestors, and the names that lead to them.
 
-    Raises as `readable` and `resolve`, `PayloadTooLarge` for more commits than a record has.
+    Raises `RepositoryNotFound`, `GatedRepository`, `Quarantined`, `RevisionNotFound`, `VersionYanked`;
+    `PayloadTooLarge` for more commits than a record has.
     """
     with backend.database.read() as session:
         repository = readable(session, principal, name)

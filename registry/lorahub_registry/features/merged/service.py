@@ -63,7 +63,8 @@ class MergedModel:
 def find(backend: Backend, principal: Principal, name: RepositoryName, revision: str) -> MergedModel | None:
     """The merged revision of that name or id; None where the revision is an ordinary one.
 
-    Raises as `readable` and `resolve`; `NotMergeable`, `AdapterDoesNotFit`, `MergeTooLarge`, `InvalidRecipe`.
+    Raises `RepositoryNotFound`, `GatedRepository`, `Quarantined`, `RevisionNotFound`, `VersionYanked`;
+    `NotMergeable`, `AdapterDoesNotFit`, `MergeTooLarge`, `InvalidRecipe`.
     """
     inner = _asked(revision)
     if inner is None and not is_commit_id(revision):
@@ -187,7 +188,10 @@ def _stored(session: Session, merged: MergedRevision) -> dict[str, Blob]:
 
 
 def read(backend: Backend, model: MergedModel, path: str, start: int, stop: int) -> AsyncIterator[bytes]:
-    """Of a file that isn't stored, and after `require_made`. Raises what the kernel does, and `Busy`."""
+    """The bytes [start, stop) of a file that isn't stored. `require_made` has to be asked before.
+
+    Raises `Busy` where too many are computed already, and the faults of a storage that can't be read.
+    """
     return reading.stream(backend, model.plan, path, start, stop)
 
 

@@ -57,7 +57,9 @@ class MergeSources:
 
 
 def of_recipe(session: Session, principal: Principal, recipe: Recipe) -> MergeSources:
-    """Raises `InvalidRecipe` for names that can't be of this registry, and as `readable` and `resolve`."""
+    """Raises `InvalidRecipe` for names that can't be of this registry; `RepositoryNotFound`, `GatedRepository`,
+    `Quarantined`, `RevisionNotFound`, `VersionYanked`.
+    """
     return MergeSources(
         recipe,
         _pin(session, principal, recipe.base, "base"),
@@ -68,7 +70,7 @@ def of_recipe(session: Session, principal: Principal, recipe: Recipe) -> MergeSo
 def of_revision(
     backend: Backend, session: Session, principal: Principal, repository: Repository, commit_id: CommitId
 ) -> MergeSources:
-    """Of a revision that is an adapter or a recipe. Raises `NotMergeable` where it is neither."""
+    """What a revision is merged of, that is an adapter or a recipe. Raises `NotMergeable` where it is neither."""
     said = _said(backend, session, commit_id)
     if isinstance(said, Recipe):
         return of_recipe(session, principal, said)
@@ -94,7 +96,7 @@ class _Claim:
 
 _MOST_SAID = 256
 _heard: OrderedDict[CommitId, Recipe | _Claim] = OrderedDict()
-"""Of the commits that were read last: who asks for a merged revision by its name asks again and again."""
+"""What the commits say that were read last: who asks for a merged revision by its name asks again and again."""
 
 
 def _said(backend: Backend, session: Session, commit_id: CommitId) -> Recipe | _Claim:
@@ -144,7 +146,9 @@ def _pin(session: Session, principal: Principal, spec: str, what: str) -> Pinned
 
 
 def refuse_unreadable(session: Session, principal: Principal, sources: MergeSources) -> None:
-    """Raises as `readable` where the principal may not read one of the sources any more."""
+    """Raises `RevisionNotFound`, `RepositoryNotFound`, `GatedRepository` or `Quarantined` where the principal may not
+    read one of the sources any more.
+    """
     found = repositories_by_id(session, [pin.repository_id for pin in (sources.base, *sources.adapters)])
     for pin in (sources.base, *sources.adapters):
         if pin.repository_id not in found:
@@ -160,7 +164,7 @@ def plan_of(
     cache: BlockCache | None = None,
     device: Device | None = None,
 ) -> MergePlan:
-    """Raises what `MergePlan` does."""
+    """Raises `NotMergeable`, `AdapterDoesNotFit`, `InvalidAdapter`, `InvalidBaseModel`, `MergeTooLarge`."""
     base = _files(backend, session, sources.base.commit_id)
     adapters = [_files(backend, session, pin.commit_id) for pin in sources.adapters]
     identities = {"base": _digests(base), "adapters": [_digests(files) for files in adapters]}
@@ -173,5 +177,5 @@ def _files(backend: Backend, session: Session, commit_id: CommitId) -> RevisionF
 
 
 def _digests(files: RevisionFiles) -> dict[str, str | None]:
-    """Of everything that the result depends on: cards and the like may change."""
+    """The sha256 of every file that the result depends on: cards and the like may change."""
     return {path: files.sha256(path) for path in sorted(files.sizes) if not path.endswith((".md", ".gitattributes"))}

@@ -69,7 +69,11 @@ class Cancelled(Exception):
 
 
 def plan(backend: Backend, principal: Principal, recipe: Recipe) -> MergePlan:
-    """What the recipe comes to. Raises what `of_recipe` and `MergePlan` do, and `MergeTooLarge`."""
+    """What the recipe comes to.
+
+    Raises `InvalidRecipe`, `RepositoryNotFound`, `GatedRepository`, `Quarantined`, `RevisionNotFound`, `VersionYanked`;
+    `NotMergeable`, `AdapterDoesNotFit`, `MergeTooLarge`.
+    """
     principal.require_account()
     return _plan(backend, principal, recipe)[1]
 
@@ -85,7 +89,8 @@ def _plan(backend: Backend, principal: Principal, recipe: Recipe) -> tuple[Merge
 def start(backend: Backend, principal: Principal, recipe: Recipe, name: RepositoryName, *, is_private: bool) -> Shown:
     """Accepts a merge. The same recipe for the same repository is the same job, unless it failed.
 
-    Raises what `plan` does, as `permitted` for the target, `TooManyRequests` and `QuotaExceeded`.
+    Raises what `plan` raises; `NotPermitted`, `RepositoryNotFound`, `Quarantined` for the target; `TooManyRequests`
+    and `QuotaExceeded`.
     """
     account_id = principal.require_account()
     of, made = _plan(backend, principal, recipe)

@@ -24,7 +24,7 @@ class Mirror:
     source: str
     revision: str
     name: str
-    """Of the repository here, in the namespace."""
+    """The repository's name here, in the namespace."""
     is_private: bool
     created_at: datetime
     wanted_at: datetime | None
@@ -34,7 +34,7 @@ class Mirror:
     error: str | None
     sealed_token: bytes | None = field(repr=False)
     failures: int
-    """Of the last runs, one after the other."""
+    """How many of the last runs failed, one after the other."""
     next_try_at: datetime | None
     paused_at: datetime | None
 

@@ -42,7 +42,10 @@ class RemoteRevision:
 def list_files(
     outbound: Outbound, endpoint: str, source: str, revision: str, *, most_bytes: int, token: str | None
 ) -> RemoteRevision:
-    """What the revision is now. Raises what the outbound opener does, `RegistryFailed`, `InvalidPath`."""
+    """What the revision is now.
+
+    Raises `NotSupported`, `NotPermitted`, `Unavailable`, `RegistryFailed`, `InvalidPath`.
+    """
     address = f"{endpoint}/api/models/{source}/revision/{quote(revision, safe='')}?blobs=true"
     document = outbound.get_document(address, most_bytes=most_bytes, seconds=LISTING_SECONDS, token=token)
     info: Any = parse_json(document, error=RegistryFailed)
@@ -75,7 +78,10 @@ def read_file(
     seconds: float,
     token: str | None,
 ) -> Iterator[bytes]:
-    """Its bytes at that very commit. Raises as `list_files`, and `SizeMismatch`, `DigestMismatch` at their end."""
+    """Its bytes at that very commit.
+
+    Raises `NotSupported`, `NotPermitted`, `Unavailable`, and at their end `SizeMismatch`, `DigestMismatch`.
+    """
     address = f"{endpoint}/{source}/resolve/{commit}/{quote(file.path)}"
     digest = hashlib.sha256() if file.sha256 else hashlib.sha1(b"blob %d\0" % file.size, usedforsecurity=False)
     received = 0

@@ -73,7 +73,7 @@ class ShownMirror(TypedDict):
 @router.get("")
 @refuses(NotAuthenticated)
 def mirrors(backend: BackendDep, caller: Caller) -> list[ShownMirror]:
-    """Of the namespaces that the caller manages."""
+    """The mirrors of the namespaces that the caller manages."""
     note = workers.note(backend)
     return [_shown(mirror, note) for mirror in service.mirrors_of(backend, caller)]
 

@@ -37,7 +37,10 @@ __all__ = ["OverlapOutcome"]
 MOST_OPEN = 64
 """Wishes of one account at a time: a composer's six adapters are 15."""
 MOST_WORK = 10**12
-"""Of one comparison, in (out + in) · rank² over all modules: 8 minutes of a core. Rank 256 on a 7B model is 5."""
+"""What one comparison may take, in (out + in) · rank² over all modules: 8 minutes of a core.
+
+Rank 256 on a 7B model takes 5.
+"""
 _ALL = "*"
 
 
@@ -56,7 +59,11 @@ class _Found:
 
 
 def overlap_of(backend: Backend, principal: Principal, one: Side, other: Side) -> OverlapOutcome:
-    """What is known. Raises as `readable` and `resolve` of either, `NotFound` where one is no adapter."""
+    """What is known of the overlap of two adapters.
+
+    Raises `RepositoryNotFound`, `GatedRepository`, `Quarantined`, `RevisionNotFound`, `VersionYanked` for either;
+    `NotFound` where one is no adapter.
+    """
     found = _find(backend, principal, one, other)
     with backend.database.read() as session:
         return queries.outcome_of(session, found.pair)
@@ -65,7 +72,7 @@ def overlap_of(backend: Backend, principal: Principal, one: Side, other: Side) -
 def want(backend: Backend, principal: Principal, one: Side, other: Side) -> OverlapOutcome:
     """Has it computed, unless it is there or wanted already. What failed is tried again.
 
-    Raises as `overlap_of`, `NotAuthenticated`, `TooManyRequests` beyond `MOST_OPEN`.
+    Raises `NotAuthenticated`, `TooManyRequests` beyond `MOST_OPEN`, and what `overlap_of` raises.
     """
     found = _find(backend, principal, one, other)
     account_id = principal.require_account()
@@ -240,7 +247,7 @@ def _shown(update: Update) -> str:
 
 
 def _work(one: Update, two: Update) -> int:
-    """Of two QR decompositions and what joins them. LoHa's rank is that of its halves' product."""
+    """What two QR decompositions take, and what joins them. LoHa's rank is that of its halves' product."""
     rank = sum((update.rank or 1) ** (2 if update.method == "loha" else 1) for update in (one, two))
     return sum(length or 1 for length in one.shape) * rank**2
 

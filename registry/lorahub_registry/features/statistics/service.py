@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 __all__ = ["StatisticsOutcome"]
 
 MOST_BASE_BYTES = 8 << 30
-"""Of the base's weights that are read for the norms of one adapter; beyond it they stay unknown."""
+"""So much of the base's weights is read for the norms of one adapter; beyond it they stay unknown."""
 _PIECE_BYTES = 4 << 20
 _OF_DORA = "DoRA: these are figures of scale · B · A; what its magnitudes change depends on the base's weights"
 
@@ -68,7 +68,11 @@ def give_up(backend: Backend, digest: str, reason: str) -> None:
 
 
 def statistics_at(backend: Backend, principal: Principal, name: RepositoryName, revision: str) -> StatisticsOutcome:
-    """What is known of the adapter at a revision. Raises as `readable` and `resolve`, `NotFound` where it is none."""
+    """What is known of the adapter at a revision.
+
+    Raises `RepositoryNotFound`, `GatedRepository`, `Quarantined`, `RevisionNotFound`, `VersionYanked`; `NotFound`
+    where it is no adapter.
+    """
     with backend.database.read() as session:
         repository = readable(session, principal, name)
         commit = revisions.resolve(session, repository.id, revision).commit

@@ -25,7 +25,10 @@ class RequestCounts:
         self._newest = 0.0
 
     def count(self, kind: str, caller: str) -> tuple[int, float]:
-        """One more; how many in this window, and the seconds of it that have passed. Raises what the driver raises."""
+        """Counts one more. Gives how many there are in this window, and how many seconds of it have passed.
+
+        Raises the driver's own errors.
+        """
         with self._database.read() as session:  # a statement outside of a transaction is one of its own
             told = session.execute(_COUNT, {"window": self._window, "kind": kind, "caller": caller})
             used, window_at, passed = told.one()

@@ -83,7 +83,7 @@ class Database:
         return inspect(self.engine).has_table(name, schema=schema)
 
     def connections(self) -> dict[str, int]:
-        """Of this process, by use: `busy`, `idle`."""
+        """How many this process has, by use: `busy`, `idle`."""
         pool = self.engine.pool
         assert isinstance(pool, QueuePool)
         return {"busy": pool.checkedout(), "idle": pool.checkedin()}

@@ -67,7 +67,7 @@ def as_word(term: str) -> str:
 
 
 def as_term(word: str) -> str:
-    """Back again."""
+    """The term that `as_word` made this word of."""
     return bytes.fromhex(word).decode()
 
 

@@ -27,9 +27,9 @@ from lorahub_registry.settings import Settings
 
 _TRACER = trace.get_tracer("lorahub")  # of spans that go nowhere, unless somebody exports them
 VERSION = "2"
-"""Of the workflows; a new one whenever one is added (a worker keeps what it doesn't know), or one's steps change.
-What is wanted is in our own tables, so that workers of the new version start it under new ids, and go on from the last
-finished file. See docs/decisions/0008.
+"""The version of the workflows: a new one whenever one is added (a worker keeps what it doesn't know) or its steps
+change. What is wanted is in our own tables, so that workers of the new version start it under new ids, and go on from
+the last finished file. See docs/decisions/0008.
 """
 MOST_FAULTS = 3
 """Times in a row that a workflow may end with a fault of ours."""
@@ -108,7 +108,7 @@ def launch(backend: Backend, *, name: str, queues: Sequence[Queue]) -> None:
 
 
 def backend() -> Backend:
-    """Of this worker: inside a step."""
+    """What this worker works with. To be asked inside a step."""
     return _engines[0].backend
 
 
@@ -362,8 +362,9 @@ def unfinished(backend: Backend) -> list[Workflow]:
 
 
 def restart(backend: Backend, job: str) -> int:
-    """`job` is an id without its try. What hangs is queued again, what is over is forgotten, so that it may be tried
-    anew; how many.
+    """Queues again what hangs and forgets what is over, so that it may be tried anew; gives the number of both.
+
+    `job` is an id without its try.
     """
     with _client(backend) as client:
         if client is None:

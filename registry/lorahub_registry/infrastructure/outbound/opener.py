@@ -97,7 +97,7 @@ class Outbound:
             metrics.OUTBOUND.labels(outcome).inc()
 
     def get_document(self, text: str, *, most_bytes: int, seconds: float, token: str | None = None) -> bytes:
-        """A small one, whole, from that very address. Raises as `get`."""
+        """A small one, whole, from that very address. Raises `NotSupported`, `NotPermitted`, `Unavailable`."""
         with self.get(text, most_bytes=most_bytes, seconds=seconds, token=token, redirects=0) as answer:
             return b"".join(answer.pieces())
 

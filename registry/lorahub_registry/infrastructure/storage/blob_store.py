@@ -122,7 +122,10 @@ class BlobStore(Protocol):
         ...
 
     def abort_unfinished(self, is_known: Callable[[str, datetime], bool]) -> int:
-        """Forgets writes that never ended and aren't listed, unless their key and beginning are known; how many."""
+        """Forgets writes that never ended and aren't listed, unless their key and beginning are known.
+
+        Gives the number of those that it forgot.
+        """
         ...
 
     def create(self) -> None:

@@ -46,7 +46,7 @@ def blob_key(sha256: Sha256, upload_id: str) -> str:
 
 
 def batch_keys(digests: Iterable[Sha256], upload_id: str) -> dict[Sha256, str]:
-    """Of many objects that one upload brings: all in one folder, which is then waited for once."""
+    """Keys for many objects that one upload brings: all in one folder, which is then waited for once."""
     folder = f"{BLOBS}{upload_id[:2]}/{upload_id[2:4]}/"
     return {sha256: f"{folder}{sha256}-{secrets.token_hex(4)}-{upload_id}" for sha256 in digests}
 

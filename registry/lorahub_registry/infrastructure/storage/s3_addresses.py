@@ -48,7 +48,7 @@ class S3Addresses:
         )
 
     def _begin(self, key: str) -> str:
-        """Of several that are begun at once, all go on with the same."""
+        """Begins an upload in parts; of several that are begun at once, all go on with the same."""
         begun = begin_parts(self._client, self._place(key))
         chosen = self._unfinished(key) or begun
         if chosen != begun:

@@ -107,7 +107,7 @@ async def receive_object(request: Request, writer: AbstractContextManager[Binary
 
 
 def declared_size(request: Request, *, limit: int) -> int:
-    """Of the body, in bytes. Raises `MalformedBody` where no header says so, `PayloadTooLarge` over `limit`."""
+    """The body's size in bytes. Raises `MalformedBody` where no header says so, `PayloadTooLarge` over `limit`."""
     declared = request.headers.get("content-length", "")
     if not (declared.isascii() and declared.isdigit()):
         raise MalformedBody("say in Content-Length how many bytes come: room is kept for them first")

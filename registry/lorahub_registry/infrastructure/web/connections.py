@@ -35,7 +35,7 @@ IDLE_SECONDS = 75
 LATE_SECONDS = 2.0
 """For a request that is on its way to a process which ends."""
 MOST_HEADER_BYTES = 64 << 10
-"""Of one request, its address and the lines behind a chunked body included."""
+"""The most that one request may have, its address and the lines behind a chunked body included."""
 MOST_PIPELINED = 16
 """Requests that a client sends ahead, before the first of them is answered."""
 

@@ -42,7 +42,7 @@ def exact(count: float | None) -> str:
 
 
 def day(time: str | None) -> str:
-    """Of a time as the wire has it.
+    """The day of a time as the wire has it.
 
     >>> day("2026-11-04T23:37:12.123Z")
     '4 Nov 2026'

@@ -65,7 +65,7 @@ class OwnCounts:
         self._counts: Counter[tuple[str, str]] = Counter()
 
     def count(self, kind: str, caller: str) -> tuple[int, float]:
-        """One more; how many in this window, and the seconds of it that have passed."""
+        """Counts one more. Gives how many there are in this window, and how many seconds of it have passed."""
         with self._lock:
             number, passed = divmod(time.time(), self._window)
             if number != self._number:

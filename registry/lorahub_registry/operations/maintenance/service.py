@@ -195,7 +195,7 @@ def _blob_problems(backend: Backend, report: FsckReport) -> Iterator[str]:
 
 
 def _rehash(backend: Backend, blob: Blob) -> str:
-    """Of what is stored, whether it may be served or not."""
+    """The sha256 of what is stored, whether it may be served or not."""
     try:
         return inspect(backend.blobs.open_range(blob.storage_key, 0, blob.size), size=blob.size).sha256
     except ObjectNotFound:
@@ -231,7 +231,7 @@ def scrub(
 ) -> ScrubReport:
     """Reads and hashes stored blobs, those first that were verified longest ago, until `most_bytes` are read.
 
-    What is damaged is served no more; what is sound again, is. Raises what a storage that is away does.
+    What is damaged is served no more; what is sound again, is. Raises `Unavailable` where the storage is away.
     """
     report, begun_at = ScrubReport(), now()
     for blob in _oldest_verified(backend, begun_at):

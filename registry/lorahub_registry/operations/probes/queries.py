@@ -66,7 +66,7 @@ def open_uploads(session: Session) -> tuple[int, int]:
 
 
 def jobs(session: Session) -> list[Jobs]:
-    """Of every kind, by state."""
+    """The jobs of every kind, by state."""
     merges = select(MergeJob.status, func.count(), func.min(MergeJob.created_at)).group_by(MergeJob.status)
     statistics = select(AdapterStatistics.status, func.count(), func.min(AdapterStatistics.wanted_at))
     statistics = statistics.group_by(AdapterStatistics.status)

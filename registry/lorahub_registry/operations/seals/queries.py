@@ -30,7 +30,7 @@ class Forgotten:
 
 
 def newest_ids(session: Session) -> tuple[int, int]:
-    """Of all events, and of those that are sealed; 0 for none."""
+    """The newest of all events, and of those that are sealed; 0 for none."""
     event, seal = func.max(AuditEvent.id), func.max(AuditSeal.last_event_id)
     row = session.execute(select(select(event).scalar_subquery(), select(seal).scalar_subquery())).one()
     return row[0] or 0, row[1] or 0
