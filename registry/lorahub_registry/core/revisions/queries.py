@@ -295,6 +295,16 @@ def reference_named(
     return None if row is None else _reference(row)
 
 
+def commits_named(session: Session, repository_id: int, name: str) -> dict[str, tuple[Reference, Commit]]:
+    """By name space: the reference that is called so, and the commit that it leads to."""
+    statement = (
+        select(ReferenceRow, CommitRow)
+        .join(CommitRow, CommitRow.id == ReferenceRow.commit_id)
+        .where(ReferenceRow.repository_id == repository_id, ReferenceRow.name == name, _IS_KEPT)
+    )
+    return {row.space: (_reference(row), _commit(commit)) for row, commit in session.execute(statement)}
+
+
 def main_heads(session: Session, repository_ids: Sequence[int]) -> Mapping[int, CommitId]:
     statement = select(ReferenceRow.repository_id, ReferenceRow.commit_id).where(
         ReferenceRow.repository_id.in_(repository_ids),

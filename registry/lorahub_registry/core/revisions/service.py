@@ -80,10 +80,11 @@ def resolve(session: Session, repository_id: int, revision: str) -> Resolved:
         commit = queries.newest_commit_by_digest(session, repository_id, digest[1])
         if commit is not None:
             return Resolved(commit, None)
-    elif (reference := _named(session, repository_id, revision)) is not None:
+    elif (named := _named(session, repository_id, revision)) is not None:
+        reference, commit = named
         if reference.kind == "alias":
             _refuse_yanked(session, reference)
-        return Resolved(_commit(session, repository_id, reference.commit_id, revision), reference)
+        return Resolved(commit, reference)
     elif _HEX_PREFIX.fullmatch(revision):
         candidates = queries.commits_by_prefix(session, repository_id, revision)
         if len(candidates) == 1:
@@ -91,14 +92,14 @@ def resolve(session: Session, repository_id: int, revision: str) -> Resolved:
     raise _not_found(session, repository_id, revision)
 
 
-def _named(session: Session, repository_id: int, revision: str) -> Reference | None:
+def _named(session: Session, repository_id: int, revision: str) -> tuple[Reference, Commit] | None:
+    """A branch, or else what is called so among tags, versions and aliases."""
     for space in ("heads", "tags"):
         prefix = f"refs/{space}/"
         if revision.startswith(prefix):
-            name = revision.removeprefix(prefix)
-            return queries.reference_named(session, repository_id, space=space, name=name)
-    branch = queries.reference_named(session, repository_id, space="heads", name=revision)
-    return branch or queries.reference_named(session, repository_id, space="tags", name=revision)
+            return queries.commits_named(session, repository_id, revision.removeprefix(prefix)).get(space)
+    found = queries.commits_named(session, repository_id, revision)
+    return found.get("heads") or found.get("tags")
 
 
 def _commit(session: Session, repository_id: int, commit_id: str, revision: str) -> Commit:
@@ -129,8 +130,13 @@ def _not_found(session: Session, repository_id: int, revision: str) -> RevisionN
 
 def version_of(session: Session, repository_id: int, commit_id: str) -> Reference | None:
     """The version that names this commit; the newest if several do."""
-    found = [ref for ref in queries.references_to(session, repository_id, commit_id) if ref.kind == "version"]
+    found = [ref for ref in references_to(session, repository_id, commit_id) if ref.kind == "version"]
     return found[-1] if found else None
+
+
+def references_to(session: Session, repository_id: int, commit_id: str) -> list[Reference]:
+    """All names of a commit, oldest first."""
+    return queries.references_to(session, repository_id, commit_id)
 
 
 def aliases_of(session: Session, repository_id: int, commit_id: str) -> list[str]:
