@@ -148,6 +148,28 @@ def references_of(session: Session, repository_id: int) -> list[Reference]:
     return queries.references_of(session, repository_id)
 
 
+def versions_of(session: Session, repository_id: int) -> list[tuple[Reference, Commit]]:
+    """Newest first."""
+    return queries.versions_of(session, repository_id)
+
+
+def newest_version(session: Session, repository_id: int) -> tuple[str | None, int]:
+    """Its name, None where there is none, and how many versions there are."""
+    return queries.newest_version(session, repository_id)
+
+
+def aliases_and_versions(session: Session, repository_id: int) -> list[tuple[Reference, str | None]]:
+    """Each alias, oldest first, and the newest version of the commit that it leads to."""
+    return queries.aliases_and_versions(session, repository_id)
+
+
+def aliases_by_commit(session: Session, repository_id: int) -> dict[CommitId, list[str]]:
+    found: dict[CommitId, list[str]] = {}
+    for alias in queries.references_of(session, repository_id, kind="alias"):
+        found.setdefault(alias.commit_id, []).append(alias.name)
+    return found
+
+
 def reference_named(session: Session, repository_id: int, *, kind: str, name: str) -> Reference | None:
     """The reference of exactly this kind and name; locked until the transaction ends."""
     found = queries.reference_named(session, repository_id, space=space_of(kind), name=name, lock=True)
@@ -267,6 +289,7 @@ def insert_commit(session: Session, new: NewCommit) -> Commit:
         created_at=at,
         request_key=new.request_key,
         request_digest=new.request_digest,
+        size=sum(file.size for file in new.files.values()),
     )
     before = {} if new.parent is None else queries.files_of(session, new.parent.id)
     queries.insert_commit(session, commit, [_row(path, file, before, made_id) for path, file in new.files.items()])
@@ -314,6 +337,12 @@ def commit_by_id(session: Session, repository_id: int, commit_id: str) -> Commit
 def history(session: Session, head: Commit, *, limit: int) -> list[Commit]:
     """`head` and its ancestors, newest first."""
     return queries.history(session, head, limit=limit)
+
+
+def sizes_of(session: Session, commits: Sequence[Commit]) -> dict[CommitId, int]:
+    """Bytes of the files of each."""
+    unknown = queries.sizes_of(session, [commit.id for commit in commits if commit.size is None])
+    return {commit.id: unknown.get(commit.id, 0) if commit.size is None else commit.size for commit in commits}
 
 
 def commits_by_id(session: Session, ids: Sequence[str]) -> dict[str, Commit]:

@@ -112,13 +112,19 @@ def revision_of(opened: OpenedRepository, revision: str) -> Revision:
 
 def versions_of(opened: OpenedRepository) -> list[Version]:
     """Newest first."""
-    found = [ref for ref in revisions.references_of(opened.session, opened.id) if ref.kind == "version"]
-    return [_version(opened.session, reference) for reference in reversed(found)]
+    found = revisions.versions_of(opened.session, opened.id)
+    sizes = revisions.sizes_of(opened.session, [commit for _, commit in found])
+    aliases = revisions.aliases_by_commit(opened.session, opened.id)
+    return [
+        Version(reference.name, commit, sizes[commit.id], aliases.get(commit.id, []), yank_of(reference))
+        for reference, commit in found
+    ]
 
 
 def aliases_of(opened: OpenedRepository) -> list[Alias]:
-    found = [ref for ref in revisions.references_of(opened.session, opened.id) if ref.kind == "alias"]
-    return [_alias(opened.session, reference) for reference in found]
+    """Oldest first."""
+    found = revisions.aliases_and_versions(opened.session, opened.id)
+    return [_alias(reference, version) for reference, version in found]
 
 
 def reference_log(opened: OpenedRepository, *, limit: int) -> list[Move]:
@@ -137,21 +143,14 @@ def _version(session: Session, reference: Reference) -> Version:
     return Version(
         name=reference.name,
         commit=commit,
-        size=sum(file.size for file in revisions.files_of(session, commit.id).values()),
+        size=revisions.sizes_of(session, [commit])[commit.id],
         aliases=revisions.aliases_of(session, reference.repository_id, commit.id),
         yanked=yank_of(reference),
     )
 
 
-def _alias(session: Session, reference: Reference) -> Alias:
-    version = revisions.version_of(session, reference.repository_id, reference.commit_id)
-    return Alias(
-        reference.name,
-        reference.commit_id,
-        None if version is None else version.name,
-        reference.is_protected,
-        reference.updated_at,
-    )
+def _alias(reference: Reference, version: str | None) -> Alias:
+    return Alias(reference.name, reference.commit_id, version, reference.is_protected, reference.updated_at)
 
 
 # --- branches and tags ------------------------------------------------------------------------------------------------
@@ -301,7 +300,9 @@ def set_alias(
                 commit=commit.id,
                 protected=protected,
             )
-        return _alias(session, revisions.reference_named(session, repository.id, kind="alias", name=alias) or found)
+        made = revisions.reference_named(session, repository.id, kind="alias", name=alias) or found
+        version = revisions.version_of(session, repository.id, commit.id)
+        return _alias(made, None if version is None else version.name)
 
 
 def is_protected_from(session: Session, principal: Principal, repository: Repository, alias: str) -> bool:
