@@ -3,7 +3,7 @@
 A private repository of somebody else and one that isn't there give the same answer, from the same lines.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -29,7 +29,7 @@ from lorahub_registry.core.accounts.permissions import (
     require,
     require_site_admin,
 )
-from lorahub_registry.core.accounts.service import Account, ensure_namespace, require_known
+from lorahub_registry.core.accounts.service import Account, ensure_namespace, known_accounts, require_known
 from lorahub_registry.core.audit.service import record_act
 from lorahub_registry.core.blobs.service import Blob, release_leases, store_bytes
 from lorahub_registry.core.quotas import service as quotas
@@ -94,6 +94,13 @@ def visible(session: Session, principal: Principal, name: RepositoryName) -> Rep
             hint="check the name; for a private repository log in with a token that may read it",
         )
     return repository
+
+
+def visible_ones(session: Session, principal: Principal, names: Iterable[RepositoryName]) -> list[Repository]:
+    """Those of these that are there under this name, and that the principal may see."""
+    by_key = {name_key(name): name for name in names}
+    found = [(one, by_key[key]) for key, one in queries.repositories_by_key(session, by_key).items()]
+    return [one for one, name in found if is_visible(principal, one) and _is_spelled(one, name)]
 
 
 def _require_seen(principal: Principal, repository: Repository) -> None:
@@ -503,8 +510,12 @@ def access_requests(
     backend: Backend, principal: Principal, name: RepositoryName, status: Status
 ) -> list[AccessRequest]:
     with backend.database.read() as session:
-        repository = permitted(session, principal, name, Action.MANAGE)
-        return queries.access_requests(session, repository.id, status)
+        return requests_of(session, permitted(session, principal, name, Action.MANAGE), status)
+
+
+def requests_of(session: Session, repository: Repository, status: Status) -> list[AccessRequest]:
+    """Whoever asks has decided that the caller may know."""
+    return queries.access_requests(session, repository.id, status)
 
 
 def handle_access(
@@ -569,5 +580,5 @@ def visible_namespaces(session: Session, principal: Principal) -> list[int] | No
     """Ids of the accounts whose private repositories the principal may see; None: everybody's."""
     if is_site_admin(principal):
         return None
-    known = (require_known(session, namespace) for namespace in principal.roles)
+    known = known_accounts(session, principal.roles)
     return [account.id for account in known if may(principal, Action.READ, account.name)]

@@ -7,7 +7,7 @@ from typing import Any
 
 from lorahub.protocol.digests import CommitId, GitSha1, Sha256
 from lorahub.protocol.references import LATEST
-from sqlalchemy import delete, exists, func, insert, select, update
+from sqlalchemy import delete, exists, func, insert, literal, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import aliased
 
@@ -188,13 +188,16 @@ def insert_commit(session: Session, commit: Commit, files: Iterable[FileRow]) ->
 
 def history(session: Session, head: Commit, *, limit: int) -> list[Commit]:
     """`head` and its ancestors, newest first, at most `limit`."""
-    found: list[Commit] = []
-    current: Commit | None = head
-    while current is not None and len(found) < limit:
-        found.append(current)
-        parent = current.parent_id
-        current = None if parent is None else commit_by_id(session, current.repository_id, parent)
-    return found
+    first = select(CommitRow.id, CommitRow.parent_id, literal(1).label("place")).where(CommitRow.id == head.id)
+    known = first.cte("line", recursive=True)
+    parents = (
+        select(CommitRow.id, CommitRow.parent_id, known.c.place + 1)
+        .join(known, CommitRow.id == known.c.parent_id)
+        .where(CommitRow.repository_id == head.repository_id, _IS_KEPT, known.c.place < limit)
+    )
+    line = known.union_all(parents)
+    statement = select(CommitRow).join(line, line.c.id == CommitRow.id).order_by(line.c.place)
+    return [_commit(row) for row in session.scalars(statement)]
 
 
 def commits_by_id(session: Session, ids: Iterable[str]) -> dict[str, Commit]:

@@ -39,6 +39,10 @@ class Resolved:
     commit: Commit
     reference: Reference | None
 
+    @property
+    def alias(self) -> Reference | None:
+        return self.reference if self.reference is not None and self.reference.kind == "alias" else None
+
 
 @dataclass(frozen=True, slots=True)
 class NewCommit:
@@ -69,10 +73,17 @@ class NewFile:
 
 
 def resolve(session: Session, repository_id: int, revision: str) -> Resolved:
+    """Raises as `look_up` and `refuse_yanked`."""
+    found = look_up(session, repository_id, revision)
+    if found.alias is not None:
+        refuse_yanked(found.alias, version_of(session, repository_id, found.commit.id))
+    return found
+
+
+def look_up(session: Session, repository_id: int, revision: str) -> Resolved:
     """A branch, tag, version, alias, commit (whole or at least 7 digits), `refs/heads/…`, `refs/tags/…`, `sha256:…`.
 
-    Raises `RevisionNotFound`, and `VersionYanked` for an alias that leads to a yanked version: a yanked version is
-    served only when it is named exactly.
+    Raises `RevisionNotFound`.
     """
     if is_commit_id(revision):
         return Resolved(_commit(session, repository_id, revision, revision), None)
@@ -82,14 +93,21 @@ def resolve(session: Session, repository_id: int, revision: str) -> Resolved:
             return Resolved(commit, None)
     elif (named := _named(session, repository_id, revision)) is not None:
         reference, commit = named
-        if reference.kind == "alias":
-            _refuse_yanked(session, reference)
         return Resolved(commit, reference)
     elif _HEX_PREFIX.fullmatch(revision):
         candidates = queries.commits_by_prefix(session, repository_id, revision)
         if len(candidates) == 1:
             return Resolved(candidates[0], None)
     raise _not_found(session, repository_id, revision)
+
+
+def refuse_yanked(alias: Reference, version: Reference | None) -> None:
+    """A yanked version is served only when it is named exactly. Raises `VersionYanked` for an alias of one."""
+    if version is not None and version.yanked_at is not None:
+        raise VersionYanked(
+            f"the alias {alias.name} leads to {version.name}, which was yanked: {version.yank_reason}",
+            hint=f"name {version.name} exactly if you must have it, or choose another version",
+        )
 
 
 def _named(session: Session, repository_id: int, revision: str) -> tuple[Reference, Commit] | None:
@@ -107,15 +125,6 @@ def _commit(session: Session, repository_id: int, commit_id: str, revision: str)
     if commit is None:
         raise _not_found(session, repository_id, revision)
     return commit
-
-
-def _refuse_yanked(session: Session, alias: Reference) -> None:
-    version = version_of(session, alias.repository_id, alias.commit_id)
-    if version is not None and version.yanked_at is not None:
-        raise VersionYanked(
-            f"the alias {alias.name} leads to {version.name}, which was yanked: {version.yank_reason}",
-            hint=f"name {version.name} exactly if you must have it, or choose another version",
-        )
 
 
 def _not_found(session: Session, repository_id: int, revision: str) -> RevisionNotFound:

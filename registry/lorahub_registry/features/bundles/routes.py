@@ -18,6 +18,7 @@ from lorahub.errors import (
     PayloadTooLarge,
 )
 
+from lorahub_registry.core.access import reading
 from lorahub_registry.core.accounts.caller import Caller
 from lorahub_registry.core.accounts.permissions import require_site_admin
 from lorahub_registry.features.bundles import service
@@ -34,7 +35,8 @@ API = "/api/lorahub/v1"
 @router.get(API + "/models/{namespace}/{name}/record")
 @refuses(GatedRepository, NotPermitted, NotSupported, PayloadTooLarge)
 def record(backend: BackendDep, caller: Caller, repo: Repo, revision: str | None = None) -> dict[str, Any]:
-    return service.record_of(backend, caller, repo, revision).as_json()
+    with reading(backend, caller, repo) as opened:
+        return service.record_of(opened, revision).as_json()
 
 
 def may_import(caller: Caller) -> None:

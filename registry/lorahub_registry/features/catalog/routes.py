@@ -17,6 +17,7 @@ from lorahub.errors import (
 from lorahub.protocol.digests import git_blob_sha1, lfs_pointer
 from pydantic import BaseModel, Field
 
+from lorahub_registry.core.access import looking, reading
 from lorahub_registry.core.accounts.caller import Anybody, Caller
 from lorahub_registry.core.repositories.service import Repository
 from lorahub_registry.core.revisions.service import RevisionFile
@@ -145,7 +146,8 @@ def info_at(
     backend: BackendDep, caller: Caller, repo: Repo, rev: Revision, query: Annotated[InfoQuery, Query()]
 ) -> Response:
     properties = _expanded(query.expand) or INFO
-    model = service.model(backend, caller, repo, rev, wanted=properties)
+    with reading(backend, caller, repo) as opened:
+        model = service.model(opened, rev, wanted=properties)
     shown = _shown(model, properties)
     if query.blobs and "siblings" in shown:
         shown["siblings"] = [_sibling(file) for file in model.files]
@@ -269,14 +271,14 @@ def models(
     refuse_unknown(request.query_params, ListQuery)
     properties = query.properties()
     most = PAGE if DETAILS.isdisjoint(properties) else DETAILED_PAGE
-    found = service.list_models(
-        backend,
-        caller,
-        query.as_search(),
-        cursor=query.cursor,
-        limit=min(query.limit or most, most),
-        wanted=properties,
-    )
+    with looking(backend, caller) as reader:
+        found = service.list_models(
+            reader,
+            query.as_search(),
+            cursor=query.cursor,
+            limit=min(query.limit or most, most),
+            wanted=properties,
+        )
     items = [_shown(model, properties) for model in found.models]
     return page(items, request=request, public_url=url, cursor=found.cursor)
 

@@ -26,8 +26,9 @@ from lorahub.protocol.digests import Sha256
 from lorahub.protocol.names import RepositoryName
 from lorahub.protocol.paths import FilePath, parse_path
 
+from lorahub_registry.core.access import reading
 from lorahub_registry.core.accounts.caller import Caller
-from lorahub_registry.core.accounts.permissions import Principal
+from lorahub_registry.core.accounts.permissions import Action, Principal
 from lorahub_registry.features.downloads import service
 from lorahub_registry.features.downloads.service import Entry, Folder, Listing, OpenFile, TreePage
 from lorahub_registry.infrastructure.backend import Backend
@@ -70,7 +71,8 @@ def head_file(
     path: PathInRevision,
     url: PublicUrl,
 ) -> Response:
-    opened = service.open_file(backend, caller, repo, rev, path)
+    with reading(backend, caller, repo) as repository:
+        opened = service.open_file(repository, rev, path)
     headers = _file_headers(opened)
     if is_unchanged(request.headers, headers["ETag"]):
         return Response(status_code=304, headers=headers)
@@ -111,7 +113,8 @@ def _found(
     request: Request, backend: Backend, caller: Principal, repo: RepositoryName, rev: str, path: FilePath
 ) -> Response | tuple[OpenFile, ByteRange, dict[str, str]]:
     """The answer where it has no bytes; else the file, what is wanted of it, and headers."""
-    opened = service.open_file(backend, caller, repo, rev, path)
+    with reading(backend, caller, repo) as repository:
+        opened = service.open_file(repository, rev, path)
     headers = _file_headers(opened)
     if is_unchanged(request.headers, headers["ETag"]):
         return Response(status_code=304, headers=headers)
@@ -172,6 +175,8 @@ def _digest_headers(sha256: Sha256) -> dict[str, str]:
 @router.get(MODEL + "/lfs-files")
 @refuses(NotAuthenticated, NotPermitted)
 def large_files(backend: BackendDep, caller: Caller, repo: Repo) -> list[dict[str, Any]]:
+    with reading(backend, caller, repo) as opened:
+        found = service.large_files(opened)
     return [
         {
             "fileOid": service.pointer_of(file)[0],
@@ -181,7 +186,7 @@ def large_files(backend: BackendDep, caller: Caller, repo: Repo) -> list[dict[st
             "pushedAt": wire_time(commit.created_at),
             "ref": None,
         }
-        for file, commit in service.large_files(backend, caller, repo)
+        for file, commit in found
     ]
 
 
@@ -189,7 +194,8 @@ def large_files(backend: BackendDep, caller: Caller, repo: Repo) -> list[dict[st
 @refuses(NotAuthenticated, NotPermitted, NotSupported)
 def delete_large_files(backend: BackendDep, caller: Caller, repo: Repo) -> None:
     """The Hub rewrites every commit; here commits never change, so that a version stays what it was."""
-    service.large_files(backend, caller, repo)
+    with reading(backend, caller, repo) as opened:
+        opened.require(Action.WRITE)
     raise NotSupported(
         "commits never change on this registry, so files can't be taken out of them",
         hint="delete the file in a new commit and yank the versions that have it, or delete the repository",
@@ -222,7 +228,8 @@ def tree(
         after=cursor,
         limit=EXPANDED_TREE_PAGE if expand else TREE_PAGE,
     )
-    listing = service.list_tree(backend, caller, repo, rev, wanted)
+    with reading(backend, caller, repo) as opened:
+        listing = service.list_tree(opened, rev, wanted)
     rows = [_entry(entry, listing, is_expanded=expand) for entry in listing.entries]
     response = page(rows, request=request, public_url=url, cursor=listing.following)
     response.headers["X-Repo-Commit"] = listing.commit.id
@@ -241,7 +248,8 @@ def paths_info(
 ) -> list[dict[str, Any]]:
     if len(paths or []) > MAX_PATHS:
         raise MalformedBody(f"{len(paths or [])} paths in one request; at most {MAX_PATHS}")
-    listing = service.paths_info(backend, caller, repo, rev, paths or [], is_expanded=expand)
+    with reading(backend, caller, repo) as opened:
+        listing = service.paths_info(opened, rev, paths or [], is_expanded=expand)
     return [_entry(entry, listing, is_expanded=expand) for entry in listing.entries]
 
 

@@ -8,6 +8,7 @@ from lorahub.protocol.names import RepositoryName
 from pydantic import BaseModel, Field
 from typing_extensions import TypedDict
 
+from lorahub_registry.core.access import reading
 from lorahub_registry.core.accounts.caller import Anybody, Caller
 from lorahub_registry.features.publishers import service
 from lorahub_registry.features.publishers.service import Publisher
@@ -56,7 +57,8 @@ class PublisherToken(TypedDict):
 @router.get(OWN)
 @refuses(NotAuthenticated, NotPermitted)
 def publishers(backend: BackendDep, caller: Caller, repo: Repo) -> list[ShownPublisher]:
-    return [_publisher(publisher) for publisher in service.publishers_of(backend, caller, repo)]
+    with reading(backend, caller, repo) as opened:
+        return [_publisher(publisher) for publisher in service.publishers_of(opened)]
 
 
 @router.post(OWN)

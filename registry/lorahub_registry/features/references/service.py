@@ -18,7 +18,7 @@ from lorahub.errors import (
 from lorahub.protocol.digests import CommitId
 from lorahub.protocol.names import RepositoryName, is_version, parse_alias, parse_reference_name
 
-from lorahub_registry.core.access import OpenedRepository
+from lorahub_registry.core.access import OpenedCommit, OpenedRepository
 from lorahub_registry.core.accounts.permissions import Action, Principal, may, require
 from lorahub_registry.core.audit.service import record_act
 from lorahub_registry.core.repositories.service import Repository, permitted
@@ -121,10 +121,21 @@ def versions_of(opened: OpenedRepository) -> list[Version]:
     ]
 
 
+def newest_version(opened: OpenedRepository) -> tuple[str | None, int]:
+    """Its name, None where there is none, and how many versions there are."""
+    return revisions.newest_version(opened.session, opened.id)
+
+
 def aliases_of(opened: OpenedRepository) -> list[Alias]:
     """Oldest first."""
     found = revisions.aliases_and_versions(opened.session, opened.id)
     return [_alias(reference, version) for reference, version in found]
+
+
+def aliases_at(at: OpenedCommit) -> list[Alias]:
+    """Oldest first."""
+    version = None if at.version is None else at.version.name
+    return [_alias(alias, version) for alias in at.aliases]
 
 
 def reference_log(opened: OpenedRepository, *, limit: int) -> list[Move]:
