@@ -45,6 +45,15 @@ def test_what_a_killed_worker_had_begun_is_taken_over(shared: Registry, hire: Hi
     assert [worker["name"] for worker in shared.admin_command("jobs")["workers"]] == ["second"]
 
 
+def test_what_computes_gives_way_to_requests(shared: Registry, hire: Hire, push: Push) -> None:
+    model, worker = push(shared), hire(shared, "worker").started()
+    job = model.start()
+    child = worker.hold_a_file()
+    eventually(lambda: child.nice() == 10)
+    child.resume()
+    assert model.hub.wait_for_merge(job)["status"] == "done"
+
+
 def test_one_that_was_only_asleep_does_no_harm(on_postgres: Registry, hire: Hire, push: Push, tmp_path: Path) -> None:
     model = push(on_postgres)
     sleeper = hire(on_postgres, "sleeper", tmp_path / "one").started()
