@@ -17,6 +17,7 @@ from lorahub.errors import (
     NotSupported,
     PayloadTooLarge,
 )
+from lorahub.protocol.messages.bundles import TakenBundle, TakenRepository
 
 from lorahub_registry.core.accounts.caller import Caller
 from lorahub_registry.core.accounts.permissions import require_site_admin
@@ -57,12 +58,7 @@ def may_import(caller: Caller) -> None:
     PayloadTooLarge,
 )
 @STORAGE.serves
-def import_bundle(backend: BackendDep, caller: Caller, body: BundleBody) -> dict[str, Any]:
+def import_bundle(backend: BackendDep, caller: Caller, body: BundleBody) -> TakenBundle:
     taken = service.take_in(backend, caller, body)
-    return {
-        "bundle": f"sha256:{taken.digest}",
-        "signed": taken.is_signed,
-        "repositories": [
-            {"id": one.name, "commits": one.commits, "references": one.references} for one in taken.repositories
-        ],
-    }
+    repositories = (TakenRepository(one.name, one.commits, one.references) for one in taken.repositories)
+    return TakenBundle(f"sha256:{taken.digest}", taken.is_signed, tuple(repositories))

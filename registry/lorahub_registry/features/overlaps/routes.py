@@ -1,11 +1,11 @@
 """Overlaps over HTTP: look, and ask for one."""
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Query
 from lorahub.errors import GatedRepository, NotAuthenticated, NotFound, TooManyRequests
+from lorahub.protocol.messages.statistics import Overlap
 from lorahub.protocol.references import LATEST, Reference
-from typing_extensions import TypedDict
 
 from lorahub_registry.core.accounts.caller import Caller
 from lorahub_registry.core.workers import service as workers
@@ -22,23 +22,16 @@ With = Annotated[
 ]
 
 
-class ShownOverlap(TypedDict):
-    status: str
-    reason: str | None
-    note: str | None
-    overlap: dict[str, Any] | None
-
-
 @router.get("/models/{namespace}/{name}/overlap/{rev}")
 @refuses(GatedRepository, NotFound)
-def overlap(backend: BackendDep, caller: Caller, repo: Repo, rev: Revision, other: With) -> ShownOverlap:
+def overlap(backend: BackendDep, caller: Caller, repo: Repo, rev: Revision, other: With) -> Overlap:
     note = workers.note(backend)
     return _shown(service.overlap_of(backend, caller, Side(repo, rev), _side(other)), note)
 
 
 @router.post("/models/{namespace}/{name}/overlap/{rev}", status_code=202)
 @refuses(GatedRepository, NotAuthenticated, NotFound, TooManyRequests)
-def want(backend: BackendDep, caller: Caller, repo: Repo, rev: Revision, other: With) -> ShownOverlap:
+def want(backend: BackendDep, caller: Caller, repo: Repo, rev: Revision, other: With) -> Overlap:
     """Has it computed, where it isn't there."""
     note = workers.note(backend)
     return _shown(service.want(backend, caller, Side(repo, rev), _side(other)), note)
@@ -49,6 +42,6 @@ def _side(text: str) -> Side:
     return Side(reference.repository, reference.revision or LATEST)
 
 
-def _shown(found: Outcome, note: str | None) -> ShownOverlap:
+def _shown(found: Outcome, note: str | None) -> Overlap:
     note = note if found.status == "wanted" else None
-    return {"status": found.status, "reason": found.reason, "note": note, "overlap": found.overlap}
+    return Overlap(status=found.status, reason=found.reason, note=note, overlap=found.overlap)

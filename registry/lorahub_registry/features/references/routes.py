@@ -13,12 +13,13 @@ from lorahub.errors import (
     ProtectedReference,
     RevisionNotFound,
 )
+from lorahub.protocol.messages.message import Done
+from lorahub.protocol.messages.revisions import Alias, Origin, ReferenceMove, StoredFile, StoredRevision, Version, Yank
 from pydantic import BaseModel, Field
-from typing_extensions import TypedDict
 
 from lorahub_registry.core.accounts.caller import Caller
 from lorahub_registry.features.references import service
-from lorahub_registry.features.references.service import Alias, Commit, Reference, Version, Yank
+from lorahub_registry.features.references.service import Commit, Reference
 from lorahub_registry.infrastructure.web.backend import BackendDep, PublicUrl
 from lorahub_registry.infrastructure.web.bodies import json_model
 from lorahub_registry.infrastructure.web.description import refuses
@@ -165,113 +166,49 @@ def squash(
 # --- lorahub's own ----------------------------------------------------------------------------------------------------
 
 
-class ShownYank(TypedDict):
-    reason: str
-    at: str
-    by: str
-
-
-class ShownFile(TypedDict):
-    path: str
-    size: int
-    sha256: str
-    lfs: bool
-
-
-class ShownOrigin(TypedDict):
-    """The commit of another hub that a mirror brought."""
-
-    endpoint: str
-    repository: str
-    commit: str
-
-
-class ShownRevision(TypedDict):
-    id: str
-    revision: str
-    commit: str
-    digest: str
-    version: str | None
-    aliases: list[str]
-    yanked: ShownYank | None
-    createdAt: str
-    author: str
-    message: str
-    origin: ShownOrigin | None
-    files: list[ShownFile]
-
-
-class ShownVersion(TypedDict):
-    name: str
-    commit: str
-    digest: str
-    createdAt: str
-    author: str
-    message: str
-    size: int
-    aliases: list[str]
-    yanked: ShownYank | None
-
-
-class ShownAlias(TypedDict):
-    name: str
-    version: str | None
-    commit: str
-    protected: bool
-    updatedAt: str
-
-
-ShownMove = TypedDict(
-    "ShownMove", {"kind": str, "name": str, "from": str | None, "to": str | None, "by": str, "at": str}
-)
-
-
 @router.get(OWN + "/revisions/{rev}")
 @refuses(GatedRepository)
-def revision(backend: BackendDep, caller: Caller, repo: Repo, rev: Revision, response: Response) -> ShownRevision:
+def revision(backend: BackendDep, caller: Caller, repo: Repo, rev: Revision, response: Response) -> StoredRevision:
     found = service.revision_of(backend, caller, repo, rev)
     response.headers["X-Repo-Commit"] = found.commit.id
-    return {
-        "id": found.repository.full_name,
-        "revision": rev,
-        "commit": found.commit.id,
-        "digest": f"sha256:{found.commit.digest}",
-        "version": found.version,
-        "aliases": found.aliases,
-        "yanked": _yank(found.yanked),
-        "createdAt": wire_time(found.commit.created_at),
-        "author": found.commit.author,
-        "message": found.commit.title,
-        "origin": None
-        if (origin := found.origin) is None
-        else {"endpoint": origin.endpoint, "repository": origin.repository, "commit": origin.commit},
-        "files": [
-            {"path": file.path, "size": file.size, "sha256": file.sha256, "lfs": file.is_lfs} for file in found.files
-        ],
-    }
+    commit, origin = found.commit, found.origin
+    return StoredRevision(
+        id=found.repository.full_name,
+        revision=rev,
+        commit=commit.id,
+        digest=f"sha256:{commit.digest}",
+        version=found.version,
+        aliases=tuple(found.aliases),
+        yanked=_yank(found.yanked),
+        created_at=commit.created_at,
+        author=commit.author,
+        message=commit.title,
+        origin=None if origin is None else Origin(origin.endpoint, origin.repository, origin.commit),
+        files=tuple(StoredFile(file.path, file.size, file.sha256, file.is_lfs) for file in found.files),
+    )
 
 
 @router.get(OWN + "/versions")
-def versions(backend: BackendDep, caller: Caller, repo: Repo) -> list[ShownVersion]:
+def versions(backend: BackendDep, caller: Caller, repo: Repo) -> list[Version]:
     return [_version(version) for version in service.versions_of(backend, caller, repo)]
 
 
-def _version(version: Version) -> ShownVersion:
-    return {
-        "name": version.name,
-        "commit": version.commit.id,
-        "digest": f"sha256:{version.commit.digest}",
-        "createdAt": wire_time(version.commit.created_at),
-        "author": version.commit.author,
-        "message": version.commit.title,
-        "size": version.size,
-        "aliases": version.aliases,
-        "yanked": _yank(version.yanked),
-    }
+def _version(version: service.Version) -> Version:
+    return Version(
+        name=version.name,
+        commit=version.commit.id,
+        digest=f"sha256:{version.commit.digest}",
+        created_at=version.commit.created_at,
+        author=version.commit.author,
+        message=version.commit.title,
+        size=version.size,
+        aliases=tuple(version.aliases),
+        yanked=_yank(version.yanked),
+    )
 
 
-def _yank(yank: Yank | None) -> ShownYank | None:
-    return None if yank is None else {"reason": yank.reason, "at": wire_time(yank.at), "by": yank.by}
+def _yank(yank: service.Yank | None) -> Yank | None:
+    return None if yank is None else Yank(yank.reason, yank.at, yank.by)
 
 
 @router.post(OWN + "/versions/{version}/yank")
@@ -282,29 +219,23 @@ def yank(
     repo: Repo,
     version: str,
     body: Annotated[YankReason, json_model(YankReason)],
-) -> ShownVersion:
+) -> Version:
     return _version(service.yank(backend, caller, repo, decode(version), reason=body.reason))
 
 
 @router.delete(OWN + "/versions/{version}/yank")
 @refuses(NotAuthenticated, NotPermitted, RevisionNotFound)
-def unyank(backend: BackendDep, caller: Caller, repo: Repo, version: str) -> ShownVersion:
+def unyank(backend: BackendDep, caller: Caller, repo: Repo, version: str) -> Version:
     return _version(service.yank(backend, caller, repo, decode(version), reason=None))
 
 
 @router.get(OWN + "/aliases")
-def aliases(backend: BackendDep, caller: Caller, repo: Repo) -> list[ShownAlias]:
+def aliases(backend: BackendDep, caller: Caller, repo: Repo) -> list[Alias]:
     return [_alias(alias) for alias in service.aliases_of(backend, caller, repo)]
 
 
-def _alias(alias: Alias) -> ShownAlias:
-    return {
-        "name": alias.name,
-        "version": alias.version,
-        "commit": alias.commit_id,
-        "protected": alias.is_protected,
-        "updatedAt": wire_time(alias.updated_at),
-    }
+def _alias(alias: service.Alias) -> Alias:
+    return Alias(alias.name, alias.version, alias.commit_id, alias.is_protected, alias.updated_at)
 
 
 @router.put(OWN + "/aliases/{alias}")
@@ -315,7 +246,7 @@ def set_alias(
     repo: Repo,
     alias: str,
     body: Annotated[AliasTarget, json_model(AliasTarget)],
-) -> ShownAlias:
+) -> Alias:
     set_to = service.set_alias(
         backend, caller, repo, decode(alias), revision=body.revision, is_protected=body.protected
     )
@@ -324,21 +255,14 @@ def set_alias(
 
 @router.delete(OWN + "/aliases/{alias}")
 @refuses(NotAuthenticated, NotPermitted, ProtectedReference, RevisionNotFound)
-def delete_alias(backend: BackendDep, caller: Caller, repo: Repo, alias: str) -> dict[str, Any]:
+def delete_alias(backend: BackendDep, caller: Caller, repo: Repo, alias: str) -> Done:
     service.delete_alias(backend, caller, repo, decode(alias))
-    return {}
+    return Done()
 
 
 @router.get(OWN + "/ref-log")
-def reference_log(backend: BackendDep, caller: Caller, repo: Repo) -> list[ShownMove]:
+def reference_log(backend: BackendDep, caller: Caller, repo: Repo) -> list[ReferenceMove]:
     return [
-        {
-            "kind": move.kind,
-            "name": move.name,
-            "from": move.from_commit,
-            "to": move.to_commit,
-            "by": move.by,
-            "at": wire_time(move.at),
-        }
+        ReferenceMove(move.kind, move.name, move.from_commit, move.to_commit, move.by, move.at)
         for move in service.reference_log(backend, caller, repo, limit=LOG_LENGTH)
     ]

@@ -6,11 +6,12 @@ from urllib.parse import urlencode
 
 from fastapi import Request
 from fastapi.responses import JSONResponse
+from lorahub.protocol.messages.message import as_json
 
 
 def page(items: Sequence[Any], *, request: Request, public_url: str, cursor: str | None) -> JSONResponse:
-    """`cursor` leads to the next page; None on the last."""
-    response = JSONResponse(list(items))
+    """Of messages, or of what is JSON already. `cursor` leads to the next page; None on the last."""
+    response = JSONResponse([as_json(item) for item in items])
     if cursor is not None:
         query = [(key, value) for key, value in request.query_params.multi_items() if key != "cursor"]
         path = request.scope["path"].removeprefix(request.scope.get("root_path", ""))
