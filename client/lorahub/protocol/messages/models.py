@@ -84,3 +84,33 @@ class ModelInformation(Message):
     trending_score: float | None = None
     used_storage: int | None = None
     xet_enabled: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ModelTag(Message):
+    """A tag's `type` is what stands before its first colon."""
+
+    id: str
+    label: str
+    type: str
+
+
+@dataclass(frozen=True, slots=True)
+class CardRemark(Message):
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class CardRemarks(Message):
+    """A card with errors isn't taken."""
+
+    errors: tuple[CardRemark, ...]
+    warnings: tuple[CardRemark, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class AgentHarnesses(Message):
+    """Which coding agents a client should name."""
+
+    standard_env_vars: tuple[str, ...]
+    harnesses: dict[str, str]

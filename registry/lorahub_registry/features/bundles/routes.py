@@ -1,8 +1,7 @@
 """Records of repositories, and bundles of them."""
 
-from typing import Any
-
 from fastapi import APIRouter, Depends
+from fastapi.responses import JSONResponse
 from lorahub.errors import (
     AlreadyExists,
     BlobVanished,
@@ -17,7 +16,7 @@ from lorahub.errors import (
     NotSupported,
     PayloadTooLarge,
 )
-from lorahub.protocol.messages.bundles import TakenBundle, TakenRepository
+from lorahub.protocol.messages.bundles import RepositoryRecord, TakenBundle, TakenRepository
 
 from lorahub_registry.core.accounts.caller import Caller
 from lorahub_registry.core.accounts.permissions import require_site_admin
@@ -32,10 +31,10 @@ router = APIRouter()
 API = "/api/lorahub/v1"
 
 
-@router.get(API + "/models/{namespace}/{name}/record")
+@router.get(API + "/models/{namespace}/{name}/record", response_model=RepositoryRecord)
 @refuses(GatedRepository, NotPermitted, NotSupported, PayloadTooLarge)
-def record(backend: BackendDep, caller: Caller, repo: Repo, revision: str | None = None) -> dict[str, Any]:
-    return service.record_of(backend, caller, repo, revision).as_json()
+def record(backend: BackendDep, caller: Caller, repo: Repo, revision: str | None = None) -> JSONResponse:
+    return JSONResponse(service.record_of(backend, caller, repo, revision).as_json())
 
 
 def may_import(caller: Caller) -> None:

@@ -1,7 +1,7 @@
 """Refs, commits, branches, tags and super-squash as the Hub has them; versions, aliases and yank are lorahub's own."""
 
 from html import escape
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
 from lorahub.errors import (
@@ -14,6 +14,13 @@ from lorahub.errors import (
     RevisionNotFound,
 )
 from lorahub.protocol.messages.message import Done
+from lorahub.protocol.messages.repositories import (
+    CommitAuthor,
+    FormattedCommit,
+    HubCommit,
+    HubReference,
+    HubReferences,
+)
 from lorahub.protocol.messages.revisions import Alias, Origin, ReferenceMove, StoredFile, StoredRevision, Version, Yank
 from pydantic import BaseModel, Field
 
@@ -26,7 +33,6 @@ from lorahub_registry.infrastructure.web.description import refuses
 from lorahub_registry.infrastructure.web.paging import page
 from lorahub_registry.infrastructure.web.parameters import Repo, Revision
 from lorahub_registry.infrastructure.web.raw_path import decode
-from lorahub_registry.infrastructure.web.times import wire_time
 
 router = APIRouter()
 MODEL = "/api/models/{namespace}/{name}"
@@ -61,26 +67,23 @@ class YankReason(BaseModel):
 
 
 @router.get(MODEL + "/refs")
-def refs(backend: BackendDep, caller: Caller, repo: Repo) -> dict[str, Any]:
+def refs(backend: BackendDep, caller: Caller, repo: Repo) -> HubReferences:
     found = service.references_of(backend, caller, repo)
-    return {
-        "branches": [_ref(ref, "heads") for ref in found if ref.kind == "branch"],
-        "converts": [],
-        "tags": [_ref(ref, "tags") for ref in found if ref.kind != "branch"],
-        "pullRequests": [],
-    }
+    return HubReferences(
+        branches=tuple(_ref(ref, "heads") for ref in found if ref.kind == "branch"),
+        converts=(),
+        tags=tuple(_ref(ref, "tags") for ref in found if ref.kind != "branch"),
+        pull_requests=(),
+    )
 
 
-def _ref(reference: Reference, space: str) -> dict[str, Any]:
-    return {
-        "name": reference.name,
-        "ref": f"refs/{space}/{reference.name}",
-        "targetCommit": reference.commit_id,
-        "kind": reference.kind,
-    }
+def _ref(reference: Reference, space: str) -> HubReference:
+    return HubReference(
+        reference.name, f"refs/{space}/{reference.name}", target_commit=reference.commit_id, kind=reference.kind
+    )
 
 
-@router.get(MODEL + "/commits/{rev}")
+@router.get(MODEL + "/commits/{rev}", response_model=list[HubCommit])
 @refuses(GatedRepository)
 def commits(
     request: Request,
@@ -97,17 +100,15 @@ def commits(
     return page(rows, request=request, public_url=url, cursor=None if following is None else following.id)
 
 
-def _commit(commit: Commit, *, is_formatted: bool) -> dict[str, Any]:
-    row: dict[str, Any] = {
-        "id": commit.id,
-        "title": commit.title,
-        "message": commit.message,
-        "date": wire_time(commit.created_at),
-        "authors": [{"user": commit.author, "avatar": ""}],
-    }
-    if is_formatted:
-        row["formatted"] = {"title": escape(commit.title), "message": escape(commit.message)}
-    return row
+def _commit(commit: Commit, *, is_formatted: bool) -> HubCommit:
+    return HubCommit(
+        id=commit.id,
+        title=commit.title,
+        message=commit.message,
+        date=commit.created_at,
+        authors=(CommitAuthor(commit.author, ""),),
+        formatted=FormattedCommit(escape(commit.title), escape(commit.message)) if is_formatted else None,
+    )
 
 
 @router.post(MODEL + "/branch/{rev}")
@@ -118,16 +119,16 @@ def create_branch(
     repo: Repo,
     rev: Revision,
     body: Annotated[StartingPoint, json_model(StartingPoint)],
-) -> dict[str, Any]:
+) -> Done:
     service.create_branch(backend, caller, repo, rev, start=body.starting_point)
-    return {}
+    return Done()
 
 
 @router.delete(MODEL + "/branch/{rev}")
 @refuses(NotAuthenticated, NotPermitted)
-def delete_branch(backend: BackendDep, caller: Caller, repo: Repo, rev: Revision) -> dict[str, Any]:
+def delete_branch(backend: BackendDep, caller: Caller, repo: Repo, rev: Revision) -> Done:
     service.delete_branch(backend, caller, repo, rev)
-    return {}
+    return Done()
 
 
 @router.post(MODEL + "/tag/{rev}")
@@ -138,16 +139,16 @@ def create_tag(
     repo: Repo,
     rev: Revision,
     body: Annotated[NewTag, json_model(NewTag)],
-) -> dict[str, Any]:
+) -> Done:
     service.create_tag(backend, caller, repo, body.tag, revision=rev, message=body.message or "")
-    return {}
+    return Done()
 
 
 @router.delete(MODEL + "/tag/{rev}")
 @refuses(NotAuthenticated, NotPermitted, ProtectedReference)
-def delete_tag(backend: BackendDep, caller: Caller, repo: Repo, rev: Revision) -> dict[str, Any]:
+def delete_tag(backend: BackendDep, caller: Caller, repo: Repo, rev: Revision) -> Done:
     service.delete_tag(backend, caller, repo, rev)
-    return {}
+    return Done()
 
 
 @router.post(MODEL + "/super-squash/{rev}")
@@ -158,9 +159,9 @@ def squash(
     repo: Repo,
     rev: Revision,
     body: Annotated[Squash, json_model(Squash)],
-) -> dict[str, Any]:
+) -> Done:
     service.squash(backend, caller, repo, rev, body.message or "")
-    return {}
+    return Done()
 
 
 # --- lorahub's own ----------------------------------------------------------------------------------------------------
