@@ -8,12 +8,13 @@ much is there, and under way.
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Protocol
 
 from lorahub.errors import QuotaExceeded, RepositoryNotFound
 from lorahub.protocol.digests import Sha256
+from lorahub.protocol.messages.accounts import NamespaceUse, UsedBytes, UsedQuota
 
 from lorahub_registry.core.accounts.permissions import Principal
 from lorahub_registry.core.accounts.service import acting_namespaces, require_known
@@ -33,6 +34,9 @@ class Figure:
     used: int
     limit: int | None
 
+    def as_message(self) -> UsedQuota:
+        return UsedQuota(self.used, self.limit)
+
 
 @dataclass(frozen=True, slots=True)
 class Use:
@@ -43,12 +47,9 @@ class Use:
     reserved: int
     repositories: Figure
 
-    def as_json(self) -> dict[str, Any]:
-        return {
-            "namespace": self.namespace,
-            "bytes": {**asdict(self.bytes), "reserved": self.reserved},
-            "repositories": asdict(self.repositories),
-        }
+    def as_message(self) -> NamespaceUse:
+        stored = UsedBytes(self.bytes.used, self.bytes.limit, self.reserved)
+        return NamespaceUse(self.namespace, stored, self.repositories.as_message())
 
 
 @dataclass(frozen=True, slots=True)

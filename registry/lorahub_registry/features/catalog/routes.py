@@ -15,6 +15,7 @@ from lorahub.errors import (
     RevisionNotFound,
 )
 from lorahub.protocol.digests import git_blob_sha1, lfs_pointer
+from lorahub.protocol.messages.models import AgentHarnesses, CardRemarks, ModelInformation, ModelTag
 from pydantic import BaseModel, Field
 
 from lorahub_registry.core.access import looking, reading
@@ -134,13 +135,13 @@ class InfoQuery(BaseModel):
     expand: list[str] = []
 
 
-@router.get(MODEL)
+@router.get(MODEL, response_model=ModelInformation)
 @refuses(AdapterDoesNotFit, GatedRepository, MergeTooLarge, RevisionNotFound)
 def info(backend: BackendDep, caller: Caller, repo: Repo, query: Annotated[InfoQuery, Query()]) -> Response:
     return info_at(backend, caller, repo, "main", query)
 
 
-@router.get(MODEL + "/revision/{rev}")
+@router.get(MODEL + "/revision/{rev}", response_model=ModelInformation)
 @refuses(AdapterDoesNotFit, GatedRepository, MergeTooLarge)
 def info_at(
     backend: BackendDep, caller: Caller, repo: Repo, rev: Revision, query: Annotated[InfoQuery, Query()]
@@ -264,7 +265,7 @@ def refuse_unknown(asked: Iterable[str], model: type[BaseModel]) -> None:
         )
 
 
-@router.get("/api/models")
+@router.get("/api/models", response_model=list[ModelInformation])
 def models(
     request: Request, backend: BackendDep, caller: Caller, url: PublicUrl, query: Annotated[ListQuery, Query()]
 ) -> Response:
@@ -284,13 +285,13 @@ def models(
 
 
 @router.get("/api/models-tags-by-type", dependencies=[Anybody])
-def tags_by_type(backend: BackendDep) -> dict[str, list[dict[str, str]]]:
+def tags_by_type(backend: BackendDep) -> dict[str, list[ModelTag]]:
     """A tag's type is what stands before its first colon; tags without one are of the type `other`."""
-    found: dict[str, list[dict[str, str]]] = {}
+    found: dict[str, list[ModelTag]] = {}
     for tag in service.public_tags(backend):
         kind, colon, label = tag.partition(":")
         kind, label = (kind, label) if colon else ("other", tag)
-        found.setdefault(kind, []).append({"id": tag, "label": label, "type": kind})
+        found.setdefault(kind, []).append(ModelTag(tag, label, kind))
     return found
 
 
@@ -301,7 +302,7 @@ class Card(BaseModel):
     content: str
 
 
-@router.post("/api/validate-yaml", dependencies=[Anybody])
+@router.post("/api/validate-yaml", response_model=CardRemarks, dependencies=[Anybody])
 def validate_yaml(request: Request, body: Annotated[Card, json_model(Card)]) -> Response:
     """No token is needed. Uploads read the JSON; `ModelCard.validate` shows the text to its user."""
     report = validate_card(body.content)
@@ -334,9 +335,9 @@ def not_models() -> None:
 
 
 @router.get("/api/agent-harnesses", dependencies=[Anybody])
-def agent_harnesses() -> dict[str, Any]:
+def agent_harnesses() -> AgentHarnesses:
     """Which coding agents a client should name in its user agent: none."""
-    return {"standardEnvVars": [], "harnesses": {}}
+    return AgentHarnesses((), {})
 
 
 @router.head("/api/telemetry/{rest:path}", dependencies=[Anybody])

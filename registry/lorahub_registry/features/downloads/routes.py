@@ -23,6 +23,7 @@ from lorahub.errors import (
     RangeNotSatisfiable,
 )
 from lorahub.protocol.digests import Sha256
+from lorahub.protocol.messages.repositories import LastCommit, ListedLargeFile, TreeEntry, TreeLargeFile
 from lorahub.protocol.names import RepositoryName
 from lorahub.protocol.paths import FilePath, parse_path
 
@@ -39,7 +40,6 @@ from lorahub_registry.infrastructure.web.paging import page
 from lorahub_registry.infrastructure.web.parameters import PathInRevision, Repo, Revision
 from lorahub_registry.infrastructure.web.ranges import ByteRange, requested_range
 from lorahub_registry.infrastructure.web.raw_path import decode
-from lorahub_registry.infrastructure.web.times import wire_time
 
 router = APIRouter()
 MODEL = "/api/models/{namespace}/{name}"
@@ -174,18 +174,18 @@ def _digest_headers(sha256: Sha256) -> dict[str, str]:
 
 @router.get(MODEL + "/lfs-files")
 @refuses(NotAuthenticated, NotPermitted)
-def large_files(backend: BackendDep, caller: Caller, repo: Repo) -> list[dict[str, Any]]:
+def large_files(backend: BackendDep, caller: Caller, repo: Repo) -> list[ListedLargeFile]:
     with reading(backend, caller, repo) as opened:
         found = service.large_files(opened)
     return [
-        {
-            "fileOid": service.pointer_of(file)[0],
-            "oid": file.sha256,
-            "filename": file.path,
-            "size": file.size,
-            "pushedAt": wire_time(commit.created_at),
-            "ref": None,
-        }
+        ListedLargeFile(
+            file_oid=service.pointer_of(file)[0],
+            oid=file.sha256,
+            filename=file.path,
+            size=file.size,
+            pushed_at=commit.created_at,
+            ref=None,
+        )
         for file, commit in found
     ]
 
@@ -205,8 +205,8 @@ def delete_large_files(backend: BackendDep, caller: Caller, repo: Repo) -> None:
 # --- trees ------------------------------------------------------------------------------------------------------------
 
 
-@router.get(MODEL + "/tree/{rev}")
-@router.get(MODEL + "/tree/{rev}/{path:path}")
+@router.get(MODEL + "/tree/{rev}", response_model=list[TreeEntry])
+@router.get(MODEL + "/tree/{rev}/{path:path}", response_model=list[TreeEntry])
 @refuses(AdapterDoesNotFit, GatedRepository, MergeTooLarge, EntryNotFound, InvalidPath)
 def tree(
     request: Request,
@@ -236,7 +236,7 @@ def tree(
     return response
 
 
-@router.post(MODEL + "/paths-info/{rev}")
+@router.post(MODEL + "/paths-info/{rev}", response_model_exclude_defaults=True)
 @refuses(AdapterDoesNotFit, GatedRepository, MergeTooLarge, PayloadTooLarge)
 def paths_info(
     backend: BackendDep,
@@ -245,7 +245,7 @@ def paths_info(
     rev: Revision,
     paths: Annotated[list[str] | None, Form()] = None,
     expand: Annotated[bool, Form()] = False,  # noqa: FBT002
-) -> list[dict[str, Any]]:
+) -> list[TreeEntry]:
     if len(paths or []) > MAX_PATHS:
         raise MalformedBody(f"{len(paths or [])} paths in one request; at most {MAX_PATHS}")
     with reading(backend, caller, repo) as opened:
@@ -253,17 +253,13 @@ def paths_info(
     return [_entry(entry, listing, is_expanded=expand) for entry in listing.entries]
 
 
-def _entry(entry: Entry, listing: Listing, *, is_expanded: bool) -> dict[str, Any]:
-    row: dict[str, Any]
+def _entry(entry: Entry, listing: Listing, *, is_expanded: bool) -> TreeEntry:
+    commit = listing.last_commits[entry.path] if is_expanded else None
+    last = None if commit is None else LastCommit(commit.id, commit.title, commit.created_at)
     if isinstance(entry, Folder):
-        row = {"type": "directory", "oid": entry.oid, "size": 0, "path": entry.path}
-    elif entry.is_lfs:
-        oid, pointer_size = service.pointer_of(entry)
-        lfs = {"oid": entry.sha256, "size": entry.size, "pointerSize": pointer_size}
-        row = {"type": "file", "oid": oid, "size": entry.size, "path": entry.path, "lfs": lfs}
-    else:
-        row = {"type": "file", "oid": entry.git_sha1, "size": entry.size, "path": entry.path}
-    if is_expanded:
-        commit = listing.last_commits[entry.path]
-        row["lastCommit"] = {"id": commit.id, "title": commit.title, "date": wire_time(commit.created_at)}
-    return row
+        return TreeEntry("directory", entry.oid, 0, entry.path, last_commit=last)
+    if not entry.is_lfs:
+        return TreeEntry("file", entry.git_sha1, entry.size, entry.path, last_commit=last)
+    oid, pointer_size = service.pointer_of(entry)
+    lfs = TreeLargeFile(entry.sha256, entry.size, pointer_size)
+    return TreeEntry("file", oid, entry.size, entry.path, lfs, last)

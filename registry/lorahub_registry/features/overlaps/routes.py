@@ -1,12 +1,12 @@
 """Overlaps over HTTP: look, and ask for one."""
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Query
 from lorahub.errors import GatedRepository, NotAuthenticated, NotFound, TooManyRequests
+from lorahub.protocol.messages.statistics import Overlap
 from lorahub.protocol.names import RepositoryName
 from lorahub.protocol.references import LATEST, Reference
-from typing_extensions import TypedDict
 
 from lorahub_registry.core.access import Reader, looking
 from lorahub_registry.core.accounts.caller import Caller
@@ -24,16 +24,9 @@ With = Annotated[
 ]
 
 
-class ShownOverlap(TypedDict):
-    status: str
-    reason: str | None
-    note: str | None
-    overlap: dict[str, Any] | None
-
-
 @router.get("/models/{namespace}/{name}/overlap/{rev}")
 @refuses(GatedRepository, NotFound)
-def overlap(backend: BackendDep, caller: Caller, repo: Repo, rev: Revision, other: With) -> ShownOverlap:
+def overlap(backend: BackendDep, caller: Caller, repo: Repo, rev: Revision, other: With) -> Overlap:
     with looking(backend, caller) as reader:
         found = service.overlap_of(reader.session, *_sides(reader, repo, rev, other))
         note = workers.note_in(reader.session, backend) if found.status == "wanted" else None
@@ -42,7 +35,7 @@ def overlap(backend: BackendDep, caller: Caller, repo: Repo, rev: Revision, othe
 
 @router.post("/models/{namespace}/{name}/overlap/{rev}", status_code=202)
 @refuses(GatedRepository, NotAuthenticated, NotFound, TooManyRequests)
-def want(backend: BackendDep, caller: Caller, repo: Repo, rev: Revision, other: With) -> ShownOverlap:
+def want(backend: BackendDep, caller: Caller, repo: Repo, rev: Revision, other: With) -> Overlap:
     """Has it computed, where it isn't there."""
     with looking(backend, caller) as reader:
         sides = _sides(reader, repo, rev, other)
@@ -56,6 +49,6 @@ def _sides(reader: Reader, repo: RepositoryName, revision: str, other: str) -> t
     return one, service.side_at(reader.open(reference.repository), reference.revision or LATEST)
 
 
-def _shown(found: Outcome, note: str | None) -> ShownOverlap:
+def _shown(found: Outcome, note: str | None) -> Overlap:
     note = note if found.status == "wanted" else None
-    return {"status": found.status, "reason": found.reason, "note": note, "overlap": found.overlap}
+    return Overlap(status=found.status, reason=found.reason, note=note, overlap=found.overlap)
