@@ -31,7 +31,7 @@ class ThreadedRegistry(Registry):
         listener = socket.create_server(("127.0.0.1", self.port), backlog=1024)
         listening = threading.Event()
         config = serving._configure(app, backend.settings)
-        self.server = serving.Server(config, app, listening.set, drain_seconds=0)
+        self.server = serving.WebServer(config, app, listening.set, drain_seconds=0)
         self.thread = threading.Thread(target=self.server.run, args=([listener],), daemon=True)
         self.thread.start()
         assert listening.wait(60), "the registry doesn't listen"

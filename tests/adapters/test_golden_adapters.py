@@ -7,7 +7,7 @@ from functools import cache
 
 import pytest
 from corpus import golden
-from lorahub.adapters.base_model import BaseModel, read_base
+from lorahub.adapters.base_model import BaseLayout, read_base
 from lorahub.adapters.check import check
 from lorahub.adapters.files import FolderFiles
 from lorahub.adapters.reader import read_adapter
@@ -16,7 +16,7 @@ ADAPTERS = golden.adapters()
 
 
 @cache
-def base(name: str) -> BaseModel:
+def base(name: str) -> BaseLayout:
     return read_base(FolderFiles(golden.bases()[name]), name=f"acme/{name}")
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from corpus import golden
-from lorahub.adapters.base_model import BaseModel, read_base
+from lorahub.adapters.base_model import BaseLayout, read_base
 from lorahub.adapters.check import check
 from lorahub.adapters.files import FolderFiles
 from lorahub.adapters.findings import Finding
@@ -471,13 +471,13 @@ def manifest_says_another_rank(it: Broken) -> None:
 
 
 @pytest.fixture(scope="module")
-def bases() -> Mapping[str, BaseModel]:
+def bases() -> Mapping[str, BaseLayout]:
     known = {name: read_base(FolderFiles(path), name=f"acme/{name}") for name, path in golden.bases().items()}
     return {name: base.named(f"acme/{name}", revision="5f1c2aa0" + "0" * 32) for name, base in known.items()}
 
 
 @pytest.mark.parametrize("name", MUTATIONS)
-def test_each_fault_has_its_own_finding(name: str, bases: Mapping[str, BaseModel], tmp_path: Path) -> None:
+def test_each_fault_has_its_own_finding(name: str, bases: Mapping[str, BaseLayout], tmp_path: Path) -> None:
     it = MUTATIONS[name]
     original = golden.adapters()[it.case]
     broken = _load(original.folder)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from builders import safetensors_bytes
 from lorahub.adapters.adapter import ROLES, Adapter, PartKind
-from lorahub.adapters.base_model import BaseModel, BaseTensor
+from lorahub.adapters.base_model import BaseLayout, BaseTensor
 from lorahub.adapters.check import Report, check
 from lorahub.adapters.files import BytesFiles
 from lorahub.adapters.reader import read_adapter
@@ -18,7 +18,7 @@ Arrays = dict[str, np.ndarray]
 WIDTH, KEYS, INNER, LAYERS, RANK = 16, 8, 24, 2, 4
 
 
-def base() -> BaseModel:
+def base() -> BaseLayout:
     shapes: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (64, WIDTH), "lm_head.weight": (64, WIDTH)}
     for layer in range(LAYERS):
         prefix = f"model.layers.{layer}"
@@ -32,7 +32,7 @@ def base() -> BaseModel:
         }
     config = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": WIDTH}
     tensors = {name: BaseTensor("F32", shape) for name, shape in shapes.items()}
-    return BaseModel(tensors, config, "acme/base", names=frozenset(["acme/base"]))
+    return BaseLayout(tensors, config, "acme/base", names=frozenset(["acme/base"]))
 
 
 def ones(*shape: int) -> np.ndarray:

@@ -9,7 +9,7 @@ import pytest
 from corpus import golden
 from corpus.peft_corpus import BASES, CASES, make_base, write, write_base
 from lorahub.adapters.adapter import ROLES, Update
-from lorahub.adapters.base_model import BaseModel, BaseTensor, read_base
+from lorahub.adapters.base_model import BaseLayout, BaseTensor, read_base
 from lorahub.adapters.check import check
 from lorahub.adapters.files import FolderFiles
 from lorahub.adapters.reader import read_adapter
@@ -22,13 +22,13 @@ pytestmark = pytest.mark.xdist_group("peft-corpus")
 
 
 @pytest.fixture(scope="module")
-def bases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, BaseModel]:
+def bases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, BaseLayout]:
     root = tmp_path_factory.mktemp("bases")
     return {name: read_base(FolderFiles(write_base(name, root / name)), name=f"acme/{name}") for name in BASES}
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_fits_its_own_base(name: str, bases: dict[str, BaseModel], tmp_path: Path) -> None:
+def test_fits_its_own_base(name: str, bases: dict[str, BaseLayout], tmp_path: Path) -> None:
     case = CASES[name]
     write(case, tmp_path)
 
@@ -111,7 +111,7 @@ def _content(path: Path) -> Any:
 
 
 def test_an_adapter_of_transformers_own_loader_has_no_wrapper_in_its_names(
-    bases: dict[str, BaseModel], tmp_path: Path
+    bases: dict[str, BaseLayout], tmp_path: Path
 ) -> None:
     write(CASES["lora"], tmp_path)
     weights = tmp_path / "adapter_model.safetensors"
@@ -140,12 +140,12 @@ def test_a_language_model_inside_another_is_found_under_both_spellings(tmp_path:
             replace(u, module=u.module.replace("model.layers", "model.language_model.layers")) for u in adapter.updates
         ),
     )
-    report = check(inner, BaseModel(tensors | vision, name="acme/llama", names=frozenset(["acme/llama"])))
+    report = check(inner, BaseLayout(tensors | vision, name="acme/llama", names=frozenset(["acme/llama"])))
     assert (report.verdict, report.matched) == ("fits", 6)
     assert {weight.name.partition(".")[0] for _, weight in report.bound} == {"language_model"}
 
 
-def test_stacked_experts_lead_to_every_experts_own_tensors(bases: dict[str, BaseModel], tmp_path: Path) -> None:
+def test_stacked_experts_lead_to_every_experts_own_tensors(bases: dict[str, BaseLayout], tmp_path: Path) -> None:
     """Gate over up in one update: the rows of each expert's two tensors on disk."""
     write(CASES["lora-experts"], tmp_path)
     report = check(read_adapter(FolderFiles(tmp_path)), bases["moe"])

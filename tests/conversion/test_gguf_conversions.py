@@ -13,7 +13,7 @@ import torch
 import transformers
 from corpus.peft_corpus import CASES, Case, lora, write, write_base
 from gguf.tensor_mapping import get_tensor_name_map
-from lorahub.adapters.base_model import BaseModel, read_base
+from lorahub.adapters.base_model import BaseLayout, read_base
 from lorahub.adapters.check import check
 from lorahub.adapters.files import BytesFiles, FolderFiles
 from lorahub.adapters.reader import read_adapter
@@ -37,11 +37,11 @@ ADAPTERS: dict[str, Case] = {
 
 
 @pytest.fixture(scope="module")
-def bases(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], BaseModel]:
+def bases(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], BaseLayout]:
     root = tmp_path_factory.mktemp("bases")
-    made: dict[str, BaseModel] = {}
+    made: dict[str, BaseLayout] = {}
 
-    def base(name: str) -> BaseModel:
+    def base(name: str) -> BaseLayout:
         if name not in made:
             made[name] = read_base(FolderFiles(write_base(name, root / name)), name=f"acme/{name}")
         return made[name]
@@ -75,7 +75,7 @@ def interleaved(weight: np.ndarray, heads: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("name", ADAPTERS)
-def test_llama_cpp_has_the_updates_of_peft(name: str, bases: Callable[[str], BaseModel], tmp_path: Path) -> None:
+def test_llama_cpp_has_the_updates_of_peft(name: str, bases: Callable[[str], BaseLayout], tmp_path: Path) -> None:
     case = ADAPTERS[name]
     model = write(case, tmp_path / "own")
     base = bases(case.base)
@@ -99,7 +99,7 @@ def test_llama_cpp_has_the_updates_of_peft(name: str, bases: Callable[[str], Bas
 
 
 @pytest.mark.parametrize("name", ADAPTERS)
-def test_gguf_to_peft_is_the_same_adapter(name: str, bases: Callable[[str], BaseModel], tmp_path: Path) -> None:
+def test_gguf_to_peft_is_the_same_adapter(name: str, bases: Callable[[str], BaseLayout], tmp_path: Path) -> None:
     case = ADAPTERS[name]
     write(case, tmp_path / "own")
     base = bases(case.base)
@@ -125,11 +125,11 @@ def test_gguf_to_peft_is_the_same_adapter(name: str, bases: Callable[[str], Base
     torch.testing.assert_close(logits[1], logits[0], rtol=0, atol=1e-6)
 
 
-def test_a_checkpoint_without_its_head_has_shorter_names(bases: Callable[[str], BaseModel], tmp_path: Path) -> None:
+def test_a_checkpoint_without_its_head_has_shorter_names(bases: Callable[[str], BaseLayout], tmp_path: Path) -> None:
     """As openai-community/gpt2 lies on the Hub: `h.0…`, where the model and its adapters have `transformer.h.0…`."""
     write(CASES["lora-gpt2"], tmp_path)
     base = bases("gpt2")
-    bare = BaseModel({name.removeprefix("transformer."): t for name, t in base.tensors.items()}, base.config)
+    bare = BaseLayout({name.removeprefix("transformer."): t for name, t in base.tensors.items()}, base.config)
     made = BytesFiles(convert(FolderFiles(tmp_path), "gguf", bare))
 
     modules = {
@@ -147,7 +147,7 @@ def _base_of(case: Case) -> transformers.PreTrainedModel:
     return make_base(case.base)
 
 
-def test_one_alpha_keeps_the_dtype_and_the_bits(bases: Callable[[str], BaseModel], tmp_path: Path) -> None:
+def test_one_alpha_keeps_the_dtype_and_the_bits(bases: Callable[[str], BaseLayout], tmp_path: Path) -> None:
     from safetensors.torch import load_file, save_file
 
     write(CASES["rslora"], tmp_path)
@@ -180,7 +180,7 @@ def test_architectures_and_names_are_those_of_llama_cpp(kind: str) -> None:
 # --- refusals ---------------------------------------------------------------------------------------------------------
 
 
-def test_without_the_base_or_its_type_nothing_is_guessed(bases: Callable[[str], BaseModel], tmp_path: Path) -> None:
+def test_without_the_base_or_its_type_nothing_is_guessed(bases: Callable[[str], BaseLayout], tmp_path: Path) -> None:
     write(CASES["lora"], tmp_path)
     files = FolderFiles(tmp_path)
     base = bases("llama")
@@ -188,12 +188,12 @@ def test_without_the_base_or_its_type_nothing_is_guessed(bases: Callable[[str], 
     with pytest.raises(NotConvertible, match="names and the order of rows depend on the base"):
         convert(files, "gguf")
     with pytest.raises(NotConvertible, match=r"the base is of type falcon, known for llama.cpp are llama"):
-        convert(files, "gguf", BaseModel(base.tensors, {"model_type": "falcon"}))
+        convert(files, "gguf", BaseLayout(base.tensors, {"model_type": "falcon"}))
     with pytest.raises(NotConvertible, match=r"has 16 rows, the base's config.json has None heads"):
-        convert(files, "gguf", BaseModel(base.tensors, {"model_type": "llama"}))
+        convert(files, "gguf", BaseLayout(base.tensors, {"model_type": "llama"}))
 
 
-def test_modules_that_llama_cpp_does_not_have_are_refused(bases: Callable[[str], BaseModel], tmp_path: Path) -> None:
+def test_modules_that_llama_cpp_does_not_have_are_refused(bases: Callable[[str], BaseLayout], tmp_path: Path) -> None:
     write(Case("llama", lora), tmp_path)
     from safetensors.torch import load_file, save_file
 
@@ -210,11 +210,11 @@ def test_modules_that_llama_cpp_does_not_have_are_refused(bases: Callable[[str],
         convert(FolderFiles(tmp_path), "gguf", bases("llama"))
 
 
-def test_back_from_gguf_the_base_must_be_the_adapters(bases: Callable[[str], BaseModel], tmp_path: Path) -> None:
+def test_back_from_gguf_the_base_must_be_the_adapters(bases: Callable[[str], BaseLayout], tmp_path: Path) -> None:
     write(CASES["lora"], tmp_path)
     base = bases("llama")
     made = BytesFiles(convert(FolderFiles(tmp_path), "gguf", base))
-    fewer = BaseModel({name: t for name, t in base.tensors.items() if ".layers.2." not in name}, base.config)
+    fewer = BaseLayout({name: t for name, t in base.tensors.items() if ".layers.2." not in name}, base.config)
 
     with pytest.raises(NotConvertible, match="the adapter is for llama, the base is gpt2"):
         convert(made, "peft", bases("gpt2"))
@@ -222,7 +222,7 @@ def test_back_from_gguf_the_base_must_be_the_adapters(bases: Callable[[str], Bas
         convert(made, "peft", fewer)
 
 
-def test_quantised_factors_are_refused(bases: Callable[[str], BaseModel], tmp_path: Path) -> None:
+def test_quantised_factors_are_refused(bases: Callable[[str], BaseLayout], tmp_path: Path) -> None:
     writer = gguf.GGUFWriter(tmp_path / "adapter.gguf", "llama")
     writer.add_type(gguf.GGUFType.ADAPTER)
     writer.add_string(gguf.Keys.Adapter.TYPE, "lora")

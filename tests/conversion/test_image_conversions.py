@@ -13,7 +13,7 @@ import peft
 import pytest
 import torch
 import transformers
-from lorahub.adapters.base_model import BaseModel, read_base
+from lorahub.adapters.base_model import BaseLayout, read_base
 from lorahub.adapters.check import check
 from lorahub.adapters.files import BytesFiles, FolderFiles
 from lorahub.adapters.reader import read_adapter
@@ -116,12 +116,12 @@ def make(folder: Path, *, text: bool = False, **settings: Any) -> Made:
 
 
 @pytest.fixture(scope="module")
-def bases(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., BaseModel]:
+def bases(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., BaseLayout]:
     """Pipelines of the tiny parts: one or two text encoders."""
     root = tmp_path_factory.mktemp("bases")
-    made: dict[int, BaseModel] = {}
+    made: dict[int, BaseLayout] = {}
 
-    def base(*, encoders: int = 1) -> BaseModel:
+    def base(*, encoders: int = 1) -> BaseLayout:
         if encoders not in made:
             folder = root / str(encoders)
             make_unet().save_pretrained(folder / "unet")
@@ -154,7 +154,7 @@ def load_diffusers(path: Path) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("name", ADAPTERS)
-def test_diffusers_loads_what_is_written_for_it(name: str, bases: Callable[..., BaseModel], tmp_path: Path) -> None:
+def test_diffusers_loads_what_is_written_for_it(name: str, bases: Callable[..., BaseLayout], tmp_path: Path) -> None:
     made = make(tmp_path / "own", **ADAPTERS[name])
 
     again = convert(made.files, "diffusers")
@@ -166,7 +166,7 @@ def test_diffusers_loads_what_is_written_for_it(name: str, bases: Callable[..., 
 
 
 @pytest.mark.parametrize("name", [name for name in ADAPTERS if name != "patterns"])
-def test_diffusers_loads_kohyas_form(name: str, bases: Callable[..., BaseModel], tmp_path: Path) -> None:
+def test_diffusers_loads_kohyas_form(name: str, bases: Callable[..., BaseLayout], tmp_path: Path) -> None:
     made = make(tmp_path / "own", **ADAPTERS[name])
 
     kohya = convert(made.files, "kohya")
@@ -178,7 +178,7 @@ def test_diffusers_loads_kohyas_form(name: str, bases: Callable[..., BaseModel],
 
 
 @pytest.mark.parametrize("name", ADAPTERS)
-def test_kohya_to_diffusers_to_kohya_is_the_same(name: str, bases: Callable[..., BaseModel], tmp_path: Path) -> None:
+def test_kohya_to_diffusers_to_kohya_is_the_same(name: str, bases: Callable[..., BaseLayout], tmp_path: Path) -> None:
     made = make(tmp_path / "own", text=True, **ADAPTERS[name])
     first = convert(made.files, "kohya")
 
@@ -189,7 +189,7 @@ def test_kohya_to_diffusers_to_kohya_is_the_same(name: str, bases: Callable[...,
     torch.testing.assert_close(load_diffusers(saved(there, tmp_path / "there")), made.expected, rtol=0, atol=1e-6)
 
 
-def test_kohyas_file_has_its_names_alphas_and_metadata(bases: Callable[..., BaseModel], tmp_path: Path) -> None:
+def test_kohyas_file_has_its_names_alphas_and_metadata(bases: Callable[..., BaseLayout], tmp_path: Path) -> None:
     made = make(tmp_path / "own", text=True, lora_alpha=2)
 
     path = saved(convert(made.files, "kohya", bases()), tmp_path / "kohya")
@@ -272,7 +272,7 @@ def test_peft_to_diffusers_and_back(name: str, tmp_path: Path) -> None:
     torch.testing.assert_close(outputs(again), expected, rtol=0, atol=1e-6)
 
 
-def test_dora_goes_both_ways(bases: Callable[..., BaseModel], tmp_path: Path) -> None:
+def test_dora_goes_both_ways(bases: Callable[..., BaseLayout], tmp_path: Path) -> None:
     made = make(tmp_path / "own", use_dora=True)
 
     kohya = convert(made.files, "kohya")
@@ -284,7 +284,7 @@ def test_dora_goes_both_ways(bases: Callable[..., BaseModel], tmp_path: Path) ->
     torch.testing.assert_close(load_diffusers(saved(back, tmp_path / "back")), made.expected, rtol=0, atol=1e-6)
 
 
-def test_an_image_adapter_has_a_normal_form(bases: Callable[..., BaseModel], tmp_path: Path) -> None:
+def test_an_image_adapter_has_a_normal_form(bases: Callable[..., BaseLayout], tmp_path: Path) -> None:
     made = make(tmp_path / "own", **ADAPTERS["patterns"])
 
     normal = convert(BytesFiles(convert(made.files, "kohya")), "peft-normalized", bases())
@@ -316,7 +316,7 @@ def make_flux() -> nn.Module:
 
 
 @pytest.fixture(scope="module")
-def flux(tmp_path_factory: pytest.TempPathFactory) -> BaseModel:
+def flux(tmp_path_factory: pytest.TempPathFactory) -> BaseLayout:
     folder = tmp_path_factory.mktemp("flux")
     make_flux().save_pretrained(folder / "transformer")
     (folder / "model_index.json").write_text(json.dumps({"_class_name": "FluxPipeline"}))
@@ -340,7 +340,7 @@ def flux_lora(*more: tuple[str, int, int]) -> dict[str, np.ndarray]:
     return tensors
 
 
-def test_fused_matrices_are_split_as_diffusers_splits_them(flux: BaseModel, tmp_path: Path) -> None:
+def test_fused_matrices_are_split_as_diffusers_splits_them(flux: BaseLayout, tmp_path: Path) -> None:
     kohya = BytesFiles({"flux.safetensors": save(flux_lora())})
 
     made = saved(convert(kohya, "diffusers", flux), tmp_path / "made")
@@ -367,7 +367,7 @@ def test_fused_matrices_are_split_as_diffusers_splits_them(flux: BaseModel, tmp_
     torch.testing.assert_close(updates[0], updates[1])
 
 
-def test_the_widest_matrix_is_split_by_the_bases_rows(flux: BaseModel) -> None:
+def test_the_widest_matrix_is_split_by_the_bases_rows(flux: BaseLayout) -> None:
     """Diffusers splits `linear1` too, but for the real Flux's widths alone."""
     tensors = flux_lora(("single_blocks_0_linear1", 32, 96 + 128))
 
@@ -392,7 +392,7 @@ def one_layer(**more: np.ndarray) -> BytesFiles:
     return BytesFiles({"x.safetensors": save({f"{name}.{key}": value for key, value in (tensors | more).items()})})
 
 
-def test_folded_names_need_the_base(bases: Callable[..., BaseModel], flux: BaseModel) -> None:
+def test_folded_names_need_the_base(bases: Callable[..., BaseLayout], flux: BaseLayout) -> None:
     with pytest.raises(NotConvertible, match=r"lora_unet_mid_block\w+ can't be named without the base"):
         convert(one_layer(), "diffusers")
     with pytest.raises(NotConvertible, match="1 modules aren't in the base, first lora_unet_mid_block"):
@@ -400,7 +400,7 @@ def test_folded_names_need_the_base(bases: Callable[..., BaseModel], flux: BaseM
     assert convert(one_layer(), "diffusers", bases())
 
 
-def test_what_peft_does_not_have_is_refused(bases: Callable[..., BaseModel], tmp_path: Path) -> None:
+def test_what_peft_does_not_have_is_refused(bases: Callable[..., BaseLayout], tmp_path: Path) -> None:
     core = np.ones((4, 4, 3, 3), np.float32)
     with pytest.raises(NotConvertible, match="has a factor of its own, mid"):
         convert(one_layer(**{"lora_mid.weight": core}), "diffusers", bases())
@@ -412,7 +412,7 @@ def test_what_peft_does_not_have_is_refused(bases: Callable[..., BaseModel], tmp
         convert(make(tmp_path, text=True).files, "peft")
 
 
-def test_what_kohya_does_not_have_is_refused(flux: BaseModel, tmp_path: Path) -> None:
+def test_what_kohya_does_not_have_is_refused(flux: BaseLayout, tmp_path: Path) -> None:
     split = convert(BytesFiles({"flux.safetensors": save(flux_lora())}), "diffusers", flux)
 
     with pytest.raises(NotConvertible, match="kohya's names of a transformer are its authors', with fused matrices"):
@@ -422,7 +422,7 @@ def test_what_kohya_does_not_have_is_refused(flux: BaseModel, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("target", ["gguf", "mlx"])
-def test_an_image_model_is_no_language_model(target: Any, bases: Callable[..., BaseModel], tmp_path: Path) -> None:
+def test_an_image_model_is_no_language_model(target: Any, bases: Callable[..., BaseLayout], tmp_path: Path) -> None:
     made = make(tmp_path, target_modules=["to_q"])
 
     with pytest.raises(NotConvertible):

@@ -10,7 +10,7 @@ import peft
 import pytest
 import torch
 from corpus.peft_corpus import CASES, Case, lora, make_base, write, write_base
-from lorahub.adapters.base_model import BaseModel, read_base
+from lorahub.adapters.base_model import BaseLayout, read_base
 from lorahub.adapters.check import check
 from lorahub.adapters.files import BytesFiles, FolderFiles
 from lorahub.adapters.reader import read_adapter
@@ -41,7 +41,7 @@ ALL = CASES | MIXED
 
 
 @pytest.fixture(scope="module")
-def llama(tmp_path_factory: pytest.TempPathFactory) -> BaseModel:
+def llama(tmp_path_factory: pytest.TempPathFactory) -> BaseLayout:
     return read_base(FolderFiles(write_base("llama", tmp_path_factory.mktemp("base"))), name="acme/llama")
 
 
@@ -133,9 +133,9 @@ def test_a_folded_scale_makes_bfloat16_float32(tmp_path: Path) -> None:
         assert again[name].dtype == expected.dtype
 
 
-def test_a_resized_vocabulary_is_no_copy_of_the_base(llama: BaseModel, tmp_path: Path) -> None:
+def test_a_resized_vocabulary_is_no_copy_of_the_base(llama: BaseLayout, tmp_path: Path) -> None:
     files = files_of("lora-embedding", tmp_path)
-    larger = BaseModel(
+    larger = BaseLayout(
         {name: type(t)(t.dtype, (70, 16)) if t.shape == (64, 16) else t for name, t in llama.tensors.items()}
     )
 
@@ -150,7 +150,7 @@ def test_a_resized_vocabulary_is_no_copy_of_the_base(llama: BaseModel, tmp_path:
 @pytest.mark.parametrize(
     "name", ["lora", "lora-layers", "lora-exclude", "rslora", "dora", "lora-patterns", "mixed-dora"]
 )
-def test_mlx_has_the_same_updates(name: str, llama: BaseModel, tmp_path: Path) -> None:
+def test_mlx_has_the_same_updates(name: str, llama: BaseLayout, tmp_path: Path) -> None:
     files = files_of(name, tmp_path / "own")
 
     made = convert(files, "mlx", llama)
@@ -165,7 +165,7 @@ def test_mlx_has_the_same_updates(name: str, llama: BaseModel, tmp_path: Path) -
     assert check(read_adapter(BytesFiles(made)), llama).verdict == "fits"
 
 
-def test_mlx_adapts_the_last_layers_only(llama: BaseModel, tmp_path: Path) -> None:
+def test_mlx_adapts_the_last_layers_only(llama: BaseLayout, tmp_path: Path) -> None:
     files = files_of("lora-expression", tmp_path)
 
     with_base, without = (json.loads(convert(files, "mlx", base)["adapter_config.json"]) for base in (llama, None))
@@ -174,7 +174,7 @@ def test_mlx_adapts_the_last_layers_only(llama: BaseModel, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("name", ["lora", "rslora", "dora", "lora-patterns"])
-def test_mlx_to_peft_to_mlx_is_the_same(name: str, llama: BaseModel, tmp_path: Path) -> None:
+def test_mlx_to_peft_to_mlx_is_the_same(name: str, llama: BaseLayout, tmp_path: Path) -> None:
     first = convert(files_of(name, tmp_path / "own"), "mlx", llama)
 
     back = convert(BytesFiles(first), "peft", llama)
@@ -208,7 +208,7 @@ def deltas(files: FolderFiles) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("target", ["peft", "peft-normalized", "mlx", "gguf"])
-def test_the_same_input_gives_the_same_bytes(target: Any, llama: BaseModel, tmp_path: Path) -> None:
+def test_the_same_input_gives_the_same_bytes(target: Any, llama: BaseLayout, tmp_path: Path) -> None:
     files = files_of("lora-patterns", tmp_path)
 
     assert convert(files, target, llama) == convert(files, target, llama)
@@ -259,7 +259,7 @@ def test_every_target_is_known() -> None:
         ("lora", "diffusers", r"self_attn.q_proj can't be named without the base"),
     ],
 )
-def test_what_is_not_exact_is_refused(name: str, target: Any, why: str, llama: BaseModel, tmp_path: Path) -> None:
+def test_what_is_not_exact_is_refused(name: str, target: Any, why: str, llama: BaseLayout, tmp_path: Path) -> None:
     files = files_of(name, tmp_path)
 
     with pytest.raises(NotConvertible, match=why) as refusal:
@@ -269,7 +269,7 @@ def test_what_is_not_exact_is_refused(name: str, target: Any, why: str, llama: B
     assert (refusal.value.status, refusal.value.exit_code) == (422, 7)
 
 
-def test_a_language_model_is_no_image_model(llama: BaseModel, tmp_path: Path) -> None:
+def test_a_language_model_is_no_image_model(llama: BaseLayout, tmp_path: Path) -> None:
     with pytest.raises(NotConvertible, match="that is no name of diffusers"):
         convert(files_of("lora", tmp_path / "llama"), "kohya", llama)
     with pytest.raises(NotConvertible, match=r"transformer.h.0.attn.c_attn can't be named without the base"):

@@ -10,7 +10,7 @@ from functools import cache
 import diffusers
 import torch
 import transformers
-from lorahub.adapters.base_model import BaseModel, BaseTensor
+from lorahub.adapters.base_model import BaseLayout, BaseTensor
 from torch import nn
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -74,7 +74,7 @@ def modules(pipeline: str) -> Shapes:
 
 
 @cache
-def base(pipeline: str) -> BaseModel:
+def base(pipeline: str) -> BaseLayout:
     """The pipeline's layout as its repository has it."""
     tensors: dict[str, BaseTensor] = {}
     for component, make in PIPELINES[pipeline].items():
@@ -82,7 +82,7 @@ def base(pipeline: str) -> BaseModel:
             state = make().state_dict()
         for name, value in state.items():
             tensors[f"{component}.{_on_disk(component, name)}"] = BaseTensor("F16", tuple(value.shape))
-    return BaseModel(
+    return BaseLayout(
         tensors, {"_class_name": "StableDiffusionPipeline"}, f"acme/{pipeline}", names=frozenset([f"acme/{pipeline}"])
     )
 

@@ -16,8 +16,8 @@ from corpus.peft_corpus import BASES
 from lorahub.errors import InvalidBaseModel, InvalidUsage
 from lorahub.estimating.estimate import estimate
 from lorahub.estimating.known import KNOWN
-from lorahub.estimating.methods import METHODS, Settings, trainable
-from lorahub.estimating.model import Model, known_model, model_of_base, model_of_config
+from lorahub.estimating.methods import METHODS, MethodSettings, trainable
+from lorahub.estimating.model import ModelShape, known_model, model_of_base, model_of_config
 from lorahub.estimating.selfcheck import selfcheck
 from lorahub.hub.bases import read_folder
 from lorahub.training.config import TrainConfig
@@ -154,7 +154,7 @@ def test_every_known_name_has_every_method_or_says_why_not() -> None:
         assert model is not None
         for method in METHODS:
             try:
-                assert 0 < trainable(model, method, Settings()) <= model.parameters
+                assert 0 < trainable(model, method, MethodSettings()) <= model.parameters
             except InvalidUsage as fault:
                 assert (method, "llama" in name) == ("bitfit", True), fault  # noqa: PT017
 
@@ -169,11 +169,11 @@ def saved(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     return request.param, folder
 
 
-def of_weights(folder: Path) -> Model:
+def of_weights(folder: Path) -> ModelShape:
     return model_of_base("here", read_folder(folder))
 
 
-def of_config(folder: Path) -> Model:
+def of_config(folder: Path) -> ModelShape:
     return model_of_config("here", json.loads((folder / "config.json").read_text()))
 
 
@@ -185,7 +185,7 @@ def counted(base: str, config: peft.PeftConfig) -> int:
 
 
 @pytest.mark.parametrize("read", [of_weights, of_config])
-def test_counts_are_those_of_peft(saved: tuple[str, Path], read: Callable[[Path], Model]) -> None:
+def test_counts_are_those_of_peft(saved: tuple[str, Path], read: Callable[[Path], ModelShape]) -> None:
     name, folder = saved
     model = read(folder)
     queries = ["c_attn"] if name == "gpt2" else ["q_proj", "v_proj"]
@@ -199,7 +199,7 @@ def test_counts_are_those_of_peft(saved: tuple[str, Path], read: Callable[[Path]
         ("ia3", "q"): peft.IA3Config(**task),
     }
     for (method, targets), config in expected.items():
-        settings = Settings(rank=3, targets=tuple(targets.split(",")), tokens=5)
+        settings = MethodSettings(rank=3, targets=tuple(targets.split(",")), tokens=5)
         assert trainable(model, method, settings) == counted(name, config), (method, targets)
 
 
@@ -216,24 +216,26 @@ def test_counts_are_what_lorahub_train_trains(saved: tuple[str, Path]) -> None:
             warnings.simplefilter("ignore")
             real = TRAINED[settings["method"]](TrainConfig(**settings)).attach(model)
         trained = sum(parameter.numel() for parameter in real.parameters() if parameter.requires_grad)
-        assert trainable(of_weights(folder), method, Settings(rank=3, tokens=5)) == trained, method
+        assert trainable(of_weights(folder), method, MethodSettings(rank=3, tokens=5)) == trained, method
 
 
 @pytest.mark.parametrize("read", [of_weights, of_config])
-def test_full_is_every_parameter_and_bitfit_every_bias(saved: tuple[str, Path], read: Callable[[Path], Model]) -> None:
+def test_full_is_every_parameter_and_bitfit_every_bias(
+    saved: tuple[str, Path], read: Callable[[Path], ModelShape]
+) -> None:
     name, folder = saved
     model, real = read(folder), BASES[name]()
-    assert trainable(model, "full", Settings()) == sum(parameter.numel() for parameter in real.parameters())
+    assert trainable(model, "full", MethodSettings()) == sum(parameter.numel() for parameter in real.parameters())
     biases = sum(parameter.numel() for name, parameter in real.named_parameters() if name.endswith(".bias"))
     if biases:
-        assert trainable(model, "bitfit", Settings()) == biases
+        assert trainable(model, "bitfit", MethodSettings()) == biases
     else:
         with pytest.raises(InvalidUsage, match="no biases"):
-            trainable(model, "bitfit", Settings())
+            trainable(model, "bitfit", MethodSettings())
 
 
 def test_memory_of_full_is_that_of_no_adapter_at_all(saved: tuple[str, Path]) -> None:
-    made = estimate(of_weights(saved[1]), "full", Settings())
+    made = estimate(of_weights(saved[1]), "full", MethodSettings())
     assert all(full == own for full, own in made.memory.values())
     assert made.memory["fp32"][1] == 16 * made.parameters
 

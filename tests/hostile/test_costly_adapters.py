@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from builders import safetensors_bytes
-from lorahub.adapters.base_model import BaseModel, BaseTensor
+from lorahub.adapters.base_model import BaseLayout, BaseTensor
 from lorahub.adapters.check import check
 from lorahub.adapters.files import BytesFiles
 from lorahub.adapters.limits import LIMITS
@@ -77,7 +77,7 @@ def test_a_costly_configuration_is_checked_in_seconds(name: str) -> None:
         for leaf in ("k_proj", "o_proj")
     }
     before = time.process_time()
-    report = check(read_adapter(files), BaseModel(tensors, name="acme/base", names=frozenset(["acme/base"])))
+    report = check(read_adapter(files), BaseLayout(tensors, name="acme/base", names=frozenset(["acme/base"])))
     assert time.process_time() - before < SECONDS
     assert report.verdict == "incompatible"
     assert len(json.dumps(report.as_json())) < 1 << 20

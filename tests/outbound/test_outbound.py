@@ -231,6 +231,37 @@ def test_a_redirect_takes_no_token_along(names: dict[str, list[list[str]]]) -> N
         assert "authorization" not in store.heard[0]
 
 
+def test_a_redirect_is_followed_as_it_was_written(names: dict[str, list[list[str]]]) -> None:
+    """Signed addresses are good for their very bytes."""
+    asked: list[str] = []
+
+    def stored(request: http.server.BaseHTTPRequestHandler) -> None:
+        asked.append(request.path)
+        says(b"bytes")(request)
+
+    names["hub.test"] = names["store.test"] = [["127.0.0.1"]]
+    target = "/a%2fb'c/x?X-Signature='1'%7e~[1]{}|&b=%C3%A9&a=//x"
+    with Host(stored) as store, Host(leads_to(f"http://store.test:{store.port}{target}")) as hub:
+        opener = outbound(internal=[f"hub.test:{hub.port}", f"store.test:{store.port}"])
+        assert fetch(opener, f"http://hub.test:{hub.port}/") == b"bytes"
+    assert asked == [target]
+
+
+def test_what_comes_beside_a_redirect_is_not_read(names: dict[str, list[list[str]]], canary: Host) -> None:
+    def endless(request: http.server.BaseHTTPRequestHandler) -> None:
+        request.send_response(302)
+        request.send_header("Location", f"http://127.0.0.1:{canary.port}/")
+        request.send_header("Content-Encoding", "gzip")
+        request.end_headers()
+        while True:
+            request.wfile.write(b"x" * 65536)
+
+    names["hub.test"] = [["127.0.0.1"]]
+    with Host(endless) as hub:
+        opener = outbound(internal=[f"hub.test:{hub.port}", f"127.0.0.1:{canary.port}"])
+        assert fetch(opener, f"http://hub.test:{hub.port}/") == b"secret"
+
+
 def test_redirects_end(names: dict[str, list[list[str]]]) -> None:
     names["hub.test"] = [["127.0.0.1"]]
     with Host(leads_to("/again")) as hub:

@@ -6,8 +6,8 @@ from xml.etree import ElementTree as ET
 
 import pytest
 from lorahub_registry.pictures import (
+    MapVerdict,
     Picture,
-    Verdict,
     bars,
     cosine_map,
     cosine_pairs,
@@ -55,7 +55,7 @@ def all_pictures(text: str) -> list[Picture]:
         share_map({text: WHOLE, f"a.{text}": WHOLE}, WHOLE, "input"),
         cosine_pairs([text, text], {(0, 1): WHOLE}),
         share_pairs([text, text], {(0, 1): WHOLE}, "output"),
-        fit_matrix([Verdict(text, text, text), Verdict("a", text, "fits")]),
+        fit_matrix([MapVerdict(text, text, text), MapVerdict("a", text, "fits")]),
         spectrum(text, [2.0, 1.0], 1.5),
         bars(text, {text: 3.0}, what=text),
         curve([{"step": 1, "loss": 2.0}, {"step": 2, "loss": 1.0}]),
@@ -110,7 +110,11 @@ def test_a_spectrum_a_curve_and_bars_hold_their_numbers() -> None:
 
 
 def test_a_matrix_and_a_lineage_hold_their_names() -> None:
-    verdicts = [Verdict("o/a", "r1", "compatible"), Verdict("o/a", "r2", "incompatible"), Verdict("o/b", "r2", "fits")]
+    verdicts = [
+        MapVerdict("o/a", "r1", "compatible"),
+        MapVerdict("o/a", "r2", "incompatible"),
+        MapVerdict("o/b", "r2", "fits"),
+    ]
     picture = fit_matrix(verdicts)
     assert values_of(picture) == ["compatible", "incompatible", "fits"]
     assert picture.rows == [["o/a", "compatible", "incompatible"], ["o/b", None, "fits"]]

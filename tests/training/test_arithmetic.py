@@ -9,7 +9,7 @@ import peft
 import pytest
 import torch
 import transformers
-from lorahub.training.batches import IGNORED, Batch, Batches
+from lorahub.training.batches import IGNORED, Batches, TokenBatch
 from lorahub.training.config import TrainConfig
 from lorahub.training.dataset import prepare
 from lorahub.training.loss import Loss, chunked_nll, keeps_samples_apart, loss_of
@@ -194,7 +194,7 @@ def test_what_the_lean_loss_cannot_do_is_left_to_the_model(llama: Path, change: 
     loss = loss_of(model, model.config.vocab_size)
     assert not loss.is_lean
     ids = torch.arange(20)[None] + 60
-    batch = Batch(ids, ids.clone(), None, 20, 19, ())
+    batch = TokenBatch(ids, ids.clone(), None, 20, 19, ())
     expected = model(input_ids=ids, labels=ids).loss * 19
     torch.testing.assert_close(loss(batch), expected)
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 import transformers
 from lorahub import TrainConfig
-from lorahub.training.batches import Batch
+from lorahub.training.batches import TokenBatch
 from lorahub.training.loss import loss_of
 from lorahub.training.methods import METHODS
 from lorahub.training.models import attach
@@ -25,7 +25,7 @@ def static_bytes(config: TrainConfig) -> int:
     adapted = attach(method, model, config, torch.float32)
     optimizer = FlatAdamW(method.groups(adapted), lr=1e-3, weight_decay=0.0, clip=1.0)
     ids = torch.arange(64)[None]
-    loss_of(adapted, SHAPE.vocab_size)(Batch(ids, ids, None, 64, 63, ())).backward()
+    loss_of(adapted, SHAPE.vocab_size)(TokenBatch(ids, ids, None, 64, 63, ())).backward()
     optimizer.collect()
     optimizer.step(1.0, optimizer.grad_norm())
     kept = [*adapted.parameters(), *optimizer.state().values()]

@@ -32,7 +32,7 @@ class UnclearArchive(ValueError):
 
 
 @dataclass(frozen=True, slots=True)
-class Member:
+class ArchiveMember:
     """`head()` reads how it begins; None where that can't be: encrypted, or packed in a rare way."""
 
     name: str
@@ -50,7 +50,7 @@ def is_tar(content: Content) -> bool:
 # --- ZIP --------------------------------------------------------------------------------------------------------------
 
 
-def zip_members(content: Content) -> Iterator[Member]:
+def zip_members(content: Content) -> Iterator[ArchiveMember]:
     """Raises `UnclearArchive`."""
     directory, count = _zip_directory(content)
     at = 0
@@ -63,7 +63,7 @@ def zip_members(content: Content) -> Iterator[Member]:
         (start,) = struct.unpack_from("<L", entry, 42)
         name = directory[at + 46 : at + 46 + name_bytes].decode("utf-8", "replace")
         at += 46 + name_bytes + extra_bytes + comment_bytes
-        yield Member(name, partial(_zip_head, content, start, packed, None if flags & _ENCRYPTED else method))
+        yield ArchiveMember(name, partial(_zip_head, content, start, packed, None if flags & _ENCRYPTED else method))
     if at != len(directory):
         raise UnclearArchive("it lists more files than it counts")
 
@@ -123,7 +123,7 @@ def _number(field: bytes, at: int, length: int) -> int:
 # --- tar --------------------------------------------------------------------------------------------------------------
 
 
-def tar_members(content: Content) -> Iterator[Member]:
+def tar_members(content: Content) -> Iterator[ArchiveMember]:
     """The first ones, as far as there are headers of members."""
     at = 0
     for _ in range(_MOST_IN_TAR):
@@ -132,7 +132,7 @@ def tar_members(content: Content) -> Iterator[Member]:
             return
         length = _tar_number(header[124:136])
         name = header[:100].rstrip(b"\0").decode("utf-8", "replace")
-        yield Member(name, partial(content.read, at + 512, at + 512 + min(length, HEAD_BYTES)))
+        yield ArchiveMember(name, partial(content.read, at + 512, at + 512 + min(length, HEAD_BYTES)))
         at += 512 + (length + 511) // 512 * 512
 
 

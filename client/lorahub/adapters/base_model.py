@@ -45,7 +45,7 @@ class BaseTensor:
 
 
 @dataclass(frozen=True)
-class BaseModel:
+class BaseLayout:
     """`tensors` by name. In a pipeline of several models, names begin with the folder: `unet.down_blocks.0…`."""
 
     tensors: Mapping[str, BaseTensor]
@@ -130,7 +130,7 @@ class BaseModel:
     def is_quantised(self) -> bool:
         return "quantization_config" in self.config or any(name.endswith(_PACKED) for name in self.tensors)
 
-    def named(self, *names: str, revision: str | None = None) -> "BaseModel":
+    def named(self, *names: str, revision: str | None = None) -> "BaseLayout":
         """The same base, known by these names too."""
         return replace(self, name=self.name or names[0], revision=revision, names=self.names | set(names))
 
@@ -138,7 +138,9 @@ class BaseModel:
 # --- reading ----------------------------------------------------------------------------------------------------------
 
 
-def read_base(files: Files, *, name: str | None = None, digest: Callable[[str], str | None] | None = None) -> BaseModel:
+def read_base(
+    files: Files, *, name: str | None = None, digest: Callable[[str], str | None] | None = None
+) -> BaseLayout:
     """The base in these files, from headers alone.
 
     `digest(path)` is the sha256 of a file, where somebody knows it. Raises `InvalidBaseModel` where no weights are
@@ -164,7 +166,7 @@ def read_base(files: Files, *, name: str | None = None, digest: Callable[[str], 
         )
     if licence := _licence(files):
         config = {**config, "license": licence}
-    base = BaseModel(tensors, config, name, names=frozenset([name] if name else []), files=sums)
+    base = BaseLayout(tensors, config, name, names=frozenset([name] if name else []), files=sums)
     return replace(base, findings=(*findings, *_quantised(base)))
 
 
@@ -218,7 +220,7 @@ def _against_index(files: Files, folder: str, tensors: Mapping[str, BaseTensor],
         yield finding("LH108", f"{len(absent)} tensors of {index} are in no file", (Evidence(name) for name in absent))
 
 
-def _quantised(base: BaseModel) -> Iterator[Finding]:
+def _quantised(base: BaseLayout) -> Iterator[Finding]:
     if base.is_quantised:
         packed = [name for name in base.tensors if name.endswith(_PACKED)]
         yield finding("LH107", "the base's weights are quantised", (Evidence(name) for name in packed[:20]))
@@ -319,10 +321,10 @@ def base_from_text(
     names: Iterable[str] = (),
     revision: str | None = None,
     files: Mapping[str, str] | None = None,
-) -> BaseModel:
+) -> BaseLayout:
     """A base from its stored form. Raises `InvalidBaseModel`."""
     known = list(names)
-    base = BaseModel(
+    base = BaseLayout(
         parse_layout(text),
         config,
         known[0] if known else None,

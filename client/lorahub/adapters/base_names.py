@@ -12,11 +12,11 @@ from functools import cached_property
 from itertools import islice
 
 from lorahub.adapters.adapter import Naming
-from lorahub.adapters.base_model import BaseModel, BaseTensor
+from lorahub.adapters.base_model import BaseLayout, BaseTensor
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class WeightPlace:
     """Where a weight, or some of its output rows, or one expert of it, lies on disk."""
 
     tensor: str
@@ -32,7 +32,7 @@ class Weight:
     name: str
     shape: tuple[int, ...]
     dtype: str
-    places: tuple[Place, ...]
+    places: tuple[WeightPlace, ...]
     is_tied: bool = False
     """An output head that is the input embedding."""
 
@@ -59,10 +59,11 @@ _TEXT_ENCODERS = {
 class BaseNames:
     """The dictionary of one base. `find` takes a weight's full name, `resolve` an adapter's modules."""
 
-    def __init__(self, base: BaseModel) -> None:
+    def __init__(self, base: BaseLayout) -> None:
         self.base = base
         self.weights: dict[str, Weight] = {
-            name: Weight(name, tensor.shape, tensor.dtype, (Place(name),)) for name, tensor in base.tensors.items()
+            name: Weight(name, tensor.shape, tensor.dtype, (WeightPlace(name),))
+            for name, tensor in base.tensors.items()
         }
         for family in _FAMILIES:
             for weight in family(base):
@@ -175,7 +176,7 @@ class BaseNames:
 # --- families: names on disk -> names in use --------------------------------------------------------------------------
 
 
-def _expert_stacks(base: BaseModel) -> Names:
+def _expert_stacks(base: BaseLayout) -> Names:
     """Mixtures of experts, stored one expert a tensor, used as one tensor for all.
 
     Transformers 5 stacks (experts, 2·width, hidden) gate over up, and (experts, hidden, width) down; Mixtral's
@@ -190,7 +191,7 @@ def _expert_stacks(base: BaseModel) -> Names:
         yield from _stack(base, prefix, experts)
 
 
-def _stack(base: BaseModel, prefix: str, experts: Mapping[int, Mapping[str, str]]) -> Names:
+def _stack(base: BaseLayout, prefix: str, experts: Mapping[int, Mapping[str, str]]) -> Names:
     owner = f"{prefix}experts".replace("block_sparse_moe.", "mlp.")
     gates, ups, downs = (_of_all(experts, names) for names in (_GATE, _UP, _DOWN))
     if gates and ups and len(gates) == len(ups):
@@ -199,12 +200,12 @@ def _stack(base: BaseModel, prefix: str, experts: Mapping[int, Mapping[str, str]
         places = tuple(
             place
             for expert, (gate, up) in enumerate(zip(gates, ups, strict=True))
-            for place in (Place(gate, (0, width), expert), Place(up, (width, 2 * width), expert))
+            for place in (WeightPlace(gate, (0, width), expert), WeightPlace(up, (width, 2 * width), expert))
         )
         yield Weight(f"{owner}.gate_up_proj", (len(gates), 2 * width, *first.shape[1:]), first.dtype, places)
     if downs:
         first = base.tensors[downs[0]]
-        places = tuple(Place(name, None, expert) for expert, name in enumerate(downs))
+        places = tuple(WeightPlace(name, None, expert) for expert, name in enumerate(downs))
         yield Weight(f"{owner}.down_proj", (len(downs), *first.shape), first.dtype, places)
 
 
@@ -217,21 +218,21 @@ def _of_all(experts: Mapping[int, Mapping[str, str]], names: Iterable[str]) -> l
     return []
 
 
-def _expert_renames(base: BaseModel) -> Names:
+def _expert_renames(base: BaseLayout) -> Names:
     """Adapters of transformers 4 keep an expert's own name; Mixtral's were w1, w3, w2 already."""
     for name, tensor in base.tensors.items():
         if ".block_sparse_moe." in name:
             yield _same(name.replace(".block_sparse_moe.", ".mlp."), name, tensor)
 
 
-def _attention_projections(base: BaseModel) -> Names:
+def _attention_projections(base: BaseLayout) -> Names:
     """`nn.MultiheadAttention` keeps its three projections in one bare parameter of the module itself."""
     for name, tensor in base.tensors.items():
         if name.endswith(".in_proj_weight"):
             yield _same(f"{name.removesuffix('in_proj_weight')}weight", name, tensor)
 
 
-def _single_file_pipelines(base: BaseModel) -> Names:
+def _single_file_pipelines(base: BaseLayout) -> Names:
     for name, tensor in base.tensors.items():
         for prefix, folder in _TEXT_ENCODERS.items():
             if name.startswith(prefix):
@@ -239,7 +240,7 @@ def _single_file_pipelines(base: BaseModel) -> Names:
 
 
 def _same(alias: str, name: str, tensor: BaseTensor) -> Weight:
-    return Weight(alias, tensor.shape, tensor.dtype, (Place(name),))
+    return Weight(alias, tensor.shape, tensor.dtype, (WeightPlace(name),))
 
 
 _FAMILIES = (
@@ -416,7 +417,7 @@ def _joined(name: str, parts: list[Weight]) -> Weight:
     start, places = 0, []
     for part in parts:
         stop = start + part.shape[0]
-        places.append(Place(part.places[0].tensor, (start, stop) if len(parts) > 1 else None))
+        places.append(WeightPlace(part.places[0].tensor, (start, stop) if len(parts) > 1 else None))
         start = stop
     return Weight(name, (start, *parts[0].shape[1:]), parts[0].dtype, tuple(places))
 
@@ -427,7 +428,7 @@ _EMBEDDINGS = ("embed_tokens", "wte", "word_embeddings", "embed_in", "tok_embedd
 _HEADS = ("lm_head", "embed_out", "output")
 
 
-def _tied_head(base: BaseModel, weights: Mapping[str, Weight]) -> Names:
+def _tied_head(base: BaseLayout, weights: Mapping[str, Weight]) -> Names:
     """Where the file has no output head, the input embedding is it."""
     tied = base.text_config.get("tie_word_embeddings", base.config.get("tie_word_embeddings", True))
     if tied is False or any(name.rpartition(".")[0].rpartition(".")[2] in _HEADS for name in base.tensors):

@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import Any
 
 from lorahub.adapters.adapter import Adapter, Kind, Part, PartKind, Shape, Update
-from lorahub.adapters.base_model import BaseModel
+from lorahub.adapters.base_model import BaseLayout
 from lorahub.adapters.base_names import BaseNames, Weight
 from lorahub.adapters.findings import Evidence, Finding, Verdict, finding, has_errors, shape_text, worst_first
 from lorahub.adapters.licences import conflict
@@ -49,7 +49,7 @@ class Report:
 
 
 def check(
-    adapter: Adapter, base: BaseModel | None, *, level: str = "shapes", recorded: BaseModel | None = None
+    adapter: Adapter, base: BaseLayout | None, *, level: str = "shapes", recorded: BaseLayout | None = None
 ) -> Report:
     """The verdict on an adapter for a base; without a base, on the adapter alone.
 
@@ -76,7 +76,7 @@ def check(
     )
 
 
-def recheck(report: Report, findings: Iterable[Finding], adapter: Adapter, base: BaseModel | None) -> Report:
+def recheck(report: Report, findings: Iterable[Finding], adapter: Adapter, base: BaseLayout | None) -> Report:
     """The report with these findings instead, and the verdict that follows from them."""
     kept = worst_first(findings)
     verdict = report.verdict
@@ -89,7 +89,7 @@ def recheck(report: Report, findings: Iterable[Finding], adapter: Adapter, base:
     return replace(report, findings=tuple(kept), verdict=verdict)
 
 
-def _by_name(adapter: Adapter, base: BaseModel) -> Report:
+def _by_name(adapter: Adapter, base: BaseLayout) -> Report:
     findings = [*adapter.findings, *_identity(adapter, base)]
     verdict = Verdict.INCOMPATIBLE if has_errors(findings) else Verdict.UNDECIDED
     if verdict is Verdict.UNDECIDED and same_weights(adapter, base):
@@ -98,7 +98,7 @@ def _by_name(adapter: Adapter, base: BaseModel) -> Report:
     return Report(verdict, tuple(worst_first(findings)), 0, total, tuple(judge_runtimes(adapter, base)))
 
 
-def _drift(comparison: "_Comparison", recorded: BaseModel | None) -> list[Finding]:
+def _drift(comparison: "_Comparison", recorded: BaseLayout | None) -> list[Finding]:
     """LH109 where weights that the adapter updates have other bytes than those it was trained on."""
     if recorded is None or same_weights(comparison.adapter, comparison.base):
         return []
@@ -135,7 +135,7 @@ def _causes(findings: list[Finding]) -> list[Finding]:
     return [found for found in findings if is_new(found)]
 
 
-def _verdict(adapter: Adapter, base: BaseModel, findings: Iterable[Finding], *, is_packed: bool) -> Verdict:
+def _verdict(adapter: Adapter, base: BaseLayout, findings: Iterable[Finding], *, is_packed: bool) -> Verdict:
     if has_errors(findings):
         return Verdict.INCOMPATIBLE
     if not adapter.is_known or is_packed:
@@ -143,7 +143,7 @@ def _verdict(adapter: Adapter, base: BaseModel, findings: Iterable[Finding], *, 
     return Verdict.COMPATIBLE if same_weights(adapter, base) else Verdict.FITS
 
 
-def same_weights(adapter: Adapter, base: BaseModel) -> bool:
+def same_weights(adapter: Adapter, base: BaseLayout) -> bool:
     """Whether the adapter records the digest of exactly these weights, or of the files that hold them."""
     claim = adapter.claim
     if claim.weights is not None and base.weights_digest is not None:
@@ -155,7 +155,7 @@ def same_weights(adapter: Adapter, base: BaseModel) -> bool:
 class _Comparison:
     """One adapter laid on one base."""
 
-    def __init__(self, adapter: Adapter, base: BaseModel) -> None:
+    def __init__(self, adapter: Adapter, base: BaseLayout) -> None:
         self.adapter = adapter
         self.base = base
         self.names = BaseNames(base)
@@ -412,7 +412,7 @@ class _Comparison:
 # --- which base it is -------------------------------------------------------------------------------------------------
 
 
-def _identity(adapter: Adapter, base: BaseModel) -> Iterator[Finding]:
+def _identity(adapter: Adapter, base: BaseLayout) -> Iterator[Finding]:
     claim = adapter.claim
     if same_weights(adapter, base):
         return
@@ -439,13 +439,13 @@ def _identity(adapter: Adapter, base: BaseModel) -> Iterator[Finding]:
         yield from _revision(adapter, base)
 
 
-def _terms(adapter: Adapter, base: BaseModel) -> Iterator[Finding]:
+def _terms(adapter: Adapter, base: BaseLayout) -> Iterator[Finding]:
     why = conflict(base.licence, adapter.licence)
     if why is not None:
         yield finding("LH501", why, [Evidence("license", adapter.licence, base.licence)])
 
 
-def _revision(adapter: Adapter, base: BaseModel) -> Iterator[Finding]:
+def _revision(adapter: Adapter, base: BaseLayout) -> Iterator[Finding]:
     recorded, known = adapter.claim.revision, base.revision
     if recorded and known and not (known.startswith(recorded) or recorded.startswith(known)):
         evidence = [Evidence("revision", recorded[:80], known[:80])]

@@ -13,7 +13,7 @@ from posixpath import splitext
 from typing import Literal
 
 from lorahub.adapters import archives
-from lorahub.adapters.archives import Member, UnclearArchive
+from lorahub.adapters.archives import ArchiveMember, UnclearArchive
 from lorahub.adapters.content import Content
 from lorahub.adapters.pickles import holds_objects, is_pickle
 from lorahub.errors import UnsafeFile
@@ -157,7 +157,7 @@ def _pickle_in(content: Content) -> str | None:
     return kind and f"{kind}, compressed"
 
 
-def _pickled_member(archive: str, members: Iterable[Member]) -> str | None:
+def _pickled_member(archive: str, members: Iterable[ArchiveMember]) -> str | None:
     """A PyTorch checkpoint is a ZIP archive with a data.pkl. Members that are called like pickles are opened first; of
     those that nobody opens, the name has the word.
     """

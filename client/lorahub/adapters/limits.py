@@ -31,7 +31,6 @@ class Limits:
     lora_alpha: int = _bound(
         1_000_000, unit="absolute value", reason="alpha divided by the rank scales the update; 1e308 overflows it"
     )
-    config_items: int = _bound(65_536, unit="entries a list or mapping", reason="one entry a tensor")
     index_bytes: int = _bound(
         16 << 20, unit="bytes", reason="model.safetensors.index.json names every tensor of a model, 100 bytes each"
     )

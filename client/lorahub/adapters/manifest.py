@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lorahub.adapters.adapter import Adapter, BaseClaim
-from lorahub.adapters.base_model import BaseModel
+from lorahub.adapters.base_model import BaseLayout
 from lorahub.adapters.files import Files
 from lorahub.adapters.findings import Evidence, Finding, finding
 from lorahub.adapters.limits import LIMITS
@@ -46,7 +46,7 @@ class StatedFile:
 
 
 @dataclass(frozen=True, slots=True)
-class Manifest:
+class AdapterManifest:
     """`adapter` has measured facts by name, `training` what its maker says of it, `raw` the whole object."""
 
     base: BaseClaim | None
@@ -96,7 +96,7 @@ def measured_facts(adapter: Adapter) -> dict[str, Any]:
 
 def write_manifest(
     adapter: Adapter,
-    base: BaseModel | None,
+    base: BaseLayout | None,
     *,
     files: Iterable[StatedFile] = (),
     before: Mapping[str, Any] | None = None,
@@ -130,7 +130,7 @@ def _beside(before: Any) -> dict[str, Any]:
     return {key: before[key] for key in _BESIDE if key in before} if isinstance(before, Mapping) else {}
 
 
-def _described(claim: BaseClaim, base: BaseModel | None) -> dict[str, Any]:
+def _described(claim: BaseClaim, base: BaseLayout | None) -> dict[str, Any]:
     if base is None:
         return {
             "name": claim.name,
@@ -148,7 +148,7 @@ def _described(claim: BaseClaim, base: BaseModel | None) -> dict[str, Any]:
     }
 
 
-def parse_manifest(raw: bytes) -> Manifest:
+def parse_manifest(raw: bytes) -> AdapterManifest:
     """Raises `InvalidAdapterConfig` for what isn't a lorahub.json of this schema."""
     value = parse_json(raw, error=InvalidAdapterConfig, max_bytes=LIMITS.config_bytes)
     if not isinstance(value, dict):
@@ -163,7 +163,7 @@ def parse_manifest(raw: bytes) -> Manifest:
         raise InvalidAdapterConfig(
             f"lorahub.json has the origin {str(origin)[:60]!r}", hint=f"one of: {', '.join(ORIGINS)}"
         )
-    return Manifest(
+    return AdapterManifest(
         _base(base) if isinstance(base, dict) else None,
         adapter if isinstance(adapter, dict) else {},
         tuple(_files(value.get("files"))),

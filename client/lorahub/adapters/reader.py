@@ -13,7 +13,7 @@ from lorahub.adapters.findings import Evidence, Finding, finding
 from lorahub.adapters.formats import FORMATS
 from lorahub.adapters.formats.opened import CONFIG, Opened, open_weights
 from lorahub.adapters.limits import LIMITS
-from lorahub.adapters.manifest import MANIFEST, Manifest, parse_manifest
+from lorahub.adapters.manifest import MANIFEST, AdapterManifest, parse_manifest
 from lorahub.adapters.model_card import validate_card
 from lorahub.errors import InvalidAdapter, InvalidAdapterConfig, UnsafeFile
 
@@ -121,7 +121,7 @@ def _unrecognised(opened: Opened) -> Adapter:
 # --- which base -------------------------------------------------------------------------------------------------------
 
 
-def _manifest(files: Files) -> tuple[Manifest | None, list[Finding]]:
+def _manifest(files: Files) -> tuple[AdapterManifest | None, list[Finding]]:
     raw = read_whole(files, MANIFEST, limit=LIMITS.config_bytes + 1)
     if raw is None:
         return None, []
@@ -131,7 +131,7 @@ def _manifest(files: Files) -> tuple[Manifest | None, list[Finding]]:
         return None, [finding("LH305", error.message, [Evidence(MANIFEST)], hint=error.hint)]
 
 
-def _claim(claim: BaseClaim, manifest: Manifest | None, files: Files) -> BaseClaim:
+def _claim(claim: BaseClaim, manifest: AdapterManifest | None, files: Files) -> BaseClaim:
     """lorahub.json knows most; then the configuration; then the card."""
     if manifest is not None and manifest.base is not None:
         return replace(manifest.base, names_all_files=claim.names_all_files)

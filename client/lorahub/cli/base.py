@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from lorahub.adapters.base_model import BaseModel
+from lorahub.adapters.base_model import BaseLayout
 from lorahub.cli.output import Result, size_text, table
 from lorahub.cli.session import Session, command
 from lorahub.errors import InvalidUsage
@@ -96,7 +96,7 @@ def _open(session: Session, source: str, *, hashing: bool) -> OpenedBase:
         return Bases(sources).open(source)
 
 
-def _described(found: BaseModel) -> list[str]:
+def _described(found: BaseLayout) -> list[str]:
     what = found.architecture or found.model_type or "weights without config.json"
     weights = (
         f"  weights  sha256:{found.weights_digest}" if found.weights_digest else "  weights  not hashed: shapes only"
@@ -109,7 +109,7 @@ def _described(found: BaseModel) -> list[str]:
     ]
 
 
-def _facts(found: BaseModel) -> dict[str, Any]:
+def _facts(found: BaseLayout) -> dict[str, Any]:
     return {
         "name": found.name,
         "revision": found.revision,

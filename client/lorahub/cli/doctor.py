@@ -17,7 +17,7 @@ MOST_SKEW_SECONDS = 60
 
 
 @dataclass(frozen=True, slots=True)
-class Check:
+class HealthCheck:
     name: str
     ok: bool
     text: str
@@ -39,17 +39,17 @@ def doctor(session: Session) -> Result:
     )
 
 
-def _here(session: Session) -> Iterator[Check]:
+def _here(session: Session) -> Iterator[HealthCheck]:
     from lorahub import __version__
 
-    yield Check("lorahub", True, f"{__version__}, Python {platform.python_version()}, {platform.platform()}")
+    yield HealthCheck("lorahub", True, f"{__version__}, Python {platform.python_version()}, {platform.platform()}")
     settings = session.settings
     for name in ("endpoint", "hf_endpoint", "cache"):
         value = settings.values[name]
-        yield Check(name, True, f"{value.text or settings.cache_folder} ({value.origin})")
+        yield HealthCheck(name, True, f"{value.text or settings.cache_folder} ({value.origin})")
     variables = [name for name in os.environ if name.startswith(("LORAHUB_", "HF_")) or name.endswith("_PROXY")]
     shown = [f"{name}={_shown(name)}" for name in sorted(variables)]
-    yield Check("environment", True, ", ".join(shown) or "nothing of ours is set")
+    yield HealthCheck("environment", True, ", ".join(shown) or "nothing of ours is set")
     yield _writable("home", str(configuration.home()))
     yield _writable("cache folder", str(settings.cache_folder))
 
@@ -59,47 +59,47 @@ def _shown(name: str) -> str:
     return redact(value) if "TOKEN" in name or "SECRET" in name or "@" in value else value
 
 
-def _writable(name: str, folder: str) -> Check:
+def _writable(name: str, folder: str) -> HealthCheck:
     existing = folder
     while not os.path.exists(existing):  # noqa: PTH110 (walks up text)
         existing = os.path.dirname(existing) or "/"  # noqa: PTH120
     if os.access(existing, os.W_OK):
-        return Check(name, True, folder)
-    return Check(name, False, f"{folder} can't be written", exit_code=2)
+        return HealthCheck(name, True, folder)
+    return HealthCheck(name, False, f"{folder} can't be written", exit_code=2)
 
 
-def _registry(session: Session) -> Iterator[Check]:
+def _registry(session: Session) -> Iterator[HealthCheck]:
     try:
         with session.hub() as hub:
             yield from _asked(hub)
     except (Refusal, RegistryFailed, Unavailable) as error:
-        yield Check("registry", False, f"{error.message} ({error.hint})", exit_code=error.exit_code)
+        yield HealthCheck("registry", False, f"{error.message} ({error.hint})", exit_code=error.exit_code)
 
 
-def _health(hub: Hub) -> Check:
+def _health(hub: Hub) -> HealthCheck:
     """One that is degraded takes and gives adapters: it is no failure of this command."""
     try:
         health = hub.health()
     except (NotFound, AccessRefused):
-        return Check("health", True, "not told to everybody")
+        return HealthCheck("health", True, "not told to everybody")
     said = "; ".join(f"{name}: {fault}" for name, fault in health.faults.items())
     text = f"{health.status}: {said}" if said else health.status
-    return Check("health", health.status == "ok", text, exit_code=0 if health.is_up else Unavailable.exit_code)
+    return HealthCheck("health", health.status == "ok", text, exit_code=0 if health.is_up else Unavailable.exit_code)
 
 
-def _clock(there: datetime) -> Check:
+def _clock(there: datetime) -> HealthCheck:
     skew = (datetime.now(UTC) - there).total_seconds()
     text = f"{abs(skew):.0f} s {'ahead of' if skew > 0 else 'behind'} the registry's"
-    return Check("clock", abs(skew) < MOST_SKEW_SECONDS, text, exit_code=2)
+    return HealthCheck("clock", abs(skew) < MOST_SKEW_SECONDS, text, exit_code=2)
 
 
-def _asked(hub: Hub) -> Iterator[Check]:
+def _asked(hub: Hub) -> Iterator[HealthCheck]:
     server = hub.server()
-    yield Check("registry", True, f"{hub.endpoint}: lorahub {server.version}")
+    yield HealthCheck("registry", True, f"{hub.endpoint}: lorahub {server.version}")
     yield _health(hub)
     yield _clock(server.time)
     if hub.credential is None:
-        yield Check("token", True, "none: public repositories only; lorahub login")
+        yield HealthCheck("token", True, "none: public repositories only; lorahub login")
         return
     identity = hub.whoami()
-    yield Check("token", True, f"{redact(hub.credential.token)} of {identity.name}, from {hub.credential.origin}")
+    yield HealthCheck("token", True, f"{redact(hub.credential.token)} of {identity.name}, from {hub.credential.origin}")

@@ -15,8 +15,8 @@ from lorahub.errors import InvalidBaseModel, InvalidUsage
 from lorahub.estimating.estimate import Estimate, estimate
 from lorahub.estimating.known import KNOWN
 from lorahub.estimating.memory import ACCOUNTINGS
-from lorahub.estimating.methods import METHODS, Settings
-from lorahub.estimating.model import Model, known_model, model_of_base, model_of_config
+from lorahub.estimating.methods import METHODS, MethodSettings
+from lorahub.estimating.model import ModelShape, known_model, model_of_base, model_of_config
 from lorahub.estimating.selfcheck import Compared, SelfCheck, selfcheck
 
 
@@ -40,7 +40,9 @@ def estimate_(session: Session, model: str | None, *, checks_itself: bool, metho
         return _checked(selfcheck())
     if model is None:
         raise InvalidUsage("no model is named", hint=f"a base, a config.json, or one of: {', '.join(KNOWN)}")
-    settings = Settings(wishes["rank"], tuple(filter(None, wishes["targets"].split(","))), wishes["virtual_tokens"])
+    settings = MethodSettings(
+        wishes["rank"], tuple(filter(None, wishes["targets"].split(","))), wishes["virtual_tokens"]
+    )
     found = _find(session, model)
     accountings = list(ACCOUNTINGS) if wishes["accounting"] == "all" else [wishes["accounting"]]
     if method == "all":
@@ -51,7 +53,7 @@ def estimate_(session: Session, model: str | None, *, checks_itself: bool, metho
 # --- the model --------------------------------------------------------------------------------------------------------
 
 
-def _find(session: Session, spec: str) -> Model:
+def _find(session: Session, spec: str) -> ModelShape:
     known = known_model(spec)
     if known is not None:
         return known
@@ -83,7 +85,7 @@ def _config(place: Path) -> dict[str, Any]:
     return dict(value)
 
 
-def _every_method(model: Model, settings: Settings) -> list[tuple[str, Estimate | str]]:
+def _every_method(model: ModelShape, settings: MethodSettings) -> list[tuple[str, Estimate | str]]:
     found: list[tuple[str, Estimate | str]] = []
     for method in METHODS:
         try:
@@ -96,7 +98,7 @@ def _every_method(model: Model, settings: Settings) -> list[tuple[str, Estimate 
 # --- shown ------------------------------------------------------------------------------------------------------------
 
 
-def _one(model: Model, made: Estimate, settings: Settings, accountings: Sequence[str]) -> Result:
+def _one(model: ModelShape, made: Estimate, settings: MethodSettings, accountings: Sequence[str]) -> Result:
     facts = [
         ["trained", f"{made.trainable:,}", f"{made.share:.3%} of {made.parameters:,}; {1 / made.share:,.0f} × fewer"],
         ["checkpoint", size_text(made.checkpoint(16)), f"in 16 bits; {size_text(made.checkpoint(32))} in 32"],
@@ -117,7 +119,7 @@ def _memory_row(made: Estimate, name: str) -> list[str]:
     return [name, size_text(full), size_text(own), f"{full / own:.2f}×", ACCOUNTINGS[name].says]
 
 
-def _described(method: str, settings: Settings) -> str:
+def _described(method: str, settings: MethodSettings) -> str:
     more = {
         "lora": f"rank {settings.rank} on {','.join(settings.targets)}",
         "houlsby": f"width {settings.rank}",
@@ -128,7 +130,7 @@ def _described(method: str, settings: Settings) -> str:
     return f"{method}, {more[method]}" if method in more else method
 
 
-def _compared(model: Model, made: Sequence[tuple[str, Estimate | str]], accountings: Sequence[str]) -> Result:
+def _compared(model: ModelShape, made: Sequence[tuple[str, Estimate | str]], accountings: Sequence[str]) -> Result:
     accounting = accountings[0] if len(accountings) == 1 else "mixed"
     header = ["method", "trained", "share", "checkpoint", "memory", "less"]
     rows = [
@@ -163,11 +165,11 @@ def _chosen(made: Estimate, accountings: Sequence[str]) -> dict[str, Any]:
     return {**shown, "memory_bytes": {name: shown["memory_bytes"][name] for name in accountings}}
 
 
-def _facts(model: Model) -> dict[str, Any]:
+def _facts(model: ModelShape) -> dict[str, Any]:
     return {"name": model.name, "parameters": model.parameters, "biases": model.biases, "linears": len(model.linears)}
 
 
-def _as_json(settings: Settings) -> dict[str, Any]:
+def _as_json(settings: MethodSettings) -> dict[str, Any]:
     return {"rank": settings.rank, "targets": list(settings.targets), "virtual_tokens": settings.tokens}
 
 

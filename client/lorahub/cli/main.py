@@ -58,8 +58,6 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "admin": ("lorahub_registry.commands:admin", "Look after a registry on its own machine."),
 }
 
-BUG = 70
-
 
 class LazyGroup(click.Group):
     """Commands by name; their modules are imported when they are called."""

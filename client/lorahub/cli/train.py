@@ -16,7 +16,7 @@ from lorahub.training.config import PRESETS, Format, Init, MethodName, TrainConf
 
 if TYPE_CHECKING:
     from lorahub.hub.hub import Pushed
-    from lorahub.training.plan import Plan
+    from lorahub.training.plan import TrainingPlan
     from lorahub.training.run import Run
 
 
@@ -161,7 +161,7 @@ def _planned(session: Session, base: str, data: Path, config: TrainConfig) -> Re
     )
 
 
-def _told(plan: "Plan") -> str:
+def _told(plan: "TrainingPlan") -> str:
     memory = [[name, "not known" if size is None else size_text(size)] for name, size in asdict(plan.memory).items()]
     share = plan.trainable / plan.parameters
     data = plan.data["train"]

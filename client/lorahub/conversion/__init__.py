@@ -8,14 +8,14 @@ from collections.abc import Callable
 from typing import get_args
 
 from lorahub.adapters.adapter import Adapter, Naming
-from lorahub.adapters.base_model import BaseModel
+from lorahub.adapters.base_model import BaseLayout
 from lorahub.adapters.files import BytesFiles, Files
 from lorahub.adapters.formats import IMAGE_FORMATS, format_of
 from lorahub.adapters.reader import CONFIG, read_adapter
 from lorahub.adapters.runtimes import Form
 from lorahub.conversion.gguf import from_gguf, write_gguf_adapter
 from lorahub.conversion.image import place, write_diffusers, write_kohya
-from lorahub.conversion.lora import Lora, read_lora, refuse_broken
+from lorahub.conversion.lora import LoraAdapter, read_lora, refuse_broken
 from lorahub.conversion.mlx import write_mlx
 from lorahub.conversion.peft import normalize, write_peft
 from lorahub.errors import NotConvertible
@@ -23,7 +23,7 @@ from lorahub.errors import NotConvertible
 Target = Form
 TARGETS: tuple[Target, ...] = get_args(Target)
 
-_WRITERS: dict[str, Callable[[Lora, BaseModel | None], dict[str, bytes]]] = {
+_WRITERS: dict[str, Callable[[LoraAdapter, BaseLayout | None], dict[str, bytes]]] = {
     "peft": write_peft,
     "diffusers": write_diffusers,
     "kohya": write_kohya,
@@ -32,7 +32,7 @@ _WRITERS: dict[str, Callable[[Lora, BaseModel | None], dict[str, bytes]]] = {
 }
 
 
-def convert(files: Files, target: Target, base: BaseModel | None = None) -> dict[str, bytes]:
+def convert(files: Files, target: Target, base: BaseLayout | None = None) -> dict[str, bytes]:
     """All files of the adapter in the target's format, by path; the same bytes for the same input.
 
     `base` is needed where names or rows depend on it: from and to GGUF, and from kohya's folded names. An adapter that

@@ -12,11 +12,11 @@ from dataclasses import replace
 from typing import Any
 
 from lorahub.adapters.adapter import Naming
-from lorahub.adapters.base_model import BaseModel
+from lorahub.adapters.base_model import BaseLayout
 from lorahub.adapters.base_names import BaseNames, gguf_name
 from lorahub.adapters.gguf_file import write_gguf
 from lorahub.conversion.arrays import Array
-from lorahub.conversion.lora import Layer, Lora, refuse_dtypes, refuse_layers
+from lorahub.conversion.lora import Layer, LoraAdapter, refuse_dtypes, refuse_layers
 from lorahub.errors import NotConvertible
 
 WEIGHTS = "adapter.gguf"
@@ -50,7 +50,7 @@ _PREFIXES = (
 )
 
 
-def write_gguf_adapter(lora: Lora, base: BaseModel | None) -> dict[str, bytes]:
+def write_gguf_adapter(lora: LoraAdapter, base: BaseLayout | None) -> dict[str, bytes]:
     """adapter.gguf."""
     architecture, config = _architecture(base), _config(base)
     refuse_layers(lora, "llama.cpp")
@@ -75,7 +75,7 @@ def write_gguf_adapter(lora: Lora, base: BaseModel | None) -> dict[str, bytes]:
     return {WEIGHTS: file.getvalue()}
 
 
-def from_gguf(lora: Lora, base: BaseModel | None) -> Lora:
+def from_gguf(lora: LoraAdapter, base: BaseLayout | None) -> LoraAdapter:
     """The layers under transformers' names, their rows in its order. Raises `NotConvertible`."""
     architecture, config = _architecture(base), _config(base)
     assert base is not None  # it has an architecture
@@ -92,13 +92,13 @@ def from_gguf(lora: Lora, base: BaseModel | None) -> Lora:
     return replace(lora, layers=layers, naming=Naming.DOTTED)
 
 
-def _in_memory(module: str, base: BaseModel) -> str:
+def _in_memory(module: str, base: BaseLayout) -> str:
     """As the model calls it: a checkpoint saved without its head, such as GPT-2's, has the names of the part alone."""
     has_head = (base.architecture or "").endswith(("ForCausalLM", "LMHeadModel"))
     return _OWNERS.get(module.partition(".")[0], "") + module if has_head else module
 
 
-def _architecture(base: BaseModel | None) -> str:
+def _architecture(base: BaseLayout | None) -> str:
     if base is None:
         raise NotConvertible(
             "llama.cpp's names and the order of rows depend on the base", hint="name the base, with its config.json"
@@ -111,7 +111,7 @@ def _architecture(base: BaseModel | None) -> str:
     return found
 
 
-def _config(base: BaseModel | None) -> Mapping[str, Any]:
+def _config(base: BaseLayout | None) -> Mapping[str, Any]:
     return {} if base is None else base.text_config
 
 

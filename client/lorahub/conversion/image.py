@@ -8,11 +8,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from lorahub.adapters.adapter import Naming
-from lorahub.adapters.base_model import BaseModel
-from lorahub.adapters.base_names import BaseNames, Place
+from lorahub.adapters.base_model import BaseLayout
+from lorahub.adapters.base_names import BaseNames, WeightPlace
 from lorahub.adapters.formats.diffusers import COMPONENTS
 from lorahub.conversion.arrays import Array, Raw, number, write_json, write_safetensors
-from lorahub.conversion.lora import Layer, Lora, as_written, refuse_layers
+from lorahub.conversion.lora import Layer, LoraAdapter, as_written, refuse_layers
 from lorahub.conversion.peft import factors, lora_settings
 from lorahub.errors import NotConvertible
 
@@ -34,7 +34,7 @@ _CLIP = ("text_encoder", "text_encoder_2")
 # --- names ------------------------------------------------------------------------------------------------------------
 
 
-def place(lora: Lora, base: BaseModel | None) -> Lora:
+def place(lora: LoraAdapter, base: BaseLayout | None) -> LoraAdapter:
     """Every layer under diffusers' name of its module, part first. Raises `NotConvertible`."""
     layers = tuple(_located(lora.layers, lora.naming, base))
     names = [layer.module for layer in layers]
@@ -44,7 +44,7 @@ def place(lora: Lora, base: BaseModel | None) -> Lora:
     return replace(lora, layers=layers, naming=Naming.DOTTED, of_pipeline=True)
 
 
-def _located(layers: Iterable[Layer], naming: Naming, base: BaseModel | None) -> Iterator[Layer]:
+def _located(layers: Iterable[Layer], naming: Naming, base: BaseLayout | None) -> Iterator[Layer]:
     unknown: list[Layer] = []
     for layer in layers:
         module = _diffusers_name(layer.module) if naming is Naming.DOTTED else None
@@ -83,7 +83,7 @@ def _flat(module: str, names: BaseNames) -> str | None:
     return names.folded.get(module.replace("_text_model_", "_", 1))
 
 
-def _piece(layer: Layer, piece: Place) -> Layer:
+def _piece(layer: Layer, piece: WeightPlace) -> Layer:
     """The part of a layer that falls on one tensor of the base: up[start:stop], and as much of what belongs to up."""
     module = _diffusers_name(piece.tensor.removesuffix(".weight"))
     if module is None or piece.expert is not None:
@@ -122,7 +122,7 @@ def _with_text_model(module: str) -> str:
 # --- diffusers --------------------------------------------------------------------------------------------------------
 
 
-def write_diffusers(lora: Lora, _base: BaseModel | None) -> dict[str, bytes]:
+def write_diffusers(lora: LoraAdapter, _base: BaseLayout | None) -> dict[str, bytes]:
     """One file; ranks and scales of each part in the header's `lora_adapter_metadata`, as diffusers 0.35 and later
     write and read them.
     """
@@ -149,7 +149,7 @@ def write_diffusers(lora: Lora, _base: BaseModel | None) -> dict[str, bytes]:
 # --- kohya ------------------------------------------------------------------------------------------------------------
 
 
-def write_kohya(lora: Lora, base: BaseModel | None) -> dict[str, bytes]:
+def write_kohya(lora: LoraAdapter, base: BaseLayout | None) -> dict[str, bytes]:
     """One file; the alpha of each module = scale · rank, a number of its own. Names are diffusers', folded."""
     refuse_layers(lora, "kohya", dora=True, conv=True)
     prefixes = _prefixes(lora, base)
@@ -172,7 +172,7 @@ def write_kohya(lora: Lora, base: BaseModel | None) -> dict[str, bytes]:
     return {KOHYA_WEIGHTS: write_safetensors(tensors, metadata)}
 
 
-def _prefixes(lora: Lora, base: BaseModel | None) -> dict[str, str]:
+def _prefixes(lora: LoraAdapter, base: BaseLayout | None) -> dict[str, str]:
     """Stable Diffusion XL has two text encoders, te1 and te2; others have one, te."""
     parts = {layer.module.partition(".")[0] for layer in lora.layers}
     parts |= {name.partition(".")[0] for name in base.tensors} if base is not None else set()

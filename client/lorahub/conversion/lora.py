@@ -64,7 +64,7 @@ class Layer:
 
 
 @dataclass(frozen=True, slots=True)
-class Lora:
+class LoraAdapter:
     """An adapter of plain LoRA, or DoRA, on its way from one format to another."""
 
     layers: tuple[Layer, ...]
@@ -142,12 +142,12 @@ def refuse_beside(adapter: Adapter) -> None:
         )
 
 
-def read_lora(files: Files, adapter: Adapter) -> Lora:
+def read_lora(files: Files, adapter: Adapter) -> LoraAdapter:
     """The factors in memory, every module under the adapter's own name for it. Raises `NotConvertible`."""
     refuse_special(adapter)
     refuse_beside(adapter)
     load = loader(files, adapter)
-    return Lora(
+    return LoraAdapter(
         tuple(_layer(update, load) for update in adapter.updates),
         adapter.naming,
         adapter.claim.name,
@@ -206,7 +206,9 @@ def _refuse_norms(update: Update, magnitude: Array) -> NoReturn:
     )
 
 
-def refuse_layers(lora: Lora, target: str, *, dora: bool = False, up_bias: bool = False, conv: bool = False) -> None:
+def refuse_layers(
+    lora: LoraAdapter, target: str, *, dora: bool = False, up_bias: bool = False, conv: bool = False
+) -> None:
     """Raises `NotConvertible` for layers that the target can't hold; the flags say what it can."""
     for layer in lora.layers:
         if layer.magnitude is not None and not dora:

@@ -7,11 +7,11 @@ that differ go into `lora_b`. A module that `keys` names and the file has no fac
 import re
 from typing import Any
 
-from lorahub.adapters.base_model import BaseModel
+from lorahub.adapters.base_model import BaseLayout
 from lorahub.adapters.patterns import layer_index
 from lorahub.adapters.reader import CONFIG
 from lorahub.conversion.arrays import Array, Raw, write_json, write_safetensors
-from lorahub.conversion.lora import Layer, Lora, as_written, refuse_dtypes, refuse_layers
+from lorahub.conversion.lora import Layer, LoraAdapter, as_written, refuse_dtypes, refuse_layers
 from lorahub.errors import NotConvertible
 
 WEIGHTS = "adapters.safetensors"
@@ -19,7 +19,7 @@ _BLOCK = re.compile(r"^model\.layers\.\d+\.(.+)$")
 _ALL_LAYERS = -1
 
 
-def write_mlx(lora: Lora, base: BaseModel | None) -> dict[str, bytes]:
+def write_mlx(lora: LoraAdapter, base: BaseLayout | None) -> dict[str, bytes]:
     """adapter_config.json and adapters.safetensors."""
     refuse_layers(lora, "MLX", dora=True)
     refuse_dtypes(lora.layers, "MLX")
@@ -64,7 +64,7 @@ def _key(layer: Layer) -> str:
     return match[1]
 
 
-def _count(layers: tuple[Layer, ...], base: BaseModel | None) -> int:
+def _count(layers: tuple[Layer, ...], base: BaseLayout | None) -> int:
     """mlx-lm adapts the last `num_layers` blocks; -1 is all of them."""
     total = base.text_config.get("num_hidden_layers") if base is not None else None
     lowest = min(layer_index(layer.module) or 0 for layer in layers)

@@ -11,7 +11,7 @@ from typing import Any
 
 from lorahub.adapters.adapter import Adapter, Naming, Part, PartKind, Update
 from lorahub.adapters.adapter_config import parse_adapter_config
-from lorahub.adapters.base_model import BaseModel
+from lorahub.adapters.base_model import BaseLayout
 from lorahub.adapters.base_names import BaseNames
 from lorahub.adapters.files import Files, header_of, read_whole
 from lorahub.adapters.limits import LIMITS
@@ -19,7 +19,7 @@ from lorahub.adapters.patterns import Names
 from lorahub.adapters.reader import CONFIG, read_adapter
 from lorahub.adapters.safetensors_header import TensorEntry
 from lorahub.conversion.arrays import Array, Raw, write_json, write_safetensors
-from lorahub.conversion.lora import Layer, Load, Lora, loader, refuse_special
+from lorahub.conversion.lora import Layer, Load, LoraAdapter, loader, refuse_special
 from lorahub.errors import NotConvertible
 
 WEIGHTS = "adapter_model.safetensors"
@@ -30,7 +30,7 @@ _METADATA = {"format": "pt"}
 # --- from factors -----------------------------------------------------------------------------------------------------
 
 
-def write_peft(lora: Lora, base: BaseModel | None) -> dict[str, bytes]:
+def write_peft(lora: LoraAdapter, base: BaseLayout | None) -> dict[str, bytes]:
     """adapter_config.json and adapter_model.safetensors. Of a pipeline, the adapter of its only adapted part."""
     layers, transposed = _of_one_model(lora), lora.architecture == "gpt2"
     tensors: dict[str, Array | Raw] = {
@@ -97,7 +97,7 @@ def _pattern(values: Mapping[str, Any], default: Any) -> dict[str, Any]:
     return {module: values[module] for module in sorted([*keys, *shadowed], key=lambda name: (-len(name), name))}
 
 
-def _targets(modules: list[str], base: BaseModel | None) -> list[str]:
+def _targets(modules: list[str], base: BaseLayout | None) -> list[str]:
     """The last names (q_proj, to_out.0) where nothing else in the base ends so; without a base, the full names."""
     endings = tuple(sorted({_ending(module) for module in modules}))
     if base is not None:
@@ -118,7 +118,7 @@ def _ending(module: str) -> str:
     return ".".join(parts[-count:])
 
 
-def _of_one_model(lora: Lora) -> tuple[Layer, ...]:
+def _of_one_model(lora: LoraAdapter) -> tuple[Layer, ...]:
     if not lora.of_pipeline:
         return lora.layers
     heads = {layer.module.partition(".")[0] for layer in lora.layers}
@@ -133,7 +133,7 @@ def _of_one_model(lora: Lora) -> tuple[Layer, ...]:
 # --- the normal form --------------------------------------------------------------------------------------------------
 
 
-def normalize(files: Files, base: BaseModel | None) -> dict[str, bytes]:
+def normalize(files: Files, base: BaseLayout | None) -> dict[str, bytes]:
     """A PEFT adapter with its scales in lora_B and one rank; all else stays. Copies of the base's weights go."""
     adapter = read_adapter(files)
     if adapter.method != "lora":
@@ -188,7 +188,7 @@ def _plain(name: str) -> str:
     return plain if plain.startswith("base_model.") else _PREFIX + plain
 
 
-def _base_copies(adapter: Adapter, base: BaseModel | None) -> Iterator[str]:
+def _base_copies(adapter: Adapter, base: BaseLayout | None) -> Iterator[str]:
     """Names of `base_layer.weight`. Raises `NotConvertible` where the base shows that it is no copy."""
     copies = [part for part in adapter.parts if part.kind is PartKind.BASE_COPY]
     names = BaseNames(base) if base is not None and copies else None

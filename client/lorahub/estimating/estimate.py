@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from lorahub.estimating.memory import ACCOUNTINGS, memory
-from lorahub.estimating.methods import Settings, trainable
-from lorahub.estimating.model import Model
+from lorahub.estimating.methods import MethodSettings, trainable
+from lorahub.estimating.model import ModelShape
 
 _TRAINS_THE_BASE = ("bitfit", "full")
 
@@ -39,7 +39,7 @@ class Estimate:
         }
 
 
-def estimate(model: Model, method: str, settings: Settings) -> Estimate:
+def estimate(model: ModelShape, method: str, settings: MethodSettings) -> Estimate:
     """Raises `InvalidUsage`, as `trainable` does."""
     trained = trainable(model, method, settings)
     linear = sum(out * width for out, width in model.linears.values())

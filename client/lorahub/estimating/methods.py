@@ -4,11 +4,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from lorahub.errors import InvalidUsage
-from lorahub.estimating.model import Model
+from lorahub.estimating.model import ModelShape
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
+class MethodSettings:
     """`rank` of lora, and the width of a bottleneck; `tokens` of prefix and prompt."""
 
     rank: int = 16
@@ -16,12 +16,12 @@ class Settings:
     tokens: int = 16
 
 
-def trainable(model: Model, method: str, settings: Settings) -> int:
+def trainable(model: ModelShape, method: str, settings: MethodSettings) -> int:
     """Raises `InvalidUsage` where the model has nothing for this method to train, or its width can't be told."""
     return METHODS[method](model, settings)
 
 
-def lora(model: Model, settings: Settings) -> int:
+def lora(model: ModelShape, settings: MethodSettings) -> int:
     """Σ r·(out + in) over the targets (arXiv 2106.09685, section 4.1)."""
     return sum(settings.rank * (out + width) for out, width in model.targeted(settings.targets).values())
 
@@ -31,43 +31,43 @@ def bottleneck(width: int, rank: int) -> int:
     return 2 * width * rank + rank + width
 
 
-def houlsby(model: Model, settings: Settings) -> int:
+def houlsby(model: ModelShape, settings: MethodSettings) -> int:
     """One bottleneck behind attention and one behind the MLP (arXiv 1902.00751)."""
     return 2 * model.layers * bottleneck(model.width, settings.rank)
 
 
-def pfeiffer(model: Model, settings: Settings) -> int:
+def pfeiffer(model: ModelShape, settings: MethodSettings) -> int:
     """One bottleneck a layer, behind the MLP (arXiv 2005.00247)."""
     return model.layers * bottleneck(model.width, settings.rank)
 
 
-def prefix(model: Model, settings: Settings) -> int:
+def prefix(model: ModelShape, settings: MethodSettings) -> int:
     """A key and a value for each virtual token in each layer, as PEFT keeps them: twice the paper's L·d·n."""
     return 2 * model.layers * model.key_width * settings.tokens
 
 
-def prompt(model: Model, settings: Settings) -> int:
+def prompt(model: ModelShape, settings: MethodSettings) -> int:
     return model.width * settings.tokens
 
 
-def bitfit(model: Model, _: Settings) -> int:
+def bitfit(model: ModelShape, _: MethodSettings) -> int:
     """Every entry of every bias."""
     if not model.biases:
         raise InvalidUsage(f"{model.name} has no biases: bitfit would train nothing", hint="take another method")
     return model.biases
 
 
-def ia3(model: Model, _: Settings) -> int:
+def ia3(model: ModelShape, _: MethodSettings) -> int:
     """A factor for each entry of keys and values, and of what goes into the MLP's last layer (arXiv 2205.05638)."""
     keys, values, down = (model.targeted([role]) for role in ("k", "v", "down"))
     return sum(out for out, _ in {**keys, **values}.values()) + sum(width for _, width in down.values())
 
 
-def full(model: Model, _: Settings) -> int:
+def full(model: ModelShape, _: MethodSettings) -> int:
     return model.parameters
 
 
-METHODS: Mapping[str, Callable[[Model, Settings], int]] = {
+METHODS: Mapping[str, Callable[[ModelShape, MethodSettings], int]] = {
     "lora": lora,
     "houlsby": houlsby,
     "pfeiffer": pfeiffer,

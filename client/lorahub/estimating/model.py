@@ -7,7 +7,7 @@ from functools import cached_property
 from math import prod
 from typing import Any
 
-from lorahub.adapters.base_model import BaseModel
+from lorahub.adapters.base_model import BaseLayout
 from lorahub.errors import InvalidUsage
 from lorahub.estimating.known import ALIASES, KNOWN
 from lorahub.estimating.layouts import Shape, layout_of
@@ -30,7 +30,7 @@ _WRITTEN_IN_OUT = ("gpt2", "openai-gpt")  # their Conv1D is a linear layer the o
 
 
 @dataclass(frozen=True)
-class Model:
+class ModelShape:
     """`tensors` by name, each parameter once; `config` is its language model's config.json."""
 
     name: str
@@ -112,27 +112,27 @@ def _is_named(name: str, target: str) -> bool:
 # --- where from -------------------------------------------------------------------------------------------------------
 
 
-def known_model(name: str) -> Model | None:
+def known_model(name: str) -> ModelShape | None:
     """By the names of `known.py`."""
     config = KNOWN.get(ALIASES.get(name.lower(), name.lower()))
-    return None if config is None else Model(name, layout_of(config), config)
+    return None if config is None else ModelShape(name, layout_of(config), config)
 
 
-def model_of_config(name: str, config: Mapping[str, Any]) -> Model:
+def model_of_config(name: str, config: Mapping[str, Any]) -> ModelShape:
     """From a config.json alone. Raises `InvalidBaseModel`."""
     inner = config.get("text_config")
     own = inner if isinstance(inner, dict) else config
-    return Model(name, layout_of(own), own)
+    return ModelShape(name, layout_of(own), own)
 
 
-def model_of_base(name: str, base: BaseModel) -> Model:
+def model_of_base(name: str, base: BaseLayout) -> ModelShape:
     """From the tensors of a base; where they are quantised, from its config.json. Raises `InvalidBaseModel`."""
     if base.is_quantised:
         return model_of_config(name, base.config)
-    return Model(name, dict(_parameters(base)), base.text_config)
+    return ModelShape(name, dict(_parameters(base)), base.text_config)
 
 
-def _parameters(base: BaseModel) -> Iterator[tuple[str, Shape]]:
+def _parameters(base: BaseLayout) -> Iterator[tuple[str, Shape]]:
     """Without masks and frequencies that older files keep beside them, and without the copy of a tied head."""
     is_tied = bool(base.text_config.get("tie_word_embeddings", base.model_type == "gpt2"))
     for name, tensor in base.tensors.items():

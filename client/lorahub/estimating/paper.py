@@ -6,7 +6,7 @@ MILLION, BILLION = 10**6, 10**9
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class PaperRow:
     """A row of a table: what it trains, and the number of parameters that it prints, in `unit`."""
 
     where: str
@@ -23,37 +23,37 @@ class Row:
 GPT3, GPT2_M, GPT2_L = "gpt3-175b", "gpt2-medium", "gpt2-large"
 
 ROWS = (
-    Row("table 15", GPT3, "lora", "4.7", rank=2, targets="v"),
-    Row("table 15", GPT3, "lora", "4.7", rank=1, targets="q,v"),
-    Row("table 15", GPT3, "lora", "9.4", rank=2, targets="q,v"),
-    Row("table 15", GPT3, "lora", "18.8", rank=4, targets="q,v"),
-    Row("table 15", GPT3, "lora", "37.7", rank=8, targets="q,v"),
-    Row("table 15", GPT3, "lora", "301.9", rank=64, targets="q,v"),
-    Row("table 15", GPT3, "lora", "9.4", rank=1, targets="q,k,v,o"),
-    Row("table 15", GPT3, "lora", "18.8", rank=2, targets="q,k,v,o"),
-    Row("table 15", GPT3, "lora", "37.7", rank=4, targets="q,k,v,o"),
-    Row("table 15", GPT3, "lora", "603.8", rank=64, targets="q,k,v,o"),
-    Row("table 15", GPT3, "adapter-h", "7.1", rank=1),
-    Row("table 15", GPT3, "adapter-h", "21.2", rank=4),
-    Row("table 15", GPT3, "adapter-h", "40.1", rank=8),
-    Row("table 15", GPT3, "adapter-h", "77.9", rank=16),
-    Row("table 15", GPT3, "adapter-h", "304.4", rank=64),
-    Row("table 15", GPT3, "prefix-embed", "0.4", tokens=(32, 8)),
-    Row("table 15", GPT3, "prefix-embed", "3.2", tokens=(256, 8)),
-    Row("table 15", GPT3, "prefix-embed", "6.4", tokens=(512, 8)),
-    Row("table 15", GPT3, "lora+prefix-embed", "37.8", rank=8, targets="q,v", tokens=(8, 4)),
-    Row("table 15", GPT3, "lora+prefix-embed", "151.1", rank=32, targets="q,v", tokens=(8, 4)),
-    Row("table 15", GPT3, "lora+prefix-embed", "302.1", rank=64, targets="q,v", tokens=(8, 4)),
-    Row("table 3", GPT2_M, "top-2-layers", "25.19"),
-    Row("table 3", GPT2_M, "adapter-l", "0.37", rank=6),
-    Row("table 3", GPT2_M, "adapter-l", "11.09", rank=224),
-    Row("table 3", GPT2_L, "full", "774.03"),
-    Row("table 3", GPT2_L, "adapter-l", "0.88", rank=8),
-    Row("table 3", GPT2_L, "adapter-l", "23.00", rank=248),
-    Row("table 2", "roberta-base", "lora", "0.3", rank=8, targets="q,v"),
-    Row("table 2", "roberta-base", "bitfit", "0.1"),
-    Row("table 2", "roberta-large", "lora", "0.8", rank=8, targets="q,v"),
-    Row("table 2", "deberta-v2-xxlarge", "lora", "4.7", rank=16, targets="q,v"),
+    PaperRow("table 15", GPT3, "lora", "4.7", rank=2, targets="v"),
+    PaperRow("table 15", GPT3, "lora", "4.7", rank=1, targets="q,v"),
+    PaperRow("table 15", GPT3, "lora", "9.4", rank=2, targets="q,v"),
+    PaperRow("table 15", GPT3, "lora", "18.8", rank=4, targets="q,v"),
+    PaperRow("table 15", GPT3, "lora", "37.7", rank=8, targets="q,v"),
+    PaperRow("table 15", GPT3, "lora", "301.9", rank=64, targets="q,v"),
+    PaperRow("table 15", GPT3, "lora", "9.4", rank=1, targets="q,k,v,o"),
+    PaperRow("table 15", GPT3, "lora", "18.8", rank=2, targets="q,k,v,o"),
+    PaperRow("table 15", GPT3, "lora", "37.7", rank=4, targets="q,k,v,o"),
+    PaperRow("table 15", GPT3, "lora", "603.8", rank=64, targets="q,k,v,o"),
+    PaperRow("table 15", GPT3, "adapter-h", "7.1", rank=1),
+    PaperRow("table 15", GPT3, "adapter-h", "21.2", rank=4),
+    PaperRow("table 15", GPT3, "adapter-h", "40.1", rank=8),
+    PaperRow("table 15", GPT3, "adapter-h", "77.9", rank=16),
+    PaperRow("table 15", GPT3, "adapter-h", "304.4", rank=64),
+    PaperRow("table 15", GPT3, "prefix-embed", "0.4", tokens=(32, 8)),
+    PaperRow("table 15", GPT3, "prefix-embed", "3.2", tokens=(256, 8)),
+    PaperRow("table 15", GPT3, "prefix-embed", "6.4", tokens=(512, 8)),
+    PaperRow("table 15", GPT3, "lora+prefix-embed", "37.8", rank=8, targets="q,v", tokens=(8, 4)),
+    PaperRow("table 15", GPT3, "lora+prefix-embed", "151.1", rank=32, targets="q,v", tokens=(8, 4)),
+    PaperRow("table 15", GPT3, "lora+prefix-embed", "302.1", rank=64, targets="q,v", tokens=(8, 4)),
+    PaperRow("table 3", GPT2_M, "top-2-layers", "25.19"),
+    PaperRow("table 3", GPT2_M, "adapter-l", "0.37", rank=6),
+    PaperRow("table 3", GPT2_M, "adapter-l", "11.09", rank=224),
+    PaperRow("table 3", GPT2_L, "full", "774.03"),
+    PaperRow("table 3", GPT2_L, "adapter-l", "0.88", rank=8),
+    PaperRow("table 3", GPT2_L, "adapter-l", "23.00", rank=248),
+    PaperRow("table 2", "roberta-base", "lora", "0.3", rank=8, targets="q,v"),
+    PaperRow("table 2", "roberta-base", "bitfit", "0.1"),
+    PaperRow("table 2", "roberta-large", "lora", "0.8", rank=8, targets="q,v"),
+    PaperRow("table 2", "deberta-v2-xxlarge", "lora", "4.7", rank=16, targets="q,v"),
 )
 """What the formulas give too."""
 
@@ -64,7 +64,7 @@ class Discrepancy:
 
     title: str
     reason: str
-    rows: tuple[Row, ...] = ()
+    rows: tuple[PaperRow, ...] = ()
     with_head: tuple[tuple[str, int, int, str], ...] = ()
     """(model, rank, classes, printed MB) of released files."""
 
@@ -75,40 +75,40 @@ DISCREPANCIES = (
         "printed is 0.1 % of the model, the budget of prefix-tuning; the released file of M (1.5 MB in 32 bits) "
         "has as many parameters as the formula gives",
         rows=(
-            Row("table 3", GPT2_M, "lora", "0.35", rank=4, targets="q,v"),
-            Row("table 3", GPT2_L, "lora", "0.77", rank=4, targets="q,v"),
+            PaperRow("table 3", GPT2_M, "lora", "0.35", rank=4, targets="q,v"),
+            PaperRow("table 3", GPT2_L, "lora", "0.77", rank=4, targets="q,v"),
         ),
     ),
     Discrepancy(
         "DeBERTa XXL with LoRA",
         "4.7M needs r=16, which the released scripts use (alpha 32); table 10 says r=8",
-        rows=(Row("table 10", "deberta-v2-xxlarge", "lora", "4.7", rank=8, targets="q,v"),),
+        rows=(PaperRow("table 10", "deberta-v2-xxlarge", "lora", "4.7", rank=8, targets="q,v"),),
     ),
     Discrepancy(
         "GPT-3 with LoRA on q,k,v,o",
         "section E.4 calls 37.7M r=2; table 15 has it as r=4, which the formula gives",
-        rows=(Row("section E.4", GPT3, "lora", "37.7", rank=2, targets="q,k,v,o"),),
+        rows=(PaperRow("section E.4", GPT3, "lora", "37.7", rank=2, targets="q,k,v,o"),),
     ),
     Discrepancy(
         "GPT-3 with prefix-layer tuning",
         "the rows don't follow the paper's own formula L·d·(lp + li)",
         rows=(
-            Row("table 15", GPT3, "prefix-layer", "5.1", tokens=(2, 2)),
-            Row("table 15", GPT3, "prefix-layer", "10.1", tokens=(8, 0)),
-            Row("table 15", GPT3, "prefix-layer", "20.2", tokens=(8, 8)),
-            Row("table 15", GPT3, "prefix-layer", "44.1", tokens=(32, 4)),
-            Row("table 15", GPT3, "prefix-layer", "76.1", tokens=(64, 0)),
+            PaperRow("table 15", GPT3, "prefix-layer", "5.1", tokens=(2, 2)),
+            PaperRow("table 15", GPT3, "prefix-layer", "10.1", tokens=(8, 0)),
+            PaperRow("table 15", GPT3, "prefix-layer", "20.2", tokens=(8, 8)),
+            PaperRow("table 15", GPT3, "prefix-layer", "44.1", tokens=(32, 4)),
+            PaperRow("table 15", GPT3, "prefix-layer", "76.1", tokens=(64, 0)),
         ),
     ),
     Discrepancy(
         "GPT-3 with BitFit",
         "printed is 12·d a layer; the public layout has biases of 11·d",
-        rows=(Row("table 4", GPT3, "bitfit", "14.2"),),
+        rows=(PaperRow("table 4", GPT3, "bitfit", "14.2"),),
     ),
     Discrepancy(
         "GPT-2 M in full",
         "the released model has the number that the formula gives",
-        rows=(Row("table 3", GPT2_M, "full", "354.92"),),
+        rows=(PaperRow("table 3", GPT2_M, "full", "354.92"),),
     ),
     Discrepancy(
         "released files of RoBERTa and DeBERTa",

@@ -8,8 +8,8 @@ from math import prod
 from typing import Any
 
 from lorahub.estimating.estimate import Estimate, estimate
-from lorahub.estimating.methods import Settings, bitfit, bottleneck, full, houlsby, lora
-from lorahub.estimating.model import Model, known_model
+from lorahub.estimating.methods import MethodSettings, bitfit, bottleneck, full, houlsby, lora
+from lorahub.estimating.model import ModelShape, known_model
 from lorahub.estimating.paper import (
     ADAPTERS_KEPT,
     DISCREPANCIES,
@@ -19,7 +19,7 @@ from lorahub.estimating.paper import (
     LORA_SPEED,
     ROWS,
     Discrepancy,
-    Row,
+    PaperRow,
 )
 
 _CLOSE = 0.001
@@ -96,7 +96,7 @@ def selfcheck() -> SelfCheck:
 # --- rows -------------------------------------------------------------------------------------------------------------
 
 
-def compare(row: Row) -> Compared:
+def compare(row: PaperRow) -> Compared:
     exact = _COUNTED[row.method](_model(row.model), row)
     verdict = _verdict(Decimal(exact) / row.unit, Decimal(row.printed))
     return Compared(
@@ -113,7 +113,7 @@ def _verdict(exact: Decimal, printed: Decimal) -> str:
     return "close" if abs(printed / exact - 1) <= _CLOSE else "differs"
 
 
-def _told(row: Row) -> str:
+def _told(row: PaperRow) -> str:
     settings = [
         *([f"r={row.rank}"] if row.rank else []),
         *([f"on {row.targets}"] if row.targets else []),
@@ -122,32 +122,32 @@ def _told(row: Row) -> str:
     return " ".join([row.model, row.method, *settings])
 
 
-def _lora(model: Model, row: Row) -> int:
-    return lora(model, Settings(rank=row.rank, targets=tuple(row.targets.split(","))))
+def _lora(model: ModelShape, row: PaperRow) -> int:
+    return lora(model, MethodSettings(rank=row.rank, targets=tuple(row.targets.split(","))))
 
 
-def _adapter_h(model: Model, row: Row) -> int:
-    return houlsby(model, Settings(rank=row.rank))
+def _adapter_h(model: ModelShape, row: PaperRow) -> int:
+    return houlsby(model, MethodSettings(rank=row.rank))
 
 
-def _adapter_l(model: Model, row: Row) -> int:
+def _adapter_l(model: ModelShape, row: PaperRow) -> int:
     """One bottleneck a layer, with a norm of its own (Lin et al.)."""
     return model.layers * (bottleneck(model.width, row.rank) + 2 * model.width)
 
 
-def _prefix_embed(model: Model, row: Row) -> int:
+def _prefix_embed(model: ModelShape, row: PaperRow) -> int:
     return model.width * sum(row.tokens)
 
 
-def _prefix_layer(model: Model, row: Row) -> int:
+def _prefix_layer(model: ModelShape, row: PaperRow) -> int:
     return model.layers * model.width * sum(row.tokens)
 
 
-def _top_2_layers(model: Model, _: Row) -> int:
+def _top_2_layers(model: ModelShape, _: PaperRow) -> int:
     return 2 * sum(prod(shape) for name, shape in model.tensors.items() if name.startswith("h.0."))
 
 
-_COUNTED: Mapping[str, Callable[[Model, Row], int]] = {
+_COUNTED: Mapping[str, Callable[[ModelShape, PaperRow], int]] = {
     "lora": _lora,
     "adapter-h": _adapter_h,
     "adapter-l": _adapter_l,
@@ -155,13 +155,13 @@ _COUNTED: Mapping[str, Callable[[Model, Row], int]] = {
     "prefix-layer": _prefix_layer,
     "lora+prefix-embed": lambda model, row: _lora(model, row) + _prefix_embed(model, row),
     "top-2-layers": _top_2_layers,
-    "bitfit": lambda model, _: bitfit(model, Settings()),
-    "full": lambda model, _: full(model, Settings()),
+    "bitfit": lambda model, _: bitfit(model, MethodSettings()),
+    "full": lambda model, _: full(model, MethodSettings()),
 }
 
 
 @cache
-def _model(name: str) -> Model:
+def _model(name: str) -> ModelShape:
     found = known_model(name)
     assert found is not None, name
     return found
@@ -180,7 +180,7 @@ def _released(name: str, rank: int, classes: int, printed: str) -> Compared:
     model = _model(name)
     width = model.width
     head = width * width + width + classes * (width + 1)
-    size = 4 * (lora(model, Settings(rank=rank, targets=("q", "v"))) + head)
+    size = 4 * (lora(model, MethodSettings(rank=rank, targets=("q", "v"))) + head)
     off = float(printed) * 2**20 / size - 1
     verdict = "close" if abs(off) <= 0.015 else "differs"
     return Compared(
@@ -192,7 +192,7 @@ def _released(name: str, rank: int, classes: int, printed: str) -> Compared:
 
 
 def _headlines() -> list[Headline]:
-    made = estimate(_model(GPT3), "lora", Settings(rank=4, targets=("q", "v")))
+    made = estimate(_model(GPT3), "lora", MethodSettings(rank=4, targets=("q", "v")))
     weights = 2 * made.parameters
     before, after = made.memory["paper"]
     adapter = made.checkpoint(16)

@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import quote
 
 from lorahub.adapters.adapter_config import is_hub_id
-from lorahub.adapters.base_model import BaseModel, base_from_text, read_base, weight_files
+from lorahub.adapters.base_model import BaseLayout, base_from_text, read_base, weight_files
 from lorahub.adapters.files import FolderFiles, header_of
 from lorahub.errors import (
     BaseNotFound,
@@ -42,7 +42,7 @@ _HASHERS = 4
 class OpenedBase:
     """A base and what it cost to read it."""
 
-    base: BaseModel
+    base: BaseLayout
     origin: str
     bytes_read: int = 0
 
@@ -118,7 +118,7 @@ def _unknown(origin: Origin, spec: str) -> InvalidUsage | BaseNotFound:
     )
 
 
-def read_folder(folder: Path) -> BaseModel:
+def read_folder(folder: Path) -> BaseLayout:
     """From headers alone. Raises `InvalidBaseModel`."""
     return read_base(FolderFiles(folder))
 
@@ -126,7 +126,7 @@ def read_folder(folder: Path) -> BaseModel:
 # --- weights ----------------------------------------------------------------------------------------------------------
 
 
-def hash_folder(folder: Path, progress: Progress) -> BaseModel:
+def hash_folder(folder: Path, progress: Progress) -> BaseLayout:
     """The base with the digest of every tensor and every file: each byte is read once, several files at a time.
 
     Tensors are hashed where they lie; the file's own digest runs beside. Raises `InvalidBaseModel`, `OSError`.
@@ -175,7 +175,7 @@ def _hash_file(
 # --- documents --------------------------------------------------------------------------------------------------------
 
 
-def document_of(base: BaseModel) -> dict[str, Any]:
+def document_of(base: BaseLayout) -> dict[str, Any]:
     """JSON-ready; what the registry takes and gives."""
     return {
         "names": sorted(base.names),
@@ -188,7 +188,7 @@ def document_of(base: BaseModel) -> dict[str, Any]:
     }
 
 
-def base_from_document(document: Any) -> BaseModel:
+def base_from_document(document: Any) -> BaseLayout:
     """Raises `RegistryFailed` where it is none, or digests and layout disagree."""
     said = parse(BaseDocument, document, "a base model")
     try:

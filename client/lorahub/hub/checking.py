@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lorahub.adapters.adapter import Adapter
-from lorahub.adapters.base_model import BaseModel
+from lorahub.adapters.base_model import BaseLayout
 from lorahub.adapters.check import Report, check, recheck
 from lorahub.adapters.files import Files, FolderFiles
 from lorahub.adapters.findings import Evidence, Finding, Verdict, finding, has_errors
@@ -139,7 +139,7 @@ class Checker:
         self._remotes.append(opened)
         return OpenedAdapter(spec, opened, contents=opened.contents)
 
-    def base(self, spec: str) -> BaseModel:
+    def base(self, spec: str) -> BaseLayout:
         if spec not in self._opened:
             place = local_place(spec)
             if self.level == "drift" and place is not None:
@@ -154,7 +154,7 @@ class Checker:
         opened = self.adapter(spec)
         adapter = read_adapter(opened.files)
         before = list(self._beside(opened, adapter))
-        named: list[tuple[str | None, BaseModel | None]] = (
+        named: list[tuple[str | None, BaseLayout | None]] = (
             [(base, self.base(base)) for base in bases] if bases else [self._recorded(adapter)]
         )
         return [self._one(opened, adapter, name, base, before) for name, base in named]
@@ -165,7 +165,7 @@ class Checker:
         if self.level in _READING and adapter.weights_file is not None:
             yield from scan_weights(opened.files, adapter)
 
-    def _recorded(self, adapter: Adapter) -> tuple[str | None, BaseModel | None]:
+    def _recorded(self, adapter: Adapter) -> tuple[str | None, BaseLayout | None]:
         """The base that the adapter names, where that is a name which can be looked up, and leads to one."""
         name = adapter.claim.name
         if name is None or not may_look_up(name) or self.level == "metadata":
@@ -183,7 +183,7 @@ class Checker:
         opened: OpenedAdapter,
         adapter: Adapter,
         name: str | None,
-        base: BaseModel | None,
+        base: BaseLayout | None,
         before: Sequence[Finding],
     ) -> Checked:
         report = check(adapter, base, level=self.level, recorded=self._trained_on(adapter))
@@ -205,7 +205,7 @@ class Checker:
             wanted=self.runtimes,
         )
 
-    def _trained_on(self, adapter: Adapter) -> BaseModel | None:
+    def _trained_on(self, adapter: Adapter) -> BaseLayout | None:
         """The very base that lorahub.json records, where the registry has its digests: what drift is measured from."""
         if self.level != "drift" or adapter.claim.weights is None:
             return None

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from lorahub.adapters.base_model import BaseModel
+from lorahub.adapters.base_model import BaseLayout
 from lorahub.adapters.files import FolderFiles
 from lorahub.adapters.reader import read_adapter
 from lorahub.conversion import convert
@@ -50,7 +50,7 @@ def _converted(files: FolderFiles, target: str, named: str | None, bases: Bases)
     return convert(files, target, base)  # type: ignore[arg-type]  # click knows the targets
 
 
-def _base(bases: Bases, files: FolderFiles, named: str | None) -> BaseModel | None:
+def _base(bases: Bases, files: FolderFiles, named: str | None) -> BaseLayout | None:
     """The base that was named, or the one that the adapter names, if it is known."""
     if named is not None:
         return bases.open(named).base

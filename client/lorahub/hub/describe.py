@@ -5,17 +5,17 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from lorahub.adapters.adapter import Adapter
-from lorahub.adapters.base_model import BaseModel
+from lorahub.adapters.base_model import BaseLayout
 from lorahub.adapters.files import FolderFiles
-from lorahub.adapters.manifest import MANIFEST, Manifest, StatedFile, parse_manifest, write_manifest
+from lorahub.adapters.manifest import MANIFEST, AdapterManifest, StatedFile, parse_manifest, write_manifest
 from lorahub.adapters.reader import CONFIG, read_adapter
 from lorahub.errors import InvalidAdapterConfig
 
 
 def describe(
     folder: Path,
-    find: Callable[[str], BaseModel | None],
-    base: BaseModel | None,
+    find: Callable[[str], BaseLayout | None],
+    base: BaseLayout | None,
     parents: Sequence[str] | None = None,
 ) -> bytes | None:
     """What lorahub.json says from now on; None where the one that is there stays, or there is no adapter.
@@ -40,7 +40,7 @@ def describe(
     return write_manifest(adapter, base, files=stated, before=raw)
 
 
-def _before(place: Path) -> Manifest | None:
+def _before(place: Path) -> AdapterManifest | None:
     try:
         return parse_manifest(place.read_bytes()) if place.is_file() else None
     except InvalidAdapterConfig:

@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from lorahub.adapters.adapter_config import is_hub_id
-from lorahub.adapters.base_model import BaseModel
+from lorahub.adapters.base_model import BaseLayout
 from lorahub.adapters.manifest import MANIFEST
 from lorahub.errors import (
     AccessRefused,
@@ -254,7 +254,7 @@ class Hub:
     def _describe(self, folder: Path, base: str | None, parents: Sequence[str] | None) -> bytes | None:
         opened = Bases(self.sources).open(base).base if base is not None else None
 
-        def find(name: str) -> BaseModel | None:
+        def find(name: str) -> BaseLayout | None:
             return self.bases.find(name) if is_hub_id(name) else None
 
         return describe(folder, find, opened, parents) if folder.is_dir() else None

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from lorahub.adapters.base_model import BaseModel
+from lorahub.adapters.base_model import BaseLayout
 from lorahub.adapters.files import Files
 from lorahub.adapters.findings import Evidence, Finding, finding
 from lorahub.errors import InvalidBaseModel, InvalidConfiguration
@@ -15,7 +15,7 @@ from lorahub.errors import InvalidBaseModel, InvalidConfiguration
 _LOADED = ("adapter_config.json", "adapter_model.safetensors")
 
 
-def load_findings(files: Files, base: BaseModel) -> list[Finding]:
+def load_findings(files: Files, base: BaseLayout) -> list[Finding]:
     """LH310 for every tensor that PEFT drops, or makes anew because the file has none.
 
     The base is built from its config.json on torch's meta device, so it needs no memory. Raises
@@ -53,7 +53,7 @@ def load_findings(files: Files, base: BaseModel) -> list[Finding]:
     return list(_disagreements(result))
 
 
-def _model(transformers: Any, base: BaseModel) -> Any:
+def _model(transformers: Any, base: BaseLayout) -> Any:
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "config.json").write_text(json.dumps(base.config))
         config = transformers.AutoConfig.from_pretrained(folder)

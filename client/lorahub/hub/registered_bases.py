@@ -2,7 +2,7 @@
 
 from urllib.parse import quote
 
-from lorahub.adapters.base_model import BaseModel
+from lorahub.adapters.base_model import BaseLayout
 from lorahub.errors import InvalidReference, NotFound
 from lorahub.hub.api import OWN, Api
 from lorahub.hub.bases import base_from_document, document_of
@@ -15,7 +15,7 @@ class RegisteredBases:
     def __init__(self, api: Api) -> None:
         self._api = api
 
-    def add(self, base: BaseModel, name: str, *, revision: str | None = None) -> KnownBase:
+    def add(self, base: BaseLayout, name: str, *, revision: str | None = None) -> KnownBase:
         """Registers a base by its layout, and its weights where they were hashed, under this name.
 
         Raises `NotPermitted`, `InvalidBaseModel`, `AlreadyExists` where the revision is known with another layout.
@@ -27,7 +27,7 @@ class RegisteredBases:
         """Those whose name has `text` in it, without their layouts."""
         return list(self._api.rows(CountedBase, "a base model", _BASES, {"search": text} if text else None))
 
-    def find(self, name: str) -> BaseModel | None:
+    def find(self, name: str) -> BaseLayout | None:
         """Whole, with its layout; None where no base has this name."""
         try:
             return base_from_document(self._api.transport.json("GET", f"{_BASES}/{quote(name)}"))

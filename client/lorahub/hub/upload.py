@@ -29,7 +29,6 @@ ASKED_AT_ONCE = 1000
 SENT_AT_ONCE = 500  # small files; a request of them takes well below what a proxy waits, and is below what it takes
 BYTES_SENT_AT_ONCE = 4 << 20
 NDJSON = {"Content-Type": "application/x-ndjson"}
-LFS_HEADERS = {"Accept": "application/vnd.git-lfs+json", "Content-Type": "application/vnd.git-lfs+json"}
 
 
 @dataclass(frozen=True, slots=True)

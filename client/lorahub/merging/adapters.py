@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lorahub.adapters.adapter import Naming
-from lorahub.adapters.base_model import BaseModel, read_base, weight_files
+from lorahub.adapters.base_model import BaseLayout, read_base, weight_files
 from lorahub.adapters.files import Files, header_of
 from lorahub.adapters.reader import read_adapter
 from lorahub.conversion.arrays import Array
-from lorahub.conversion.lora import Layer, Lora, read_lora, refuse_broken
+from lorahub.conversion.lora import Layer, LoraAdapter, read_lora, refuse_broken
 from lorahub.conversion.peft import write_peft
 from lorahub.errors import InvalidBaseModel, NotMergeable
 from lorahub.merging.combinations import COMBINATIONS, RANK, truncate
@@ -66,7 +66,7 @@ def combine_adapters(recipe: Recipe, sources: Sequence[Files], *, rank: int = 0)
     return _made(write_peft(lora, None), layers, losses)
 
 
-def _plain(files: Files) -> Lora:
+def _plain(files: Files) -> LoraAdapter:
     adapter = read_adapter(files)
     refuse_broken(adapter)
     lora = read_lora(files, adapter)
@@ -145,11 +145,11 @@ def extract(base: Files, tuned: Files, *, rank: int, base_name: str, advance: Ad
         layers.append(layer)
     if not layers:
         raise NotMergeable("no linear layer of the two models differs", hint="are these the right folders?")
-    lora = Lora(tuple(layers), Naming.DOTTED, base_name, architecture=before.model_type)
+    lora = LoraAdapter(tuple(layers), Naming.DOTTED, base_name, architecture=before.model_type)
     return _made(write_peft(_as_stored(lora), before), layers, losses, left_out)
 
 
-def _as_stored(lora: Lora) -> Lora:
+def _as_stored(lora: LoraAdapter) -> LoraAdapter:
     """GPT-2 stores (in, out): the factors of its ΔWᵀ change places."""
     if lora.architecture != "gpt2":
         return lora
@@ -157,7 +157,7 @@ def _as_stored(lora: Lora) -> Lora:
     return replace(lora, layers=tuple(turned))
 
 
-def _same_shapes(one: BaseModel, two: BaseModel) -> bool:
+def _same_shapes(one: BaseLayout, two: BaseLayout) -> bool:
     return {name: tensor.shape for name, tensor in one.tensors.items()} == {
         name: tensor.shape for name, tensor in two.tensors.items()
     }

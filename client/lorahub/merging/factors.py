@@ -21,7 +21,7 @@ STEP = 1 << 19
 """Numbers that are read at once."""
 
 
-class Factors:
+class FactorReader:
     """Of one adapter in `files`."""
 
     def __init__(self, files: Files, adapter: Adapter) -> None:

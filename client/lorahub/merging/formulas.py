@@ -12,7 +12,7 @@ import numpy as np
 from lorahub.adapters.adapter import Kind, Update
 from lorahub.adapters.base_changes import BaseChange, Taken
 from lorahub.errors import NotMergeable
-from lorahub.merging.factors import Factors
+from lorahub.merging.factors import FactorReader
 from lorahub.merging.steps import (
     Added,
     Chain,
@@ -102,7 +102,7 @@ def arrays_of(update: Update, change: BaseChange | None) -> float:
 
 def step_of(
     update: Update,
-    factors: Factors,
+    factors: FactorReader,
     change: BaseChange | None,
     *,
     shape: tuple[int, ...],
@@ -145,7 +145,7 @@ class _Case:
         self,
         update: Update,
         roles: Roles,
-        factors: Factors,
+        factors: FactorReader,
         change: BaseChange | None,
         shape: tuple[int, ...],
         scale: float,

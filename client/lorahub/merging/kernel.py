@@ -24,7 +24,7 @@ from lorahub.merging.formulas import arrays_of, of_expert, step_of, work_of
 from lorahub.merging.recipe import Recipe
 from lorahub.merging.rounding import FLOATS, narrow, scratch, widen, working_bytes
 from lorahub.merging.steps import Added, Chain, Product, Replaced, RowFactors, Rows, Shifted, Step
-from lorahub.merging.targets import Change, Member, Target, is_sum, is_whole, updates_of
+from lorahub.merging.targets import Change, MergeMember, MergeTarget, is_sum, is_whole, updates_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -46,7 +46,7 @@ class Effort:
     work: int
 
 
-class Cache(Protocol):
+class BlockCache(Protocol):
     """What was computed, by name: blocks, and steps with their factors. `put` may forget whatever it likes."""
 
     def get(self, key: str) -> Any | None: ...
@@ -80,7 +80,7 @@ class LastFew:
 class Kernel:
     """One tensor. `chains` have a step and a weight for each adapter."""
 
-    target: Target
+    target: MergeTarget
     block_rows: int
     chains: tuple[tuple[Step, float], ...]
     recipe: Recipe
@@ -138,7 +138,7 @@ class Kernel:
 class Kernels:
     """Makes kernels, and keeps them in `kept`, or the last few: factors are read when their tensor's turn comes."""
 
-    def __init__(self, members: Sequence[Member], recipe: Recipe, kept: Cache | None = None) -> None:
+    def __init__(self, members: Sequence[MergeMember], recipe: Recipe, kept: BlockCache | None = None) -> None:
         self.members = members
         self.recipe = recipe
         self._name = f"kernels {next(_numbers)}"
@@ -147,16 +147,16 @@ class Kernels:
         self._locks: dict[str, Lock] = {}
         self._lock = Lock()
 
-    def is_whole(self, target: Target) -> bool:
+    def is_whole(self, target: MergeTarget) -> bool:
         if self.recipe.method != "sum" and target.changes:
             return True
         return is_whole(target, self.members)
 
-    def block_rows(self, target: Target) -> int:
+    def block_rows(self, target: MergeTarget) -> int:
         rows, columns = target.matrix
         return rows if self.is_whole(target) else max(1, min(rows, BLOCK_ELEMENTS // max(1, columns)))
 
-    def effort(self, target: Target, source: str) -> Effort:
+    def effort(self, target: MergeTarget, source: str) -> Effort:
         """`source` is the dtype that the base's rows have."""
         updates = [(update, self.members[number].adapter.base_change) for number, update in updates_of(target.changes)]
         numbers = [*self._numbers(target)]
@@ -173,14 +173,14 @@ class Kernels:
         read = 16 * min(STEP, max(numbers, default=0))
         return Effort(8 * copies * sum(numbers) + max(block, read), each * count + once)
 
-    def _numbers(self, target: Target) -> Iterator[int]:
+    def _numbers(self, target: MergeTarget) -> Iterator[int]:
         """Of each factor that is kept in memory for a tensor."""
         for change in target.changes:
             if isinstance(change.piece, Part) and change.piece.kind is not PartKind.TOKEN_ROWS:
                 continue  # read row by row
             yield from (prod(entry.shape) for entry in change.piece.tensors.values())
 
-    def of(self, target: Target) -> Kernel:
+    def of(self, target: MergeTarget) -> Kernel:
         key = f"{self._name}/{target.name}"
         with self._lock:
             lock = self._locks.setdefault(target.name, Lock())
@@ -192,14 +192,14 @@ class Kernels:
             assert isinstance(kernel, Kernel)
             return kernel
 
-    def _is_plain(self, target: Target) -> bool:
+    def _is_plain(self, target: MergeTarget) -> bool:
         """Whether the changes come one after another: sums, or one adapter with a weight of 1."""
         if self.recipe.method != "sum":
             return False
         weights = {change.member: change.weight for change in reversed(target.changes)}
         return is_sum(target.changes, self.members) or [*weights.values()] == [1]
 
-    def _make(self, target: Target) -> Kernel:
+    def _make(self, target: MergeTarget) -> Kernel:
         changes = target.changes
         by_member = [[change for change in changes if change.member == number] for number in range(len(self.members))]
         present = [(group, group[0].weight) for group in by_member if group]
@@ -213,7 +213,7 @@ class Kernels:
             chains = ((_concatenated([step for step, _ in chains]), 1.0),) if chains else ()
         return Kernel(target, self.block_rows(target), chains, self.recipe, is_plain)
 
-    def _steps(self, target: Target, changes: Sequence[Change], *, fold: bool) -> Iterator[Step]:
+    def _steps(self, target: MergeTarget, changes: Sequence[Change], *, fold: bool) -> Iterator[Step]:
         for change in sorted(changes, key=_turn):
             member = self.members[change.member]
             weight = change.weight if fold else 1.0
@@ -225,7 +225,7 @@ class Kernels:
                 step = self._step(change.piece, member, change.target.shape, weight)
                 yield of_expert(step, change.place.expert, change.place.rows)
 
-    def _step(self, update: Update, member: Member, shape: tuple[int, ...], weight: float) -> Step:
+    def _step(self, update: Update, member: MergeMember, shape: tuple[int, ...], weight: float) -> Step:
         """Of a whole weight; experts that lie in tensors of their own share it."""
         if len(update.shape) < 3:
             return step_of(update, member.factors, member.adapter.base_change, shape=shape, weight=weight)
@@ -250,7 +250,7 @@ def _arrays(held: Any) -> "Iterator[NDArray[Any]]":
     elif isinstance(held, list | tuple):
         for one in held:
             yield from _arrays(one)
-    elif is_dataclass(held) and not isinstance(held, Target | Recipe):
+    elif is_dataclass(held) and not isinstance(held, MergeTarget | Recipe):
         for field in fields(held):
             yield from _arrays(getattr(held, field.name))
 
@@ -289,7 +289,7 @@ def _concatenated(steps: Sequence[Any]) -> Step:
     return Product(left, np.concatenate([step.right for step in steps], axis=0))
 
 
-def _part_step(part: Part, member: Member, change: Change, target: Target, weight: float) -> Step:
+def _part_step(part: Part, member: MergeMember, change: Change, target: MergeTarget, weight: float) -> Step:
     entry: TensorEntry = next(iter(part.tensors.values()))
     if part.kind is PartKind.TOKEN_ROWS:
         entry = part.tensors.get("rows", entry)
@@ -305,7 +305,7 @@ def _part_step(part: Part, member: Member, change: Change, target: Target, weigh
     return Shifted(step, rows[0]) if rows is not None and rows[0] else step
 
 
-def _bias_step(update: Update, member: Member, weight: float) -> Step:
+def _bias_step(update: Update, member: MergeMember, weight: float) -> Step:
     """IA3 multiplies its module's bias too; a bias of lora_B is added, scaled."""
     if update.method == "ia3":
         return RowFactors(member.factors.load(update.tensors["factor"]).reshape(-1))

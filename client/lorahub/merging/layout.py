@@ -10,7 +10,7 @@ from typing import Any
 
 from lorahub.adapters.files import Files, header_of
 from lorahub.adapters.safetensors_header import DTYPE_BITS, SafetensorsHeader
-from lorahub.merging.targets import Target
+from lorahub.merging.targets import MergeTarget
 
 _DTYPE_ORDER = (
     "U64 I64 F64 C64 U32 I32 F32 U16 I16 F16 BF16 F8_E4M3FNUZ F8_E5M2FNUZ F8_E8M0 F8_E4M3 F8_E5M2 I8 U8 F6_E3M2 "
@@ -22,7 +22,7 @@ _DTYPE_ORDER = (
 class Extent:
     """A tensor in a merged file, bytes [start, stop); `source` is where it was in the base."""
 
-    target: Target
+    target: MergeTarget
     start: int
     stop: int
     source: "Location | None"
@@ -64,7 +64,7 @@ class WeightFile:
                 yield extent
 
 
-def weight_file(files: Files, path: str, prefix: str, targets: Mapping[str, Sequence[Target]]) -> WeightFile:
+def weight_file(files: Files, path: str, prefix: str, targets: Mapping[str, Sequence[MergeTarget]]) -> WeightFile:
     """The merged form of one of the base's weight files; `prefix` is what the base's names have before the file's."""
     header = header_of(files, path, allow_empty=True)
     pairs = [(entry, target) for entry in header.tensors for target in targets[prefix + entry.name]]
@@ -95,11 +95,11 @@ def weight_file(files: Files, path: str, prefix: str, targets: Mapping[str, Sequ
     return WeightFile(path, raw, tuple(extents))
 
 
-def _size(target: Target) -> int:
+def _size(target: MergeTarget) -> int:
     return prod(target.shape) * DTYPE_BITS[target.dtype] // 8
 
 
-def _header(before: SafetensorsHeader, named: Iterable[tuple[str, Target]]) -> bytes:
+def _header(before: SafetensorsHeader, named: Iterable[tuple[str, MergeTarget]]) -> bytes:
     """As the safetensors library writes it, with the keys of `__metadata__` in order."""
     value: dict[str, Any] = {"__metadata__": dict(sorted((before.metadata or {"format": "pt"}).items()))}
     end = 0

@@ -10,18 +10,18 @@ from functools import cached_property, partial
 from math import prod
 from typing import Any, Protocol
 
-from lorahub.adapters.base_model import BaseModel, read_base, weight_files
+from lorahub.adapters.base_model import BaseLayout, read_base, weight_files
 from lorahub.adapters.files import Files, read_whole
 from lorahub.adapters.limits import LIMITS
 from lorahub.adapters.manifest import MANIFEST
 from lorahub.adapters.reader import read_adapter
 from lorahub.errors import InvalidBaseModel, MergeTooLarge
-from lorahub.merging.factors import Factors
-from lorahub.merging.kernel import Cache, Effort, Kernel, Kernels
+from lorahub.merging.factors import FactorReader
+from lorahub.merging.kernel import BlockCache, Effort, Kernel, Kernels
 from lorahub.merging.layout import Extent, WeightFile, index_of, weight_file
 from lorahub.merging.recipe import KERNEL, Ingredient, Recipe
 from lorahub.merging.rounding import FLOATS
-from lorahub.merging.targets import Member, Target, model_of
+from lorahub.merging.targets import MergeMember, MergeTarget, model_of
 
 LINEAGE = "lorahub-merge.json"
 _OTHER_WEIGHTS = (".bin", ".pt", ".pth", ".ckpt", ".gguf", ".onnx", ".h5", ".msgpack", ".tflite", ".safetensors")
@@ -101,7 +101,7 @@ class MergePlan:
     """
 
     def __init__(
-        self, recipe: Recipe, of: Ingredients, *, cache: Cache | None = None, device: Device | None = None
+        self, recipe: Recipe, of: Ingredients, *, cache: BlockCache | None = None, device: Device | None = None
     ) -> None:
         """`cache` keeps steps with their factors; by itself a plan keeps those of the last few tensors."""
         self.recipe = recipe
@@ -276,7 +276,7 @@ class MergePlan:
 
     def _weight_files(self) -> dict[str, WeightFile]:
         paths = weight_files(self.base_files)
-        targets: dict[str, list[Target]] = dict(self.model.targets)
+        targets: dict[str, list[MergeTarget]] = dict(self.model.targets)
         new = targets.pop("", [])
         made: dict[str, WeightFile] = {}
         for prefix, path in paths:
@@ -389,7 +389,7 @@ class MergePlan:
         """Whether a byte of the tensor needs all of it."""
         return not extent.is_copy and self.kernels.is_whole(extent.target)
 
-    def _work(self, target: Target) -> int:
+    def _work(self, target: MergeTarget) -> int:
         """Multiplications for an element. Raises `MergeTooLarge`."""
         factor = 0
         for change in target.changes:
@@ -409,10 +409,10 @@ class MergePlan:
         return factor
 
 
-def _member(files: Files, ingredient: Ingredient) -> Member:
+def _member(files: Files, ingredient: Ingredient) -> MergeMember:
     adapter = read_adapter(files)
-    return Member(adapter, Factors(files, adapter), ingredient)
+    return MergeMember(adapter, FactorReader(files, adapter), ingredient)
 
 
-def _base(files: Files, name: str) -> BaseModel:
+def _base(files: Files, name: str) -> BaseLayout:
     return replace(read_base(files, digest=files.sha256), name=name)

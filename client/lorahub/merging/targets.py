@@ -9,15 +9,15 @@ from math import prod
 from typing import Any
 
 from lorahub.adapters.adapter import Adapter, Kind, Part, PartKind, Update
-from lorahub.adapters.base_model import BaseModel
-from lorahub.adapters.base_names import Place, Weight
+from lorahub.adapters.base_model import BaseLayout
+from lorahub.adapters.base_names import Weight, WeightPlace
 from lorahub.adapters.check import VOCABULARY, Report, check
 from lorahub.adapters.formats import format_of
 from lorahub.adapters.patterns import Patterns, layer_index
 from lorahub.adapters.rules import Severity
 from lorahub.adapters.safetensors_header import TensorEntry
 from lorahub.errors import AdapterDoesNotFit, NotMergeable
-from lorahub.merging.factors import Factors
+from lorahub.merging.factors import FactorReader
 from lorahub.merging.formulas import is_additive, needs_whole, refuse_unmergeable
 from lorahub.merging.recipe import Ingredient
 from lorahub.merging.rounding import FLOATS
@@ -27,11 +27,11 @@ _WHOLE = (PartKind.REPLACEMENT, PartKind.BASE_COPY)
 
 
 @dataclass(frozen=True)
-class Member:
+class MergeMember:
     """One adapter of a merge, as far as headers tell."""
 
     adapter: Adapter
-    factors: Factors
+    factors: FactorReader
     ingredient: Ingredient
 
     def weight_of(self, module: str) -> float:
@@ -48,13 +48,13 @@ class Change:
     weight: float
     piece: Update | Part
     target: Weight
-    place: Place
+    place: WeightPlace
     is_bias: bool = False
     """Of an update: what it does to its module's bias, rather than to its weight."""
 
 
 @dataclass
-class Target:
+class MergeTarget:
     """A tensor that comes out. `source` is the base's tensor that it starts from, None for a new one."""
 
     name: str
@@ -82,10 +82,10 @@ class Target:
 
 
 @dataclass(frozen=True)
-class Model:
+class MergeOutput:
     """What comes out. `configuration` are the values of config.json that change."""
 
-    targets: Mapping[str, list[Target]]
+    targets: Mapping[str, list[MergeTarget]]
     """By the base's tensor that they stand in the place of; under "" those that stand behind the last."""
     configuration: Mapping[str, Any]
     notes: tuple[str, ...]
@@ -97,7 +97,7 @@ def _is_linear(piece: Update | Part) -> bool:
     return isinstance(piece, Update) and piece.kind is Kind.LINEAR
 
 
-def fit(member: Member, base: BaseModel) -> Report:
+def fit(member: MergeMember, base: BaseLayout) -> Report:
     """Raises `AdapterDoesNotFit` or `NotMergeable`."""
     adapter, name = member.adapter, member.ingredient.source
     if base.is_quantised:
@@ -139,25 +139,25 @@ def _brings_vocabulary(report: Report) -> bool:
     )
 
 
-def model_of(base: BaseModel, members: Sequence[Member], dtype: str | None) -> Model:
+def model_of(base: BaseLayout, members: Sequence[MergeMember], dtype: str | None) -> MergeOutput:
     """Raises `AdapterDoesNotFit` and `NotMergeable`."""
     return _Builder(base, members, dtype).build()
 
 
 class _Builder:
-    def __init__(self, base: BaseModel, members: Sequence[Member], dtype: str | None) -> None:
+    def __init__(self, base: BaseLayout, members: Sequence[MergeMember], dtype: str | None) -> None:
         self.base = base
         self.members = members
         self.dtype = dtype
         self.order = self._replication()
         self.notes: list[str] = []
         self.configuration: dict[str, Any] = {}
-        self.targets: dict[str, list[Target]] = {name: self._copies(name) for name in base.tensors}
+        self.targets: dict[str, list[MergeTarget]] = {name: self._copies(name) for name in base.tensors}
         self.by_name = {target.name: target for made in self.targets.values() for target in made}
         self.embedding: str | None = None
         self.head: list[Change] = []
 
-    def build(self) -> Model:
+    def build(self) -> MergeOutput:
         for number, member in enumerate(self.members):
             report = fit(member, self.base)
             self._take(number, member, report)
@@ -171,7 +171,7 @@ class _Builder:
             self.configuration["dtype"] = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}[
                 self.dtype
             ]
-        return Model(self.targets, self.configuration, tuple(self.notes), self.order)
+        return MergeOutput(self.targets, self.configuration, tuple(self.notes), self.order)
 
     # --- tensors ------------------------------------------------------------------------------------------------------
 
@@ -181,15 +181,15 @@ class _Builder:
             raise NotMergeable("the adapters replicate layers in different ways", hint="merge them one at a time")
         return list(orders.pop())
 
-    def _copies(self, name: str) -> list[Target]:
+    def _copies(self, name: str) -> list[MergeTarget]:
         tensor, index = self.base.tensors[name], layer_index(name)
         dtype = self.dtype if self.dtype and tensor.dtype in FLOATS else tensor.dtype
         if not self.order or index is None:
-            return [Target(name, dtype, tensor.shape, name)]
+            return [MergeTarget(name, dtype, tensor.shape, name)]
         places = [new for new, old in enumerate(self.order) if old == index]
-        return [Target(_renumbered(name, index, new), dtype, tensor.shape, name) for new in places]
+        return [MergeTarget(_renumbered(name, index, new), dtype, tensor.shape, name) for new in places]
 
-    def _named(self, place: str, module: str) -> Target:
+    def _named(self, place: str, module: str) -> MergeTarget:
         """The tensor that stands for `place` in the layer of the adapter's `module`."""
         old, new = layer_index(place), layer_index(module)
         name = _renumbered(place, old, new) if self.order and old is not None and new is not None else place
@@ -197,7 +197,7 @@ class _Builder:
 
     # --- pieces -------------------------------------------------------------------------------------------------------
 
-    def _take(self, number: int, member: Member, report: Report) -> None:
+    def _take(self, number: int, member: MergeMember, report: Report) -> None:
         pairs: list[tuple[Update | Part, Weight]] = [*report.bound, *report.placed]
         is_both = member.adapter.ties_weights
         for piece, weight in pairs:
@@ -212,7 +212,7 @@ class _Builder:
             if id(part) not in known:
                 self._take_new(number, part)
 
-    def _take_update(self, number: int, member: Member, update: Update, weight: Weight) -> None:
+    def _take_update(self, number: int, member: MergeMember, update: Update, weight: Weight) -> None:
         is_stack = len(update.shape) == 3 and update.kind is Kind.LINEAR
         refuse_unmergeable(update, member.adapter.base_change, is_stack=is_stack)
         if update.method == "vera" and not {"shared_down", "shared_up"} <= update.tensors.keys():
@@ -231,7 +231,7 @@ class _Builder:
         if touches_bias and bias in self.base.tensors:
             tensor = self.base.tensors[bias]
             change = Change(
-                number, factor, update, Weight(bias, tensor.shape, tensor.dtype, ()), Place(bias), is_bias=True
+                number, factor, update, Weight(bias, tensor.shape, tensor.dtype, ()), WeightPlace(bias), is_bias=True
             )
             self._named(bias, update.module).changes.append(change)
         elif "up_bias" in update.tensors:
@@ -239,14 +239,14 @@ class _Builder:
                 f"{update.module} has a bias on lora_B, its layer in the base has none", hint="train without lora_bias"
             )
 
-    def _refuse_whole_of_parts(self, member: Member, update: Update, weight: Weight) -> None:
+    def _refuse_whole_of_parts(self, member: MergeMember, update: Update, weight: Weight) -> None:
         if len(weight.places) > 1 and needs_whole(update, member.adapter.base_change):
             raise NotMergeable(
                 f"{update.module} is stored in {len(weight.places)} pieces, and {update.method} needs it whole",
                 hint="merge it with PEFT",
             )
 
-    def _take_part(self, number: int, member: Member, part: Part, weight: Weight) -> None:
+    def _take_part(self, number: int, member: MergeMember, part: Part, weight: Weight) -> None:
         if part.kind in (PartKind.REPLACEMENT, PartKind.BASE_COPY, PartKind.BIAS) and len(weight.places) > 1:
             raise NotMergeable(f"{part.name} is stored in pieces in the base", hint="merge it with PEFT")
         self._place(number, member.weight_of(part.module), part, weight)
@@ -258,9 +258,9 @@ class _Builder:
         entry = next(iter(part.tensors.values()))
         if part.name in self.by_name:
             raise NotMergeable(f"two adapters bring {part.name}", hint="merge them one at a time")
-        target = Target(part.name, self.dtype or entry.dtype, entry.shape, None)
-        weight = Weight(part.name, entry.shape, entry.dtype, (Place(part.name),))
-        target.changes.append(Change(number, 1.0, part, weight, Place(part.name)))
+        target = MergeTarget(part.name, self.dtype or entry.dtype, entry.shape, None)
+        weight = Weight(part.name, entry.shape, entry.dtype, (WeightPlace(part.name),))
+        target.changes.append(Change(number, 1.0, part, weight, WeightPlace(part.name)))
         self.targets.setdefault("", []).append(target)
         self.by_name[part.name] = target
         self.notes.append(f"{part.name} is new: it comes from the adapter")
@@ -294,7 +294,7 @@ class _Builder:
         both = [change for change in self.by_name[source].changes if self._is_for_both(change)]
         name = source.rpartition("model.embed_tokens")[0] + _HEAD if "model.embed_tokens" in source else _HEAD
         tensor = self.base.tensors[source]
-        head = Target(name, self.by_name[source].dtype, tensor.shape, source, [*both, *self.head])
+        head = MergeTarget(name, self.by_name[source].dtype, tensor.shape, source, [*both, *self.head])
         self.targets[source].append(head)
         self.by_name[name] = head
         self.configuration["tie_word_embeddings"] = False
@@ -307,7 +307,7 @@ class _Builder:
         is_rows = isinstance(change.piece, Part) and change.piece.kind is PartKind.TOKEN_ROWS
         return is_rows or self.members[change.member].adapter.ties_weights
 
-    def _resize(self, target: Target) -> None:
+    def _resize(self, target: MergeTarget) -> None:
         """A whole tensor of another size in its place: a vocabulary that grew."""
         wholes = [
             _entry(change.piece)
@@ -333,13 +333,13 @@ def _renumbered(name: str, old: int | None, new: int | None) -> str:
     return name.replace(f".{old}.", f".{new}.", 1)
 
 
-def is_whole(target: Target, members: Sequence[Member]) -> bool:
+def is_whole(target: MergeTarget, members: Sequence[MergeMember]) -> bool:
     """Whether a row of the result depends on other rows."""
     updates = updates_of(target.changes)
     return any(needs_whole(update, members[number].adapter.base_change) for number, update in updates)
 
 
-def is_sum(changes: Iterable[Change], members: Sequence[Member]) -> bool:
+def is_sum(changes: Iterable[Change], members: Sequence[MergeMember]) -> bool:
     """Whether all changes only add something that doesn't depend on the weight."""
     for change in changes:
         if isinstance(change.piece, Part):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from lorahub.serving.slots import Pair
+from lorahub.serving.slots import FactorPair
 
 Forward = Callable[..., Tensor]
 
@@ -19,7 +19,7 @@ ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = MappingProxyType(
 
 
 @dataclass(frozen=True, slots=True)
-class Shift:
+class ShiftEffect:
     """y + by: BitFit. `by` (out)."""
 
     by: Tensor
@@ -33,7 +33,7 @@ class Shift:
 
 
 @dataclass(frozen=True, slots=True)
-class Factors:
+class FactorEffect:
     """y ∘ by, in feed-forward modules x ∘ by: IA3 (arXiv 2205.05638). `by` (out), or (in)."""
 
     by: Tensor
@@ -51,7 +51,7 @@ class Factors:
 class Rescaled:
     """y ∘ gain + shift + (x·A)·B: DoRA (arXiv 2402.09353), its norms computed once. `gain` and `shift` (out)."""
 
-    pair: Pair
+    pair: FactorPair
     gain: Tensor
     shift: Tensor
 
@@ -64,15 +64,15 @@ class Rescaled:
         return y * self.gain + self.shift + self.pair.delta(x).to(y.dtype)
 
     @classmethod
-    def of(cls, pair: Pair, magnitude: Tensor, weight: Tensor, bias: Tensor | None) -> "Rescaled":
+    def of(cls, pair: FactorPair, magnitude: Tensor, weight: Tensor, bias: Tensor | None) -> "Rescaled":
         """`weight` (out, in), all in float64. W' = m / ‖V‖ · V with V = W + B·A, a norm for each output."""
         gain = magnitude / torch.linalg.vector_norm(weight + (pair.a.T @ pair.b).T, dim=1)
         kept = torch.zeros_like(gain) if bias is None else bias * (1 - gain)
-        return cls(Pair(pair.a, pair.b * gain), gain, kept)
+        return cls(FactorPair(pair.a, pair.b * gain), gain, kept)
 
 
 @dataclass(frozen=True, slots=True)
-class Bottleneck:
+class BottleneckEffect:
     """y + up · f(down · y): Houlsby's and Pfeiffer's adapters (arXiv 1902.00751, 2005.00247).
 
     `down` (bottleneck, width), `up` (width, bottleneck), perhaps with biases.

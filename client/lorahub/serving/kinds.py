@@ -8,14 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from lorahub.adapters.adapter import Adapter, Part, PartKind, Update
-from lorahub.adapters.base_model import BaseModel, BaseTensor
+from lorahub.adapters.base_model import BaseLayout, BaseTensor
 from lorahub.adapters.base_names import BaseNames
 from lorahub.adapters.formats import format_of
 from lorahub.errors import AdapterDoesNotFit, NotConvertible
-from lorahub.merging.factors import Factors as Tensors
-from lorahub.serving.effects import Bottleneck, Factors, Rescaled, Shift
+from lorahub.merging.factors import FactorReader as Tensors
+from lorahub.serving.effects import BottleneckEffect, FactorEffect, Rescaled, ShiftEffect
 from lorahub.serving.fronts import Front
-from lorahub.serving.slots import Effect, Pair
+from lorahub.serving.slots import Effect, FactorPair
 
 _FRONTS = (PartKind.PROMPT, PartKind.PREFIX)
 _FRONT_METHODS = ("prompt_tuning", "p_tuning", "prefix_tuning")
@@ -48,7 +48,7 @@ def _is_front(adapter: Adapter) -> bool:
 
 
 @dataclass(frozen=True)
-class Reader:
+class AdapterReader:
     """One adapter on its way onto `model`; its tensors come as float64, and go to `dtype` or their module's own."""
 
     model: Any
@@ -95,7 +95,7 @@ class Reader:
     def _effect(self, piece: Update | Part, module: Any) -> Effect:
         if isinstance(piece, Update):
             of_input = piece.shape[0] is None
-            return Factors(self._sized(piece, "factor", _widths(module)[of_input]), of_input)
+            return FactorEffect(self._sized(piece, "factor", _widths(module)[of_input]), of_input)
         if piece.kind is PartKind.BOTTLENECK:
             width = _widths(module)[0] if hasattr(module, "weight") else self.model.config.get_text_config().hidden_size
             _require(piece.shape[0] == width, piece.module, piece.shape[0], width)
@@ -103,9 +103,9 @@ class Reader:
                 self._load(piece, role) if role in piece.tensors else None for role in ("down_bias", "up_bias")
             )
             factors = (self._load(piece, "down"), self._load(piece, "up"), down_bias, up_bias)
-            return Bottleneck(*factors, str(piece.activation))
+            return BottleneckEffect(*factors, str(piece.activation))
         bias = self._sized(piece, "bias", module.bias.numel())
-        return Shift(bias if piece.kind is PartKind.BIAS_DELTA else bias - module.bias.detach().cpu().double())
+        return ShiftEffect(bias if piece.kind is PartKind.BIAS_DELTA else bias - module.bias.detach().cpu().double())
 
     def _sized(self, piece: Update | Part, role: str, size: int) -> Tensor:
         values = self._load(piece, role).flatten()
@@ -135,10 +135,10 @@ class Reader:
                 raise AdapterDoesNotFit(f"the model has no {what} {piece.module}", hint=_HINT)
 
 
-def _layout(model: nn.Module, parameter: str) -> BaseModel:
+def _layout(model: nn.Module, parameter: str) -> BaseLayout:
     """The model's own parameters of this name, in memory."""
     config: Any = getattr(model, "config", None)
-    return BaseModel(
+    return BaseLayout(
         {
             name: BaseTensor("F32", tuple(value.shape))
             for name, value in model.named_parameters()
@@ -148,7 +148,7 @@ def _layout(model: nn.Module, parameter: str) -> BaseModel:
     )
 
 
-def rescaled(pair: Pair, magnitude: Tensor, module: Any) -> Effect:
+def rescaled(pair: FactorPair, magnitude: Tensor, module: Any) -> Effect:
     """DoRA on a linear layer. Raises `NotConvertible` where its weight is quantised."""
     weight, bias = module.weight.detach(), getattr(module, "bias", None)
     if not weight.is_floating_point() or weight.dtype.itemsize < 2:
@@ -165,7 +165,7 @@ def moved(piece: Any, module: nn.Module, dtype: torch.dtype | None) -> Any:
     own = weight.dtype if weight.dtype.is_floating_point and weight.dtype.itemsize > 1 else torch.float32
 
     def brought(value: Any) -> Any:
-        if isinstance(value, Pair):
+        if isinstance(value, FactorPair):
             return replace(value, a=brought(value.a), b=brought(value.b))
         if not isinstance(value, Tensor):
             return value

@@ -16,8 +16,8 @@ from lorahub.hub.hub import Hub
 from lorahub.hub.sources import Wanted, is_of_a_model, is_of_an_adapter, local_place
 from lorahub.serving.dialog import Dialog
 from lorahub.serving.fronts import Entrance
-from lorahub.serving.slots import Active, Live, Pair, Slot, State
-from lorahub.serving.targets import Loaded, Targets
+from lorahub.serving.slots import Active, FactorPair, Live, ModuleSlot, State
+from lorahub.serving.targets import LoadedAdapter, Targets
 
 OnSwap = Literal["reprefill", "keep"]
 
@@ -52,11 +52,11 @@ class Session:
         self.max_rank = max_rank
         self._live = Live()
         self._targets = Targets(self.model, dtype)
-        self._adapters: dict[str, Loaded] = {}
+        self._adapters: dict[str, LoadedAdapter] = {}
         self._states: dict[str | None, State] = {None: self._live.state}
-        self._slots: dict[str, Slot] = {}
+        self._slots: dict[str, ModuleSlot] = {}
         self._entrance: Entrance | None = None
-        self._stack: tuple[tuple[str, ...], Mapping[str, Pair]] = ((), {})
+        self._stack: tuple[tuple[str, ...], Mapping[str, FactorPair]] = ((), {})
 
     def __enter__(self) -> Self:
         return self
@@ -65,7 +65,7 @@ class Session:
         self.close()
 
     @property
-    def adapters(self) -> Mapping[str, Loaded]:
+    def adapters(self) -> Mapping[str, LoadedAdapter]:
         """What is loaded, by name."""
         return MappingProxyType(self._adapters)
 
@@ -81,7 +81,7 @@ class Session:
 
     # --- loading ------------------------------------------------------------------------------------------------------
 
-    def load(self, name: str, source: str | Path) -> Loaded:
+    def load(self, name: str, source: str | Path) -> LoadedAdapter:
         """Reads an adapter, without using it yet: a folder, `namespace/name@revision` of the registry, `hf:org/name`.
 
         Raises `NotConvertible` for what can't act here, `AdapterDoesNotFit`, `AlreadyExists`, `LimitExceeded`; the
@@ -90,7 +90,7 @@ class Session:
         self._refuse_taken(name)
         return self._keep(name, self._targets.read(FolderFiles(folder_of(source, Hub)), str(source)))
 
-    def blend(self, name: str, weights: Mapping[str, float]) -> Loaded:
+    def blend(self, name: str, weights: Mapping[str, float]) -> LoadedAdapter:
         """A weighted sum of loaded adapters as one adapter, exactly: Σ wᵢ·Bᵢ·Aᵢ is one pair of the sum of the ranks.
 
         Raises `InvalidUsage` for an adapter that isn't plain LoRA.
@@ -105,7 +105,7 @@ class Session:
             for module in modules
         }
         source = " + ".join(f"{weight:g}·{part}" for part, weight in weights.items())
-        return self._keep(name, Loaded(source, self._targets.resident(summed)))
+        return self._keep(name, LoadedAdapter(source, self._targets.resident(summed)))
 
     def unload(self, name: str) -> None:
         """Raises `InvalidUsage` for an adapter that acts: the output would change unasked."""
@@ -171,7 +171,7 @@ class Session:
 
     # --- bookkeeping --------------------------------------------------------------------------------------------------
 
-    def _keep(self, name: str, loaded: Loaded) -> Loaded:
+    def _keep(self, name: str, loaded: LoadedAdapter) -> LoadedAdapter:
         if self.max_rank is not None and loaded.rank > self.max_rank:
             raise LimitExceeded(
                 f"{name} has rank {loaded.rank}, this session takes {self.max_rank}", hint="raise max_rank"
@@ -181,16 +181,16 @@ class Session:
         self._states[name] = State(name, loaded.pairs, effects=loaded.effects, front=loaded.front)
         return loaded
 
-    def _fit_slots(self, *more: Loaded) -> None:
+    def _fit_slots(self, *more: LoadedAdapter) -> None:
         """Slots before exactly the modules that some adapter targets, an entrance where one has a front."""
         adapters = (*self._adapters.values(), *more)
         wanted = {module for loaded in adapters for module in loaded.modules}
         new = {module: self.model.get_submodule(module) for module in wanted - self._slots.keys()}
         for module in new.values():
-            Slot.refuse_taken(module)
+            ModuleSlot.refuse_taken(module)
         for name in self._slots.keys() - wanted:
             self._slots.pop(name).remove()
-        self._slots |= {name: Slot(name, module, self._live) for name, module in new.items()}
+        self._slots |= {name: ModuleSlot(name, module, self._live) for name, module in new.items()}
         has_front = any(loaded.front is not None for loaded in adapters)
         if has_front and self._entrance is None:
             self._entrance = Entrance(self.model, self._live)
@@ -198,7 +198,7 @@ class Session:
             self._entrance.remove()
             self._entrance = None
 
-    def _loaded(self, name: str) -> Loaded:
+    def _loaded(self, name: str) -> LoadedAdapter:
         if name not in self._adapters:
             near = difflib.get_close_matches(name, self._adapters, n=1)
             known = ", ".join(self._adapters) or "none yet"
@@ -207,7 +207,7 @@ class Session:
             )
         return self._adapters[name]
 
-    def _plain(self, name: str) -> Loaded:
+    def _plain(self, name: str) -> LoadedAdapter:
         loaded = self._loaded(name)
         if loaded.effects or loaded.front is not None:
             raise InvalidUsage(
@@ -272,17 +272,17 @@ def folder_of(source: str | Path, hub: Callable[[], Hub], wanted: Wanted = is_of
     return place
 
 
-def _concatenated(parts: Sequence[tuple[Pair, float]]) -> Pair:
+def _concatenated(parts: Sequence[tuple[FactorPair, float]]) -> FactorPair:
     """Ranks side by side, the weights in `b`; as float64, so that they are rounded once."""
     first = parts[0][0]
     a = torch.cat([pair.a.double() for pair, _ in parts], dim=1 if first.is_embedding else 0)
     b = torch.cat([pair.b.double() * weight for pair, weight in parts])
-    return Pair(a, b, first.is_embedding)
+    return FactorPair(a, b, first.is_embedding)
 
 
-def _stacked(adapters: Sequence[Mapping[str, Pair]]) -> dict[str, Pair]:
+def _stacked(adapters: Sequence[Mapping[str, FactorPair]]) -> dict[str, FactorPair]:
     """Every module of any adapter, (adapters + 1, …): zeros where an adapter leaves it alone, and last for the base."""
-    stacks: dict[str, Pair] = {}
+    stacks: dict[str, FactorPair] = {}
     for module in dict.fromkeys(module for pairs in adapters for module in pairs):
         own = [pairs.get(module) for pairs in adapters]
         rank = max(pair.rank for pair in own if pair is not None)
@@ -293,5 +293,5 @@ def _stacked(adapters: Sequence[Mapping[str, Pair]]) -> dict[str, Pair]:
             if pair is not None:
                 (a[number, :, : pair.rank] if pair.is_embedding else a[number, : pair.rank]).copy_(pair.a)
                 b[number, : pair.rank] = pair.b
-        stacks[module] = Pair(a, b, some.is_embedding)
+        stacks[module] = FactorPair(a, b, some.is_embedding)
     return stacks

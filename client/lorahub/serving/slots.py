@@ -19,7 +19,7 @@ Active = str | tuple[str | None, ...] | None
 
 
 @dataclass(frozen=True, slots=True)
-class Pair:
+class FactorPair:
     """One module's factors: `a` (rank, in), `b` (rank, out) with the scale in it. Of an embedding, `a` is (rows, rank).
 
     In a mixture of k adapters both have a dimension (k) before these, and ranks are filled up with zeros.
@@ -83,7 +83,7 @@ class State:
     """
 
     active: Active = None
-    pairs: Mapping[str, Pair] = field(default_factory=dict)
+    pairs: Mapping[str, FactorPair] = field(default_factory=dict)
     rows: Tensor | None = None
     effects: Mapping[str, Effect] = field(default_factory=dict)
     front: Before | None = None
@@ -96,7 +96,7 @@ class Live:
     state: State = field(default_factory=State)
 
 
-class Slot:
+class ModuleSlot:
     """A module's `forward`, and behind it whatever acts on this module."""
 
     def __init__(self, name: str, module: nn.Module, live: Live) -> None:
@@ -121,7 +121,7 @@ class Slot:
     @staticmethod
     def refuse_taken(module: nn.Module) -> None:
         """Two sessions would add to each other's output."""
-        if isinstance(module.__dict__.get("forward"), Slot):
+        if isinstance(module.__dict__.get("forward"), ModuleSlot):
             raise InvalidUsage("another session has this model", hint="close it, or load both adapters into it")
 
     def remove(self) -> None:

@@ -11,18 +11,18 @@ import torch
 from torch import Tensor, nn
 
 from lorahub.adapters.adapter import Adapter, Kind, Naming, PartKind, Update
-from lorahub.adapters.base_model import BaseModel, BaseTensor
+from lorahub.adapters.base_model import BaseLayout, BaseTensor
 from lorahub.adapters.base_names import BaseNames
 from lorahub.adapters.files import Files
 from lorahub.adapters.reader import read_adapter
 from lorahub.adapters.rules import Severity
 from lorahub.conversion.gguf import from_gguf
-from lorahub.conversion.lora import Layer, Lora, read_lora, refuse_broken
+from lorahub.conversion.lora import Layer, LoraAdapter, read_lora, refuse_broken
 from lorahub.errors import AdapterDoesNotFit, NotConvertible
-from lorahub.merging.factors import Factors
+from lorahub.merging.factors import FactorReader
 from lorahub.serving.fronts import Front
-from lorahub.serving.kinds import Reader, kind_of, moved, rescaled
-from lorahub.serving.slots import Effect, Pair
+from lorahub.serving.kinds import AdapterReader, kind_of, moved, rescaled
+from lorahub.serving.slots import Effect, FactorPair
 
 _BESIDE = {
     PartKind.BIAS: "biases",
@@ -33,14 +33,14 @@ _BESIDE = {
 
 
 @dataclass(frozen=True, slots=True)
-class Loaded:
+class LoadedAdapter:
     """An adapter in memory, on its model's device. All factors are views of one buffer for each device and dtype.
 
     Plain LoRA is `pairs` and nothing else.
     """
 
     source: str
-    pairs: Mapping[str, Pair]
+    pairs: Mapping[str, FactorPair]
     effects: Mapping[str, Effect] = field(default_factory=dict)
     front: Front | None = None
     method: str = "lora"
@@ -83,22 +83,22 @@ class Targets:
         self.modules = {name: module for name, module in model.named_modules() if _shape(module) is not None}
         tensors = {f"{name}.weight": BaseTensor("F32", _widths(module)) for name, module in self.modules.items()}
         config: Any = getattr(model, "config", None)
-        self._base = BaseModel(tensors, config.to_dict() if hasattr(config, "to_dict") else {})
+        self._base = BaseLayout(tensors, config.to_dict() if hasattr(config, "to_dict") else {})
         self._names = BaseNames(self._base)
 
-    def read(self, files: Files, source: str) -> Loaded:
+    def read(self, files: Files, source: str) -> LoadedAdapter:
         """Raises `NotConvertible` for what can't act on modules alone, `AdapterDoesNotFit`, `InvalidAdapter`."""
         adapter = read_adapter(files)
         kind = kind_of(adapter)
         if kind is None:
             return self._factors(files, adapter, source)
         _refuse_errors(adapter)
-        reader = Reader(self._model, adapter, Factors(files, adapter), self._dtype)
+        reader = AdapterReader(self._model, adapter, FactorReader(files, adapter), self._dtype)
         if kind == "front":
-            return Loaded(source, {}, front=reader.front(), method=adapter.method)
-        return Loaded(source, {}, reader.effects(), method=adapter.method)
+            return LoadedAdapter(source, {}, front=reader.front(), method=adapter.method)
+        return LoadedAdapter(source, {}, reader.effects(), method=adapter.method)
 
-    def _factors(self, files: Files, adapter: Adapter, source: str) -> Loaded:
+    def _factors(self, files: Files, adapter: Adapter, source: str) -> LoadedAdapter:
         refuse_broken(adapter)
         _refuse_special(adapter)
         lora = read_lora(files, adapter)
@@ -114,14 +114,14 @@ class Targets:
             for name, layer in layers.items()
             if layer.magnitude is not None
         }
-        return Loaded(source, self.resident(pairs), effects, method="dora" if effects else "lora")
+        return LoadedAdapter(source, self.resident(pairs), effects, method="dora" if effects else "lora")
 
-    def resident(self, pairs: Mapping[str, Pair]) -> dict[str, Pair]:
+    def resident(self, pairs: Mapping[str, FactorPair]) -> dict[str, FactorPair]:
         """The pairs in one buffer for each device and dtype of the modules. Raises `NotConvertible` for an overflow."""
         groups: dict[tuple[torch.device, torch.dtype], list[str]] = {}
         for name in pairs:
             groups.setdefault(self._home(name), []).append(name)
-        moved: dict[str, Pair] = {}
+        moved: dict[str, FactorPair] = {}
         for (device, dtype), names in groups.items():
             tensors = [tensor for name in names for tensor in (pairs[name].a, pairs[name].b)]
             flat = torch.cat([tensor.to(dtype).flatten() for tensor in tensors]).to(device)
@@ -130,7 +130,9 @@ class Targets:
             pieces = iter(torch.split(flat, [tensor.numel() for tensor in tensors]))
             for name in names:
                 a, b = pairs[name].a, pairs[name].b
-                moved[name] = Pair(next(pieces).view(a.shape), next(pieces).view(b.shape), pairs[name].is_embedding)
+                moved[name] = FactorPair(
+                    next(pieces).view(a.shape), next(pieces).view(b.shape), pairs[name].is_embedding
+                )
         return moved
 
     def _home(self, name: str) -> tuple[torch.device, torch.dtype]:
@@ -139,7 +141,7 @@ class Targets:
         own = weight.dtype if weight.dtype.is_floating_point and weight.dtype.itemsize > 1 else torch.float32
         return weight.device, self._dtype or own
 
-    def _placed(self, lora: Lora) -> dict[str, Layer]:
+    def _placed(self, lora: LoraAdapter) -> dict[str, Layer]:
         """Layers by the model's own names of their modules."""
         resolved, _ = self._names.resolve([layer.module for layer in lora.layers], lora.naming)
         placed: dict[str, Layer] = {}
@@ -192,10 +194,10 @@ def _widths(module: nn.Module) -> tuple[int, ...]:
     return shape[::-1] if type(module).__name__ == "Conv1D" else shape
 
 
-def _factors(layer: Layer) -> Pair:
+def _factors(layer: Layer) -> FactorPair:
     """As float64, the scale in `b`: they are rounded once, to the dtype they live in."""
     down, up = _wide(layer.down), _wide(layer.up)
-    return Pair(down.T if layer.is_embedding else down, up.T * layer.scale, layer.is_embedding)
+    return FactorPair(down.T if layer.is_embedding else down, up.T * layer.scale, layer.is_embedding)
 
 
 def _wide(array: Any) -> Tensor:

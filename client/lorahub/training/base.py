@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from lorahub.adapters.base_model import BaseModel
+from lorahub.adapters.base_model import BaseLayout
 from lorahub.errors import BaseNotFound, InvalidReference
 from lorahub.hub.bases import hash_folder
 from lorahub.hub.hub import Hub
@@ -27,7 +27,7 @@ class Base:
     def shown(self) -> str:
         return self.name or str(self.folder)
 
-    def hashed(self, progress: Progress) -> BaseModel:
+    def hashed(self, progress: Progress) -> BaseLayout:
         """With the digest of every tensor and every file. Raises `InvalidBaseModel`."""
         base = hash_folder(self.folder, progress)
         names = base.names if self.name is None else frozenset({self.name})

@@ -13,7 +13,7 @@ IGNORED = -100
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
+class TokenBatch:
     """`ids` and `labels` (rows, tokens) int64; a label is the token itself, or -100 where nothing is learnt.
 
     `positions` (rows, tokens) begin anew with each sample, or are None where each row is one sample. There is no
@@ -28,12 +28,12 @@ class Batch:
     supervised: int
     lines: tuple[int, ...]
 
-    def to(self, device: torch.device) -> "Batch":
+    def to(self, device: torch.device) -> "TokenBatch":
         positions = None if self.positions is None else self.positions.to(device, non_blocking=True)
         ids, labels = (tensor.to(device, non_blocking=True) for tensor in (self.ids, self.labels))
         return replace(self, ids=ids, labels=labels, positions=positions)
 
-    def in_one_row(self) -> "Batch":
+    def in_one_row(self) -> "TokenBatch":
         """The same samples end to end; only where positions tell them apart."""
         if self.positions is None:
             return self
@@ -58,10 +58,10 @@ class Batches:
     def __len__(self) -> int:
         return len(self._plan)
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Iterator[TokenBatch]:
         return map(self.batch, range(len(self)))
 
-    def at(self, number: int) -> Batch:
+    def at(self, number: int) -> TokenBatch:
         """The batch that is the `number`th of a run, from 0: each epoch has an order of its own."""
         epoch, place = divmod(number, len(self))
         if epoch not in self._orders:
@@ -69,7 +69,7 @@ class Batches:
             self._orders = {epoch: torch.randperm(len(self), generator=generator).tolist()}
         return self.batch(self._orders[epoch][place])
 
-    def batch(self, number: int) -> Batch:
+    def batch(self, number: int) -> TokenBatch:
         rows = [self._rows[row] for row in self._plan[number]]
         width = max(sum(self._length(sample) for sample in row) for row in rows)
         ids = torch.zeros(len(rows), width, dtype=torch.int64)
@@ -78,7 +78,7 @@ class Batches:
         for place, row in enumerate(rows):
             self._fill(row, ids[place], labels[place], positions[place])
         samples = [sample for row in rows for sample in row]
-        return Batch(
+        return TokenBatch(
             ids,
             labels,
             positions if len(samples) > len(rows) else None,

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from itertools import pairwise
 
-from lorahub.training.history import Step, curve
+from lorahub.training.history import TrainingStep, curve
 
 _WIDTH, _HEIGHT = 720, 300
 _LEFT, _RIGHT, _TOP, _BOTTOM = 56, 16, 20, 36
@@ -33,7 +33,7 @@ def sparkline(values: Sequence[float], width: int = 60) -> str:
     return "".join(_BLOCKS[round((mean - low) / span * (len(_BLOCKS) - 1)) if span else 0] for mean in means)
 
 
-def svg(steps: Sequence[Step], title: str) -> str:
+def svg(steps: Sequence[TrainingStep], title: str) -> str:
     """Training loss as a line, evaluations as points and a line, axes with round numbers."""
     points = curve(steps)
     trained = [(float(step), loss) for step, loss, _ in points if step is not None and loss is not None]

@@ -56,7 +56,7 @@ _OF_MESSAGES = frozenset({"role", "content", "name", "tool_calls", "tool_call_id
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class DataRow:
     """One checked line, counted from 1. `content` has exactly the keys of its format."""
 
     line: int
@@ -92,7 +92,7 @@ class RowFile:
     ignored: dict[str, int] = field(default_factory=dict)
     """Keys that no format has: how many rows have them."""
 
-    def __iter__(self) -> Iterator[Row]:
+    def __iter__(self) -> Iterator[DataRow]:
         """Every row, in order. Raises `InvalidTrainingData` at the end, with every problem and its line."""
         self.format = None if self.wanted == "auto" else self.wanted
         self.rows, self.size, self.ignored = 0, 0, {}
@@ -119,7 +119,7 @@ class RowFile:
         except OSError as error:
             raise InvalidUsage(f"can't read {self.path}: {error.strerror}", hint="name a file of JSON lines") from None
 
-    def _row(self, number: int, raw: bytes) -> Row:
+    def _row(self, number: int, raw: bytes) -> DataRow:
         value = parse_json(raw, error=InvalidTrainingData)
         if not isinstance(value, dict):
             raise InvalidTrainingData("not a JSON object")
@@ -134,7 +134,7 @@ class RowFile:
         _check(found, row)
         for key in value.keys() - row.keys():
             self.ignored[key] = self.ignored.get(key, 0) + 1
-        return Row(number, found, row)
+        return DataRow(number, found, row)
 
     def refusal(self, problems: list[Problem]) -> InvalidTrainingData:
         if not problems:

@@ -7,15 +7,15 @@ from typing import Any
 
 from lorahub.errors import InvalidTrainingData, InvalidUsage
 from lorahub.training.config import TrainConfig
-from lorahub.training.data import MOST_PROBLEMS, Problem, Row, RowFile
-from lorahub.training.tokens import MOST_TOKENS, Report, Samples, Tokens
+from lorahub.training.data import MOST_PROBLEMS, DataRow, Problem, RowFile
+from lorahub.training.tokens import MOST_TOKENS, RowReport, Samples, Tokens
 
 
 @dataclass(frozen=True, slots=True)
 class Dataset:
     train: Samples
     evaluation: Samples
-    report: Report
+    report: RowReport
     facts: dict[str, Any]
     """As lorahub.json has them: digests and counts, no content."""
     ignored: dict[str, int]
@@ -66,7 +66,7 @@ class _Sides:
     """Samples to train on and samples to evaluate, and which contents were seen on which side."""
 
     def __init__(self, tokens: Tokens, *, has_template: bool) -> None:
-        self.train, self.evaluation, self.report = Samples(), Samples(), Report()
+        self.train, self.evaluation, self.report = Samples(), Samples(), RowReport()
         self._tokens = tokens
         self._has_template = has_template
         self._seen: tuple[set[bytes], set[bytes]] = (set(), set())
@@ -84,7 +84,7 @@ class _Sides:
         if problems:
             raise file.refusal(problems)
 
-    def _take(self, row: Row, *, is_held_out: bool) -> None:
+    def _take(self, row: DataRow, *, is_held_out: bool) -> None:
         if row.format != "text" and not self._has_template and _is_chat(row):
             raise InvalidUsage(
                 "the rows are chats, and the base's tokenizer has no chat template",
@@ -99,7 +99,7 @@ class _Sides:
         self._tokens.add(row, self.evaluation if is_held_out else self.train, self.report)
 
 
-def _is_chat(row: Row) -> bool:
+def _is_chat(row: DataRow) -> bool:
     return row.format == "chat" or isinstance(row.content["prompt"], list)
 
 

@@ -15,7 +15,7 @@ from lorahub.training.config import TrainConfig
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class DevicePlace:
     """A device, and whether it computes in bf16 by itself."""
 
     device: torch.device
@@ -48,7 +48,7 @@ class Place:
         }
 
 
-def place_of(config: TrainConfig) -> Place:
+def place_of(config: TrainConfig) -> DevicePlace:
     """Also sets threads and TF32. Raises `InvalidUsage` for a device that isn't there."""
     if config.threads is not None:
         torch.set_num_threads(config.threads)
@@ -62,8 +62,8 @@ def place_of(config: TrainConfig) -> Place:
     if device.type == "cuda":
         torch.set_float32_matmul_precision("high")
         torch.cuda.reset_peak_memory_stats(device)
-        return Place(device, torch.cuda.is_bf16_supported())
-    return Place(device, device.type == "cpu" and _cpu_has_bf16())
+        return DevicePlace(device, torch.cuda.is_bf16_supported())
+    return DevicePlace(device, device.type == "cpu" and _cpu_has_bf16())
 
 
 def _best() -> str:

@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from lorahub.adapters.adapter import Adapter
 from lorahub.adapters.adapter_config import parse_adapter_config
-from lorahub.adapters.base_model import BaseModel, read_base
+from lorahub.adapters.base_model import BaseLayout, read_base
 from lorahub.adapters.check import check
 from lorahub.adapters.evaluation import EVALUATION, Evaluation, Score, parse_evaluation, regressions
 from lorahub.adapters.files import FolderFiles
@@ -29,10 +29,10 @@ from lorahub.serving.failures import reason, within_memory
 from lorahub.serving.models import load_config
 from lorahub.serving.session import Session, folder_of
 from lorahub.training.base import Base, find_base
-from lorahub.training.batches import IGNORED, Batch, Batches
+from lorahub.training.batches import IGNORED, Batches, TokenBatch
 from lorahub.training.config import TrainConfig
 from lorahub.training.dataset import prepare
-from lorahub.training.devices import Place, place_of
+from lorahub.training.devices import DevicePlace, place_of
 from lorahub.training.models import dtype_for, load_model, load_tokenizer
 from lorahub.training.run import within
 from lorahub.training.tokens import Samples
@@ -108,7 +108,7 @@ def weights_of(files: FolderFiles, adapter: Adapter) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _require_fit(adapter: Adapter, base: BaseModel) -> None:
+def _require_fit(adapter: Adapter, base: BaseLayout) -> None:
     """What a check calls incompatible has no score. Raises `AdapterDoesNotFit`."""
     report = check(adapter, base)
     if report.verdict is Verdict.INCOMPATIBLE:
@@ -175,7 +175,7 @@ def _merged(base: Base, folder: Path, settings: Any, measure: "_Measure", hub: C
 class _Measure:
     """The score of a model on the same batches: one row a sample, none sees another."""
 
-    def __init__(self, samples: Samples, config: TrainConfig, place: Place) -> None:
+    def __init__(self, samples: Samples, config: TrainConfig, place: DevicePlace) -> None:
         self.config = config
         self.place = place
         self._batches = Batches(samples, max_len=config.max_len, room=config.batch_tokens, is_packed=False)
@@ -200,7 +200,7 @@ class _Measure:
         return Score(loss / tokens, exact / rows)
 
 
-def _score(model: Any, batch: Batch) -> tuple[float, Tensor]:
+def _score(model: Any, batch: TokenBatch) -> tuple[float, Tensor]:
     """The summed loss, and (rows) whether every token that counts is the most likely one."""
     logits = model(input_ids=batch.ids, use_cache=False).logits[:, -batch.ids.shape[1] :][:, :-1]
     wanted = batch.labels[:, 1:]

@@ -11,7 +11,7 @@ MOST_POINTS = 200
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class TrainingStep:
     """After `step` steps of `steps`; step 0 is the evaluation before the first. `loss` is nats a token."""
 
     step: int
@@ -39,31 +39,33 @@ class History:
     def __init__(self, folder: Path, *, until: int | None = None) -> None:
         """`until` keeps the steps up to it; None begins anew."""
         self._path = folder / HISTORY
-        self.steps: list[Step] = [] if until is None else [s for s in read_history(self._path) if s.step <= until]
+        self.steps: list[TrainingStep] = (
+            [] if until is None else [s for s in read_history(self._path) if s.step <= until]
+        )
         write_history(self._path, self.steps)
 
-    def add(self, step: Step) -> None:
+    def add(self, step: TrainingStep) -> None:
         self.steps.append(step)
         with self._path.open("a") as file:
             file.write(_line(step))
 
 
-def write_history(path: Path, steps: Sequence[Step]) -> None:
+def write_history(path: Path, steps: Sequence[TrainingStep]) -> None:
     path.write_text("".join(map(_line, steps)))
 
 
-def read_history(path: Path) -> list[Step]:
+def read_history(path: Path) -> list[TrainingStep]:
     """Without the half of a line that a killed run may leave at the end."""
     steps = []
     for line in path.read_text().splitlines() if path.is_file() else ():
         try:
-            steps.append(Step(**json.loads(line)))
+            steps.append(TrainingStep(**json.loads(line)))
         except (ValueError, TypeError):
             break
     return steps
 
 
-def curve(steps: Sequence[Step]) -> list[list[float | int | None]]:
+def curve(steps: Sequence[TrainingStep]) -> list[list[float | int | None]]:
     """[step, loss, eval loss] of at most 200 steps: evenly spread, and every evaluation as far as there is room."""
     evaluated = [s for s in steps if s.eval_loss is not None][-(MOST_POINTS // 2) :]
     room = MOST_POINTS - len(evaluated)
@@ -77,6 +79,6 @@ def _rounded(value: float | None) -> float | None:
     return None if value is None else round(value, 6)
 
 
-def _line(step: Step) -> str:
+def _line(step: TrainingStep) -> str:
     facts: dict[str, Any] = asdict(step)
     return json.dumps(facts) + "\n"

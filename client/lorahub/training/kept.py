@@ -15,7 +15,7 @@ Role = Literal["last", "best"]
 ROLES: tuple[Role, ...] = ("last", "best")
 
 
-class Kept:
+class KeptAdapters:
     """One of each role, as far as there are any."""
 
     def __init__(self, adapter: Path) -> None:

@@ -14,18 +14,18 @@ import torch
 from torch import nn
 
 from lorahub.errors import TrainingDiverged, TrainingInterrupted
-from lorahub.training.batches import Batch, Batches
+from lorahub.training.batches import Batches, TokenBatch
 from lorahub.training.checkpoint import Checkpoint, Checkpoints, Progressed, read_checkpoint
 from lorahub.training.config import TrainConfig
-from lorahub.training.devices import Place
-from lorahub.training.history import History, Step
-from lorahub.training.kept import Kept, Role
+from lorahub.training.devices import DevicePlace
+from lorahub.training.history import History, TrainingStep
+from lorahub.training.kept import KeptAdapters, Role
 from lorahub.training.loss import Loss
 from lorahub.training.optimizer import FlatAdamW, schedule
-from lorahub.training.saving import Record
-from lorahub.training.signals import Wish, asked_to_stop
+from lorahub.training.saving import RunRecord
+from lorahub.training.signals import StopRequest, asked_to_stop
 
-OnStep = Callable[[Step], object]
+OnStep = Callable[[TrainingStep], object]
 
 
 def steps_of(config: TrainConfig, batches: int) -> int:
@@ -38,15 +38,15 @@ class Loop:
     """One run. `run` gives the reason why it ended: `done`, or `early-stop`."""
 
     config: TrainConfig
-    place: Place
+    place: DevicePlace
     model: nn.Module
     loss: Loss
     optimizer: FlatAdamW
     batches: Batches
     evaluation: Batches | None
     checkpoints: Checkpoints
-    kept: Kept
-    record: Record
+    kept: KeptAdapters
+    record: RunRecord
     history: History
     on_step: OnStep
     progress: Progressed
@@ -115,7 +115,7 @@ class Loop:
         self, loss: float | None, evaluated: float | None, factor: float, norm: float | None, speed: float
     ) -> None:
         done = self.progress
-        step = Step(
+        step = TrainingStep(
             step=done.step,
             steps=self.steps,
             tokens=done.tokens,
@@ -130,7 +130,7 @@ class Loop:
         self.history.add(step)
         self.on_step(step)
 
-    def _diverged(self, what: str, step: int, batch: int | None = None, *batches: Batch) -> TrainingDiverged:
+    def _diverged(self, what: str, step: int, batch: int | None = None, *batches: TokenBatch) -> TrainingDiverged:
         lines = [line for one in batches for line in one.lines]
         some = ", ".join(map(str, lines[:8])) + (", …" if len(lines) > 8 else "")
         good = self._back_to_good()
@@ -201,7 +201,7 @@ class Loop:
         if not self.record.method.is_slow_to_save:
             self._keep("best")
 
-    def _save_if_due(self, wish: Wish) -> None:
+    def _save_if_due(self, wish: StopRequest) -> None:
         done = self.progress.step
         is_end = wish.signal is not None and done < self.steps
         if not is_end and not self._is_due(self.config.save_every):

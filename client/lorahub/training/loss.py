@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from lorahub.errors import InvalidUsage
 from lorahub.serving.failures import is_out_of_memory, reason
-from lorahub.training.batches import IGNORED, Batch
+from lorahub.training.batches import IGNORED, TokenBatch
 
 CHUNK_NUMBERS = 1 << 24  # logits in memory at a time
 _TRIED = 8  # tokens
@@ -67,7 +67,7 @@ class Loss:
         made._model = torch.compile(self._model)
         return made
 
-    def __call__(self, batch: Batch) -> Tensor:
+    def __call__(self, batch: TokenBatch) -> Tensor:
         """One number, float32: the sum over the positions that are learnt."""
         batch = _shaped(self._model, batch)
         given = {"input_ids": batch.ids, "use_cache": False}
@@ -132,7 +132,7 @@ def keeps_samples_apart(model: nn.Module, vocabulary: int, most: int = 2 * _TRIE
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            a, b = (_logits(model, Batch(row, row, positions, 0, 0, ())).view(2, 2 * count, -1) for row in rows)
+            a, b = (_logits(model, TokenBatch(row, row, positions, 0, 0, ())).view(2, 2 * count, -1) for row in rows)
         except (RuntimeError, AttributeError, TypeError, ValueError):
             return False
         finally:
@@ -140,26 +140,26 @@ def keeps_samples_apart(model: nn.Module, vocabulary: int, most: int = 2 * _TRIE
     return bool(torch.allclose(a[:, count:], b[:, count:], rtol=1e-4, atol=1e-5))
 
 
-def _logits(model: Any, batch: Batch) -> Tensor:
+def _logits(model: Any, batch: TokenBatch) -> Tensor:
     shaped = _shaped(model, batch)
     given: Tensor = model(input_ids=shaped.ids, position_ids=shaped.positions, use_cache=False).logits
     return given.float()
 
 
-def _shaped(model: Any, batch: Batch) -> Batch:
+def _shaped(model: Any, batch: TokenBatch) -> TokenBatch:
     """FlashAttention looks at positions only where there is one row."""
     used = str(getattr(model.config, "_attn_implementation", ""))
     return batch.in_one_row() if used.startswith("flash") else batch
 
 
-def _some_tokens(model: nn.Module, vocabulary: int, most: int) -> Batch:
+def _some_tokens(model: nn.Module, vocabulary: int, most: int) -> TokenBatch:
     """Eight, or fewer if a row may have no more; the first quarter isn't learnt."""
     device, count = next(model.parameters()).device, min(_TRIED, most)
     ids = (torch.arange(count, device=device)[None] * 31 + 7) % vocabulary
     labels = ids.clone()
     unlearnt = max(count // 4, 1)
     labels[0, :unlearnt] = IGNORED
-    return Batch(ids, labels, None, count, count - unlearnt, ())
+    return TokenBatch(ids, labels, None, count, count - unlearnt, ())
 
 
 def _head_of(model: Any) -> Any:

@@ -13,13 +13,13 @@ from lorahub.errors import InvalidConfiguration, InvalidUsage
 from lorahub.serving import models
 from lorahub.training.attention import use_short_rows
 from lorahub.training.config import TrainConfig
-from lorahub.training.devices import Place
+from lorahub.training.devices import DevicePlace
 from lorahub.training.fused import fuse
 from lorahub.training.methods import Method
 
 
 @dataclass(frozen=True, slots=True)
-class Loaded:
+class LoadedBase:
     """A base, frozen, on its device, and what a user should know of it."""
 
     model: Any
@@ -34,11 +34,11 @@ def load_tokenizer(folder: Path) -> Any:
     return tokenizer
 
 
-def dtype_for(place: Place, settings: Any, config: TrainConfig) -> torch.dtype:
+def dtype_for(place: DevicePlace, settings: Any, config: TrainConfig) -> torch.dtype:
     return place.dtype(config.dtype, str(getattr(settings, "dtype", None)).removeprefix("torch."))
 
 
-def load_model(folder: Path, settings: Any, place: Place, config: TrainConfig) -> Loaded:
+def load_model(folder: Path, settings: Any, place: DevicePlace, config: TrainConfig) -> LoadedBase:
     """Raises `BaseNotFound`, `InvalidBaseModel`, `InvalidConfiguration`, `LimitExceeded`."""
     dtype = dtype_for(place, settings, config)
     options: dict[str, Any] = {"dtype": dtype, "attn_implementation": _attention(place, dtype, config)}
@@ -48,7 +48,7 @@ def load_model(folder: Path, settings: Any, place: Place, config: TrainConfig) -
     if not config.load_4bit:
         model = model.to(place.device)
     models.require_continuing(folder, model)
-    return Loaded(_frozen(model), notes)
+    return LoadedBase(_frozen(model), notes)
 
 
 def shape_model(folder: Path, settings: Any) -> Any:
@@ -78,7 +78,7 @@ def _frozen(model: Any) -> Any:
     return model.requires_grad_(requires_grad=False)
 
 
-def _attention(place: Place, dtype: torch.dtype, config: TrainConfig) -> str | None:
+def _attention(place: DevicePlace, dtype: torch.dtype, config: TrainConfig) -> str | None:
     if config.attention != "auto":
         return config.attention
     has_flash = importlib.util.find_spec("flash_attn") is not None

@@ -44,7 +44,7 @@ class Memory:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class TrainingPlan:
     """`steps` of `accum` batches, of at most `rows` × `width` tokens each."""
 
     method: str
@@ -70,7 +70,7 @@ class Plan:
         return facts
 
 
-def plan(base: Base, data: Path, config: TrainConfig) -> Plan:
+def plan(base: Base, data: Path, config: TrainConfig) -> TrainingPlan:
     """Packing is taken to work; a run tries it first. Raises what `train` raises before it loads the base."""
     method, place = method_of(config), place_of(config)
     settings, tokenizer = load_config(base.folder), load_tokenizer(base.folder)
@@ -84,7 +84,7 @@ def plan(base: Base, data: Path, config: TrainConfig) -> Plan:
     rows, width = max(((shape[0], shape[1]) for shape in shapes), key=lambda shape: shape[0] * shape[1])
     frozen = shape_model(base.folder, settings).to(dtype)
     memory, trainable, parameters = _memory(method, frozen, config, dtype, rows, width)
-    return Plan(
+    return TrainingPlan(
         method=method.name,
         device=str(place.device),
         dtype=str(dtype).removeprefix("torch."),

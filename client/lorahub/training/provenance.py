@@ -11,7 +11,7 @@ from typing import Any
 
 from lorahub.training.checkpoint import Progressed
 from lorahub.training.config import TrainConfig
-from lorahub.training.history import Step, curve
+from lorahub.training.history import TrainingStep, curve
 
 _DISTRIBUTIONS = ("torch", "transformers", "peft", "tokenizers", "safetensors")
 
@@ -21,7 +21,7 @@ def now() -> str:
 
 
 def run_facts(
-    config: TrainConfig, history: Path, steps: list[Step], done: Progressed, *, stopped: str, kept: float | None
+    config: TrainConfig, history: Path, steps: list[TrainingStep], done: Progressed, *, stopped: str, kept: float | None
 ) -> dict[str, Any]:
     """What a run has reached. `kept` is the evaluation loss of what is kept, `history` the file of its steps."""
     losses = [step.loss for step in steps if step.loss is not None]

@@ -22,15 +22,15 @@ from lorahub.training.config import TrainConfig
 from lorahub.training.dataset import Dataset, prepare
 from lorahub.training.devices import place_of
 from lorahub.training.disk import is_full, refusal_of
-from lorahub.training.history import History, Step
-from lorahub.training.kept import Kept
+from lorahub.training.history import History, TrainingStep
+from lorahub.training.kept import KeptAdapters
 from lorahub.training.loop import Loop, OnStep, steps_of
 from lorahub.training.loss import keeps_samples_apart, loss_of, require_learning
 from lorahub.training.methods import METHODS, Method
 from lorahub.training.models import attach, dtype_for, load_model, load_tokenizer
 from lorahub.training.optimizer import FlatAdamW
 from lorahub.training.provenance import code_facts, now
-from lorahub.training.saving import Record, require_room, save_adapter
+from lorahub.training.saving import RunRecord, require_room, save_adapter
 from lorahub.training.tokens import Samples
 
 _MAY_CHANGE = frozenset({"threads", "save_every", "device"})
@@ -44,7 +44,7 @@ class Run:
 
     adapter_dir: Path
     manifest: dict[str, Any]
-    history: list[Step]
+    history: list[TrainingStep]
     notes: list[str]
 
 
@@ -77,7 +77,10 @@ def train(
     vocabulary = settings.get_text_config().vocab_size
     dataset = prepare(Path(data), tokenizer, config, vocabulary)
     described = found.hashed(progress or Silence())
-    checkpoints, kept = Checkpoints(folder, _fingerprint(config, dataset, described.weights_digest)), Kept(folder)
+    checkpoints, kept = (
+        Checkpoints(folder, _fingerprint(config, dataset, described.weights_digest)),
+        KeptAdapters(folder),
+    )
     resumed = None if resume is None else checkpoints.open(resume)
 
     with _limits(folder, kept):
@@ -104,7 +107,7 @@ def train(
             "code": code_facts(),
             "hardware": place.facts(dtype),
         }  # fmt: skip
-        record = Record(folder.resolve().name, method, model, described, config, place, made, len(batches))
+        record = RunRecord(folder.resolve().name, method, model, described, config, place, made, len(batches))
         torch.manual_seed(config.seed)
         loop = Loop(
             config=config,
@@ -128,7 +131,7 @@ def train(
 
 
 @contextmanager
-def _limits(folder: Path, kept: Kept) -> Iterator[None]:
+def _limits(folder: Path, kept: KeptAdapters) -> Iterator[None]:
     """Raises `LimitExceeded` where the memory is too small, `DiskFull` where the disk is: what is kept is told."""
     less = "try --batch-tokens 1024, --grad-ckpt, --load-4bit; --plan tells what takes how much"
     try:

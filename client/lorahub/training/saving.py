@@ -11,7 +11,7 @@ from typing import Any
 from torch import nn
 
 from lorahub.adapters.adapter_config import is_hub_id, parse_adapter_config
-from lorahub.adapters.base_model import BaseModel
+from lorahub.adapters.base_model import BaseLayout
 from lorahub.adapters.files import FolderFiles
 from lorahub.adapters.formats.own import BITFIT, BOTTLENECK
 from lorahub.adapters.manifest import MANIFEST, StatedFile, write_manifest
@@ -22,9 +22,9 @@ from lorahub.training.base import sha256_of
 from lorahub.training.checkpoint import FOLDER, Progressed, publish
 from lorahub.training.config import TrainConfig
 from lorahub.training.curve import svg
-from lorahub.training.devices import Place
-from lorahub.training.history import HISTORY, Step, write_history
-from lorahub.training.kept import ROLES, Kept
+from lorahub.training.devices import DevicePlace
+from lorahub.training.history import HISTORY, TrainingStep, write_history
+from lorahub.training.kept import ROLES, KeptAdapters
 from lorahub.training.methods import Method
 from lorahub.training.provenance import run_facts
 
@@ -48,22 +48,22 @@ def require_room(folder: Path, *, is_resumed: bool) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class Record:
+class RunRecord:
     """What is known of a run before its first step; with what it has reached since, an adapter's folder."""
 
     name: str
     method: Method
     model: nn.Module
-    base: BaseModel
+    base: BaseLayout
     config: TrainConfig
-    place: Place
+    place: DevicePlace
     made: Mapping[str, Any]
     """As lorahub.json has it, by part."""
     batches: int
     """Of an epoch."""
 
     def write(
-        self, place: Path, steps: list[Step], done: Progressed, *, stopped: str, kept: float | None
+        self, place: Path, steps: list[TrainingStep], done: Progressed, *, stopped: str, kept: float | None
     ) -> dict[str, Any]:
         """Makes the folder `place`, and returns what its lorahub.json says. `kept` is the evaluation loss."""
         place.mkdir(parents=True)
@@ -88,7 +88,7 @@ class Record:
         return told
 
 
-def save_adapter(folder: Path, kept: Kept, write: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
+def save_adapter(folder: Path, kept: KeptAdapters, write: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
     """Returns what lorahub.json says. What was kept for a run that stops goes when everything else is there."""
     place = folder / FOLDER / "adapter"
     shutil.rmtree(place, ignore_errors=True)
@@ -118,7 +118,7 @@ def _library(place: Path) -> str:
     return "lorahub" if parse_adapter_config(config.read_bytes()).peft_type in (BOTTLENECK, BITFIT) else "peft"
 
 
-def _name_base(path: Path, base: BaseModel) -> None:
+def _name_base(path: Path, base: BaseLayout) -> None:
     """The base's name instead of where it lay on this machine; without a name nothing, for a path tells nobody more.
 
     PEFT writes sets in any order; sorted, the same run gives the same bytes.
@@ -130,7 +130,7 @@ def _name_base(path: Path, base: BaseModel) -> None:
         path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 
-def _card(method: str, base: BaseModel, made: Mapping[str, Any], library: str) -> str:
+def _card(method: str, base: BaseLayout, made: Mapping[str, Any], library: str) -> str:
     run, data = made["run"], made["data"]
     named = base.name is not None and is_hub_id(base.name)
     front = [

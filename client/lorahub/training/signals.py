@@ -7,16 +7,16 @@ from contextlib import contextmanager
 from types import FrameType
 
 
-class Wish:
+class StopRequest:
     """`signal` is the name of what came, None as long as nothing did."""
 
     signal: str | None = None
 
 
 @contextmanager
-def asked_to_stop() -> Iterator[Wish]:
+def asked_to_stop() -> Iterator[StopRequest]:
     """Handlers are set in the main thread, where Python lets them be set, and put back at the end."""
-    wish = Wish()
+    wish = StopRequest()
     if threading.current_thread() is not threading.main_thread():
         yield wish
         return

@@ -7,7 +7,7 @@ from typing import Any
 
 from lorahub.errors import InvalidTrainingData
 from lorahub.training.config import TrainConfig
-from lorahub.training.data import Row
+from lorahub.training.data import DataRow
 
 Span = tuple[int, int]
 MOST_TOKENS = 1 << 31
@@ -46,7 +46,7 @@ class Samples:
 
 
 @dataclass(slots=True)
-class Report:
+class RowReport:
     """What became of the rows; lines of those that were changed or left out, and why."""
 
     rows: int = 0
@@ -89,7 +89,7 @@ class Tokens:
         self._most = config.max_len
         self._all = config.train_on == "all"
 
-    def add(self, row: Row, samples: Samples, report: Report) -> None:
+    def add(self, row: DataRow, samples: Samples, report: RowReport) -> None:
         """Where the row is too long it is cut, where nothing is left it is left out: both are reported.
 
         Raises `InvalidTrainingData`, without a line number, for a chat that the template can't render, and for a token
@@ -120,7 +120,7 @@ class Tokens:
             f"rows: model.resize_token_embeddings({size})",
         )
 
-    def _encoded(self, row: Row) -> tuple[list[int], list[int]]:
+    def _encoded(self, row: DataRow) -> tuple[list[int], list[int]]:
         if row.format == "text":
             return self._text(row.content["text"], 0)
         if row.format == "chat":

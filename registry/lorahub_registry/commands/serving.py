@@ -29,7 +29,7 @@ from lorahub_registry.infrastructure.backend import Backend
 from lorahub_registry.infrastructure.web.connections import IDLE_SECONDS, Bounds, Connection, Door
 from lorahub_registry.infrastructure.web.proxies import Proxies
 from lorahub_registry.infrastructure.web.room import make_room, room_for
-from lorahub_registry.infrastructure.web.server import FINISH_SECONDS, Server
+from lorahub_registry.infrastructure.web.server import FINISH_SECONDS, WebServer
 from lorahub_registry.operations.probes.census import CensusCollector
 from lorahub_registry.settings import Settings
 
@@ -61,7 +61,7 @@ def serve(
     make_room(backend.settings)
     app = create_app(backend, host)
     config = _configure(app, backend.settings)
-    server = Server(
+    server = WebServer(
         config,
         app,
         lambda: _announce(url, token, backend, as_json=as_json),

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 
 from lorahub_registry.infrastructure.database import Database
-from lorahub_registry.infrastructure.database.session import Limits
-from lorahub_registry.infrastructure.signing import Signer, secret_in_folder
+from lorahub_registry.infrastructure.database.session import DatabaseLimits
+from lorahub_registry.infrastructure.signing import ValueSigner, secret_in_folder
 from lorahub_registry.infrastructure.storage import BlobStore, open_storage
 from lorahub_registry.settings import Settings
 
@@ -14,7 +14,7 @@ class Backend:
     settings: Settings
     database: Database
     blobs: BlobStore
-    signer: Signer
+    signer: ValueSigner
 
     @classmethod
     def open(cls, settings: Settings) -> "Backend":
@@ -25,12 +25,12 @@ class Backend:
             settings=settings,
             database=Database(url, limits_of(settings)) if url else Database.in_folder(settings.registry_home),
             blobs=open_storage(settings),
-            signer=Signer(settings.secret or secret_in_folder(settings.registry_home)),
+            signer=ValueSigner(settings.secret or secret_in_folder(settings.registry_home)),
         )
 
 
-def limits_of(settings: Settings) -> Limits:
-    return Limits(
+def limits_of(settings: Settings) -> DatabaseLimits:
+    return DatabaseLimits(
         connections=settings.database_connections,
         connect_seconds=settings.database_connect_seconds,
         wait_seconds=settings.database_wait_seconds,

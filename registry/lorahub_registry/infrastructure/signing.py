@@ -20,7 +20,7 @@ from lorahub.errors import InvalidToken
 _NONCE_BYTES = 12
 
 
-class Signer:
+class ValueSigner:
     """HMAC-SHA-1 over a JSON value and a time, URL-safe (itsdangerous); one derived key for each purpose."""
 
     def __init__(self, secret: str) -> None:

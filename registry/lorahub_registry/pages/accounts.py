@@ -20,7 +20,7 @@ from lorahub_registry.core.accounts.viewer import (
 )
 from lorahub_registry.infrastructure.database import now
 from lorahub_registry.infrastructure.web.pages import THEME_COOKIE, THEMES, PageRouter
-from lorahub_registry.infrastructure.web.rates import Kind, address_of, admit
+from lorahub_registry.infrastructure.web.rates import RateKind, address_of, admit
 from lorahub_registry.infrastructure.web.raw_path import decode
 from lorahub_registry.infrastructure.web.times import wire_time
 
@@ -53,7 +53,7 @@ def log_in(request: Request, form: FormDep) -> Response:
     try:
         cookie = service.log_in(view.backend, form.text("token"))
     except InvalidToken:
-        admit(request, Kind.LOGIN, address_of(request))
+        admit(request, RateKind.LOGIN, address_of(request))
         return _login_page(view, form.text("next"), "This token isn't known here, or is good no more.")
     response = view.redirect(_own_path(form.text("next")))
     response.set_cookie(

@@ -63,7 +63,7 @@ def fit(
         if (commit, named.base.id) in known
     ]
     found += _as_pushed(session, commits, {(one["adapter"], one["revision"]) for one in found})
-    return found, pictures.fit_matrix([pictures.Verdict(**one) for one in found]) if found else None
+    return found, pictures.fit_matrix([pictures.MapVerdict(**one) for one in found]) if found else None
 
 
 def _as_pushed(

@@ -173,13 +173,13 @@ SIGNS = {"compatible": "✓", "fits": "≈", "incompatible": "✗", "undecided":
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class MapVerdict:
     adapter: str
     revision: str
     verdict: str
 
 
-def fit_matrix(verdicts: Sequence[Verdict], *, title: str = "Which adapter fits which revision") -> Picture:
+def fit_matrix(verdicts: Sequence[MapVerdict], *, title: str = "Which adapter fits which revision") -> Picture:
     """A sign and a colour for each adapter and revision; where nobody looked yet, neither."""
     adapters = list(dict.fromkeys(one.adapter for one in verdicts))
     revisions = list(dict.fromkeys(one.revision for one in verdicts))

@@ -73,7 +73,6 @@ _SHARED = {"vera_A": "shared_down", "vera_B": "shared_up"}
 """Tensors of no module, for all of them -> role."""
 _OF_NO_UPDATE = ("randlora_A", "randlora_B", "vblora_vector_bank", "pvera_A", "pvera_B")
 """The like, of methods that are known by name only."""
-_FREE = {"fourierft", "waveft", "shira"}
 _METHODS = {
     "LORA": "lora",
     "ADALORA": "adalora",

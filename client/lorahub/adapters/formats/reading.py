@@ -12,7 +12,6 @@ Tensors = Mapping[str, TensorEntry]
 """The tensors of one module, by role."""
 
 WEIGHT_DTYPES = frozenset({"F64", "F32", "F16", "BF16"})
-_INTEGER_ROLES = frozenset({"indices"})
 
 
 @dataclass(slots=True)

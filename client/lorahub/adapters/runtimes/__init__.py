@@ -10,9 +10,9 @@ from types import MappingProxyType
 from typing import Any
 
 from lorahub.adapters.adapter import Adapter
-from lorahub.adapters.base_model import BaseModel
+from lorahub.adapters.base_model import BaseLayout
 from lorahub.adapters.runtimes import comfyui, diffusers, llama_cpp, lorax, mlx, ollama, peft, sglang, vllm
-from lorahub.adapters.runtimes.facts import Facts, Loads, Reason, reserved_rank
+from lorahub.adapters.runtimes.facts import Loads, Reason, RuntimeFacts, reserved_rank
 from lorahub.adapters.runtimes.runtime import Form, Runtime
 
 __all__ = ["RUNTIMES", "Form", "Loads", "Runtime", "RuntimeVerdict", "judge_runtimes", "reserved_rank"]
@@ -48,23 +48,23 @@ class RuntimeVerdict:
         }
 
 
-def judge_runtimes(adapter: Adapter, base: BaseModel | None) -> Iterator[RuntimeVerdict]:
+def judge_runtimes(adapter: Adapter, base: BaseLayout | None) -> Iterator[RuntimeVerdict]:
     """All of `RUNTIMES`. An adapter that can't be read gets none."""
     if not adapter.has_format:
         return
-    facts = Facts(adapter, base)
+    facts = RuntimeFacts(adapter, base)
     for runtime in RUNTIMES.values():
         yield _judge(runtime, list(runtime.reasons(facts)), facts)
 
 
-def _judge(runtime: Runtime, reasons: list[Reason], facts: Facts) -> RuntimeVerdict:
+def _judge(runtime: Runtime, reasons: list[Reason], facts: RuntimeFacts) -> RuntimeVerdict:
     order = [Loads.NO, Loads.WRONG, Loads.UNKNOWN, Loads.WITH, Loads.YES]
     worst = min((loads for loads, _, _ in reasons), key=order.index, default=Loads.YES)
     needs = _needs(runtime, reasons, facts) if worst in (Loads.WITH, Loads.WRONG) else None
     return RuntimeVerdict(runtime.name, worst, tuple((rule, message) for _, rule, message in reasons), needs)
 
 
-def _needs(runtime: Runtime, reasons: Iterable[Reason], facts: Facts) -> str | None:
+def _needs(runtime: Runtime, reasons: Iterable[Reason], facts: RuntimeFacts) -> str | None:
     rules = {rule for _, rule, _ in reasons}
     if "LH405" in rules:
         return f"lorahub pull --for {runtime.name}"

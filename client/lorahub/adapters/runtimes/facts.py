@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from enum import StrEnum
 
 from lorahub.adapters.adapter import Adapter, PartKind
-from lorahub.adapters.base_model import BaseModel
+from lorahub.adapters.base_model import BaseLayout
 from lorahub.adapters.formats import IMAGE_FORMATS
 from lorahub.adapters.patterns import layer_index
 
@@ -35,10 +35,10 @@ _LLM = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration", "ForSequenceCl
 _EDGES = frozenset("lm_head embed_tokens wte embed_out embed_in".split())
 
 
-class Facts:
+class RuntimeFacts:
     """What runtimes ask about."""
 
-    def __init__(self, adapter: Adapter, base: BaseModel | None) -> None:
+    def __init__(self, adapter: Adapter, base: BaseLayout | None) -> None:
         self.adapter = adapter
         self.kinds = {part.kind for part in adapter.parts} - {PartKind.BASE_COPY}
         self.is_lora = adapter.method == "lora" and not self.kinds & {
@@ -82,7 +82,7 @@ class Facts:
         return sorted(leaf for leaf, numbers in layers.items() if numbers != full)
 
 
-def is_of_images(adapter: Adapter, base: BaseModel | None) -> bool:
+def is_of_images(adapter: Adapter, base: BaseLayout | None) -> bool:
     if adapter.format in IMAGE_FORMATS:
         return True
     names = list(base.tensors) if base is not None else []
@@ -102,12 +102,12 @@ def reserved_rank(rank: int) -> int:
 # --- reasons that several share ---------------------------------------------------------------------------------------
 
 
-def of_another_format(facts: Facts, why: str, *, is_convertible: bool) -> Reason:
+def of_another_format(facts: RuntimeFacts, why: str, *, is_convertible: bool) -> Reason:
     loads = Loads.WITH if is_convertible else Loads.NO
     return loads, "LH405", f"{why}; this is {facts.adapter.format}"
 
 
-def of_a_language_model(facts: Facts, name: str) -> Iterator[Reason]:
+def of_a_language_model(facts: RuntimeFacts, name: str) -> Iterator[Reason]:
     """Why not, where the adapter is for something else."""
     if facts.is_image:
         yield Loads.NO, "LH406", f"{name} runs language models"
@@ -115,12 +115,12 @@ def of_a_language_model(facts: Facts, name: str) -> Iterator[Reason]:
         yield Loads.NO, "LH406", f"{name} has no adapters for {facts.architecture[:60]}"
 
 
-def of_an_image_model(facts: Facts, name: str) -> Iterator[Reason]:
+def of_an_image_model(facts: RuntimeFacts, name: str) -> Iterator[Reason]:
     if not facts.is_image:
         yield Loads.NO, "LH406", f"{name} runs image models"
 
 
-def of_a_server(facts: Facts, name: str) -> Iterator[Reason]:
+def of_a_server(facts: RuntimeFacts, name: str) -> Iterator[Reason]:
     """What vLLM and SGLang have in common: PEFT's LoRA on language models, and nothing beside it."""
     yield from of_a_language_model(facts, name)
     if facts.adapter.format not in PEFT:
@@ -145,7 +145,7 @@ def of_a_server(facts: Facts, name: str) -> Iterator[Reason]:
         yield Loads.WRONG, "LH407", f"{name} computes one scale from r and lora_alpha"
 
 
-def of_gguf(facts: Facts, name: str) -> Iterator[Reason]:
+def of_gguf(facts: RuntimeFacts, name: str) -> Iterator[Reason]:
     """llama.cpp, and what is built on it."""
     yield from of_a_language_model(facts, name)
     is_read = facts.adapter.format in GGUF

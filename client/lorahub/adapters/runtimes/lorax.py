@@ -2,11 +2,11 @@
 
 from collections.abc import Iterator
 
-from lorahub.adapters.runtimes.facts import PEFT, Facts, Loads, Reason, of_a_language_model, of_another_format
+from lorahub.adapters.runtimes.facts import PEFT, Loads, Reason, RuntimeFacts, of_a_language_model, of_another_format
 from lorahub.adapters.runtimes.runtime import Runtime
 
 
-def _reasons(facts: Facts) -> Iterator[Reason]:
+def _reasons(facts: RuntimeFacts) -> Iterator[Reason]:
     yield from of_a_language_model(facts, "LoRAX")
     if facts.adapter.format not in PEFT:
         yield of_another_format(facts, "LoRAX reads PEFT's files", is_convertible=facts.is_lora and not facts.is_image)

@@ -2,13 +2,13 @@
 
 from collections.abc import Iterator
 
-from lorahub.adapters.runtimes.facts import Facts, Loads, Reason, of_a_language_model, of_another_format
+from lorahub.adapters.runtimes.facts import Loads, Reason, RuntimeFacts, of_a_language_model, of_another_format
 from lorahub.adapters.runtimes.runtime import Runtime
 
 FORMATS = frozenset({"mlx"})
 
 
-def _reasons(facts: Facts) -> Iterator[Reason]:
+def _reasons(facts: RuntimeFacts) -> Iterator[Reason]:
     yield from of_a_language_model(facts, "MLX")
     if not facts.is_lora and facts.adapter.method != "full":
         yield Loads.NO, "LH409", f"MLX loads LoRA and DoRA, this is {facts.adapter.method}"

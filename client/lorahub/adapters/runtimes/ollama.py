@@ -2,11 +2,11 @@
 
 from collections.abc import Iterator
 
-from lorahub.adapters.runtimes.facts import GGUF, Facts, Reason, of_gguf
+from lorahub.adapters.runtimes.facts import GGUF, Reason, RuntimeFacts, of_gguf
 from lorahub.adapters.runtimes.runtime import Runtime
 
 
-def _reasons(facts: Facts) -> Iterator[Reason]:
+def _reasons(facts: RuntimeFacts) -> Iterator[Reason]:
     yield from of_gguf(facts, "Ollama")
 
 

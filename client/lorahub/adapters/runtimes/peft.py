@@ -2,14 +2,14 @@
 
 from collections.abc import Iterator
 
-from lorahub.adapters.runtimes.facts import PEFT, Facts, Loads, Reason, of_another_format
+from lorahub.adapters.runtimes.facts import PEFT, Loads, Reason, RuntimeFacts, of_another_format
 from lorahub.adapters.runtimes.runtime import Runtime
 
 _TAKEN = frozenset({"kohya", "diffusers", "mlx", "gguf", "loralib", "torchtune"})
 """Whose LoRA could be PEFT's. No conversion starts from the last two yet (`formats.SOURCES`)."""
 
 
-def _reasons(facts: Facts) -> Iterator[Reason]:
+def _reasons(facts: RuntimeFacts) -> Iterator[Reason]:
     if facts.adapter.format not in PEFT:
         yield of_another_format(
             facts,

@@ -4,7 +4,7 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from lorahub.adapters.runtimes.facts import Facts, Reason
+from lorahub.adapters.runtimes.facts import Reason, RuntimeFacts
 
 Form = Literal["peft", "peft-normalized", "diffusers", "kohya", "gguf", "mlx"]
 """What adapters are converted into."""
@@ -23,7 +23,7 @@ class Runtime:
     label: str
     form: Form
     formats: Collection[str]
-    reasons: Callable[[Facts], Iterator[Reason]]
+    reasons: Callable[[RuntimeFacts], Iterator[Reason]]
     reads: str
     refuses: str
     source: str

@@ -2,11 +2,11 @@
 
 from collections.abc import Iterator
 
-from lorahub.adapters.runtimes.facts import DEFAULT_RANK, PEFT, Facts, Loads, Reason, of_a_server
+from lorahub.adapters.runtimes.facts import DEFAULT_RANK, PEFT, Loads, Reason, RuntimeFacts, of_a_server
 from lorahub.adapters.runtimes.runtime import Runtime
 
 
-def _reasons(facts: Facts) -> Iterator[Reason]:
+def _reasons(facts: RuntimeFacts) -> Iterator[Reason]:
     yield from of_a_server(facts, "SGLang")
     if facts.rank > DEFAULT_RANK and facts.is_lora:
         yield Loads.WITH, "LH401", f"rank {facts.rank} needs --max-lora-rank {facts.rank}, if others are loaded first"

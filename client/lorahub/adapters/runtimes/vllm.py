@@ -6,16 +6,16 @@ from lorahub.adapters.runtimes.facts import (
     DEFAULT_RANK,
     PEFT,
     VLLM_RANKS,
-    Facts,
     Loads,
     Reason,
+    RuntimeFacts,
     of_a_server,
     reserved_rank,
 )
 from lorahub.adapters.runtimes.runtime import Runtime
 
 
-def _reasons(facts: Facts) -> Iterator[Reason]:
+def _reasons(facts: RuntimeFacts) -> Iterator[Reason]:
     yield from of_a_server(facts, "vLLM")
     if facts.rank > VLLM_RANKS[-1]:
         yield Loads.NO, "LH401", f"rank {facts.rank}; vLLM takes at most {VLLM_RANKS[-1]}"

@@ -12,7 +12,7 @@ from lorahub.training.methods.bitfit import BitFit
 from lorahub.training.methods.bottleneck import Bottlenecks
 from lorahub.training.methods.full import Full
 from lorahub.training.methods.ia3 import Ia3
-from lorahub.training.methods.lora import Lora
+from lorahub.training.methods.lora import LoraMethod
 from lorahub.training.methods.virtual import Prefix, Prompt
 
 
@@ -54,7 +54,7 @@ class Method(Protocol):
 
 
 METHODS: Mapping[str, Callable[[TrainConfig], Method]] = {
-    "lora": Lora,
+    "lora": LoraMethod,
     "prefix": Prefix,
     "prompt": Prompt,
     "bottleneck": Bottlenecks,

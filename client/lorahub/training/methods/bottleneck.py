@@ -25,7 +25,7 @@ _AFTER_FEED_FORWARD = frozenset("down_proj c_proj fc2 fc_out fc_o dense_4h_to_h 
 _CHILD = "bottleneck"
 
 
-class Bottleneck(nn.Module):
+class BottleneckLayer(nn.Module):
     """(…, width) -> (…, width), over `size`."""
 
     def __init__(self, width: int, size: int, dtype: torch.dtype, device: torch.device) -> None:
@@ -63,7 +63,7 @@ class Bottlenecks:
             weight = module.weight
             dtype = weight.dtype if weight.is_floating_point() and weight.dtype.itemsize > 1 else torch.float32
             width = module.weight.shape[1] if is_conv1d(module) else module.out_features
-            module.add_module(_CHILD, Bottleneck(width, self._config.rank, dtype, weight.device))
+            module.add_module(_CHILD, BottleneckLayer(width, self._config.rank, dtype, weight.device))
             module.register_forward_hook(_behind)
         return model
 

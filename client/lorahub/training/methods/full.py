@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 from lorahub.adapters.adapter import Naming
 from lorahub.adapters.patterns import layer_index
 from lorahub.conversion.arrays import Array
-from lorahub.conversion.lora import Layer, Lora
+from lorahub.conversion.lora import Layer, LoraAdapter
 from lorahub.conversion.peft import write_peft
 from lorahub.errors import InvalidUsage
 from lorahub.merging.combinations import truncate
@@ -84,7 +84,7 @@ class Full:
             layers.append(Layer(name, _array(right), _array(left), 1.0))
             changed = float(np.sum(delta**2))
             size, lost = size + changed, lost + errors[name] ** 2 * changed
-        made = Lora(tuple(layers), Naming.DOTTED, architecture=config.model_type)
+        made = LoraAdapter(tuple(layers), Naming.DOTTED, architecture=config.model_type)
         for path, content in write_peft(made, None).items():
             (folder / path).write_bytes(content)
         worst = sorted(errors.items(), key=lambda pair: -pair[1])[:_SHOWN]

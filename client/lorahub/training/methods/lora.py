@@ -26,7 +26,7 @@ _FROM_BASE = ("pissa", "olora")
 _DOWN, _UP = ".lora_A.weight", ".lora_B.weight"
 
 
-class Lora:
+class LoraMethod:
     name = "lora"
     notes: Sequence[str] = ()
     is_slow_to_save = False

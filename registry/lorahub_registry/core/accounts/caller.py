@@ -9,7 +9,7 @@ from lorahub_registry.core.accounts.permissions import Principal
 from lorahub_registry.core.accounts.service import authenticate, principal_of_session
 from lorahub_registry.infrastructure.web.backend import BackendDep
 from lorahub_registry.infrastructure.web.description import authenticates, refuses
-from lorahub_registry.infrastructure.web.rates import Kind, address_of, admit, kind_of
+from lorahub_registry.infrastructure.web.rates import RateKind, address_of, admit, kind_of
 
 SESSION_COOKIE = "lorahub_session"
 
@@ -21,7 +21,7 @@ def the_caller(request: Request, backend: BackendDep) -> Principal:
     try:
         principal = _of_session(request, backend) or authenticate(backend, _token(request))
     except InvalidToken:
-        admit(request, Kind.LOGIN, address_of(request))
+        admit(request, RateKind.LOGIN, address_of(request))
         raise
     request.state.principal = principal  # for the log
     caller = address_of(request) if principal.is_anonymous else f"account {principal.account_id}"
@@ -34,7 +34,7 @@ def _of_session(request: Request, backend: BackendDep) -> Principal | None:
     cookie = request.cookies.get(SESSION_COOKIE)
     if cookie is None or "authorization" in request.headers or request.method not in ("GET", "HEAD"):
         return None
-    if kind_of(request) is not Kind.RESOLVE:
+    if kind_of(request) is not RateKind.RESOLVE:
         return None
     try:
         return principal_of_session(backend, cookie)

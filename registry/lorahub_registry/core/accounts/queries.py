@@ -9,7 +9,7 @@ from sqlalchemy.orm import aliased
 
 from lorahub_registry.infrastructure.database import Session, now
 from lorahub_registry.infrastructure.database.tables import Account as AccountRow
-from lorahub_registry.infrastructure.database.tables import Membership, RetiredName, WebSession
+from lorahub_registry.infrastructure.database.tables import Membership, WebSession
 from lorahub_registry.infrastructure.database.tables import Token as TokenRow
 
 _Organisation = aliased(AccountRow)
@@ -102,10 +102,6 @@ def hold(session: Session, account_id: int) -> None:
 def made_by(session: Session, account_id: int) -> int:
     """How many organisations."""
     return session.scalar(select(func.count()).where(AccountRow.made_by == account_id)) or 0
-
-
-def is_name_retired(session: Session, key: str) -> bool:
-    return session.get(RetiredName, key) is not None
 
 
 def token_by_sha256(session: Session, sha256: str) -> Bearer | None:

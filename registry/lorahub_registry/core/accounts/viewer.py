@@ -25,7 +25,7 @@ from lorahub_registry.infrastructure.web import multipart, notices, pages
 from lorahub_registry.infrastructure.web.backend import BackendDep, PublicUrl
 from lorahub_registry.infrastructure.web.bodies import raw_body
 from lorahub_registry.infrastructure.web.pages import Chrome
-from lorahub_registry.infrastructure.web.rates import Kind, admit
+from lorahub_registry.infrastructure.web.rates import RateKind, admit
 
 VISIT_COOKIE = "lorahub_visit"
 """Of a browser that is about to log in: what its form is bound to."""
@@ -97,7 +97,7 @@ def _principal(request: Request, backend: Backend) -> Principal:
     except InvalidToken:
         return the_caller(request, backend)
     request.state.principal = principal
-    admit(request, Kind.PAGES, f"account {principal.account_id}")
+    admit(request, RateKind.PAGES, f"account {principal.account_id}")
     return principal
 
 

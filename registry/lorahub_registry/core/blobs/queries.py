@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from lorahub.protocol.digests import GitSha1, Sha256
-from sqlalchemy import delete, exists, func, insert, or_, select, update
+from sqlalchemy import delete, exists, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
 from lorahub_registry.infrastructure.database import Session, now
@@ -401,11 +401,6 @@ def all_blobs(session: Session, *, after: str, limit: int) -> list[Blob]:
     """In order of digest, from behind `after`."""
     statement = select(BlobRow).where(BlobRow.sha256 > after).order_by(BlobRow.sha256).limit(limit)
     return [_blob(row) for row in session.scalars(statement)]
-
-
-def blob_count_and_bytes(session: Session) -> tuple[int, int]:
-    count, size = session.execute(select(func.count(), func.coalesce(func.sum(BlobRow.size), 0))).one()
-    return int(count), int(size)
 
 
 def _blob(row: BlobRow) -> Blob:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from lorahub.adapters.base_model import BaseModel
+from lorahub.adapters.base_model import BaseLayout
 from sqlalchemy import func, or_, select
 from sqlalchemy.exc import IntegrityError
 
@@ -53,12 +53,7 @@ def base_by_weights(session: Session, digest: str) -> StoredBase | None:
     return None if row is None else _stored(row)
 
 
-def base_by_id(session: Session, base_id: int) -> StoredBase | None:
-    row = session.get(BaseRow, base_id)
-    return None if row is None else _stored(row)
-
-
-def insert_base(session: Session, base: BaseModel, identity: str) -> StoredBase:
+def insert_base(session: Session, base: BaseLayout, identity: str) -> StoredBase:
     row = BaseRow(
         identity=identity,
         layout_digest=base.layout_digest,

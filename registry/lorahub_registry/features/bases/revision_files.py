@@ -10,7 +10,7 @@ from lorahub_registry.core.blobs.service import Blob, known_blobs, open_blob
 from lorahub_registry.infrastructure.backend import Backend
 
 
-class StoredFile(Protocol):
+class ReadableFile(Protocol):
     """A file of a revision, recorded or about to be."""
 
     @property
@@ -20,7 +20,7 @@ class StoredFile(Protocol):
 class RevisionFiles:
     """Reads ranges of blobs; headers cost kilobytes, whatever the files' size."""
 
-    def __init__(self, backend: Backend, files: Mapping[str, StoredFile], blobs: Mapping[Sha256, Blob]) -> None:
+    def __init__(self, backend: Backend, files: Mapping[str, ReadableFile], blobs: Mapping[Sha256, Blob]) -> None:
         self._backend = backend
         self._blobs = {path: blobs[file.sha256] for path, file in files.items() if file.sha256 in blobs}
         self.sizes = {path: blob.size for path, blob in self._blobs.items()}

@@ -17,7 +17,7 @@ from pydantic import BaseModel, Field
 
 from lorahub_registry.core.accounts.caller import Caller
 from lorahub_registry.features.bases import service
-from lorahub_registry.features.bases.service import Found, NamedBase
+from lorahub_registry.features.bases.service import FoundBase, NamedBase
 from lorahub_registry.infrastructure.threads import STORAGE
 from lorahub_registry.infrastructure.web.backend import BackendDep, PublicUrl
 from lorahub_registry.infrastructure.web.bodies import json_model
@@ -31,7 +31,7 @@ PAGE = 100
 Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
 
-class NewBase(BaseModel):
+class BaseRequest(BaseModel):
     """`layout` is the canonical text of docs/format.md, with or without digests of the tensors."""
 
     names: list[Annotated[str, Field(min_length=1, max_length=200)]] = Field(min_length=1, max_length=1)
@@ -44,7 +44,7 @@ class NewBase(BaseModel):
 @router.post("")
 @refuses(NotAuthenticated, NotPermitted, AlreadyExists, InvalidBaseModel)
 @STORAGE.serves
-def register(backend: BackendDep, caller: Caller, body: Annotated[NewBase, json_model(NewBase)]) -> KnownBase:
+def register(backend: BackendDep, caller: Caller, body: Annotated[BaseRequest, json_model(BaseRequest)]) -> KnownBase:
     new = service.NewBase(body.names[0], body.revision or "", body.layout, body.config, body.files)
     return KnownBase(**_known(service.register(backend, caller, new)))
 
@@ -97,7 +97,7 @@ def _known(named: NamedBase) -> dict[str, Any]:
     }
 
 
-def _document(found: Found) -> BaseDocument:
+def _document(found: FoundBase) -> BaseDocument:
     known = found.base
     return BaseDocument(
         names=tuple(sorted(known.names)),

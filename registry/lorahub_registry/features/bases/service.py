@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from threading import Lock
 from typing import Any
 
-from lorahub.adapters.base_model import BaseModel, base_from_text, read_base
+from lorahub.adapters.base_model import BaseLayout, base_from_text, read_base
 from lorahub.errors import AlreadyExists, BaseNotFound, InvalidBaseModel, InvalidName, Refusal
 from lorahub.protocol.names import RepositoryName
 
@@ -31,10 +31,10 @@ _KEPT_LAYOUTS = 16
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class FoundBase:
     """A base with its layout; `id` is None for one that was read from a repository and isn't registered."""
 
-    base: BaseModel
+    base: BaseLayout
     id: int | None
 
 
@@ -97,13 +97,13 @@ def _may_name(principal: Principal, name: str) -> None:
             require(principal, Action.WRITE, namespace)
 
 
-def _store(session: Session, base: BaseModel) -> StoredBase:
+def _store(session: Session, base: BaseLayout) -> StoredBase:
     identity = _identity(base)
     known = queries.base_by_identity(session, identity)
     return known if known is not None else queries.insert_base(session, base, identity)
 
 
-def _identity(base: BaseModel) -> str:
+def _identity(base: BaseLayout) -> str:
     files = "".join(f"{path}\t{digest}\n" for path, digest in sorted(base.files.items()))
     return hashlib.sha256(f"{base.layout_digest}\n{base.weights_digest or ''}\n{files}".encode()).hexdigest()
 
@@ -115,16 +115,16 @@ class _Layouts:
     """The layouts used last: parsing one of 723 tensors takes milliseconds, and a base has many adapters."""
 
     def __init__(self) -> None:
-        self._kept: OrderedDict[tuple[str, int], BaseModel] = OrderedDict()
+        self._kept: OrderedDict[tuple[str, int], BaseLayout] = OrderedDict()
         self._lock = Lock()
 
-    def get(self, key: tuple[str, int]) -> BaseModel | None:
+    def get(self, key: tuple[str, int]) -> BaseLayout | None:
         with self._lock:
             if key in self._kept:
                 self._kept.move_to_end(key)
             return self._kept.get(key)
 
-    def put(self, key: tuple[str, int], base: BaseModel) -> None:
+    def put(self, key: tuple[str, int], base: BaseLayout) -> None:
         with self._lock:
             self._kept[key] = base
             while len(self._kept) > _KEPT_LAYOUTS:
@@ -134,7 +134,7 @@ class _Layouts:
 _layouts = _Layouts()
 
 
-def find(backend: Backend, principal: Principal, name: str, revision: str | None = None) -> Found:
+def find(backend: Backend, principal: Principal, name: str, revision: str | None = None) -> FoundBase:
     """A registered base by name or `sha256:…`, else a repository that holds weights. Raises `BaseNotFound`."""
     name = name.removeprefix("hf:")
     name, _, written = name.partition("@")
@@ -152,10 +152,10 @@ def find(backend: Backend, principal: Principal, name: str, revision: str | None
         return load(backend, named.base, revision=named.revision or None)
     if by_digest is not None:
         return load(backend, by_digest)
-    return Found(_of_repository(backend, principal, name, revision), None)
+    return FoundBase(_of_repository(backend, principal, name, revision), None)
 
 
-def load(backend: Backend, stored: StoredBase, *, revision: str | None = None) -> Found:
+def load(backend: Backend, stored: StoredBase, *, revision: str | None = None) -> FoundBase:
     """The stored base with its layout and all its names."""
     key = (str(backend.database), stored.id)
     base = _layouts.get(key)
@@ -166,16 +166,12 @@ def load(backend: Backend, stored: StoredBase, *, revision: str | None = None) -
     if base is None:
         base = base_from_text(text, config, files=stored.files)
         _layouts.put(key, base)
-    return Found(replace(base, name=names[0] if names else None, names=frozenset(names), revision=revision), stored.id)
+    return FoundBase(
+        replace(base, name=names[0] if names else None, names=frozenset(names), revision=revision), stored.id
+    )
 
 
-def load_by_id(backend: Backend, base_id: int) -> Found | None:
-    with backend.database.read() as session:
-        stored = queries.base_by_id(session, base_id)
-    return None if stored is None else load(backend, stored)
-
-
-def _of_repository(backend: Backend, principal: Principal, name: str, revision: str | None) -> BaseModel:
+def _of_repository(backend: Backend, principal: Principal, name: str, revision: str | None) -> BaseLayout:
     try:
         parsed = RepositoryName.parse(name)
         with reading(backend, principal, parsed) as opened:

@@ -117,7 +117,7 @@ def _recorded(reference: Reference) -> RecordedReference:
 
 
 @dataclass(frozen=True, slots=True)
-class TakenRepository:
+class ImportedRepository:
     """How much of it was new."""
 
     name: str
@@ -126,19 +126,19 @@ class TakenRepository:
 
 
 @dataclass(frozen=True, slots=True)
-class Taken:
+class ImportedBundle:
     digest: str
     is_signed: bool
-    repositories: list[TakenRepository]
+    repositories: list[ImportedRepository]
 
 
 @dataclass(frozen=True, slots=True)
-class Derived:
+class DerivedVersion:
     facts: Facts
     judged: Judged | None
 
 
-def take_in(backend: Backend, principal: Principal, file: BinaryIO) -> Taken:
+def take_in(backend: Backend, principal: Principal, file: BinaryIO) -> ImportedBundle:
     """Raises `NotPermitted`, `InvalidBundle`, `ContentBlocked`, `InvalidAdapter`, `AlreadyExists`, `NameRetired`."""
     require_site_admin(principal)
     reader = Reader(file, key=backend.settings.bundle_key)
@@ -160,7 +160,7 @@ def take_in(backend: Backend, principal: Principal, file: BinaryIO) -> Taken:
             repository_id=None,
             digests=[digest for digest, _ in reader.manifest.blobs],
         )
-    return Taken(reader.digest, reader.is_signed, taken)
+    return ImportedBundle(reader.digest, reader.is_signed, taken)
 
 
 def _keep_large(backend: Backend, principal: Principal, reader: Reader) -> Iterator[tuple[Sha256, bytes]]:
@@ -193,7 +193,7 @@ def _keep(backend: Backend, principal: Principal, digest: Sha256, size: int, pie
     blobs.finish_upload(backend, upload)
 
 
-def _derive(backend: Backend, principal: Principal, record: Record, commit: RecordedCommit) -> Derived:
+def _derive(backend: Backend, principal: Principal, record: Record, commit: RecordedCommit) -> DerivedVersion:
     """What publishing would find. Whether it fits its base was decided where it was published."""
     files = _new_files(commit)
     before = next((set(one.files) for one in record.commits if one.id == commit.parent), set[RecordedFile]())
@@ -206,7 +206,9 @@ def _derive(backend: Backend, principal: Principal, record: Record, commit: Reco
         taken=backend.settings.ordinary_files,
     )
     judged = checks.judge(backend, principal, files, found)
-    return Derived(derive_facts(backend, files, found, measured=checks.tags_of(judged) if judged else ()), judged)
+    return DerivedVersion(
+        derive_facts(backend, files, found, measured=checks.tags_of(judged) if judged else ()), judged
+    )
 
 
 def _new_files(commit: RecordedCommit) -> dict[str, NewFile]:
@@ -214,8 +216,8 @@ def _new_files(commit: RecordedCommit) -> dict[str, NewFile]:
 
 
 def _record(
-    session: Session, principal: Principal, record: Record, derived: dict[CommitId, Derived], *, bundle: str
-) -> TakenRepository:
+    session: Session, principal: Principal, record: Record, derived: dict[CommitId, DerivedVersion], *, bundle: str
+) -> ImportedRepository:
     repository = repositories.take_in(
         session, principal, record.name, public_id=record.public_id, is_private=record.is_private
     )
@@ -243,7 +245,7 @@ def _record(
         bundle=bundle,
         commits=len(new),
     )
-    return TakenRepository(repository.full_name, len(new), len(moved))
+    return ImportedRepository(repository.full_name, len(new), len(moved))
 
 
 def _insert(
@@ -293,7 +295,7 @@ def _names_of(record: Record, commit: RecordedCommit, kind: str) -> list[str]:
     return [one.name for one in record.references if one.kind == kind and one.commit == commit.id]
 
 
-def _record_derived(session: Session, repository: Repository, commit_id: CommitId, found: Derived) -> None:
+def _record_derived(session: Session, repository: Repository, commit_id: CommitId, found: DerivedVersion) -> None:
     record_facts(
         session,
         repository_id=repository.id,

@@ -83,11 +83,6 @@ def insert_facts(session: Session, commit_id: str, judged: Judged) -> None:
         session.execute(insert(AdapterLabel), rows)
 
 
-def forget_facts(session: Session, commit_id: str) -> None:
-    session.execute(delete(AdapterLabel).where(AdapterLabel.commit_id == commit_id))
-    session.execute(delete(AdapterFacts).where(AdapterFacts.commit_id == commit_id))
-
-
 def facts_of(session: Session, commit_id: str) -> AdapterFacts | None:
     return session.get(AdapterFacts, commit_id)
 

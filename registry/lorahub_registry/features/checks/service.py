@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lorahub.adapters.adapter import Adapter, BaseClaim
-from lorahub.adapters.base_model import BaseModel
+from lorahub.adapters.base_model import BaseLayout
 from lorahub.adapters.check import Report, check, recheck
 from lorahub.adapters.manifest import MANIFEST, measured_facts
 from lorahub.adapters.reader import CONFIG, read_adapter
@@ -32,8 +32,8 @@ from lorahub_registry.core.repositories.service import (
     visible_namespaces,
 )
 from lorahub_registry.features.bases import service as bases
-from lorahub_registry.features.bases.revision_files import RevisionFiles, StoredFile
-from lorahub_registry.features.bases.service import Found
+from lorahub_registry.features.bases.revision_files import ReadableFile, RevisionFiles
+from lorahub_registry.features.bases.service import FoundBase
 from lorahub_registry.features.checks import queries
 from lorahub_registry.features.checks.queries import Judged, Recorded, Verdict
 from lorahub_registry.infrastructure.backend import Backend
@@ -55,7 +55,7 @@ _OWN_FILES = (CONFIG, MANIFEST)
 
 
 def judge(
-    backend: Backend, principal: Principal, files: Mapping[str, StoredFile], blobs: Mapping[Sha256, Blob]
+    backend: Backend, principal: Principal, files: Mapping[str, ReadableFile], blobs: Mapping[Sha256, Blob]
 ) -> Judged | None:
     """Facts and verdict of the adapter in these files; None where they are none, or not complete yet."""
     held = RevisionFiles(backend, files, blobs)
@@ -73,7 +73,7 @@ def _is_adapter(adapter: Adapter, files: RevisionFiles) -> bool:
     return adapter.has_format or CONFIG in files.sizes
 
 
-def base_of(backend: Backend, principal: Principal, claim: BaseClaim) -> Found | None:
+def base_of(backend: Backend, principal: Principal, claim: BaseClaim) -> FoundBase | None:
     """The base that an adapter claims: by the digest of its weights, by name and revision, by its layout.
 
     None where none of these is known here. Raises what a storage that is away does: that a base can't be read now
@@ -95,7 +95,7 @@ def base_of(backend: Backend, principal: Principal, claim: BaseClaim) -> Found |
     return None
 
 
-def _judged(adapter: Adapter, files: RevisionFiles, found: Found | None) -> Judged:
+def _judged(adapter: Adapter, files: RevisionFiles, found: FoundBase | None) -> Judged:
     report = _report(adapter, files, None if found is None else found.base)
     facts = _facts(adapter, report)
     return Judged(
@@ -112,7 +112,7 @@ def _judged(adapter: Adapter, files: RevisionFiles, found: Found | None) -> Judg
     )
 
 
-def _report(adapter: Adapter, files: RevisionFiles, base: BaseModel | None) -> Report:
+def _report(adapter: Adapter, files: RevisionFiles, base: BaseLayout | None) -> Report:
     report = check(adapter, base)
     inspection = files.inspection(adapter.weights_file or "")
     nonfinite, zero = inspection.get("nonfinite"), inspection.get("zero")
@@ -339,7 +339,7 @@ def _open(backend: Backend, principal: Principal, name: RepositoryName, revision
     return _Opened(opened.repository.full_name, at.commit.id, adapter, held)
 
 
-def _against(backend: Backend, opened: _Opened, base: str, found: Found) -> Checked:
+def _against(backend: Backend, opened: _Opened, base: str, found: FoundBase) -> Checked:
     digest = adapter_digest(opened.files, opened.adapter)
     facts = _shown_facts(opened.adapter)
     if found.id is not None:

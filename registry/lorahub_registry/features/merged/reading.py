@@ -33,7 +33,7 @@ _PER_SECOND = {"svd": 500_000}
 _USUALLY = 4_000_000
 
 
-class Kept:
+class ResultCache:
     """What was computed, the last used of it, up to a number of bytes. Safe to use from several threads."""
 
     def __init__(self, limit: int) -> None:
@@ -136,9 +136,9 @@ class Flights:
 
 
 @functools.cache
-def kept(limit: int) -> Kept:
+def kept(limit: int) -> ResultCache:
     threadpool_limits(limits=1, user_api="blas")  # the threads are ours
-    return Kept(limit)
+    return ResultCache(limit)
 
 
 plans = Plans()
@@ -157,7 +157,7 @@ async def stream(backend: Backend, plan: MergePlan, path: str, start: int, stop:
 
 
 async def _block(
-    cache: Kept, plan: MergePlan, path: str, piece: Piece, compute: Callable[..., Awaitable[Any]]
+    cache: ResultCache, plan: MergePlan, path: str, piece: Piece, compute: Callable[..., Awaitable[Any]]
 ) -> bytes:
     """`compute` runs what it is given in a thread."""
     extent = piece.extent

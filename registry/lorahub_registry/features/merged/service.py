@@ -26,7 +26,7 @@ from lorahub_registry.core.workers import service as workers
 from lorahub_registry.features.merged import queries, reading, sources
 from lorahub_registry.features.merged.queries import MergedRevision
 from lorahub_registry.features.merged.reading import Readable
-from lorahub_registry.features.merged.sources import Sources
+from lorahub_registry.features.merged.sources import MergeSources
 from lorahub_registry.infrastructure.backend import Backend
 from lorahub_registry.infrastructure.database import Session, now
 from lorahub_registry.infrastructure.database.bell import ring
@@ -76,7 +76,7 @@ def _find(opened: OpenedRepository, revision: str) -> MergedModel | None:
         merged = None if opened.holds(CommitId(revision)) else queries.by_id(session, opened.id, revision)
         if merged is None:
             return None
-        of = Sources.from_json(merged.sources)
+        of = MergeSources.from_json(merged.sources)
         sources.refuse_unreadable(session, principal, of)
         key = _key(opened.repository, of)
     else:
@@ -98,7 +98,7 @@ def _find(opened: OpenedRepository, revision: str) -> MergedModel | None:
     )
 
 
-def _plan(backend: Backend, session: Session, of: Sources) -> MergePlan:
+def _plan(backend: Backend, session: Session, of: MergeSources) -> MergePlan:
     return sources.plan_of(backend, session, of, cache=reading.kept(backend.settings.merged_cache_bytes))
 
 
@@ -128,12 +128,12 @@ def _asked(revision: str) -> str | None:
     return revision.removeprefix(f"{NAME}/") if revision.startswith(f"{NAME}/") else None
 
 
-def _key(repository: Repository, of: Sources) -> str:
+def _key(repository: Repository, of: MergeSources) -> str:
     said = json.dumps([repository.public_id, of.as_json()], sort_keys=True)
     return hashlib.sha256(said.encode()).hexdigest()
 
 
-def _new(repository: Repository, commit: Commit, of: Sources, plan: MergePlan) -> MergedRevision:
+def _new(repository: Repository, commit: Commit, of: MergeSources, plan: MergePlan) -> MergedRevision:
     said = f"lorahub-merged-v1\n{repository.public_id}\n{plan.digest}\n{json.dumps(of.as_json(), sort_keys=True)}"
     return MergedRevision(
         id=CommitId(hashlib.sha256(said.encode()).hexdigest()[:40]),
@@ -304,7 +304,7 @@ def _plan_to_store(
         merged = queries.by_id(session, repository_id, merged_id)
         if merged is None:
             return None
-        return merged, sources.plan_of(backend, session, Sources.from_json(merged.sources), device=device)
+        return merged, sources.plan_of(backend, session, MergeSources.from_json(merged.sources), device=device)
 
 
 def settle_stored(backend: Backend, merged_id: str) -> None:

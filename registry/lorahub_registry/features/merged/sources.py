@@ -14,7 +14,7 @@ from lorahub.errors import (
     NotMergeable,
     RevisionNotFound,
 )
-from lorahub.merging.kernel import Cache
+from lorahub.merging.kernel import BlockCache
 from lorahub.merging.plan import Device, Ingredients, MergePlan
 from lorahub.merging.recipe import MOST_BYTES, RECIPE, Ingredient, Recipe, parse_recipe, recipe_of
 from lorahub.protocol.digests import CommitId
@@ -39,7 +39,7 @@ class Pinned:
 
 
 @dataclass(frozen=True, slots=True)
-class Sources:
+class MergeSources:
     """A recipe, and what its base and adapters are."""
 
     recipe: Recipe
@@ -51,14 +51,14 @@ class Sources:
         return {"recipe": self.recipe.as_json(), "pins": pins}
 
     @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> "Sources":
+    def from_json(cls, value: Mapping[str, Any]) -> "MergeSources":
         base, *adapters = (Pinned(repository, CommitId(commit)) for repository, commit in value["pins"])
         return cls(recipe_of(value["recipe"]), base, tuple(adapters))
 
 
-def of_recipe(session: Session, principal: Principal, recipe: Recipe) -> Sources:
+def of_recipe(session: Session, principal: Principal, recipe: Recipe) -> MergeSources:
     """Raises `InvalidRecipe` for names that can't be of this registry, and as `readable` and `resolve`."""
-    return Sources(
+    return MergeSources(
         recipe,
         _pin(session, principal, recipe.base, "base"),
         tuple(_pin(session, principal, one.source, "adapter") for one in recipe.adapters),
@@ -67,7 +67,7 @@ def of_recipe(session: Session, principal: Principal, recipe: Recipe) -> Sources
 
 def of_revision(
     backend: Backend, session: Session, principal: Principal, repository: Repository, commit_id: CommitId
-) -> Sources:
+) -> MergeSources:
     """Of a revision that is an adapter or a recipe. Raises `NotMergeable` where it is neither."""
     said = _said(backend, session, commit_id)
     if isinstance(said, Recipe):
@@ -80,7 +80,7 @@ def of_revision(
         raise NotMergeable("the adapter doesn't name its base", hint="push it with: lorahub push --base NAME")
     base = _claimed_base(session, principal, said.base, said.revision)
     recipe = Recipe(said.base, (Ingredient(repository.full_name),))
-    return Sources(recipe, base, (Pinned(repository.id, commit_id),))
+    return MergeSources(recipe, base, (Pinned(repository.id, commit_id),))
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +143,7 @@ def _pin(session: Session, principal: Principal, spec: str, what: str) -> Pinned
     return Pinned(repository.id, commit.id)
 
 
-def refuse_unreadable(session: Session, principal: Principal, sources: Sources) -> None:
+def refuse_unreadable(session: Session, principal: Principal, sources: MergeSources) -> None:
     """Raises as `readable` where the principal may not read one of the sources any more."""
     found = repositories_by_id(session, [pin.repository_id for pin in (sources.base, *sources.adapters)])
     for pin in (sources.base, *sources.adapters):
@@ -155,9 +155,9 @@ def refuse_unreadable(session: Session, principal: Principal, sources: Sources) 
 def plan_of(
     backend: Backend,
     session: Session,
-    sources: Sources,
+    sources: MergeSources,
     *,
-    cache: Cache | None = None,
+    cache: BlockCache | None = None,
     device: Device | None = None,
 ) -> MergePlan:
     """Raises what `MergePlan` does."""

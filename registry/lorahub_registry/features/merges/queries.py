@@ -19,7 +19,7 @@ _OPEN = ("queued", "running", "publishing")
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class StoredJob:
     id: str
     account_id: int
     repository_id: int
@@ -40,8 +40,8 @@ class Job:
         return self.status in _OPEN
 
 
-def _job(row: JobRow) -> Job:
-    return Job(
+def _job(row: JobRow) -> StoredJob:
+    return StoredJob(
         row.id,
         row.account_id,
         row.repository_id,
@@ -59,7 +59,7 @@ def _job(row: JobRow) -> Job:
     )
 
 
-def insert_job(session: Session, job: Job) -> None:
+def insert_job(session: Session, job: StoredJob) -> None:
     session.add(
         JobRow(
             id=job.id,
@@ -78,12 +78,12 @@ def insert_job(session: Session, job: Job) -> None:
     ring(session)
 
 
-def job_by_id(session: Session, job_id: str) -> Job | None:
+def job_by_id(session: Session, job_id: str) -> StoredJob | None:
     row = session.get(JobRow, job_id)
     return None if row is None else _job(row)
 
 
-def same_job(session: Session, *, repository_id: int, digest: str) -> Job | None:
+def same_job(session: Session, *, repository_id: int, digest: str) -> StoredJob | None:
     """The newest job with this result for this repository that wasn't given up."""
     statement = (
         select(JobRow)
@@ -106,7 +106,7 @@ def open_jobs(session: Session, *, limit: int) -> list[str]:
     return list(session.scalars(statement))
 
 
-def jobs_of(session: Session, account_id: int, *, limit: int) -> list[Job]:
+def jobs_of(session: Session, account_id: int, *, limit: int) -> list[StoredJob]:
     """Newest first."""
     statement = select(JobRow).where(JobRow.account_id == account_id).order_by(JobRow.created_at.desc()).limit(limit)
     return [_job(row) for row in session.scalars(statement)]

@@ -32,15 +32,15 @@ from lorahub_registry.core.repositories import service as repositories
 from lorahub_registry.core.repositories.service import Repository
 from lorahub_registry.features.merged import service as merged
 from lorahub_registry.features.merged import sources
-from lorahub_registry.features.merged.sources import Sources
+from lorahub_registry.features.merged.sources import MergeSources
 from lorahub_registry.features.merges import queries
-from lorahub_registry.features.merges.queries import Job
+from lorahub_registry.features.merges.queries import StoredJob
 from lorahub_registry.features.publishing.service import Published, publish
 from lorahub_registry.infrastructure.backend import Backend
 from lorahub_registry.infrastructure.database import Session, now
 from lorahub_registry.infrastructure.failpoints import reach
 
-__all__ = ["Job"]
+__all__ = ["StoredJob"]
 
 COME_AGAIN = 75
 """Exit status of a child process whose fault passes: see `passes`."""
@@ -53,7 +53,7 @@ _PROGRESS_SECONDS = 0.2
 class Shown:
     """A job and the repository that its result goes to."""
 
-    job: Job
+    job: StoredJob
     target: str
 
     @property
@@ -74,7 +74,7 @@ def plan(backend: Backend, principal: Principal, recipe: Recipe) -> MergePlan:
     return _plan(backend, principal, recipe)[1]
 
 
-def _plan(backend: Backend, principal: Principal, recipe: Recipe) -> tuple[Sources, MergePlan]:
+def _plan(backend: Backend, principal: Principal, recipe: Recipe) -> tuple[MergeSources, MergePlan]:
     with backend.database.read() as session:
         of = sources.of_recipe(session, principal, recipe)
         made = sources.plan_of(backend, session, of)
@@ -130,8 +130,8 @@ def _existing(backend: Backend, principal: Principal, name: RepositoryName) -> I
         yield session, repositories.permitted(session, principal, name, Action.WRITE)
 
 
-def _queued(account_id: int, target: Repository, of: Sources, made: MergePlan) -> Job:
-    return Job(
+def _queued(account_id: int, target: Repository, of: MergeSources, made: MergePlan) -> StoredJob:
+    return StoredJob(
         id=secrets.token_hex(16),
         account_id=account_id,
         repository_id=target.id,
@@ -294,7 +294,7 @@ def publish_result(backend: Backend, job_id: str) -> None:
 class _Work:
     """A job with what it is made of, as its account may see it now."""
 
-    job: Job
+    job: StoredJob
     principal: Principal
     target: Repository
     plan: MergePlan
@@ -305,7 +305,7 @@ def _work(backend: Backend, job_id: str, device: Device | None = None) -> _Work:
         job = queries.job_by_id(session, job_id)
         if job is None:
             raise Cancelled
-        of = Sources.from_json(job.sources)
+        of = MergeSources.from_json(job.sources)
         principal = acting_for(session, job.account_id)
         sources.refuse_unreadable(session, principal, of)
         made = sources.plan_of(backend, session, of, device=device)

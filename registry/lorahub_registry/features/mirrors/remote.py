@@ -32,7 +32,7 @@ class RemoteFile:
 
 
 @dataclass(frozen=True, slots=True)
-class Listing:
+class RemoteRevision:
     commit: str
     files: tuple[RemoteFile, ...]
     left: tuple[str, ...]
@@ -41,7 +41,7 @@ class Listing:
 
 def list_files(
     outbound: Outbound, endpoint: str, source: str, revision: str, *, most_bytes: int, token: str | None
-) -> Listing:
+) -> RemoteRevision:
     """What the revision is now. Raises what the outbound opener does, `RegistryFailed`, `InvalidPath`."""
     address = f"{endpoint}/api/models/{source}/revision/{quote(revision, safe='')}?blobs=true"
     document = outbound.get_document(address, most_bytes=most_bytes, seconds=LISTING_SECONDS, token=token)
@@ -53,7 +53,7 @@ def list_files(
     files = [_file(entry, source) for entry in siblings]
     check_tree(file.path for file in files)
     wanted = tuple(file for file in files if fault_of_name(file.path) is None)
-    return Listing(commit, wanted, tuple(file.path for file in files if file not in wanted))
+    return RemoteRevision(commit, wanted, tuple(file.path for file in files if file not in wanted))
 
 
 def _file(entry: Any, source: str) -> RemoteFile:

@@ -43,7 +43,7 @@ class NewMirror(BaseModel):
     token: HubToken | None = None
 
 
-class NewHubToken(BaseModel):
+class MirrorToken(BaseModel):
     """For the hub; null for none."""
 
     token: HubToken | None
@@ -100,7 +100,7 @@ def resume(backend: BackendDep, caller: Caller, mirror: MirrorId) -> Mirror:
 @router.put("/{mirror}/token")
 @refuses(NotAuthenticated, NotFound)
 def set_token(
-    backend: BackendDep, caller: Caller, mirror: MirrorId, body: Annotated[NewHubToken, json_model(NewHubToken)]
+    backend: BackendDep, caller: Caller, mirror: MirrorId, body: Annotated[MirrorToken, json_model(MirrorToken)]
 ) -> Mirror:
     """What the hub is told; it is never shown."""
     note = workers.note(backend)

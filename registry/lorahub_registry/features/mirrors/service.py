@@ -36,7 +36,7 @@ from lorahub_registry.core.repositories.service import Repository, name_key
 from lorahub_registry.core.revisions import service as revisions
 from lorahub_registry.features.mirrors import queries
 from lorahub_registry.features.mirrors.queries import Mirror
-from lorahub_registry.features.mirrors.remote import Listing, RemoteFile, list_files, read_file
+from lorahub_registry.features.mirrors.remote import RemoteFile, RemoteRevision, list_files, read_file
 from lorahub_registry.features.publishing.service import WEIGHTS, Published, publish
 from lorahub_registry.infrastructure import metrics
 from lorahub_registry.infrastructure.backend import Backend
@@ -304,7 +304,7 @@ class _Fetch:
         outbound: Outbound,
         mirror: Mirror,
         repository: Repository,
-        listing: Listing,
+        listing: RemoteRevision,
         token: str | None,
         go_on: Callable[[], None],
     ) -> None:

@@ -15,7 +15,7 @@ __all__ = ["IntegrityError"]
 
 
 @dataclass(frozen=True, slots=True)
-class Pair:
+class AdapterPair:
     """Two adapters by their digests, the lesser first."""
 
     first: str
@@ -23,7 +23,7 @@ class Pair:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class OverlapOutcome:
     """`status` is none where nobody wanted it yet, else wanted, done or failed."""
 
     status: str
@@ -31,12 +31,12 @@ class Outcome:
     overlap: dict[str, Any] | None = None
 
 
-def outcome_of(session: Session, pair: Pair) -> Outcome:
+def outcome_of(session: Session, pair: AdapterPair) -> OverlapOutcome:
     row = session.get(AdapterOverlap, (pair.first, pair.second))
-    return Outcome("none") if row is None else Outcome(row.status, row.reason, row.overlap)
+    return OverlapOutcome("none") if row is None else OverlapOutcome(row.status, row.reason, row.overlap)
 
 
-def insert_wish(session: Session, pair: Pair, commits: tuple[CommitId, CommitId], account_id: int) -> None:
+def insert_wish(session: Session, pair: AdapterPair, commits: tuple[CommitId, CommitId], account_id: int) -> None:
     """`commits` have the files. Raises `IntegrityError` where it is there."""
     row = AdapterOverlap(
         first_digest=pair.first,
@@ -57,7 +57,7 @@ def open_wishes_of(session: Session, account_id: int) -> int:
     return session.scalar(statement) or 0
 
 
-def wishes(session: Session, *, limit: int) -> list[Pair]:
+def wishes(session: Session, *, limit: int) -> list[AdapterPair]:
     """Those that nobody has worked on to the end, oldest first."""
     statement = (
         select(AdapterOverlap.first_digest, AdapterOverlap.second_digest)
@@ -65,10 +65,10 @@ def wishes(session: Session, *, limit: int) -> list[Pair]:
         .order_by(AdapterOverlap.wanted_at)
         .limit(limit)
     )
-    return [Pair(first, second) for first, second in session.execute(statement)]
+    return [AdapterPair(first, second) for first, second in session.execute(statement)]
 
 
-def commits_of(session: Session, pair: Pair) -> tuple[CommitId, CommitId] | None:
+def commits_of(session: Session, pair: AdapterPair) -> tuple[CommitId, CommitId] | None:
     row = session.get(AdapterOverlap, (pair.first, pair.second))
     return None if row is None else (CommitId(row.first_commit_id), CommitId(row.second_commit_id))
 
@@ -78,7 +78,7 @@ def namespace_of(session: Session, commit_id: CommitId) -> str:
     return session.scalars(statement.where(Commit.id == commit_id)).one()
 
 
-def settle(session: Session, pair: Pair, outcome: Outcome) -> None:
+def settle(session: Session, pair: AdapterPair, outcome: OverlapOutcome) -> None:
     session.execute(
         update(AdapterOverlap)
         .where(_is(pair))
@@ -86,7 +86,7 @@ def settle(session: Session, pair: Pair, outcome: Outcome) -> None:
     )
 
 
-def want_again(session: Session, pair: Pair) -> bool:
+def want_again(session: Session, pair: AdapterPair) -> bool:
     """Whether it had failed."""
     changed = session.execute(
         update(AdapterOverlap)
@@ -98,7 +98,7 @@ def want_again(session: Session, pair: Pair) -> bool:
     return changed.first() is not None
 
 
-def take_wish(session: Session, pair: Pair, commits: tuple[CommitId, CommitId], account_id: int) -> None:
+def take_wish(session: Session, pair: AdapterPair, commits: tuple[CommitId, CommitId], account_id: int) -> None:
     """It is this account's now; `commits` have the files, which those of the first wish may have lost."""
     session.execute(
         update(AdapterOverlap)
@@ -107,5 +107,5 @@ def take_wish(session: Session, pair: Pair, commits: tuple[CommitId, CommitId], 
     )
 
 
-def _is(pair: Pair) -> ColumnElement[bool]:
+def _is(pair: AdapterPair) -> ColumnElement[bool]:
     return and_(AdapterOverlap.first_digest == pair.first, AdapterOverlap.second_digest == pair.second)

@@ -12,7 +12,7 @@ from lorahub_registry.core.access import Reader, looking
 from lorahub_registry.core.accounts.caller import Caller
 from lorahub_registry.core.workers import service as workers
 from lorahub_registry.features.overlaps import service
-from lorahub_registry.features.overlaps.service import Outcome, Side
+from lorahub_registry.features.overlaps.service import OverlapOutcome, Side
 from lorahub_registry.infrastructure.web.backend import BackendDep
 from lorahub_registry.infrastructure.web.description import refuses
 from lorahub_registry.infrastructure.web.parameters import Repo, Revision
@@ -49,6 +49,6 @@ def _sides(reader: Reader, repo: RepositoryName, revision: str, other: str) -> t
     return one, service.side_at(reader.open(reference.repository), reference.revision or LATEST)
 
 
-def _shown(found: Outcome, note: str | None) -> Overlap:
+def _shown(found: OverlapOutcome, note: str | None) -> Overlap:
     note = note if found.status == "wanted" else None
     return Overlap(status=found.status, reason=found.reason, note=note, overlap=found.overlap)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lorahub.adapters.adapter import Adapter, Naming, Update
-from lorahub.adapters.base_model import BaseModel
+from lorahub.adapters.base_model import BaseLayout
 from lorahub.adapters.base_names import BaseNames
 from lorahub.adapters.files import header_of
 from lorahub.adapters.reader import read_adapter
@@ -27,12 +27,12 @@ from lorahub_registry.core.revisions import service as revisions
 from lorahub_registry.features.bases.revision_files import RevisionFiles
 from lorahub_registry.features.checks.service import base_of, recorded_of
 from lorahub_registry.features.overlaps import queries
-from lorahub_registry.features.overlaps.queries import Outcome, Pair
+from lorahub_registry.features.overlaps.queries import AdapterPair, OverlapOutcome
 from lorahub_registry.features.statistics.service import factors_of, reader_for
 from lorahub_registry.infrastructure.backend import Backend
 from lorahub_registry.infrastructure.database import Session
 
-__all__ = ["Outcome"]
+__all__ = ["OverlapOutcome"]
 
 MOST_OPEN = 64
 """Wishes of one account at a time: a composer's six adapters are 15."""
@@ -60,16 +60,16 @@ def side_at(opened: OpenedRepository, revision: str) -> Side:
 
 @dataclass(frozen=True, slots=True)
 class _Ordered:
-    pair: Pair
+    pair: AdapterPair
     commits: tuple[CommitId, CommitId]
 
 
-def overlap_of(session: Session, one: Side, other: Side) -> Outcome:
+def overlap_of(session: Session, one: Side, other: Side) -> OverlapOutcome:
     """What is known."""
     return queries.outcome_of(session, _ordered(one, other).pair)
 
 
-def want(backend: Backend, principal: Principal, one: Side, other: Side) -> Outcome:
+def want(backend: Backend, principal: Principal, one: Side, other: Side) -> OverlapOutcome:
     """Has it computed, unless it is there or wanted already. What failed is tried again.
 
     Raises `NotAuthenticated`, `TooManyRequests` beyond `MOST_OPEN`.
@@ -92,12 +92,12 @@ def want(backend: Backend, principal: Principal, one: Side, other: Side) -> Outc
                 queries.take_wish(session, found.pair, found.commits, account_id)
     except queries.IntegrityError:  # somebody else asked at the same moment
         pass
-    return Outcome("wanted")
+    return OverlapOutcome("wanted")
 
 
 def _ordered(one: Side, other: Side) -> _Ordered:
     first, second = sorted((one, other), key=lambda side: (side.digest, side.commit))
-    return _Ordered(Pair(first.digest, second.digest), (first.commit, second.commit))
+    return _Ordered(AdapterPair(first.digest, second.digest), (first.commit, second.commit))
 
 
 # --- the work ---------------------------------------------------------------------------------------------------------
@@ -109,9 +109,9 @@ def wanted(backend: Backend, *, limit: int) -> list[str]:
         return [f"{pair.first}-{pair.second}" for pair in queries.wishes(session, limit=limit)]
 
 
-def _pair(subject: str) -> Pair:
+def _pair(subject: str) -> AdapterPair:
     first, _, second = subject.partition("-")
-    return Pair(first, second)
+    return AdapterPair(first, second)
 
 
 def want_again(backend: Backend, subject: str, *, by: str) -> bool:
@@ -125,7 +125,7 @@ def want_again(backend: Backend, subject: str, *, by: str) -> bool:
 
 def give_up(backend: Backend, subject: str, reason: str) -> None:
     with backend.database.write() as session:
-        queries.settle(session, _pair(subject), Outcome("failed", reason[:500]))
+        queries.settle(session, _pair(subject), OverlapOutcome("failed", reason[:500]))
 
 
 def fulfil(backend: Backend, subject: str) -> str:
@@ -135,9 +135,9 @@ def fulfil(backend: Backend, subject: str) -> str:
     if commits is None:
         return "gone"
     try:
-        outcome = Outcome("done", None, _compute(backend, commits))
+        outcome = OverlapOutcome("done", None, _compute(backend, commits))
     except (Refusal, BlobDamaged, ValueError, KeyError, MemoryError) as error:
-        outcome = Outcome("failed", f"{type(error).__name__}: {error}"[:500])
+        outcome = OverlapOutcome("failed", f"{type(error).__name__}: {error}"[:500])
     with backend.database.write() as session:
         queries.settle(session, _pair(subject), outcome)
     return outcome.status
@@ -146,7 +146,7 @@ def fulfil(backend: Backend, subject: str) -> str:
 @dataclass(frozen=True, slots=True)
 class _Opened:
     adapter: Adapter
-    base: BaseModel | None
+    base: BaseLayout | None
     """That it claims, where members of its namespace may read it here."""
     files: RevisionFiles
     path: str
@@ -219,7 +219,7 @@ def _paired(first: _Opened, second: _Opened, skipped: dict[str, str]) -> dict[st
     return pairs
 
 
-def _by_weight(adapter: Adapter, base: BaseModel | None) -> dict[Hashable, list[Update]]:
+def _by_weight(adapter: Adapter, base: BaseLayout | None) -> dict[Hashable, list[Update]]:
     """By where the base has the weight; by the adapter's own name of it, where there is no base, or no such weight."""
     names = None if base is None else BaseNames(base)
     modules = names.resolve((update.module for update in adapter.updates), adapter.naming)[0] if names else {}

@@ -15,14 +15,14 @@ __all__ = ["IntegrityError"]
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
+class StatisticsRequest:
     adapter_digest: str
     commit_id: CommitId
     repository_id: int
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class StatisticsOutcome:
     status: str
     reason: str | None
     statistics: dict[str, Any] | None
@@ -48,17 +48,17 @@ def wishes(session: Session, *, limit: int) -> list[str]:
     return list(session.scalars(statement))
 
 
-def wish(session: Session, adapter_digest: str) -> Wish | None:
+def wish(session: Session, adapter_digest: str) -> StatisticsRequest | None:
     statement = (
         select(AdapterStatistics.adapter_digest, Commit.id, Commit.repository_id)
         .join(Commit, Commit.id == AdapterStatistics.commit_id)
         .where(AdapterStatistics.adapter_digest == adapter_digest)
     )
     row = session.execute(statement).first()
-    return None if row is None else Wish(row[0], CommitId(row[1]), row[2])
+    return None if row is None else StatisticsRequest(row[0], CommitId(row[1]), row[2])
 
 
-def settle(session: Session, adapter_digest: str, outcome: Outcome) -> None:
+def settle(session: Session, adapter_digest: str, outcome: StatisticsOutcome) -> None:
     session.execute(
         update(AdapterStatistics)
         .where(AdapterStatistics.adapter_digest == adapter_digest)
@@ -78,6 +78,6 @@ def want_again(session: Session, adapter_digest: str) -> bool:
     return changed.first() is not None
 
 
-def outcome_of(session: Session, adapter_digest: str) -> Outcome | None:
+def outcome_of(session: Session, adapter_digest: str) -> StatisticsOutcome | None:
     row = session.get(AdapterStatistics, adapter_digest)
-    return None if row is None else Outcome(row.status, row.reason, row.statistics)
+    return None if row is None else StatisticsOutcome(row.status, row.reason, row.statistics)

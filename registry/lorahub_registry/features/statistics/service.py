@@ -29,14 +29,14 @@ from lorahub_registry.features.bases import service as bases
 from lorahub_registry.features.bases.revision_files import RevisionFiles
 from lorahub_registry.features.checks.service import adapter_digest, recorded_of
 from lorahub_registry.features.statistics import queries
-from lorahub_registry.features.statistics.queries import Outcome
+from lorahub_registry.features.statistics.queries import StatisticsOutcome
 from lorahub_registry.infrastructure.backend import Backend
 from lorahub_registry.infrastructure.database import Session
 
 if TYPE_CHECKING:
     from lorahub.adapters.weight_statistics import Matrix
 
-__all__ = ["Outcome"]
+__all__ = ["StatisticsOutcome"]
 
 MOST_BASE_BYTES = 8 << 30
 """Of the base's weights that are read for the norms of one adapter; beyond it they stay unknown."""
@@ -65,10 +65,10 @@ def want_again(backend: Backend, digest: str, *, by: str) -> bool:
 
 def give_up(backend: Backend, digest: str, reason: str) -> None:
     with backend.database.write() as session:
-        queries.settle(session, digest, Outcome("failed", reason[:500], None))
+        queries.settle(session, digest, StatisticsOutcome("failed", reason[:500], None))
 
 
-def statistics_at(opened: OpenedRepository, revision: str) -> Outcome:
+def statistics_at(opened: OpenedRepository, revision: str) -> StatisticsOutcome:
     """What is known of the adapter at a revision. Raises as `readable_at`, `NotFound` where it is none."""
     found = queries.outcome_of(opened.session, _digest_at(opened.readable_at(revision)))
     if found is None:
@@ -99,9 +99,9 @@ def fulfil(backend: Backend, digest: str) -> str:
         repository = repositories_by_id(session, [wish.repository_id])[wish.repository_id]
     held = RevisionFiles(backend, files, blobs)
     try:
-        outcome = Outcome("done", None, _compute(backend, held, repository.namespace))
+        outcome = StatisticsOutcome("done", None, _compute(backend, held, repository.namespace))
     except (Refusal, BlobDamaged, ValueError, KeyError, MemoryError) as error:
-        outcome = Outcome("failed", f"{type(error).__name__}: {error}"[:500], None)
+        outcome = StatisticsOutcome("failed", f"{type(error).__name__}: {error}"[:500], None)
     with backend.database.write() as session:
         queries.settle(session, digest, outcome)
     return outcome.status

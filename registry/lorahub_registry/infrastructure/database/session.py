@@ -23,7 +23,7 @@ from lorahub_registry.infrastructure import tracing
 from lorahub_registry.infrastructure.database.failures import named_bug
 from lorahub_registry.infrastructure.database.tracing import trace_statements
 
-__all__ = ["Database", "Limits", "Session", "now"]
+__all__ = ["Database", "DatabaseLimits", "Session", "now"]
 
 
 def now() -> datetime:
@@ -31,7 +31,7 @@ def now() -> datetime:
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class DatabaseLimits:
     """What one process takes of a PostgreSQL, and how long it waits for it. All times in seconds."""
 
     connections: int = 40
@@ -45,7 +45,7 @@ class Limits:
 class Database:
     """One engine, two ways in. `url` is a SQLAlchemy URL: `sqlite:////path/registry.db`, `postgresql+psycopg://…`."""
 
-    def __init__(self, url: str, limits: Limits = Limits()) -> None:
+    def __init__(self, url: str, limits: DatabaseLimits = DatabaseLimits()) -> None:
         self.url = url
         self.is_sqlite = _is_sqlite(url)
         self.engine = _sqlite_engine(url) if self.is_sqlite else _postgres_engine(url, limits)
@@ -114,7 +114,7 @@ def _is_sqlite(url: str) -> bool:
         ) from None
 
 
-def _postgres_engine(url: str, limits: Limits) -> Engine:
+def _postgres_engine(url: str, limits: DatabaseLimits) -> Engine:
     """Custom plans: a plan made for any tag is wrong for the common ones. The ping drops what a restart has cut."""
     options = {
         "statement_timeout": f"{round(limits.statement_seconds * 1000)}ms",

@@ -12,7 +12,7 @@ class HandedBack(BaseException):
     """Ends a workflow here without an outcome, so that another worker takes it up. Every `Exception` is an outcome."""
 
 
-class Shift:
+class WorkShift:
     def __init__(self) -> None:
         self._changed = threading.Condition()
         self._at_work = 0
@@ -51,4 +51,4 @@ class Shift:
             self._changed.wait_for(lambda: not self._at_work, _LAST_SECONDS)
 
 
-shift = Shift()
+shift = WorkShift()

@@ -76,9 +76,8 @@ class Outbound:
         most_bytes: int,
         seconds: float,
         token: str | None = None,
-        headers: Mapping[str, str] | None = None,
         redirects: int = MOST_REDIRECTS,
-    ) -> Iterator["Answer"]:
+    ) -> Iterator["OutboundAnswer"]:
         """A 200, after at most so many redirects, to hosts that may be called too.
 
         Raises `NotSupported`, `NotPermitted`, and `Unavailable` for anything that isn't an answer; `facts["status"]`
@@ -86,8 +85,8 @@ class Outbound:
         """
         end, outcome = time.monotonic() + seconds, "failed"
         try:
-            with self._follow(text, end, token, headers or {}, redirects) as (address, response, said):
-                yield _checked(Answer(address, response, said, most_bytes), response.status)
+            with self._follow(text, end, token, redirects) as (address, response):
+                yield _checked(OutboundAnswer(address, response, most_bytes))
             outcome = "answered"
         except (NotPermitted, NotSupported):
             outcome = "refused"
@@ -104,25 +103,24 @@ class Outbound:
 
     @contextmanager
     def _follow(
-        self, text: str, end: float, token: str | None, headers: Mapping[str, str], redirects: int
-    ) -> Iterator[tuple[Address, httpcore2.Response, dict[str, str]]]:
+        self, text: str, end: float, token: str | None, redirects: int
+    ) -> Iterator[tuple[Address, httpcore2.Response]]:
         first = address = self.require_open(text)
         for left in range(redirects, -1, -1):
             is_internal = is_named(address, self.internal)
             if is_internal and not is_named(first, self.internal):
                 raise NotPermitted(f"{first.host} leads to {address.host}, which is internal")
-            sent = dict(headers)
-            if token is not None and address.origin == first.origin:
-                sent["Authorization"] = f"Bearer {token}"
+            is_for_it = token is not None and address.origin == first.origin
+            sent = {"Authorization": f"Bearer {token}"} if is_for_it else {}
             with (
                 _TRACER.start_as_current_span(f"GET {address.host}", attributes={"server.address": address.host}),
                 self._ask(address, resolve(address, is_internal=is_internal), end, sent) as response,
             ):
-                said = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in response.headers}
-                if response.status not in _REDIRECTS or "location" not in said or not left:
-                    yield address, response, said
+                location = _header(response, b"location") if response.status in _REDIRECTS else None
+                if location is None or not left:
+                    yield address, response
                     return
-                address = self.require_open(_joined(address, said["location"]))
+                address = self.require_open(_joined(address, location))
 
     @contextmanager
     def _ask(
@@ -133,7 +131,7 @@ class Outbound:
             scheme=address.scheme.encode(), host=host.encode(), port=address.port, target=address.target.encode()
         )
         timeouts = {"connect": _CONNECT_SECONDS, "read": _SILENT_SECONDS, "write": _SILENT_SECONDS}
-        sent = {"Host": _authority(host, address), "Accept-Encoding": "identity", "User-Agent": "lorahub", **headers}
+        sent = {"Accept-Encoding": "identity", "User-Agent": "lorahub", **headers}
         with (
             httpcore2.ConnectionPool(ssl_context=self._certificates(), network_backend=_Pinned(numbers, end)) as pool,
             pool.stream("GET", url, headers=list(sent.items()), extensions={"timeout": timeouts}) as response,
@@ -147,17 +145,10 @@ class Outbound:
         return context
 
 
-def _authority(host: str, address: Address) -> str:
-    own = 443 if address.scheme == "https" else 80
-    return host if address.port == own else f"{host}:{address.port}"
-
-
 @dataclass(frozen=True, slots=True)
-class Answer:
+class OutboundAnswer:
     address: Address
     response: httpcore2.Response
-    headers: Mapping[str, str]
-    """By their lower-case names."""
     most_bytes: int
 
     def pieces(self) -> Iterator[bytes]:
@@ -170,12 +161,16 @@ class Answer:
             yield piece
 
 
-def _checked(answer: Answer, status: int) -> Answer:
-    if status != 200:
+def _checked(answer: OutboundAnswer) -> OutboundAnswer:
+    if (status := answer.response.status) != 200:
         raise Unavailable(f"{str(answer.address)[:200]} answers {status}", status=status)
-    if answer.headers.get("content-encoding", "identity") != "identity":
+    if _header(answer.response, b"content-encoding") not in (None, "identity"):
         raise Unavailable(f"{str(answer.address)[:200]} sends compressed bytes that nobody asked for")
     return answer
+
+
+def _header(response: httpcore2.Response, wanted: bytes) -> str | None:
+    return next((value.decode("latin-1") for name, value in response.headers if name.lower() == wanted), None)
 
 
 def _joined(address: Address, location: str) -> str:

@@ -27,7 +27,7 @@ logger = logging.getLogger("lorahub")
 _ALONE_SECONDS = 5.0
 
 
-class Kind(Enum):
+class RateKind(Enum):
     """What is limited apart, as the Hub does; `LOGIN` is a credential that turned out to be none."""
 
     API = "api"
@@ -40,7 +40,7 @@ class Kind(Enum):
 class Rate:
     """Where one caller stands. Times in seconds."""
 
-    kind: Kind
+    kind: RateKind
     limit: int
     used: int
     resets_in: int
@@ -104,15 +104,15 @@ class SharedCounts:
 class Rates:
     def __init__(self, settings: Settings, database: Database) -> None:
         self._window = settings.rate_window.total_seconds()
-        self._limits: Mapping[Kind, int] = {
-            Kind.API: settings.rate_limit_api,
-            Kind.RESOLVE: settings.rate_limit_resolve,
-            Kind.PAGES: settings.rate_limit_pages,
-            Kind.LOGIN: settings.rate_limit_login,
+        self._limits: Mapping[RateKind, int] = {
+            RateKind.API: settings.rate_limit_api,
+            RateKind.RESOLVE: settings.rate_limit_resolve,
+            RateKind.PAGES: settings.rate_limit_pages,
+            RateKind.LOGIN: settings.rate_limit_login,
         }
         self._counts = OwnCounts(self._window) if database.is_sqlite else SharedCounts(database, self._window)
 
-    def count(self, kind: Kind, caller: str) -> Rate | None:
+    def count(self, kind: RateKind, caller: str) -> Rate | None:
         """One more request of this caller; None where this kind isn't limited."""
         limit = self._limits[kind]
         if not limit:
@@ -121,7 +121,7 @@ class Rates:
         return Rate(kind, limit, used, ceil(self._window - passed), round(self._window))
 
 
-def admit(request: Request, kind: Kind, caller: str) -> None:
+def admit(request: Request, kind: RateKind, caller: str) -> None:
     """Counts the request, so that its answer says where the caller stands. Raises `TooManyRequests`."""
     rates: Rates = request.app.state.rates
     rate = rates.count(kind, caller)
@@ -134,12 +134,12 @@ def admit(request: Request, kind: Kind, caller: str) -> None:
         )
 
 
-def kind_of(request: Request) -> Kind:
+def kind_of(request: Request) -> RateKind:
     """By the route's template."""
     route: str = request.scope["route"].path
     if "/resolve/{rev}" in route:
-        return Kind.RESOLVE
-    return Kind.API if route.startswith("/api/") or ".git/" in route else Kind.PAGES
+        return RateKind.RESOLVE
+    return RateKind.API if route.startswith("/api/") or ".git/" in route else RateKind.PAGES
 
 
 def address_of(request: Request) -> str:

@@ -13,7 +13,7 @@ _OWN_FILES = 256
 
 
 @dataclass(frozen=True, slots=True)
-class Room:
+class ProcessRoom:
     connections: int
     requests: int
 
@@ -37,14 +37,14 @@ def make_room(settings: Settings) -> None:
         )
 
 
-def room_for(settings: Settings) -> Room:
+def room_for(settings: Settings) -> ProcessRoom:
     """As many as are set, or the same share of both."""
     files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = settings.connections + settings.requests_at_once
     if not _is_below(files, wanted + _OWN_FILES):
-        return Room(settings.connections, settings.requests_at_once)
+        return ProcessRoom(settings.connections, settings.requests_at_once)
     share = max(files - _OWN_FILES, files // 2) / wanted
-    return Room(max(int(settings.connections * share), 1), max(int(settings.requests_at_once * share), 1))
+    return ProcessRoom(max(int(settings.connections * share), 1), max(int(settings.requests_at_once * share), 1))
 
 
 def _is_below(limit: int, needed: int) -> bool:

@@ -20,7 +20,7 @@ FINISH_SECONDS = 30
 _TICKS_OF_A_SECOND = 10
 
 
-class Server(uvicorn.Server):
+class WebServer(uvicorn.Server):
     """`announce` is called when it listens, not before."""
 
     def __init__(

@@ -65,7 +65,7 @@ class StoredBlob:
 
 
 @dataclass(slots=True)
-class Manifest:
+class BackupManifest:
     id: str
     created_at: str
     schema: str
@@ -79,13 +79,13 @@ class Manifest:
         return {"format": FORMAT, **asdict(self)}
 
 
-def _encoded(manifest: Manifest) -> bytes:
+def _encoded(manifest: BackupManifest) -> bytes:
     return json.dumps(manifest.as_json(), indent=1).encode()
 
 
 @dataclass(slots=True)
 class BackupReport:
-    manifest: Manifest
+    manifest: BackupManifest
     copied: int = 0
     copied_bytes: int = 0
 
@@ -145,9 +145,9 @@ def back_up(backend: Backend, target: BlobStore) -> BackupReport:
     return report
 
 
-def _dump_tables(database: Database, target: BlobStore, backup_id: str, tick: Callable[[], None]) -> Manifest:
+def _dump_tables(database: Database, target: BlobStore, backup_id: str, tick: Callable[[], None]) -> BackupManifest:
     with dump.snapshot(database) as connection:
-        manifest = Manifest(backup_id, now().isoformat(), dump.schema_of(connection), [])
+        manifest = BackupManifest(backup_id, now().isoformat(), dump.schema_of(connection), [])
         for table in dump.table_names():
             tick()
             with _keeping(target, _table_key(backup_id, table)) as file:
@@ -205,13 +205,13 @@ def _copy_current(backend: Backend, blob: StoredBlob, target: BlobStore, tick: C
 # --- restore ----------------------------------------------------------------------------------------------------------
 
 
-def backups_in(source: BlobStore) -> list[Manifest]:
+def backups_in(source: BlobStore) -> list[BackupManifest]:
     """Those that are whole, newest first."""
     ids = {stored.key.split("/")[1] for stored in source.list("backups/") if stored.key.endswith("/manifest.json")}
     return [read_manifest(source, backup_id) for backup_id in sorted(ids, reverse=True)]
 
 
-def read_manifest(source: BlobStore, backup_id: str | None = None) -> Manifest:
+def read_manifest(source: BlobStore, backup_id: str | None = None) -> BackupManifest:
     """The newest one where no id is given. Raises `NotFound`, `DigestMismatch` for what is no manifest."""
     if backup_id is None:
         found = backups_in(source)
@@ -226,7 +226,7 @@ def read_manifest(source: BlobStore, backup_id: str | None = None) -> Manifest:
         said = json.loads(b"".join(source.open_range(key, 0, size)))
         tables = [TableFile(**table) for table in said.pop("tables")]
         is_ours = said.pop("format") == FORMAT
-        manifest = Manifest(tables=tables, **said)
+        manifest = BackupManifest(tables=tables, **said)
     except (ValueError, TypeError, KeyError, AttributeError):
         raise DigestMismatch(f"{key} is no manifest of a backup") from None
     if not is_ours:
@@ -256,7 +256,7 @@ def restore(backend: Backend, source: BlobStore, backup_id: str | None = None) -
     return check_invariants(backend, is_deep=True)
 
 
-def _verify_table(source: BlobStore, manifest: Manifest, table: TableFile) -> None:
+def _verify_table(source: BlobStore, manifest: BackupManifest, table: TableFile) -> None:
     key, digest = _table_key(manifest.id, table.name), hashlib.sha256()
     if source.size(key) != table.size:
         raise DigestMismatch(f"{key} has not the {table.size} bytes that the manifest says")
@@ -266,7 +266,7 @@ def _verify_table(source: BlobStore, manifest: Manifest, table: TableFile) -> No
         raise DigestMismatch(f"{key} has the sha256 {digest.hexdigest()}, the manifest says {table.sha256}")
 
 
-def _bring_blobs(backend: Backend, source: BlobStore, manifest: Manifest) -> None:
+def _bring_blobs(backend: Backend, source: BlobStore, manifest: BackupManifest) -> None:
     """What an earlier try has brought isn't brought again; the deep check at the end hashes it."""
     lost = set(manifest.damaged)
 
@@ -282,7 +282,7 @@ def _bring_blobs(backend: Backend, source: BlobStore, manifest: Manifest) -> Non
         pass
 
 
-def _load_tables(database: Database, source: BlobStore, manifest: Manifest) -> None:
+def _load_tables(database: Database, source: BlobStore, manifest: BackupManifest) -> None:
     try:
         upgrade(database, to=manifest.schema)
     except CommandError:
@@ -314,13 +314,13 @@ def _copy(source: BlobStore, key: str, blob: StoredBlob, target: BlobStore, to: 
             raise DigestMismatch(f"the bytes of {blob.sha256} have the sha256 {file.sha256}")
 
 
-def _blobs_in(source: BlobStore, manifest: Manifest) -> Iterator[StoredBlob]:
+def _blobs_in(source: BlobStore, manifest: BackupManifest) -> Iterator[StoredBlob]:
     for line in _lines(source, manifest, "blobs"):
         row = json.loads(line)
         yield StoredBlob(Sha256(row["sha256"]), row["size"], row["storage_key"])
 
 
-def _lines(source: BlobStore, manifest: Manifest, table: str) -> Iterator[bytes]:
+def _lines(source: BlobStore, manifest: BackupManifest, table: str) -> Iterator[bytes]:
     key = _table_key(manifest.id, table)
     size = source.size(key)
     with gzip.GzipFile(fileobj=cast(BinaryIO, _Reading(source.open_range(key, 0, size or 0))), mode="rb") as unpacked:
