@@ -79,7 +79,7 @@ def open_uploads(
             found = queries.insert_uploads(
                 session, sizes, account_id=account_id, repository_id=repository_id, expires_at=until
             )
-            room.take_all({upload.id: upload.declared_size for upload in found.values()}, until=until)
+            room.take_new({upload.id: upload.declared_size for upload in found.values()}, until=until)
         backend.blobs.require_space(sum(sizes.values()))
     reach("upload-opened")
     return found
@@ -98,7 +98,7 @@ def opening(
             upload = queries.insert_upload(
                 session, account_id=account_id, repository_id=repository_id, sha256=sha256, size=size, expires_at=until
             )
-            room.take(upload.id, size, until=until)
+            room.take_new({upload.id: size}, until=until)
             yield session, room, upload
         backend.blobs.require_space(size)  # behind the quota, which the client can do something about
 
@@ -323,7 +323,7 @@ def _lease(backend: Backend, session: Session, room: Room, upload: Upload, blob:
     until = now() + backend.settings.upload_lifetime
     if not queries.finish_upload(session, upload.id, blob.sha256, until):
         raise _expired()
-    room.give_back(upload.id)
+    room.give_back([upload.id])
     room.keep({blob.sha256: blob.size}, until=until)
 
 
@@ -454,7 +454,7 @@ def _keep_all(backend: Backend, upload: Upload, blobs: list[Blob]) -> list[str]:
                 until = now() + backend.settings.upload_lifetime
                 if not queries.split_upload(session, upload, blobs, until):
                     raise _expired()
-                room.give_back(upload.id)
+                room.give_back([upload.id])
                 room.keep({blob.sha256: blob.size for blob in blobs}, until=until)
         except queries.IntegrityError:  # another upload of some of these bytes was first
             continue
@@ -465,7 +465,7 @@ def _keep_all(backend: Backend, upload: Upload, blobs: list[Blob]) -> list[str]:
 def _give_up(backend: Backend, upload: Upload) -> None:
     """Whatever was stored has no row from now on: it is the collector's."""
     with quotas.room_of(backend, upload) as (session, room):
-        room.give_back(upload.id)
+        room.give_back([upload.id])
         queries.delete_upload(session, upload.id)
 
 
@@ -475,7 +475,7 @@ def _give_up(backend: Backend, upload: Upload) -> None:
 def forget_upload(backend: Backend, upload: Upload) -> None:
     """Row first, bytes second: what a crash leaves between the two has no row, so the collector knows it as garbage."""
     with quotas.room_of(backend, upload) as (session, room):
-        room.give_back(upload.id)
+        room.give_back([upload.id])
         queries.delete_upload(session, upload.id)
     delete_staged(backend, upload.id)
     for key in _moved(backend, upload):

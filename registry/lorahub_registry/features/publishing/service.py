@@ -513,7 +513,9 @@ def record(
     try:
         with (
             backend.database.write() as session,
-            quotas.growth_of(session, backend.settings, repository.id) as namespace_id,
+            quotas.growth(
+                session, backend.settings, account_id=principal.require_account(), repository_id=repository.id
+            ) as room,
         ):
             reach("transaction-begun")
             reference = _branch(session, repository, branch)
@@ -527,7 +529,7 @@ def record(
             if key and revisions.commit_by_request(session, repository.id, key) is not None:
                 key = None  # the same request once made a commit that no branch leads to any more: this is a new one
             commit = revisions.insert_commit(session, _new_commit(principal, repository, request, plan, key))
-            quotas.occupy(session, namespace_id, plan.added.values())
+            room.occupy(plan.added.values())
             reach("commit-inserted")
             revisions.move_reference(session, reference, to=commit.id, by=principal.name)
             reach("reference-moved")
