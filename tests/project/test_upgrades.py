@@ -70,6 +70,7 @@ def said(registry: Registry) -> dict[str, Any]:
             for path in wire.files(client, repo, "v1")
         }
         logs = [client.get(f"/api/lorahub/v1/models/{repo}/ref-log").json() for repo in lists[0]]
+        versions = [client.get(f"/api/lorahub/v1/models/{repo}/versions").json() for repo in lists[0]]
         checks = [client.get(f"/api/lorahub/v1/models/{repo}/check/main").json() for repo in lists[0]]
     for model in models:
         del model["downloads"], model["downloadsAllTime"]

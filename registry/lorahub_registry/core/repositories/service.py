@@ -109,7 +109,8 @@ def is_locked(principal: Principal, repository: Repository) -> bool:
     return repository.quarantine is not None and not is_site_admin(principal)
 
 
-def _require_unlocked(principal: Principal, repository: Repository) -> None:
+def require_unlocked(principal: Principal, repository: Repository) -> None:
+    """Raises `Quarantined`."""
     if repository.quarantine is not None and is_locked(principal, repository):
         reason = repository.quarantine.reason
         raise Quarantined(
@@ -130,22 +131,32 @@ def permitted(session: Session, principal: Principal, name: RepositoryName, acti
     Raises as `visible` and `permissions.require`, and `Quarantined` for a change.
     """
     repository = visible(session, principal, name)
+    require_permitted(principal, repository, action)
+    return repository
+
+
+def require_permitted(principal: Principal, repository: Repository, action: Action) -> None:
+    """Of a repository that the principal may see. Raises as `permissions.require`, and `Quarantined` for a change."""
     if action is not Action.READ:
         require(principal, action, repository.namespace, repository.id)
-        _require_unlocked(principal, repository)
-    return repository
+        require_unlocked(principal, repository)
 
 
 def readable(session: Session, principal: Principal, name: RepositoryName) -> Repository:
     """The repository, if the principal may read its files. Raises as `visible`, `Quarantined`, `GatedRepository`."""
     repository = visible(session, principal, name)
-    _require_unlocked(principal, repository)
+    require_readable(session, principal, repository)
+    return repository
+
+
+def require_readable(session: Session, principal: Principal, repository: Repository) -> None:
+    """Of a repository that the principal may see. Raises `Quarantined` and `GatedRepository`."""
+    require_unlocked(principal, repository)
     if not has_access(session, principal, repository):
         raise GatedRepository(
             f"Access to model {repository.full_name} is restricted and you are not in the authorized list.",
             hint="ask its owners for access",
         )
-    return repository
 
 
 def has_access(session: Session, principal: Principal, repository: Repository) -> bool:

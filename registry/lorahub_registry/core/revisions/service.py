@@ -80,10 +80,11 @@ def resolve(session: Session, repository_id: int, revision: str) -> Resolved:
         commit = queries.newest_commit_by_digest(session, repository_id, digest[1])
         if commit is not None:
             return Resolved(commit, None)
-    elif (reference := _named(session, repository_id, revision)) is not None:
+    elif (named := _named(session, repository_id, revision)) is not None:
+        reference, commit = named
         if reference.kind == "alias":
             _refuse_yanked(session, reference)
-        return Resolved(_commit(session, repository_id, reference.commit_id, revision), reference)
+        return Resolved(commit, reference)
     elif _HEX_PREFIX.fullmatch(revision):
         candidates = queries.commits_by_prefix(session, repository_id, revision)
         if len(candidates) == 1:
@@ -91,14 +92,14 @@ def resolve(session: Session, repository_id: int, revision: str) -> Resolved:
     raise _not_found(session, repository_id, revision)
 
 
-def _named(session: Session, repository_id: int, revision: str) -> Reference | None:
+def _named(session: Session, repository_id: int, revision: str) -> tuple[Reference, Commit] | None:
+    """A branch, or else what is called so among tags, versions and aliases."""
     for space in ("heads", "tags"):
         prefix = f"refs/{space}/"
         if revision.startswith(prefix):
-            name = revision.removeprefix(prefix)
-            return queries.reference_named(session, repository_id, space=space, name=name)
-    branch = queries.reference_named(session, repository_id, space="heads", name=revision)
-    return branch or queries.reference_named(session, repository_id, space="tags", name=revision)
+            return queries.commits_named(session, repository_id, revision.removeprefix(prefix)).get(space)
+    found = queries.commits_named(session, repository_id, revision)
+    return found.get("heads") or found.get("tags")
 
 
 def _commit(session: Session, repository_id: int, commit_id: str, revision: str) -> Commit:
@@ -129,8 +130,13 @@ def _not_found(session: Session, repository_id: int, revision: str) -> RevisionN
 
 def version_of(session: Session, repository_id: int, commit_id: str) -> Reference | None:
     """The version that names this commit; the newest if several do."""
-    found = [ref for ref in queries.references_to(session, repository_id, commit_id) if ref.kind == "version"]
+    found = [ref for ref in references_to(session, repository_id, commit_id) if ref.kind == "version"]
     return found[-1] if found else None
+
+
+def references_to(session: Session, repository_id: int, commit_id: str) -> list[Reference]:
+    """All names of a commit, oldest first."""
+    return queries.references_to(session, repository_id, commit_id)
 
 
 def aliases_of(session: Session, repository_id: int, commit_id: str) -> list[str]:
@@ -140,6 +146,28 @@ def aliases_of(session: Session, repository_id: int, commit_id: str) -> list[str
 def references_of(session: Session, repository_id: int) -> list[Reference]:
     """All of them, oldest first."""
     return queries.references_of(session, repository_id)
+
+
+def versions_of(session: Session, repository_id: int) -> list[tuple[Reference, Commit]]:
+    """Newest first."""
+    return queries.versions_of(session, repository_id)
+
+
+def newest_version(session: Session, repository_id: int) -> tuple[str | None, int]:
+    """Its name, None where there is none, and how many versions there are."""
+    return queries.newest_version(session, repository_id)
+
+
+def aliases_and_versions(session: Session, repository_id: int) -> list[tuple[Reference, str | None]]:
+    """Each alias, oldest first, and the newest version of the commit that it leads to."""
+    return queries.aliases_and_versions(session, repository_id)
+
+
+def aliases_by_commit(session: Session, repository_id: int) -> dict[CommitId, list[str]]:
+    found: dict[CommitId, list[str]] = {}
+    for alias in queries.references_of(session, repository_id, kind="alias"):
+        found.setdefault(alias.commit_id, []).append(alias.name)
+    return found
 
 
 def reference_named(session: Session, repository_id: int, *, kind: str, name: str) -> Reference | None:
@@ -261,6 +289,7 @@ def insert_commit(session: Session, new: NewCommit) -> Commit:
         created_at=at,
         request_key=new.request_key,
         request_digest=new.request_digest,
+        size=sum(file.size for file in new.files.values()),
     )
     before = {} if new.parent is None else queries.files_of(session, new.parent.id)
     queries.insert_commit(session, commit, [_row(path, file, before, made_id) for path, file in new.files.items()])
@@ -308,6 +337,12 @@ def commit_by_id(session: Session, repository_id: int, commit_id: str) -> Commit
 def history(session: Session, head: Commit, *, limit: int) -> list[Commit]:
     """`head` and its ancestors, newest first."""
     return queries.history(session, head, limit=limit)
+
+
+def sizes_of(session: Session, commits: Sequence[Commit]) -> dict[CommitId, int]:
+    """Bytes of the files of each."""
+    unknown = queries.sizes_of(session, [commit.id for commit in commits if commit.size is None])
+    return {commit.id: unknown.get(commit.id, 0) if commit.size is None else commit.size for commit in commits}
 
 
 def commits_by_id(session: Session, ids: Sequence[str]) -> dict[str, Commit]:

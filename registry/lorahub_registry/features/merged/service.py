@@ -89,7 +89,7 @@ def find(backend: Backend, principal: Principal, name: RepositoryName, revision:
     if is_new:
         refuse_large(backend, known.plan)
         _remember(backend, merged, key)
-    return MergedModel(repository, _as_commit(merged), _files(merged, known.plan), known, stored)
+    return MergedModel(repository, _as_commit(merged, known.plan), _files(merged, known.plan), known, stored)
 
 
 def _plan(backend: Backend, session: Session, of: Sources) -> MergePlan:
@@ -151,7 +151,7 @@ def _remember(backend: Backend, merged: MergedRevision, key: str) -> None:
         pass  # another request was first; the row is the same
 
 
-def _as_commit(merged: MergedRevision) -> Commit:
+def _as_commit(merged: MergedRevision, plan: MergePlan) -> Commit:
     return Commit(
         id=merged.id,
         repository_id=merged.repository_id,
@@ -165,6 +165,7 @@ def _as_commit(merged: MergedRevision) -> Commit:
         created_at=merged.created_at,
         request_key=None,
         request_digest=None,
+        size=sum(plan.files.values()),
     )
 
 

@@ -16,6 +16,7 @@ from lorahub.errors import (
 from pydantic import BaseModel, Field
 from typing_extensions import TypedDict
 
+from lorahub_registry.core.access import reading
 from lorahub_registry.core.accounts.caller import Caller
 from lorahub_registry.features.references import service
 from lorahub_registry.features.references.service import Alias, Commit, Reference, Version, Yank
@@ -61,7 +62,8 @@ class YankReason(BaseModel):
 
 @router.get(MODEL + "/refs")
 def refs(backend: BackendDep, caller: Caller, repo: Repo) -> dict[str, Any]:
-    found = service.references_of(backend, caller, repo)
+    with reading(backend, caller, repo) as opened:
+        found = service.references_of(opened)
     return {
         "branches": [_ref(ref, "heads") for ref in found if ref.kind == "branch"],
         "converts": [],
@@ -91,7 +93,8 @@ def commits(
     expand: Annotated[list[str] | None, Query(alias="expand[]")] = None,
     cursor: str | None = None,
 ) -> Response:
-    found, following = service.commits_page(backend, caller, repo, cursor or rev, limit=COMMITS_PAGE)
+    with reading(backend, caller, repo) as opened:
+        found, following = service.commits_page(opened, cursor or rev, limit=COMMITS_PAGE)
     rows = [_commit(commit, is_formatted="formatted" in (expand or [])) for commit in found]
     return page(rows, request=request, public_url=url, cursor=None if following is None else following.id)
 
@@ -229,7 +232,8 @@ ShownMove = TypedDict(
 @router.get(OWN + "/revisions/{rev}")
 @refuses(GatedRepository)
 def revision(backend: BackendDep, caller: Caller, repo: Repo, rev: Revision, response: Response) -> ShownRevision:
-    found = service.revision_of(backend, caller, repo, rev)
+    with reading(backend, caller, repo) as opened:
+        found = service.revision_of(opened, rev)
     response.headers["X-Repo-Commit"] = found.commit.id
     return {
         "id": found.repository.full_name,
@@ -253,7 +257,8 @@ def revision(backend: BackendDep, caller: Caller, repo: Repo, rev: Revision, res
 
 @router.get(OWN + "/versions")
 def versions(backend: BackendDep, caller: Caller, repo: Repo) -> list[ShownVersion]:
-    return [_version(version) for version in service.versions_of(backend, caller, repo)]
+    with reading(backend, caller, repo) as opened:
+        return [_version(version) for version in service.versions_of(opened)]
 
 
 def _version(version: Version) -> ShownVersion:
@@ -294,7 +299,8 @@ def unyank(backend: BackendDep, caller: Caller, repo: Repo, version: str) -> Sho
 
 @router.get(OWN + "/aliases")
 def aliases(backend: BackendDep, caller: Caller, repo: Repo) -> list[ShownAlias]:
-    return [_alias(alias) for alias in service.aliases_of(backend, caller, repo)]
+    with reading(backend, caller, repo) as opened:
+        return [_alias(alias) for alias in service.aliases_of(opened)]
 
 
 def _alias(alias: Alias) -> ShownAlias:
@@ -331,6 +337,8 @@ def delete_alias(backend: BackendDep, caller: Caller, repo: Repo, alias: str) ->
 
 @router.get(OWN + "/ref-log")
 def reference_log(backend: BackendDep, caller: Caller, repo: Repo) -> list[ShownMove]:
+    with reading(backend, caller, repo) as opened:
+        moves = service.reference_log(opened, limit=LOG_LENGTH)
     return [
         {
             "kind": move.kind,
@@ -340,5 +348,5 @@ def reference_log(backend: BackendDep, caller: Caller, repo: Repo) -> list[Shown
             "by": move.by,
             "at": wire_time(move.at),
         }
-        for move in service.reference_log(backend, caller, repo, limit=LOG_LENGTH)
+        for move in moves
     ]

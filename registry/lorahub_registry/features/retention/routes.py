@@ -7,6 +7,7 @@ from lorahub.errors import NotAuthenticated, NotPermitted, Quarantined
 from pydantic import BaseModel, Field
 from typing_extensions import TypedDict
 
+from lorahub_registry.core.access import reading
 from lorahub_registry.core.accounts.caller import Caller
 from lorahub_registry.features.retention import service
 from lorahub_registry.features.retention.service import MOST_VERSIONS, Retention
@@ -35,7 +36,8 @@ class ShownRetention(TypedDict):
 @router.get(OWN)
 @refuses(NotAuthenticated, NotPermitted, Quarantined)
 def retention(backend: BackendDep, caller: Caller, repo: Repo) -> ShownRetention:
-    return _shown(service.retention_of(backend, caller, repo))
+    with reading(backend, caller, repo) as opened:
+        return _shown(service.retention_of(opened))
 
 
 @router.put(OWN)

@@ -18,6 +18,7 @@ from lorahub.errors import (
 from lorahub.protocol.names import RepositoryName
 from lorahub.protocol.paths import parse_path
 
+from lorahub_registry.core.access import reading
 from lorahub_registry.core.accounts.permissions import Action, Principal, may
 from lorahub_registry.core.repositories.service import check_readable
 from lorahub_registry.core.revisions.service import Commit, RevisionFile
@@ -55,8 +56,9 @@ class Opened:
 
 def open_adapter(backend: Backend, principal: Principal, name: RepositoryName, revision: str | None) -> Opened:
     """Without a revision: the alias `latest`, else the head of `main`. Raises as `catalog.model`."""
-    versions = references.versions_of(backend, principal, name)
-    aliases = references.aliases_of(backend, principal, name)
+    with reading(backend, principal, name) as opened:
+        versions = references.versions_of(opened)
+        aliases = references.aliases_of(opened)
     usual = _usual(versions, aliases)
     asked = revision or usual
     model = catalog.model(backend, principal, name, asked, wanted=())
@@ -94,8 +96,8 @@ def _usual(versions: Sequence[Version], aliases: Sequence[Alias]) -> str:
 
 
 def _head(backend: Backend, principal: Principal, name: RepositoryName, revision: str) -> Commit:
-    newest, _ = references.commits_page(backend, principal, name, revision, limit=1)
-    return newest[0]
+    with reading(backend, principal, name) as opened:
+        return opened.at(revision).commit
 
 
 def _readable(backend: Backend, principal: Principal, name: RepositoryName) -> tuple[bool, str | None]:
@@ -140,7 +142,8 @@ def _alias(alias: Alias) -> dict[str, Any]:
 
 def versions_of(backend: Backend, principal: Principal, name: RepositoryName) -> list[dict[str, Any]]:
     """Newest first."""
-    found = references.versions_of(backend, principal, name)
+    with reading(backend, principal, name) as opened:
+        found = references.versions_of(opened)
     measured = checks.recorded_of(backend, [version.commit.id for version in found])
     return [
         {
@@ -160,18 +163,21 @@ def versions_of(backend: Backend, principal: Principal, name: RepositoryName) ->
 
 
 def aliases_of(backend: Backend, principal: Principal, name: RepositoryName) -> list[dict[str, Any]]:
-    return [_alias(alias) for alias in references.aliases_of(backend, principal, name)]
+    with reading(backend, principal, name) as opened:
+        return [_alias(alias) for alias in references.aliases_of(opened)]
 
 
 def branches_of(backend: Backend, principal: Principal, name: RepositoryName) -> list[str]:
-    return [ref.name for ref in references.references_of(backend, principal, name) if ref.kind == "branch"]
+    with reading(backend, principal, name) as opened:
+        return [ref.name for ref in references.references_of(opened) if ref.kind == "branch"]
 
 
 def commits_of(
     backend: Backend, principal: Principal, name: RepositoryName, revision: str
 ) -> tuple[list[dict[str, Any]], str | None]:
     """The newest of the revision, and the commit that the next page starts with."""
-    found, following = references.commits_page(backend, principal, name, revision, limit=COMMITS_SHOWN)
+    with reading(backend, principal, name) as opened:
+        found, following = references.commits_page(opened, revision, limit=COMMITS_SHOWN)
     return [_commit(commit) for commit in found], None if following is None else following.id
 
 
