@@ -5,7 +5,21 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, Select, and_, delete, exists, func, insert, literal, or_, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Row,
+    Select,
+    and_,
+    case,
+    delete,
+    exists,
+    func,
+    insert,
+    literal,
+    or_,
+    select,
+    update,
+)
 
 from lorahub_registry.infrastructure.database import Session, now
 from lorahub_registry.infrastructure.database.paging import pages
@@ -69,7 +83,7 @@ def namespaces_by_id(
 ) -> tuple[dict[int, Namespace], int | None]:
     """By id, these accounts and the namespace of the repository; and its id, None where there is no such repository."""
     home = literal(None) if repository_id is None else _namespace_of(repository_id)
-    of_totals, of_expired = ReservedTotal.account_id == Account.id, and_(*_is_expired(Account.id))
+    of_totals, of_expired = ReservedTotal.account_id == Account.id, _is_expired(Account.id)
     columns = (
         *(Account.id, Account.name, Account.stored_bytes, Account.byte_quota, Account.repository_quota),
         _summed(ReservedTotal.bytes, of_totals).label("bytes"),
@@ -124,75 +138,96 @@ def set_quotas(session: Session, account_id: int, **quotas: int | None) -> None:
 # --- what is on its way -----------------------------------------------------------------------------------------------
 
 
-def reserve(session: Session, account_id: int, key: str, *, size: int, uploads: int, expires_at: datetime) -> None:
+def reserve(session: Session, account_id: int, key: str, *, size: int, expires_at: datetime) -> None:
     """As `put`, and adds it to the account's sums."""
-    add(session, account_id, put(session, account_id, {key: size}, uploads=uploads, expires_at=expires_at))
+    add(session, {account_id: put(session, account_id, {key: Reserved(size)}, expires_at=expires_at)})
 
 
-def put(session: Session, account_id: int, sizes: Mapping[str, int], *, uploads: int, expires_at: datetime) -> Reserved:
-    """From now on each of these keys takes so much, whatever it took before, and counts as so many uploads; how much
-    more that is. While the account is held.
+def put(session: Session, account_id: int, taken: Mapping[str, Reserved], *, expires_at: datetime) -> Reserved:
+    """From now on each of these keys takes so much, whatever it took before; how much more that is. While the account
+    is held.
     """
     more = Reserved()
-    for page in pages(sizes):
+    for page in pages(taken):
         which = Reservation.account_id == account_id, Reservation.key.in_(page)
         known = {row.key: row for row in session.scalars(select(Reservation).where(*which))}
         for key, row in known.items():
-            more += Reserved(sizes[key] - row.bytes, uploads - row.uploads)
-            row.bytes, row.uploads, row.expires_at = sizes[key], uploads, max(row.expires_at, expires_at)
-        new = {key: sizes[key] for key in page if key not in known}
-        more += put_new(session, account_id, new, uploads=uploads, expires_at=expires_at)
+            more += taken[key] + -Reserved(row.bytes, row.uploads)
+            row.bytes, row.uploads = taken[key].bytes, taken[key].uploads
+            row.expires_at = max(row.expires_at, expires_at)
+        new = {key: taken[key] for key in page if key not in known}
+        more += put_new(session, {account_id: new}, expires_at=expires_at)[account_id]
     return more
 
 
 def put_new(
-    session: Session, account_id: int, sizes: Mapping[str, int], *, uploads: int, expires_at: datetime
-) -> Reserved:
-    """As `put`, of keys that take nothing yet."""
-    of_all = {"account_id": account_id, "uploads": uploads, "expires_at": expires_at}
-    if sizes:
-        session.execute(insert(Reservation), [{**of_all, "key": key, "bytes": size} for key, size in sizes.items()])
-    return Reserved(sum(sizes.values()), uploads * len(sizes))
+    session: Session, taken: Mapping[int, Mapping[str, Reserved]], *, expires_at: datetime
+) -> dict[int, Reserved]:
+    """As `put`, of keys that take nothing yet, by account."""
+    rows = [
+        {"account_id": account_id, "key": key, **asdict(one), "expires_at": expires_at}
+        for account_id, of_account in taken.items()
+        for key, one in of_account.items()
+    ]
+    if rows:
+        session.execute(insert(Reservation), rows)
+    return {account_id: sum(of_account.values(), Reserved()) for account_id, of_account in taken.items()}
 
 
-def give_back(session: Session, account_id: int, keys: Sequence[str]) -> None:
+def give_back(session: Session, account_id: int, keys: Collection[str]) -> None:
     """As `take_out`, and takes it off the account's sums."""
-    add(session, account_id, -take_out(session, account_id, keys))
+    add(session, {account_id: -take_out(session, {account_id: keys})[account_id]})
 
 
-def take_out(session: Session, account_id: int, keys: Iterable[str]) -> Reserved:
-    """These keys take nothing any more; what they took."""
-    gone = Reserved()
-    for page in pages(keys):
-        gone += _drop(session, Reservation.account_id == account_id, Reservation.key.in_(page))
+def take_out(session: Session, keys: Mapping[int, Collection[str]]) -> dict[int, Reserved]:
+    """These keys take nothing of these accounts any more; what they took of each."""
+    gone = dict.fromkeys(keys, Reserved())
+    for page in pages(key for of_account in keys.values() for key in of_account):
+        which = (
+            and_(Reservation.account_id == account_id, Reservation.key.in_(set(page).intersection(of_account)))
+            for account_id, of_account in keys.items()
+        )
+        for account_id, of_account in _drop(session, or_(*which)).items():
+            gone[account_id] += of_account
     return gone
 
 
 def give_back_expired(session: Session, account_id: int) -> None:
     """Each reservation expires once, so this costs as little for each as giving it back."""
-    add(session, account_id, -_drop(session, *_is_expired(account_id)))
+    gone = _drop(session, _is_expired(account_id))
+    add(session, {account_id: -of_account for account_id, of_account in gone.items()})
 
 
-def _drop(session: Session, *which: ColumnElement[bool]) -> Reserved:
+def _drop(session: Session, which: ColumnElement[bool]) -> dict[int, Reserved]:
     session.flush()
-    statement = delete(Reservation).where(*which).returning(Reservation.bytes, Reservation.uploads)
-    gone = session.execute(statement.execution_options(synchronize_session="fetch")).all()
-    return Reserved(sum(row.bytes for row in gone), sum(row.uploads for row in gone))
+    columns = (Reservation.account_id, Reservation.bytes, Reservation.uploads)
+    statement = delete(Reservation).where(which).returning(*columns)
+    gone: dict[int, Reserved] = {}
+    for account_id, size, uploads in session.execute(statement.execution_options(synchronize_session="fetch")):
+        gone[account_id] = gone.get(account_id, Reserved()) + Reserved(size, uploads)
+    return gone
 
 
-def _is_expired(account_id: Any) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
-    return Reservation.account_id == account_id, Reservation.expires_at <= now()
+def _is_expired(account_id: Any) -> ColumnElement[bool]:
+    return and_(Reservation.account_id == account_id, Reservation.expires_at <= now())
 
 
-def add(session: Session, account_id: int, more: Reserved) -> None:
-    """To the account's sums."""
-    if more == Reserved():
+def add(session: Session, more: Mapping[int, Reserved]) -> None:
+    """To the sums of these accounts."""
+    changed = {account_id: one for account_id, one in more.items() if one != Reserved()}
+    if not changed:
         return
     session.flush()
-    values = {"bytes": ReservedTotal.bytes + more.bytes, "uploads": ReservedTotal.uploads + more.uploads}
-    of_account = update(ReservedTotal).where(ReservedTotal.account_id == account_id).values(values)
-    if session.execute(of_account.returning(ReservedTotal.account_id)).first() is None:
-        session.execute(insert(ReservedTotal).values(account_id=account_id, **asdict(more)))
+    bytes_more = case({account_id: one.bytes for account_id, one in changed.items()}, value=ReservedTotal.account_id)
+    uploads_more = case(
+        {account_id: one.uploads for account_id, one in changed.items()}, value=ReservedTotal.account_id
+    )
+    values = {"bytes": ReservedTotal.bytes + bytes_more, "uploads": ReservedTotal.uploads + uploads_more}
+    grown = update(ReservedTotal).where(ReservedTotal.account_id.in_(changed)).values(values)
+    known = set(session.scalars(grown.returning(ReservedTotal.account_id)))
+    new = [{"account_id": account_id, **asdict(one)} for account_id, one in changed.items() if account_id not in known]
+    if new:
+        session.execute(insert(ReservedTotal), new)
 
 
 def accounts_with_expired(session: Session) -> list[int]:
@@ -284,7 +319,7 @@ def drop_blobs(session: Session, account_id: int, digests: Sequence[str]) -> Non
                 update(Account).where(Account.id == account_id).values(stored_bytes=Account.stored_bytes - dropped)
             )
             for key, size, until in _leased(session, account_id, Blob.sha256.in_(gone)):
-                reserve(session, account_id, key, size=size, uploads=0, expires_at=until)
+                reserve(session, account_id, key, size=size, expires_at=until)
 
 
 def recount(session: Session, account_id: int) -> None:

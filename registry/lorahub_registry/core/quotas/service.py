@@ -119,27 +119,26 @@ class Room:
         self._more = dict.fromkeys(held, Reserved())
         self._stored: int | None = None
 
-    @property
-    def _is_own(self) -> bool:
-        return self._namespace_id == self._account_id
-
     def take(self, key: str, size: int, *, until: datetime, is_upload: bool = True) -> None:
         """For bytes that have yet to come, whatever was taken by this key before."""
-        if self._namespace_id is None:
-            return
-        self._put(self._namespace_id, {key: size}, uploads=int(is_upload and self._is_own), until=until)
-        if is_upload and not self._is_own:
-            self._put(self._account_id, {key: 0}, uploads=1, until=until)
+        for account_id, reserved in self._split(size, is_upload=is_upload).items():
+            self._put(account_id, {key: reserved}, until=until)
 
     def take_new(self, sizes: Mapping[str, int], *, until: datetime) -> None:
-        """For bytes that have yet to come, of uploads that were just opened, by their ids."""
+        """As `take`, of uploads that were just opened, by their ids."""
+        taken: dict[int, dict[str, Reserved]] = {}
+        for key, size in sizes.items():
+            for account_id, reserved in self._split(size).items():
+                taken.setdefault(account_id, {})[key] = reserved
+        self._add(queries.put_new(self._session, taken, expires_at=until))
+
+    def _split(self, size: int, *, is_upload: bool = True) -> dict[int, Reserved]:
+        """What an upload takes: bytes of the namespace, and of its account's uploads one."""
         if self._namespace_id is None:
-            return
-        accounts = {self._account_id: dict.fromkeys(sizes, 0), self._namespace_id: sizes}
-        for account_id, of_account in accounts.items():
-            uploads = int(account_id == self._account_id)
-            more = queries.put_new(self._session, account_id, of_account, uploads=uploads, expires_at=until)
-            self._more[account_id] += more
+            return {}
+        if not is_upload or self._namespace_id == self._account_id:
+            return {self._namespace_id: Reserved(size, int(is_upload))}
+        return {self._namespace_id: Reserved(size), self._account_id: Reserved(uploads=1)}
 
     def keep(self, sizes: Mapping[Sha256, int], *, until: datetime) -> None:
         """For bytes that are here and wait for the commit that names them, by digest: once in the namespace, however
@@ -147,31 +146,39 @@ class Room:
         """
         if self._namespace_id is not None:
             counted = queries.counted_blobs(self._session, self._namespace_id, sizes)
-            new: dict[str, int] = {sha256: size for sha256, size in sizes.items() if sha256 not in counted}
-            self._put(self._namespace_id, new, uploads=0, until=until)
+            new: dict[str, Reserved] = {
+                sha256: Reserved(size) for sha256, size in sizes.items() if sha256 not in counted
+            }
+            self._put(self._namespace_id, new, until=until)
 
-    def give_back(self, keys: Iterable[str]) -> None:
-        named = list(keys)
-        for account_id in self._more if self._namespace_id is not None else ():
-            self._more[account_id] += -queries.take_out(self._session, account_id, named)
+    def give_back(self, upload: str) -> None:
+        """By its id, or a session's."""
+        if self._namespace_id is not None:
+            self._take_out({account_id: [upload] for account_id in self._more})
 
-    def occupy(self, digests: Iterable[str], *, uploads: Iterable[str] = ()) -> None:
+    def occupy(self, digests: Iterable[str], *, uploads: Collection[str] = ()) -> None:
         """A commit of the namespace refers to these blobs now: the room that was kept for them, and that of the uploads
         that brought them, is theirs.
         """
         assert self._namespace_id is not None
         named = list(digests)
         self._stored = queries.add_blobs(self._session, self._namespace_id, named)
-        self.give_back([*named, *uploads])
+        self._take_out({self._account_id: uploads, self._namespace_id: [*named, *uploads]})
 
-    def _put(self, account_id: int, sizes: Mapping[str, int], *, uploads: int, until: datetime) -> None:
-        self._more[account_id] += queries.put(self._session, account_id, sizes, uploads=uploads, expires_at=until)
+    def _put(self, account_id: int, taken: Mapping[str, Reserved], *, until: datetime) -> None:
+        self._add({account_id: queries.put(self._session, account_id, taken, expires_at=until)})
+
+    def _take_out(self, keys: Mapping[int, Collection[str]]) -> None:
+        self._add({account_id: -gone for account_id, gone in queries.take_out(self._session, keys).items()})
+
+    def _add(self, more: Mapping[int, Reserved]) -> None:
+        for account_id, of_account in more.items():
+            self._more[account_id] += of_account
 
     def settle(self, settings: Settings) -> None:
         """Raises `QuotaExceeded`."""
         assert self._namespace_id is not None
-        for account_id in sorted(self._more):
-            queries.add(self._session, account_id, self._more[account_id])
+        queries.add(self._session, self._more)
         before, account = self._held[self._namespace_id], self._held[self._account_id]
         after = replace(
             before,
@@ -231,7 +238,7 @@ def leaving(session: Session, account_id: int, repository_id: int, *, to: int | 
     counted = set() if to in (None, account_id) else queries.counted_blobs(session, to, [key for key, *_ in under_way])
     for key, size, until in under_way if to not in (None, account_id) else ():
         if to is not None and key not in counted:
-            queries.reserve(session, to, key, size=size, uploads=0, expires_at=until)
+            queries.reserve(session, to, key, size=size, expires_at=until)
 
 
 def let_go(session: Session, account_id: int, digests: Sequence[str]) -> None:
