@@ -205,8 +205,9 @@ def create_reference(
     by: str,
     message: str = "",
     is_protected: bool = False,
+    is_made: bool = False,
 ) -> Reference:
-    """The caller has checked that the name is free."""
+    """The caller has checked that the name is free. `is_made` as in `move_reference`."""
     reference = queries.insert_reference(
         session,
         repository_id=repository_id,
@@ -216,7 +217,8 @@ def create_reference(
         message=message,
         is_protected=is_protected,
     )
-    _require_kept(session, commit_id)
+    if not is_made:
+        _require_kept(session, commit_id)
     queries.insert_move(session, reference, from_commit=None, to_commit=commit_id, by=by)
     _tell_the_catalog(session, reference)
     return reference

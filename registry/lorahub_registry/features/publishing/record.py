@@ -83,7 +83,7 @@ def record(publication: Publication, draft: Draft) -> Published | None:
             existing = wish and existing_version(session, publication, wish, revisions.digest_of(plan.files))
             if wish and existing and not wish.is_implied:
                 return _point_at_existing(session, publication, wish, existing)
-            # what nobody asked to be a version becomes none twice, and is a commit all the same
+            # what is a version already, and wasn't asked to be one, is a commit all the same
             published = _make_commit(session, publication, draft, facts, branch, None if existing else wish)
             reach("transaction-ready")
     except revisions.IntegrityError as error:
@@ -92,8 +92,9 @@ def record(publication: Publication, draft: Draft) -> Published | None:
     reach("transaction-committed")
     metrics.PUSHES.inc()
     metrics.UPLOADS.labels("kept").inc(sum(len(one.blobs) for one in draft.stored))
-    with suppress(Unavailable):  # then the collector does it
-        backend.blobs.delete_all(needless)
+    if needless:
+        with suppress(Unavailable):  # then the collector does it
+            backend.blobs.delete_all(needless)
     return published
 
 
@@ -210,9 +211,9 @@ def _require_blobs(publication: Publication, draft: Draft, error: Exception) -> 
     """
     added = draft.plan.added
     with publication.backend.database.read() as session:
-        here = set(known_blobs(session, list(added.values())))
-    here |= {blob.sha256 for one in draft.stored for blob in one.blobs}
-    missing = sorted(path for path, sha256 in added.items() if sha256 not in here)
+        here = known_blobs(session, list(added.values()))
+    contents = publication.request.contents
+    missing = sorted(path for path, sha256 in added.items() if sha256 not in here and sha256 not in contents)
     if missing:
         raise BlobVanished(
             f"the bytes of {missing[0]} were collected before the commit named them",

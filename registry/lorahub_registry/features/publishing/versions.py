@@ -1,7 +1,5 @@
 """Which version a commit becomes, and the aliases that follow it."""
 
-from collections.abc import Sequence
-
 from lorahub.adapters.base_model import lacks_shards
 from lorahub.adapters.reader import CONFIG
 from lorahub.errors import AlreadyExists, Conflict
@@ -14,7 +12,7 @@ from lorahub_registry.features.checks.service import Judged
 from lorahub_registry.features.publishing.commit_body import VersionWish
 from lorahub_registry.features.publishing.request import Publication
 from lorahub_registry.features.publishing.tree import Plan
-from lorahub_registry.features.references.service import LATEST, is_protected_from, point_alias
+from lorahub_registry.features.references.service import LATEST, point_alias
 from lorahub_registry.infrastructure.database import Session
 
 WEIGHTS = (".safetensors", ".gguf")
@@ -77,16 +75,16 @@ def make_version(session: Session, publication: Publication, wish: VersionWish, 
         name=name,
         commit_id=commit.id,
         by=publication.author.name,
+        is_made=True,
     )
     return name
 
 
-def point_aliases(session: Session, publication: Publication, wish: VersionWish, commit_id: str) -> Sequence[str]:
+def point_aliases(session: Session, publication: Publication, wish: VersionWish, commit_id: str) -> list[str]:
     """The aliases that did not lead there before. A protected one that nobody named stays where it is."""
     author, repository = publication.author, publication.repository
-    return [
-        alias
-        for alias in wish.aliases
-        if not (wish.is_implied and is_protected_from(session, author, repository, alias))
-        and point_alias(session, author, repository, alias, commit_id) is not None
-    ]
+
+    def point(alias: str) -> str | None:
+        return point_alias(session, author, repository, alias, commit_id, leaves_protected=wish.is_implied)
+
+    return [alias for alias in wish.aliases if point(alias) is not None]
