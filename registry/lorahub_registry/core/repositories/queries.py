@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from lorahub.protocol.names import RepositoryName
-from sqlalchemy import delete, func, select, update
+from sqlalchemy import case, delete, func, select, update
 
 from lorahub_registry.infrastructure.database import Session, now
 from lorahub_registry.infrastructure.database.listed import is_listed
@@ -177,12 +177,9 @@ def change_repository(session: Session, repository_id: int, **columns: object) -
 
 def take_version_number(session: Session, repository_id: int, *, at_least: int = 0) -> int:
     """The next number, or `at_least` if that is higher; numbers below it are spent."""
-    statement = select(RepositoryRow).where(RepositoryRow.id == repository_id).with_for_update()
-    row = session.scalars(statement).one()
-    number = max(row.next_version, at_least)
-    row.next_version = number + 1
-    session.flush()
-    return number
+    next_one = case((RepositoryRow.next_version < at_least, at_least), else_=RepositoryRow.next_version)
+    statement = update(RepositoryRow).where(RepositoryRow.id == repository_id).values(next_version=next_one + 1)
+    return session.execute(statement.returning(RepositoryRow.next_version)).scalar_one() - 1
 
 
 def spend_version_number(session: Session, repository_id: int, number: int) -> None:

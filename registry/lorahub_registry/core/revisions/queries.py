@@ -137,10 +137,10 @@ def newest_commit_by_digest(session: Session, repository_id: int, digest: str) -
     return None if row is None else _commit(row)
 
 
-def commit_by_request(session: Session, repository_id: int, request_key: str) -> Commit | None:
-    statement = select(CommitRow).where(CommitRow.repository_id == repository_id, CommitRow.request_key == request_key)
-    row = session.scalar(statement)
-    return None if row is None else _commit(row)
+def commits_by_request(session: Session, repository_id: int, request_keys: Iterable[str]) -> dict[str, Commit]:
+    """By request key; those that retention has dropped among them."""
+    which = CommitRow.repository_id == repository_id, CommitRow.request_key.in_(set(request_keys))
+    return {row.request_key or "": _commit(row) for row in session.scalars(select(CommitRow).where(*which))}
 
 
 def count_commits(session: Session, repository_id: int, *, limit: int) -> int:
@@ -330,13 +330,14 @@ def commits_named(session: Session, repository_id: int, name: str) -> dict[str, 
     return {row.space: (_reference(row), _commit(commit)) for row, commit in session.execute(statement)}
 
 
-def versions_of(session: Session, repository_id: int) -> list[tuple[Reference, Commit]]:
+def versions_of(session: Session, repository_id: int, *, limit: int | None = None) -> list[tuple[Reference, Commit]]:
     """Newest first."""
     statement = (
         select(ReferenceRow, CommitRow)
         .join(CommitRow, CommitRow.id == ReferenceRow.commit_id)
         .where(ReferenceRow.repository_id == repository_id, ReferenceRow.kind == "version")
         .order_by(ReferenceRow.id.desc())
+        .limit(limit)
     )
     return [(_reference(row), _commit(commit)) for row, commit in session.execute(statement)]
 

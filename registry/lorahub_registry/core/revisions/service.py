@@ -60,6 +60,8 @@ class NewCommit:
     request_digest: str | None = None
     created_at: datetime | None = None
     """Now, unless it was made elsewhere and keeps its id."""
+    before: Mapping[str, RevisionFile] | None = None
+    """The parent's files, where they are known; they are looked up otherwise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,9 +159,14 @@ def references_of(session: Session, repository_id: int) -> list[Reference]:
     return queries.references_of(session, repository_id)
 
 
-def versions_of(session: Session, repository_id: int) -> list[tuple[Reference, Commit]]:
+def versions_of(session: Session, repository_id: int, *, limit: int | None = None) -> list[tuple[Reference, Commit]]:
     """Newest first."""
-    return queries.versions_of(session, repository_id)
+    return queries.versions_of(session, repository_id, limit=limit)
+
+
+def branch_named(session: Session, repository_id: int, name: str) -> tuple[Reference, Commit] | None:
+    """A branch, and its head."""
+    return queries.commits_named(session, repository_id, name).get("heads")
 
 
 def newest_version(session: Session, repository_id: int) -> tuple[str | None, int]:
@@ -207,8 +214,9 @@ def create_reference(
     by: str,
     message: str = "",
     is_protected: bool = False,
+    is_made: bool = False,
 ) -> Reference:
-    """The caller has checked that the name is free."""
+    """The caller has checked that the name is free. `is_made` as in `move_reference`."""
     reference = queries.insert_reference(
         session,
         repository_id=repository_id,
@@ -218,19 +226,23 @@ def create_reference(
         message=message,
         is_protected=is_protected,
     )
-    _require_kept(session, commit_id)
+    if not is_made:
+        _require_kept(session, commit_id)
     queries.insert_move(session, reference, from_commit=None, to_commit=commit_id, by=by)
     _tell_the_catalog(session, reference)
     return reference
 
 
-def move_reference(session: Session, reference: Reference, *, to: str, by: str) -> None:
-    """Raises `ParentMoved` if somebody else moved it since it was read."""
+def move_reference(session: Session, reference: Reference, *, to: str, by: str, is_made: bool = False) -> None:
+    """`is_made`: the commit was made in this very transaction. Raises `ParentMoved` if somebody else moved it since it
+    was read.
+    """
     if reference.commit_id == to:
         return
     if not queries.move_reference(session, reference.id, expected=reference.commit_id, to=to):
         raise branch_moved()
-    _require_kept(session, to)
+    if not is_made:
+        _require_kept(session, to)
     queries.insert_move(session, reference, from_commit=reference.commit_id, to_commit=to, by=by)
 
 
@@ -300,9 +312,15 @@ def insert_commit(session: Session, new: NewCommit) -> Commit:
         request_digest=new.request_digest,
         size=sum(file.size for file in new.files.values()),
     )
-    before = {} if new.parent is None else queries.files_of(session, new.parent.id)
+    before = _before(session, new)
     queries.insert_commit(session, commit, [_row(path, file, before, made_id) for path, file in new.files.items()])
     return commit
+
+
+def _before(session: Session, new: NewCommit) -> Mapping[str, RevisionFile]:
+    if new.before is not None:
+        return new.before
+    return {} if new.parent is None else queries.files_of(session, new.parent.id)
 
 
 def _row(path: str, file: NewFile, before: Mapping[str, RevisionFile], commit_id: CommitId) -> FileRow:
@@ -334,9 +352,9 @@ def is_published(session: Session, repository_id: int) -> bool:
     return queries.count_commits(session, repository_id, limit=2) > 1
 
 
-def commit_by_request(session: Session, repository_id: int, request_key: str) -> Commit | None:
-    """The commit that this very request made before, if it did."""
-    return queries.commit_by_request(session, repository_id, request_key)
+def commits_by_request(session: Session, repository_id: int, request_keys: Iterable[str]) -> dict[str, Commit]:
+    """The commits that these very requests made before, by their keys."""
+    return queries.commits_by_request(session, repository_id, request_keys)
 
 
 def commit_by_id(session: Session, repository_id: int, commit_id: str) -> Commit | None:

@@ -227,15 +227,15 @@ def _record(
     moved = [one for one in record.references if _point(session, principal, repository, record, one)]
     main = revisions.reference_named(session, repository.id, kind="branch", name="main")
     for commit in new:
-        _record_derived(session, repository, commit.id, derived[commit.id])
+        _record_derived(session, commit.id, derived[commit.id])
     if main is not None and main.commit_id in derived:
         found = derived[main.commit_id]
         record_entry(
             session,
             repository_id=repository.id,
-            commit_id=CommitId(main.commit_id),
             facts=found.facts,
             judged=found.judged,
+            paths=revisions.files_of(session, main.commit_id),
         )
     record_act(
         session,
@@ -295,15 +295,8 @@ def _names_of(record: Record, commit: RecordedCommit, kind: str) -> list[str]:
     return [one.name for one in record.references if one.kind == kind and one.commit == commit.id]
 
 
-def _record_derived(session: Session, repository: Repository, commit_id: CommitId, found: DerivedVersion) -> None:
-    record_facts(
-        session,
-        repository_id=repository.id,
-        commit_id=commit_id,
-        facts=found.facts,
-        judged=found.judged,
-        is_main=False,
-    )
+def _record_derived(session: Session, commit_id: CommitId, found: DerivedVersion) -> None:
+    record_facts(session, commit_id, found.facts)
     if found.judged is not None:
         checks.record(session, commit_id, found.judged)
         want_statistics(session, found.judged.digest, commit_id)

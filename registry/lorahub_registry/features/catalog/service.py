@@ -6,7 +6,7 @@ a commit that came another way (the first of a repository, a squash) gets them w
 
 import logging
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Container, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Protocol
@@ -36,7 +36,7 @@ from lorahub_registry.features.references.service import yank_of
 from lorahub_registry.infrastructure.backend import Backend
 from lorahub_registry.infrastructure.database import Session
 
-__all__ = ["TRAINING_LOG", "Facts", "derive_facts", "record_facts"]
+__all__ = ["TRAINING_LOG", "Facts", "derive_facts", "record_entry", "record_facts"]
 
 logger = logging.getLogger("lorahub")
 
@@ -105,23 +105,20 @@ def derive_facts(
     return derive(gather(list(files), read, weights, measured=measured))
 
 
-def record_facts(
-    session: Session, *, repository_id: int, commit_id: CommitId, facts: Facts, judged: Judged | None, is_main: bool
-) -> None:
-    """Inside the transaction that makes the commit. `is_main`: it is `main`'s new head, which a search goes by."""
+def record_facts(session: Session, commit_id: CommitId, facts: Facts) -> None:
+    """Inside the transaction that makes the commit."""
     queries.insert_facts(session, commit_id, facts)
-    if is_main:
-        record_entry(session, repository_id=repository_id, commit_id=commit_id, facts=facts, judged=judged)
 
 
 def record_entry(
-    session: Session, *, repository_id: int, commit_id: CommitId, facts: Facts, judged: Judged | None
+    session: Session, *, repository_id: int, facts: Facts, judged: Judged | None, paths: Container[str]
 ) -> None:
-    """What a search goes by: of the commit that `main` leads to from now on, and of the repository's names."""
+    """What a search goes by: of the commit that `main` leads to from now on, which has these files, and of the
+    repository's names.
+    """
     measured = _NO_ADAPTER if judged is None else _found(judged)
-    has_log = bool(queries.with_log(session, [commit_id]))
     names = revisions.terms_of_names(session, [repository_id])[repository_id]
-    queries.replace_entry(session, repository_id, _entry(facts, measured, names, has_log=has_log))
+    queries.replace_entry(session, repository_id, _entry(facts, measured, names, has_log=TRAINING_LOG in paths))
 
 
 def _found(judged: Judged) -> Measured:

@@ -86,9 +86,9 @@ def preupload(
 
 
 @refuses(NotAuthenticated, NotPermitted)
-def may_publish(backend: BackendDep, caller: Caller, repo: Repo, rev: Revision) -> None:
+def may_publish(backend: BackendDep, caller: Caller, repo: Repo) -> None:
     """Asked before the body is received, so that only who may publish can make the registry read one."""
-    service.authorise(backend, caller, repo, rev)
+    service.authorise(backend, caller, repo)
 
 
 @router.post(OWN + "/files/{rev}", response_model=KeptFiles, dependencies=[Depends(may_publish)])

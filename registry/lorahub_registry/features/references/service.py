@@ -316,22 +316,18 @@ def set_alias(
         return _alias(made, None if version is None else version.name)
 
 
-def is_protected_from(session: Session, principal: Principal, repository: Repository, alias: str) -> bool:
-    """Whether there is such an alias, and the principal may not move it."""
-    reference = revisions.reference_named(session, repository.id, kind="alias", name=alias)
-    return reference is not None and _is_protected_from(principal, repository, reference)
-
-
-def _is_protected_from(principal: Principal, repository: Repository, reference: Reference) -> bool:
-    return reference.is_protected and not may(principal, Action.MANAGE, repository.namespace, repository.id)
-
-
 def point_alias(
-    session: Session, principal: Principal, repository: Repository, alias: str, commit_id: str
+    session: Session,
+    principal: Principal,
+    repository: Repository,
+    alias: str,
+    commit_id: str,
+    *,
+    leaves_protected: bool = False,
 ) -> str | None:
     """Inside a transaction whose principal may write, and which records what is done: `create`, `move` or nothing.
 
-    Raises `ProtectedReference`, `AlreadyExists`.
+    Raises `AlreadyExists`, and `ProtectedReference` unless such an alias is to be left where it is.
     """
     reference = revisions.reference_named(session, repository.id, kind="alias", name=alias)
     if reference is None:
@@ -339,7 +335,9 @@ def point_alias(
         return "create"
     if reference.commit_id == commit_id:
         return None
-    if _is_protected_from(principal, repository, reference):
+    if reference.is_protected and not may(principal, Action.MANAGE, repository.namespace, repository.id):
+        if leaves_protected:
+            return None
         raise ProtectedReference(
             f"the alias {alias} of {repository.full_name} is protected; only its owners move it",
             hint="ask an owner, or use another alias",
