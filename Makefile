@@ -103,9 +103,10 @@ fast: .venv/.installed ## a minute of tests: no program is started, nothing is c
 
 check: lint types imports ## everything that needs no running registry
 
-tables: .venv/.installed ## write the tables in the documents, and the pages of rules, anew
+tables: .venv/.installed ## write anew what documents have of the code: tables, pages of rules, openapi.json
 	$(BIN)/python docs/rules/generate.py
 	$(BIN)/python docs/tables.py
+	$(BIN)/python docs/openapi.py
 
 format: .venv/.installed ## rewrite the sources in the one format
 	$(BIN)/ruff format .

@@ -28,6 +28,7 @@ from typing import Any
 import httpx2
 import psycopg
 from lorahub.protocol.names import RepositoryName, similarity_key
+from lorahub_registry.core.access import reading
 from lorahub_registry.core.accounts.permissions import ANONYMOUS
 from lorahub_registry.features.catalog import queries
 from lorahub_registry.features.catalog.search import Search
@@ -382,7 +383,8 @@ def check_plans(backend: Backend, total: int) -> None:
             queries.repositories_page(session, search, visible_namespaces=[], after=None, limit=25)
     name = RepositoryName.parse(one.full_name)
     for revision in ("main", "v1", one.head, one.head[:12]):
-        downloads.open_file(backend, ANONYMOUS, name, revision, "adapter_config.json")  # type: ignore[arg-type]
+        with reading(backend, ANONYMOUS, name) as opened:
+            downloads.open_file(opened, revision, "adapter_config.json")  # type: ignore[arg-type]
     event.remove(backend.database.engine, "before_cursor_execute", hear)
     with psycopg.connect(backend.database.url.replace("+psycopg", ""), autocommit=True) as connection:
         connection.execute("SET plan_cache_mode = force_custom_plan")

@@ -59,8 +59,8 @@ def measure(home: Path, base: Path, adapter: Path, *, workers: int) -> float:
             time.sleep(5)  # statistics are computed, nothing is left to do
             os.sync()
             begun = time.perf_counter()
-            job = hub.start_merge(recipe_of({"base": "owner/base", "adapters": ["owner/sql"]}), "owner/merged")
-            hub.wait_for_merge(str(job["id"]))
+            job = hub.merges.start(recipe_of({"base": "owner/base", "adapters": ["owner/sql"]}), "owner/merged")
+            hub.merges.wait(job.id)
             return time.perf_counter() - begun
     finally:
         for worker in hired:

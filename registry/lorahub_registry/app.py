@@ -9,6 +9,7 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.routing import iter_route_contexts
 from lorahub.errors import RepositoryNotFound
+from lorahub.protocol.messages.registry import Server
 
 from lorahub_registry import pages
 from lorahub_registry.core.accounts import routes as accounts
@@ -43,7 +44,6 @@ from lorahub_registry.infrastructure.web.observing import Observing
 from lorahub_registry.infrastructure.web.rates import Rates
 from lorahub_registry.infrastructure.web.raw_path import RawPath, decode
 from lorahub_registry.infrastructure.web.request_id import RequestId
-from lorahub_registry.infrastructure.web.times import wire_time
 from lorahub_registry.infrastructure.web.tracing import telemetry
 from lorahub_registry.operations.probes import routes as probes
 from lorahub_registry.operations.probes.service import Prober
@@ -141,6 +141,6 @@ def _described_once(app: FastAPI) -> Callable[[], dict[str, Any]]:
 
 def _add_own_routes(app: FastAPI) -> None:
     @app.get("/api/lorahub/v1/server", dependencies=[Anybody])
-    def server() -> dict[str, Any]:
+    def server() -> Server:
         """Who answers, and what time it is there."""
-        return {"name": "lorahub", "version": app.version, "time": wire_time(now())}
+        return Server("lorahub", app.version, now())

@@ -2,22 +2,30 @@
 
 import json
 from collections.abc import Iterator
+from typing import Any
 
 import httpx2
+import jsonschema
 import pytest
 from accounts.operations import NOT_THEIRS, OPERATIONS, READERS, SERVED, Request, Stage, address
 
 OUTSIDERS = ("stranger", "anonymous")
 
 
-def described_operations(stage: Stage) -> set[str]:
-    with stage.registry.client(None) as client:
-        paths = client.get("/api/openapi.json").json()["paths"]
-    return {f"{method.upper()} {path}" for path, operations in paths.items() for method in operations}
+def described_operations(document: dict[str, Any]) -> dict[str, Any]:
+    paths = document["paths"].items()
+    return {f"{method.upper()} {path}": said for path, operations in paths for method, said in operations.items()}
 
 
-def test_every_operation_is_classified(every_caller: Stage) -> None:
-    assert described_operations(every_caller) == set(OPERATIONS)
+@pytest.fixture(scope="module")
+def document(every_caller: Stage) -> dict[str, Any]:
+    with every_caller.registry.client(None) as client:
+        made: dict[str, Any] = client.get("/api/openapi.json").json()
+    return made
+
+
+def test_every_operation_is_classified(document: dict[str, Any]) -> None:
+    assert set(described_operations(document)) == set(OPERATIONS)
 
 
 @pytest.fixture(scope="module")
@@ -77,6 +85,40 @@ def test_each_caller_gets_what_the_table_promises(
         if not names_a_repository(operation, request):
             break
     assert not deviations, "\n".join(deviations)
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_what_is_answered_is_what_is_described_and_nothing_beside_it(
+    every_caller: Stage, callers: dict[str, httpx2.Client], document: dict[str, Any], operation: str
+) -> None:
+    stage = every_caller
+    caller = "registry admin" if OPERATIONS[operation].asks == "registry" else "owner"
+    request = OPERATIONS[operation].make(stage, stage.public)
+    answer = ask(callers[caller], operation, request, stage, stage.public)
+    said = described_operations(document)[operation]["responses"]
+    assert str(answer.status_code) in said, answer.text
+    media_type = answer.headers.get("content-type", "").partition(";")[0]
+    if media_type.endswith("json") and operation.partition(" ")[0] != "HEAD":
+        schema = said[str(answer.status_code)]["content"][media_type]["schema"]
+        jsonschema.validate(answer.json(), {**schema, "components": _closed(document["components"])})
+
+
+def _closed(components: dict[str, Any]) -> dict[str, Any]:
+    """The same, but an object has no properties that aren't described."""
+    schemas = components["schemas"].items()
+    return {"schemas": {n: {"additionalProperties": False, **s} if "properties" in s else s for n, s in schemas}}
+
+
+def test_every_answer_in_json_is_typed(document: dict[str, Any]) -> None:
+    untyped = [
+        operation
+        for operation, said in described_operations(document).items()
+        for status, answer in said["responses"].items()
+        for media_type, content in answer.get("content", {}).items()
+        if status.startswith("2") and media_type.endswith("+json") | (media_type == "application/json")
+        if "#/components/schemas/" not in json.dumps(content)
+    ]
+    assert untyped == []
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)

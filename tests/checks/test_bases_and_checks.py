@@ -53,7 +53,7 @@ class Scene:
         self.base = f"{self.name}/base"
         self.folder = write_base(folder / "base")
         self.root = folder
-        self.hub.add_base(hash_folder(self.folder, Silence()), self.base)
+        self.hub.bases.add(hash_folder(self.folder, Silence()), self.base)
 
     def hub_of(self, token: str) -> Hub:
         """As somebody else."""
@@ -117,24 +117,24 @@ def test_a_base_is_found_by_name_and_by_digest(scene: Scene) -> None:
         answer = scene.own(f"/bases/{place}").json()
         assert answer["layout_digest"] == known.layout_digest
         assert answer["weights_digest"] == known.weights_digest
-    rows = scene.hub.bases(scene.base)
-    assert [row["name"] for row in rows] == [scene.base]
-    assert rows[0]["tensors"] == 4
+    rows = scene.hub.bases.search(scene.base)
+    assert [row.name for row in rows] == [scene.base]
+    assert rows[0].tensors == 4
 
 
 def test_a_name_and_revision_mean_one_base_for_ever(scene: Scene) -> None:
     other = hash_folder(write_base(scene.root / "other", width=8), Silence())
-    scene.hub.add_base(hash_folder(scene.folder, Silence()), scene.base)
+    scene.hub.bases.add(hash_folder(scene.folder, Silence()), scene.base)
     with pytest.raises(AlreadyExists):
-        scene.hub.add_base(other, scene.base)
-    scene.hub.add_base(other, scene.base, revision="next")
+        scene.hub.bases.add(other, scene.base)
+    scene.hub.bases.add(other, scene.base, revision="next")
     assert scene.own(f"/bases/{scene.base}", revision="next").json()["layout_digest"] == other.layout_digest
 
 
 def test_nobody_names_a_base_in_a_namespace_of_others(scene: Scene, new_user: NewUser) -> None:
     _, token = new_user()
     with pytest.raises(NotPermitted):
-        scene.hub_of(token).add_base(read_folder(scene.folder), scene.base, revision="mine")
+        scene.hub_of(token).bases.add(read_folder(scene.folder), scene.base, revision="mine")
 
 
 @pytest.mark.parametrize(
@@ -252,7 +252,7 @@ def test_which_adapters_still_fit_the_new_revision(scene: Scene) -> None:
     scene.hub.push(scene.adapter("fits"), fits)
     scene.hub.push(scene.adapter("breaks", seed=1, rank=2), breaks)
     deeper = write_base(scene.root / "next", layers=1)
-    scene.hub.add_base(hash_folder(deeper, Silence()), scene.base, revision="next")
+    scene.hub.bases.add(hash_folder(deeper, Silence()), scene.base, revision="next")
     body = {"all_of": scene.base, "bases": [scene.base, "@next"]}
 
     answer = scene.client.post("/api/lorahub/v1/checks", json=body).json()
@@ -264,7 +264,7 @@ def test_which_adapters_still_fit_the_new_revision(scene: Scene) -> None:
     again = scene.client.post("/api/lorahub/v1/checks", json=body).json()
     assert all(check["kept"] for check in again["checks"])
     assert [check["verdict"] for check in again["checks"]] == [check["verdict"] for check in answer["checks"]]
-    assert sorted(scene.hub.adapters_of(scene.base)) == [breaks, fits]
+    assert sorted(one.reference for one in scene.hub.bases.adapters(scene.base)) == [breaks, fits]
 
 
 def test_a_thousand_checks_take_an_account(registry: Registry, scene: Scene) -> None:
@@ -305,8 +305,8 @@ def test_a_file_is_known_by_its_bytes(scene: Scene) -> None:
     digest = hashlib.sha256((folder / "adapter_model.safetensors").read_bytes()).hexdigest()
     unknown = "0" * 64
     places = scene.hub.identify([digest, unknown])
-    own = [place for place in places[digest] if place["repository"] == f"{scene.name}/sql"]
-    assert [(place["version"], place["path"]) for place in own] == [(pushed.version, "adapter_model.safetensors")]
+    own = [place for place in places[digest] if place.repository == f"{scene.name}/sql"]
+    assert [(place.version, place.path) for place in own] == [(pushed.version, "adapter_model.safetensors")]
     assert places[unknown] == []
     assert scene.own(f"/by-hash/{unknown}").json() == []
     assert scene.own("/by-hash/xyz").status_code == 400

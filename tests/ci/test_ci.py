@@ -44,7 +44,7 @@ class Project:
         (self.bad / "adapter_model.safetensors").write_bytes(lora_weights(width=24))
         self.folder = _base(root / "base")
         with Hub(registry.url, token=self.token) as hub:
-            hub.add_base(hash_folder(self.folder, Silence()), self.base)
+            hub.bases.add(hash_folder(self.folder, Silence()), self.base)
             hub.push(self.good, f"{self.name}/good")
             hub.pull(f"{self.name}/good", self.good)  # with the lorahub.json that records its base
         (root / "lorahub.toml").write_text(f'endpoint = "{registry.url}"\n')

@@ -21,7 +21,7 @@ def test_retrained_weights_are_drift(registry: Registry, user: tuple[str, str], 
     adapter = tmp_path / "adapter"
     write(CASES["lora"], adapter, named=f"{name}/base")
     with Hub(registry.url, token=token) as hub:
-        hub.add_base(hash_folder(tmp_path / "base", Silence()), f"{name}/base", revision="one")
+        hub.bases.add(hash_folder(tmp_path / "base", Silence()), f"{name}/base", revision="one")
         hub.push(adapter, f"{name}/adapter")
         hub.pull(f"{name}/adapter", adapter)  # with the lorahub.json that records its base
         weights = load_file(tmp_path / "base" / "model.safetensors")

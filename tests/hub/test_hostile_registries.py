@@ -355,7 +355,7 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Recorde
     (place / "token").write_text(registry.token)
     with Hub(registry.url, token=registry.token) as hub:
         hub.push(base, "owner/base")
-        hub.add_base(hash_folder(base, Silence()), "owner/base")
+        hub.bases.add(hash_folder(base, Silence()), "owner/base")
         hub.push(folder, "owner/sql")
     with recording(registry.url) as recorder:
         yield recorder, place

@@ -116,7 +116,7 @@ def test_a_refused_first_push_leaves_no_repository_and_no_name(
 ) -> None:
     repo, base = f"{user[0]}/sql", f"{user[0]}/tiny"
     tensors = "".join(f"model.layers.{n}.self_attn.q_proj.weight\tF32\t16,16\n" for n in range(2))
-    hub.add_base(_layout(tensors), base)
+    hub.bases.add(_layout(tensors), base)
     config = json.loads((adapter / "adapter_config.json").read_text())
     (adapter / "adapter_config.json").write_text(json.dumps(config | {"base_model_name_or_path": base}))
     (adapter / WEIGHTS).write_bytes(lora_weights(width=24))

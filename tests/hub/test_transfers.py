@@ -213,7 +213,7 @@ def revision(*files: tuple[str, bytes], digest: str | None = None, **changes: An
         "createdAt": "2026-01-01T00:00:00.000Z",
         "author": "x",
         "message": "x",
-        "files": [{"path": e.path, "size": e.size, "sha256": e.sha256} for e in entries],
+        "files": [{"path": e.path, "size": e.size, "sha256": e.sha256, "lfs": True} for e in entries],
         **changes,
     }
 

@@ -63,7 +63,7 @@ class Model:
     files: int
 
     def start(self, target: str = "owner/merged") -> str:
-        return str(self.hub.start_merge(self.recipe, target)["id"])
+        return self.hub.merges.start(self.recipe, target).id
 
 
 @pytest.fixture

@@ -137,7 +137,7 @@ def test_at_rest_next_to_nothing_is_done_and_work_begins_at_once(observed: list[
     for one in observed:
         with lorahub.Hub(one.registry.url, token=one.registry.token) as hub:
             hub.push(write_adapter(tmp_path / f"adapter-{one.registry.home.name}"), "owner/woken")
-            while hub.statistics("owner/woken")["status"] != "done":
+            while hub.statistics("owner/woken").status != "done":
                 assert one.connections() <= CONNECTIONS
                 time.sleep(0.05)
         print(f"{one.registry.home.name}: at work after {started_after(one):.2f} s")

@@ -75,18 +75,18 @@ def test_who_waits_for_a_job_is_told(
     assert NOTE in started.stderr
     [job] = asked(on_sqlite, "/api/lorahub/v1/merges")
     assert job["note"] == NOTE
-    assert model.hub.start_merge(model.recipe, "owner/merged")["note"] == NOTE
-    assert model.hub.merge_job(job["id"])["note"] == NOTE
+    assert model.hub.merges.start(model.recipe, "owner/merged").note == NOTE
+    assert model.hub.merges.find(job["id"]).note == NOTE
     assert NOTE in command(on_sqlite, "merge-job", job["id"]).stderr
     assert NOTE.capitalize() in page(on_sqlite, f"/merges/{job['id']}")
-    assert model.hub.statistics("owner/sql")["note"] == NOTE
+    assert model.hub.statistics("owner/sql").note == NOTE
     assert NOTE.capitalize() in page(on_sqlite, "/owner/sql/weights/v1")
     overlap = "/api/lorahub/v1/models/owner/sql/overlap/main?with=owner/sql@v1"
     assert asked(on_sqlite, overlap, "POST")["note"] == NOTE
     assert NOTE in page(on_sqlite, "/compare?a=owner/sql&b=owner/sql@v1")
     hire(on_sqlite, "one").started()
-    done = model.hub.wait_for_merge(job["id"])
-    assert (done["status"], done["note"]) == ("done", None)
+    done = model.hub.merges.wait(job["id"])
+    assert (done.status, done.note) == ("done", None)
     eventually(lambda: asked(on_sqlite, overlap)["status"] == "done", 60)
     assert asked(on_sqlite, overlap)["note"] is None
     assert NOTE.capitalize() not in page(on_sqlite, f"/merges/{job['id']}")

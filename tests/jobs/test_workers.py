@@ -24,10 +24,10 @@ def sums(folder: Path) -> dict[str, str]:
 
 def assert_published_once(model: Model, job: str, folder: Path) -> None:
     """One version, whose bytes are those of a merge on this machine."""
-    done = model.hub.wait_for_merge(job)
-    assert done["done"] == done["bytes"]
-    assert len(model.hub.versions(str(done["target"]))) == 1
-    pulled = model.hub.pull(str(done["reference"]), folder / "pulled").path
+    done = model.hub.merges.wait(job)
+    assert done.done == done.bytes
+    assert len(model.hub.versions(done.target)) == 1
+    pulled = model.hub.pull(done.reference, folder / "pulled").path
     recipe = Recipe(str(folder / "base"), (Ingredient(str(folder / "adapter")),))
     assert sums(pulled) == sums(model.hub.merge(recipe, folder / "here"))
 
@@ -45,6 +45,15 @@ def test_what_a_killed_worker_had_begun_is_taken_over(shared: Registry, hire: Hi
     assert [worker["name"] for worker in shared.admin_command("jobs")["workers"]] == ["second"]
 
 
+def test_what_computes_gives_way_to_requests(shared: Registry, hire: Hire, push: Push) -> None:
+    model, worker = push(shared), hire(shared, "worker").started()
+    job = model.start()
+    child = worker.hold_a_file()
+    eventually(lambda: child.nice() == 10)
+    child.resume()
+    assert model.hub.wait_for_merge(job)["status"] == "done"
+
+
 def test_one_that_was_only_asleep_does_no_harm(on_postgres: Registry, hire: Hire, push: Push, tmp_path: Path) -> None:
     model = push(on_postgres)
     sleeper = hire(on_postgres, "sleeper", tmp_path / "one").started()
@@ -59,7 +68,7 @@ def test_one_that_was_only_asleep_does_no_harm(on_postgres: Registry, hire: Hire
     other.tell_to_end()
     assert other.wait() == 0
     again = model.start("owner/again")
-    assert model.hub.wait_for_merge(again)["reference"] == "owner/again@v1"
+    assert model.hub.merges.wait(again).reference == "owner/again@v1"
     assert len(model.hub.versions("owner/merged")) == 1
 
 
@@ -131,7 +140,7 @@ def test_a_poisonous_job_ends_and_others_go_on(on_postgres: Registry, hire: Hire
     worker = hire(on_postgres, "first", LORAHUB_FAILPOINT="merge-file-computed").started()
     job = model.start()
     with pytest.raises(NotMergeable, match=r"model-00001-of-00001.safetensors: tried 3 times.*signal 9"):
-        model.hub.wait_for_merge(job)
+        model.hub.merges.wait(job)
     model.hub.push(tmp_path / "adapter", "owner/other")
     path = "/api/lorahub/v1/models/owner/other/statistics/main"
     with on_postgres.client() as client:
@@ -148,7 +157,7 @@ def test_cancelled_nothing_of_it_goes_on(on_sqlite: Registry, hire: Hire, push: 
     worker = hire(on_sqlite, "first").started()
     job = model.start()
     worker.hold_a_file()
-    assert model.hub.cancel_merge(job)["status"] == "cancelled"
+    assert model.hub.merges.cancel(job).status == "cancelled"
     eventually(lambda: not worker.children(), 60)
     eventually(lambda: not on_sqlite.admin_command("jobs")["jobs"], 60)
     assert on_sqlite.sql("select count(*) from merge_outputs") == [(0,)]
@@ -161,11 +170,11 @@ def test_progress_is_that_of_all_files(on_postgres: Registry, hire: Hire, push: 
     job = model.start()
     held = [one.hold_a_file(), two.hold_a_file()]
     held[0].resume()
-    eventually(lambda: int(str(model.hub.merge_job(job)["done"])) >= 64 * 64 * 4, 60)
-    assert int(str(model.hub.merge_job(job)["done"])) < 2 * 64 * 64 * 4
+    eventually(lambda: model.hub.merges.find(job).done >= 64 * 64 * 4, 60)
+    assert model.hub.merges.find(job).done < 2 * 64 * 64 * 4
     held[1].resume()
-    done = model.hub.wait_for_merge(job)
-    assert done["done"] == done["bytes"]
+    done = model.hub.merges.wait(job)
+    assert done.done == done.bytes
 
 
 def test_a_name_is_one_workers(on_sqlite: Registry, hire: Hire) -> None:
@@ -191,4 +200,4 @@ def test_no_job_of_that_id(shared: Registry) -> None:
 def test_a_hub_needs_no_worker_to_accept(on_sqlite: Registry, push: Push) -> None:
     model = push(on_sqlite)
     with lorahub.Hub(on_sqlite.url, token=on_sqlite.token) as hub:
-        assert hub.merge_job(model.start())["status"] == "queued"
+        assert hub.merges.find(model.start()).status == "queued"

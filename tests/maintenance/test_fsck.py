@@ -75,6 +75,7 @@ def test_a_missing_and_a_short_object_are_found(filled: Registry) -> None:
             "which is no commit",
         ),
         ("UPDATE commit_files SET path = 'x' WHERE path = 'w.safetensors'", "its files have the digest"),
+        ("UPDATE commits SET size = size + 1", "bytes, recorded are"),
         ("DELETE FROM refs WHERE name = 'main'", "it has no branch main"),
         ("DELETE FROM ref_moves WHERE name = 'latest'", "is not where its log says"),
         ("DELETE FROM audit_events WHERE action = 'revision.publish'", "no audit row names it"),

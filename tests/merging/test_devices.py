@@ -299,8 +299,8 @@ def test_a_worker_merges_on_the_device_it_is_told(tmp_path: Path, store: Callabl
         stored = store(registry, ("ana", registry.add_user("ana")), sizes={"shard": "1MB"})
         recipe = Recipe(stored.base, (Ingredient(stored.adapter),))
         with lorahub.Hub(registry.url, token=stored.token) as hub:
-            job = hub.wait_for_merge(str(hub.start_merge(recipe, "ana/merged")["id"]))
-            pulled = hub.pull(str(job["reference"]), tmp_path / "pulled").path
+            job = hub.merges.wait(hub.merges.start(recipe, "ana/merged").id)
+            pulled = hub.pull(job.reference, tmp_path / "pulled").path
             here = Recipe(str(stored.base_folder), (Ingredient(str(stored.adapter_folder)),))
             local = hub.merge(here, tmp_path / "here")
             on_device = hub.merge(here, tmp_path / "device", device="torch:cpu")

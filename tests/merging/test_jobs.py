@@ -46,16 +46,16 @@ def _recipe(stored: Stored, **changes: Any) -> Recipe:
 
 def test_the_result_is_published_with_its_lineage(working: Registry, stored: Stored, tmp_path: Path) -> None:
     with _hub(working, stored) as hub:
-        planned = hub.plan_merge(_recipe(stored))
-        job = hub.start_merge(_recipe(stored), "ana/merged")
-        again = hub.start_merge(_recipe(stored), "ana/merged")
-        done = hub.wait_for_merge(str(job["id"]))
-        revision = hub.revision(str(done["reference"]))
+        planned = hub.merges.plan(_recipe(stored))
+        job = hub.merges.start(_recipe(stored), "ana/merged")
+        again = hub.merges.start(_recipe(stored), "ana/merged")
+        done = hub.merges.wait(job.id)
+        revision = hub.revision(done.reference)
         local = hub.merge(Recipe(str(stored.base_folder), (Ingredient(str(stored.adapter_folder)),)), tmp_path / "here")
-        pulled = hub.pull(str(done["reference"]), tmp_path / "pulled").path
-    assert again["id"] == job["id"]
-    assert done["digest"] == planned["digest"]
-    assert {file.path: file.size for file in revision.files if file.path != ".gitattributes"} == planned["files"]
+        pulled = hub.pull(done.reference, tmp_path / "pulled").path
+    assert again.id == job.id
+    assert done.digest == planned.digest
+    assert {file.path: file.size for file in revision.files if file.path != ".gitattributes"} == planned.files
     for path in local.glob("*.safetensors"):
         assert path.read_bytes() == (pulled / path.name).read_bytes()
     assert (pulled / "lorahub-merge.json").exists()
@@ -68,10 +68,10 @@ def test_a_large_tokenizer_travels_like_weights(working: Registry, stored: Store
     (stored.base_folder / "tokenizer.json").write_text(tokenizer)
     with _hub(working, stored) as hub:
         hub.push(stored.base_folder, stored.base)
-        done = hub.wait_for_merge(str(hub.start_merge(_recipe(stored), "ana/merged")["id"]))
-        pulled = hub.pull(str(done["reference"]), tmp_path / "pulled").path
+        done = hub.merges.wait(hub.merges.start(_recipe(stored), "ana/merged").id)
+        pulled = hub.pull(done.reference, tmp_path / "pulled").path
     assert (pulled / "tokenizer.json").read_text() == tokenizer
-    assert done["done"] == done["bytes"]
+    assert done.done == done.bytes
 
 
 def test_killed_at_random_it_is_published_once(tmp_path: Path, store: Callable[..., Stored]) -> None:
@@ -81,18 +81,18 @@ def test_killed_at_random_it_is_published_once(tmp_path: Path, store: Callable[.
         stored = store(registry, ("ana", registry.add_user("ana")), seed=random.randrange(1 << 30))
         chosen = random.Random(5)
         with _hub(registry, stored) as hub:
-            job = str(hub.start_merge(_recipe(stored), "ana/merged")["id"])
+            job = hub.merges.start(_recipe(stored), "ana/merged").id
         killed_merges = 0
         for _ in range(20):
             time.sleep(chosen.random() * 1.2)
             killed_merges += _kill_something(registry, chosen, among_merges=killed_merges < 2)
         with _hub(registry, stored) as hub:
-            done = hub.wait_for_merge(job)
+            done = hub.merges.wait(job)
             versions = hub.versions("ana/merged")
-            killed = hub.pull(str(done["reference"]), tmp_path / "killed-result").path
-            undisturbed = hub.start_merge(_recipe(stored, method="sum"), "ana/undisturbed")
-            other = hub.wait_for_merge(str(undisturbed["id"]))
-            calm = hub.pull(str(other["reference"]), tmp_path / "calm-result").path
+            killed = hub.pull(done.reference, tmp_path / "killed-result").path
+            undisturbed = hub.merges.start(_recipe(stored, method="sum"), "ana/undisturbed")
+            other = hub.merges.wait(undisturbed.id)
+            calm = hub.pull(other.reference, tmp_path / "calm-result").path
         assert len(versions) == 1
         assert _sums(killed) == _sums(calm)
     finally:
@@ -124,9 +124,9 @@ def _sums(folder: Path) -> dict[str, str]:
 def test_refused_before_anything_is_started(working: Registry, stored: Stored) -> None:
     with _hub(working, stored) as hub:
         with pytest.raises(NotFound, match="not stored on this registry"):
-            hub.start_merge(recipe_of({"base": "ana/nothing", "adapters": [stored.adapter]}), "ana/merged")
+            hub.merges.start(recipe_of({"base": "ana/nothing", "adapters": [stored.adapter]}), "ana/merged")
         with pytest.raises(AdapterDoesNotFit, match="several files"):
-            hub.start_merge(recipe_of({"base": stored.base, "adapters": [stored.base]}), "ana/merged")
+            hub.merges.start(recipe_of({"base": stored.base, "adapters": [stored.base]}), "ana/merged")
         with pytest.raises(NotFound):
             hub.model("ana/merged")
 
@@ -136,10 +136,10 @@ def test_cancelled_it_leaves_nothing(tmp_path: Path, store: Callable[..., Stored
     try:
         stored = store(registry, ("ana", registry.add_user("ana")), seed=random.randrange(1 << 30))
         with _hub(registry, stored) as hub:
-            job = str(hub.start_merge(_recipe(stored), "ana/merged")["id"])
-            assert hub.cancel_merge(job)["status"] == "cancelled"
+            job = hub.merges.start(_recipe(stored), "ana/merged").id
+            assert hub.merges.cancel(job).status == "cancelled"
             with pytest.raises(Conflict, match="cancelled"):
-                hub.wait_for_merge(job)
+                hub.merges.wait(job)
             assert [file.path for file in hub.revision("ana/merged@main").files] == [".gitattributes"]
     finally:
         registry.stop()
@@ -152,16 +152,16 @@ def test_what_is_published_is_not_cancelled(tmp_path: Path, store: Callable[...,
     try:
         stored = store(registry, ("ana", registry.add_user("ana")), seed=random.randrange(1 << 30))
         with _hub(registry, stored) as hub:
-            job = str(hub.start_merge(_recipe(stored), "ana/merged")["id"])
+            job = hub.merges.start(_recipe(stored), "ana/merged").id
             deadline = time.monotonic() + 30
-            while time.monotonic() < deadline and hub.merge_job(job)["status"] != "publishing":
+            while time.monotonic() < deadline and hub.merges.find(job).status != "publishing":
                 time.sleep(0.02)
             with pytest.raises(Conflict, match="publishing"):
-                hub.cancel_merge(job)
+                hub.merges.cancel(job)
         registry.stop()
         registry.start()
         with _hub(registry, stored) as hub:
-            assert hub.wait_for_merge(job)["reference"] == "ana/merged@v1"
+            assert hub.merges.wait(job).reference == "ana/merged@v1"
             assert len(hub.versions("ana/merged")) == 1
     finally:
         registry.stop()
@@ -172,13 +172,13 @@ def test_each_account_has_a_few_at_once(tmp_path: Path, store: Callable[..., Sto
     try:
         stored = store(registry, ("ana", registry.add_user("ana")), seed=random.randrange(1 << 30))
         with _hub(registry, stored) as hub:
-            hub.start_merge(_recipe(stored), "ana/one")
+            hub.merges.start(_recipe(stored), "ana/one")
             with pytest.raises(TooManyRequests, match="under way"):
-                hub.start_merge(_recipe(stored), "ana/two")
+                hub.merges.start(_recipe(stored), "ana/two")
         registry.stop()
         registry.start(LORAHUB_MERGE_JOBS_PER_ACCOUNT="0")  # any
         with _hub(registry, stored) as hub:
-            assert hub.start_merge(_recipe(stored), "ana/two")["status"] == "queued"
+            assert hub.merges.start(_recipe(stored), "ana/two").status == "queued"
     finally:
         registry.stop()
 
@@ -189,7 +189,7 @@ def test_too_little_memory_is_told_before_it_begins(tmp_path: Path, store: Calla
     try:
         stored = _with_a_large_tensor(registry, store)
         with _hub(registry, stored) as hub, pytest.raises(MergeTooLarge, match="64 MiB are given"):
-            hub.start_merge(_recipe(stored, method="ties", density=0.5), "ana/merged")
+            hub.merges.start(_recipe(stored, method="ties", density=0.5), "ana/merged")
         assert registry.sql("select count(*) from merge_jobs") == [(0,)]
     finally:
         registry.stop()
@@ -202,10 +202,10 @@ def test_too_little_memory_fails_the_job_alone(tmp_path: Path, store: Callable[.
     try:
         stored = _with_a_large_tensor(registry, store)
         with _hub(registry, stored) as hub:
-            job = str(hub.start_merge(_recipe(stored, method="ties", density=0.5), "ana/merged")["id"])
+            job = hub.merges.start(_recipe(stored, method="ties", density=0.5), "ana/merged").id
             worker.started()
             with pytest.raises(NotMergeable, match="more than 64 MiB of memory"):
-                hub.wait_for_merge(job)
+                hub.merges.wait(job)
             assert worker.is_known()
     finally:
         worker.kill()
@@ -221,7 +221,7 @@ def _with_a_large_tensor(registry: Registry, store: Callable[..., Stored]) -> St
 def test_others_jobs_are_not_there(working: Registry, stored: Stored) -> None:
     other = working.add_user("bob")
     with _hub(working, stored) as hub:
-        job = str(hub.start_merge(_recipe(stored), "ana/merged")["id"])
+        job = hub.merges.start(_recipe(stored), "ana/merged").id
     answer = httpx2.get(f"{working.url}/api/lorahub/v1/merges/{job}", headers={"Authorization": f"Bearer {other}"})
     assert answer.status_code == 404
 

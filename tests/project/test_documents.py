@@ -96,6 +96,11 @@ def test_tables_are_those_that_the_code_makes() -> None:
     assert {name: (ROOT / "docs" / name).read_text() for name in made} == made, "run docs/tables.py"
 
 
+def test_the_description_of_the_api_is_the_committed_one() -> None:
+    made = script(ROOT / "docs" / "openapi.py")
+    assert made.PLACE.read_text() == made.document(), "run make tables, and read what changed in docs/openapi.json"
+
+
 def test_every_rule_has_its_page_and_is_found_somewhere() -> None:
     generate = script(ROOT / "docs" / "rules" / "generate.py")
     written = {path.name: path.read_text() for path in (ROOT / "docs" / "rules").glob("*.md")}

@@ -12,8 +12,8 @@ ON_BOTH_SIDES = ("hub/messages.py", "protocol/messages")
 """A body has one name where it is sent and where it is read."""
 
 ALIKE = {
-    "Checked", "Evidence", "Incoming", "Kept", "Listing", "Model", "Move", "Opened", "Origin", "Part", "Picture",
-    "Place", "Session", "Settings", "Target", "Upload", "Verdict",
+    "Checked", "Evidence", "Incoming", "Kept", "Listing", "Move", "Origin", "Part", "Picture", "Reader", "Revision",
+    "Session", "Settings", "Target", "Upload", "Verdict",
 }  # fmt: skip
 """Those that still mean two things. None comes to them."""
 

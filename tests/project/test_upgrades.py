@@ -70,10 +70,11 @@ def said(registry: Registry) -> dict[str, Any]:
             for path in wire.files(client, repo, "v1")
         }
         logs = [client.get(f"/api/lorahub/v1/models/{repo}/ref-log").json() for repo in lists[0]]
+        versions = [client.get(f"/api/lorahub/v1/models/{repo}/versions").json() for repo in lists[0]]
         checks = [client.get(f"/api/lorahub/v1/models/{repo}/check/main").json() for repo in lists[0]]
     for model in models:
         del model["downloads"], model["downloadsAllTime"]
-    return {"lists": lists, "models": models, "files": files, "logs": logs, "checks": checks}
+    return {"lists": lists, "models": models, "files": files, "logs": logs, "versions": versions, "checks": checks}
 
 
 def make_old(url: str, source: str) -> None:

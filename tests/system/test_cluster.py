@@ -74,8 +74,8 @@ def test_a_merge_is_shared_and_published_once(cluster: Cluster, store: Callable[
     stored = store(cluster, ("owner", cluster.token), seed=77)
     with hub(cluster, tmp_path / "cache") as mine:
         recipe = Recipe(stored.base, (Ingredient(stored.adapter),))
-        done = mine.wait_for_merge(str(mine.start_merge(recipe, "owner/merged")["id"]))
-        pulled = mine.pull(str(done["reference"]), tmp_path / "pulled").path
+        done = mine.merges.wait(mine.merges.start(recipe, "owner/merged").id)
+        pulled = mine.pull(done.reference, tmp_path / "pulled").path
         local = mine.merge(
             Recipe(str(stored.base_folder), (Ingredient(str(stored.adapter_folder)),)), tmp_path / "local"
         )

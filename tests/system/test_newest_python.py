@@ -56,7 +56,7 @@ def test_it_starts_takes_a_push_does_a_job_and_merges(on_the_newest: Registry, t
     try:
         with lorahub.Hub(older.url, token=older.token) as hub:
             recipe = recipe_of({"base": "owner/base", "adapters": ["owner/sql"]})
-            again = hub.wait_for_merge(str(hub.start_merge(recipe, "owner/again")["id"]))
-            assert again["reference"] == "owner/again@v1"
+            again = hub.merges.wait(hub.merges.start(recipe, "owner/again").id)
+            assert again.reference == "owner/again@v1"
     finally:
         older.stop()

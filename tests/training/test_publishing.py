@@ -55,11 +55,11 @@ def test_from_rows_to_a_merged_model(
     assert (result["run"]["config"]["rank"], result["run"]["steps"]) == (4, 20)  # flags win over the file
     manifest = parse_manifest((pulled / "lorahub.json").read_bytes())
     assert checked is not None
-    assert (checked["verdict"], checked["findings"]) == ("compatible", [])
+    assert (checked.verdict, checked.findings) == ("compatible", ())
     assert manifest.base is not None
     assert manifest.base.name == f"{name}/base"
     assert manifest.raw["base"]["revision"]
-    training = checked["facts"]["training"]
+    training = checked.facts.training
     assert training == json.loads(json.dumps(manifest.training))
     assert (training["origin"], training["run"]["steps"], training["data"]["format"]) == ("trained", 20, "completion")
     assert len(training["run"]["curve"]) == 21
@@ -93,7 +93,7 @@ def test_a_gpt2_goes_the_same_way(
         pulled = hub.pull(f"{name}/colours-of-gpt2", tmp_path / "pulled").path
         hub.merge(Recipe(str(gpt2), (Ingredient(str(pulled)),)), tmp_path / "merged")
     assert checked is not None
-    assert (checked["verdict"], checked["findings"]) == ("compatible", [])
+    assert (checked.verdict, checked.findings) == ("compatible", ())
     expected = logits(peft.PeftModel.from_pretrained(base_model(gpt2), pulled))
     torch.testing.assert_close(logits(base_model(tmp_path / "merged")), expected, rtol=1e-4, atol=1e-4)
 
@@ -145,5 +145,5 @@ def test_what_other_trainers_made_is_marked_external(
             assert told["origin"] == "external"
             assert [told[part] for part in ("run", "data", "code", "hardware")] == [None] * 4
             assert checked is not None
-            assert checked["facts"]["training"] is None
+            assert checked.facts.training is None
             assert {one.path for one in pushed.left} == set(left) & {"training_args.bin", "debug.log"}

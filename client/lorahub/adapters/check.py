@@ -239,6 +239,10 @@ class _Comparison:
         beyond: list[Evidence] = []
         absent: list[Evidence] = []
         highest = self._highest_layer
+        copied = max(self._order, default=0)
+        if highest is not None and copied > highest:
+            evidence = [Evidence("layer_replication", f"layer {copied}", f"layers 0 to {highest}")]
+            yield finding("LH205", f"layer_replication copies layer {copied}; the base has {highest + 1}", evidence)
         for piece in self.unmatched:
             index = layer_index(self._moved(piece.module))
             if index is not None and highest is not None and index > highest:

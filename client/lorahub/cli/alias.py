@@ -6,7 +6,7 @@ import click
 
 from lorahub.cli.output import Result, table
 from lorahub.cli.session import Session, command
-from lorahub.hub.messages import Alias
+from lorahub.protocol.messages.revisions import Alias
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})

@@ -1,5 +1,6 @@
 """`lorahub base`: the base models that adapters are checked against."""
 
+from dataclasses import asdict
 from typing import Any
 
 import click
@@ -10,6 +11,7 @@ from lorahub.cli.session import Session, command
 from lorahub.errors import InvalidUsage
 from lorahub.hub.bases import Bases, OpenedBase, hash_folder
 from lorahub.hub.sources import local_place
+from lorahub.protocol.messages.bases import CountedBase
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -35,11 +37,11 @@ def add(session: Session, source: str, name: str | None, *, revision: str | None
     if known is None:
         raise InvalidUsage("a folder has no name of its own", hint=f"lorahub base add {source} acme/llama-7b")
     with session.hub() as hub:
-        answer = hub.add_base(opened.base, known, revision=revision)
+        answer = hub.bases.add(opened.base, known, revision=revision)
     read = f", {size_text(opened.bytes_read)} read" if opened.bytes_read else ""
-    lines = [f"✓ {known}{_at(answer.get('revision'))} is registered{read}", *_described(opened.base)]
+    lines = [f"✓ {known}{_at(answer.revision)} is registered{read}", *_described(opened.base)]
     return Result(
-        dict(answer), "\n".join(lines), ids=[opened.base.layout_digest], rows=[[known, opened.base.layout_digest]]
+        asdict(answer), "\n".join(lines), ids=[opened.base.layout_digest], rows=[[known, opened.base.layout_digest]]
     )
 
 
@@ -69,21 +71,21 @@ def info(session: Session, source: str) -> Result:
 def list_bases(session: Session, text: str | None) -> Result:
     """List the registered bases, or those whose name has TEXT in it."""
     with session.hub() as hub:
-        found = hub.bases(text)
+        found = hub.bases.search(text)
     header = ["base", "revision", "architecture", "parameters", "weights", "adapters"]
     rows = [_row(entry) for entry in found]
     human = table(header, rows) if rows else "no base is registered; lorahub base add hf:org/name, or a folder"
-    return Result([dict(entry) for entry in found], human, ids=[str(entry["name"]) for entry in found], rows=rows)
+    return Result([asdict(entry) for entry in found], human, ids=[entry.name for entry in found], rows=rows)
 
 
-def _row(entry: Any) -> list[Any]:
+def _row(entry: CountedBase) -> list[Any]:
     return [
-        entry["name"],
-        (entry.get("revision") or "")[:12],
-        entry.get("architecture") or "",
-        _count(entry["parameters"]),
-        "known" if entry.get("weights_digest") else "shapes only",
-        entry.get("adapters", ""),
+        entry.name,
+        (entry.revision or "")[:12],
+        entry.architecture or "",
+        _count(entry.parameters),
+        "known" if entry.weights_digest else "shapes only",
+        entry.adapters,
     ]
 
 

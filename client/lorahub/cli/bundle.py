@@ -1,5 +1,6 @@
 """`lorahub export` and `lorahub import-bundle`."""
 
+from dataclasses import asdict
 from pathlib import Path
 
 import click
@@ -51,8 +52,6 @@ def import_bundle(session: Session, bundle: Path, *, key: Path | None, unsigned:
     with session.hub() as hub:
         taken = hub.import_bundle(bundle, key=key)
     lines = [f"✓ {bundle}"]
-    lines += [
-        f"  {one['id']}: {one['commits']} new commits, {one['references']} names" for one in taken["repositories"]
-    ]
-    names = [str(one["id"]) for one in taken["repositories"]]
-    return Result(taken, "\n".join(lines), ids=names, rows=[[name] for name in names])
+    lines += [f"  {one.id}: {one.commits} new commits, {one.references} names" for one in taken.repositories]
+    names = [one.id for one in taken.repositories]
+    return Result(asdict(taken), "\n".join(lines), ids=names, rows=[[name] for name in names])

@@ -85,7 +85,7 @@ def _wanted(
             pairs.append((spec, bases))
     if all_of is not None:
         with session.hub() as hub:
-            found = hub.adapters_of(all_of)
+            found = [one.reference for one in hub.bases.adapters(all_of)]
         pairs += [(spec, [_revised(all_of, base) for base in bases] or [all_of]) for spec in found]
     return pairs
 

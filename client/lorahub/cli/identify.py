@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +22,16 @@ def identify(session: Session, files: Sequence[Path]) -> Result:
     rows: list[list[Any]] = []
     for file, digest in sums.items():
         places = found.get(digest) or []
-        rows += [[str(file), place["reference"], place["path"], place.get("base") or ""] for place in places]
+        rows += [[str(file), place.reference, place.path] for place in places]
         if not places:
-            rows.append([str(file), "unknown", "", ""])
+            rows.append([str(file), "unknown", ""])
     unknown = [file for file, digest in sums.items() if not found.get(digest)]
     return Result(
-        {str(file): {"sha256": digest, "places": list(found.get(digest) or [])} for file, digest in sums.items()},
-        table(["file", "is", "path", "base"], rows),
+        {
+            str(file): {"sha256": digest, "places": [asdict(place) for place in found.get(digest) or []]}
+            for file, digest in sums.items()
+        },
+        table(["file", "is", "path"], rows),
         ids=[row[1] for row in rows if row[1] != "unknown"],
         rows=rows,
         exit_code=1 if unknown else 0,

@@ -1,12 +1,16 @@
 """`lorahub info`."""
 
+from dataclasses import asdict
+
 import click
 
-from lorahub.cli.output import Result, size_text
+from lorahub.cli.output import Result, size_text, time_text
 from lorahub.cli.pull import resolved, revision_data, yank_notes
 from lorahub.cli.session import Session, command
-from lorahub.hub.messages import CheckedRevision, StatedSignature
 from lorahub.hub.signing import FILE as SIGNATURE
+from lorahub.protocol.messages.checks import CheckedRevision, StatedTraining
+from lorahub.protocol.messages.message import parse
+from lorahub.protocol.messages.signatures import StatedSignature
 
 
 @command("info")
@@ -18,11 +22,11 @@ def info(session: Session, reference: str) -> Result:
         model = hub.model(reference)
         checked = hub.checked(reference)
         signature = hub.signature(reference) if any(file.path == SIGNATURE for file in revision.files) else None
-    tags = model["tags"] or []
+    tags = list(model.tags or ())
     lines = [
         resolved(reference, revision),
-        f"  by {revision.author}, {revision.created_at}: {revision.message}",
-        f"  {len(revision.files)} files, {size_text(revision.size)}; {model['downloads'] or 0} downloads",
+        f"  by {revision.author}, {time_text(revision.created_at)}: {revision.message}",
+        f"  {len(revision.files)} files, {size_text(revision.size)}; {model.downloads or 0} downloads",
     ]
     if checked is not None:
         lines += [_verdict(checked), *_training(checked)]
@@ -37,11 +41,11 @@ def info(session: Session, reference: str) -> Result:
     data = {
         **revision_data(revision),
         "tags": tags,
-        "downloads": model["downloads"],
-        "private": model["private"],
-        "card": model["cardData"],
-        "check": checked,
-        "signature": signature,
+        "downloads": model.downloads,
+        "private": model.private,
+        "card": model.card_data,
+        "check": None if checked is None else asdict(checked),
+        "signature": None if signature is None else asdict(signature),
     }
     return Result(
         data=data,
@@ -54,24 +58,26 @@ def info(session: Session, reference: str) -> Result:
 
 def _signed(signature: StatedSignature) -> str:
     """What the signature says of itself; the hint is how to prove it."""
-    if signature["fault"]:
-        return f"  {SIGNATURE} is no signature: {signature['fault']}"
-    key = f"key {signature['key'][:16]}…" if signature["key"] else "a key that it doesn't name"
-    if not signature["coversFiles"]:
-        return f"  signed by {key}, but for other files: {', '.join(signature['differing'][:3])}"
+    if signature.fault:
+        return f"  {SIGNATURE} is no signature: {signature.fault}"
+    key = f"key {signature.key[:16]}…" if signature.key else "a key that it doesn't name"
+    if not signature.covers_files:
+        return f"  signed by {key}, but for other files: {', '.join(signature.differing[:3])}"
     return f"  signed by {key}, for exactly these files; prove it with lorahub verify --key"
 
 
 def _training(checked: CheckedRevision) -> list[str]:
     """What its maker states: `trained on 198 rows in 60 steps, loss 5.5486 → 5.3395`."""
-    record = checked["facts"]["training"]
-    run, data = (None, None) if record is None else (record["run"], record["data"])
-    rows = None if data is None or data["train"] is None else data["train"]["rows"]
-    steps, losses = (None, None) if run is None else (run["steps"], run["loss"])
+    if checked.facts.training is None:
+        return []
+    record = parse(StatedTraining, checked.facts.training, "a training's record")
+    run, data = record.run, record.data
+    rows = data.train.rows if data and data.train else None
+    steps, losses = (run.steps, run.loss) if run else (None, None)
     parts = [
         None if rows is None else f"trained on {rows} rows",
         None if steps is None else f"in {steps} steps",
-        None if losses is None or losses["last"] is None else f"loss {losses['first']} → {losses['last']}",
+        None if losses is None or losses.last is None else f"loss {losses.first} → {losses.last}",
     ]
     said = ", ".join(part for part in parts if part)
     return [f"  {said}, as its maker states"] if said else []
@@ -79,12 +85,12 @@ def _training(checked: CheckedRevision) -> list[str]:
 
 def _verdict(checked: CheckedRevision) -> str:
     """What it is, and whether it fits: `lora, rank 16, on q_proj, v_proj; fits acme/llama-7b`."""
-    facts = checked["facts"]
-    ranks = ", ".join(map(str, facts["ranks"]))
+    facts = checked.facts
+    ranks = ", ".join(map(str, facts.ranks))
     what = ", ".join(
-        filter(None, [facts["method"], f"rank {ranks}" if ranks else "", f"on {', '.join(facts['targets'][:8])}"])
+        filter(None, [facts.method, f"rank {ranks}" if ranks else "", f"on {', '.join(facts.targets[:8])}"])
     )
-    rules = ", ".join(found["rule"] for found in checked["findings"])
-    base = checked["base"] or "an unknown base"
+    rules = ", ".join(found.rule for found in checked.findings)
+    base = checked.base or "an unknown base"
     said = {"compatible": f"made for {base}", "fits": f"fits {base}", "incompatible": f"does not fit {base}"}
-    return f"  {what}; {said.get(checked['verdict'], f'undecided for {base}')}" + (f" ({rules})" if rules else "")
+    return f"  {what}; {said.get(checked.verdict, f'undecided for {base}')}" + (f" ({rules})" if rules else "")

@@ -2,11 +2,11 @@
 
 import click
 
-from lorahub.cli.output import Result
+from lorahub.cli.output import Result, time_text
 from lorahub.cli.session import Session, command
 from lorahub.errors import InvalidToken, InvalidUsage
 from lorahub.hub import credentials
-from lorahub.hub.messages import Identity
+from lorahub.protocol.messages.accounts import Identity
 from lorahub.protocol.tokens import is_well_formed
 
 
@@ -28,15 +28,16 @@ def login(session: Session, endpoint_: str | None, oidc: str | None) -> Result:
 
     with Hub(endpoint, token=token, settings=session.settings) as hub:
         identity = hub.whoami()
+    shown = identity.token
     path = credentials.save_token(endpoint, token)
     notes = []
     if endpoint != session.settings.text("endpoint").rstrip("/"):
         notes.append(f"  To use it by default: lorahub config set endpoint {endpoint}")
     return Result(
         data={**_identity(identity), "endpoint": endpoint, "file": str(path)},
-        human=f"✓ Logged in to {endpoint} as {identity.name} (token {identity.token_name!r}, {identity.scope})",
+        human=f"✓ Logged in to {endpoint} as {identity.name} (token {shown.display_name!r}, {shown.role})",
         ids=[identity.name],
-        rows=[[identity.name, endpoint, identity.scope]],
+        rows=[[identity.name, endpoint, shown.role]],
         notes=notes,
     )
 
@@ -46,7 +47,7 @@ def _exchanged(session: Session, endpoint: str, repository: str) -> str:
     from lorahub.hub.hub import Hub
 
     with Hub(endpoint, settings=session.settings, anonymous=True) as hub:
-        return hub.exchange_identity(repository, identity_token(hub.oidc_audience()))
+        return hub.publishers.exchange(repository, identity_token(hub.publishers.audience())).token
 
 
 def _token(session: Session, endpoint: str) -> str:
@@ -75,26 +76,27 @@ def whoami(session: Session) -> Result:
         identity = hub.whoami()
         origin = hub.credential.origin if hub.credential else "-"
         endpoint = hub.endpoint
+    token = identity.token
     lines = [
         f"{identity.name} on {endpoint}",
-        f"  token {identity.token_name!r}, scope {identity.scope}, from {origin}",
-        f"  expires {identity.expires_at or 'never'}",
+        f"  token {token.display_name!r}, scope {token.role}, from {origin}",
+        f"  expires {time_text(token.expires_at) if token.expires_at else 'never'}",
         *[f"  {role} in {name}" for name, role in identity.organisations.items()],
     ]
     return Result(
         data={**_identity(identity), "endpoint": endpoint, "token_origin": origin},
         human="\n".join(lines),
         ids=[identity.name],
-        rows=[[identity.name, endpoint, identity.scope, origin]],
+        rows=[[identity.name, endpoint, token.role, origin]],
     )
 
 
 def _identity(identity: Identity) -> dict[str, object]:
     return {
         "user": identity.name,
-        "organisations": dict(identity.organisations),
-        "token_name": identity.token_name,
-        "scope": identity.scope,
-        "namespace": identity.namespace,
-        "expires_at": identity.expires_at,
+        "organisations": identity.organisations,
+        "token_name": identity.token.display_name,
+        "scope": identity.token.role,
+        "namespace": identity.token.namespace,
+        "expires_at": identity.token.expires_at,
     }

@@ -2,7 +2,7 @@
 
 import click
 
-from lorahub.cli.output import Result, size_text, table
+from lorahub.cli.output import Result, size_text, table, time_text
 from lorahub.cli.pull import resolved, revision_data, yank_notes
 from lorahub.cli.session import Session, command
 from lorahub.hub.hub import Hub
@@ -24,7 +24,7 @@ def _versions(hub: Hub, reference: str) -> Result:
         [
             version.name,
             size_text(version.size),
-            version.created_at[:16].replace("T", " "),
+            time_text(version.created_at),
             ", ".join(version.aliases),
             f"yanked: {version.yanked.reason}" if version.yanked else version.message.partition("\n")[0][:60],
         ]

@@ -1,7 +1,7 @@
 """`lorahub merge`."""
 
 import time
-from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from lorahub.hub.merging import Merger
 from lorahub.merging.devices import open_device
 from lorahub.merging.plan import MergePlan
 from lorahub.merging.recipe import KIND, MOST_BYTES, Recipe, parse_recipe, recipe_of
+from lorahub.protocol.messages.merges import MergeJob, PlannedMerge
 
 _LOSSY = 0.1
 
@@ -145,21 +146,21 @@ def _advice(loss: float) -> str:
 def _on_server(session: Session, recipe: Recipe, target: str, *, wait: bool, dry_run: bool) -> Result:
     with session.hub() as hub:
         if dry_run:
-            planned = hub.plan_merge(recipe)
-            return Result(dict(planned), _described(planned), ids=[str(planned["digest"])])
-        job = hub.start_merge(recipe, target)
+            planned = hub.merges.plan(recipe)
+            return Result(asdict(planned), _described(planned), ids=[planned.digest])
+        job = hub.merges.start(recipe, target)
         _note(session, job)
         if wait:
-            job = hub.wait_for_merge(str(job["id"]), session.progress())
-    done = job.get("reference")
-    line = f"✓ {done}" if done else f"✓ accepted as {job['id']}; see: lorahub merge-job {job['id']}"
-    return Result(dict(job), line, ids=[str(done or job["id"])])
+            job = hub.merges.wait(job.id, session.progress())
+    done = job.reference
+    line = f"✓ {done}" if done else f"✓ accepted as {job.id}; see: lorahub merge-job {job.id}"
+    return Result(asdict(job), line, ids=[done or job.id])
 
 
-def _note(session: Session, job: Mapping[str, Any]) -> None:
+def _note(session: Session, job: MergeJob) -> None:
     """Why it may wait for long."""
-    if job.get("note"):
-        session.output.note(f"  {job['id']}: {job['note']}")
+    if job.note:
+        session.output.note(f"  {job.id}: {job.note}")
 
 
 @command("merge-job")
@@ -169,15 +170,15 @@ def _note(session: Session, job: Mapping[str, Any]) -> None:
 def merge_job(session: Session, job: str, *, cancel: bool, wait: bool) -> Result:
     """Show a merge on the registry, wait for it, or cancel it."""
     with session.hub() as hub:
-        found = hub.cancel_merge(job) if cancel else hub.merge_job(job)
+        found = hub.merges.cancel(job) if cancel else hub.merges.find(job)
         _note(session, found)
         if wait and not cancel:
-            found = hub.wait_for_merge(job, session.progress())
-    status, done = str(found["status"]), found.get("reference")
-    line = f"{job}: {status}, {size_text(found['done'])} of {size_text(found['bytes'])}" + (f", {done}" if done else "")
-    return Result(dict(found), line, ids=[str(done or job)], rows=[[job, status, done]])
+            found = hub.merges.wait(job, session.progress())
+    status, done = found.status, found.reference
+    line = f"{job}: {status}, {size_text(found.done)} of {size_text(found.bytes)}" + (f", {done}" if done else "")
+    return Result(asdict(found), line, ids=[done or job], rows=[[job, status, done]])
 
 
-def _described(planned: Any) -> str:
-    rows = [[path, size_text(size)] for path, size in planned["files"].items()]
+def _described(planned: PlannedMerge) -> str:
+    rows = [[path, size_text(size)] for path, size in planned.files.items()]
     return table(["file", "size"], rows)

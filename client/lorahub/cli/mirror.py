@@ -4,11 +4,11 @@ from dataclasses import asdict
 
 import click
 
-from lorahub.cli.output import Result, table
+from lorahub.cli.output import Result, table, time_text
 from lorahub.cli.session import Session, command
 from lorahub.errors import InvalidUsage
 from lorahub.hub.credentials import read_token_file
-from lorahub.hub.messages import Mirror
+from lorahub.protocol.messages.mirrors import Mirror
 from lorahub.protocol.references import Reference
 
 _HUB_TOKEN = click.option(
@@ -48,7 +48,7 @@ def add(
             there, _, here = source.partition("=")
             followed = Reference.parse(f"hf:{there.removeprefix('hf:')}")
             target = f"{namespace}/{here or followed.repository.name}"
-            one = registry.add_mirror(
+            one = registry.mirrors.add(
                 endpoint,
                 str(followed.repository),
                 target,
@@ -75,7 +75,7 @@ def _chosen_hub(session: Session, *, is_told_a_token: bool) -> str:
 def list_mirrors(session: Session) -> Result:
     """List what the namespaces that you manage mirror."""
     with session.hub() as registry:
-        found = registry.mirrors()
+        found = registry.mirrors.all()
     rows = [[str(one.id), one.target, _source(one), one.version or "-", _state(one)] for one in found]
     lines = table(["id", "here", "follows", "version", ""], rows) if rows else "nothing is mirrored"
     return _listed(found, [lines])
@@ -86,7 +86,7 @@ def list_mirrors(session: Session) -> Result:
 def show(session: Session, mirror_id: int) -> Result:
     """Say what a mirror follows, what came of its last run, and when the next is."""
     with session.hub() as registry:
-        one = registry.mirror(mirror_id)
+        one = registry.mirrors.find(mirror_id)
     lines = [
         f"{one.target} follows {_source(one)}{', with a token' if one.has_token else ''}",
         f"  here is {one.version}: {one.commit}" if one.commit else "  nothing is here yet",
@@ -100,7 +100,7 @@ def show(session: Session, mirror_id: int) -> Result:
 def pause(session: Session, mirror_id: int) -> Result:
     """Look no more by itself, until it is resumed."""
     with session.hub() as registry:
-        one = registry.pause_mirror(mirror_id)
+        one = registry.mirrors.pause(mirror_id)
     return _listed([one], [f"✓ {one.target} is paused; lorahub mirror resume {one.id} lets it go on"])
 
 
@@ -109,7 +109,7 @@ def pause(session: Session, mirror_id: int) -> Result:
 def resume(session: Session, mirror_id: int) -> Result:
     """Look in every interval again, whether it was paused or has failed."""
     with session.hub() as registry:
-        one = registry.resume_mirror(mirror_id)
+        one = registry.mirrors.resume(mirror_id)
     return _listed([one], [f"✓ {one.target} follows {_source(one)} again"])
 
 
@@ -120,7 +120,7 @@ def token(session: Session, mirror_id: int, hub_token_file: str | None) -> Resul
     """Tell the hub another token from now on; none without --hub-token-file."""
     hub_token = None if hub_token_file is None else read_token_file(hub_token_file)
     with session.hub() as registry:
-        one = registry.set_mirror_token(mirror_id, hub_token)
+        one = registry.mirrors.set_token(mirror_id, hub_token)
     return _listed([one], [f"✓ the hub is told {'this' if one.has_token else 'no'} token"])
 
 
@@ -129,7 +129,7 @@ def token(session: Session, mirror_id: int, hub_token_file: str | None) -> Resul
 def remove(session: Session, mirror_id: int) -> Result:
     """Follow no more; what was brought stays."""
     with session.hub() as registry:
-        registry.remove_mirror(mirror_id)
+        registry.mirrors.remove(mirror_id)
     return Result({"id": mirror_id}, f"✓ {mirror_id} is gone", ids=[str(mirror_id)], rows=[[mirror_id]])
 
 
@@ -138,7 +138,7 @@ def remove(session: Session, mirror_id: int) -> Result:
 def run(session: Session, mirror_id: int) -> Result:
     """Look for a new commit now, by the next free worker."""
     with session.hub() as registry:
-        one = registry.run_mirror(mirror_id)
+        one = registry.mirrors.run(mirror_id)
     return _listed([one], [f"✓ a worker will look at {_source(one)}", *([f"  {one.note}"] if one.note else [])])
 
 
@@ -156,13 +156,13 @@ def _source(one: Mirror) -> str:
 
 
 def _state(one: Mirror) -> str:
-    said = [one.error or (f"checked {one.checked_at}" if one.checked_at else "")]
+    said = [one.error or (f"checked {time_text(one.checked_at)}" if one.checked_at else "")]
     if one.failures > 1:
         said.append(f"{one.failures} times in a row")
     if one.paused:
         said.append("paused")
     elif one.next_try_at:
-        said.append(f"again at {one.next_try_at}")
+        said.append(f"again at {time_text(one.next_try_at)}")
     if one.waiting:
         said.append(f"waiting: {one.note}" if one.note else "waiting")
     return ", ".join(filter(None, said))

@@ -12,10 +12,12 @@ import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from itertools import pairwise
 from typing import Any, TextIO
 
 from lorahub.errors import LorahubError
+from lorahub.protocol.messages.message import wire_time
 
 FORMATS = ("human", "json", "quiet", "agent")
 
@@ -25,7 +27,7 @@ class Result:
     """What a command found or did. `exit_code` 1 is an answer "no"."""
 
     data: Any
-    """JSON-ready."""
+    """JSON-ready, but for times."""
     human: str
     ids: Sequence[str] = ()
     rows: Sequence[Sequence[Any]] = field(default_factory=list)
@@ -92,7 +94,8 @@ class Output:
 
     def _document(self, *, ok: bool, exit_code: int, result: Any = None, error: Any = None) -> None:
         schema = f"lorahub.{self.command}/v1"
-        _print(json.dumps({"schema": schema, "ok": ok, "exit_code": exit_code, "result": result, "error": error}))
+        document = {"schema": schema, "ok": ok, "exit_code": exit_code, "result": result, "error": error}
+        _print(json.dumps(document, default=_as_text))
 
     def _styled(self, text: str, stream: TextIO) -> str:
         if not self._has_color(stream):
@@ -132,7 +135,20 @@ def _print(text: str) -> None:
 
 
 def _cell(value: Any) -> str:
+    if isinstance(value, datetime):
+        return wire_time(value)
     return "" if value is None else str(value).replace("\t", " ").replace("\n", " ")
+
+
+def _as_text(value: Any) -> str:
+    if not isinstance(value, datetime):
+        raise TypeError(f"{type(value).__name__} in a result")
+    return wire_time(value)
+
+
+def time_text(time: datetime) -> str:
+    """For people, in UTC: `2026-11-23 23:37`."""
+    return time.astimezone(UTC).strftime("%Y-%m-%d %H:%M")
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:

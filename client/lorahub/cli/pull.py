@@ -8,7 +8,7 @@ import click
 from lorahub.adapters.runtimes import RUNTIMES
 from lorahub.cli.output import Result, size_text
 from lorahub.cli.session import Session, command
-from lorahub.hub.messages import Revision
+from lorahub.hub.revisions import Revision
 
 if TYPE_CHECKING:
     from lorahub.hub.hub import Pulled

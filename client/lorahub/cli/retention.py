@@ -1,13 +1,11 @@
 """`lorahub retention`."""
 
-from collections.abc import Mapping
-from typing import Any
-
 import click
 
 from lorahub.cli.output import Result
 from lorahub.cli.session import Session, command
 from lorahub.errors import InvalidUsage
+from lorahub.protocol.messages.retention import Retention
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -38,8 +36,8 @@ def set_(session: Session, repository: str, *, keep: int | None, is_all: bool) -
         return _result(repository, hub.set_retention(repository, keep))
 
 
-def _result(repository: str, found: Mapping[str, Any]) -> Result:
-    keep, drops = found["keep"], list(found["drops"])
+def _result(repository: str, found: Retention) -> Result:
+    keep, drops = found.keep, list(found.drops)
     kept = "all versions" if keep is None else f"the newest {keep} versions, and what has another name"
     lines = [f"{repository} keeps {kept}"]
     if drops:

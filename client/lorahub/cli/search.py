@@ -1,12 +1,12 @@
 """`lorahub search`."""
 
-from dataclasses import asdict
 from typing import Any
 
 import click
 
-from lorahub.cli.output import Result, table
+from lorahub.cli.output import Result, table, time_text
 from lorahub.cli.session import Session, command
+from lorahub.protocol.messages.models import ModelInformation
 
 
 @command("search")
@@ -29,12 +29,31 @@ def search(
     with session.hub() as hub:
         found = hub.search(text, filters=tags, **wishes)
     rows = [
-        [model.id, model.library or "", model.downloads, model.updated_at[:10], "private" if model.private else ""]
+        [model.id, model.library_name or "", model.downloads or 0, _day(model), "private" if model.private else ""]
         for model in found
     ]
     return Result(
-        data=[asdict(model) for model in found],
+        data=[_line(model) for model in found],
         human=table(["repository", "library", "downloads", "updated", ""], rows) if rows else "nothing matches",
         ids=[model.id for model in found],
-        rows=[[model.id, model.library, model.downloads, model.updated_at, ",".join(model.tags)] for model in found],
+        rows=[
+            [model.id, model.library_name, model.downloads or 0, model.last_modified, ",".join(model.tags or ())]
+            for model in found
+        ],
     )
+
+
+def _line(model: ModelInformation) -> dict[str, Any]:
+    return {
+        "id": model.id,
+        "tags": list(model.tags or ()),
+        "downloads": model.downloads or 0,
+        "likes": model.likes or 0,
+        "private": bool(model.private),
+        "updated_at": model.last_modified,
+        "library": model.library_name,
+    }
+
+
+def _day(model: ModelInformation) -> str:
+    return time_text(model.last_modified)[:10] if model.last_modified else ""

@@ -7,7 +7,7 @@ import click
 from lorahub.cli.output import Result, table
 from lorahub.cli.session import Session, command
 from lorahub.errors import InvalidUsage
-from lorahub.hub.messages import Publisher
+from lorahub.protocol.messages.publishers import Publisher
 
 GITHUB = "https://token.actions.githubusercontent.com"
 GITLAB = "https://gitlab.com"
@@ -59,7 +59,7 @@ def add(
         wanted |= {"ref": ref}
     said = {claim: value for claim, value in wanted.items() if value}
     with session.hub() as hub:
-        made = hub.trust(repository, issuer or (GITHUB if github else GITLAB), said)
+        made = hub.publishers.trust(repository, issuer or (GITHUB if github else GITLAB), said)
     return Result(asdict(made), f"✓ {repository} trusts {_shown(made)}", ids=[str(made.id)], rows=[_row(made)])
 
 
@@ -85,7 +85,7 @@ def _gitlab_workflow(issuer: str | None, project: str, workflow: str | None) -> 
 def list_publishers(session: Session, repository: str) -> Result:
     """List the jobs that a repository trusts."""
     with session.hub() as hub:
-        found = hub.publishers(repository)
+        found = hub.publishers.of(repository)
     rows = [[str(one.id), _shown(one), one.added_by] for one in found]
     return Result(
         [asdict(one) for one in found],
@@ -101,7 +101,7 @@ def list_publishers(session: Session, repository: str) -> Result:
 def remove(session: Session, repository: str, publisher: int) -> Result:
     """Trust a job no more. A token that it has lives on for its minutes."""
     with session.hub() as hub:
-        hub.distrust(repository, publisher)
+        hub.publishers.distrust(repository, publisher)
     return Result({"id": publisher}, f"✓ {publisher} is gone", ids=[str(publisher)], rows=[[publisher]])
 
 

@@ -25,11 +25,11 @@ from lorahub.errors import (
     TooManyRequests,
     Unavailable,
 )
-from lorahub.hub.messages import BaseDocument
 from lorahub.hub.progress import Progress
 from lorahub.hub.remote_files import RemoteFiles
-from lorahub.hub.shapes import read
 from lorahub.hub.sources import Origin, Sources, local_place, not_here, suggest_offline
+from lorahub.protocol.messages.bases import BaseDocument
+from lorahub.protocol.messages.message import parse
 from lorahub.protocol.references import Reference
 
 OWN = "/api/lorahub/v1/bases"
@@ -190,17 +190,11 @@ def document_of(base: BaseLayout) -> dict[str, Any]:
 
 def base_from_document(document: Any) -> BaseLayout:
     """Raises `RegistryFailed` where it is none, or digests and layout disagree."""
-    said = read(BaseDocument, document, "a base model")
+    said = parse(BaseDocument, document, "a base model")
     try:
-        base = base_from_text(
-            said["layout"],
-            said["config"] or {},
-            names=said["names"] or [],
-            revision=said["revision"],
-            files=said["files"] or {},
-        )
+        base = base_from_text(said.layout, said.config, names=said.names, revision=said.revision, files=said.files)
     except InvalidBaseModel as error:
         raise RegistryFailed(f"the registry sent a base model that can't be right: {error}") from None
-    if said["layout_digest"] not in (None, base.layout_digest):
+    if said.layout_digest not in (None, base.layout_digest):
         raise RegistryFailed("the base's layout has another digest than the registry says")
     return base

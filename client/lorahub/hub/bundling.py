@@ -8,13 +8,13 @@ from lorahub.errors import DigestMismatch
 from lorahub.hub.cache import Cache
 from lorahub.hub.contents import listed
 from lorahub.hub.download import PIECE_BYTES, Download
-from lorahub.hub.messages import TakenBundle
 from lorahub.hub.progress import Progress
-from lorahub.hub.shapes import read
 from lorahub.hub.transport import Transport
 from lorahub.protocol import bundles
 from lorahub.protocol.bundles import Manifest
 from lorahub.protocol.digests import Sha256
+from lorahub.protocol.messages.bundles import TakenBundle
+from lorahub.protocol.messages.message import parse
 from lorahub.protocol.records import Record
 
 
@@ -65,8 +65,8 @@ class Bundler:
         said = self._transport.post_bytes(
             "/api/lorahub/v1/bundles", lambda: _pieces(bundle), {"Content-Type": "application/x-tar"}
         )
-        answer = read(TakenBundle, said, "what it took")
-        if answer["bundle"] != f"sha256:{proved.digest}":
+        answer = parse(TakenBundle, said, "what it took")
+        if answer.bundle != f"sha256:{proved.digest}":
             raise DigestMismatch(f"{bundle} changed while it was sent", hint="import it again")
         return answer
 

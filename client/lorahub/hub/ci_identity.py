@@ -1,12 +1,12 @@
 """The identity token of the CI job that this runs in."""
 
 import os
-from typing import TypedDict
+from dataclasses import dataclass
 from urllib.parse import urlencode
 
 from lorahub.errors import InvalidConfiguration
 from lorahub.hub.credentials import host_of
-from lorahub.hub.shapes import read
+from lorahub.protocol.messages.message import Message, parse
 
 VARIABLE = "LORAHUB_ID_TOKEN"
 """Where GitLab's `id_tokens:` puts the token, and any other CI can."""
@@ -14,7 +14,8 @@ VARIABLE = "LORAHUB_ID_TOKEN"
 _SECONDS = 20.0
 
 
-class _Answer(TypedDict):
+@dataclass(frozen=True, slots=True)
+class _Answer(Message):
     value: str
 
 
@@ -38,4 +39,4 @@ def _of_github(address: str, bearer: str) -> str:
     from lorahub.hub.transport import Transport
 
     with Transport(host_of(address), bearer, timeout=_SECONDS) as transport:
-        return read(_Answer, transport.json("GET", address), "an identity token")["value"]
+        return parse(_Answer, transport.json("GET", address), "an identity token").value

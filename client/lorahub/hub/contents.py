@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lorahub.errors import RegistryFailed
-from lorahub.hub.messages import Revision, parse_revision
+from lorahub.hub.revisions import Revision, parse_revision
 from lorahub.protocol.digests import FileEntry, git_blob_hash, is_commit_id
 from lorahub.protocol.records import RecordedFile
 

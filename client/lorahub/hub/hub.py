@@ -1,7 +1,6 @@
 """The SDK. `Hub()` uses the configured endpoint and the token saved for it; every method is one act."""
 
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
@@ -9,7 +8,6 @@ from itertools import islice
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
-from urllib.parse import quote
 
 from lorahub.adapters.adapter_config import is_hub_id
 from lorahub.adapters.base_model import BaseLayout
@@ -17,62 +15,51 @@ from lorahub.adapters.manifest import MANIFEST
 from lorahub.errors import (
     AccessRefused,
     AlreadyExists,
-    Conflict,
     InvalidReference,
     NotFound,
-    NotMergeable,
     Refusal,
+    RegistryFailed,
     RepositoryNotFound,
     RevisionNotFound,
     RouteNotFound,
     Unavailable,
 )
-from lorahub.hub import configuration, credentials, messages
-from lorahub.hub.bases import Bases, base_from_document, document_of
+from lorahub.hub import configuration, credentials
+from lorahub.hub.api import OWN, Api, element
+from lorahub.hub.bases import Bases
 from lorahub.hub.cache import Cache
 from lorahub.hub.checking import Checked, Checker
 from lorahub.hub.contents import Contents
 from lorahub.hub.describe import describe
 from lorahub.hub.folder import Left, Listing, list_folder, list_to_push
-from lorahub.hub.messages import (
-    Alias,
-    Audience,
-    CheckedRevision,
-    Checks,
-    Health,
-    Identity,
-    Information,
-    KnownBase,
-    MergeJob,
-    Mirror,
-    Model,
-    Place,
-    PlannedMerge,
-    Publisher,
-    Referred,
-    Retention,
-    Revision,
-    Server,
-    StatedSignature,
-    Statistics,
-    TakenBundle,
-    Version,
-)
+from lorahub.hub.merges import Merges
+from lorahub.hub.mirrors import Mirrors
+from lorahub.hub.organisations import Organisations
 from lorahub.hub.progress import Progress, Silence
-from lorahub.hub.shapes import read
+from lorahub.hub.publishers import Publishers
+from lorahub.hub.registered_bases import RegisteredBases
+from lorahub.hub.revisions import Revision, parse_revision
 from lorahub.hub.signing import FILE as SIGNATURE
 from lorahub.hub.signing import sign_files
 from lorahub.hub.sources import Sources, Wanted, is_of_an_adapter, with_what_exists
 from lorahub.hub.transport import RECORD, Transport
 from lorahub.hub.upload import Upload, Wish
+from lorahub.protocol.messages.accounts import Identity
+from lorahub.protocol.messages.bundles import TakenBundle
+from lorahub.protocol.messages.checks import CheckedRevision, FilePlace, Verdicts
+from lorahub.protocol.messages.message import parse
+from lorahub.protocol.messages.models import ModelInformation
+from lorahub.protocol.messages.registry import Health, Server
+from lorahub.protocol.messages.retention import Retention
+from lorahub.protocol.messages.revisions import Alias, Version
+from lorahub.protocol.messages.signatures import StatedSignature
+from lorahub.protocol.messages.statistics import Statistics
 from lorahub.protocol.names import RepositoryName, is_version
 from lorahub.protocol.references import LATEST, Reference
 
 if TYPE_CHECKING:
     from lorahub.merging.recipe import Recipe  # brings numpy, which most commands don't need
     from lorahub.protocol.bundles import Manifest
-
-OWN = "/api/lorahub/v1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,9 +94,6 @@ class Pulled:
         if self.contents.revision is None:
             raise NotFound(f"{self.contents.repository}@{self.contents.commit} is no stored revision of a registry")
         return self.contents.revision
-
-
-_POLL_SECONDS = 0.5
 
 
 class Hub:
@@ -154,6 +138,12 @@ class Hub:
         self.sources = Sources(
             self.settings, self.endpoint, lambda: self._transport, progress=self._progress, note=note
         )
+        self._api = Api(self.endpoint, self._transport, self.sources)
+        self.bases = RegisteredBases(self._api)
+        self.merges = Merges(self._api, self._progress)
+        self.mirrors = Mirrors(self._api)
+        self.organisations = Organisations(self._api)
+        self.publishers = Publishers(self._api)
 
     def __enter__(self) -> Self:
         return self
@@ -173,100 +163,15 @@ class Hub:
 
     def whoami(self) -> Identity:
         """Raises `NotAuthenticated`, `InvalidToken`."""
-        return messages.parse_identity(self._transport.json("GET", "/api/whoami-v2"))
+        return self._api.ask(Identity, "who we are", "GET", "/api/whoami-v2")
 
     def server(self) -> Server:
         """Name, version and time of the registry."""
-        return read(Server, self._transport.json("GET", f"{OWN}/server"), "what it is")
+        return self._api.ask(Server, "what it is", "GET", f"{OWN}/server")
 
     def health(self) -> Health:
         """Whether it can do its work, and what is missing. Not every balancer lets one ask: raises `NotFound` then."""
-        return messages.parse_health(self._transport.health("/readyz"))
-
-    # --- trusted publishers -------------------------------------------------------------------------------------------
-
-    def publishers(self, repository: str) -> list[Publisher]:
-        """The jobs that a repository trusts."""
-        rows = self._transport.json("GET", self._publishers(repository))
-        return read(list[Publisher], rows, "publishers")
-
-    def trust(self, repository: str, issuer: str, claims: Mapping[str, str]) -> Publisher:
-        """Lets jobs publish whose identity token, of this issuer, makes these claims."""
-        body = {"issuer": issuer, "claims": dict(claims)}
-        return messages.parse_publisher(self._transport.json("POST", self._publishers(repository), body=body))
-
-    def distrust(self, repository: str, publisher: int) -> None:
-        self._transport.json("DELETE", f"{self._publishers(repository)}/{publisher}")
-
-    def retention(self, repository: str) -> Retention:
-        """`keep` so many versions, None for all; `drops` are those that the next collection lets go of."""
-        found = self._transport.json("GET", f"{self._own(self._reference(repository))}/retention")
-        return read(Retention, found, "what it keeps")
-
-    def set_retention(self, repository: str, keep: int | None) -> Retention:
-        address = f"{self._own(self._reference(repository))}/retention"
-        return read(Retention, self._transport.json("PUT", address, body={"keep": keep}), "what it keeps")
-
-    def mirrors(self) -> list[Mirror]:
-        """What the namespaces that we manage mirror of other hubs."""
-        return read(list[Mirror], self._transport.json("GET", f"{OWN}/mirrors"), "mirrors")
-
-    def add_mirror(
-        self,
-        endpoint: str,
-        repository: str,
-        target: str,
-        *,
-        revision: str = "main",
-        private: bool = False,
-        hub_token: str | None = None,
-    ) -> Mirror:
-        """Lets the registry's workers follow a repository of the hub at `endpoint`. They publish in our name.
-
-        `hub_token` is for that hub, where the repository asks for one.
-        """
-        body = {
-            "endpoint": endpoint,
-            "repository": repository,
-            "revision": revision,
-            "target": target,
-            "private": private,
-            **({} if hub_token is None else {"token": hub_token}),
-        }
-        return messages.parse_mirror(self._transport.json("POST", f"{OWN}/mirrors", body=body))
-
-    def run_mirror(self, mirror: int) -> Mirror:
-        return messages.parse_mirror(self._transport.json("POST", f"{OWN}/mirrors/{mirror}/run"))
-
-    def mirror(self, mirror: int) -> Mirror:
-        return messages.parse_mirror(self._transport.json("GET", f"{OWN}/mirrors/{mirror}"))
-
-    def pause_mirror(self, mirror: int) -> Mirror:
-        """It runs only when somebody asks."""
-        return messages.parse_mirror(self._transport.json("POST", f"{OWN}/mirrors/{mirror}/pause"))
-
-    def resume_mirror(self, mirror: int) -> Mirror:
-        return messages.parse_mirror(self._transport.json("POST", f"{OWN}/mirrors/{mirror}/resume"))
-
-    def set_mirror_token(self, mirror: int, hub_token: str | None) -> Mirror:
-        """What the hub is told from now on; None for nothing."""
-        body = {"token": hub_token}
-        return messages.parse_mirror(self._transport.json("PUT", f"{OWN}/mirrors/{mirror}/token", body=body))
-
-    def remove_mirror(self, mirror: int) -> None:
-        self._transport.json("DELETE", f"{OWN}/mirrors/{mirror}")
-
-    def oidc_audience(self) -> str:
-        """What an identity token has to be made for. Raises `NotSupported` where trusted publishing is off."""
-        return read(Audience, self._transport.json("GET", f"{OWN}/oidc/audience"), "an audience")["audience"]
-
-    def exchange_identity(self, repository: str, identity_token: str) -> str:
-        """A token that writes to the repository for some minutes. Raises `InvalidToken`, `NotPermitted`."""
-        body = {"token": identity_token, "repository": str(self._reference(repository).repository)}
-        return messages.parse_token(self._transport.json("POST", f"{OWN}/oidc/token", body=body))
-
-    def _publishers(self, repository: str) -> str:
-        return f"{self._own(self._reference(repository))}/publishers"
+        return parse(Health, self._transport.health("/readyz"), "its health")
 
     # --- writing ------------------------------------------------------------------------------------------------------
 
@@ -295,7 +200,7 @@ class Hub:
         Raises `InvalidUsage` for a folder without anything to push, and what the registry refuses, `AdapterDoesNotFit`
         among it; a repository that was made for a push that is refused goes again.
         """
-        wanted = self._reference(reference)
+        wanted = self._api.reference(reference)
         listing = self._compose(Path(folder), base, parents, sign)
         wish = Wish(
             message or f"Push {Path(folder).resolve().name}",
@@ -310,7 +215,7 @@ class Hub:
             repository=str(repository),
             version=committed.version,
             digest=committed.digest,
-            commit=committed.commit_oid,
+            commit=committed.commit,
             aliases=committed.aliases,
             created=committed.created,
             url=f"{self.endpoint}/{repository}/v/{committed.version}",
@@ -350,12 +255,7 @@ class Hub:
         opened = Bases(self.sources).open(base).base if base is not None else None
 
         def find(name: str) -> BaseLayout | None:
-            if not is_hub_id(name):
-                return None
-            try:
-                return base_from_document(self._transport.json("GET", f"{OWN}/bases/{quote(name)}"))
-            except NotFound:
-                return None
+            return self.bases.find(name) if is_hub_id(name) else None
 
         return describe(folder, find, opened, parents) if folder.is_dir() else None
 
@@ -366,7 +266,7 @@ class Hub:
 
     def create(self, repository: str, *, private: bool = False, exist_ok: bool = False) -> None:
         """Raises `AlreadyExists`, `NameRetired`, `NotPermitted`."""
-        name = self._reference(repository).repository
+        name = self._api.reference(repository).repository
         body = {
             "name": name.name,
             "organization": name.namespace,
@@ -409,32 +309,49 @@ class Hub:
 
     def _spelled(self, name: RepositoryName) -> RepositoryName:
         """As the registry spells it. Raises `RepositoryNotFound`."""
-        return messages.parse_name(self._transport.json("GET", f"/api/models/{name}"))
+        said = self._api.ask(ModelInformation, "a repository", "GET", f"/api/models/{name}").id
+        try:
+            return RepositoryName.parse(said)
+        except Refusal as error:
+            raise RegistryFailed(f"the registry sent a repository that can't be right: {error}") from None
 
     def delete(self, repository: str) -> None:
         """The whole repository; its name is never given out again."""
-        name = self._reference(repository).repository
+        name = self._api.reference(repository).repository
         body = {"name": name.name, "organization": name.namespace, "type": "model"}
-        self._transport.json("DELETE", "/api/repos/delete", body=body)
+        self._api.do("DELETE", "/api/repos/delete", body=body)
 
     def set_alias(self, reference: str, alias: str, *, protected: bool | None = None) -> Alias:
         """The alias leads to the reference's revision afterwards. Raises `ProtectedReference`, `VersionYanked`."""
-        wanted = self._reference(reference)
+        wanted = self._api.reference(reference)
         body: dict[str, Any] = {"revision": wanted.revision or LATEST}
         if protected is not None:
             body["protected"] = protected
-        return messages.parse_alias(self._transport.json("PUT", f"{self._own(wanted)}/aliases/{_q(alias)}", body=body))
+        address = f"{self._api.own(wanted)}/aliases/{element(alias)}"
+        return self._api.ask(Alias, "an alias", "PUT", address, body=body)
 
     def remove_alias(self, repository: str, alias: str) -> None:
-        self._transport.json("DELETE", f"{self._own(self._reference(repository))}/aliases/{_q(alias)}")
+        self._api.do("DELETE", f"{self._api.own(repository)}/aliases/{element(alias)}")
 
     def yank(self, reference: str, reason: str) -> Version:
         """The version is served when named exactly, never through an alias."""
         address = f"{self._own_version(reference)}/yank"
-        return messages.parse_version(self._transport.json("POST", address, body={"reason": reason}))
+        return self._api.ask(Version, "a version", "POST", address, body={"reason": reason})
 
     def unyank(self, reference: str) -> Version:
-        return messages.parse_version(self._transport.json("DELETE", f"{self._own_version(reference)}/yank"))
+        return self._api.ask(Version, "a version", "DELETE", f"{self._own_version(reference)}/yank")
+
+    def retention(self, repository: str) -> Retention:
+        """`keep` so many versions, None for all; `drops` are those that the next collection lets go of."""
+        return self._api.ask(Retention, "what it keeps", "GET", f"{self._api.own(repository)}/retention")
+
+    def set_retention(self, repository: str, keep: int | None) -> Retention:
+        address = f"{self._api.own(repository)}/retention"
+        return self._api.ask(Retention, "what it keeps", "PUT", address, body={"keep": keep})
+
+    def set_policy(self, repository: str, policy: str) -> None:
+        """`refuse` or `warn`: what happens to an adapter that doesn't fit the base it names."""
+        self._api.do("PUT", f"{self._api.own(repository)}/check-policy", body={"policy": policy})
 
     # --- reading ------------------------------------------------------------------------------------------------------
 
@@ -443,27 +360,25 @@ class Hub:
 
         Raises `RevisionNotFound` with the versions and aliases that exist, `RepositoryNotFound`, `GatedRepository`.
         """
-        wanted = self._reference(reference)
+        wanted = self._api.reference(reference)
         asked = wanted.revision or LATEST
         try:
-            body = self._transport.json("GET", f"{self._own(wanted)}/revisions/{_q(asked)}")
+            body = self._transport.json("GET", f"{self._api.own(wanted)}/revisions/{element(asked)}")
         except RevisionNotFound as error:
             raise with_what_exists(error, self._transport, wanted.repository, asked) from None
-        return messages.parse_revision(body)
+        return parse_revision(body)
 
     def versions(self, repository: str) -> list[Version]:
         """Newest first."""
-        rows = self._transport.json("GET", f"{self._own(self._reference(repository))}/versions")
-        return read(list[Version], rows, "versions")
+        return self._api.ask(list[Version], "versions", "GET", f"{self._api.own(repository)}/versions")
 
     def aliases(self, repository: str) -> list[Alias]:
-        rows = self._transport.json("GET", f"{self._own(self._reference(repository))}/aliases")
-        return read(list[Alias], rows, "aliases")
+        return self._api.ask(list[Alias], "aliases", "GET", f"{self._api.own(repository)}/aliases")
 
-    def model(self, repository: str) -> Information:
+    def model(self, repository: str) -> ModelInformation:
         """The Hub's information on a repository: tags, card, parameters, downloads."""
-        answer = self._transport.json("GET", f"/api/models/{self._reference(repository).repository}")
-        return read(Information, answer, "a repository")
+        address = f"/api/models/{self._api.reference(repository).repository}"
+        return self._api.ask(ModelInformation, "a repository", "GET", address)
 
     def search(
         self,
@@ -477,7 +392,7 @@ class Hub:
         fits: Sequence[str] = (),
         sort: str | None = None,
         limit: int = 30,
-    ) -> list[Model]:
+    ) -> list[ModelInformation]:
         """Repositories that match everything given. `filters` are tags, such as `base_model:adapter:acme/tiny`.
 
         The rest goes by what was measured: `base` by name, `rank` as `16` or `8..64`, `targets` as `q_proj`, `fits` as
@@ -498,8 +413,7 @@ class Hub:
             "full": "true",
             **{name: value for name, value in given.items() if value is not None},
         }
-        rows = self._transport.rows("/api/models", query)
-        return [messages.parse_model(row) for row in islice(rows, limit)]
+        return list(islice(self._api.rows(ModelInformation, "a repository", "/api/models", query), limit))
 
     def pull(
         self,
@@ -526,26 +440,7 @@ class Hub:
         """Where the files of a base or an adapter are: a path that exists, or a revision, brought into the cache."""
         return self.sources.fetch(source).folder
 
-    # --- bases and checks ---------------------------------------------------------------------------------------------
-
-    def add_base(self, base: BaseLayout, name: str, *, revision: str | None = None) -> KnownBase:
-        """Registers a base by its layout, and its weights where they were hashed, under this name.
-
-        Raises `NotPermitted`, `InvalidBaseModel`, `AlreadyExists` where the revision is known with another layout.
-        """
-        document = document_of(base) | {"names": [name], "revision": revision or base.revision}
-        return read(KnownBase, self._transport.json("POST", f"{OWN}/bases", body=document), "a base model")
-
-    def bases(self, text: str | None = None) -> list[KnownBase]:
-        """Registered bases, without their layouts."""
-        query = {"search": text} if text else None
-        return [read(KnownBase, row, "a base model") for row in self._transport.rows(f"{OWN}/bases", query)]
-
-    def adapters_of(self, base: str) -> list[str]:
-        """References of the newest version of every adapter that you may see and that names this base."""
-        name = _unrevised(self.sources, base)
-        rows = self._transport.rows(f"{OWN}/bases/{quote(name)}/adapters")
-        return [read(Referred, row, "an adapter")["reference"] for row in rows]
+    # --- checks -------------------------------------------------------------------------------------------------------
 
     def check(
         self,
@@ -557,17 +452,15 @@ class Hub:
         """Checks a folder or a reference on this machine: one result for each base, or for the base it names."""
         return Checker(self.sources, level=level, runtimes=runtimes, progress=self._progress).run(adapter, bases)
 
-    def check_all(self, adapters: Sequence[str], bases: Sequence[str]) -> Checks:
+    def check_all(self, adapters: Sequence[str], bases: Sequence[str]) -> Verdicts:
         """The registry's own verdicts, from what it has stored: every adapter against every base."""
         body = {"adapters": list(adapters), "bases": list(bases)}
-        return read(Checks, self._transport.json("POST", f"{OWN}/checks", body=body), "verdicts")
+        return self._api.ask(Verdicts, "verdicts", "POST", f"{OWN}/checks", body=body)
 
     def checked(self, reference: str | Reference) -> CheckedRevision | None:
         """The registry's verdict on the adapter of a revision, with its measured facts; None where it is no adapter."""
-        wanted = self._reference(reference)
         try:
-            address = f"{self._own(wanted)}/check/{_q(wanted.revision or LATEST)}"
-            return read(CheckedRevision, self._transport.json("GET", address), "a verdict")
+            return self._api.ask(CheckedRevision, "a verdict", "GET", self._revised(reference, "check"))
         except NotFound as error:
             if error.code != NotFound.code:
                 raise
@@ -578,29 +471,20 @@ class Hub:
 
         Proves nothing about who made it: that takes the key. A registry of before answers None too.
         """
-        wanted = self._reference(reference)
         try:
-            found = self._transport.json("GET", f"{self._own(wanted)}/signature/{_q(wanted.revision or LATEST)}")
+            stated = self._api.ask(StatedSignature, "a signature", "GET", self._revised(reference, "signature"))
         except RouteNotFound:
             return None
-        stated = read(StatedSignature, found, "a signature")
-        return stated if stated["signed"] else None
+        return stated if stated.signed else None
 
     def statistics(self, reference: str | Reference) -> Statistics:
         """`status` wanted, done or failed; then `statistics` by module and layer. Raises `NotFound` for no adapter."""
-        wanted = self._reference(reference)
-        address = f"{self._own(wanted)}/statistics/{_q(wanted.revision or LATEST)}"
-        return read(Statistics, self._transport.json("GET", address), "statistics")
+        return self._api.ask(Statistics, "statistics", "GET", self._revised(reference, "statistics"))
 
-    def set_policy(self, repository: str, policy: str) -> None:
-        """`refuse` or `warn`: what happens to an adapter that doesn't fit the base it names."""
-        address = f"{self._own(self._reference(repository))}/check-policy"
-        self._transport.json("PUT", address, body={"policy": policy})
-
-    def identify(self, digests: Sequence[str]) -> Mapping[str, Sequence[Place]]:
+    def identify(self, digests: Sequence[str]) -> dict[str, list[FilePlace]]:
         """sha256 -> where files with these bytes are, among what you may read."""
-        answer = self._transport.json("POST", f"{OWN}/by-hash", body={"sha256": list(digests)})
-        return read(Mapping[str, list[Place]], answer, "places")  # type: ignore[type-abstract]  # read gives a dict
+        body = {"sha256": list(digests)}
+        return self._api.ask(dict[str, list[FilePlace]], "places", "POST", f"{OWN}/by-hash", body=body)
 
     # --- bundles ------------------------------------------------------------------------------------------------------
 
@@ -613,9 +497,9 @@ class Hub:
         from lorahub.protocol.records import parse_record
 
         records = []
-        for reference in map(self._reference, dict.fromkeys(references)):
+        for reference in map(self._api.reference, dict.fromkeys(references)):
             query = {"revision": reference.revision} if reference.revision else None
-            address = f"{self._own(reference)}/record"
+            address = f"{self._api.own(reference)}/record"
             records.append(parse_record(self._transport.json("GET", address, query=query, bound=RECORD)))
         bundler = Bundler(self._transport, self.cache, self._progress)
         return bundler.write(records, Path(target), key=None if key is None else Path(key))
@@ -645,88 +529,21 @@ class Hub:
             plan = merger.plan(recipe, device=open_device(device))
             return merger.write(plan, Path(folder), threads=threads, progress=self._progress)
 
-    def plan_merge(self, recipe: "Recipe") -> PlannedMerge:
-        """What the registry would merge: files with sizes, cost, digest. Nothing is started."""
-        body = self._of_ours(recipe).as_json()
-        return read(PlannedMerge, self._transport.json("POST", f"{OWN}/merges/plan", body=body), "a plan")
-
-    def start_merge(self, recipe: "Recipe", target: str, *, private: bool = False) -> MergeJob:
-        """Asks the registry to merge, and to publish the result in the repository `target`.
-
-        The same recipe for the same target is the same job. Raises what planning raises, `TooManyRequests`.
-        """
-        ours, name = self._of_ours(recipe), str(self._reference(target).repository)
-        body = {"recipe": ours.as_json(), "target": name, "private": private}
-        return read(MergeJob, self._transport.json("POST", f"{OWN}/merges", body=body), "a job")
-
-    def _of_ours(self, recipe: "Recipe") -> "Recipe":
-        """With names as the registry itself writes them. Raises `InvalidReference` for what isn't there."""
-        adapters = (replace(one, source=self._plain(one.source)) for one in recipe.adapters)
-        return replace(recipe, base=self._plain(recipe.base), adapters=tuple(adapters))
-
-    def _plain(self, source: str) -> str:
-        return str(replace(self._reference(source), scheme="lorahub", host=None))
-
-    def merge_job(self, job: str) -> MergeJob:
-        """`status` (queued, running, publishing, done, failed, cancelled), `bytes`, `done` and the `reference`."""
-        return read(MergeJob, self._transport.json("GET", f"{OWN}/merges/{_q(job)}"), "a job")
-
-    def cancel_merge(self, job: str) -> MergeJob:
-        return read(MergeJob, self._transport.json("POST", f"{OWN}/merges/{_q(job)}/cancel"), "a job")
-
-    def wait_for_merge(self, job: str, progress: Progress | None = None) -> MergeJob:
-        """Until it is over. Raises `NotMergeable` where it failed, `Conflict` where it was cancelled."""
-        shown, seen = progress or self._progress, 0
-        found = self.merge_job(job)
-        shown.begin("merging", found["bytes"])
-        while found["status"] in ("queued", "running", "publishing"):
-            time.sleep(_POLL_SECONDS)
-            found = self.merge_job(job)
-            shown.advance(found["done"] - seen)
-            seen = found["done"]
-        shown.end()
-        if found["status"] == "failed":
-            raise NotMergeable(str(found["error"]), hint="see the registry's log for the rest")
-        if found["status"] == "cancelled":
-            raise Conflict(f"the merge {job} was cancelled")
-        return found
-
     # --- addresses ----------------------------------------------------------------------------------------------------
 
-    def _reference(self, reference: str | Reference) -> Reference:
-        parsed = self.sources.reference(reference) if isinstance(reference, str) else reference
-        if parsed.scheme == "hf":
-            raise InvalidReference(
-                f"{parsed} is on the Hub; this needs a repository of a lorahub registry",
-                hint=f"bring it here: lorahub import {parsed} namespace/name",
-            )
-        if parsed.host is not None and parsed.host != credentials.host_of(self.endpoint).partition("://")[2]:
-            raise InvalidReference(
-                f"{parsed} is on another registry than {self.endpoint}", hint=f"add --endpoint https://{parsed.host}"
-            )
-        return parsed
-
-    @staticmethod
-    def _own(reference: Reference) -> str:
-        return f"{OWN}/models/{reference.repository}"
+    def _revised(self, reference: str | Reference, of: str) -> str:
+        wanted = self._api.reference(reference)
+        return f"{self._api.own(wanted)}/{of}/{element(wanted.revision or LATEST)}"
 
     def _own_version(self, reference: str) -> str:
-        wanted = self._reference(reference)
+        wanted = self._api.reference(reference)
         if wanted.revision is None or not is_version(wanted.revision):
             raise InvalidReference(f"{reference} names no version", hint=f"write {wanted.repository}@v3")
-        return f"{self._own(wanted)}/versions/{wanted.revision}"
+        return f"{self._api.own(wanted)}/versions/{wanted.revision}"
 
 
 def _aliases(given: Sequence[str], *, latest: bool) -> tuple[str, ...]:
     return tuple(dict.fromkeys([*([LATEST] if latest else []), *given]))
-
-
-def _unrevised(sources: Sources, base: str) -> str:
-    """A base's name as a registry knows it: of its own repository or the Hub's, or any other."""
-    try:
-        return str(sources.reference(base).repository)
-    except InvalidReference:
-        return base.partition("@")[0]
 
 
 def _matching(include: Sequence[str], exclude: Sequence[str]) -> Wanted:
@@ -737,7 +554,3 @@ def _matching(include: Sequence[str], exclude: Sequence[str]) -> Wanted:
         return is_in and not any(fnmatchcase(path, pattern) for pattern in exclude)
 
     return wanted
-
-
-def _q(element: str) -> str:
-    return quote(element, safe="")

@@ -39,11 +39,11 @@ from lorahub.hub.contents import Contents, ListedFile, contents_of
 from lorahub.hub.credentials import LOOPBACK, host_of, token_for, token_of_the_hub
 from lorahub.hub.folder import Left
 from lorahub.hub.local_names import require_holdable
-from lorahub.hub.messages import Named
 from lorahub.hub.progress import Progress, Silence
 from lorahub.hub.remote_files import RemoteFiles
-from lorahub.hub.shapes import read
 from lorahub.protocol.digests import is_commit_id
+from lorahub.protocol.messages.message import parse
+from lorahub.protocol.messages.revisions import Alias, Version
 from lorahub.protocol.names import RepositoryName
 from lorahub.protocol.paths import check_tree, parse_path
 from lorahub.protocol.references import LATEST, Reference, is_local, local_path
@@ -293,7 +293,7 @@ class Origin:
         except RevisionNotFound as error:
             if not self.is_registry:
                 raise
-            if revision is None and not _names(self.connect(), repository, "versions"):
+            if revision is None and not _versions(self.connect(), repository):
                 return MAIN, self._ask(repository, MAIN)
             raise with_what_exists(error, self.connect(), repository, asked) from None
 
@@ -315,7 +315,8 @@ def with_what_exists(
     error: RevisionNotFound, transport: "Transport", repository: RepositoryName, asked: str
 ) -> RevisionNotFound:
     """The same, with the versions and aliases that the registry has."""
-    names = [*_names(transport, repository, "versions")[:8], *_names(transport, repository, "aliases")[:8]]
+    aliases = parse(list[Alias], transport.json("GET", f"{OWN}/models/{repository}/aliases"), "aliases")
+    names = [one.name for one in _versions(transport, repository)[:8]] + [one.name for one in aliases[:8]]
     told = RevisionNotFound(
         f"{repository} has no revision {asked!r}",
         hint=f"there are: {', '.join(names)}" if names else f"it has no versions yet; {repository}@main is its branch",
@@ -325,8 +326,8 @@ def with_what_exists(
     return told
 
 
-def _names(transport: "Transport", repository: RepositoryName, of: str) -> list[str]:
-    return [row["name"] for row in read(list[Named], transport.json("GET", f"{OWN}/models/{repository}/{of}"), of)]
+def _versions(transport: "Transport", repository: RepositoryName) -> list[Version]:
+    return parse(list[Version], transport.json("GET", f"{OWN}/models/{repository}/versions"), "versions")
 
 
 def suggest_offline(error: LorahubError) -> None:

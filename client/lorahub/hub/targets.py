@@ -3,12 +3,13 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypedDict
+from typing import Any
 
 from lorahub.adapters.strict_json import parse_json
 from lorahub.errors import RegistryFailed, error_class
-from lorahub.hub.shapes import read
 from lorahub.protocol.digests import Sha256
+from lorahub.protocol.messages.message import parse
+from lorahub.protocol.messages.uploads import LfsActions, LfsBatch, MadeCommit, SentPart, UploadModes
 
 MOST_PARTS = 10_000
 """S3 takes no more."""
@@ -37,9 +38,11 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Committed:
+    """A version that was asked for."""
+
     version: str
     digest: str
-    commit_oid: str
+    commit: str
     aliases: tuple[str, ...]
     created: bool
 
@@ -52,51 +55,10 @@ class Mode:
     sha256: str | None
 
 
-class _Mode(TypedDict):
-    path: str
-    uploadMode: str
-    sha256: str | None
-
-
-class _Modes(TypedDict):
-    files: list[_Mode]
-
-
-class _Action(TypedDict):
-    href: str
-    header: Mapping[str, str] | None
-
-
-class _Actions(TypedDict):
-    upload: _Action
-    verify: _Action | None
-
-
-class _Refused(TypedDict):
-    code: int
-    message: str
-
-
-class _Object(TypedDict):
-    oid: str
-    error: _Refused | None
-    actions: _Actions | None
-
-
-class _Batch(TypedDict):
-    objects: list[_Object]
-
-
-@dataclass(frozen=True, slots=True)
-class _Sent:
-    part_number: int
-    etag: str
-
-
 def parse_modes(body: Any, paths: Sequence[str]) -> dict[str, Mode]:
     """By path; of all `paths`. Raises `RegistryFailed`."""
-    answered = read(_Modes, body, "how files are to be sent")["files"]
-    said = {mode["path"]: Mode(mode["uploadMode"] == "lfs", mode["sha256"]) for mode in answered}
+    answered = parse(UploadModes, body, "how files are to be sent").files
+    said = {mode.path: Mode(mode.upload_mode == "lfs", mode.sha256) for mode in answered}
     if missing := [path for path in paths if path not in said]:
         raise RegistryFailed(f"the registry doesn't say how {missing[0]} is to be sent")
     return {path: said[path] for path in paths}
@@ -105,29 +67,32 @@ def parse_modes(body: Any, paths: Sequence[str]) -> dict[str, Mode]:
 def parse_targets(body: Any, sizes: Mapping[Sha256, int]) -> dict[Sha256, Target]:
     """Of the files that the registry doesn't have. Raises `RegistryFailed`, and what it refuses."""
     targets: dict[Sha256, Target] = {}
-    for one in read(_Batch, body, "where files are to be sent")["objects"]:
-        if one["error"] is not None:
-            raise error_class(None, one["error"]["code"])(one["error"]["message"][:2000])
-        digest = Sha256(one["oid"])
+    for one in parse(LfsBatch, body, "where files are to be sent").objects:
+        if one.error is not None:
+            raise error_class(None, one.error.code)(one.error.message[:2000])
+        digest = Sha256(one.oid)
         if digest not in sizes:
             raise RegistryFailed("the registry asks for a file that is none of these")
-        if one["actions"] is not None:
-            targets[digest] = _target(one["actions"], sizes[digest])
+        if one.actions is not None:
+            targets[digest] = _target(one.actions, sizes[digest])
     return targets
 
 
-def _target(actions: _Actions, size: int) -> Target:
-    upload, verify = actions["upload"], actions["verify"]
-    header = upload["header"] or {}
+def _target(actions: LfsActions, size: int) -> Target:
+    header = actions.upload.header or {}
     addresses = {int(key): address for key, address in header.items() if key.isascii() and key.isdecimal()}
     parts = _parts(addresses, header.get("chunk_size", ""), size) if addresses else ()
-    sent = read(_SentParts, {"parts": parse_json(header.get("done", "[]").encode(), error=RegistryFailed)}, "its parts")
-    done = {one.part_number: one.etag for one in sent["parts"]}
-    return Target(upload["href"], parts, done, None if verify is None else verify["href"])
+    sent = parse(list[SentPart], parse_json(header.get("done", "[]").encode(), error=RegistryFailed), "its parts")
+    done = {part.part_number: part.etag for part in sent}
+    return Target(actions.upload.href, parts, done, None if actions.verify is None else actions.verify.href)
 
 
-class _SentParts(TypedDict):
-    parts: list[_Sent]
+def parse_commit(body: Any) -> Committed:
+    """Raises `RegistryFailed`, for a commit that is no version too."""
+    made = parse(MadeCommit, body, "a commit")
+    if made.version is None or made.digest is None or made.aliases is None or made.created is None:
+        raise RegistryFailed("the registry made a commit and no version", hint="is it a lorahub registry?")
+    return Committed(made.version, made.digest, made.commit_oid, made.aliases, made.created)
 
 
 def _parts(addresses: Mapping[int, str], chunk_size: str, size: int) -> tuple[Part, ...]:

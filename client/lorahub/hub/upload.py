@@ -18,8 +18,7 @@ from urllib.parse import quote
 from lorahub.errors import BlobNotFound, BlobVanished, RouteNotFound, SizeMismatch
 from lorahub.hub.folder import PIECE_BYTES, LocalFile, hash_file
 from lorahub.hub.progress import Progress
-from lorahub.hub.shapes import read
-from lorahub.hub.targets import Committed, Mode, Part, Target, parse_modes, parse_targets
+from lorahub.hub.targets import Committed, Mode, Part, Target, parse_commit, parse_modes, parse_targets
 from lorahub.hub.together import AT_ONCE, run_all
 from lorahub.hub.transport import Transport
 from lorahub.protocol.digests import Sha256
@@ -196,7 +195,7 @@ class Upload:
 
         address = f"/api/models/{self._repository}/commit/{quote('main')}"
         headers = {**NDJSON, "Idempotency-Key": self._key}
-        return read(Committed, self._transport.post_bytes(address, body, headers), "a commit")
+        return parse_commit(self._transport.post_bytes(address, body, headers))
 
 
 def _portions(files: Sequence[HashedFile]) -> list[list[HashedFile]]:

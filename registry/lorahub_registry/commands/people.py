@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 from click.core import ParameterSource
+from lorahub.protocol.messages import message
 
 from lorahub_registry.commands.registry import as_json_option, home_option, open_backend, show
 from lorahub_registry.core.accounts import service as accounts
@@ -133,7 +134,7 @@ def quota(namespace: str, home: Path | None, *, as_json: bool, **given: int | No
         f"  bytes         {use.bytes.used} of {use.bytes.limit or 'any number'}, {use.reserved} of them in uploads",
         f"  repositories  {use.repositories.used} of {use.repositories.limit or 'any number'}",
     ]
-    show(use.as_json(), "\n".join(shown), as_json=as_json)
+    show(message.as_json(use.as_message()), "\n".join(shown), as_json=as_json)
 
 
 @click.command("recount-quotas")

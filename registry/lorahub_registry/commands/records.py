@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import click
+from lorahub.protocol.messages import message
 
 from lorahub_registry.commands.registry import as_json_option, home_option, open_backend, show
 from lorahub_registry.core.accounts.permissions import OPERATOR
@@ -52,7 +53,7 @@ _TIME = click.DateTime(["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%dT%H:%M:%SZ"])
 def export_audit(since: datetime | None, until: datetime | None, home: Path | None) -> None:
     """Print every event as a line of JSON, oldest first."""
     for event in all_events(open_backend(home), since=_in_utc(since), until=_in_utc(until)):
-        click.echo(json.dumps(event.as_json()))
+        click.echo(json.dumps(message.as_json(event.as_message())))
 
 
 @audit.command("verify")

@@ -1,6 +1,7 @@
 """Two adapters, or two versions of one, side by side."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import combinations
 from typing import Any
 from urllib.parse import urlencode
@@ -10,8 +11,9 @@ from lorahub.errors import GatedRepository, InvalidInput, NotFound, Quarantined
 from lorahub.protocol.names import RepositoryName
 from lorahub.protocol.references import Reference
 
+from lorahub_registry.core.access import OpenedRepository, Reader, looking
 from lorahub_registry.core.accounts.permissions import Principal
-from lorahub_registry.core.accounts.viewer import FormDep, View, ViewDep
+from lorahub_registry.core.accounts.viewer import FormDep, ViewDep
 from lorahub_registry.core.workers import service as workers
 from lorahub_registry.features.overlaps import service as overlaps
 from lorahub_registry.features.overlaps.service import Side
@@ -20,7 +22,7 @@ from lorahub_registry.infrastructure.web.formats import day
 from lorahub_registry.infrastructure.web.pages import PageRouter
 from lorahub_registry.pages import drawn
 from lorahub_registry.pages.adapter import gathered
-from lorahub_registry.pages.adapter.gathered import Opened
+from lorahub_registry.pages.adapter.gathered import AdapterPage
 
 router = PageRouter()
 
@@ -30,9 +32,11 @@ def compare(view: ViewDep, a: str = "", b: str = "") -> Response:
     data: dict[str, Any] = {"a": a, "b": b, "facts": [], "first": None, "second": None, "overlap": None}
     if not a.strip() or not b.strip():
         return view.render("pages/compare.html", data, html={"difference": None, "alike": []})
-    first = open_reference(view.backend, view.principal, a)
-    second = open_reference(view.backend, view.principal, b)
-    statistics = [_statistics(view, one) for one in (first, second)]
+    with looking(view.backend, view.principal) as reader:
+        sides = [open_reference(reader, one) for one in (a, b)]
+        statistics = [_statistics(*side) for side in sides]
+        data["overlap"] = _known(reader, *(partial(_side, *side) for side in sides))
+    first, second = (page for _, page in sides)
     names = (label_of(first, second), label_of(second, first))
     data["facts"] = side_by_side(first, second)
     data["first"], data["second"] = (
@@ -47,7 +51,6 @@ def compare(view: ViewDep, a: str = "", b: str = "") -> Response:
     )
     difference = drawn.of_difference(statistics[0], statistics[1], names)
     data["norms"] = [list(row) for row in difference.rows] if difference else []
-    data["overlap"] = overlap_of(view.backend, view.principal, first, second)
     alike = drawn.of_overlap(data["overlap"] and data["overlap"]["overlap"])
     return view.render("pages/compare.html", data, html={"difference": difference, "alike": alike})
 
@@ -56,15 +59,16 @@ def compare(view: ViewDep, a: str = "", b: str = "") -> Response:
 def want(form: FormDep) -> Response:
     """Has the overlap computed that the page doesn't have yet."""
     view, a, b = form.view, form.text("a"), form.text("b")
-    sides = (open_reference(view.backend, view.principal, one) for one in (a, b))
-    want_overlap(view.backend, view.principal, *sides)
+    with looking(view.backend, view.principal) as reader:
+        sides = [_side(*open_reference(reader, one)) for one in (a, b)]
+    overlaps.want(view.backend, view.principal, *sides)
     return view.redirect(f"/compare?{urlencode({'a': a, 'b': b})}")
 
 
-def _statistics(view: View, opened: Opened) -> dict[str, Any]:
-    if not opened.is_readable:
+def _statistics(opened: OpenedRepository, page: AdapterPage) -> dict[str, Any]:
+    if not page.is_readable:
         return {"status": "none", "reason": None, "note": None, "statistics": None}
-    return gathered.statistics_of(view.backend, view.principal, opened)
+    return gathered.statistics_of(opened, page.revision)
 
 
 # --- what it gathers -------------------------------------------------------------------------------------------------
@@ -90,15 +94,16 @@ _FACTS = (
 )
 
 
-def open_reference(backend: Backend, principal: Principal, reference: str) -> Opened:
-    """Of `namespace/name` or `namespace/name@revision`. Raises as `open_adapter`, and `InvalidInput`."""
+def open_reference(reader: Reader, reference: str) -> tuple[OpenedRepository, AdapterPage]:
+    """Of `namespace/name` or `namespace/name@revision`. Raises as `adapter_page`, and `InvalidInput`."""
     name, _, revision = reference.strip().removeprefix("lorahub:").partition("@")
     if "/" not in name:
         raise InvalidInput(f"{reference[:100]!r} names no adapter", hint="write namespace/name or namespace/name@v2")
-    return gathered.open_adapter(backend, principal, RepositoryName.parse(name), revision or None)
+    opened = reader.open(RepositoryName.parse(name))
+    return opened, gathered.adapter_page(opened, revision or None)
 
 
-def side_by_side(first: Opened, second: Opened) -> list[dict[str, Any]]:
+def side_by_side(first: AdapterPage, second: AdapterPage) -> list[dict[str, Any]]:
     rows = []
     for key, label in _FACTS:
         values = [_text(one, key) for one in (first, second)]
@@ -107,63 +112,56 @@ def side_by_side(first: Opened, second: Opened) -> list[dict[str, Any]]:
     return rows
 
 
-def _text(opened: Opened, key: str) -> str:
-    value = opened.shown["card"].get("license") if key == "license" else opened.shown[key]
+def _text(page: AdapterPage, key: str) -> str:
+    value = page.shown["card"].get("license") if key == "license" else page.shown[key]
     if isinstance(value, list):
         return ", ".join(map(str, value[:20]))
     return day(value) if key == "updatedAt" else "" if value is None else str(value)
 
 
-def label_of(opened: Opened, other: Opened) -> str:
+def label_of(page: AdapterPage, other: AdapterPage) -> str:
     """As short as tells it from the other."""
-    revision = opened.shown["version"] or opened.shown["commit"][:10]
-    return f"{opened.shown['name']}@{revision}" if opened.name == other.name else str(opened.shown["id"])
+    revision = page.shown["version"] or page.shown["commit"][:10]
+    return f"{page.shown['name']}@{revision}" if page.name == other.name else str(page.shown["id"])
 
 
 # --- how alike their updates are --------------------------------------------------------------------------------------
 
 
-def overlap_of(backend: Backend, principal: Principal, first: Opened, second: Opened) -> dict[str, Any] | None:
+def _side(opened: OpenedRepository, page: AdapterPage) -> Side:
+    return overlaps.side_at(opened, page.model.commit.id)
+
+
+def _known(reader: Reader, one: Callable[[], Side], other: Callable[[], Side]) -> dict[str, Any] | None:
     """None where one is no adapter, or may not be read."""
-    return _known(backend, principal, _side(first), _side(second))
-
-
-def want_overlap(backend: Backend, principal: Principal, first: Opened, second: Opened) -> None:
-    """Raises as `overlaps.want`."""
-    overlaps.want(backend, principal, _side(first), _side(second))
-
-
-def _side(opened: Opened) -> Side:
-    return Side(opened.name, opened.model.commit.id)
-
-
-def _known(backend: Backend, principal: Principal, one: Side, other: Side) -> dict[str, Any] | None:
     try:
-        found = overlaps.overlap_of(backend, principal, one, other)
+        found = overlaps.overlap_of(reader.session, one(), other())
     except (GatedRepository, NotFound, Quarantined):
         return None
-    note = workers.note(backend) if found.status == "wanted" else None
+    note = workers.note_in(reader.session, reader.backend) if found.status == "wanted" else None
     return {"status": found.status, "reason": found.reason, "note": note, "overlap": found.overlap}
 
 
 def overlaps_of(backend: Backend, principal: Principal, sources: Sequence[str]) -> list[dict[str, Any]]:
     """Of each two adapters of a recipe, by their places in it: the figures over all modules."""
     found = []
-    for first, second, sides in _pairs(sources):
-        if known := _known(backend, principal, *sides):
-            figures = known.pop("overlap")
-            found.append({"first": first, "second": second, **known, "whole": figures and figures["whole"]})
+    with looking(backend, principal) as reader:
+        sides = [partial(_side_of, reader, source) for source in sources]
+        for first, second in combinations(range(len(sources)), 2):
+            if known := _known(reader, sides[first], sides[second]):
+                figures = known.pop("overlap")
+                found.append({"first": first, "second": second, **known, "whole": figures and figures["whole"]})
     return found
 
 
 def want_overlaps(backend: Backend, principal: Principal, sources: Sequence[str]) -> None:
-    """Raises as `overlaps.want`."""
-    for _, _, sides in _pairs(sources):
-        overlaps.want(backend, principal, *sides)
+    """Raises as `side_at` and `overlaps.want`."""
+    with looking(backend, principal) as reader:
+        sides = [_side_of(reader, source) for source in sources]
+    for one, other in combinations(sides, 2):
+        overlaps.want(backend, principal, one, other)
 
 
-def _pairs(sources: Sequence[str]) -> Iterator[tuple[int, int, tuple[Side, Side]]]:
-    references = [Reference.parse(source) for source in sources]
-    sides = [Side(reference.repository, reference.revision or "main") for reference in references]
-    for first, second in combinations(range(len(sides)), 2):
-        yield first, second, (sides[first], sides[second])
+def _side_of(reader: Reader, source: str) -> Side:
+    reference = Reference.parse(source)
+    return overlaps.side_at(reader.open(reference.repository), reference.revision or "main")

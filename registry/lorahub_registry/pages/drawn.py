@@ -9,7 +9,7 @@ from lorahub.protocol.digests import CommitId
 from lorahub_registry import pictures
 from lorahub_registry.features.bases.service import NamedBase
 from lorahub_registry.features.checks.service import kept_verdicts, recorded_of
-from lorahub_registry.infrastructure.backend import Backend
+from lorahub_registry.infrastructure.database import Session
 
 
 def of_weights(found: Mapping[str, Any], module: str | None) -> dict[str, Any]:
@@ -50,27 +50,27 @@ def of_lineage(name: str, around: Mapping[str, Any]) -> pictures.Picture:
 
 
 def fit(
-    backend: Backend, rows: Sequence[Mapping[str, Any]], registered: Sequence[NamedBase]
+    session: Session, rows: Sequence[Mapping[str, Any]], registered: Sequence[NamedBase]
 ) -> tuple[list[dict[str, str]], pictures.Picture | None]:
     """Known verdicts on the adapters of a page, and a picture where there are some."""
     bases = sorted(registered, key=lambda named: named.added_at)
     commits = {CommitId(row["commit"]): row["id"] for row in rows}
-    known = kept_verdicts(backend, list(commits), [named.base.id for named in bases])
+    known = kept_verdicts(session, list(commits), [named.base.id for named in bases])
     found = [
         {"adapter": commits[commit], "revision": named.revision or "any", "verdict": known[commit, named.base.id]}
         for commit in commits
         for named in bases
         if (commit, named.base.id) in known
     ]
-    found += _as_pushed(backend, commits, {(one["adapter"], one["revision"]) for one in found})
+    found += _as_pushed(session, commits, {(one["adapter"], one["revision"]) for one in found})
     return found, pictures.fit_matrix([pictures.MapVerdict(**one) for one in found]) if found else None
 
 
 def _as_pushed(
-    backend: Backend, commits: Mapping[CommitId, str], known: AbstractSet[tuple[str, str]]
+    session: Session, commits: Mapping[CommitId, str], known: AbstractSet[tuple[str, str]]
 ) -> Iterator[dict[str, str]]:
     """Verdicts on the revision that each adapter names, where there was one."""
-    for commit, one in recorded_of(backend, list(commits)).items():
+    for commit, one in recorded_of(session, list(commits)).items():
         revision = one.facts.get("base", {}).get("revision") or "unnamed"
         if one.verdict != "undecided" and (commits[commit], revision) not in known:
             yield {"adapter": commits[commit], "revision": revision, "verdict": one.verdict}

@@ -1,39 +1,33 @@
 """What pages show of adapters: models of the catalog together with what was measured of them. JSON-ready."""
 
-from collections.abc import Sequence
 from typing import Any
 
-from lorahub_registry.core.accounts.permissions import Principal
+from lorahub_registry.core.access import Reader
 from lorahub_registry.features.catalog import service as catalog
 from lorahub_registry.features.catalog.search import Search
 from lorahub_registry.features.catalog.service import Model
 from lorahub_registry.features.checks.service import Recorded, recorded_of
-from lorahub_registry.infrastructure.backend import Backend
 from lorahub_registry.infrastructure.web.times import wire_time
 
 ROWS = 30
 
 
 def adapters(
-    backend: Backend, principal: Principal, search: Search, *, cursor: str | None = None, limit: int = ROWS
+    reader: Reader, search: Search, *, cursor: str | None = None, limit: int = ROWS
 ) -> tuple[list[dict[str, Any]], str | None]:
     """A page of rows, and the cursor of the next one. Raises `InvalidInput` for a cursor not ours."""
-    found = catalog.list_models(backend, principal, search, cursor=cursor, limit=limit, wanted=())
-    return rows_of(backend, found.models), found.cursor
+    found = catalog.list_models(reader, search, cursor=cursor, limit=limit, wanted=())
+    measured = recorded_of(reader.session, [model.commit.id for model in found.models])
+    return [row_of(model, measured.get(model.commit.id)) for model in found.models], found.cursor
 
 
-def commonest_bases(backend: Backend, principal: Principal) -> list[dict[str, Any]]:
+def commonest_bases(reader: Reader) -> list[dict[str, Any]]:
     """Base models by how many visible adapters name them."""
-    counts = catalog.count(backend, principal, Search()).counts["base"]
+    counts = catalog.count(reader, Search()).counts["base"]
     return [{"name": name, "adapters": count} for name, count in counts.items()]
 
 
-def rows_of(backend: Backend, models: Sequence[Model]) -> list[dict[str, Any]]:
-    measured = recorded_of(backend, [model.commit.id for model in models])
-    return [_row(model, measured.get(model.commit.id)) for model in models]
-
-
-def _row(model: Model, measured: Recorded | None) -> dict[str, Any]:
+def row_of(model: Model, measured: Recorded | None) -> dict[str, Any]:
     repository, facts = model.repository, model.facts
     found = measured.facts if measured else {}
     base = found.get("base", {}).get("name") or next(iter(facts.base_models), None)

@@ -2,6 +2,7 @@
 
 from fastapi import Response
 
+from lorahub_registry.core.access import looking
 from lorahub_registry.core.accounts.permissions import Action, may
 from lorahub_registry.core.accounts.service import organisations_of
 from lorahub_registry.core.accounts.viewer import ViewDep
@@ -27,7 +28,8 @@ def notifications(view: ViewDep) -> Response:
         for name in names
         if may(principal, Action.WRITE, name)
     ]
-    rows = [row for search in searches for row in listing.adapters(view.backend, principal, search)[0]]
+    with looking(view.backend, principal) as reader:
+        rows = [row for search in searches for row in listing.adapters(reader, search)[0]]
     failed = [
         {"job": shown.job.id, "target": shown.target, "error": shown.job.error, "at": wire_time(shown.job.created_at)}
         for shown in merges.own_jobs(view.backend, principal)

@@ -6,6 +6,7 @@ from fastapi import Path, Response
 from lorahub.errors import AccountNotFound, BaseNotFound
 from lorahub.protocol.digests import parse_sha256
 
+from lorahub_registry.core.access import looking
 from lorahub_registry.core.accounts import service as accounts
 from lorahub_registry.core.accounts.permissions import Action, may
 from lorahub_registry.core.accounts.viewer import ViewDep
@@ -27,7 +28,8 @@ BASES_SHOWN = 100
 @router.page("/bases")
 def all_bases(view: ViewDep, text: str | None = None) -> Response:
     found = bases.list_named(view.backend, view.principal, text, after=None, limit=BASES_SHOWN)
-    counts = catalog.count(view.backend, view.principal, Search()).counts["base"]
+    with looking(view.backend, view.principal) as reader:
+        counts = catalog.count(reader, Search()).counts["base"]
     rows = [{**_base(named), "adapters": counts.get(named.name.lower(), 0)} for _, named, _ in found]
     named_only = [{"name": name, "adapters": count} for name, count in counts.items()]
     return view.render("pages/bases.html", {"bases": rows, "named": named_only, "text": text})
@@ -43,17 +45,19 @@ def base(view: ViewDep, name: Annotated[str, Path()], cursor: str | None = None)
         if named.name.lower() == asked.lower() and (not revision or named.revision.startswith(revision))
     ]
     search = Search(labels=(f"base:{asked.lower()}",))
-    rows, following = listing.adapters(view.backend, view.principal, search, cursor=cursor)
+    with looking(view.backend, view.principal) as reader:
+        rows, following = listing.adapters(reader, search, cursor=cursor)
+        verdicts, matrix = drawn.fit(reader.session, rows, known)
     if not known and not rows:
         raise BaseNotFound(f"no base is called {asked[:200]}", hint="register it: lorahub base add")
-    data: dict[str, Any] = {
+    data = {
         "name": known[0].name if known else asked,
         "revision": revision or None,
         "registrations": [_base(named) for named in known],
         "adapters": rows,
         "next": f"/base/{name}?cursor={following}" if following else None,
+        "fits": verdicts,
     }
-    data["fits"], matrix = drawn.fit(view.backend, rows, known)
     return view.render("pages/base.html", data, html={"matrix": matrix})
 
 
@@ -95,7 +99,8 @@ def namespace(view: ViewDep, namespace: str, cursor: str | None = None) -> Respo
     if account.name.lower() != decode(namespace).lower():
         raise AccountNotFound(f"no user or organisation is called {decode(namespace)[:100]!r}")
     search = Search(author=account.name)
-    rows, following = listing.adapters(view.backend, view.principal, search, cursor=cursor)
+    with looking(view.backend, view.principal) as reader:
+        rows, following = listing.adapters(reader, search, cursor=cursor)
     data = {
         "name": account.name,
         "fullname": account.fullname,

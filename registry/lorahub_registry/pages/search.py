@@ -7,7 +7,7 @@ from urllib.parse import urlencode
 
 from fastapi import Response
 
-from lorahub_registry.core.accounts.permissions import Principal
+from lorahub_registry.core.access import Reader, looking
 from lorahub_registry.core.accounts.viewer import ViewDep
 from lorahub_registry.features.catalog import service as catalog
 from lorahub_registry.features.catalog.facets import AGES, SIZES, TERM_FACETS
@@ -19,7 +19,6 @@ from lorahub_registry.features.catalog.search import (
     parse_term,
     parse_terms,
 )
-from lorahub_registry.infrastructure.backend import Backend
 from lorahub_registry.infrastructure.database import now
 from lorahub_registry.infrastructure.web.pages import PageRouter, render_feed
 from lorahub_registry.infrastructure.web.times import wire_time
@@ -31,7 +30,8 @@ router = PageRouter()
 @router.page("/search")
 def search(view: ViewDep, cursor: str | None = None) -> Response:
     asked = parse(view.request.query_params.multi_items())
-    data = look(view.backend, view.principal, asked, cursor)
+    with looking(view.backend, view.principal) as reader:
+        data = look(reader, asked, cursor)
     html = {"sorts": SORTS, "chosen_pairs": asked.chosen, "feed": asked.address(path="/search.atom"), "cursor": cursor}
     return view.render("pages/search.html", data, html=html)
 
@@ -40,7 +40,8 @@ def search(view: ViewDep, cursor: str | None = None) -> Response:
 def feed(view: ViewDep) -> Response:
     """The adapters that changed last, of those the search finds."""
     asked = parse(view.request.query_params.multi_items())
-    rows, _ = listing.adapters(view.backend, view.principal, asked.as_search())
+    with looking(view.backend, view.principal) as reader:
+        rows, _ = listing.adapters(reader, asked.as_search())
     data = {
         "rows": rows,
         "updated": rows[0]["updatedAt"] if rows else wire_time(now()),
@@ -170,12 +171,12 @@ def _folded(facet: str, value: str) -> str:
 # --- results ----------------------------------------------------------------------------------------------------------
 
 
-def look(backend: Backend, principal: Principal, asked: Asked, cursor: str | None) -> dict[str, Any]:
+def look(reader: Reader, asked: Asked, cursor: str | None) -> dict[str, Any]:
     """A page of results with facets. Raises `InvalidInput`."""
     search = asked.as_search()
-    rows, following = listing.adapters(backend, principal, search, cursor=cursor)
-    found = catalog.count(backend, principal, search)
-    withdrawn = catalog.count_withdrawn(backend, principal, search)
+    rows, following = listing.adapters(reader, search, cursor=cursor)
+    found = catalog.count(reader, search)
+    withdrawn = catalog.count_withdrawn(reader, search)
     counts = {**found.counts, "yanked": {"1": withdrawn} if withdrawn else {}}
     return {
         "search": asked.text,
@@ -186,7 +187,7 @@ def look(backend: Backend, principal: Principal, asked: Asked, cursor: str | Non
         "isCountedWhole": found.is_whole,
         "chosen": [_chip(asked, facet, value) for facet, value in asked.chosen],
         "facets": [_facet(asked, facet, counts) for facet, counts in _shown(counts)],
-        "instead": [] if rows or cursor else _instead(backend, principal, asked),
+        "instead": [] if rows or cursor else _instead(reader, asked),
     }
 
 
@@ -224,12 +225,12 @@ def _words(facet: str, value: str) -> str:
     return WORDS.get(facet, {}).get(value, value)
 
 
-def _instead(backend: Backend, principal: Principal, asked: Asked) -> list[dict[str, Any]]:
+def _instead(reader: Reader, asked: Asked) -> list[dict[str, Any]]:
     """Which condition to drop, and what would be found then."""
     ways = []
     for facet, value in asked.chosen:
         narrower = replace(asked, chosen=asked.without(facet, value))
-        found = catalog.count(backend, principal, narrower.as_search())
+        found = catalog.count(reader, narrower.as_search())
         if found.total:
             ways.append({**_chip(asked, facet, value), "count": found.total})
     return sorted(ways, key=lambda way: -int(str(way["count"])))

@@ -7,6 +7,7 @@ from lorahub.adapters.adapter import Scaling
 from lorahub.adapters.base_changes import base_change
 from lorahub.adapters.patterns import Names, Patterns, endings
 from lorahub.adapters.selection import Selection
+from lorahub.errors import InvalidAdapterConfig
 
 SETTINGS = frozenset(
     """
@@ -159,12 +160,22 @@ def _selection(raw: Mapping[str, Any]) -> Selection:
 
 
 def _ranges(value: Any) -> tuple[tuple[int, int], ...]:
-    """The good ones of `layer_replication`."""
-    pairs = value if isinstance(value, list) else []
-    good = [
-        pair for pair in pairs if isinstance(pair, list) and len(pair) == 2 and all(isinstance(n, int) for n in pair)
-    ]
-    return tuple((start, stop) for start, stop in good if 0 <= start <= stop <= _MOST_LAYERS)
+    """The layers that `layer_replication` asks for. Raises `InvalidAdapterConfig`: whoever left a wrong one out would make another model."""
+    pairs = [] if value is None else value
+    if not isinstance(pairs, list) or not all(_is_range(pair) for pair in pairs):
+        raise InvalidAdapterConfig(
+            f"`layer_replication` is {str(value)[:80]}; it is a list of [start, stop], layers from 0 to {_MOST_LAYERS}"
+        )
+    return tuple((start, stop) for start, stop in pairs)
+
+
+def _is_range(pair: Any) -> bool:
+    return (
+        isinstance(pair, list)
+        and len(pair) == 2
+        and all(isinstance(number, int) and not isinstance(number, bool) for number in pair)
+        and 0 <= pair[0] <= pair[1] <= _MOST_LAYERS
+    )
 
 
 def _terms(raw: Mapping[str, Any]) -> int | None:

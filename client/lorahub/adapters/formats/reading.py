@@ -1,6 +1,6 @@
 """What every format's reader does alike: collect tensors by module and role, and make updates of them."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from math import isqrt, prod
 
@@ -45,6 +45,20 @@ class Reading:
                 f"the factors of {_count(self.ranks, 'module')} differ in rank, first {first.name}: {first.found}",
                 self.ranks,
             )
+        if odd := [one for update in self.updates for one in _odd_vectors(update)]:
+            told = f"{odd[0].name} is {odd[0].found} in place of {odd[0].expected}"
+            self.add("LH220", f"{_count(odd, 'vector')} of another length than the update, first {told}", odd)
+
+
+def _odd_vectors(update: Update) -> Iterator[Evidence]:
+    """Those beside the factors of `update` that have not one number for each of its outputs, or of its inputs."""
+    outputs, inputs = update.shape[0], update.shape[1]
+    if update.kind is Kind.EMBEDDING:
+        outputs, inputs = inputs, outputs
+    for role, length in (("magnitude", outputs), ("up_bias", outputs), ("input_magnitude", inputs)):
+        entry = update.tensors.get(role)
+        if entry is not None and length is not None and entry.elements != length:
+            yield Evidence(entry.name, shape_text(entry.shape), f"[{length}]")
 
 
 def _count(things: list[Evidence], what: str) -> str:

@@ -1,14 +1,18 @@
 """Rows of accounts, memberships and tokens."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import delete, func, or_, select, update
+from sqlalchemy import Select, delete, func, or_, select, update
+from sqlalchemy.orm import aliased
 
 from lorahub_registry.infrastructure.database import Session, now
 from lorahub_registry.infrastructure.database.tables import Account as AccountRow
 from lorahub_registry.infrastructure.database.tables import Membership, WebSession
 from lorahub_registry.infrastructure.database.tables import Token as TokenRow
+
+_Organisation = aliased(AccountRow)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +42,15 @@ class Token:
 
 
 @dataclass(frozen=True, slots=True)
+class Bearer:
+    """Whoever has a token: its account, and the account's roles in organisations, by their names."""
+
+    token: Token
+    account: Account
+    roles: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
 class Member:
     organisation: Account
     user: Account
@@ -47,6 +60,10 @@ class Member:
 def account_by_id(session: Session, account_id: int) -> Account | None:
     row = session.get(AccountRow, account_id)
     return None if row is None else _account(row)
+
+
+def accounts_by_key(session: Session, keys: Collection[str]) -> list[Account]:
+    return [_account(row) for row in session.scalars(select(AccountRow).where(AccountRow.name_key.in_(keys)))]
 
 
 def account_by_key(session: Session, key: str) -> Account | None:
@@ -87,13 +104,28 @@ def made_by(session: Session, account_id: int) -> int:
     return session.scalar(select(func.count()).where(AccountRow.made_by == account_id)) or 0
 
 
-def token_by_sha256(session: Session, sha256: str) -> tuple[Token, Account] | None:
-    found = session.execute(
-        select(TokenRow, AccountRow)
+def token_by_sha256(session: Session, sha256: str) -> Bearer | None:
+    return _bearer(session, _bearers().where(TokenRow.sha256 == sha256))
+
+
+def _bearers() -> Select[TokenRow, AccountRow, str, str]:
+    """A row for each organisation that the account is a member of; one, where it is in none."""
+    return (
+        select(TokenRow, AccountRow, _Organisation.name, Membership.role)
         .join(AccountRow, AccountRow.id == TokenRow.account_id)
-        .where(TokenRow.sha256 == sha256)
-    ).first()
-    return None if found is None else (_token(found[0]), _account(found[1]))
+        .outerjoin(Membership, Membership.user_id == AccountRow.id)
+        .outerjoin(
+            _Organisation, (_Organisation.id == Membership.organisation_id) & _Organisation.disabled_at.is_(None)
+        )
+    )
+
+
+def _bearer(session: Session, statement: Select[TokenRow, AccountRow, str, str]) -> Bearer | None:
+    found = session.execute(statement).all()
+    if not found:
+        return None
+    roles = {organisation: role for _, _, organisation, role in found if organisation}
+    return Bearer(_token(found[0][0]), _account(found[0][1]), roles)
 
 
 def tokens_of(session: Session, account_id: int) -> list[Token]:
@@ -122,15 +154,10 @@ def touch_token(session: Session, token_id: int) -> None:
     session.execute(update(TokenRow).where(TokenRow.id == token_id).values(last_used_at=now()))
 
 
-def token_by_session(session: Session, sha256: str) -> tuple[Token, Account] | None:
+def token_by_session(session: Session, sha256: str) -> Bearer | None:
     """Of a browser's session that isn't over."""
-    found = session.execute(
-        select(TokenRow, AccountRow)
-        .join(AccountRow, AccountRow.id == TokenRow.account_id)
-        .join(WebSession, WebSession.token_id == TokenRow.id)
-        .where(WebSession.sha256 == sha256, WebSession.expires_at > now())
-    ).first()
-    return None if found is None else (_token(found[0]), _account(found[1]))
+    sessions = _bearers().join(WebSession, WebSession.token_id == TokenRow.id)
+    return _bearer(session, sessions.where(WebSession.sha256 == sha256, WebSession.expires_at > now()))
 
 
 def insert_session(session: Session, sha256: str, *, token_id: int, expires_at: datetime) -> None:

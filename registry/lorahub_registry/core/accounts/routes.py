@@ -1,6 +1,6 @@
 """Who am I, and my tokens and organisations."""
 
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request, Response
@@ -13,18 +13,31 @@ from lorahub.errors import (
     NotPermitted,
     QuotaExceeded,
 )
+from lorahub.protocol.messages.accounts import (
+    AuditedEvent,
+    Authentication,
+    FreshToken,
+    HubMember,
+    Identity,
+    Member,
+    Organisation,
+    OrganisationOverview,
+    OwnOrganisation,
+    OwnToken,
+    Token,
+    UserOverview,
+)
+from lorahub.protocol.messages.message import Done
 from pydantic import BaseModel, Field
-from typing_extensions import TypedDict
 
 from lorahub_registry.core.accounts import service
 from lorahub_registry.core.accounts.caller import Anybody, Caller
-from lorahub_registry.core.accounts.service import Account, Token
+from lorahub_registry.core.accounts.service import Account
 from lorahub_registry.infrastructure.web.backend import BackendDep, PublicUrl
 from lorahub_registry.infrastructure.web.bodies import json_model
 from lorahub_registry.infrastructure.web.description import refuses
 from lorahub_registry.infrastructure.web.paging import page
 from lorahub_registry.infrastructure.web.raw_path import decode
-from lorahub_registry.infrastructure.web.times import wire_time
 
 router = APIRouter()
 API = "/api/lorahub/v1"
@@ -46,114 +59,63 @@ class Role(BaseModel):
     role: Literal["read", "write", "admin"]
 
 
-class ShownToken(TypedDict):
-    id: int
-    name: str
-    scope: str
-    namespace: str | None
-    createdAt: str
-    expiresAt: str | None
-    lastUsedAt: str | None
-
-
-class FreshToken(ShownToken):
-    token: str
-
-
-class ShownOrganisation(TypedDict):
-    name: str
-    fullname: str
-
-
-class ShownMember(TypedDict):
-    user: str
-    role: str
-
-
-class ShownEvent(TypedDict):
-    id: int
-    at: str
-    actor: str
-    action: str
-    subject: str
-    details: dict[str, Any]
-    requestId: str | None
-    tokenId: int | None
-    address: str | None
-
-
 @router.get("/api/whoami-v2")
 @refuses(NotAuthenticated)
-def whoami(backend: BackendDep, caller: Caller) -> dict[str, Any]:
+def whoami(backend: BackendDep, caller: Caller) -> Identity:
     caller.require_account()
-    account = service.find_account(backend, caller.name)
-    return {
-        "type": "user",
-        "id": str(account.id),
-        "name": account.name,
-        "fullname": account.fullname,
-        "email": account.email,
-        "emailVerified": account.email is not None,
-        "canPay": False,
-        "isPro": False,
-        "periodEnd": None,
-        "avatarUrl": "",
-        "orgs": [
-            {"type": "org", "name": org.account.name, "fullname": org.account.fullname, "roleInOrg": org.role}
+    account, token = service.find_account(backend, caller.name), service.own_token(backend, caller)
+    return Identity(
+        type="user",
+        id=str(account.id),
+        name=account.name,
+        fullname=account.fullname,
+        email=account.email,
+        email_verified=account.email is not None,
+        can_pay=False,
+        is_pro=False,
+        period_end=None,
+        avatar_url="",
+        orgs=tuple(
+            OwnOrganisation("org", org.account.name, org.account.fullname, org.role)
             for org in service.organisations_of(backend, caller)
-        ],
-        "auth": {"type": "access_token", "accessToken": _access_token(service.own_token(backend, caller))},
-    }
-
-
-def _access_token(token: Token) -> dict[str, Any]:
-    return {
-        "displayName": token.name,
-        "role": token.scope,
-        "namespace": token.namespace,
-        "createdAt": wire_time(token.created_at),
-        "expiresAt": _optional_time(token.expires_at),
-    }
+        ),
+        auth=Authentication(
+            "access_token", OwnToken(token.name, token.scope, token.namespace, token.created_at, token.expires_at)
+        ),
+    )
 
 
 @router.get("/api/users/{user}/overview", dependencies=[Anybody])
 @refuses(AccountNotFound)
-def user_overview(backend: BackendDep, user: str) -> dict[str, Any]:
-    return _overview(service.find_account(backend, decode(user)), kind="user")
+def user_overview(backend: BackendDep, user: str) -> UserOverview:
+    found = _of_kind(service.find_account(backend, decode(user)), "user")
+    return UserOverview(found.name, found.fullname, "", "user", found.created_at)
 
 
 @router.get("/api/organizations/{organisation}/overview", dependencies=[Anybody])
 @refuses(AccountNotFound)
-def organisation_overview(backend: BackendDep, organisation: str) -> dict[str, Any]:
-    return _overview(service.find_account(backend, decode(organisation)), kind="organisation")
+def organisation_overview(backend: BackendDep, organisation: str) -> OrganisationOverview:
+    found = _of_kind(service.find_account(backend, decode(organisation)), "organisation")
+    return OrganisationOverview(found.name, found.fullname, "", "org", found.created_at)
 
 
-def _overview(account: Account, *, kind: str) -> dict[str, Any]:
+def _of_kind(account: Account, kind: str) -> Account:
     if account.kind != kind:
         raise AccountNotFound(f"{account.name} is no {kind}")
-    return {
-        "user" if kind == "user" else "name": account.name,
-        "fullname": account.fullname,
-        "avatarUrl": "",
-        "type": "user" if kind == "user" else "org",
-        "createdAt": wire_time(account.created_at),
-    }
+    return account
 
 
 @router.get("/api/organizations/{organisation}/members", dependencies=[Anybody])
 @refuses(AccountNotFound)
-def members(backend: BackendDep, organisation: str) -> list[dict[str, Any]]:
+def members(backend: BackendDep, organisation: str) -> list[HubMember]:
     found = service.members_of(backend, decode(organisation))
-    return [
-        {"user": account.name, "fullname": account.fullname, "avatarUrl": "", "type": "user", "role": role}
-        for account, role in found
-    ]
+    return [HubMember(account.name, account.fullname, "", "user", role) for account, role in found]
 
 
 @router.get(f"{API}/tokens")
 @refuses(NotAuthenticated, NotPermitted)
-def list_tokens(backend: BackendDep, caller: Caller) -> list[ShownToken]:
-    return [_token(token) for token in service.tokens_of(backend, caller)]
+def list_tokens(backend: BackendDep, caller: Caller) -> list[Token]:
+    return [Token(**_shown(token)) for token in service.tokens_of(backend, caller)]
 
 
 @router.post(f"{API}/tokens")
@@ -166,44 +128,42 @@ def create_token(
         backend, caller, name=body.name, scope=body.scope, namespace=body.namespace, lifetime=lifetime
     )
     response.headers["Cache-Control"] = "no-store"
-    return {**_token(token), "token": text}
+    return FreshToken(**_shown(token), token=text)
 
 
 @router.delete(f"{API}/tokens/{{token_id}}")
 @refuses(NotAuthenticated, NotPermitted, NotFound)
-def revoke_token(
-    backend: BackendDep, caller: Caller, token_id: Annotated[int, Field(ge=1, le=2**62)]
-) -> dict[str, Any]:
+def revoke_token(backend: BackendDep, caller: Caller, token_id: Annotated[int, Field(ge=1, le=2**62)]) -> Done:
     service.revoke_token(backend, caller, token_id)
-    return {}
+    return Done()
 
 
 @router.post(f"{API}/organisations")
 @refuses(NotAuthenticated, NotPermitted, AlreadyExists, QuotaExceeded)
 def create_organisation(
     backend: BackendDep, caller: Caller, body: Annotated[NewOrganisation, json_model(NewOrganisation)]
-) -> ShownOrganisation:
+) -> Organisation:
     account = service.create_organisation(backend, caller, body.name, body.fullname)
-    return {"name": account.name, "fullname": account.fullname}
+    return Organisation(account.name, account.fullname)
 
 
 @router.put(f"{API}/organisations/{{organisation}}/members/{{user}}")
 @refuses(NotAuthenticated, NotPermitted, AccountNotFound, Conflict)
 def set_member(
     backend: BackendDep, caller: Caller, organisation: str, user: str, body: Annotated[Role, json_model(Role)]
-) -> ShownMember:
+) -> Member:
     service.set_member(backend, caller, decode(organisation), decode(user), body.role)
-    return {"user": decode(user), "role": body.role}
+    return Member(decode(user), body.role)
 
 
 @router.delete(f"{API}/organisations/{{organisation}}/members/{{user}}")
 @refuses(NotAuthenticated, NotPermitted, AccountNotFound, Conflict)
-def remove_member(backend: BackendDep, caller: Caller, organisation: str, user: str) -> dict[str, Any]:
+def remove_member(backend: BackendDep, caller: Caller, organisation: str, user: str) -> Done:
     service.remove_member(backend, caller, decode(organisation), decode(user))
-    return {}
+    return Done()
 
 
-@router.get(f"{API}/audit", response_model=list[ShownEvent])
+@router.get(f"{API}/audit", response_model=list[AuditedEvent])
 @refuses(NotAuthenticated, NotPermitted)
 def audit(
     request: Request,
@@ -214,22 +174,19 @@ def audit(
     cursor: Annotated[int | None, Query(ge=1, le=2**62)] = None,
 ) -> Response:
     events = service.audit_page(backend, caller, limit=limit, before=cursor)
-    rows = [event.as_json() for event in events]
+    rows = [event.as_message() for event in events]
     after = str(events[-1].id) if len(events) == limit else None
     return page(rows, request=request, public_url=url, cursor=after)
 
 
-def _token(token: Token) -> ShownToken:
+def _shown(token: service.Token) -> dict[str, Any]:
+    """What both messages say."""
     return {
         "id": token.id,
         "name": token.name,
         "scope": token.scope,
         "namespace": token.namespace,
-        "createdAt": wire_time(token.created_at),
-        "expiresAt": _optional_time(token.expires_at),
-        "lastUsedAt": _optional_time(token.last_used_at),
+        "created_at": token.created_at,
+        "expires_at": token.expires_at,
+        "last_used_at": token.last_used_at,
     }
-
-
-def _optional_time(time: datetime | None) -> str | None:
-    return None if time is None else wire_time(time)

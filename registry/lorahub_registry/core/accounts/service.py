@@ -1,6 +1,7 @@
 """Accounts, organisations and tokens: who somebody is, proved by a token that is stored as its SHA-256 only."""
 
 import secrets
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -30,7 +31,7 @@ from lorahub_registry.core.accounts.permissions import (
     require,
     require_site_admin,
 )
-from lorahub_registry.core.accounts.queries import Account, Token
+from lorahub_registry.core.accounts.queries import Account, Bearer, Token
 from lorahub_registry.core.audit.service import Event, newest_events, record, record_act
 from lorahub_registry.infrastructure.backend import Backend
 from lorahub_registry.infrastructure.database import Session, now
@@ -68,9 +69,9 @@ def principal_of_session(backend: Backend, cookie: str) -> Principal:
     """The principal behind a browser's session: that of the token it was opened with. Raises `InvalidToken`."""
     with backend.database.read() as session:
         found = queries.token_by_session(session, sha256_of(cookie.encode()))
-        if found is None or not _is_good(*found):
-            raise InvalidToken("the session is over", hint="log in again")
-        return _acting(session, *found)
+    if found is None or not _is_good(found.token, found.account):
+        raise InvalidToken("the session is over", hint="log in again")
+    return _acting(found)
 
 
 def log_in(backend: Backend, token: str) -> str:
@@ -108,14 +109,14 @@ def forget_sessions(backend: Backend) -> int:
 
 def _principal(session: Session, token: str) -> tuple[Principal, bool]:
     found = queries.token_by_sha256(session, sha256_of(token.encode())) if is_well_formed(token) else None
-    if found is None or not _is_good(*found):
+    if found is None or not _is_good(found.token, found.account):
         raise InvalidToken("Invalid credentials in Authorization header", hint="log in again: lorahub login")
-    known, account = found
-    is_stale = known.last_used_at is None or now() - known.last_used_at > LAST_USED_RESOLUTION
-    return _acting(session, known, account), is_stale
+    used_at = found.token.last_used_at
+    return _acting(found), used_at is None or now() - used_at > LAST_USED_RESOLUTION
 
 
-def _acting(session: Session, known: Token, account: Account) -> Principal:
+def _acting(bearer: Bearer) -> Principal:
+    known, account = bearer.token, bearer.account
     return Principal(
         account_id=account.id,
         name=account.name,
@@ -126,13 +127,14 @@ def _acting(session: Session, known: Token, account: Account) -> Principal:
         token_id=known.id,
         token_name=known.name,
         expires_at=known.expires_at,
-        roles=_roles(session, account),
+        roles=_roles(account, bearer.roles),
     )
 
 
-def _roles(session: Session, account: Account) -> dict[str, Level]:
-    roles = {similarity_key(org.name): Level.named(role) for org, role in queries.memberships_of(session, account.id)}
-    return roles | {similarity_key(account.name): Level.ADMIN}
+def _roles(account: Account, roles: Mapping[str, str]) -> dict[str, Level]:
+    """By key of the namespace; `roles` are those in organisations, by name."""
+    by_key = {similarity_key(organisation): Level.named(role) for organisation, role in roles.items()}
+    return by_key | {similarity_key(account.name): Level.ADMIN}
 
 
 def acting_for(session: Session, account_id: int) -> Principal:
@@ -140,7 +142,8 @@ def acting_for(session: Session, account_id: int) -> Principal:
     account = queries.account_by_id(session, account_id)
     if account is None or account.disabled_at is not None:
         raise NotPermitted("the account that asked for this was disabled")
-    return Principal(account.id, account.name, account.is_admin, Level.WRITE, roles=_roles(session, account))
+    roles = {organisation.name: role for organisation, role in queries.memberships_of(session, account.id)}
+    return Principal(account.id, account.name, account.is_admin, Level.WRITE, roles=_roles(account, roles))
 
 
 def acting_namespaces(session: Session, principal: Principal) -> list[Account]:
@@ -171,6 +174,11 @@ def require_known(session: Session, name: str) -> Account:
     if account is None:
         raise AccountNotFound(f"no user or organisation is called {name[:100]!r}")
     return account
+
+
+def known_accounts(session: Session, names: Iterable[str]) -> list[Account]:
+    """Those of these names that there are."""
+    return queries.accounts_by_key(session, {similarity_key(name) for name in names})
 
 
 def add_user(backend: Backend, name: str, *, by: str, is_admin: bool = False, fullname: str = "") -> Account:

@@ -5,11 +5,11 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
+from lorahub.protocol.messages.accounts import AuditedEvent
 from sqlalchemy import select
 
 from lorahub_registry.infrastructure.database import Session, now
 from lorahub_registry.infrastructure.database.tables import AuditEvent
-from lorahub_registry.infrastructure.web.times import wire_time
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,18 +24,8 @@ class Event:
     token_id: int | None
     address: str | None
 
-    def as_json(self) -> dict[str, Any]:
-        return {
-            "id": self.id,
-            "at": wire_time(self.at),
-            "actor": self.actor,
-            "action": self.action,
-            "subject": self.subject,
-            "details": self.details,
-            "requestId": self.request_id,
-            "tokenId": self.token_id,
-            "address": self.address,
-        }
+    def as_message(self) -> AuditedEvent:
+        return AuditedEvent(**asdict(self))
 
     def line(self) -> bytes:
         """What a seal is made of: a line of JSON, without what is null, so that a column more changes no old one."""

@@ -213,27 +213,23 @@ def finish_upload(session: Session, upload_id: str, sha256: Sha256, expires_at: 
     return changed.first() is not None
 
 
-def split_upload(session: Session, upload: Upload, blobs: Iterable[Blob], expires_at: datetime) -> bool:
-    """A lease on each of these blobs takes the place of the upload that brought them all. False as `finish_upload`."""
-    gone = session.execute(delete(UploadRow).where(UploadRow.id == upload.id).returning(UploadRow.id))
-    if gone.first() is None:
-        return False
+def insert_leases(session: Session, upload: Upload, sizes: Mapping[Sha256, int], expires_at: datetime) -> None:
+    """A lease on each of these blobs, by digest, for whom the upload was."""
     at = now()
     leases = [
         {
             "id": new_upload_id(),
             "account_id": upload.account_id,
             "repository_id": upload.repository_id,
-            "declared_sha256": blob.sha256,
-            "declared_size": blob.size,
-            "blob_sha256": blob.sha256,
+            "declared_sha256": sha256,
+            "declared_size": size,
+            "blob_sha256": sha256,
             "created_at": at,
             "expires_at": expires_at,
         }
-        for blob in blobs
+        for sha256, size in sizes.items()
     ]
     session.execute(insert(UploadRow), leases)
-    return True
 
 
 def leased(session: Session, *, account_id: int, repository_id: int, digests: Iterable[Sha256]) -> set[Sha256]:
@@ -260,6 +256,12 @@ def holds_lease(session: Session, *, account_id: int, repository_id: int, sha256
 
 def delete_upload(session: Session, upload_id: str) -> None:
     session.execute(delete(UploadRow).where(UploadRow.id == upload_id))
+
+
+def delete_uploads(session: Session, ids: Sequence[str]) -> bool:
+    """False if one of them is gone: expired and collected."""
+    gone = session.execute(delete(UploadRow).where(UploadRow.id.in_(ids)).returning(UploadRow.id)).all()
+    return len(gone) == len(ids)
 
 
 def release_leases(session: Session, *, account_id: int, repository_id: int | None, digests: Sequence[Sha256]) -> None:

@@ -1,20 +1,20 @@
 """The block list, for administrators."""
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter
 from lorahub.errors import NotAuthenticated, NotFound, NotPermitted
 from lorahub.protocol.digests import parse_sha256
+from lorahub.protocol.messages.message import Done
+from lorahub.protocol.messages.repositories import BlockedContent
 from pydantic import BaseModel, Field
 
 from lorahub_registry.core.accounts.caller import Caller
 from lorahub_registry.core.blobs import service
-from lorahub_registry.core.blobs.service import Block
 from lorahub_registry.infrastructure.web.backend import BackendDep
 from lorahub_registry.infrastructure.web.bodies import json_model
 from lorahub_registry.infrastructure.web.description import refuses
 from lorahub_registry.infrastructure.web.raw_path import decode
-from lorahub_registry.infrastructure.web.times import wire_time
 
 router = APIRouter()
 API = "/api/lorahub/v1"
@@ -26,7 +26,7 @@ class Reason(BaseModel):
 
 @router.get(f"{API}/blocked")
 @refuses(NotAuthenticated, NotPermitted)
-def list_blocked(backend: BackendDep, caller: Caller) -> list[dict[str, Any]]:
+def list_blocked(backend: BackendDep, caller: Caller) -> list[BlockedContent]:
     return [_block(block) for block in service.blocks(backend, caller)]
 
 
@@ -34,16 +34,16 @@ def list_blocked(backend: BackendDep, caller: Caller) -> list[dict[str, Any]]:
 @refuses(NotAuthenticated, NotPermitted)
 def block(
     backend: BackendDep, caller: Caller, sha256: str, body: Annotated[Reason, json_model(Reason)]
-) -> dict[str, Any]:
+) -> BlockedContent:
     return _block(service.block(backend, caller, parse_sha256(decode(sha256)), body.reason))
 
 
 @router.delete(f"{API}/blocked/{{sha256}}")
 @refuses(NotAuthenticated, NotPermitted, NotFound)
-def unblock(backend: BackendDep, caller: Caller, sha256: str) -> dict[str, Any]:
+def unblock(backend: BackendDep, caller: Caller, sha256: str) -> Done:
     service.unblock(backend, caller, parse_sha256(decode(sha256)))
-    return {}
+    return Done()
 
 
-def _block(block: Block) -> dict[str, Any]:
-    return {"sha256": block.sha256, "reason": block.reason, "by": block.by, "at": wire_time(block.at)}
+def _block(block: service.Block) -> BlockedContent:
+    return BlockedContent(block.sha256, block.reason, block.by, block.at)

@@ -8,9 +8,9 @@ Whatever is undone is undone by upload id, never by digest: another upload of th
 import hashlib
 import logging
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Container, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from io import RawIOBase
 from typing import Any, BinaryIO, Self, cast
@@ -79,7 +79,7 @@ def open_uploads(
             found = queries.insert_uploads(
                 session, sizes, account_id=account_id, repository_id=repository_id, expires_at=until
             )
-            room.take_all({upload.id: upload.declared_size for upload in found.values()}, until=until)
+            room.take_new({upload.id: upload.declared_size for upload in found.values()}, until=until)
         backend.blobs.require_space(sum(sizes.values()))
     reach("upload-opened")
     return found
@@ -87,18 +87,25 @@ def open_uploads(
 
 @contextmanager
 def opening(
-    backend: Backend, *, account_id: int, repository_id: int | None, sha256: Sha256, size: int
+    backend: Backend,
+    *,
+    account_id: int,
+    repository_id: int | None,
+    sha256: Sha256,
+    size: int,
+    digests: Iterable[Sha256] = (),
 ) -> Iterator[tuple[Session, Room, Upload]]:
-    """As `open_upload`, with the transaction that opens it and the room that it takes of."""
+    """As `open_upload`, with the transaction that opens it and the room that it takes of. `digests`: of all that one
+    upload brings.
+    """
     until = now() + backend.settings.patience
     with backend.database.write() as session:
         with quotas.upload(session, backend.settings, account_id=account_id, repository_id=repository_id) as room:
-            if sha256 != UNKNOWN:
-                refuse_blocked(session, sha256)
+            refuse_blocked(session, *digests, *(() if sha256 == UNKNOWN else (sha256,)))
             upload = queries.insert_upload(
                 session, account_id=account_id, repository_id=repository_id, sha256=sha256, size=size, expires_at=until
             )
-            room.take(upload.id, size, until=until)
+            room.take_new({upload.id: size}, until=until)
             yield session, room, upload
         backend.blobs.require_space(size)  # behind the quota, which the client can do something about
 
@@ -271,46 +278,31 @@ def _require_digest(inspection: Inspection, announced: Sha256) -> None:
 
 
 def _keep(backend: Backend, upload: Upload, inspection: Inspection, key: str) -> Blob:
-    """Records the verified bytes at `key` as a blob. Where these bytes are known already, theirs is used instead."""
-    blob = Blob(inspection.sha256, inspection.size, inspection.git_sha1, key, inspection.findings)
+    """Records the verified bytes at `key` as a blob. Where these bytes are known already, theirs is used instead; a
+    damaged blob gets these, and its old object has no row any more, so that it is collected.
+    """
+    new = Blob(inspection.sha256, inspection.size, inspection.git_sha1, key, inspection.findings)
     for _ in range(_TRIES):
-        known = _use_known(backend, upload, inspection.sha256)
-        if known is not None:
-            if known.storage_key != key:
-                backend.blobs.delete(key)
-            return known
         try:
             with quotas.room_of(backend, upload) as (session, room):
-                _insert_or_heal(session, blob)
-                _lease(backend, session, room, upload, blob)
+                refuse_blocked(session, new.sha256)
+                known = queries.blob_by_sha256(session, new.sha256, lock=True)
+                if known is None:
+                    queries.insert_blobs(session, [new])
+                elif known.is_damaged:
+                    _heal(session, new)
+                kept = new if known is None or known.is_damaged else known
+                _lease(backend, session, room, upload, kept)
         except queries.IntegrityError:  # another upload of the same bytes was first
             continue
-        return blob
+        if kept.storage_key != key:
+            backend.blobs.delete(key)
+        return kept
     raise _collected_again()
 
 
 def _collected_again() -> BlobVanished:
     return BlobVanished("these bytes are being collected again and again", hint="try again in a moment")
-
-
-def _use_known(backend: Backend, upload: Upload, sha256: Sha256) -> Blob | None:
-    """The blob that has these bytes already; a damaged one hasn't. Raises `ContentBlocked`."""
-    with quotas.room_of(backend, upload) as (session, room):
-        refuse_blocked(session, sha256)
-        blob = queries.blob_by_sha256(session, sha256, lock=True)
-        if blob is None or blob.is_damaged:
-            return None
-        _lease(backend, session, room, upload, blob)
-        return blob
-
-
-def _insert_or_heal(session: Session, blob: Blob) -> None:
-    """A damaged blob gets the bytes that just arrived; its old object has no row any more, so it is collected."""
-    known = queries.blob_by_sha256(session, blob.sha256)
-    if known is not None and known.is_damaged:
-        _heal(session, blob)
-    else:
-        queries.insert_blobs(session, [blob])
 
 
 def _heal(session: Session, blob: Blob) -> None:
@@ -378,12 +370,54 @@ def receive_pieces(backend: Backend, upload: Upload, pieces: Iterator[bytes], *,
 # --- many small ones --------------------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """Small contents that are stored and verified, and no blobs yet: one upload keeps them until they are adopted, or
+    until it is given up.
+    """
+
+    upload: Upload
+    blobs: list[Blob]
+
+
 def store_all(
     backend: Backend, contents: Iterable[tuple[Sha256, bytes]], *, account_id: int, repository_id: int | None
 ) -> None:
     """As `store_bytes`, of small contents by their digests, as many at a time as memory may hold."""
+    for stored in stage_all(backend, contents, account_id=account_id, repository_id=repository_id):
+        try:
+            _keep_all(backend, stored)
+        except (ContentBlocked, QuotaExceeded):  # since it was asked
+            give_up(backend, stored)
+            raise
+        metrics.UPLOADS.labels("kept").inc(len(stored.blobs))
+
+
+def stage_all(
+    backend: Backend, contents: Iterable[tuple[Sha256, bytes]], *, account_id: int, repository_id: int | None
+) -> Iterator[Stored]:
+    """Stores and verifies small contents, as many at a time as memory may hold: each time one upload, one wait for the
+    storage. Whoever takes one adopts it, or gives it up.
+
+    Raises `ContentBlocked`, `QuotaExceeded`, `DiskFull`.
+    """
     for batch in _batches(contents):
-        _store_batch(backend, batch, account_id=account_id, repository_id=repository_id)
+        size = sum(map(len, batch.values()))
+        with opening(
+            backend, account_id=account_id, repository_id=repository_id, sha256=UNKNOWN, size=size, digests=batch
+        ) as (_, _, opened):
+            upload = opened
+        reach("upload-opened")
+        keys = batch_keys(batch, upload.id)
+        try:
+            backend.blobs.write_all({keys[sha256]: content for sha256, content in batch.items()})
+            reach("files-stored")
+            blobs = _verify_all(backend, {keys[sha256]: (sha256, len(content)) for sha256, content in batch.items()})
+        except BaseException:
+            give_up(backend, Stored(upload, []))
+            raise
+        reach("files-verified")
+        yield Stored(upload, blobs)
 
 
 def _batches(contents: Iterable[tuple[Sha256, bytes]]) -> Iterator[dict[Sha256, bytes]]:
@@ -396,33 +430,6 @@ def _batches(contents: Iterable[tuple[Sha256, bytes]]) -> Iterator[dict[Sha256, 
         size += len(content)
     if batch:
         yield batch
-
-
-def _store_batch(
-    backend: Backend, contents: Mapping[Sha256, bytes], *, account_id: int, repository_id: int | None
-) -> None:
-    """One upload, one wait for the storage, one transaction."""
-    with backend.database.read() as session:
-        refuse_blocked(session, *contents)
-    size = sum(map(len, contents.values()))
-    upload = open_upload(backend, account_id=account_id, repository_id=repository_id, sha256=UNKNOWN, size=size)
-    keys = batch_keys(contents, upload.id)
-    try:
-        backend.blobs.write_all({keys[sha256]: content for sha256, content in contents.items()})
-        reach("files-stored")
-        blobs = _verify_all(backend, {keys[sha256]: (sha256, len(content)) for sha256, content in contents.items()})
-    except BaseException:
-        _give_up(backend, upload)
-        raise
-    reach("files-verified")
-    try:
-        needless = _keep_all(backend, upload, blobs)
-    except (ContentBlocked, QuotaExceeded):  # since it was asked
-        _give_up(backend, upload)
-        raise
-    reach("files-recorded")
-    metrics.UPLOADS.labels("kept").inc(len(blobs))
-    backend.blobs.delete_all(needless)
 
 
 def _verify_all(backend: Backend, announced: Mapping[str, tuple[Sha256, int]]) -> list[Blob]:
@@ -439,34 +446,50 @@ def _verify_all(backend: Backend, announced: Mapping[str, tuple[Sha256, int]]) -
     return blobs
 
 
-def _keep_all(backend: Backend, upload: Upload, blobs: list[Blob]) -> list[str]:
-    """Records what is new and leases all. The keys of objects whose bytes were known, under another key."""
+def _keep_all(backend: Backend, stored: Stored) -> None:
+    """Makes blobs of it, and leases them all."""
+    sizes = {blob.sha256: blob.size for blob in stored.blobs}
     for _ in range(_TRIES):
+        until = now() + backend.settings.upload_lifetime
         try:
-            with quotas.room_of(backend, upload) as (session, room):
-                refuse_blocked(session, *(blob.sha256 for blob in blobs))
-                known = queries.blobs_by_sha256(session, (blob.sha256 for blob in blobs), lock=True)
-                sound = {sha256 for sha256, blob in known.items() if not blob.is_damaged}
-                queries.insert_blobs(session, (blob for blob in blobs if blob.sha256 not in known))
-                for blob in blobs:
-                    if blob.sha256 in known and blob.sha256 not in sound:
-                        _heal(session, blob)
-                until = now() + backend.settings.upload_lifetime
-                if not queries.split_upload(session, upload, blobs, until):
-                    raise _expired()
-                room.give_back(upload.id)
-                room.keep({blob.sha256: blob.size for blob in blobs}, until=until)
+            with quotas.room_of(backend, stored.upload) as (session, room):
+                needless = adopt(session, [stored], known=sizes)
+                queries.insert_leases(session, stored.upload, sizes, until)
+                room.give_back(stored.upload.id)
+                room.keep(sizes, until=until)
         except queries.IntegrityError:  # another upload of some of these bytes was first
             continue
-        return [blob.storage_key for blob in blobs if blob.sha256 in sound]
+        reach("files-recorded")
+        backend.blobs.delete_all(needless)
+        return
     raise _collected_again()
 
 
-def _give_up(backend: Backend, upload: Upload) -> None:
+def adopt(session: Session, stored: Collection[Stored], *, known: Container[Sha256]) -> list[str]:
+    """Makes blobs of it, in a transaction that refers to them: their uploads are over. `known` are those that had a
+    blob when somebody looked. The keys of objects that nobody needs: their bytes lie under another key.
+
+    Raises `ContentBlocked`; `BlobVanished` where an upload has expired; `IntegrityError` where another upload of some
+    of these bytes was first, or a known blob was collected.
+    """
+    if not stored:
+        return []
+    new = {blob.sha256: blob for one in stored for blob in one.blobs}
+    refuse_blocked(session, *new)
+    here = queries.blobs_by_sha256(session, (sha256 for sha256 in new if sha256 in known), lock=True)
+    queries.insert_blobs(session, (blob for sha256, blob in new.items() if sha256 not in here))
+    for sha256 in (sha256 for sha256, blob in here.items() if blob.is_damaged):
+        _heal(session, new[sha256])
+    if not queries.delete_uploads(session, [one.upload.id for one in stored]):
+        raise _expired()
+    return [new[sha256].storage_key for sha256, blob in here.items() if not blob.is_damaged]
+
+
+def give_up(backend: Backend, stored: Stored) -> None:
     """Whatever was stored has no row from now on: it is the collector's."""
-    with quotas.room_of(backend, upload) as (session, room):
-        room.give_back(upload.id)
-        queries.delete_upload(session, upload.id)
+    with quotas.room_of(backend, stored.upload) as (session, room):
+        room.give_back(stored.upload.id)
+        queries.delete_upload(session, stored.upload.id)
 
 
 # --- undoing ----------------------------------------------------------------------------------------------------------

@@ -1,11 +1,25 @@
 """What namespaces keep: counted when it changes, so that asking costs nothing, and provable at any time."""
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, delete, exists, func, insert, or_, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Row,
+    Select,
+    and_,
+    case,
+    delete,
+    exists,
+    func,
+    insert,
+    literal,
+    or_,
+    select,
+    update,
+)
 
 from lorahub_registry.infrastructure.database import Session, now
 from lorahub_registry.infrastructure.database.paging import pages
@@ -28,30 +42,93 @@ _OPEN_JOB = ("queued", "running", "publishing")
 
 
 @dataclass(frozen=True, slots=True)
+class Reserved:
+    """Of one account: bytes that its namespace keeps free, and its own uploads whose bytes have yet to come."""
+
+    bytes: int = 0
+    uploads: int = 0
+
+    def __add__(self, other: "Reserved") -> "Reserved":
+        return Reserved(self.bytes + other.bytes, self.uploads + other.uploads)
+
+    def __neg__(self) -> "Reserved":
+        return Reserved(-self.bytes, -self.uploads)
+
+
+@dataclass(frozen=True, slots=True)
 class Namespace:
-    """Own limits, None where the registry's apply; 0 is none."""
+    """An account and what it keeps. Own limits, None where the registry's apply; 0 is none."""
 
     id: int
     name: str
     stored_bytes: int
     byte_quota: int | None
     repository_quota: int | None
+    reserved: Reserved
+    """What is alive of it."""
+    expired: Reserved
+    """What is recorded as reserved beside it, until somebody tidies up."""
 
 
-def namespace_by_id(session: Session, account_id: int, *, lock: bool = False) -> Namespace:
-    """`lock` lets one transaction at a time count for this namespace (PostgreSQL; SQLite has one writer)."""
-    columns = (Account.id, Account.name, Account.stored_bytes, Account.byte_quota, Account.repository_quota)
-    statement = select(*columns).where(Account.id == account_id)
-    row = session.execute(statement.with_for_update(key_share=True) if lock else statement).one()
-    return Namespace(*row)
+def lock(session: Session, account_ids: Iterable[int], *, repository_id: int | None = None) -> set[int]:
+    """Lets one transaction at a time count for these accounts, and for the namespace that the repository is in now
+    (PostgreSQL; SQLite has one writer). In order of id, so that no two wait for each other. The ids of those locked.
+    """
+    which = _which(account_ids, repository_id)
+    return set(session.scalars(select(Account.id).where(which).order_by(Account.id).with_for_update(key_share=True)))
+
+
+def namespaces_by_id(
+    session: Session, account_ids: Iterable[int], *, repository_id: int | None = None
+) -> tuple[dict[int, Namespace], int | None]:
+    """By id, these accounts and the namespace of the repository; and its id, None where there is no such repository."""
+    home = literal(None) if repository_id is None else _namespace_of(repository_id)
+    of_totals, of_expired = ReservedTotal.account_id == Account.id, _is_expired(Account.id)
+    columns = (
+        *(Account.id, Account.name, Account.stored_bytes, Account.byte_quota, Account.repository_quota),
+        _summed(ReservedTotal.bytes, of_totals).label("bytes"),
+        _summed(ReservedTotal.uploads, of_totals).label("uploads"),
+        _summed(Reservation.bytes, of_expired).label("expired_bytes"),
+        _summed(Reservation.uploads, of_expired).label("expired_uploads"),
+        home.label("home"),
+    )
+    rows = session.execute(select(*columns).where(_which(account_ids, repository_id))).all()
+    return {row.id: _namespace(row) for row in rows}, rows[0].home if rows else None
+
+
+def _namespace(row: Row[Any]) -> Namespace:
+    expired = Reserved(int(row.expired_bytes), int(row.expired_uploads))
+    return Namespace(
+        id=row.id,
+        name=row.name,
+        stored_bytes=row.stored_bytes,
+        byte_quota=row.byte_quota,
+        repository_quota=row.repository_quota,
+        reserved=Reserved(int(row.bytes), int(row.uploads)) + -expired,
+        expired=expired,
+    )
+
+
+def namespace_by_id(session: Session, account_id: int) -> Namespace:
+    return namespaces_by_id(session, [account_id])[0][account_id]
+
+
+def _which(account_ids: Iterable[int], repository_id: int | None) -> ColumnElement[bool]:
+    named = Account.id.in_(set(account_ids))
+    return named if repository_id is None else or_(named, Account.id == _namespace_of(repository_id))
+
+
+def _namespace_of(repository_id: int) -> Any:
+    return select(Repository.namespace_id).where(Repository.id == repository_id).scalar_subquery()
+
+
+def _summed(column: Any, which: ColumnElement[bool]) -> Any:
+    """Of the account that the statement around it is about."""
+    return select(func.coalesce(func.sum(column), 0)).where(which).correlate(Account).scalar_subquery()
 
 
 def namespaces(session: Session) -> list[int]:
     return list(session.scalars(select(Account.id).order_by(Account.id)))
-
-
-def namespace_of(session: Session, repository_id: int) -> int | None:
-    return session.scalar(select(Repository.namespace_id).where(Repository.id == repository_id))
 
 
 def set_quotas(session: Session, account_id: int, **quotas: int | None) -> None:
@@ -61,86 +138,96 @@ def set_quotas(session: Session, account_id: int, **quotas: int | None) -> None:
 # --- what is on its way -----------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Reserved:
-    """Of one account, alive: bytes that its namespace keeps free, and its own uploads whose bytes have yet to come."""
-
-    bytes: int
-    uploads: int
+def reserve(session: Session, account_id: int, key: str, *, size: int, expires_at: datetime) -> None:
+    """As `put`, and adds it to the account's sums."""
+    add(session, {account_id: put(session, account_id, {key: Reserved(size)}, expires_at=expires_at)})
 
 
-def reserved(session: Session, account_id: int) -> Reserved:
-    """The sums, without what has expired since they were last tidied."""
-    of_account = select(ReservedTotal.bytes, ReservedTotal.uploads).where(ReservedTotal.account_id == account_id)
-    total = session.execute(of_account).first()
-    if total is None:
-        return Reserved(0, 0)
-    expired = select(func.sum(Reservation.bytes), func.sum(Reservation.uploads)).where(*_is_expired(account_id))
-    gone_bytes, gone_uploads = session.execute(expired).one()
-    return Reserved(total.bytes - int(gone_bytes or 0), total.uploads - int(gone_uploads or 0))
-
-
-def reserve(session: Session, account_id: int, key: str, *, size: int, uploads: int, expires_at: datetime) -> None:
-    """From now on `key` takes so much, whatever it took before. While the account is held."""
-    row = session.get(Reservation, (account_id, key))
-    if row is None:
-        row = Reservation(account_id=account_id, key=key, bytes=0, uploads=0, expires_at=expires_at)
-        session.add(row)
-    before = (row.bytes, row.uploads)
-    row.bytes, row.uploads = size, uploads
-    row.expires_at = max(row.expires_at, expires_at)
-    _add(session, account_id, row.bytes - before[0], row.uploads - before[1])
-
-
-def reserve_all(
-    session: Session, account_id: int, sizes: Mapping[str, int], *, uploads: int, expires_at: datetime
-) -> None:
-    """As `reserve`, for many keys at once, each of which counts as so many uploads."""
-    grown = uploads_more = 0
-    for page in pages(sizes):
+def put(session: Session, account_id: int, taken: Mapping[str, Reserved], *, expires_at: datetime) -> Reserved:
+    """From now on each of these keys takes so much, whatever it took before; how much more that is. While the account
+    is held.
+    """
+    more = Reserved()
+    for page in pages(taken):
         which = Reservation.account_id == account_id, Reservation.key.in_(page)
         known = {row.key: row for row in session.scalars(select(Reservation).where(*which))}
         for key, row in known.items():
-            grown += sizes[key] - row.bytes
-            uploads_more += uploads - row.uploads
-            row.bytes, row.uploads, row.expires_at = sizes[key], uploads, max(row.expires_at, expires_at)
-        new = [key for key in page if key not in known]
-        of_all = {"account_id": account_id, "uploads": uploads, "expires_at": expires_at}
-        if new:
-            session.execute(insert(Reservation), [{**of_all, "key": key, "bytes": sizes[key]} for key in new])
-            grown += sum(sizes[key] for key in new)
-            uploads_more += uploads * len(new)
-    _add(session, account_id, grown, uploads_more)
+            more += taken[key] + -Reserved(row.bytes, row.uploads)
+            row.bytes, row.uploads = taken[key].bytes, taken[key].uploads
+            row.expires_at = max(row.expires_at, expires_at)
+        new = {key: taken[key] for key in page if key not in known}
+        more += put_new(session, {account_id: new}, expires_at=expires_at)[account_id]
+    return more
 
 
-def give_back(session: Session, account_id: int, keys: Sequence[str]) -> None:
-    for page in pages(keys):
-        _drop(session, account_id, Reservation.account_id == account_id, Reservation.key.in_(page))
+def put_new(
+    session: Session, taken: Mapping[int, Mapping[str, Reserved]], *, expires_at: datetime
+) -> dict[int, Reserved]:
+    """As `put`, of keys that take nothing yet, by account."""
+    rows = [
+        {"account_id": account_id, "key": key, **asdict(one), "expires_at": expires_at}
+        for account_id, of_account in taken.items()
+        for key, one in of_account.items()
+    ]
+    if rows:
+        session.execute(insert(Reservation), rows)
+    return {account_id: sum(of_account.values(), Reserved()) for account_id, of_account in taken.items()}
+
+
+def give_back(session: Session, account_id: int, keys: Collection[str]) -> None:
+    """As `take_out`, and takes it off the account's sums."""
+    add(session, {account_id: -take_out(session, {account_id: keys})[account_id]})
+
+
+def take_out(session: Session, keys: Mapping[int, Collection[str]]) -> dict[int, Reserved]:
+    """These keys take nothing of these accounts any more; what they took of each."""
+    gone = dict.fromkeys(keys, Reserved())
+    for page in pages(key for of_account in keys.values() for key in of_account):
+        which = (
+            and_(Reservation.account_id == account_id, Reservation.key.in_(set(page).intersection(of_account)))
+            for account_id, of_account in keys.items()
+        )
+        for account_id, of_account in _drop(session, or_(*which)).items():
+            gone[account_id] += of_account
+    return gone
 
 
 def give_back_expired(session: Session, account_id: int) -> None:
     """Each reservation expires once, so this costs as little for each as giving it back."""
-    _drop(session, account_id, *_is_expired(account_id))
+    gone = _drop(session, _is_expired(account_id))
+    add(session, {account_id: -of_account for account_id, of_account in gone.items()})
 
 
-def _drop(session: Session, account_id: int, *which: ColumnElement[bool]) -> None:
+def _drop(session: Session, which: ColumnElement[bool]) -> dict[int, Reserved]:
     session.flush()
-    statement = delete(Reservation).where(*which).returning(Reservation.bytes, Reservation.uploads)
-    gone = session.execute(statement.execution_options(synchronize_session="fetch")).all()
-    if gone:
-        _add(session, account_id, -sum(row.bytes for row in gone), -sum(row.uploads for row in gone))
+    columns = (Reservation.account_id, Reservation.bytes, Reservation.uploads)
+    statement = delete(Reservation).where(which).returning(*columns)
+    gone: dict[int, Reserved] = {}
+    for account_id, size, uploads in session.execute(statement.execution_options(synchronize_session="fetch")):
+        gone[account_id] = gone.get(account_id, Reserved()) + Reserved(size, uploads)
+    return gone
 
 
-def _is_expired(account_id: int) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
-    return Reservation.account_id == account_id, Reservation.expires_at <= now()
+def _is_expired(account_id: Any) -> ColumnElement[bool]:
+    return and_(Reservation.account_id == account_id, Reservation.expires_at <= now())
 
 
-def _add(session: Session, account_id: int, size: int, uploads: int) -> None:
+def add(session: Session, more: Mapping[int, Reserved]) -> None:
+    """To the sums of these accounts."""
+    changed = {account_id: one for account_id, one in more.items() if one != Reserved()}
+    if not changed:
+        return
     session.flush()
-    values = {"bytes": ReservedTotal.bytes + size, "uploads": ReservedTotal.uploads + uploads}
-    of_account = update(ReservedTotal).where(ReservedTotal.account_id == account_id).values(values)
-    if session.execute(of_account.returning(ReservedTotal.account_id)).first() is None:
-        session.execute(insert(ReservedTotal).values(account_id=account_id, bytes=size, uploads=uploads))
+    bytes_more = case({account_id: one.bytes for account_id, one in changed.items()}, value=ReservedTotal.account_id)
+    uploads_more = case(
+        {account_id: one.uploads for account_id, one in changed.items()}, value=ReservedTotal.account_id
+    )
+    values = {"bytes": ReservedTotal.bytes + bytes_more, "uploads": ReservedTotal.uploads + uploads_more}
+    grown = update(ReservedTotal).where(ReservedTotal.account_id.in_(changed)).values(values)
+    known = set(session.scalars(grown.returning(ReservedTotal.account_id)))
+    new = [{"account_id": account_id, **asdict(one)} for account_id, one in changed.items() if account_id not in known]
+    if new:
+        session.execute(insert(ReservedTotal), new)
 
 
 def accounts_with_expired(session: Session) -> list[int]:
@@ -198,17 +285,20 @@ def open_merges(session: Session, account_id: int) -> int:
 # --- counting ---------------------------------------------------------------------------------------------------------
 
 
-def add_blobs(session: Session, account_id: int, digests: Iterable[str]) -> None:
-    """Those that the namespace has already count once."""
+def add_blobs(session: Session, account_id: int, digests: Iterable[str]) -> int | None:
+    """Those that the namespace has already count once. The bytes that it keeps from now on; None where none was new."""
+    kept = None
     for page in pages(digests):
-        known = counted_blobs(session, account_id, page)
-        new = [digest for digest in page if digest not in known]
-        if new:
-            session.execute(insert(NamespaceBlob), [{"account_id": account_id, "blob_sha256": one} for one in new])
-            added = select(func.sum(Blob.size)).where(Blob.sha256.in_(new)).scalar_subquery()
-            session.execute(
-                update(Account).where(Account.id == account_id).values(stored_bytes=Account.stored_bytes + added)
-            )
+        new = select(literal(account_id), Blob.sha256).where(
+            Blob.sha256.in_(page), ~_is_counted(account_id, Blob.sha256)
+        )
+        statement = insert(NamespaceBlob).from_select(["account_id", "blob_sha256"], new)
+        counted = session.scalars(statement.returning(NamespaceBlob.blob_sha256)).all()
+        if counted:
+            added = select(func.sum(Blob.size)).where(Blob.sha256.in_(counted)).scalar_subquery()
+            grown = update(Account).where(Account.id == account_id).values(stored_bytes=Account.stored_bytes + added)
+            kept = session.scalar(grown.returning(Account.stored_bytes))
+    return kept
 
 
 def drop_blobs(session: Session, account_id: int, digests: Sequence[str]) -> None:
@@ -229,7 +319,7 @@ def drop_blobs(session: Session, account_id: int, digests: Sequence[str]) -> Non
                 update(Account).where(Account.id == account_id).values(stored_bytes=Account.stored_bytes - dropped)
             )
             for key, size, until in _leased(session, account_id, Blob.sha256.in_(gone)):
-                reserve(session, account_id, key, size=size, uploads=0, expires_at=until)
+                reserve(session, account_id, key, size=size, expires_at=until)
 
 
 def recount(session: Session, account_id: int) -> None:
@@ -359,22 +449,14 @@ def wrong_sums(session: Session) -> list[tuple[str, int, int]]:
 
 def wrong_totals(session: Session) -> list[tuple[str, int, int]]:
     """Namespace, the bytes recorded as reserved, and those that its reservations have; or else the uploads."""
-
-    def summed(column: Any) -> Any:
-        return (
-            select(func.coalesce(func.sum(column), 0))
-            .where(Reservation.account_id == Account.id)
-            .correlate(Account)
-            .scalar_subquery()
-        )
-
+    of_account = Reservation.account_id == Account.id
     found: list[tuple[str, int, int]] = []
     for recorded, column in ((ReservedTotal.bytes, Reservation.bytes), (ReservedTotal.uploads, Reservation.uploads)):
         total = func.coalesce(recorded, 0)
-        statement = select(Account.name, total, summed(column)).outerjoin(
+        statement = select(Account.name, total, _summed(column, of_account)).outerjoin(
             ReservedTotal, ReservedTotal.account_id == Account.id
         )
-        statement = statement.where(total != summed(column)).limit(MOST)
+        statement = statement.where(total != _summed(column, of_account)).limit(MOST)
         found += [(name, int(said), int(actual)) for name, said, actual in session.execute(statement)]
     return found
 

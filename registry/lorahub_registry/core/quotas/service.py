@@ -8,18 +8,19 @@ much is there, and under way.
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Protocol
 
 from lorahub.errors import QuotaExceeded, RepositoryNotFound
 from lorahub.protocol.digests import Sha256
+from lorahub.protocol.messages.accounts import NamespaceUse, UsedBytes, UsedQuota
 
 from lorahub_registry.core.accounts.permissions import Principal
 from lorahub_registry.core.accounts.service import acting_namespaces, require_known
 from lorahub_registry.core.audit.service import record
 from lorahub_registry.core.quotas import queries
-from lorahub_registry.core.quotas.queries import Namespace
+from lorahub_registry.core.quotas.queries import Namespace, Reserved
 from lorahub_registry.infrastructure import metrics
 from lorahub_registry.infrastructure.backend import Backend
 from lorahub_registry.infrastructure.database import Session
@@ -33,6 +34,9 @@ class Figure:
     used: int
     limit: int | None
 
+    def as_message(self) -> UsedQuota:
+        return UsedQuota(self.used, self.limit)
+
 
 @dataclass(frozen=True, slots=True)
 class Use:
@@ -43,12 +47,9 @@ class Use:
     reserved: int
     repositories: Figure
 
-    def as_json(self) -> dict[str, Any]:
-        return {
-            "namespace": self.namespace,
-            "bytes": {**asdict(self.bytes), "reserved": self.reserved},
-            "repositories": asdict(self.repositories),
-        }
+    def as_message(self) -> NamespaceUse:
+        stored = UsedBytes(self.bytes.used, self.bytes.limit, self.reserved)
+        return NamespaceUse(self.namespace, stored, self.repositories.as_message())
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,81 +64,82 @@ class OwnUse:
 
 
 @contextmanager
-def growth(session: Session, settings: Settings, account_id: int) -> Iterator[None]:
-    """First thing in a transaction that may make a namespace's bytes grow, around all of it.
+def arrival(session: Session, settings: Settings, account_id: int) -> Iterator[None]:
+    """First thing in a transaction that brings a repository into a namespace, around all of it.
 
-    Raises `QuotaExceeded` at the end where they grew beyond their quota; the transaction then comes to nothing.
+    Raises `QuotaExceeded` at the end where it has too many, or too many bytes; the transaction then comes to nothing.
     """
-    hold(session, account_id)
-    before = _bytes(session, settings, queries.namespace_by_id(session, account_id))
+    namespace = hold(session, account_id)[account_id]
+    before = _bytes(settings, namespace), _repositories(session, settings, namespace)
     yield
     namespace = queries.namespace_by_id(session, account_id)
-    _refuse_excess("bytes", namespace.name, before, _bytes(session, settings, namespace))
+    _refuse_excess("bytes", namespace.name, before[0], _bytes(settings, namespace))
+    _refuse_excess("repositories", namespace.name, before[1], _repositories(session, settings, namespace))
 
 
 @contextmanager
-def growth_of(session: Session, settings: Settings, repository_id: int) -> Iterator[int]:
-    """As `growth`, of the namespace that the repository is in, and stays in meanwhile. Raises `RepositoryNotFound`."""
-    account_id = hold_namespace_of(session, repository_id)
-    with growth(session, settings, account_id):
-        yield account_id
+def growth(session: Session, settings: Settings, *, account_id: int, repository_id: int) -> Iterator["Room"]:
+    """First thing in a transaction in which an account makes a repository grow, around all of it: the repository stays
+    in its namespace meanwhile, and what was taken of the room is written at the end.
 
-
-@contextmanager
-def arrival(session: Session, settings: Settings, account_id: int) -> Iterator[None]:
-    """As `growth`, where a repository comes into the namespace; also raises where it has too many."""
-    with growth(session, settings, account_id):
-        before = _repositories(session, settings, queries.namespace_by_id(session, account_id))
-        yield
-        namespace = queries.namespace_by_id(session, account_id)
-        _refuse_excess("repositories", namespace.name, before, _repositories(session, settings, namespace))
+    Raises `RepositoryNotFound` where it was deleted; at the end `QuotaExceeded` where its namespace grew beyond its
+    quota or the account has too many uploads open, and the transaction then comes to nothing.
+    """
+    held, namespace_id = _hold_with(session, repository_id, account_id)
+    if namespace_id is None:
+        raise _deleted()
+    room = Room(session, held, namespace_id, account_id)
+    yield room
+    room.settle(settings)
 
 
 @contextmanager
 def upload(session: Session, settings: Settings, *, account_id: int, repository_id: int | None) -> Iterator["Room"]:
-    """As `growth`, around what is written of an upload; also raises where its account has too many open.
-
-    What belongs to no repository takes no room.
+    """As `growth`, around what is written of an upload. What belongs to no repository, or to one that was deleted,
+    takes no room.
     """
-    namespace_id = None if repository_id is None else _held_namespace_of(session, repository_id, account_id)
-    if namespace_id is None:
-        yield Room(session, None, account_id)
-        return
-    limit = _limit(None, settings.quota_open_uploads)
-    with growth(session, settings, namespace_id):
-        before = Figure(queries.reserved(session, account_id).uploads, limit)
-        yield Room(session, namespace_id, account_id)
-        after = Figure(queries.reserved(session, account_id).uploads, limit)
-        _refuse_excess("open uploads", queries.namespace_by_id(session, account_id).name, before, after)
+    held, namespace_id = ({}, None) if repository_id is None else _hold_with(session, repository_id, account_id)
+    room = Room(session, held, namespace_id, account_id)
+    yield room
+    if namespace_id is not None:
+        room.settle(settings)
 
 
-@dataclass(frozen=True, slots=True)
 class Room:
-    """What is kept free for uploads of one account into one repository. Both accounts are held."""
+    """What a transaction of one account takes of the quotas of a namespace, and of its own. Both are held, so that what
+    they keep is known without asking again.
+    """
 
-    _session: Session
-    _namespace_id: int | None
-    _account_id: int
+    def __init__(
+        self, session: Session, held: Mapping[int, Namespace], namespace_id: int | None, account_id: int
+    ) -> None:
+        self._session = session
+        self._held = held
+        self._namespace_id = namespace_id
+        self._account_id = account_id
+        self._more = dict.fromkeys(held, Reserved())
+        self._stored: int | None = None
 
     def take(self, key: str, size: int, *, until: datetime, is_upload: bool = True) -> None:
         """For bytes that have yet to come, whatever was taken by this key before."""
-        if self._namespace_id is None:
-            return
-        is_own = self._namespace_id == self._account_id
-        uploads = int(is_upload and is_own)
-        queries.reserve(self._session, self._namespace_id, key, size=size, uploads=uploads, expires_at=until)
-        if is_upload and not is_own:
-            queries.reserve(self._session, self._account_id, key, size=0, uploads=1, expires_at=until)
+        for account_id, reserved in self._split(size, is_upload=is_upload).items():
+            self._put(account_id, {key: reserved}, until=until)
 
-    def take_all(self, sizes: Mapping[str, int], *, until: datetime) -> None:
-        """As `take`, for many uploads by their ids."""
+    def take_new(self, sizes: Mapping[str, int], *, until: datetime) -> None:
+        """As `take`, of uploads that were just opened, by their ids."""
+        taken: dict[int, dict[str, Reserved]] = {}
+        for key, size in sizes.items():
+            for account_id, reserved in self._split(size).items():
+                taken.setdefault(account_id, {})[key] = reserved
+        self._add(queries.put_new(self._session, taken, expires_at=until))
+
+    def _split(self, size: int, *, is_upload: bool = True) -> dict[int, Reserved]:
+        """What an upload takes: bytes of the namespace, and of its account's uploads one."""
         if self._namespace_id is None:
-            return
-        is_own = self._namespace_id == self._account_id
-        queries.reserve_all(self._session, self._namespace_id, sizes, uploads=int(is_own), expires_at=until)
-        if not is_own:
-            nothing = dict.fromkeys(sizes, 0)
-            queries.reserve_all(self._session, self._account_id, nothing, uploads=1, expires_at=until)
+            return {}
+        if not is_upload or self._namespace_id == self._account_id:
+            return {self._namespace_id: Reserved(size, int(is_upload))}
+        return {self._namespace_id: Reserved(size), self._account_id: Reserved(uploads=1)}
 
     def keep(self, sizes: Mapping[Sha256, int], *, until: datetime) -> None:
         """For bytes that are here and wait for the commit that names them, by digest: once in the namespace, however
@@ -145,13 +147,49 @@ class Room:
         """
         if self._namespace_id is not None:
             counted = queries.counted_blobs(self._session, self._namespace_id, sizes)
-            new: dict[str, int] = {sha256: size for sha256, size in sizes.items() if sha256 not in counted}
-            queries.reserve_all(self._session, self._namespace_id, new, uploads=0, expires_at=until)
+            new: dict[str, Reserved] = {
+                sha256: Reserved(size) for sha256, size in sizes.items() if sha256 not in counted
+            }
+            self._put(self._namespace_id, new, until=until)
 
-    def give_back(self, key: str) -> None:
+    def give_back(self, upload: str) -> None:
+        """By its id, or a session's."""
         if self._namespace_id is not None:
-            for account_id in {self._namespace_id, self._account_id}:
-                queries.give_back(self._session, account_id, [key])
+            self._take_out({account_id: [upload] for account_id in self._more})
+
+    def occupy(self, digests: Iterable[str], *, uploads: Collection[str] = ()) -> None:
+        """A commit of the namespace refers to these blobs now: the room that was kept for them, and that of the uploads
+        that brought them, is theirs.
+        """
+        assert self._namespace_id is not None
+        named = list(digests)
+        self._stored = queries.add_blobs(self._session, self._namespace_id, named)
+        self._take_out({self._account_id: uploads, self._namespace_id: [*named, *uploads]})
+
+    def _put(self, account_id: int, taken: Mapping[str, Reserved], *, until: datetime) -> None:
+        self._add({account_id: queries.put(self._session, account_id, taken, expires_at=until)})
+
+    def _take_out(self, keys: Mapping[int, Collection[str]]) -> None:
+        self._add({account_id: -gone for account_id, gone in queries.take_out(self._session, keys).items()})
+
+    def _add(self, more: Mapping[int, Reserved]) -> None:
+        for account_id, of_account in more.items():
+            self._more[account_id] += of_account
+
+    def settle(self, settings: Settings) -> None:
+        """Raises `QuotaExceeded`."""
+        assert self._namespace_id is not None
+        queries.add(self._session, self._more)
+        before, account = self._held[self._namespace_id], self._held[self._account_id]
+        after = replace(
+            before,
+            stored_bytes=before.stored_bytes if self._stored is None else self._stored,
+            reserved=before.reserved + self._more[before.id],
+        )
+        _refuse_excess("bytes", before.name, _bytes(settings, before), _bytes(settings, after))
+        uploads, limit = account.reserved.uploads, _limit(None, settings.quota_open_uploads)
+        opened = Figure(uploads + self._more[account.id].uploads, limit)
+        _refuse_excess("open uploads", account.name, Figure(uploads, limit), opened)
 
 
 class Incoming(Protocol):
@@ -177,7 +215,7 @@ def room_of(backend: Backend, incoming: Incoming) -> Iterator[tuple[Session, Roo
 
 def occupy(session: Session, account_id: int, digests: Iterable[str]) -> None:
     """A commit of this namespace refers to these blobs now, and the room that was kept for them is theirs. Inside
-    `growth`.
+    `arrival`.
     """
     named = list(digests)
     queries.add_blobs(session, account_id, named)
@@ -185,7 +223,7 @@ def occupy(session: Session, account_id: int, digests: Iterable[str]) -> None:
 
 
 def occupy_all(session: Session, account_id: int, repository_id: int) -> None:
-    """A whole repository came. Inside `growth`."""
+    """A whole repository came. Inside `arrival`."""
     occupy(session, account_id, queries.blobs_of(session, repository_id))
 
 
@@ -201,7 +239,7 @@ def leaving(session: Session, account_id: int, repository_id: int, *, to: int | 
     counted = set() if to in (None, account_id) else queries.counted_blobs(session, to, [key for key, *_ in under_way])
     for key, size, until in under_way if to not in (None, account_id) else ():
         if to is not None and key not in counted:
-            queries.reserve(session, to, key, size=size, uploads=0, expires_at=until)
+            queries.reserve(session, to, key, size=size, expires_at=until)
 
 
 def let_go(session: Session, account_id: int, digests: Sequence[str]) -> None:
@@ -209,27 +247,41 @@ def let_go(session: Session, account_id: int, digests: Sequence[str]) -> None:
     queries.drop_blobs(session, account_id, digests)
 
 
-def hold(session: Session, *account_ids: int) -> None:
+def hold(session: Session, *account_ids: int) -> dict[int, Namespace]:
     """Lets nobody else count for these namespaces until the transaction ends. Always before any other row is locked."""
-    for account_id in sorted(set(account_ids)):
-        queries.namespace_by_id(session, account_id, lock=True)
-        queries.give_back_expired(session, account_id)
+    queries.lock(session, account_ids)
+    held, _ = queries.namespaces_by_id(session, account_ids)
+    _tidy(session, held)
+    return held
 
 
 def hold_namespace_of(session: Session, repository_id: int) -> int:
     """Its id. Raises `RepositoryNotFound` where the repository was deleted meanwhile."""
-    if (account_id := _held_namespace_of(session, repository_id)) is None:
-        raise RepositoryNotFound("Repository not found: it was deleted meanwhile")
-    return account_id
-
-
-def _held_namespace_of(session: Session, repository_id: int, *account_ids: int) -> int | None:
-    """Its id, held together with other accounts; None where the repository was deleted."""
-    while (namespace_id := queries.namespace_of(session, repository_id)) is not None:
-        hold(session, namespace_id, *account_ids)
-        if queries.namespace_of(session, repository_id) == namespace_id:  # it wasn't moved while we waited
-            break
+    _, namespace_id = _hold_with(session, repository_id)
+    if namespace_id is None:
+        raise _deleted()
     return namespace_id
+
+
+def _deleted() -> RepositoryNotFound:
+    return RepositoryNotFound("Repository not found: it was deleted meanwhile")
+
+
+def _hold_with(session: Session, repository_id: int, *account_ids: int) -> tuple[dict[int, Namespace], int | None]:
+    """The accounts and the namespace of the repository, held; and its id, None where the repository was deleted."""
+    while True:
+        locked = queries.lock(session, account_ids, repository_id=repository_id)
+        held, namespace_id = queries.namespaces_by_id(session, account_ids, repository_id=repository_id)
+        if namespace_id is None or namespace_id in locked:  # else it was moved while we waited
+            _tidy(session, held)
+            return held, namespace_id
+
+
+def _tidy(session: Session, held: Mapping[int, Namespace]) -> None:
+    """What has expired is no part of what is held."""
+    for account_id, namespace in sorted(held.items()):
+        if namespace.expired != Reserved():
+            queries.give_back_expired(session, account_id)
 
 
 def give_back_expired(backend: Backend) -> None:
@@ -244,7 +296,7 @@ def give_back_expired(backend: Backend) -> None:
 def require_room(session: Session, settings: Settings, account_id: int, size: int) -> None:
     """Reserves nothing: for work that will ask again when it has something to keep. Raises `QuotaExceeded`."""
     namespace = queries.namespace_by_id(session, account_id)
-    now = _bytes(session, settings, namespace)
+    now = _bytes(settings, namespace)
     _refuse_excess("bytes", namespace.name, now, Figure(now.used + size, now.limit))
 
 
@@ -280,14 +332,14 @@ def _refuse_excess(what: str, namespace: str, before: Figure, after: Figure) -> 
 def _use(session: Session, settings: Settings, namespace: Namespace) -> Use:
     return Use(
         namespace=namespace.name,
-        bytes=_bytes(session, settings, namespace),
-        reserved=queries.reserved(session, namespace.id).bytes,
+        bytes=_bytes(settings, namespace),
+        reserved=namespace.reserved.bytes,
         repositories=_repositories(session, settings, namespace),
     )
 
 
-def _bytes(session: Session, settings: Settings, namespace: Namespace) -> Figure:
-    used = namespace.stored_bytes + queries.reserved(session, namespace.id).bytes
+def _bytes(settings: Settings, namespace: Namespace) -> Figure:
+    used = namespace.stored_bytes + namespace.reserved.bytes
     return Figure(used, _limit(namespace.byte_quota, settings.quota_bytes))
 
 
@@ -317,7 +369,8 @@ def own_uses(backend: Backend, principal: Principal) -> list[Use]:
 def own_work(backend: Backend, principal: Principal) -> OwnUse:
     account_id, settings = principal.require_account(), backend.settings
     with backend.database.read() as session:
-        uploads, merges = queries.reserved(session, account_id).uploads, queries.open_merges(session, account_id)
+        uploads = queries.namespace_by_id(session, account_id).reserved.uploads
+        merges = queries.open_merges(session, account_id)
     return OwnUse(
         Figure(uploads, _limit(None, settings.quota_open_uploads)), Figure(merges, settings.merge_jobs_per_account)
     )

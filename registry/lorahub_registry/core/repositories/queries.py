@@ -1,15 +1,16 @@
 """Rows of repositories, retired names, access requests and likes."""
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
 from lorahub.protocol.names import RepositoryName
-from sqlalchemy import delete, func, select, update
+from sqlalchemy import case, delete, func, select, update
 
 from lorahub_registry.infrastructure.database import Session, now
 from lorahub_registry.infrastructure.database.listed import is_listed
+from lorahub_registry.infrastructure.database.paging import pages
 from lorahub_registry.infrastructure.database.tables import AccessRequest as AccessRequestRow
 from lorahub_registry.infrastructure.database.tables import (
     Account,
@@ -73,6 +74,14 @@ class Liker:
 def repository_by_key(session: Session, key: str) -> Repository | None:
     row = session.scalar(select(RepositoryRow).where(RepositoryRow.name_key == key))
     return None if row is None else to_repository(row)
+
+
+def repositories_by_key(session: Session, keys: Iterable[str]) -> dict[str, Repository]:
+    found: dict[str, Repository] = {}
+    for page in pages(keys):
+        rows = session.scalars(select(RepositoryRow).where(RepositoryRow.name_key.in_(page)))
+        found.update((row.name_key, to_repository(row)) for row in rows)
+    return found
 
 
 def repository_by_id(session: Session, repository_id: int) -> Repository | None:
@@ -168,12 +177,9 @@ def change_repository(session: Session, repository_id: int, **columns: object) -
 
 def take_version_number(session: Session, repository_id: int, *, at_least: int = 0) -> int:
     """The next number, or `at_least` if that is higher; numbers below it are spent."""
-    statement = select(RepositoryRow).where(RepositoryRow.id == repository_id).with_for_update()
-    row = session.scalars(statement).one()
-    number = max(row.next_version, at_least)
-    row.next_version = number + 1
-    session.flush()
-    return number
+    next_one = case((RepositoryRow.next_version < at_least, at_least), else_=RepositoryRow.next_version)
+    statement = update(RepositoryRow).where(RepositoryRow.id == repository_id).values(next_version=next_one + 1)
+    return session.execute(statement.returning(RepositoryRow.next_version)).scalar_one() - 1
 
 
 def spend_version_number(session: Session, repository_id: int, number: int) -> None:

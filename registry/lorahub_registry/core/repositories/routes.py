@@ -1,6 +1,6 @@
 """The Hub's routes for the life of a repository, its settings, its access list and its likes."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query, Request, Response
 from lorahub.errors import (
@@ -16,6 +16,21 @@ from lorahub.errors import (
     RepositoryMoved,
     RepositoryNotFound,
 )
+from lorahub.protocol.messages.accounts import HubUser
+from lorahub.protocol.messages.message import Done
+from lorahub.protocol.messages.models import Quarantine
+from lorahub.protocol.messages.repositories import (
+    AccessAsked,
+    AccessRequest,
+    Asker,
+    CreatedRepository,
+    Like,
+    LikedRepository,
+    QuarantinedRepository,
+    RepositorySettings,
+    StorageUse,
+    Withdrawn,
+)
 from lorahub.protocol.names import RepositoryName
 from pydantic import BaseModel, Field
 
@@ -30,7 +45,6 @@ from lorahub_registry.infrastructure.web.description import refuses
 from lorahub_registry.infrastructure.web.paging import page
 from lorahub_registry.infrastructure.web.parameters import Repo
 from lorahub_registry.infrastructure.web.raw_path import decode
-from lorahub_registry.infrastructure.web.times import wire_time
 
 router = APIRouter()
 MODEL = "/api/models/{namespace}/{name}"
@@ -90,7 +104,7 @@ def create(
     caller: Caller,
     url: PublicUrl,
     body: Annotated[NewRepository, json_model(NewRepository)],
-) -> dict[str, Any]:
+) -> CreatedRepository:
     caller.require_account()
     _require_model(body.type)
     is_private = body.visibility == "private" if body.visibility else bool(body.private)
@@ -99,7 +113,7 @@ def create(
     except AlreadyExists as error:
         error.facts["url"] = f"{url}/{error.facts['existing']}"
         raise
-    return {"url": f"{url}/{created.full_name}", "name": created.full_name, "id": created.public_id}
+    return CreatedRepository(f"{url}/{created.full_name}", created.full_name, created.public_id)
 
 
 def _named(body: WhichRepository, own_namespace: str) -> RepositoryName:
@@ -111,42 +125,40 @@ def _named(body: WhichRepository, own_namespace: str) -> RepositoryName:
 
 @router.delete("/api/repos/delete")
 @refuses(NotAuthenticated, NotPermitted, RepositoryMoved, RepositoryNotFound)
-def delete(
-    backend: BackendDep, caller: Caller, body: Annotated[WhichRepository, json_model(WhichRepository)]
-) -> dict[str, Any]:
+def delete(backend: BackendDep, caller: Caller, body: Annotated[WhichRepository, json_model(WhichRepository)]) -> Done:
     caller.require_account()
     _require_model(body.type)
     service.delete(backend, caller, _named(body, caller.name))
-    return {}
+    return Done()
 
 
 @router.delete(OWN_MODEL + "/claim")
 @refuses(NotAuthenticated, NotPermitted)
-def withdraw(backend: BackendDep, caller: Caller, repo: Repo) -> dict[str, Any]:
+def withdraw(backend: BackendDep, caller: Caller, repo: Repo) -> Withdrawn:
     """Gives the name back, where nothing was published under it: after a first push that was refused."""
-    return {"withdrawn": service.withdraw(backend, caller, repo)}
+    return Withdrawn(service.withdraw(backend, caller, repo))
 
 
 @router.post("/api/repos/move")
 @refuses(NotAuthenticated, NotPermitted, AlreadyExists, NameRetired, RepositoryMoved, RepositoryNotFound)
-def move(backend: BackendDep, caller: Caller, body: Annotated[Move, json_model(Move)]) -> dict[str, Any]:
+def move(backend: BackendDep, caller: Caller, body: Annotated[Move, json_model(Move)]) -> Done:
     caller.require_account()
     _require_model(body.type)
     service.move(backend, caller, RepositoryName.parse(body.from_repo), RepositoryName.parse(body.to_repo))
-    return {}
+    return Done()
 
 
 @router.put(MODEL + "/settings")
 @refuses(NotAuthenticated, NotPermitted)
 def settings(
     backend: BackendDep, caller: Caller, repo: Repo, body: Annotated[Settings, json_model(Settings)]
-) -> dict[str, Any]:
+) -> RepositorySettings:
     is_private = body.visibility == "private" if body.visibility else body.private
     changed = service.change_settings(backend, caller, repo, is_private=is_private, gated=body.gated)
-    return {"private": changed.is_private, "gated": changed.gated or False}
+    return RepositorySettings(changed.is_private, changed.gated or False)
 
 
-@router.get("/api/settings/repositories")
+@router.get("/api/settings/repositories", response_model=list[StorageUse])
 @refuses(NotAuthenticated, NotPermitted)
 def own_repositories(
     request: Request,
@@ -159,7 +171,7 @@ def own_repositories(
     return _usage_page(request, service.usage_page(backend, caller, caller.name, after=cursor, limit=USAGE_PAGE), url)
 
 
-@router.get("/api/organizations/{organisation}/settings/repositories")
+@router.get("/api/organizations/{organisation}/settings/repositories", response_model=list[StorageUse])
 @refuses(NotAuthenticated, NotPermitted, AccountNotFound)
 def organisation_repositories(
     request: Request,
@@ -181,49 +193,44 @@ def _usage_page(request: Request, found: list[service.Usage], url: str) -> Respo
     return page(rows, request=request, public_url=url, cursor=cursor)
 
 
-def _usage_row(repository: Repository, stored_bytes: int, percent: float) -> dict[str, Any]:
-    return {
-        "id": repository.full_name,
-        "type": "model",
-        "updatedAt": wire_time(repository.updated_at),
-        "visibility": "private" if repository.is_private else "public",
-        "storage": stored_bytes,
-        "storagePercent": round(percent, 2),
-    }
+def _usage_row(repository: Repository, stored_bytes: int, percent: float) -> StorageUse:
+    return StorageUse(
+        id=repository.full_name,
+        type="model",
+        updated_at=repository.updated_at,
+        visibility="private" if repository.is_private else "public",
+        storage=stored_bytes,
+        storage_percent=round(percent, 2),
+    )
 
 
 @router.get(MODEL + "/auth-check")
 @refuses(GatedRepository)
-def check_read(backend: BackendDep, caller: Caller, repo: Repo) -> dict[str, Any]:
+def check_read(backend: BackendDep, caller: Caller, repo: Repo) -> Done:
     service.check_readable(backend, caller, repo)
-    return {}
+    return Done()
 
 
 @router.get(MODEL + "/auth-check/write")
 @refuses(NotAuthenticated, NotPermitted)
-def check_write(backend: BackendDep, caller: Caller, repo: Repo) -> dict[str, Any]:
+def check_write(backend: BackendDep, caller: Caller, repo: Repo) -> Done:
     service.find(backend, caller, repo, Action.WRITE)
-    return {}
+    return Done()
 
 
 @router.post(MODEL + "/ask-access")
 @refuses(NotAuthenticated, NotPermitted)
-def ask_access(backend: BackendDep, caller: Caller, repo: Repo) -> dict[str, Any]:
-    return {"status": service.ask_for_access(backend, caller, repo)}
+def ask_access(backend: BackendDep, caller: Caller, repo: Repo) -> AccessAsked:
+    return AccessAsked(service.ask_for_access(backend, caller, repo))
 
 
 @router.get(MODEL + "/user-access-request/{status}")
 @refuses(NotAuthenticated, NotPermitted)
 def access_requests(
     backend: BackendDep, caller: Caller, repo: Repo, status: Literal["pending", "accepted", "rejected"]
-) -> list[dict[str, Any]]:
+) -> list[AccessRequest]:
     return [
-        {
-            "requestId": asked.id,
-            "status": asked.status,
-            "timestamp": wire_time(asked.requested_at),
-            "user": {"user": asked.user, "fullname": asked.fullname, "email": asked.email},
-        }
+        AccessRequest(asked.id, asked.status, asked.requested_at, Asker(asked.user, asked.fullname, asked.email))
         for asked in service.access_requests(backend, caller, repo, status)
     ]
 
@@ -235,7 +242,7 @@ def handle_access(
     caller: Caller,
     repo: Repo,
     body: Annotated[AccessDecision, json_model(AccessDecision)],
-) -> dict[str, Any]:
+) -> Done:
     service.handle_access(
         backend,
         caller,
@@ -245,45 +252,40 @@ def handle_access(
         status=body.status,
         reason=body.rejection_reason,
     )
-    return {}
+    return Done()
 
 
 @router.post(MODEL + "/user-access-request/grant")
 @refuses(NotAuthenticated, NotPermitted, AccountNotFound)
-def grant_access(
-    backend: BackendDep, caller: Caller, repo: Repo, body: Annotated[Grant, json_model(Grant)]
-) -> dict[str, Any]:
+def grant_access(backend: BackendDep, caller: Caller, repo: Repo, body: Annotated[Grant, json_model(Grant)]) -> Done:
     service.grant_access(backend, caller, repo, body.user)
-    return {}
+    return Done()
 
 
 @router.post(MODEL + "/like")
 @refuses(NotAuthenticated, NotPermitted)
-def like(backend: BackendDep, caller: Caller, repo: Repo) -> dict[str, Any]:
+def like(backend: BackendDep, caller: Caller, repo: Repo) -> Done:
     service.set_like(backend, caller, repo, liked=True)
-    return {}
+    return Done()
 
 
 @router.delete(MODEL + "/like")
 @refuses(NotAuthenticated, NotPermitted)
-def unlike(backend: BackendDep, caller: Caller, repo: Repo) -> dict[str, Any]:
+def unlike(backend: BackendDep, caller: Caller, repo: Repo) -> Done:
     service.set_like(backend, caller, repo, liked=False)
-    return {}
+    return Done()
 
 
 @router.get(MODEL + "/likers")
-def likers(backend: BackendDep, caller: Caller, repo: Repo) -> list[dict[str, Any]]:
-    return [
-        {"user": liker.user, "fullname": liker.fullname, "avatarUrl": "", "type": "user"}
-        for liker in service.likers(backend, caller, repo)
-    ]
+def likers(backend: BackendDep, caller: Caller, repo: Repo) -> list[HubUser]:
+    return [HubUser(liker.user, liker.fullname, "", "user") for liker in service.likers(backend, caller, repo)]
 
 
 @router.get("/api/users/{user}/likes")
 @refuses(AccountNotFound)
-def likes(backend: BackendDep, caller: Caller, user: str) -> list[dict[str, Any]]:
+def likes(backend: BackendDep, caller: Caller, user: str) -> list[Like]:
     return [
-        {"createdAt": wire_time(at), "repo": {"name": repository.full_name, "type": "model"}}
+        Like(at, LikedRepository(repository.full_name, "model"))
         for repository, at in service.liked_by(backend, caller, decode(user))
     ]
 
@@ -306,23 +308,24 @@ def discussions(backend: BackendDep, caller: Caller, repo: Repo) -> None:
 @refuses(NotAuthenticated, NotPermitted)
 def quarantine(
     backend: BackendDep, caller: Caller, repo: Repo, body: Annotated[QuarantineReason, json_model(QuarantineReason)]
-) -> dict[str, Any]:
+) -> QuarantinedRepository:
     return _quarantined(service.quarantine(backend, caller, repo, body.reason))
 
 
 @router.delete(OWN_MODEL + "/quarantine")
 @refuses(NotAuthenticated, NotPermitted)
-def release(backend: BackendDep, caller: Caller, repo: Repo) -> dict[str, Any]:
+def release(backend: BackendDep, caller: Caller, repo: Repo) -> QuarantinedRepository:
     return _quarantined(service.release(backend, caller, repo))
 
 
 @router.get(API + "/quarantined")
 @refuses(NotAuthenticated, NotPermitted)
-def list_quarantined(backend: BackendDep, caller: Caller) -> list[dict[str, Any]]:
+def list_quarantined(backend: BackendDep, caller: Caller) -> list[QuarantinedRepository]:
     return [_quarantined(repository) for repository in service.quarantined(backend, caller)]
 
 
-def _quarantined(repository: Repository) -> dict[str, Any]:
+def _quarantined(repository: Repository) -> QuarantinedRepository:
     found = repository.quarantine
-    shown = found and {"reason": found.reason, "by": found.by, "at": wire_time(found.at)}
-    return {"id": repository.full_name, "quarantine": shown}
+    return QuarantinedRepository(
+        repository.full_name, None if found is None else Quarantine(found.reason, found.by, found.at)
+    )

@@ -3,7 +3,7 @@
 A private repository of somebody else and one that isn't there give the same answer, from the same lines.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -29,7 +29,7 @@ from lorahub_registry.core.accounts.permissions import (
     require,
     require_site_admin,
 )
-from lorahub_registry.core.accounts.service import Account, ensure_namespace, require_known
+from lorahub_registry.core.accounts.service import Account, ensure_namespace, known_accounts, require_known
 from lorahub_registry.core.audit.service import record_act
 from lorahub_registry.core.blobs.service import Blob, release_leases, store_bytes
 from lorahub_registry.core.quotas import service as quotas
@@ -96,6 +96,13 @@ def visible(session: Session, principal: Principal, name: RepositoryName) -> Rep
     return repository
 
 
+def visible_ones(session: Session, principal: Principal, names: Iterable[RepositoryName]) -> list[Repository]:
+    """Those of these that are there under this name, and that the principal may see."""
+    by_key = {name_key(name): name for name in names}
+    found = [(one, by_key[key]) for key, one in queries.repositories_by_key(session, by_key).items()]
+    return [one for one, name in found if is_visible(principal, one) and _is_spelled(one, name)]
+
+
 def _require_seen(principal: Principal, repository: Repository) -> None:
     if not is_visible(principal, repository):
         raise Quarantined(
@@ -109,7 +116,8 @@ def is_locked(principal: Principal, repository: Repository) -> bool:
     return repository.quarantine is not None and not is_site_admin(principal)
 
 
-def _require_unlocked(principal: Principal, repository: Repository) -> None:
+def require_unlocked(principal: Principal, repository: Repository) -> None:
+    """Raises `Quarantined`."""
     if repository.quarantine is not None and is_locked(principal, repository):
         reason = repository.quarantine.reason
         raise Quarantined(
@@ -130,22 +138,32 @@ def permitted(session: Session, principal: Principal, name: RepositoryName, acti
     Raises as `visible` and `permissions.require`, and `Quarantined` for a change.
     """
     repository = visible(session, principal, name)
+    require_permitted(principal, repository, action)
+    return repository
+
+
+def require_permitted(principal: Principal, repository: Repository, action: Action) -> None:
+    """Of a repository that the principal may see. Raises as `permissions.require`, and `Quarantined` for a change."""
     if action is not Action.READ:
         require(principal, action, repository.namespace, repository.id)
-        _require_unlocked(principal, repository)
-    return repository
+        require_unlocked(principal, repository)
 
 
 def readable(session: Session, principal: Principal, name: RepositoryName) -> Repository:
     """The repository, if the principal may read its files. Raises as `visible`, `Quarantined`, `GatedRepository`."""
     repository = visible(session, principal, name)
-    _require_unlocked(principal, repository)
+    require_readable(session, principal, repository)
+    return repository
+
+
+def require_readable(session: Session, principal: Principal, repository: Repository) -> None:
+    """Of a repository that the principal may see. Raises `Quarantined` and `GatedRepository`."""
+    require_unlocked(principal, repository)
     if not has_access(session, principal, repository):
         raise GatedRepository(
             f"Access to model {repository.full_name} is restricted and you are not in the authorized list.",
             hint="ask its owners for access",
         )
-    return repository
 
 
 def has_access(session: Session, principal: Principal, repository: Repository) -> bool:
@@ -492,8 +510,12 @@ def access_requests(
     backend: Backend, principal: Principal, name: RepositoryName, status: Status
 ) -> list[AccessRequest]:
     with backend.database.read() as session:
-        repository = permitted(session, principal, name, Action.MANAGE)
-        return queries.access_requests(session, repository.id, status)
+        return requests_of(session, permitted(session, principal, name, Action.MANAGE), status)
+
+
+def requests_of(session: Session, repository: Repository, status: Status) -> list[AccessRequest]:
+    """Whoever asks has decided that the caller may know."""
+    return queries.access_requests(session, repository.id, status)
 
 
 def handle_access(
@@ -558,5 +580,5 @@ def visible_namespaces(session: Session, principal: Principal) -> list[int] | No
     """Ids of the accounts whose private repositories the principal may see; None: everybody's."""
     if is_site_admin(principal):
         return None
-    known = (require_known(session, namespace) for namespace in principal.roles)
+    known = known_accounts(session, principal.roles)
     return [account.id for account in known if may(principal, Action.READ, account.name)]

@@ -7,8 +7,9 @@ from typing import Any
 
 from lorahub.protocol.digests import CommitId, GitSha1, Sha256
 from lorahub.protocol.references import LATEST
-from sqlalchemy import delete, exists, func, insert, select, update
+from sqlalchemy import delete, exists, func, insert, literal, select, update
 from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import aliased
 
 from lorahub_registry.infrastructure.database import Session, now
 from lorahub_registry.infrastructure.database.paging import pages
@@ -19,6 +20,7 @@ from lorahub_registry.infrastructure.database.tables import Reference as Referen
 
 __all__ = ["Commit", "IntegrityError", "Move", "Reference", "RevisionFile"]
 
+_Other = aliased(ReferenceRow)
 _MOST_ALIASES = 50
 """Of a repository, that a search finds it by."""
 
@@ -37,6 +39,8 @@ class Commit:
     created_at: datetime
     request_key: str | None
     request_digest: str | None
+    size: int | None
+    """Bytes of its files. None where an earlier version of the registry wrote it while this one was being installed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,10 +137,10 @@ def newest_commit_by_digest(session: Session, repository_id: int, digest: str) -
     return None if row is None else _commit(row)
 
 
-def commit_by_request(session: Session, repository_id: int, request_key: str) -> Commit | None:
-    statement = select(CommitRow).where(CommitRow.repository_id == repository_id, CommitRow.request_key == request_key)
-    row = session.scalar(statement)
-    return None if row is None else _commit(row)
+def commits_by_request(session: Session, repository_id: int, request_keys: Iterable[str]) -> dict[str, Commit]:
+    """By request key; those that retention has dropped among them."""
+    which = CommitRow.repository_id == repository_id, CommitRow.request_key.in_(set(request_keys))
+    return {row.request_key or "": _commit(row) for row in session.scalars(select(CommitRow).where(*which))}
 
 
 def count_commits(session: Session, repository_id: int, *, limit: int) -> int:
@@ -164,6 +168,7 @@ def insert_commit(session: Session, commit: Commit, files: Iterable[FileRow]) ->
             created_at=commit.created_at,
             request_key=commit.request_key,
             request_digest=commit.request_digest,
+            size=commit.size,
         )
     )
     session.flush()
@@ -183,13 +188,16 @@ def insert_commit(session: Session, commit: Commit, files: Iterable[FileRow]) ->
 
 def history(session: Session, head: Commit, *, limit: int) -> list[Commit]:
     """`head` and its ancestors, newest first, at most `limit`."""
-    found: list[Commit] = []
-    current: Commit | None = head
-    while current is not None and len(found) < limit:
-        found.append(current)
-        parent = current.parent_id
-        current = None if parent is None else commit_by_id(session, current.repository_id, parent)
-    return found
+    first = select(CommitRow.id, CommitRow.parent_id, literal(1).label("place")).where(CommitRow.id == head.id)
+    known = first.cte("line", recursive=True)
+    parents = (
+        select(CommitRow.id, CommitRow.parent_id, known.c.place + 1)
+        .join(known, CommitRow.id == known.c.parent_id)
+        .where(CommitRow.repository_id == head.repository_id, _IS_KEPT, known.c.place < limit)
+    )
+    line = known.union_all(parents)
+    statement = select(CommitRow).join(line, line.c.id == CommitRow.id).order_by(line.c.place)
+    return [_commit(row) for row in session.scalars(statement)]
 
 
 def commits_by_id(session: Session, ids: Iterable[str]) -> dict[str, Commit]:
@@ -197,6 +205,20 @@ def commits_by_id(session: Session, ids: Iterable[str]) -> dict[str, Commit]:
     for page in pages(ids):
         rows = session.scalars(select(CommitRow).where(CommitRow.id.in_(page)))
         found.update((row.id, _commit(row)) for row in rows)
+    return found
+
+
+def sizes_of(session: Session, ids: Iterable[str]) -> dict[str, int]:
+    """Bytes of the files of each, added up."""
+    found: dict[str, int] = {}
+    for page in pages(ids):
+        statement = (
+            select(CommitFile.commit_id, func.sum(BlobRow.size))
+            .join(BlobRow, BlobRow.sha256 == CommitFile.blob_sha256)
+            .where(CommitFile.commit_id.in_(page))
+            .group_by(CommitFile.commit_id)
+        )
+        found.update((commit_id, int(size)) for commit_id, size in session.execute(statement))
     return found
 
 
@@ -273,9 +295,12 @@ def lfs_files(session: Session, repository_id: int) -> list[tuple[RevisionFile, 
 # --- references -------------------------------------------------------------------------------------------------------
 
 
-def references_of(session: Session, repository_id: int) -> list[Reference]:
-    statement = select(ReferenceRow).where(ReferenceRow.repository_id == repository_id).order_by(ReferenceRow.id)
-    return [_reference(row) for row in session.scalars(statement)]
+def references_of(session: Session, repository_id: int, *, kind: str | None = None) -> list[Reference]:
+    """Oldest first, all or those of a kind."""
+    statement = select(ReferenceRow).where(ReferenceRow.repository_id == repository_id)
+    if kind is not None:
+        statement = statement.where(ReferenceRow.kind == kind)
+    return [_reference(row) for row in session.scalars(statement.order_by(ReferenceRow.id))]
 
 
 def references_to(session: Session, repository_id: int, commit_id: str) -> list[Reference]:
@@ -293,6 +318,61 @@ def reference_named(
     )
     row = session.scalar(statement.with_for_update() if lock else statement)
     return None if row is None else _reference(row)
+
+
+def commits_named(session: Session, repository_id: int, name: str) -> dict[str, tuple[Reference, Commit]]:
+    """By name space: the reference that is called so, and the commit that it leads to."""
+    statement = (
+        select(ReferenceRow, CommitRow)
+        .join(CommitRow, CommitRow.id == ReferenceRow.commit_id)
+        .where(ReferenceRow.repository_id == repository_id, ReferenceRow.name == name, _IS_KEPT)
+    )
+    return {row.space: (_reference(row), _commit(commit)) for row, commit in session.execute(statement)}
+
+
+def versions_of(session: Session, repository_id: int, *, limit: int | None = None) -> list[tuple[Reference, Commit]]:
+    """Newest first."""
+    statement = (
+        select(ReferenceRow, CommitRow)
+        .join(CommitRow, CommitRow.id == ReferenceRow.commit_id)
+        .where(ReferenceRow.repository_id == repository_id, ReferenceRow.kind == "version")
+        .order_by(ReferenceRow.id.desc())
+        .limit(limit)
+    )
+    return [(_reference(row), _commit(commit)) for row, commit in session.execute(statement)]
+
+
+def newest_version(session: Session, repository_id: int) -> tuple[str | None, int]:
+    """Its name, and how many versions there are."""
+    statement = (
+        select(ReferenceRow.name, func.count().over())
+        .where(ReferenceRow.repository_id == repository_id, ReferenceRow.kind == "version")
+        .order_by(ReferenceRow.id.desc())
+        .limit(1)
+    )
+    found = session.execute(statement).first()
+    return (None, 0) if found is None else (found[0], found[1])
+
+
+def aliases_and_versions(session: Session, repository_id: int) -> list[tuple[Reference, str | None]]:
+    """Each alias, oldest first, and the newest version of the commit that it leads to."""
+    version = (
+        select(func.max(_Other.id))
+        .where(
+            _Other.repository_id == repository_id,
+            _Other.kind == "version",
+            _Other.commit_id == ReferenceRow.commit_id,
+        )
+        .scalar_subquery()
+    )
+    named = aliased(ReferenceRow)
+    statement = (
+        select(ReferenceRow, named.name)
+        .outerjoin(named, named.id == version)
+        .where(ReferenceRow.repository_id == repository_id, ReferenceRow.kind == "alias")
+        .order_by(ReferenceRow.id)
+    )
+    return [(_reference(row), name) for row, name in session.execute(statement)]
 
 
 def main_heads(session: Session, repository_ids: Sequence[int]) -> Mapping[int, CommitId]:
@@ -425,6 +505,7 @@ def _commit(row: CommitRow) -> Commit:
         created_at=row.created_at,
         request_key=row.request_key,
         request_digest=row.request_digest,
+        size=row.size,
     )
 
 

@@ -39,6 +39,10 @@ class Resolved:
     commit: Commit
     reference: Reference | None
 
+    @property
+    def alias(self) -> Reference | None:
+        return self.reference if self.reference is not None and self.reference.kind == "alias" else None
+
 
 @dataclass(frozen=True, slots=True)
 class NewCommit:
@@ -56,6 +60,8 @@ class NewCommit:
     request_digest: str | None = None
     created_at: datetime | None = None
     """Now, unless it was made elsewhere and keeps its id."""
+    before: Mapping[str, RevisionFile] | None = None
+    """The parent's files, where they are known; they are looked up otherwise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,10 +75,17 @@ class NewFile:
 
 
 def resolve(session: Session, repository_id: int, revision: str) -> Resolved:
+    """Raises as `look_up` and `refuse_yanked`."""
+    found = look_up(session, repository_id, revision)
+    if found.alias is not None:
+        refuse_yanked(found.alias, version_of(session, repository_id, found.commit.id))
+    return found
+
+
+def look_up(session: Session, repository_id: int, revision: str) -> Resolved:
     """A branch, tag, version, alias, commit (whole or at least 7 digits), `refs/heads/…`, `refs/tags/…`, `sha256:…`.
 
-    Raises `RevisionNotFound`, and `VersionYanked` for an alias that leads to a yanked version: a yanked version is
-    served only when it is named exactly.
+    Raises `RevisionNotFound`.
     """
     if is_commit_id(revision):
         return Resolved(_commit(session, repository_id, revision, revision), None)
@@ -80,10 +93,9 @@ def resolve(session: Session, repository_id: int, revision: str) -> Resolved:
         commit = queries.newest_commit_by_digest(session, repository_id, digest[1])
         if commit is not None:
             return Resolved(commit, None)
-    elif (reference := _named(session, repository_id, revision)) is not None:
-        if reference.kind == "alias":
-            _refuse_yanked(session, reference)
-        return Resolved(_commit(session, repository_id, reference.commit_id, revision), reference)
+    elif (named := _named(session, repository_id, revision)) is not None:
+        reference, commit = named
+        return Resolved(commit, reference)
     elif _HEX_PREFIX.fullmatch(revision):
         candidates = queries.commits_by_prefix(session, repository_id, revision)
         if len(candidates) == 1:
@@ -91,14 +103,23 @@ def resolve(session: Session, repository_id: int, revision: str) -> Resolved:
     raise _not_found(session, repository_id, revision)
 
 
-def _named(session: Session, repository_id: int, revision: str) -> Reference | None:
+def refuse_yanked(alias: Reference, version: Reference | None) -> None:
+    """A yanked version is served only when it is named exactly. Raises `VersionYanked` for an alias of one."""
+    if version is not None and version.yanked_at is not None:
+        raise VersionYanked(
+            f"the alias {alias.name} leads to {version.name}, which was yanked: {version.yank_reason}",
+            hint=f"name {version.name} exactly if you must have it, or choose another version",
+        )
+
+
+def _named(session: Session, repository_id: int, revision: str) -> tuple[Reference, Commit] | None:
+    """A branch, or else what is called so among tags, versions and aliases."""
     for space in ("heads", "tags"):
         prefix = f"refs/{space}/"
         if revision.startswith(prefix):
-            name = revision.removeprefix(prefix)
-            return queries.reference_named(session, repository_id, space=space, name=name)
-    branch = queries.reference_named(session, repository_id, space="heads", name=revision)
-    return branch or queries.reference_named(session, repository_id, space="tags", name=revision)
+            return queries.commits_named(session, repository_id, revision.removeprefix(prefix)).get(space)
+    found = queries.commits_named(session, repository_id, revision)
+    return found.get("heads") or found.get("tags")
 
 
 def _commit(session: Session, repository_id: int, commit_id: str, revision: str) -> Commit:
@@ -106,15 +127,6 @@ def _commit(session: Session, repository_id: int, commit_id: str, revision: str)
     if commit is None:
         raise _not_found(session, repository_id, revision)
     return commit
-
-
-def _refuse_yanked(session: Session, alias: Reference) -> None:
-    version = version_of(session, alias.repository_id, alias.commit_id)
-    if version is not None and version.yanked_at is not None:
-        raise VersionYanked(
-            f"the alias {alias.name} leads to {version.name}, which was yanked: {version.yank_reason}",
-            hint=f"name {version.name} exactly if you must have it, or choose another version",
-        )
 
 
 def _not_found(session: Session, repository_id: int, revision: str) -> RevisionNotFound:
@@ -129,8 +141,13 @@ def _not_found(session: Session, repository_id: int, revision: str) -> RevisionN
 
 def version_of(session: Session, repository_id: int, commit_id: str) -> Reference | None:
     """The version that names this commit; the newest if several do."""
-    found = [ref for ref in queries.references_to(session, repository_id, commit_id) if ref.kind == "version"]
+    found = [ref for ref in references_to(session, repository_id, commit_id) if ref.kind == "version"]
     return found[-1] if found else None
+
+
+def references_to(session: Session, repository_id: int, commit_id: str) -> list[Reference]:
+    """All names of a commit, oldest first."""
+    return queries.references_to(session, repository_id, commit_id)
 
 
 def aliases_of(session: Session, repository_id: int, commit_id: str) -> list[str]:
@@ -140,6 +157,33 @@ def aliases_of(session: Session, repository_id: int, commit_id: str) -> list[str
 def references_of(session: Session, repository_id: int) -> list[Reference]:
     """All of them, oldest first."""
     return queries.references_of(session, repository_id)
+
+
+def versions_of(session: Session, repository_id: int, *, limit: int | None = None) -> list[tuple[Reference, Commit]]:
+    """Newest first."""
+    return queries.versions_of(session, repository_id, limit=limit)
+
+
+def branch_named(session: Session, repository_id: int, name: str) -> tuple[Reference, Commit] | None:
+    """A branch, and its head."""
+    return queries.commits_named(session, repository_id, name).get("heads")
+
+
+def newest_version(session: Session, repository_id: int) -> tuple[str | None, int]:
+    """Its name, None where there is none, and how many versions there are."""
+    return queries.newest_version(session, repository_id)
+
+
+def aliases_and_versions(session: Session, repository_id: int) -> list[tuple[Reference, str | None]]:
+    """Each alias, oldest first, and the newest version of the commit that it leads to."""
+    return queries.aliases_and_versions(session, repository_id)
+
+
+def aliases_by_commit(session: Session, repository_id: int) -> dict[CommitId, list[str]]:
+    found: dict[CommitId, list[str]] = {}
+    for alias in queries.references_of(session, repository_id, kind="alias"):
+        found.setdefault(alias.commit_id, []).append(alias.name)
+    return found
 
 
 def reference_named(session: Session, repository_id: int, *, kind: str, name: str) -> Reference | None:
@@ -170,8 +214,9 @@ def create_reference(
     by: str,
     message: str = "",
     is_protected: bool = False,
+    is_made: bool = False,
 ) -> Reference:
-    """The caller has checked that the name is free."""
+    """The caller has checked that the name is free. `is_made` as in `move_reference`."""
     reference = queries.insert_reference(
         session,
         repository_id=repository_id,
@@ -181,19 +226,23 @@ def create_reference(
         message=message,
         is_protected=is_protected,
     )
-    _require_kept(session, commit_id)
+    if not is_made:
+        _require_kept(session, commit_id)
     queries.insert_move(session, reference, from_commit=None, to_commit=commit_id, by=by)
     _tell_the_catalog(session, reference)
     return reference
 
 
-def move_reference(session: Session, reference: Reference, *, to: str, by: str) -> None:
-    """Raises `ParentMoved` if somebody else moved it since it was read."""
+def move_reference(session: Session, reference: Reference, *, to: str, by: str, is_made: bool = False) -> None:
+    """`is_made`: the commit was made in this very transaction. Raises `ParentMoved` if somebody else moved it since it
+    was read.
+    """
     if reference.commit_id == to:
         return
     if not queries.move_reference(session, reference.id, expected=reference.commit_id, to=to):
         raise branch_moved()
-    _require_kept(session, to)
+    if not is_made:
+        _require_kept(session, to)
     queries.insert_move(session, reference, from_commit=reference.commit_id, to_commit=to, by=by)
 
 
@@ -261,10 +310,17 @@ def insert_commit(session: Session, new: NewCommit) -> Commit:
         created_at=at,
         request_key=new.request_key,
         request_digest=new.request_digest,
+        size=sum(file.size for file in new.files.values()),
     )
-    before = {} if new.parent is None else queries.files_of(session, new.parent.id)
+    before = _before(session, new)
     queries.insert_commit(session, commit, [_row(path, file, before, made_id) for path, file in new.files.items()])
     return commit
+
+
+def _before(session: Session, new: NewCommit) -> Mapping[str, RevisionFile]:
+    if new.before is not None:
+        return new.before
+    return {} if new.parent is None else queries.files_of(session, new.parent.id)
 
 
 def _row(path: str, file: NewFile, before: Mapping[str, RevisionFile], commit_id: CommitId) -> FileRow:
@@ -296,9 +352,9 @@ def is_published(session: Session, repository_id: int) -> bool:
     return queries.count_commits(session, repository_id, limit=2) > 1
 
 
-def commit_by_request(session: Session, repository_id: int, request_key: str) -> Commit | None:
-    """The commit that this very request made before, if it did."""
-    return queries.commit_by_request(session, repository_id, request_key)
+def commits_by_request(session: Session, repository_id: int, request_keys: Iterable[str]) -> dict[str, Commit]:
+    """The commits that these very requests made before, by their keys."""
+    return queries.commits_by_request(session, repository_id, request_keys)
 
 
 def commit_by_id(session: Session, repository_id: int, commit_id: str) -> Commit | None:
@@ -308,6 +364,12 @@ def commit_by_id(session: Session, repository_id: int, commit_id: str) -> Commit
 def history(session: Session, head: Commit, *, limit: int) -> list[Commit]:
     """`head` and its ancestors, newest first."""
     return queries.history(session, head, limit=limit)
+
+
+def sizes_of(session: Session, commits: Sequence[Commit]) -> dict[CommitId, int]:
+    """Bytes of the files of each."""
+    unknown = queries.sizes_of(session, [commit.id for commit in commits if commit.size is None])
+    return {commit.id: unknown.get(commit.id, 0) if commit.size is None else commit.size for commit in commits}
 
 
 def commits_by_id(session: Session, ids: Sequence[str]) -> dict[str, Commit]:

@@ -20,7 +20,7 @@ from lorahub.errors import InvalidConfiguration
 from lorahub_registry.core.workers import queries
 from lorahub_registry.core.workers.queries import Worker
 from lorahub_registry.infrastructure.backend import Backend
-from lorahub_registry.infrastructure.database import now
+from lorahub_registry.infrastructure.database import Session, now
 from lorahub_registry.infrastructure.jobs.lock import hold, is_held
 
 __all__ = ["Worker"]
@@ -123,8 +123,12 @@ class Seen:
 
 def all_workers(backend: Backend) -> list[Seen]:
     with backend.database.read() as session:
-        at = queries.clock(session)
-        found = queries.all_workers(session)
+        return _seen(session, backend)
+
+
+def _seen(session: Session, backend: Backend) -> list[Seen]:
+    at = queries.clock(session)
+    found = queries.all_workers(session)
     return [
         Seen(worker, max(0.0, (at - worker.heartbeat_at).total_seconds()), _is_alive(backend, worker, at))
         for worker in found
@@ -141,7 +145,13 @@ def note(backend: Backend) -> str | None:
     """What whoever waits for a job should know: that there is nobody to do it. Asked before the job is queued: a fault
     behind that would hide what is done.
     """
-    return None if any(seen.is_alive for seen in all_workers(backend)) else NOBODY
+    with backend.database.read() as session:
+        return note_in(session, backend)
+
+
+def note_in(session: Session, backend: Backend) -> str | None:
+    """The same, for who has a session."""
+    return None if any(seen.is_alive for seen in _seen(session, backend)) else NOBODY
 
 
 def _is_alive(backend: Backend, worker: Worker, at: datetime) -> bool:

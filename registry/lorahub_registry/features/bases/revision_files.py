@@ -5,7 +5,8 @@ from typing import Protocol
 
 from lorahub.protocol.digests import Sha256
 
-from lorahub_registry.core.blobs.service import Blob, open_blob
+from lorahub_registry.core.access import OpenedCommit
+from lorahub_registry.core.blobs.service import Blob, known_blobs, open_blob
 from lorahub_registry.infrastructure.backend import Backend
 
 
@@ -23,6 +24,12 @@ class RevisionFiles:
         self._backend = backend
         self._blobs = {path: blobs[file.sha256] for path, file in files.items() if file.sha256 in blobs}
         self.sizes = {path: blob.size for path, blob in self._blobs.items()}
+
+    @classmethod
+    def of(cls, at: OpenedCommit) -> "RevisionFiles":
+        """What reads them doesn't need the repository to be open any more."""
+        blobs = known_blobs(at.repository.session, [file.sha256 for file in at.files.values()])
+        return cls(at.repository.backend, at.files, blobs)
 
     def read(self, path: str, start: int, stop: int) -> bytes:
         blob = self._blobs[path]

@@ -12,8 +12,8 @@ from lorahub.errors import (
     NotAuthenticated,
     NotPermitted,
 )
+from lorahub.protocol.messages.bases import BaseDocument, CountedBase, KnownBase
 from pydantic import BaseModel, Field
-from typing_extensions import TypedDict
 
 from lorahub_registry.core.accounts.caller import Caller
 from lorahub_registry.features.bases import service
@@ -24,7 +24,6 @@ from lorahub_registry.infrastructure.web.bodies import json_model
 from lorahub_registry.infrastructure.web.description import refuses
 from lorahub_registry.infrastructure.web.paging import page
 from lorahub_registry.infrastructure.web.raw_path import decode
-from lorahub_registry.infrastructure.web.times import wire_time
 
 router = APIRouter(prefix="/api/lorahub/v1/bases")
 PAGE = 100
@@ -42,42 +41,12 @@ class BaseRequest(BaseModel):
     config: dict[str, Any] = Field(default_factory=dict)
 
 
-class ShownBase(TypedDict):
-    name: str
-    revision: str | None
-    layout_digest: str
-    weights_digest: str | None
-    architecture: str | None
-    parameters: int
-    tensors: int
-    files: dict[str, Any]
-    added_by: str
-    added_at: str
-
-
-class CountedBase(ShownBase):
-    adapters: int
-
-
-class WholeBase(TypedDict):
-    names: list[str]
-    revision: str | None
-    layout: str
-    layout_digest: str
-    weights_digest: str | None
-    architecture: str | None
-    parameters: int
-    files: dict[str, Any]
-    config: dict[str, Any]
-    registered: bool
-
-
 @router.post("")
 @refuses(NotAuthenticated, NotPermitted, AlreadyExists, InvalidBaseModel)
 @STORAGE.serves
-def register(backend: BackendDep, caller: Caller, body: Annotated[BaseRequest, json_model(BaseRequest)]) -> ShownBase:
+def register(backend: BackendDep, caller: Caller, body: Annotated[BaseRequest, json_model(BaseRequest)]) -> KnownBase:
     new = service.NewBase(body.names[0], body.revision or "", body.layout, body.config, body.files)
-    return _row(service.register(backend, caller, new))
+    return KnownBase(**_known(service.register(backend, caller, new)))
 
 
 @router.get("", response_model=list[CountedBase])
@@ -92,7 +61,7 @@ def list_bases(
     if search is not None and not search.isprintable():
         raise InvalidInput("`search` has control characters")
     found = service.list_named(backend, caller, search, after=cursor, limit=PAGE + 1)
-    rows: list[CountedBase] = [{**_row(named), "adapters": adapters} for _, named, adapters in found[:PAGE]]
+    rows = [CountedBase(**_known(named), adapters=adapters) for _, named, adapters in found[:PAGE]]
     following = str(found[PAGE - 1][0]) if len(found) > PAGE else None
     return page(rows, request=request, public_url=url, cursor=following)
 
@@ -106,13 +75,14 @@ def base(
     name: str,
     namespace: str = "",
     revision: Annotated[str | None, Query(max_length=64)] = None,
-) -> WholeBase:
+) -> BaseDocument:
     """By name, or by `sha256:` and the digest of weights or layout; with the whole layout."""
     wanted = "/".join(decode(part) for part in (namespace, name) if part)
     return _document(service.find(backend, caller, wanted, revision))
 
 
-def _row(named: NamedBase) -> ShownBase:
+def _known(named: NamedBase) -> dict[str, Any]:
+    """What both messages say."""
     return {
         "name": named.name,
         "revision": named.revision or None,
@@ -123,21 +93,21 @@ def _row(named: NamedBase) -> ShownBase:
         "tensors": named.base.tensors,
         "files": named.base.files,
         "added_by": named.added_by,
-        "added_at": wire_time(named.added_at),
+        "added_at": named.added_at,
     }
 
 
-def _document(found: FoundBase) -> WholeBase:
+def _document(found: FoundBase) -> BaseDocument:
     known = found.base
-    return {
-        "names": sorted(known.names),
-        "revision": known.revision,
-        "layout": known.weights_text() or known.layout_text(),
-        "layout_digest": known.layout_digest,
-        "weights_digest": known.weights_digest,
-        "architecture": known.architecture,
-        "parameters": known.parameters,
-        "files": dict(known.files),
-        "config": dict(known.config),
-        "registered": found.id is not None,
-    }
+    return BaseDocument(
+        names=tuple(sorted(known.names)),
+        revision=known.revision,
+        layout=known.weights_text() or known.layout_text(),
+        layout_digest=known.layout_digest,
+        weights_digest=known.weights_digest,
+        architecture=known.architecture,
+        parameters=known.parameters,
+        files=dict(known.files),
+        config=dict(known.config),
+        registered=found.id is not None,
+    )

@@ -15,11 +15,10 @@ from lorahub.adapters.base_model import BaseLayout, base_from_text, read_base
 from lorahub.errors import AlreadyExists, BaseNotFound, InvalidBaseModel, InvalidName, Refusal
 from lorahub.protocol.names import RepositoryName
 
+from lorahub_registry.core.access import reading
 from lorahub_registry.core.accounts.permissions import Action, Principal, may, require, require_site_admin
 from lorahub_registry.core.audit.service import record_act
-from lorahub_registry.core.blobs.service import known_blobs
-from lorahub_registry.core.repositories.service import readable, visible_namespaces
-from lorahub_registry.core.revisions import service as revisions
+from lorahub_registry.core.repositories.service import visible_namespaces
 from lorahub_registry.features.bases import queries
 from lorahub_registry.features.bases.queries import NamedBase, StoredBase
 from lorahub_registry.features.bases.revision_files import RevisionFiles
@@ -175,20 +174,17 @@ def load(backend: Backend, stored: StoredBase, *, revision: str | None = None) -
 def _of_repository(backend: Backend, principal: Principal, name: str, revision: str | None) -> BaseLayout:
     try:
         parsed = RepositoryName.parse(name)
-        with backend.database.read() as session:
-            repository = readable(session, principal, parsed)
-            commit = revisions.resolve(session, repository.id, revision or "main").commit
-            files = revisions.files_of(session, commit.id)
-            blobs = known_blobs(session, [file.sha256 for file in files.values()])
-        held = RevisionFiles(backend, files, blobs)
-        base = read_base(held, name=repository.full_name, digest=held.sha256)
+        with reading(backend, principal, parsed) as opened:
+            at = opened.readable_at(revision or "main")
+            held = RevisionFiles.of(at)
+        base = read_base(held, name=opened.repository.full_name, digest=held.sha256)
     except InvalidBaseModel as error:
         raise BaseNotFound(f"{name} is no base model: {error.message}", hint=error.hint) from None
     except Refusal:
         raise BaseNotFound(
             f"no base is called {name[:200]}", hint=f"register it: lorahub base add hf:{name[:200]}"
         ) from None
-    return replace(base, revision=commit.id)
+    return replace(base, revision=at.commit.id)
 
 
 def list_named(

@@ -1,8 +1,7 @@
 """Records of repositories, and bundles of them."""
 
-from typing import Any
-
 from fastapi import APIRouter, Depends
+from fastapi.responses import JSONResponse
 from lorahub.errors import (
     AlreadyExists,
     BlobVanished,
@@ -17,7 +16,9 @@ from lorahub.errors import (
     NotSupported,
     PayloadTooLarge,
 )
+from lorahub.protocol.messages.bundles import RepositoryRecord, TakenBundle, TakenRepository
 
+from lorahub_registry.core.access import reading
 from lorahub_registry.core.accounts.caller import Caller
 from lorahub_registry.core.accounts.permissions import require_site_admin
 from lorahub_registry.features.bundles import service
@@ -31,10 +32,11 @@ router = APIRouter()
 API = "/api/lorahub/v1"
 
 
-@router.get(API + "/models/{namespace}/{name}/record")
+@router.get(API + "/models/{namespace}/{name}/record", response_model=RepositoryRecord)
 @refuses(GatedRepository, NotPermitted, NotSupported, PayloadTooLarge)
-def record(backend: BackendDep, caller: Caller, repo: Repo, revision: str | None = None) -> dict[str, Any]:
-    return service.record_of(backend, caller, repo, revision).as_json()
+def record(backend: BackendDep, caller: Caller, repo: Repo, revision: str | None = None) -> JSONResponse:
+    with reading(backend, caller, repo) as opened:
+        return JSONResponse(service.record_of(opened, revision).as_json())
 
 
 def may_import(caller: Caller) -> None:
@@ -57,12 +59,7 @@ def may_import(caller: Caller) -> None:
     PayloadTooLarge,
 )
 @STORAGE.serves
-def import_bundle(backend: BackendDep, caller: Caller, body: BundleBody) -> dict[str, Any]:
+def import_bundle(backend: BackendDep, caller: Caller, body: BundleBody) -> TakenBundle:
     taken = service.take_in(backend, caller, body)
-    return {
-        "bundle": f"sha256:{taken.digest}",
-        "signed": taken.is_signed,
-        "repositories": [
-            {"id": one.name, "commits": one.commits, "references": one.references} for one in taken.repositories
-        ],
-    }
+    repositories = (TakenRepository(one.name, one.commits, one.references) for one in taken.repositories)
+    return TakenBundle(f"sha256:{taken.digest}", taken.is_signed, tuple(repositories))

@@ -13,7 +13,7 @@ from typing import BinaryIO
 from lorahub.errors import AlreadyExists, NotSupported, PayloadTooLarge
 from lorahub.protocol.bundles import Reader
 from lorahub.protocol.digests import CommitId, Sha256
-from lorahub.protocol.names import RepositoryName, is_version
+from lorahub.protocol.names import is_version
 from lorahub.protocol.records import (
     MOST_COMMITS,
     Record,
@@ -22,12 +22,13 @@ from lorahub.protocol.records import (
     RecordedReference,
 )
 
+from lorahub_registry.core.access import OpenedRepository
 from lorahub_registry.core.accounts.permissions import Principal, require_site_admin
 from lorahub_registry.core.audit.service import record_act
 from lorahub_registry.core.blobs import service as blobs
 from lorahub_registry.core.quotas import service as quotas
 from lorahub_registry.core.repositories import service as repositories
-from lorahub_registry.core.repositories.service import Repository, readable
+from lorahub_registry.core.repositories.service import Repository
 from lorahub_registry.core.revisions import service as revisions
 from lorahub_registry.core.revisions.service import Commit, NewCommit, NewFile, Reference
 from lorahub_registry.features.catalog.service import Facts, derive_facts, record_entry, record_facts
@@ -43,38 +44,38 @@ _SMALL_BYTES = 1 << 20  # a file of a bundle that is kept together with others
 # --- out --------------------------------------------------------------------------------------------------------------
 
 
-def record_of(backend: Backend, principal: Principal, name: RepositoryName, revision: str | None) -> Record:
+def record_of(opened: OpenedRepository, revision: str | None) -> Record:
     """The whole repository, or as it was at a revision: its ancestors, and the names that lead to them.
 
     Raises `RepositoryNotFound`, `GatedRepository`, `Quarantined`, `RevisionNotFound`, `VersionYanked`;
     `PayloadTooLarge` for more commits than a record has.
     """
-    with backend.database.read() as session:
-        repository = readable(session, principal, name)
-        names = revisions.references_of(session, repository.id)
-        if revision is None:
-            heads = {reference.commit_id for reference in names}
-            commits = _with_ancestors(session, repository, heads)
-        else:
-            head = revisions.resolve(session, repository.id, revision).commit
-            commits = _with_ancestors(session, repository, {head.id})
-            names = [one for one in names if one.kind != "branch" and one.commit_id in commits]
-        if any(commit.parent_id not in (None, *commits) for commit in commits.values()):
-            raise NotSupported(
-                f"the history of {repository.full_name} was cut by its retention, so its ids can't be proved",
-                hint="pull the versions that you need, and push them there",
-            )
-        recorded = [_recorded(one) for one in names]
-        if revision is not None:
-            recorded.append(RecordedReference("branch", "main", head.id, "", is_protected=False, yank_reason=None))
-        ordered = sorted(commits.values(), key=lambda commit: (commit.depth, commit.created_at, commit.id))
-        return Record(
-            name=RepositoryName.parse(repository.full_name),
-            public_id=repository.public_id,
-            is_private=repository.is_private,
-            commits=tuple(_recorded_commit(session, commit) for commit in ordered),
-            references=tuple(recorded),
+    opened.require_readable()
+    session, repository = opened.session, opened.repository
+    names = revisions.references_of(session, repository.id)
+    if revision is None:
+        heads = {reference.commit_id for reference in names}
+        commits = _with_ancestors(session, repository, heads)
+    else:
+        head = opened.at(revision).commit
+        commits = _with_ancestors(session, repository, {head.id})
+        names = [one for one in names if one.kind != "branch" and one.commit_id in commits]
+    if any(commit.parent_id not in (None, *commits) for commit in commits.values()):
+        raise NotSupported(
+            f"the history of {repository.full_name} was cut by its retention, so its ids can't be proved",
+            hint="pull the versions that you need, and push them there",
         )
+    recorded = [_recorded(one) for one in names]
+    if revision is not None:
+        recorded.append(RecordedReference("branch", "main", head.id, "", is_protected=False, yank_reason=None))
+    ordered = sorted(commits.values(), key=lambda commit: (commit.depth, commit.created_at, commit.id))
+    return Record(
+        name=opened.name,
+        public_id=repository.public_id,
+        is_private=repository.is_private,
+        commits=tuple(_recorded_commit(session, commit) for commit in ordered),
+        references=tuple(recorded),
+    )
 
 
 def _with_ancestors(session: Session, repository: Repository, heads: set[CommitId]) -> dict[CommitId, Commit]:
@@ -227,15 +228,15 @@ def _record(
     moved = [one for one in record.references if _point(session, principal, repository, record, one)]
     main = revisions.reference_named(session, repository.id, kind="branch", name="main")
     for commit in new:
-        _record_derived(session, repository, commit.id, derived[commit.id])
+        _record_derived(session, commit.id, derived[commit.id])
     if main is not None and main.commit_id in derived:
         found = derived[main.commit_id]
         record_entry(
             session,
             repository_id=repository.id,
-            commit_id=CommitId(main.commit_id),
             facts=found.facts,
             judged=found.judged,
+            paths=revisions.files_of(session, main.commit_id),
         )
     record_act(
         session,
@@ -295,15 +296,8 @@ def _names_of(record: Record, commit: RecordedCommit, kind: str) -> list[str]:
     return [one.name for one in record.references if one.kind == kind and one.commit == commit.id]
 
 
-def _record_derived(session: Session, repository: Repository, commit_id: CommitId, found: DerivedVersion) -> None:
-    record_facts(
-        session,
-        repository_id=repository.id,
-        commit_id=commit_id,
-        facts=found.facts,
-        judged=found.judged,
-        is_main=False,
-    )
+def _record_derived(session: Session, commit_id: CommitId, found: DerivedVersion) -> None:
+    record_facts(session, commit_id, found.facts)
     if found.judged is not None:
         checks.record(session, commit_id, found.judged)
         want_statistics(session, found.judged.digest, commit_id)

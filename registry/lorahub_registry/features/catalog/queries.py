@@ -57,6 +57,14 @@ class Measured:
 
 
 @dataclass(frozen=True, slots=True)
+class Derivative:
+    """A repository, and what it says at `main` that it was made from."""
+
+    name: str
+    base_models: list[str]
+
+
+@dataclass(frozen=True, slots=True)
 class Position:
     """Where a page ends: the last repository's sort value, and its id, which tells equals apart."""
 
@@ -259,16 +267,23 @@ def _withdrawn(session: Session) -> Select[int]:
 
 def made_from(
     session: Session, names: Sequence[str], *, visible_namespaces: Sequence[int] | None, limit: int
-) -> list[int]:
-    """Ids of visible repositories that name one of these as their base, those that changed last."""
+) -> list[Derivative]:
+    """Visible repositories that name one of these as their base, those that changed last."""
     statement = (
-        select(Repository.id)
+        select(Repository.namespace, Repository.name, CatalogEntry.terms)
         .join(CatalogEntry, CatalogEntry.repository_id == Repository.id)
         .where(or_(*(has_terms(session, [f"tag:base_model:{name}"]) for name in names)))
         .where(is_listed(visible_namespaces))
         .order_by(Repository.updated_at.desc(), Repository.id.desc())
     )
-    return list(session.scalars(statement.limit(limit)))
+    found = session.execute(statement.limit(limit))
+    return [Derivative(f"{namespace}/{name}", _base_models_in(terms)) for namespace, name, terms in found]
+
+
+def _base_models_in(terms: Sequence[str]) -> list[str]:
+    """As `Facts.base_models` of tags."""
+    said = (term.removeprefix("tag:") for term in terms if term.startswith("tag:base_model:"))
+    return [tag.partition(":")[2] for tag in said if tag.count(":") == 1]
 
 
 # --- counts -----------------------------------------------------------------------------------------------------------

@@ -15,8 +15,10 @@ from lorahub.errors import (
     RevisionNotFound,
 )
 from lorahub.protocol.digests import git_blob_sha1, lfs_pointer
+from lorahub.protocol.messages.models import AgentHarnesses, CardRemarks, ModelInformation, ModelTag
 from pydantic import BaseModel, Field
 
+from lorahub_registry.core.access import looking, reading
 from lorahub_registry.core.accounts.caller import Anybody, Caller
 from lorahub_registry.core.repositories.service import Repository
 from lorahub_registry.core.revisions.service import RevisionFile
@@ -133,19 +135,20 @@ class InfoQuery(BaseModel):
     expand: list[str] = []
 
 
-@router.get(MODEL)
+@router.get(MODEL, response_model=ModelInformation)
 @refuses(AdapterDoesNotFit, GatedRepository, MergeTooLarge, RevisionNotFound)
 def info(backend: BackendDep, caller: Caller, repo: Repo, query: Annotated[InfoQuery, Query()]) -> Response:
     return info_at(backend, caller, repo, "main", query)
 
 
-@router.get(MODEL + "/revision/{rev}")
+@router.get(MODEL + "/revision/{rev}", response_model=ModelInformation)
 @refuses(AdapterDoesNotFit, GatedRepository, MergeTooLarge)
 def info_at(
     backend: BackendDep, caller: Caller, repo: Repo, rev: Revision, query: Annotated[InfoQuery, Query()]
 ) -> Response:
     properties = _expanded(query.expand) or INFO
-    model = service.model(backend, caller, repo, rev, wanted=properties)
+    with reading(backend, caller, repo) as opened:
+        model = service.model(opened, rev, wanted=properties)
     shown = _shown(model, properties)
     if query.blobs and "siblings" in shown:
         shown["siblings"] = [_sibling(file) for file in model.files]
@@ -262,33 +265,33 @@ def refuse_unknown(asked: Iterable[str], model: type[BaseModel]) -> None:
         )
 
 
-@router.get("/api/models")
+@router.get("/api/models", response_model=list[ModelInformation])
 def models(
     request: Request, backend: BackendDep, caller: Caller, url: PublicUrl, query: Annotated[ListQuery, Query()]
 ) -> Response:
     refuse_unknown(request.query_params, ListQuery)
     properties = query.properties()
     most = PAGE if DETAILS.isdisjoint(properties) else DETAILED_PAGE
-    found = service.list_models(
-        backend,
-        caller,
-        query.as_search(),
-        cursor=query.cursor,
-        limit=min(query.limit or most, most),
-        wanted=properties,
-    )
+    with looking(backend, caller) as reader:
+        found = service.list_models(
+            reader,
+            query.as_search(),
+            cursor=query.cursor,
+            limit=min(query.limit or most, most),
+            wanted=properties,
+        )
     items = [_shown(model, properties) for model in found.models]
     return page(items, request=request, public_url=url, cursor=found.cursor)
 
 
 @router.get("/api/models-tags-by-type", dependencies=[Anybody])
-def tags_by_type(backend: BackendDep) -> dict[str, list[dict[str, str]]]:
+def tags_by_type(backend: BackendDep) -> dict[str, list[ModelTag]]:
     """A tag's type is what stands before its first colon; tags without one are of the type `other`."""
-    found: dict[str, list[dict[str, str]]] = {}
+    found: dict[str, list[ModelTag]] = {}
     for tag in service.public_tags(backend):
         kind, colon, label = tag.partition(":")
         kind, label = (kind, label) if colon else ("other", tag)
-        found.setdefault(kind, []).append({"id": tag, "label": label, "type": kind})
+        found.setdefault(kind, []).append(ModelTag(tag, label, kind))
     return found
 
 
@@ -299,7 +302,7 @@ class Card(BaseModel):
     content: str
 
 
-@router.post("/api/validate-yaml", dependencies=[Anybody])
+@router.post("/api/validate-yaml", response_model=CardRemarks, dependencies=[Anybody])
 def validate_yaml(request: Request, body: Annotated[Card, json_model(Card)]) -> Response:
     """No token is needed. Uploads read the JSON; `ModelCard.validate` shows the text to its user."""
     report = validate_card(body.content)
@@ -332,9 +335,9 @@ def not_models() -> None:
 
 
 @router.get("/api/agent-harnesses", dependencies=[Anybody])
-def agent_harnesses() -> dict[str, Any]:
+def agent_harnesses() -> AgentHarnesses:
     """Which coding agents a client should name in its user agent: none."""
-    return {"standardEnvVars": [], "harnesses": {}}
+    return AgentHarnesses((), {})
 
 
 @router.head("/api/telemetry/{rest:path}", dependencies=[Anybody])

@@ -6,7 +6,7 @@ a commit that came another way (the first of a repository, a squash) gets them w
 
 import logging
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Container, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Protocol
@@ -15,20 +15,19 @@ from lorahub.errors import BlobDamaged, InvalidInput, InvalidToken
 from lorahub.protocol.digests import CommitId, Sha256
 from lorahub.protocol.names import RepositoryName
 
-from lorahub_registry.core.accounts.permissions import Principal
+from lorahub_registry.core.access import OpenedRepository, Reader
 from lorahub_registry.core.blobs.service import Blob, known_blobs, read_blob
 from lorahub_registry.core.repositories.service import (
     Repository,
     repositories_by_id,
     stored_bytes,
-    visible,
-    visible_namespaces,
+    visible_ones,
 )
 from lorahub_registry.core.revisions import service as revisions
 from lorahub_registry.core.revisions.service import Commit, RevisionFile
 from lorahub_registry.features.catalog import facets, queries
 from lorahub_registry.features.catalog.facts import Facts, derive, gather
-from lorahub_registry.features.catalog.queries import TRAINING_LOG, Entry, Measured, Position
+from lorahub_registry.features.catalog.queries import TRAINING_LOG, Derivative, Entry, Measured, Position
 from lorahub_registry.features.catalog.search import Search, Sort
 from lorahub_registry.features.checks.service import Judged
 from lorahub_registry.features.merged import service as merges
@@ -37,7 +36,7 @@ from lorahub_registry.features.references.service import yank_of
 from lorahub_registry.infrastructure.backend import Backend
 from lorahub_registry.infrastructure.database import Session
 
-__all__ = ["TRAINING_LOG", "Facts", "derive_facts", "record_facts"]
+__all__ = ["TRAINING_LOG", "Facts", "derive_facts", "record_entry", "record_facts"]
 
 logger = logging.getLogger("lorahub")
 
@@ -106,23 +105,20 @@ def derive_facts(
     return derive(gather(list(files), read, weights, measured=measured))
 
 
-def record_facts(
-    session: Session, *, repository_id: int, commit_id: CommitId, facts: Facts, judged: Judged | None, is_main: bool
-) -> None:
-    """Inside the transaction that makes the commit. `is_main`: it is `main`'s new head, which a search goes by."""
+def record_facts(session: Session, commit_id: CommitId, facts: Facts) -> None:
+    """Inside the transaction that makes the commit."""
     queries.insert_facts(session, commit_id, facts)
-    if is_main:
-        record_entry(session, repository_id=repository_id, commit_id=commit_id, facts=facts, judged=judged)
 
 
 def record_entry(
-    session: Session, *, repository_id: int, commit_id: CommitId, facts: Facts, judged: Judged | None
+    session: Session, *, repository_id: int, facts: Facts, judged: Judged | None, paths: Container[str]
 ) -> None:
-    """What a search goes by: of the commit that `main` leads to from now on, and of the repository's names."""
+    """What a search goes by: of the commit that `main` leads to from now on, which has these files, and of the
+    repository's names.
+    """
     measured = _NO_ADAPTER if judged is None else _found(judged)
-    has_log = bool(queries.with_log(session, [commit_id]))
     names = revisions.terms_of_names(session, [repository_id])[repository_id]
-    queries.replace_entry(session, repository_id, _entry(facts, measured, names, has_log=has_log))
+    queries.replace_entry(session, repository_id, _entry(facts, measured, names, has_log=TRAINING_LOG in paths))
 
 
 def _found(judged: Judged) -> Measured:
@@ -176,21 +172,22 @@ def reindex(backend: Backend) -> int:
         after = ids[-1]
 
 
-def facts_of(backend: Backend, commit_ids: Collection[CommitId]) -> dict[CommitId, Facts]:
+def facts_of(reader: Reader, commit_ids: Collection[CommitId]) -> dict[CommitId, Facts]:
     """Recorded facts, and for commits without any, facts derived now and recorded for the next caller."""
-    with backend.database.read() as session:
-        known = queries.facts_of(session, commit_ids)
-        files = {commit_id: revisions.files_of(session, commit_id) for commit_id in set(commit_ids) - known.keys()}
-        blobs = known_blobs(session, [file.sha256 for tree in files.values() for file in tree.values()])
+    known = queries.facts_of(reader.session, commit_ids)
+    files = {commit_id: revisions.files_of(reader.session, commit_id) for commit_id in set(commit_ids) - known.keys()}
+    if not files:
+        return known
+    blobs = known_blobs(reader.session, [file.sha256 for tree in files.values() for file in tree.values()])
     derived: dict[CommitId, Facts] = {}
     damaged: dict[CommitId, Facts] = {}
     for commit_id, tree in files.items():
         try:
-            derived[commit_id] = derive_facts(backend, tree, blobs)
+            derived[commit_id] = derive_facts(reader.backend, tree, blobs)
         except BlobDamaged:  # one of many in a list; what isn't known of it now is not recorded
             damaged[commit_id] = Facts(tags=[])
     if derived:
-        _remember(backend, derived)
+        reader.afterwards.append(lambda: _remember(reader.backend, derived))
     return {**known, **derived, **damaged}
 
 
@@ -207,23 +204,15 @@ def _remember(backend: Backend, derived: Mapping[CommitId, Facts]) -> None:
 # --- one model --------------------------------------------------------------------------------------------------------
 
 
-def model(
-    backend: Backend, principal: Principal, name: RepositoryName, revision: str, *, wanted: Collection[str]
-) -> Model:
-    """The model at a revision, with what the properties in `wanted` need.
-
-    Raises as `visible`, `resolve` and `merged.find`.
-    """
-    merged = merges.find(backend, principal, name, revision)
+def model(opened: OpenedRepository, revision: str, *, wanted: Collection[str]) -> Model:
+    """The model at a revision, with what the properties in `wanted` need. Raises as `at` and `merged.find`."""
+    merged = merges.find(opened, revision)
     if merged is not None:
         return _describe_merged(merged)
-    with backend.database.read() as session:
-        repository = visible(session, principal, name)
-        commit = revisions.resolve(session, repository.id, revision).commit
-        version = revisions.version_of(session, repository.id, commit.id)
-    yank = version and yank_of(version)
-    warning = f"{version.name} was yanked: {yank.reason}" if version and yank else None
-    return _describe(backend, principal, [(repository, commit)], wanted, warning=warning)[0]
+    at = opened.at(revision)
+    yank = at.version and yank_of(at.version)
+    warning = f"{at.version.name} was yanked: {yank.reason}" if at.version and yank else None
+    return _describe(opened.reader, [(opened.repository, at.commit)], wanted, warning=warning)[0]
 
 
 def _describe_merged(merged: MergedModel) -> Model:
@@ -237,28 +226,27 @@ def _describe_merged(merged: MergedModel) -> Model:
 
 
 def _describe(
-    backend: Backend,
-    principal: Principal,
+    reader: Reader,
     found: Sequence[tuple[Repository, Commit]],
     wanted: Collection[str],
     *,
     warning: str | None = None,
 ) -> list[Model]:
-    facts = facts_of(backend, [commit.id for _, commit in found])
-    with backend.database.read() as session:
-        children = _children(session, principal, found) if "childrenModelCount" in wanted else {}
-        return [
-            Model(
-                repository=repository,
-                commit=commit,
-                facts=facts[commit.id],
-                files=_files(session, commit) if "siblings" in wanted else (),
-                stored_bytes=stored_bytes(session, repository.id) if "usedStorage" in wanted else 0,
-                children=children.get(repository.full_name, 0),
-                warning=warning,
-            )
-            for repository, commit in found
-        ]
+    facts = facts_of(reader, [commit.id for _, commit in found])
+    session = reader.session
+    children = _children(reader, found) if "childrenModelCount" in wanted else {}
+    return [
+        Model(
+            repository=repository,
+            commit=commit,
+            facts=facts[commit.id],
+            files=_files(session, commit) if "siblings" in wanted else (),
+            stored_bytes=stored_bytes(session, repository.id) if "usedStorage" in wanted else 0,
+            children=children.get(repository.full_name, 0),
+            warning=warning,
+        )
+        for repository, commit in found
+    ]
 
 
 def _files(session: Session, commit: Commit) -> list[RevisionFile]:
@@ -266,33 +254,26 @@ def _files(session: Session, commit: Commit) -> list[RevisionFile]:
     return sorted(revisions.files_of(session, commit.id).values(), key=lambda file: file.path)
 
 
-def _children(session: Session, principal: Principal, found: Sequence[tuple[Repository, Commit]]) -> dict[str, int]:
-    namespaces = visible_namespaces(session, principal)
+def _children(reader: Reader, found: Sequence[tuple[Repository, Commit]]) -> dict[str, int]:
     names = [repository.full_name for repository, _ in found]
-    return {name: queries.children(session, name, visible_namespaces=namespaces) for name in names}
+    return {
+        name: queries.children(reader.session, name, visible_namespaces=reader.visible_namespaces) for name in names
+    }
 
 
 # --- many models ------------------------------------------------------------------------------------------------------
 
 
-def list_models(
-    backend: Backend,
-    principal: Principal,
-    search: Search,
-    *,
-    cursor: str | None,
-    limit: int,
-    wanted: Collection[str],
-) -> Page:
+def list_models(reader: Reader, search: Search, *, cursor: str | None, limit: int, wanted: Collection[str]) -> Page:
     """One page of visible models that satisfy `search`, as of `main`. Raises `InvalidInput` for a cursor not ours."""
+    backend, session = reader.backend, reader.session
     after = None if cursor is None else _read_cursor(backend, cursor, search.sort)
-    with backend.database.read() as session:
-        namespaces = visible_namespaces(session, principal)
-        places = queries.repositories_page(session, search, visible_namespaces=namespaces, after=after, limit=limit + 1)
-        shown = [place.repository_id for place in places[:limit]]
-        found = _as_of_main(session, shown)
+    places = queries.repositories_page(
+        session, search, visible_namespaces=reader.visible_namespaces, after=after, limit=limit + 1
+    )
+    found = _as_of_main(session, [place.repository_id for place in places[:limit]])
     following = _write_cursor(backend, places[limit - 1], search.sort) if len(places) > limit else None
-    return Page(_describe(backend, principal, found, wanted), following)
+    return Page(_describe(reader, found, wanted), following)
 
 
 def _as_of_main(session: Session, repository_ids: Sequence[int]) -> list[tuple[Repository, Commit]]:
@@ -303,13 +284,17 @@ def _as_of_main(session: Session, repository_ids: Sequence[int]) -> list[tuple[R
     return [(repositories[i], commits[heads[i]]) for i in repository_ids if i in repositories and i in heads]
 
 
-def made_from(backend: Backend, principal: Principal, names: Sequence[str], *, limit: int) -> list[Model]:
+def made_from(reader: Reader, names: Sequence[str], *, limit: int) -> list[Derivative]:
     """Visible models that name one of these as what they were made from, as of `main`; those that changed last."""
-    with backend.database.read() as session:
-        namespaces = visible_namespaces(session, principal)
-        shown = queries.made_from(session, names, visible_namespaces=namespaces, limit=limit)
-        found = _as_of_main(session, shown)
-    return _describe(backend, principal, found, ())
+    return queries.made_from(reader.session, names, visible_namespaces=reader.visible_namespaces, limit=limit)
+
+
+def bases_of(reader: Reader, names: Sequence[RepositoryName]) -> dict[str, list[str]]:
+    """What each of these says at `main` that it was made from; nothing of what the principal may not see."""
+    found = visible_ones(reader.session, reader.principal, names)
+    heads = revisions.main_heads(reader.session, [repository.id for repository in found])
+    facts = facts_of(reader, list(heads.values()))
+    return {one.full_name: facts[heads[one.id]].base_models for one in found if one.id in heads}
 
 
 def _write_cursor(backend: Backend, place: Position, sort: Sort) -> str:
@@ -340,20 +325,18 @@ class Counts:
     counts: Mapping[str, Mapping[str, int]]
 
 
-def count(backend: Backend, principal: Principal, search: Search) -> Counts:
+def count(reader: Reader, search: Search) -> Counts:
     """Among the `MOST_COUNTED` visible ones that changed last: what nobody may see is in no count."""
-    with backend.database.read() as session:
-        namespaces = visible_namespaces(session, principal)
-        found = queries.found(session, search, visible_namespaces=namespaces, limit=MOST_COUNTED)
+    found = queries.found(reader.session, search, visible_namespaces=reader.visible_namespaces, limit=MOST_COUNTED)
     total = len(found.matches)
     return Counts(total, total < MOST_COUNTED, facets.count(found))
 
 
-def count_withdrawn(backend: Backend, principal: Principal, search: Search) -> int:
+def count_withdrawn(reader: Reader, search: Search) -> int:
     """Of what a search finds, the repositories without a good version; at most `MOST_COUNTED`."""
-    with backend.database.read() as session:
-        namespaces = visible_namespaces(session, principal)
-        return queries.count_withdrawn(session, search, visible_namespaces=namespaces, limit=MOST_COUNTED)
+    return queries.count_withdrawn(
+        reader.session, search, visible_namespaces=reader.visible_namespaces, limit=MOST_COUNTED
+    )
 
 
 def public_tags(backend: Backend) -> list[str]:

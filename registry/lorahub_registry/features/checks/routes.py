@@ -3,6 +3,7 @@
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request, Response
+from fastapi.responses import JSONResponse
 from lorahub.errors import (
     AdapterDoesNotFit,
     BaseNotFound,
@@ -14,13 +15,14 @@ from lorahub.errors import (
     VersionYanked,
 )
 from lorahub.protocol.digests import Sha256, parse_sha256
+from lorahub.protocol.messages.bases import AdapterOfBase
+from lorahub.protocol.messages.checks import CheckedRevision, CheckPolicy, FilePlace, Verdicts
 from lorahub.protocol.references import LATEST, Reference
 from pydantic import BaseModel, Field
-from typing_extensions import TypedDict
 
 from lorahub_registry.core.accounts.caller import Caller
 from lorahub_registry.features.checks import service
-from lorahub_registry.features.checks.service import Checked, FilePlace
+from lorahub_registry.features.checks.service import Checked
 from lorahub_registry.infrastructure.threads import STORAGE
 from lorahub_registry.infrastructure.web.backend import BackendDep, PublicUrl
 from lorahub_registry.infrastructure.web.bodies import json_model
@@ -35,7 +37,7 @@ PAGE = 100
 Text = Annotated[str, Field(min_length=1, max_length=300)]
 
 
-class Checks(BaseModel):
+class AskedChecks(BaseModel):
     """`all_of` adds every adapter that names this base; `@next` among the bases is another revision of it."""
 
     adapters: list[Text] = Field(default_factory=list, max_length=1000)
@@ -51,40 +53,7 @@ class Policy(BaseModel):
     policy: Literal["refuse", "warn"]
 
 
-class ShownCheck(TypedDict):
-    adapter: str
-    commit: str
-    base: str | None
-    verdict: str
-    matched: int
-    of: int
-    rule_set: int
-    findings: list[dict[str, Any]]
-    runtimes: list[dict[str, Any]]
-    facts: dict[str, Any]
-    kept: bool
-
-
-class ShownChecks(TypedDict):
-    checks: list[ShownCheck]
-    summary: dict[str, int]
-
-
-class ShownAdapter(TypedDict):
-    reference: str
-    commit: str
-    private: bool
-
-
-class ShownPlace(TypedDict):
-    reference: str
-    repository: str
-    commit: str
-    version: str | None
-    path: str
-
-
-@router.get("/models/{namespace}/{name}/check/{rev}")
+@router.get("/models/{namespace}/{name}/check/{rev}", response_model=CheckedRevision)
 @refuses(AdapterDoesNotFit, BaseNotFound, GatedRepository, NotFound)
 @STORAGE.serves
 def check(
@@ -93,21 +62,23 @@ def check(
     repo: Repo,
     rev: Revision,
     base: Annotated[str | None, Query(max_length=300)] = None,
-) -> ShownCheck:
-    return _shown(service.check_revision(backend, caller, repo, rev, base))
+) -> Response:
+    return JSONResponse(_shown(service.check_revision(backend, caller, repo, rev, base)))
 
 
 @router.put("/models/{namespace}/{name}/check-policy")
 @refuses(NotAuthenticated, NotPermitted)
-def set_policy(backend: BackendDep, caller: Caller, repo: Repo, body: Annotated[Policy, json_model(Policy)]) -> Policy:
+def set_policy(
+    backend: BackendDep, caller: Caller, repo: Repo, body: Annotated[Policy, json_model(Policy)]
+) -> CheckPolicy:
     service.set_policy(backend, caller, repo, body.policy)
-    return body
+    return CheckPolicy(body.policy)
 
 
-@router.post("/checks")
+@router.post("/checks", response_model=Verdicts)
 @refuses(AdapterDoesNotFit, BaseNotFound, GatedRepository, NotAuthenticated, NotFound, VersionYanked)
 @STORAGE.serves
-def check_all(backend: BackendDep, caller: Caller, body: Annotated[Checks, json_model(Checks)]) -> ShownChecks:
+def check_all(backend: BackendDep, caller: Caller, body: Annotated[AskedChecks, json_model(AskedChecks)]) -> Response:
     wanted = [Reference.parse(text) for text in body.adapters]
     pairs = [(reference.repository, reference.revision or LATEST) for reference in wanted]
     bases = body.bases
@@ -118,11 +89,12 @@ def check_all(backend: BackendDep, caller: Caller, body: Annotated[Checks, json_
         bases = [name + base if base.startswith("@") else base for base in bases]
     results = [_shown(checked) for checked in service.check_all(backend, caller, pairs, bases)]
     verdicts = [result["verdict"] for result in results]
-    return {"checks": results, "summary": {verdict: verdicts.count(verdict) for verdict in sorted(set(verdicts))}}
+    summary = {verdict: verdicts.count(verdict) for verdict in sorted(set(verdicts))}
+    return JSONResponse({"checks": results, "summary": summary})
 
 
-@router.get("/bases/{name}/adapters", response_model=list[ShownAdapter])
-@router.get("/bases/{namespace}/{name}/adapters", response_model=list[ShownAdapter])
+@router.get("/bases/{name}/adapters", response_model=list[AdapterOfBase])
+@router.get("/bases/{namespace}/{name}/adapters", response_model=list[AdapterOfBase])
 @refuses(BaseNotFound)
 def adapters(
     backend: BackendDep,
@@ -135,16 +107,15 @@ def adapters(
 ) -> Response:
     base = "/".join(decode(part) for part in (namespace, name) if part)
     found = service.adapters_of(backend, caller, base, after=cursor, limit=PAGE + 1)
-    rows: list[ShownAdapter] = [
-        {"reference": repository.full_name, "commit": commit, "private": repository.is_private}
-        for _, repository, commit in found[:PAGE]
+    rows = [
+        AdapterOfBase(repository.full_name, commit, repository.is_private) for _, repository, commit in found[:PAGE]
     ]
     following = str(found[PAGE - 1][0]) if len(found) > PAGE else None
     return page(rows, request=request, public_url=url, cursor=following)
 
 
 @router.get("/by-hash/{sha256}")
-def by_hash(backend: BackendDep, caller: Caller, sha256: str) -> list[ShownPlace]:
+def by_hash(backend: BackendDep, caller: Caller, sha256: str) -> list[FilePlace]:
     digest = parse_sha256(decode(sha256))
     return [_place(place) for place in service.places_of(backend, caller, [digest])[digest]]
 
@@ -152,7 +123,7 @@ def by_hash(backend: BackendDep, caller: Caller, sha256: str) -> list[ShownPlace
 @router.post("/by-hash")
 def by_hashes(
     backend: BackendDep, caller: Caller, body: Annotated[Digests, json_model(Digests)]
-) -> dict[str, list[ShownPlace]]:
+) -> dict[str, list[FilePlace]]:
     digests: list[Sha256] = list(dict.fromkeys(parse_sha256(text) for text in body.sha256))
     if not digests:
         raise InvalidInput("no digest is asked for")
@@ -160,7 +131,8 @@ def by_hashes(
     return {digest: [_place(place) for place in places] for digest, places in found.items()}
 
 
-def _shown(checked: Checked) -> ShownCheck:
+def _shown(checked: Checked) -> dict[str, Any]:
+    """As `CheckedRevision` describes it: findings and facts are kept as they are sent."""
     report = checked.report
     return {
         "adapter": checked.adapter,
@@ -177,12 +149,6 @@ def _shown(checked: Checked) -> ShownCheck:
     }
 
 
-def _place(place: FilePlace) -> ShownPlace:
-    revision = place.version or place.commit
-    return {
-        "reference": f"{place.repository.full_name}@{revision}",
-        "repository": place.repository.full_name,
-        "commit": place.commit,
-        "version": place.version,
-        "path": place.path,
-    }
+def _place(place: service.FilePlace) -> FilePlace:
+    name = place.repository.full_name
+    return FilePlace(f"{name}@{place.version or place.commit}", name, place.commit, place.version, place.path)

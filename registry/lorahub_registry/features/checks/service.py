@@ -21,17 +21,16 @@ from lorahub.errors import AdapterDoesNotFit, BaseNotFound, InvalidAdapter, Inva
 from lorahub.protocol.digests import CommitId, Sha256
 from lorahub.protocol.names import RepositoryName
 
+from lorahub_registry.core.access import OpenedRepository, reading
 from lorahub_registry.core.accounts.permissions import Action, Principal
 from lorahub_registry.core.audit.service import record_act
-from lorahub_registry.core.blobs.service import Blob, known_blobs
+from lorahub_registry.core.blobs.service import Blob
 from lorahub_registry.core.repositories.service import (
     Repository,
     permitted,
-    readable,
     repositories_by_id,
     visible_namespaces,
 )
-from lorahub_registry.core.revisions import service as revisions
 from lorahub_registry.features.bases import service as bases
 from lorahub_registry.features.bases.revision_files import ReadableFile, RevisionFiles
 from lorahub_registry.features.bases.service import FoundBase
@@ -225,22 +224,18 @@ def record(session: Session, commit_id: str, judged: Judged) -> None:
     queries.insert_facts(session, commit_id, judged)
 
 
-def recorded_of(backend: Backend, commit_ids: Sequence[CommitId]) -> dict[CommitId, Recorded]:
+def recorded_of(session: Session, commit_ids: Sequence[CommitId]) -> dict[CommitId, Recorded]:
     """Of those that are adapters. Whoever asks has decided that the caller may see them."""
-    with backend.database.read() as session:
-        return queries.recorded_of(session, commit_ids)
+    return queries.recorded_of(session, commit_ids)
 
 
-def report_of(backend: Backend, commit_id: CommitId) -> dict[str, Any]:
+def report_of(session: Session, commit_id: CommitId) -> dict[str, Any]:
     """Of the check when it was pushed. Whoever asks has decided that the caller may see it."""
-    with backend.database.read() as session:
-        return queries.report_of(session, commit_id)
+    return queries.report_of(session, commit_id)
 
 
-def policy_of(backend: Backend, repository: Repository) -> str:
-    """Whoever asks has decided that the caller may know."""
-    with backend.database.read() as session:
-        return queries.policy_of(session, repository.id)
+def policy_of(opened: OpenedRepository) -> str:
+    return queries.policy_of(opened.session, opened.id)
 
 
 def set_policy(backend: Backend, principal: Principal, name: RepositoryName, policy: str) -> str:
@@ -292,17 +287,16 @@ def check_revision(
 
 
 def kept_verdicts(
-    backend: Backend, commits: Sequence[CommitId], base_ids: Sequence[int]
+    session: Session, commits: Sequence[CommitId], base_ids: Sequence[int]
 ) -> dict[tuple[CommitId, int], str]:
     """Verdicts that are known already, by commit and base. Nothing is checked for it.
 
     One follows from the bytes of an adapter and a base and from nothing else. So whoever may see both may see it: that
     it is known says that these bytes were checked, not in whose repository.
     """
-    with backend.database.read() as session:
-        recorded = queries.recorded_of(session, commits)
-        digests = sorted({one.digest for one in recorded.values()})
-        known = queries.verdicts_of(session, digests, base_ids, RULE_SET)
+    recorded = queries.recorded_of(session, commits)
+    digests = sorted({one.digest for one in recorded.values()})
+    known = queries.verdicts_of(session, digests, base_ids, RULE_SET)
     pairs = ((commit, one.digest, base_id) for commit, one in recorded.items() for base_id in base_ids)
     return {
         (commit, base_id): known[digest, base_id] for commit, digest, base_id in pairs if (digest, base_id) in known
@@ -336,16 +330,13 @@ class _Opened:
 
 
 def _open(backend: Backend, principal: Principal, name: RepositoryName, revision: str) -> _Opened:
-    with backend.database.read() as session:
-        repository = readable(session, principal, name)
-        commit = revisions.resolve(session, repository.id, revision).commit
-        files = revisions.files_of(session, commit.id)
-        blobs = known_blobs(session, [file.sha256 for file in files.values()])
-    held = RevisionFiles(backend, files, blobs)
+    with reading(backend, principal, name) as opened:
+        at = opened.readable_at(revision)
+        held = RevisionFiles.of(at)
     adapter = read_adapter(held)
     if not _is_adapter(adapter, held):
-        raise NotFound(f"{repository.full_name} has no adapter at {revision[:80]}", hint="is it a base model?")
-    return _Opened(repository.full_name, commit.id, adapter, held)
+        raise NotFound(f"{opened.repository.full_name} has no adapter at {revision[:80]}", hint="is it a base model?")
+    return _Opened(opened.repository.full_name, at.commit.id, adapter, held)
 
 
 def _against(backend: Backend, opened: _Opened, base: str, found: FoundBase) -> Checked:

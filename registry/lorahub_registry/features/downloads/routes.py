@@ -23,11 +23,13 @@ from lorahub.errors import (
     RangeNotSatisfiable,
 )
 from lorahub.protocol.digests import Sha256
+from lorahub.protocol.messages.repositories import LastCommit, ListedLargeFile, TreeEntry, TreeLargeFile
 from lorahub.protocol.names import RepositoryName
 from lorahub.protocol.paths import FilePath, parse_path
 
+from lorahub_registry.core.access import reading
 from lorahub_registry.core.accounts.caller import Caller
-from lorahub_registry.core.accounts.permissions import Principal
+from lorahub_registry.core.accounts.permissions import Action, Principal
 from lorahub_registry.features.downloads import service
 from lorahub_registry.features.downloads.service import Entry, Folder, Listing, OpenFile, TreePage
 from lorahub_registry.infrastructure.backend import Backend
@@ -38,7 +40,6 @@ from lorahub_registry.infrastructure.web.paging import page
 from lorahub_registry.infrastructure.web.parameters import PathInRevision, Repo, Revision
 from lorahub_registry.infrastructure.web.ranges import ByteRange, requested_range
 from lorahub_registry.infrastructure.web.raw_path import decode
-from lorahub_registry.infrastructure.web.times import wire_time
 
 router = APIRouter()
 MODEL = "/api/models/{namespace}/{name}"
@@ -70,7 +71,8 @@ def head_file(
     path: PathInRevision,
     url: PublicUrl,
 ) -> Response:
-    opened = service.open_file(backend, caller, repo, rev, path)
+    with reading(backend, caller, repo) as repository:
+        opened = service.open_file(repository, rev, path)
     headers = _file_headers(opened)
     if is_unchanged(request.headers, headers["ETag"]):
         return Response(status_code=304, headers=headers)
@@ -111,7 +113,8 @@ def _found(
     request: Request, backend: Backend, caller: Principal, repo: RepositoryName, rev: str, path: FilePath
 ) -> Response | tuple[OpenFile, ByteRange, dict[str, str]]:
     """The answer where it has no bytes; else the file, what is wanted of it, and headers."""
-    opened = service.open_file(backend, caller, repo, rev, path)
+    with reading(backend, caller, repo) as repository:
+        opened = service.open_file(repository, rev, path)
     headers = _file_headers(opened)
     if is_unchanged(request.headers, headers["ETag"]):
         return Response(status_code=304, headers=headers)
@@ -171,17 +174,19 @@ def _digest_headers(sha256: Sha256) -> dict[str, str]:
 
 @router.get(MODEL + "/lfs-files")
 @refuses(NotAuthenticated, NotPermitted)
-def large_files(backend: BackendDep, caller: Caller, repo: Repo) -> list[dict[str, Any]]:
+def large_files(backend: BackendDep, caller: Caller, repo: Repo) -> list[ListedLargeFile]:
+    with reading(backend, caller, repo) as opened:
+        found = service.large_files(opened)
     return [
-        {
-            "fileOid": service.pointer_of(file)[0],
-            "oid": file.sha256,
-            "filename": file.path,
-            "size": file.size,
-            "pushedAt": wire_time(commit.created_at),
-            "ref": None,
-        }
-        for file, commit in service.large_files(backend, caller, repo)
+        ListedLargeFile(
+            file_oid=service.pointer_of(file)[0],
+            oid=file.sha256,
+            filename=file.path,
+            size=file.size,
+            pushed_at=commit.created_at,
+            ref=None,
+        )
+        for file, commit in found
     ]
 
 
@@ -189,7 +194,8 @@ def large_files(backend: BackendDep, caller: Caller, repo: Repo) -> list[dict[st
 @refuses(NotAuthenticated, NotPermitted, NotSupported)
 def delete_large_files(backend: BackendDep, caller: Caller, repo: Repo) -> None:
     """The Hub rewrites every commit; here commits never change, so that a version stays what it was."""
-    service.large_files(backend, caller, repo)
+    with reading(backend, caller, repo) as opened:
+        opened.require(Action.WRITE)
     raise NotSupported(
         "commits never change on this registry, so files can't be taken out of them",
         hint="delete the file in a new commit and yank the versions that have it, or delete the repository",
@@ -199,8 +205,8 @@ def delete_large_files(backend: BackendDep, caller: Caller, repo: Repo) -> None:
 # --- trees ------------------------------------------------------------------------------------------------------------
 
 
-@router.get(MODEL + "/tree/{rev}")
-@router.get(MODEL + "/tree/{rev}/{path:path}")
+@router.get(MODEL + "/tree/{rev}", response_model=list[TreeEntry])
+@router.get(MODEL + "/tree/{rev}/{path:path}", response_model=list[TreeEntry])
 @refuses(AdapterDoesNotFit, GatedRepository, MergeTooLarge, EntryNotFound, InvalidPath)
 def tree(
     request: Request,
@@ -222,14 +228,15 @@ def tree(
         after=cursor,
         limit=EXPANDED_TREE_PAGE if expand else TREE_PAGE,
     )
-    listing = service.list_tree(backend, caller, repo, rev, wanted)
+    with reading(backend, caller, repo) as opened:
+        listing = service.list_tree(opened, rev, wanted)
     rows = [_entry(entry, listing, is_expanded=expand) for entry in listing.entries]
     response = page(rows, request=request, public_url=url, cursor=listing.following)
     response.headers["X-Repo-Commit"] = listing.commit.id
     return response
 
 
-@router.post(MODEL + "/paths-info/{rev}")
+@router.post(MODEL + "/paths-info/{rev}", response_model_exclude_defaults=True)
 @refuses(AdapterDoesNotFit, GatedRepository, MergeTooLarge, PayloadTooLarge)
 def paths_info(
     backend: BackendDep,
@@ -238,24 +245,21 @@ def paths_info(
     rev: Revision,
     paths: Annotated[list[str] | None, Form()] = None,
     expand: Annotated[bool, Form()] = False,  # noqa: FBT002
-) -> list[dict[str, Any]]:
+) -> list[TreeEntry]:
     if len(paths or []) > MAX_PATHS:
         raise MalformedBody(f"{len(paths or [])} paths in one request; at most {MAX_PATHS}")
-    listing = service.paths_info(backend, caller, repo, rev, paths or [], is_expanded=expand)
+    with reading(backend, caller, repo) as opened:
+        listing = service.paths_info(opened, rev, paths or [], is_expanded=expand)
     return [_entry(entry, listing, is_expanded=expand) for entry in listing.entries]
 
 
-def _entry(entry: Entry, listing: Listing, *, is_expanded: bool) -> dict[str, Any]:
-    row: dict[str, Any]
+def _entry(entry: Entry, listing: Listing, *, is_expanded: bool) -> TreeEntry:
+    commit = listing.last_commits[entry.path] if is_expanded else None
+    last = None if commit is None else LastCommit(commit.id, commit.title, commit.created_at)
     if isinstance(entry, Folder):
-        row = {"type": "directory", "oid": entry.oid, "size": 0, "path": entry.path}
-    elif entry.is_lfs:
-        oid, pointer_size = service.pointer_of(entry)
-        lfs = {"oid": entry.sha256, "size": entry.size, "pointerSize": pointer_size}
-        row = {"type": "file", "oid": oid, "size": entry.size, "path": entry.path, "lfs": lfs}
-    else:
-        row = {"type": "file", "oid": entry.git_sha1, "size": entry.size, "path": entry.path}
-    if is_expanded:
-        commit = listing.last_commits[entry.path]
-        row["lastCommit"] = {"id": commit.id, "title": commit.title, "date": wire_time(commit.created_at)}
-    return row
+        return TreeEntry("directory", entry.oid, 0, entry.path, last_commit=last)
+    if not entry.is_lfs:
+        return TreeEntry("file", entry.git_sha1, entry.size, entry.path, last_commit=last)
+    oid, pointer_size = service.pointer_of(entry)
+    lfs = TreeLargeFile(entry.sha256, entry.size, pointer_size)
+    return TreeEntry("file", oid, entry.size, entry.path, lfs, last)

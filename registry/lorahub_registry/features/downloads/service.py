@@ -11,12 +11,12 @@ from datetime import timedelta
 
 from lorahub.errors import EntryNotFound
 from lorahub.protocol.digests import Sha256, git_blob_sha1, lfs_pointer
-from lorahub.protocol.names import RepositoryName
 from lorahub.protocol.paths import FilePath
 
-from lorahub_registry.core.accounts.permissions import Action, Principal
+from lorahub_registry.core.access import OpenedRepository
+from lorahub_registry.core.accounts.permissions import Action
 from lorahub_registry.core.blobs.service import Blob, known_blobs, open_blob, require_servable
-from lorahub_registry.core.repositories.service import Repository, permitted, readable
+from lorahub_registry.core.repositories.service import Repository
 from lorahub_registry.core.revisions import service as revisions
 from lorahub_registry.core.revisions.service import Commit, RevisionFile
 from lorahub_registry.features.downloads import queries
@@ -120,30 +120,27 @@ class Listing:
     """The path behind which the next page starts."""
 
 
-def open_file(backend: Backend, principal: Principal, name: RepositoryName, revision: str, path: FilePath) -> OpenFile:
-    """Raises as `readable`, `resolve`, `merged.find` and `require_servable`, and `EntryNotFound`."""
-    merged = merges.find(backend, principal, name, revision)
+def open_file(opened: OpenedRepository, revision: str, path: FilePath) -> OpenFile:
+    """Raises as `readable_at`, `merged.find` and `require_servable`, and `EntryNotFound`."""
+    merged = merges.find(opened, revision)
     if merged is not None:
         if path not in merged.files:
             raise entry_not_found(path, merged.commit)
         return OpenFile(merged.repository, merged.commit, merged.files[path], merged.stored.get(path), None, merged)
-    with backend.database.read() as session:
-        repository = readable(session, principal, name)
-        commit = revisions.resolve(session, repository.id, revision).commit
-        file = revisions.file_at(session, commit.id, path)
-        if file is None:
-            raise entry_not_found(path, commit)
-        blob = known_blobs(session, [file.sha256])[file.sha256]
-        require_servable(blob, path)
-        version = revisions.version_of(session, repository.id, commit.id)
-        yank = version and yank_of(version)
-        return OpenFile(
-            repository=repository,
-            commit=commit,
-            file=file,
-            blob=blob,
-            yanked=(version.name, yank) if version and yank else None,
-        )
+    at = opened.readable_at(revision)
+    file = at.file(path)
+    if file is None:
+        raise entry_not_found(path, at.commit)
+    blob = known_blobs(opened.session, [file.sha256])[file.sha256]
+    require_servable(blob, path)
+    yank = at.version and yank_of(at.version)
+    return OpenFile(
+        repository=opened.repository,
+        commit=at.commit,
+        file=file,
+        blob=blob,
+        yanked=(at.version.name, yank) if at.version and yank else None,
+    )
 
 
 def require_made(backend: Backend, opened: OpenFile, start: int, stop: int) -> None:
@@ -170,11 +167,10 @@ def count_download(backend: Backend, opened: OpenFile) -> None:
         logger.warning("a download was not counted", exc_info=error)
 
 
-def large_files(backend: Backend, principal: Principal, name: RepositoryName) -> list[tuple[RevisionFile, Commit]]:
+def large_files(opened: OpenedRepository) -> list[tuple[RevisionFile, Commit]]:
     """Every large file that any commit has, once for each path and content, with the newest commit that has it."""
-    with backend.database.read() as session:
-        repository = permitted(session, principal, name, Action.WRITE)
-        return revisions.lfs_files(session, repository.id)
+    opened.require(Action.WRITE)
+    return revisions.lfs_files(opened.session, opened.id)
 
 
 # --- trees ------------------------------------------------------------------------------------------------------------
@@ -191,59 +187,46 @@ class TreePage:
     limit: int
 
 
-def list_tree(backend: Backend, principal: Principal, name: RepositoryName, revision: str, page: TreePage) -> Listing:
+def list_tree(opened: OpenedRepository, revision: str, page: TreePage) -> Listing:
     """Entries sorted by path; when not recursive, folders before files.
 
-    Raises as `readable` and `resolve`, and `EntryNotFound` where nothing is called so.
+    Raises as `readable_at`, and `EntryNotFound` where nothing is called so.
     """
-    commit, files = _files_at(backend, principal, name, revision)
+    commit, files = _files_at(opened, revision)
     entries = _below(files, page.folder, is_recursive=page.is_recursive)
     if page.folder and not entries:
         raise entry_not_found(page.folder, commit)
     start = _position_behind(entries, page.after)
     shown = entries[start : start + page.limit]
     is_last = start + page.limit >= len(entries)
-    last_commits = _last_commits(backend, shown, commit) if page.is_expanded else {}
+    last_commits = _last_commits(opened, shown, commit) if page.is_expanded else {}
     return Listing(commit, shown, last_commits, None if is_last else shown[-1].path)
 
 
-def _files_at(
-    backend: Backend, principal: Principal, name: RepositoryName, revision: str
-) -> tuple[Commit, list[RevisionFile]]:
-    merged = merges.find(backend, principal, name, revision)
+def _files_at(opened: OpenedRepository, revision: str) -> tuple[Commit, list[RevisionFile]]:
+    merged = merges.find(opened, revision)
     if merged is not None:
         return merged.commit, list(merged.files.values())
-    with backend.database.read() as session:
-        repository = readable(session, principal, name)
-        commit = revisions.resolve(session, repository.id, revision).commit
-        return commit, list(revisions.files_of(session, commit.id).values())
+    at = opened.readable_at(revision)
+    return at.commit, list(at.files.values())
 
 
-def paths_info(
-    backend: Backend,
-    principal: Principal,
-    name: RepositoryName,
-    revision: str,
-    paths: Sequence[str],
-    *,
-    is_expanded: bool,
-) -> Listing:
+def paths_info(opened: OpenedRepository, revision: str, paths: Sequence[str], *, is_expanded: bool) -> Listing:
     """The entries among `paths` that exist, files and folders; unknown ones are left out."""
-    commit, files = _files_at(backend, principal, name, revision)
+    commit, files = _files_at(opened, revision)
     by_path = {entry.path: entry for entry in _below(files, "", is_recursive=True)}
     found = [by_path[path] for path in dict.fromkeys(path.strip("/") for path in paths) if path in by_path]
-    return Listing(commit, found, _last_commits(backend, found, commit) if is_expanded else {})
+    return Listing(commit, found, _last_commits(opened, found, commit) if is_expanded else {})
 
 
-def _last_commits(backend: Backend, entries: Sequence[Entry], at: Commit) -> dict[str, Commit]:
+def _last_commits(opened: OpenedRepository, entries: Sequence[Entry], at: Commit) -> dict[str, Commit]:
     """`at` is the commit whose entries they are, which need not be stored."""
     changed_in = {
         entry.path: [file.changed_in for file in (entry.files if isinstance(entry, Folder) else (entry,))]
         for entry in entries
     }
-    with backend.database.read() as session:
-        commits = revisions.commits_by_id(session, [commit_id for ids in changed_in.values() for commit_id in ids])
-    commits[at.id] = at
+    ids = {commit_id for ids in changed_in.values() for commit_id in ids} - {at.id}
+    commits = {**revisions.commits_by_id(opened.session, list(ids)), at.id: at}
     return {
         path: max((commits[i] for i in ids), key=lambda commit: commit.created_at) for path, ids in changed_in.items()
     }
@@ -288,10 +271,8 @@ def pointer_of(file: RevisionFile) -> tuple[str, int]:
     return git_blob_sha1(pointer), len(pointer)
 
 
-def daily(backend: Backend, principal: Principal, name: RepositoryName) -> dict[str, int]:
-    """Downloads on each of the last `DAYS` days, today's last. Raises as `find`."""
+def daily(opened: OpenedRepository) -> dict[str, int]:
+    """Downloads on each of the last `DAYS` days, today's last."""
     days = [(now() - timedelta(days=ago)).date().isoformat() for ago in reversed(range(DAYS))]
-    with backend.database.read() as session:
-        repository = permitted(session, principal, name, Action.READ)
-        counts = queries.counts_since(session, repository.id, days[0])
+    counts = queries.counts_since(opened.session, opened.id, days[0])
     return {day: counts.get(day, 0) for day in days}

@@ -17,12 +17,10 @@ from typing import NoReturn
 from lorahub.errors import BeingMade, MergeTooLarge, NotMergeable
 from lorahub.merging.plan import Device, MergePlan
 from lorahub.protocol.digests import CommitId, GitSha1, Sha256, is_commit_id
-from lorahub.protocol.names import RepositoryName
 
-from lorahub_registry.core.accounts.permissions import Principal
+from lorahub_registry.core.access import OpenedRepository
 from lorahub_registry.core.blobs.service import Blob, known_blobs, release_leases, store_stream
-from lorahub_registry.core.repositories.service import Repository, readable
-from lorahub_registry.core.revisions import service as revisions
+from lorahub_registry.core.repositories.service import Repository
 from lorahub_registry.core.revisions.service import Commit, RevisionFile
 from lorahub_registry.core.workers import service as workers
 from lorahub_registry.features.merged import queries, reading, sources
@@ -60,37 +58,45 @@ class MergedModel:
         return path in self.readable.heavy and path not in self.stored
 
 
-def find(backend: Backend, principal: Principal, name: RepositoryName, revision: str) -> MergedModel | None:
+def find(opened: OpenedRepository, revision: str) -> MergedModel | None:
     """The merged revision of that name or id; None where the revision is an ordinary one.
 
     Raises `RepositoryNotFound`, `GatedRepository`, `Quarantined`, `RevisionNotFound`, `VersionYanked`;
     `NotMergeable`, `AdapterDoesNotFit`, `MergeTooLarge`, `InvalidRecipe`.
     """
+    return opened.once(f"merged revision {revision}", lambda: _find(opened, revision))
+
+
+def _find(opened: OpenedRepository, revision: str) -> MergedModel | None:
     inner = _asked(revision)
     if inner is None and not is_commit_id(revision):
         return None
-    with backend.database.read() as session:
-        repository = readable(session, principal, name)
-        if inner is None:
-            merged = queries.by_id(session, repository.id, revision)
-            if merged is None:
-                return None
-            of = MergeSources.from_json(merged.sources)
-            sources.refuse_unreadable(session, principal, of)
-            key = _key(repository, of)
-        else:
-            commit = revisions.resolve(session, repository.id, inner).commit
-            of = sources.of_revision(backend, session, principal, repository, commit.id)
-            key = _key(repository, of)
-            merged = queries.by_key(session, key)
-        known = reading.plans.get(key, lambda: _plan(backend, session, of))
-        if is_new := merged is None:
-            merged = _new(repository, commit, of, known.plan)
-        stored = _stored(session, merged)
-    if is_new:
+    opened.require_readable()
+    backend, session, principal = opened.backend, opened.session, opened.principal
+    if inner is None:
+        merged = None if opened.holds(CommitId(revision)) else queries.by_id(session, opened.id, revision)
+        if merged is None:
+            return None
+        of = MergeSources.from_json(merged.sources)
+        sources.refuse_unreadable(session, principal, of)
+        key = _key(opened.repository, of)
+    else:
+        commit = opened.at(inner).commit
+        of = sources.of_revision(backend, session, principal, opened.repository, commit.id)
+        key = _key(opened.repository, of)
+        merged = queries.by_key(session, key)
+    known = reading.plans.get(key, lambda: _plan(backend, session, of))
+    if merged is None:
         refuse_large(backend, known.plan)
-        _remember(backend, merged, key)
-    return MergedModel(repository, _as_commit(merged), _files(merged, known.plan), known, stored)
+        new = merged = _new(opened.repository, commit, of, known.plan)
+        opened.reader.afterwards.append(lambda: _remember(backend, new, key))
+    return MergedModel(
+        opened.repository,
+        _as_commit(merged, known.plan),
+        _files(merged, known.plan),
+        known,
+        _stored(session, merged),
+    )
 
 
 def _plan(backend: Backend, session: Session, of: MergeSources) -> MergePlan:
@@ -152,7 +158,7 @@ def _remember(backend: Backend, merged: MergedRevision, key: str) -> None:
         pass  # another request was first; the row is the same
 
 
-def _as_commit(merged: MergedRevision) -> Commit:
+def _as_commit(merged: MergedRevision, plan: MergePlan) -> Commit:
     return Commit(
         id=merged.id,
         repository_id=merged.repository_id,
@@ -166,6 +172,7 @@ def _as_commit(merged: MergedRevision) -> Commit:
         created_at=merged.created_at,
         request_key=None,
         request_digest=None,
+        size=sum(plan.files.values()),
     )
 
 

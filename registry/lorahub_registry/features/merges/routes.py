@@ -18,9 +18,9 @@ from lorahub.errors import (
 )
 from lorahub.merging.plan import MergePlan
 from lorahub.merging.recipe import recipe_of
+from lorahub.protocol.messages.merges import MergeCost, MergeJob, PlannedMerge
 from lorahub.protocol.names import RepositoryName
 from pydantic import BaseModel, Field
-from typing_extensions import TypedDict
 
 from lorahub_registry.core.accounts.caller import Caller
 from lorahub_registry.core.workers import service as workers
@@ -31,7 +31,6 @@ from lorahub_registry.infrastructure.threads import STORAGE
 from lorahub_registry.infrastructure.web.backend import BackendDep
 from lorahub_registry.infrastructure.web.bodies import json_model, json_object
 from lorahub_registry.infrastructure.web.description import refuses
-from lorahub_registry.infrastructure.web.times import wire_time
 
 router = APIRouter(prefix="/api/lorahub/v1/merges")
 
@@ -44,34 +43,10 @@ class NewMerge(BaseModel):
     private: bool = False
 
 
-class Planned(TypedDict):
-    digest: str
-    files: dict[str, int]
-    cost: dict[str, Any]
-    notes: list[str]
-    recipe: dict[str, Any]
-
-
-class Job(TypedDict):
-    id: str
-    status: str
-    target: str
-    reference: str | None
-    commit: str | None
-    digest: str
-    recipe: dict[str, Any]
-    bytes: int
-    done: int
-    error: str | None
-    note: str | None
-    created_at: str
-    finished_at: str | None
-
-
 @router.post("/plan")
 @refuses(NotAuthenticated, AdapterDoesNotFit, BaseNotFound, GatedRepository, MergeTooLarge, VersionYanked)
 @STORAGE.serves
-def plan(backend: BackendDep, caller: Caller, body: Annotated[dict[str, Any], Depends(json_object)]) -> Planned:
+def plan(backend: BackendDep, caller: Caller, body: Annotated[dict[str, Any], Depends(json_object)]) -> PlannedMerge:
     """What a recipe comes to; nothing is started."""
     return _planned(service.plan(backend, caller, recipe_of(body)))
 
@@ -88,7 +63,7 @@ def plan(backend: BackendDep, caller: Caller, body: Annotated[dict[str, Any], De
     NameRetired,
 )
 @STORAGE.serves
-def start(backend: BackendDep, caller: Caller, body: Annotated[NewMerge, json_model(NewMerge)]) -> Job:
+def start(backend: BackendDep, caller: Caller, body: Annotated[NewMerge, json_model(NewMerge)]) -> MergeJob:
     name, note = RepositoryName.parse(body.target), workers.note(backend)
     started = service.start(backend, caller, recipe_of(body.recipe), name, is_private=body.private)
     return _described(started, note)
@@ -96,51 +71,51 @@ def start(backend: BackendDep, caller: Caller, body: Annotated[NewMerge, json_mo
 
 @router.get("")
 @refuses(NotAuthenticated)
-def own(backend: BackendDep, caller: Caller) -> list[Job]:
+def own(backend: BackendDep, caller: Caller) -> list[MergeJob]:
     return _jobs(backend, service.own_jobs(backend, caller))
 
 
 @router.get("/{job}")
 @refuses(NotAuthenticated, NotFound)
-def look(backend: BackendDep, caller: Caller, job: str) -> Job:
+def look(backend: BackendDep, caller: Caller, job: str) -> MergeJob:
     return _jobs(backend, [service.find(backend, caller, job)])[0]
 
 
 @router.post("/{job}/cancel")
 @refuses(NotAuthenticated, NotPermitted, Conflict, NotFound)
-def cancel(backend: BackendDep, caller: Caller, job: str) -> Job:
+def cancel(backend: BackendDep, caller: Caller, job: str) -> MergeJob:
     return _described(service.cancel(backend, caller, job), None)
 
 
-def _planned(made: MergePlan) -> Planned:
-    return {
-        "digest": made.digest,
-        "files": made.files,
-        "cost": made.cost.as_json(),
-        "notes": list(made.notes),
-        "recipe": made.recipe.as_json(),
-    }
+def _planned(made: MergePlan) -> PlannedMerge:
+    return PlannedMerge(
+        digest=made.digest,
+        files=made.files,
+        cost=MergeCost(**made.cost.as_json()),
+        notes=tuple(made.notes),
+        recipe=made.recipe.as_json(),
+    )
 
 
-def _jobs(backend: Backend, found: list[Shown]) -> list[Job]:
+def _jobs(backend: Backend, found: list[Shown]) -> list[MergeJob]:
     note = workers.note(backend) if any(shown.job.is_open for shown in found) else None
     return [_described(shown, note) for shown in found]
 
 
-def _described(shown: Shown, note: str | None) -> Job:
+def _described(shown: Shown, note: str | None) -> MergeJob:
     job = shown.job
-    return {
-        "id": job.id,
-        "status": job.status,
-        "target": shown.target,
-        "reference": shown.reference,
-        "commit": job.commit_id,
-        "digest": job.digest,
-        "recipe": job.sources["recipe"],
-        "bytes": job.bytes,
-        "done": job.done,
-        "error": job.error,
-        "note": note if job.is_open else None,
-        "created_at": wire_time(job.created_at),
-        "finished_at": None if job.finished_at is None else wire_time(job.finished_at),
-    }
+    return MergeJob(
+        id=job.id,
+        status=job.status,
+        target=shown.target,
+        reference=shown.reference,
+        commit=job.commit_id,
+        digest=job.digest,
+        recipe=job.sources["recipe"],
+        bytes=job.bytes,
+        done=job.done,
+        error=job.error,
+        note=note if job.is_open else None,
+        created_at=job.created_at,
+        finished_at=job.finished_at,
+    )

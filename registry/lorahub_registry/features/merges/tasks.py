@@ -26,6 +26,10 @@ MOST_PUBLISHING_FAULTS = 20
 """More: what died while it was being published may be published."""
 MOST_STARTS = 50
 """Workers that may end, one after the other, while they have one file in hand."""
+_GIVES_WAY = 10
+"""Niceness of a process that computes: on one machine, requests go before merges. One that publishes holds the
+database's lock, and others wait for it.
+"""
 _LOOK_SECONDS = 0.2
 _ASK_SECONDS = 1.0
 _MOST_QUEUED = 16
@@ -169,6 +173,8 @@ def _run_child(
         text=True,
         preexec_fn=_die_with_parent,  # noqa: PLW1509 (it calls nothing that takes a lock)
     ) as child:
+        if arguments[0] != "publish":
+            os.setpriority(os.PRIO_PROCESS, child.pid, _GIVES_WAY)
         while child.poll() is None:
             with suppress(subprocess.TimeoutExpired):
                 child.wait(timeout=_LOOK_SECONDS)

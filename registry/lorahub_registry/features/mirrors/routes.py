@@ -13,18 +13,17 @@ from lorahub.errors import (
     Quarantined,
     RepositoryMoved,
 )
+from lorahub.protocol.messages.message import Done
+from lorahub.protocol.messages.mirrors import Mirror
 from lorahub.protocol.names import RepositoryName
 from pydantic import BaseModel, Field
-from typing_extensions import TypedDict
 
 from lorahub_registry.core.accounts.caller import Caller
 from lorahub_registry.core.workers import service as workers
 from lorahub_registry.features.mirrors import service
-from lorahub_registry.features.mirrors.service import Mirror
 from lorahub_registry.infrastructure.web.backend import BackendDep
 from lorahub_registry.infrastructure.web.bodies import json_model
 from lorahub_registry.infrastructure.web.description import refuses
-from lorahub_registry.infrastructure.web.times import wire_time
 
 router = APIRouter(prefix="/api/lorahub/v1/mirrors")
 
@@ -50,29 +49,9 @@ class MirrorToken(BaseModel):
     token: HubToken | None
 
 
-class ShownMirror(TypedDict):
-    id: int
-    target: str
-    endpoint: str
-    repository: str
-    revision: str
-    private: bool
-    createdAt: str
-    waiting: bool
-    note: str | None
-    checkedAt: str | None
-    commit: str | None
-    version: str | None
-    error: str | None
-    hasToken: bool
-    paused: bool
-    failures: int
-    nextTryAt: str | None
-
-
 @router.get("")
 @refuses(NotAuthenticated)
-def mirrors(backend: BackendDep, caller: Caller) -> list[ShownMirror]:
+def mirrors(backend: BackendDep, caller: Caller) -> list[Mirror]:
     """The mirrors of the namespaces that the caller manages."""
     note = workers.note(backend)
     return [_shown(mirror, note) for mirror in service.mirrors_of(backend, caller)]
@@ -80,7 +59,7 @@ def mirrors(backend: BackendDep, caller: Caller) -> list[ShownMirror]:
 
 @router.post("")
 @refuses(NotAuthenticated, NotPermitted, NotSupported, AccountNotFound, AlreadyExists, Quarantined, RepositoryMoved)
-def add(backend: BackendDep, caller: Caller, body: Annotated[NewMirror, json_model(NewMirror)]) -> ShownMirror:
+def add(backend: BackendDep, caller: Caller, body: Annotated[NewMirror, json_model(NewMirror)]) -> Mirror:
     note = workers.note(backend)
     made = service.add(
         backend,
@@ -97,14 +76,14 @@ def add(backend: BackendDep, caller: Caller, body: Annotated[NewMirror, json_mod
 
 @router.get("/{mirror}")
 @refuses(NotAuthenticated, NotFound)
-def show(backend: BackendDep, caller: Caller, mirror: MirrorId) -> ShownMirror:
+def show(backend: BackendDep, caller: Caller, mirror: MirrorId) -> Mirror:
     note = workers.note(backend)
     return _shown(service.show(backend, caller, mirror), note)
 
 
 @router.post("/{mirror}/pause")
 @refuses(NotAuthenticated, NotFound)
-def pause(backend: BackendDep, caller: Caller, mirror: MirrorId) -> ShownMirror:
+def pause(backend: BackendDep, caller: Caller, mirror: MirrorId) -> Mirror:
     """It runs only when somebody asks."""
     note = workers.note(backend)
     return _shown(service.pause(backend, caller, mirror, is_paused=True), note)
@@ -112,7 +91,7 @@ def pause(backend: BackendDep, caller: Caller, mirror: MirrorId) -> ShownMirror:
 
 @router.post("/{mirror}/resume")
 @refuses(NotAuthenticated, NotFound)
-def resume(backend: BackendDep, caller: Caller, mirror: MirrorId) -> ShownMirror:
+def resume(backend: BackendDep, caller: Caller, mirror: MirrorId) -> Mirror:
     """It runs in every interval again, and the failures before are forgotten."""
     note = workers.note(backend)
     return _shown(service.pause(backend, caller, mirror, is_paused=False), note)
@@ -122,7 +101,7 @@ def resume(backend: BackendDep, caller: Caller, mirror: MirrorId) -> ShownMirror
 @refuses(NotAuthenticated, NotFound)
 def set_token(
     backend: BackendDep, caller: Caller, mirror: MirrorId, body: Annotated[MirrorToken, json_model(MirrorToken)]
-) -> ShownMirror:
+) -> Mirror:
     """What the hub is told; it is never shown."""
     note = workers.note(backend)
     return _shown(service.set_token(backend, caller, mirror, body.token), note)
@@ -130,36 +109,36 @@ def set_token(
 
 @router.delete("/{mirror}")
 @refuses(NotAuthenticated, NotFound)
-def remove(backend: BackendDep, caller: Caller, mirror: MirrorId) -> dict[str, str]:
+def remove(backend: BackendDep, caller: Caller, mirror: MirrorId) -> Done:
     service.remove(backend, caller, mirror)
-    return {}
+    return Done()
 
 
 @router.post("/{mirror}/run")
 @refuses(NotAuthenticated, NotFound, NotPermitted, NotSupported)
-def run(backend: BackendDep, caller: Caller, mirror: MirrorId) -> ShownMirror:
+def run(backend: BackendDep, caller: Caller, mirror: MirrorId) -> Mirror:
     """A worker looks for a new commit as soon as it can."""
     note = workers.note(backend)
     return _shown(service.want(backend, caller, mirror), note)
 
 
-def _shown(mirror: Mirror, note: str | None) -> ShownMirror:
-    return {
-        "id": mirror.id,
-        "target": mirror.full_name,
-        "endpoint": mirror.endpoint,
-        "repository": mirror.source,
-        "revision": mirror.revision,
-        "private": mirror.is_private,
-        "createdAt": wire_time(mirror.created_at),
-        "waiting": mirror.wanted_at is not None,
-        "note": note if mirror.wanted_at is not None else None,
-        "checkedAt": None if mirror.checked_at is None else wire_time(mirror.checked_at),
-        "commit": mirror.remote_commit,
-        "version": mirror.version,
-        "error": mirror.error,
-        "hasToken": mirror.sealed_token is not None,
-        "paused": mirror.paused_at is not None,
-        "failures": mirror.failures,
-        "nextTryAt": None if mirror.next_try_at is None else wire_time(mirror.next_try_at),
-    }
+def _shown(mirror: service.Mirror, note: str | None) -> Mirror:
+    return Mirror(
+        id=mirror.id,
+        target=mirror.full_name,
+        endpoint=mirror.endpoint,
+        repository=mirror.source,
+        revision=mirror.revision,
+        private=mirror.is_private,
+        created_at=mirror.created_at,
+        waiting=mirror.wanted_at is not None,
+        note=note if mirror.wanted_at is not None else None,
+        checked_at=mirror.checked_at,
+        commit=mirror.remote_commit,
+        version=mirror.version,
+        error=mirror.error,
+        has_token=mirror.sealed_token is not None,
+        paused=mirror.paused_at is not None,
+        failures=mirror.failures,
+        next_try_at=mirror.next_try_at,
+    )

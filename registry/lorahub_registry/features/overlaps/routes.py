@@ -1,12 +1,14 @@
 """Overlaps over HTTP: look, and ask for one."""
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Query
 from lorahub.errors import GatedRepository, NotAuthenticated, NotFound, TooManyRequests
+from lorahub.protocol.messages.statistics import Overlap
+from lorahub.protocol.names import RepositoryName
 from lorahub.protocol.references import LATEST, Reference
-from typing_extensions import TypedDict
 
+from lorahub_registry.core.access import Reader, looking
 from lorahub_registry.core.accounts.caller import Caller
 from lorahub_registry.core.workers import service as workers
 from lorahub_registry.features.overlaps import service
@@ -22,33 +24,31 @@ With = Annotated[
 ]
 
 
-class ShownOverlap(TypedDict):
-    status: str
-    reason: str | None
-    note: str | None
-    overlap: dict[str, Any] | None
-
-
 @router.get("/models/{namespace}/{name}/overlap/{rev}")
 @refuses(GatedRepository, NotFound)
-def overlap(backend: BackendDep, caller: Caller, repo: Repo, rev: Revision, other: With) -> ShownOverlap:
-    note = workers.note(backend)
-    return _shown(service.overlap_of(backend, caller, Side(repo, rev), _side(other)), note)
+def overlap(backend: BackendDep, caller: Caller, repo: Repo, rev: Revision, other: With) -> Overlap:
+    with looking(backend, caller) as reader:
+        found = service.overlap_of(reader.session, *_sides(reader, repo, rev, other))
+        note = workers.note_in(reader.session, backend) if found.status == "wanted" else None
+    return _shown(found, note)
 
 
 @router.post("/models/{namespace}/{name}/overlap/{rev}", status_code=202)
 @refuses(GatedRepository, NotAuthenticated, NotFound, TooManyRequests)
-def want(backend: BackendDep, caller: Caller, repo: Repo, rev: Revision, other: With) -> ShownOverlap:
+def want(backend: BackendDep, caller: Caller, repo: Repo, rev: Revision, other: With) -> Overlap:
     """Has it computed, where it isn't there."""
-    note = workers.note(backend)
-    return _shown(service.want(backend, caller, Side(repo, rev), _side(other)), note)
+    with looking(backend, caller) as reader:
+        sides = _sides(reader, repo, rev, other)
+        note = workers.note_in(reader.session, backend)
+    return _shown(service.want(backend, caller, *sides), note)
 
 
-def _side(text: str) -> Side:
-    reference = Reference.parse(text)
-    return Side(reference.repository, reference.revision or LATEST)
+def _sides(reader: Reader, repo: RepositoryName, revision: str, other: str) -> tuple[Side, Side]:
+    reference = Reference.parse(other)
+    one = service.side_at(reader.open(repo), revision)
+    return one, service.side_at(reader.open(reference.repository), reference.revision or LATEST)
 
 
-def _shown(found: OverlapOutcome, note: str | None) -> ShownOverlap:
+def _shown(found: OverlapOutcome, note: str | None) -> Overlap:
     note = note if found.status == "wanted" else None
-    return {"status": found.status, "reason": found.reason, "note": note, "overlap": found.overlap}
+    return Overlap(status=found.status, reason=found.reason, note=note, overlap=found.overlap)

@@ -18,12 +18,11 @@ from lorahub.adapters.weight_overlap import Overlap, of_the_whole, why_not
 from lorahub.adapters.weight_overlap import overlap_of as compare
 from lorahub.errors import BaseNotFound, BlobDamaged, NotFound, Refusal, TooManyRequests
 from lorahub.protocol.digests import CommitId
-from lorahub.protocol.names import RepositoryName
 
+from lorahub_registry.core.access import OpenedRepository
 from lorahub_registry.core.accounts.permissions import Principal
 from lorahub_registry.core.audit.service import record as record_audit
 from lorahub_registry.core.blobs.service import known_blobs
-from lorahub_registry.core.repositories.service import readable
 from lorahub_registry.core.revisions import service as revisions
 from lorahub_registry.features.bases.revision_files import RevisionFiles
 from lorahub_registry.features.checks.service import base_of, recorded_of
@@ -31,6 +30,7 @@ from lorahub_registry.features.overlaps import queries
 from lorahub_registry.features.overlaps.queries import AdapterPair, OverlapOutcome
 from lorahub_registry.features.statistics.service import factors_of, reader_for
 from lorahub_registry.infrastructure.backend import Backend
+from lorahub_registry.infrastructure.database import Session
 
 __all__ = ["OverlapOutcome"]
 
@@ -46,35 +46,38 @@ _ALL = "*"
 
 @dataclass(frozen=True, slots=True)
 class Side:
-    """One of the two: a repository's revision."""
+    """One of the two: an adapter, and a commit that has it."""
 
-    name: RepositoryName
-    revision: str
+    digest: str
+    commit: CommitId
+
+
+def side_at(opened: OpenedRepository, revision: str) -> Side:
+    """Raises `GatedRepository`, `Quarantined`, `RevisionNotFound`, `VersionYanked`; `NotFound` where it is no adapter."""
+    at = opened.readable_at(revision)
+    recorded = recorded_of(opened.session, [at.commit.id]).get(at.commit.id)
+    if recorded is None:
+        raise NotFound(f"{opened.repository.full_name} has no adapter at {revision[:80]}", hint="is it a base model?")
+    return Side(recorded.digest, at.commit.id)
 
 
 @dataclass(frozen=True, slots=True)
-class _Found:
+class _Ordered:
     pair: AdapterPair
     commits: tuple[CommitId, CommitId]
 
 
-def overlap_of(backend: Backend, principal: Principal, one: Side, other: Side) -> OverlapOutcome:
-    """What is known of the overlap of two adapters.
-
-    Raises `RepositoryNotFound`, `GatedRepository`, `Quarantined`, `RevisionNotFound`, `VersionYanked` for either;
-    `NotFound` where one is no adapter.
-    """
-    found = _find(backend, principal, one, other)
-    with backend.database.read() as session:
-        return queries.outcome_of(session, found.pair)
+def overlap_of(session: Session, one: Side, other: Side) -> OverlapOutcome:
+    """What is known of the overlap of two adapters."""
+    return queries.outcome_of(session, _ordered(one, other).pair)
 
 
 def want(backend: Backend, principal: Principal, one: Side, other: Side) -> OverlapOutcome:
     """Has it computed, unless it is there or wanted already. What failed is tried again.
 
-    Raises `NotAuthenticated`, `TooManyRequests` beyond `MOST_OPEN`, and what `overlap_of` raises.
+    Raises `NotAuthenticated`, `TooManyRequests` beyond `MOST_OPEN`.
     """
-    found = _find(backend, principal, one, other)
+    found = _ordered(one, other)
     account_id = principal.require_account()
     try:
         with backend.database.write() as session:
@@ -95,19 +98,9 @@ def want(backend: Backend, principal: Principal, one: Side, other: Side) -> Over
     return OverlapOutcome("wanted")
 
 
-def _find(backend: Backend, principal: Principal, one: Side, other: Side) -> _Found:
-    sides = sorted(_digest_and_commit(backend, principal, side) for side in (one, other))
-    return _Found(AdapterPair(sides[0][0], sides[1][0]), (sides[0][1], sides[1][1]))
-
-
-def _digest_and_commit(backend: Backend, principal: Principal, side: Side) -> tuple[str, CommitId]:
-    with backend.database.read() as session:
-        repository = readable(session, principal, side.name)
-        commit = revisions.resolve(session, repository.id, side.revision).commit
-    recorded = recorded_of(backend, [commit.id]).get(commit.id)
-    if recorded is None:
-        raise NotFound(f"{repository.full_name} has no adapter at {side.revision[:80]}", hint="is it a base model?")
-    return recorded.digest, commit.id
+def _ordered(one: Side, other: Side) -> _Ordered:
+    first, second = sorted((one, other), key=lambda side: (side.digest, side.commit))
+    return _Ordered(AdapterPair(first.digest, second.digest), (first.commit, second.commit))
 
 
 # --- the work ---------------------------------------------------------------------------------------------------------

@@ -4,18 +4,18 @@ from typing import Annotated
 
 from fastapi import APIRouter, Response
 from lorahub.errors import InvalidToken, NotAuthenticated, NotFound, NotPermitted, NotSupported
+from lorahub.protocol.messages.message import Done
+from lorahub.protocol.messages.publishers import Audience, Publisher, PublisherToken
 from lorahub.protocol.names import RepositoryName
 from pydantic import BaseModel, Field
-from typing_extensions import TypedDict
 
+from lorahub_registry.core.access import reading
 from lorahub_registry.core.accounts.caller import Anybody, Caller
 from lorahub_registry.features.publishers import service
-from lorahub_registry.features.publishers.service import Publisher
 from lorahub_registry.infrastructure.web.backend import BackendDep
 from lorahub_registry.infrastructure.web.bodies import json_model
 from lorahub_registry.infrastructure.web.description import refuses
 from lorahub_registry.infrastructure.web.parameters import Repo
-from lorahub_registry.infrastructure.web.times import wire_time
 
 router = APIRouter(prefix="/api/lorahub/v1")
 OWN = "/models/{namespace}/{name}/publishers"
@@ -35,52 +35,33 @@ class IdentityToken(BaseModel):
     repository: Text
 
 
-class ShownPublisher(TypedDict):
-    id: int
-    issuer: str
-    claims: dict[str, str]
-    addedBy: str
-    createdAt: str
-
-
-class Audience(TypedDict):
-    audience: str
-
-
-class PublisherToken(TypedDict):
-    token: str
-    repository: str
-    expiresAt: str
-
-
 @router.get(OWN)
 @refuses(NotAuthenticated, NotPermitted)
-def publishers(backend: BackendDep, caller: Caller, repo: Repo) -> list[ShownPublisher]:
-    return [_publisher(publisher) for publisher in service.publishers_of(backend, caller, repo)]
+def publishers(backend: BackendDep, caller: Caller, repo: Repo) -> list[Publisher]:
+    with reading(backend, caller, repo) as opened:
+        return [_publisher(publisher) for publisher in service.publishers_of(opened)]
 
 
 @router.post(OWN)
 @refuses(NotAuthenticated, NotPermitted)
 def trust(
     backend: BackendDep, caller: Caller, repo: Repo, body: Annotated[NewPublisher, json_model(NewPublisher)]
-) -> ShownPublisher:
+) -> Publisher:
     return _publisher(service.trust(backend, caller, repo, body.issuer, body.claims))
 
 
 @router.delete(OWN + "/{publisher}")
 @refuses(NotAuthenticated, NotFound, NotPermitted)
-def distrust(
-    backend: BackendDep, caller: Caller, repo: Repo, publisher: Annotated[int, Field(ge=1, le=2**62)]
-) -> dict[str, str]:
+def distrust(backend: BackendDep, caller: Caller, repo: Repo, publisher: Annotated[int, Field(ge=1, le=2**62)]) -> Done:
     service.distrust(backend, caller, repo, publisher)
-    return {}
+    return Done()
 
 
 @router.get("/oidc/audience", dependencies=[Anybody])
 @refuses(NotSupported)
 def audience(backend: BackendDep) -> Audience:
     """What to ask the CI to make its identity token for."""
-    return {"audience": service.audience(backend)}
+    return Audience(service.audience(backend))
 
 
 @router.post("/oidc/token", dependencies=[Anybody])
@@ -91,14 +72,8 @@ def exchange(
     """The identity token is the credential."""
     made = service.exchange(backend, body.token, RepositoryName.parse(body.repository))
     response.headers["Cache-Control"] = "no-store"
-    return {"token": made.token, "repository": made.repository, "expiresAt": wire_time(made.expires_at)}
+    return PublisherToken(made.token, made.repository, made.expires_at)
 
 
-def _publisher(publisher: Publisher) -> ShownPublisher:
-    return {
-        "id": publisher.id,
-        "issuer": publisher.issuer,
-        "claims": publisher.claims,
-        "addedBy": publisher.added_by,
-        "createdAt": wire_time(publisher.created_at),
-    }
+def _publisher(publisher: service.Publisher) -> Publisher:
+    return Publisher(publisher.id, publisher.issuer, publisher.claims, publisher.added_by, publisher.created_at)

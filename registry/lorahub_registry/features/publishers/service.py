@@ -15,6 +15,7 @@ from lorahub.errors import (
 )
 from lorahub.protocol.names import RepositoryName
 
+from lorahub_registry.core.access import OpenedRepository
 from lorahub_registry.core.accounts.permissions import Action, Principal
 from lorahub_registry.core.accounts.service import acting_for, insert_bound_token
 from lorahub_registry.core.audit.service import record, record_act
@@ -54,10 +55,9 @@ def audience(backend: Backend) -> str:
 # --- whom to trust ----------------------------------------------------------------------------------------------------
 
 
-def publishers_of(backend: Backend, principal: Principal, name: RepositoryName) -> list[Publisher]:
-    with backend.database.read() as session:
-        repository = permitted(session, principal, name, Action.MANAGE)
-        return queries.publishers_of(session, repository.id)
+def publishers_of(opened: OpenedRepository) -> list[Publisher]:
+    opened.require(Action.MANAGE)
+    return queries.publishers_of(opened.session, opened.id)
 
 
 def trust(

@@ -71,7 +71,7 @@ class VersionWish:
     """None: the next one."""
     aliases: tuple[str, ...]
     is_implied: bool = False
-    """Nobody wrote it: see `publishing.service.version_of`."""
+    """Nobody wrote it: see `publishing.versions.implied_version`."""
 
 
 Line = Header | InlineFile | UploadedFile | DeletedFile | DeletedFolder | VersionWish

@@ -21,6 +21,7 @@ from lorahub.errors import (
     ProtectedReference,
     QuotaExceeded,
 )
+from lorahub.protocol.messages.uploads import KeptFiles, MadeCommit, UploadModes
 from lorahub.protocol.paths import parse_path
 from pydantic import BaseModel, Field
 
@@ -56,7 +57,7 @@ def _refuse_pull_request(create_pr: str | None) -> None:
         raise NotSupported("this registry has no pull requests", hint="commit to a branch instead")
 
 
-@router.post(MODEL + "/preupload/{rev}")
+@router.post(MODEL + "/preupload/{rev}", response_model=UploadModes, response_model_exclude_defaults=True)
 @refuses(InvalidAdapter, NotAuthenticated, NotPermitted, InvalidPath, NotSupported, QuotaExceeded)
 def preupload(
     backend: BackendDep,
@@ -85,12 +86,12 @@ def preupload(
 
 
 @refuses(NotAuthenticated, NotPermitted)
-def may_publish(backend: BackendDep, caller: Caller, repo: Repo, rev: Revision) -> None:
+def may_publish(backend: BackendDep, caller: Caller, repo: Repo) -> None:
     """Asked before the body is received, so that only who may publish can make the registry read one."""
-    service.authorise(backend, caller, repo, rev)
+    service.authorise(backend, caller, repo)
 
 
-@router.post(OWN + "/files/{rev}", dependencies=[Depends(may_publish)])
+@router.post(OWN + "/files/{rev}", response_model=KeptFiles, dependencies=[Depends(may_publish)])
 @reads("application/x-ndjson")
 @refuses(BlobVanished, ContentBlocked, DigestMismatch, DiskFull, InvalidPath)
 def keep_files(backend: BackendDep, caller: Caller, repo: Repo, rev: Revision, body: SpooledLines) -> dict[str, int]:
@@ -98,7 +99,12 @@ def keep_files(backend: BackendDep, caller: Caller, repo: Repo, rev: Revision, b
     return {"kept": service.keep_ahead(backend, caller, repo, rev, body)}
 
 
-@router.post(MODEL + "/commit/{rev}", dependencies=[Depends(may_publish)])
+@router.post(
+    MODEL + "/commit/{rev}",
+    response_model=MadeCommit,
+    response_model_exclude_defaults=True,
+    dependencies=[Depends(may_publish)],
+)
 @reads("application/x-ndjson")
 @refuses(
     AlreadyExists,

@@ -1,7 +1,7 @@
 """Refs, commits, branches, tags and super-squash as the Hub has them; versions, aliases and yank are lorahub's own."""
 
 from html import escape
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
 from lorahub.errors import (
@@ -13,19 +13,27 @@ from lorahub.errors import (
     ProtectedReference,
     RevisionNotFound,
 )
+from lorahub.protocol.messages.message import Done
+from lorahub.protocol.messages.repositories import (
+    CommitAuthor,
+    FormattedCommit,
+    HubCommit,
+    HubReference,
+    HubReferences,
+)
+from lorahub.protocol.messages.revisions import Alias, Origin, ReferenceMove, StoredFile, StoredRevision, Version, Yank
 from pydantic import BaseModel, Field
-from typing_extensions import TypedDict
 
+from lorahub_registry.core.access import reading
 from lorahub_registry.core.accounts.caller import Caller
 from lorahub_registry.features.references import service
-from lorahub_registry.features.references.service import Alias, Commit, Reference, Version, Yank
+from lorahub_registry.features.references.service import Commit, Reference
 from lorahub_registry.infrastructure.web.backend import BackendDep, PublicUrl
 from lorahub_registry.infrastructure.web.bodies import json_model
 from lorahub_registry.infrastructure.web.description import refuses
 from lorahub_registry.infrastructure.web.paging import page
 from lorahub_registry.infrastructure.web.parameters import Repo, Revision
 from lorahub_registry.infrastructure.web.raw_path import decode
-from lorahub_registry.infrastructure.web.times import wire_time
 
 router = APIRouter()
 MODEL = "/api/models/{namespace}/{name}"
@@ -60,26 +68,24 @@ class YankReason(BaseModel):
 
 
 @router.get(MODEL + "/refs")
-def refs(backend: BackendDep, caller: Caller, repo: Repo) -> dict[str, Any]:
-    found = service.references_of(backend, caller, repo)
-    return {
-        "branches": [_ref(ref, "heads") for ref in found if ref.kind == "branch"],
-        "converts": [],
-        "tags": [_ref(ref, "tags") for ref in found if ref.kind != "branch"],
-        "pullRequests": [],
-    }
+def refs(backend: BackendDep, caller: Caller, repo: Repo) -> HubReferences:
+    with reading(backend, caller, repo) as opened:
+        found = service.references_of(opened)
+    return HubReferences(
+        branches=tuple(_ref(ref, "heads") for ref in found if ref.kind == "branch"),
+        converts=(),
+        tags=tuple(_ref(ref, "tags") for ref in found if ref.kind != "branch"),
+        pull_requests=(),
+    )
 
 
-def _ref(reference: Reference, space: str) -> dict[str, Any]:
-    return {
-        "name": reference.name,
-        "ref": f"refs/{space}/{reference.name}",
-        "targetCommit": reference.commit_id,
-        "kind": reference.kind,
-    }
+def _ref(reference: Reference, space: str) -> HubReference:
+    return HubReference(
+        reference.name, f"refs/{space}/{reference.name}", target_commit=reference.commit_id, kind=reference.kind
+    )
 
 
-@router.get(MODEL + "/commits/{rev}")
+@router.get(MODEL + "/commits/{rev}", response_model=list[HubCommit])
 @refuses(GatedRepository)
 def commits(
     request: Request,
@@ -91,22 +97,21 @@ def commits(
     expand: Annotated[list[str] | None, Query(alias="expand[]")] = None,
     cursor: str | None = None,
 ) -> Response:
-    found, following = service.commits_page(backend, caller, repo, cursor or rev, limit=COMMITS_PAGE)
+    with reading(backend, caller, repo) as opened:
+        found, following = service.commits_page(opened, cursor or rev, limit=COMMITS_PAGE)
     rows = [_commit(commit, is_formatted="formatted" in (expand or [])) for commit in found]
     return page(rows, request=request, public_url=url, cursor=None if following is None else following.id)
 
 
-def _commit(commit: Commit, *, is_formatted: bool) -> dict[str, Any]:
-    row: dict[str, Any] = {
-        "id": commit.id,
-        "title": commit.title,
-        "message": commit.message,
-        "date": wire_time(commit.created_at),
-        "authors": [{"user": commit.author, "avatar": ""}],
-    }
-    if is_formatted:
-        row["formatted"] = {"title": escape(commit.title), "message": escape(commit.message)}
-    return row
+def _commit(commit: Commit, *, is_formatted: bool) -> HubCommit:
+    return HubCommit(
+        id=commit.id,
+        title=commit.title,
+        message=commit.message,
+        date=commit.created_at,
+        authors=(CommitAuthor(commit.author, ""),),
+        formatted=FormattedCommit(escape(commit.title), escape(commit.message)) if is_formatted else None,
+    )
 
 
 @router.post(MODEL + "/branch/{rev}")
@@ -117,16 +122,16 @@ def create_branch(
     repo: Repo,
     rev: Revision,
     body: Annotated[StartingPoint, json_model(StartingPoint)],
-) -> dict[str, Any]:
+) -> Done:
     service.create_branch(backend, caller, repo, rev, start=body.starting_point)
-    return {}
+    return Done()
 
 
 @router.delete(MODEL + "/branch/{rev}")
 @refuses(NotAuthenticated, NotPermitted)
-def delete_branch(backend: BackendDep, caller: Caller, repo: Repo, rev: Revision) -> dict[str, Any]:
+def delete_branch(backend: BackendDep, caller: Caller, repo: Repo, rev: Revision) -> Done:
     service.delete_branch(backend, caller, repo, rev)
-    return {}
+    return Done()
 
 
 @router.post(MODEL + "/tag/{rev}")
@@ -137,16 +142,16 @@ def create_tag(
     repo: Repo,
     rev: Revision,
     body: Annotated[NewTag, json_model(NewTag)],
-) -> dict[str, Any]:
+) -> Done:
     service.create_tag(backend, caller, repo, body.tag, revision=rev, message=body.message or "")
-    return {}
+    return Done()
 
 
 @router.delete(MODEL + "/tag/{rev}")
 @refuses(NotAuthenticated, NotPermitted, ProtectedReference)
-def delete_tag(backend: BackendDep, caller: Caller, repo: Repo, rev: Revision) -> dict[str, Any]:
+def delete_tag(backend: BackendDep, caller: Caller, repo: Repo, rev: Revision) -> Done:
     service.delete_tag(backend, caller, repo, rev)
-    return {}
+    return Done()
 
 
 @router.post(MODEL + "/super-squash/{rev}")
@@ -157,121 +162,59 @@ def squash(
     repo: Repo,
     rev: Revision,
     body: Annotated[Squash, json_model(Squash)],
-) -> dict[str, Any]:
+) -> Done:
     service.squash(backend, caller, repo, rev, body.message or "")
-    return {}
+    return Done()
 
 
 # --- lorahub's own ----------------------------------------------------------------------------------------------------
 
 
-class ShownYank(TypedDict):
-    reason: str
-    at: str
-    by: str
-
-
-class ShownFile(TypedDict):
-    path: str
-    size: int
-    sha256: str
-    lfs: bool
-
-
-class ShownOrigin(TypedDict):
-    """The commit of another hub that a mirror brought."""
-
-    endpoint: str
-    repository: str
-    commit: str
-
-
-class ShownRevision(TypedDict):
-    id: str
-    revision: str
-    commit: str
-    digest: str
-    version: str | None
-    aliases: list[str]
-    yanked: ShownYank | None
-    createdAt: str
-    author: str
-    message: str
-    origin: ShownOrigin | None
-    files: list[ShownFile]
-
-
-class ShownVersion(TypedDict):
-    name: str
-    commit: str
-    digest: str
-    createdAt: str
-    author: str
-    message: str
-    size: int
-    aliases: list[str]
-    yanked: ShownYank | None
-
-
-class ShownAlias(TypedDict):
-    name: str
-    version: str | None
-    commit: str
-    protected: bool
-    updatedAt: str
-
-
-ShownMove = TypedDict(
-    "ShownMove", {"kind": str, "name": str, "from": str | None, "to": str | None, "by": str, "at": str}
-)
-
-
 @router.get(OWN + "/revisions/{rev}")
 @refuses(GatedRepository)
-def revision(backend: BackendDep, caller: Caller, repo: Repo, rev: Revision, response: Response) -> ShownRevision:
-    found = service.revision_of(backend, caller, repo, rev)
+def revision(backend: BackendDep, caller: Caller, repo: Repo, rev: Revision, response: Response) -> StoredRevision:
+    with reading(backend, caller, repo) as opened:
+        found = service.revision_of(opened, rev)
     response.headers["X-Repo-Commit"] = found.commit.id
-    return {
-        "id": found.repository.full_name,
-        "revision": rev,
-        "commit": found.commit.id,
-        "digest": f"sha256:{found.commit.digest}",
-        "version": found.version,
-        "aliases": found.aliases,
-        "yanked": _yank(found.yanked),
-        "createdAt": wire_time(found.commit.created_at),
-        "author": found.commit.author,
-        "message": found.commit.title,
-        "origin": None
-        if (origin := found.origin) is None
-        else {"endpoint": origin.endpoint, "repository": origin.repository, "commit": origin.commit},
-        "files": [
-            {"path": file.path, "size": file.size, "sha256": file.sha256, "lfs": file.is_lfs} for file in found.files
-        ],
-    }
+    commit, origin = found.commit, found.origin
+    return StoredRevision(
+        id=found.repository.full_name,
+        revision=rev,
+        commit=commit.id,
+        digest=f"sha256:{commit.digest}",
+        version=found.version,
+        aliases=tuple(found.aliases),
+        yanked=_yank(found.yanked),
+        created_at=commit.created_at,
+        author=commit.author,
+        message=commit.title,
+        origin=None if origin is None else Origin(origin.endpoint, origin.repository, origin.commit),
+        files=tuple(StoredFile(file.path, file.size, file.sha256, file.is_lfs) for file in found.files),
+    )
 
 
 @router.get(OWN + "/versions")
-def versions(backend: BackendDep, caller: Caller, repo: Repo) -> list[ShownVersion]:
-    return [_version(version) for version in service.versions_of(backend, caller, repo)]
+def versions(backend: BackendDep, caller: Caller, repo: Repo) -> list[Version]:
+    with reading(backend, caller, repo) as opened:
+        return [_version(version) for version in service.versions_of(opened)]
 
 
-def _version(version: Version) -> ShownVersion:
-    return {
-        "name": version.name,
-        "commit": version.commit.id,
-        "digest": f"sha256:{version.commit.digest}",
-        "createdAt": wire_time(version.commit.created_at),
-        "author": version.commit.author,
-        "message": version.commit.title,
-        "size": version.size,
-        "aliases": version.aliases,
-        "yanked": _yank(version.yanked),
-    }
+def _version(version: service.Version) -> Version:
+    return Version(
+        name=version.name,
+        commit=version.commit.id,
+        digest=f"sha256:{version.commit.digest}",
+        created_at=version.commit.created_at,
+        author=version.commit.author,
+        message=version.commit.title,
+        size=version.size,
+        aliases=tuple(version.aliases),
+        yanked=_yank(version.yanked),
+    )
 
 
-def _yank(yank: Yank | None) -> ShownYank | None:
-    return None if yank is None else {"reason": yank.reason, "at": wire_time(yank.at), "by": yank.by}
+def _yank(yank: service.Yank | None) -> Yank | None:
+    return None if yank is None else Yank(yank.reason, yank.at, yank.by)
 
 
 @router.post(OWN + "/versions/{version}/yank")
@@ -282,29 +225,24 @@ def yank(
     repo: Repo,
     version: str,
     body: Annotated[YankReason, json_model(YankReason)],
-) -> ShownVersion:
+) -> Version:
     return _version(service.yank(backend, caller, repo, decode(version), reason=body.reason))
 
 
 @router.delete(OWN + "/versions/{version}/yank")
 @refuses(NotAuthenticated, NotPermitted, RevisionNotFound)
-def unyank(backend: BackendDep, caller: Caller, repo: Repo, version: str) -> ShownVersion:
+def unyank(backend: BackendDep, caller: Caller, repo: Repo, version: str) -> Version:
     return _version(service.yank(backend, caller, repo, decode(version), reason=None))
 
 
 @router.get(OWN + "/aliases")
-def aliases(backend: BackendDep, caller: Caller, repo: Repo) -> list[ShownAlias]:
-    return [_alias(alias) for alias in service.aliases_of(backend, caller, repo)]
+def aliases(backend: BackendDep, caller: Caller, repo: Repo) -> list[Alias]:
+    with reading(backend, caller, repo) as opened:
+        return [_alias(alias) for alias in service.aliases_of(opened)]
 
 
-def _alias(alias: Alias) -> ShownAlias:
-    return {
-        "name": alias.name,
-        "version": alias.version,
-        "commit": alias.commit_id,
-        "protected": alias.is_protected,
-        "updatedAt": wire_time(alias.updated_at),
-    }
+def _alias(alias: service.Alias) -> Alias:
+    return Alias(alias.name, alias.version, alias.commit_id, alias.is_protected, alias.updated_at)
 
 
 @router.put(OWN + "/aliases/{alias}")
@@ -315,7 +253,7 @@ def set_alias(
     repo: Repo,
     alias: str,
     body: Annotated[AliasTarget, json_model(AliasTarget)],
-) -> ShownAlias:
+) -> Alias:
     set_to = service.set_alias(
         backend, caller, repo, decode(alias), revision=body.revision, is_protected=body.protected
     )
@@ -324,21 +262,13 @@ def set_alias(
 
 @router.delete(OWN + "/aliases/{alias}")
 @refuses(NotAuthenticated, NotPermitted, ProtectedReference, RevisionNotFound)
-def delete_alias(backend: BackendDep, caller: Caller, repo: Repo, alias: str) -> dict[str, Any]:
+def delete_alias(backend: BackendDep, caller: Caller, repo: Repo, alias: str) -> Done:
     service.delete_alias(backend, caller, repo, decode(alias))
-    return {}
+    return Done()
 
 
 @router.get(OWN + "/ref-log")
-def reference_log(backend: BackendDep, caller: Caller, repo: Repo) -> list[ShownMove]:
-    return [
-        {
-            "kind": move.kind,
-            "name": move.name,
-            "from": move.from_commit,
-            "to": move.to_commit,
-            "by": move.by,
-            "at": wire_time(move.at),
-        }
-        for move in service.reference_log(backend, caller, repo, limit=LOG_LENGTH)
-    ]
+def reference_log(backend: BackendDep, caller: Caller, repo: Repo) -> list[ReferenceMove]:
+    with reading(backend, caller, repo) as opened:
+        moves = service.reference_log(opened, limit=LOG_LENGTH)
+    return [ReferenceMove(move.kind, move.name, move.from_commit, move.to_commit, move.by, move.at) for move in moves]

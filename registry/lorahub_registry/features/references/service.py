@@ -18,9 +18,10 @@ from lorahub.errors import (
 from lorahub.protocol.digests import CommitId
 from lorahub.protocol.names import RepositoryName, is_version, parse_alias, parse_reference_name
 
+from lorahub_registry.core.access import OpenedCommit, OpenedRepository
 from lorahub_registry.core.accounts.permissions import Action, Principal, may, require
 from lorahub_registry.core.audit.service import record_act
-from lorahub_registry.core.repositories.service import Repository, permitted, readable, visible
+from lorahub_registry.core.repositories.service import Repository, permitted
 from lorahub_registry.core.revisions import service as revisions
 from lorahub_registry.core.revisions.service import (
     Commit,
@@ -83,59 +84,63 @@ class Revision:
 # --- reading ----------------------------------------------------------------------------------------------------------
 
 
-def references_of(backend: Backend, principal: Principal, name: RepositoryName) -> list[Reference]:
-    with backend.database.read() as session:
-        return revisions.references_of(session, visible(session, principal, name).id)
+def references_of(opened: OpenedRepository) -> list[Reference]:
+    """Oldest first."""
+    return revisions.references_of(opened.session, opened.id)
 
 
-def commits_page(
-    backend: Backend, principal: Principal, name: RepositoryName, revision: str, *, limit: int
-) -> tuple[list[Commit], Commit | None]:
+def commits_page(opened: OpenedRepository, revision: str, *, limit: int) -> tuple[list[Commit], Commit | None]:
     """The newest commits of the revision, and the one that the next page starts with."""
-    with backend.database.read() as session:
-        repository = visible(session, principal, name)
-        head = revisions.resolve(session, repository.id, revision).commit
-        found = revisions.history(session, head, limit=limit + 1)
-        return found[:limit], found[limit] if len(found) > limit else None
+    found = revisions.history(opened.session, opened.at(revision).commit, limit=limit + 1)
+    return found[:limit], found[limit] if len(found) > limit else None
 
 
-def revision_of(backend: Backend, principal: Principal, name: RepositoryName, revision: str) -> Revision:
-    """Raises as `readable` and `resolve`."""
-    with backend.database.read() as session:
-        repository = readable(session, principal, name)
-        commit = revisions.resolve(session, repository.id, revision).commit
-        version = revisions.version_of(session, repository.id, commit.id)
-        return Revision(
-            repository=repository,
-            asked=revision,
-            commit=commit,
-            version=None if version is None else version.name,
-            aliases=revisions.aliases_of(session, repository.id, commit.id),
-            yanked=None if version is None else yank_of(version),
-            files=list(revisions.files_of(session, commit.id).values()),
-            origin=revisions.origin_of(session, commit.id),
-        )
+def revision_of(opened: OpenedRepository, revision: str) -> Revision:
+    """Raises as `readable_at`."""
+    at = opened.readable_at(revision)
+    return Revision(
+        repository=opened.repository,
+        asked=revision,
+        commit=at.commit,
+        version=None if at.version is None else at.version.name,
+        aliases=[alias.name for alias in at.aliases],
+        yanked=None if at.version is None else yank_of(at.version),
+        files=list(at.files.values()),
+        origin=revisions.origin_of(opened.session, at.commit.id),
+    )
 
 
-def versions_of(backend: Backend, principal: Principal, name: RepositoryName) -> list[Version]:
+def versions_of(opened: OpenedRepository) -> list[Version]:
     """Newest first."""
-    with backend.database.read() as session:
-        repository = visible(session, principal, name)
-        found = [ref for ref in revisions.references_of(session, repository.id) if ref.kind == "version"]
-        return [_version(session, reference) for reference in reversed(found)]
+    found = revisions.versions_of(opened.session, opened.id)
+    sizes = revisions.sizes_of(opened.session, [commit for _, commit in found])
+    aliases = revisions.aliases_by_commit(opened.session, opened.id)
+    return [
+        Version(reference.name, commit, sizes[commit.id], aliases.get(commit.id, []), yank_of(reference))
+        for reference, commit in found
+    ]
 
 
-def aliases_of(backend: Backend, principal: Principal, name: RepositoryName) -> list[Alias]:
-    with backend.database.read() as session:
-        repository = visible(session, principal, name)
-        found = [ref for ref in revisions.references_of(session, repository.id) if ref.kind == "alias"]
-        return [_alias(session, reference) for reference in found]
+def newest_version(opened: OpenedRepository) -> tuple[str | None, int]:
+    """Its name, None where there is none, and how many versions there are."""
+    return revisions.newest_version(opened.session, opened.id)
 
 
-def reference_log(backend: Backend, principal: Principal, name: RepositoryName, *, limit: int) -> list[Move]:
+def aliases_of(opened: OpenedRepository) -> list[Alias]:
+    """Oldest first."""
+    found = revisions.aliases_and_versions(opened.session, opened.id)
+    return [_alias(reference, version) for reference, version in found]
+
+
+def aliases_at(at: OpenedCommit) -> list[Alias]:
+    """Oldest first."""
+    version = None if at.version is None else at.version.name
+    return [_alias(alias, version) for alias in at.aliases]
+
+
+def reference_log(opened: OpenedRepository, *, limit: int) -> list[Move]:
     """Newest first."""
-    with backend.database.read() as session:
-        return revisions.newest_moves(session, visible(session, principal, name).id, limit=limit)
+    return revisions.newest_moves(opened.session, opened.id, limit=limit)
 
 
 def yank_of(version: Reference) -> Yank | None:
@@ -149,21 +154,14 @@ def _version(session: Session, reference: Reference) -> Version:
     return Version(
         name=reference.name,
         commit=commit,
-        size=sum(file.size for file in revisions.files_of(session, commit.id).values()),
+        size=revisions.sizes_of(session, [commit])[commit.id],
         aliases=revisions.aliases_of(session, reference.repository_id, commit.id),
         yanked=yank_of(reference),
     )
 
 
-def _alias(session: Session, reference: Reference) -> Alias:
-    version = revisions.version_of(session, reference.repository_id, reference.commit_id)
-    return Alias(
-        reference.name,
-        reference.commit_id,
-        None if version is None else version.name,
-        reference.is_protected,
-        reference.updated_at,
-    )
+def _alias(reference: Reference, version: str | None) -> Alias:
+    return Alias(reference.name, reference.commit_id, version, reference.is_protected, reference.updated_at)
 
 
 # --- branches and tags ------------------------------------------------------------------------------------------------
@@ -313,25 +311,23 @@ def set_alias(
                 commit=commit.id,
                 protected=protected,
             )
-        return _alias(session, revisions.reference_named(session, repository.id, kind="alias", name=alias) or found)
-
-
-def is_protected_from(session: Session, principal: Principal, repository: Repository, alias: str) -> bool:
-    """Whether there is such an alias, and the principal may not move it."""
-    reference = revisions.reference_named(session, repository.id, kind="alias", name=alias)
-    return reference is not None and _is_protected_from(principal, repository, reference)
-
-
-def _is_protected_from(principal: Principal, repository: Repository, reference: Reference) -> bool:
-    return reference.is_protected and not may(principal, Action.MANAGE, repository.namespace, repository.id)
+        made = revisions.reference_named(session, repository.id, kind="alias", name=alias) or found
+        version = revisions.version_of(session, repository.id, commit.id)
+        return _alias(made, None if version is None else version.name)
 
 
 def point_alias(
-    session: Session, principal: Principal, repository: Repository, alias: str, commit_id: str
+    session: Session,
+    principal: Principal,
+    repository: Repository,
+    alias: str,
+    commit_id: str,
+    *,
+    leaves_protected: bool = False,
 ) -> str | None:
     """Inside a transaction whose principal may write, and which records what is done: `create`, `move` or nothing.
 
-    Raises `ProtectedReference`, `AlreadyExists`.
+    Raises `AlreadyExists`, and `ProtectedReference` unless such an alias is to be left where it is.
     """
     reference = revisions.reference_named(session, repository.id, kind="alias", name=alias)
     if reference is None:
@@ -339,7 +335,9 @@ def point_alias(
         return "create"
     if reference.commit_id == commit_id:
         return None
-    if _is_protected_from(principal, repository, reference):
+    if reference.is_protected and not may(principal, Action.MANAGE, repository.namespace, repository.id):
+        if leaves_protected:
+            return None
         raise ProtectedReference(
             f"the alias {alias} of {repository.full_name} is protected; only its owners move it",
             hint="ask an owner, or use another alias",

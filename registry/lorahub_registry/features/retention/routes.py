@@ -4,12 +4,13 @@ from typing import Annotated
 
 from fastapi import APIRouter
 from lorahub.errors import NotAuthenticated, NotPermitted, Quarantined
+from lorahub.protocol.messages.retention import Retention
 from pydantic import BaseModel, Field
-from typing_extensions import TypedDict
 
+from lorahub_registry.core.access import reading
 from lorahub_registry.core.accounts.caller import Caller
 from lorahub_registry.features.retention import service
-from lorahub_registry.features.retention.service import MOST_VERSIONS, Retention
+from lorahub_registry.features.retention.service import MOST_VERSIONS
 from lorahub_registry.infrastructure.web.backend import BackendDep
 from lorahub_registry.infrastructure.web.bodies import json_model
 from lorahub_registry.infrastructure.web.description import refuses
@@ -25,26 +26,20 @@ class NewRetention(BaseModel):
     keep: Annotated[int, Field(ge=1, le=MOST_VERSIONS)] | None
 
 
-class ShownRetention(TypedDict):
-    """`drops`: versions that the next collection lets go of."""
-
-    keep: int | None
-    drops: list[str]
-
-
 @router.get(OWN)
 @refuses(NotAuthenticated, NotPermitted, Quarantined)
-def retention(backend: BackendDep, caller: Caller, repo: Repo) -> ShownRetention:
-    return _shown(service.retention_of(backend, caller, repo))
+def retention(backend: BackendDep, caller: Caller, repo: Repo) -> Retention:
+    with reading(backend, caller, repo) as opened:
+        return _shown(service.retention_of(opened))
 
 
 @router.put(OWN)
 @refuses(NotAuthenticated, NotPermitted, Quarantined)
 def set_retention(
     backend: BackendDep, caller: Caller, repo: Repo, body: Annotated[NewRetention, json_model(NewRetention)]
-) -> ShownRetention:
+) -> Retention:
     return _shown(service.set_retention(backend, caller, repo, body.keep))
 
 
-def _shown(found: Retention) -> ShownRetention:
-    return {"keep": found.keeps, "drops": found.drops}
+def _shown(found: service.Retention) -> Retention:
+    return Retention(keep=found.keeps, drops=tuple(found.drops))

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from lorahub.errors import InvalidInput
 from lorahub.protocol.names import RepositoryName
 
+from lorahub_registry.core.access import OpenedRepository
 from lorahub_registry.core.accounts.permissions import OPERATOR, Action, Principal
 from lorahub_registry.core.audit.service import record_act
 from lorahub_registry.core.quotas import service as quotas
@@ -35,10 +36,10 @@ class Dropping:
     commits: list[str]
 
 
-def retention_of(backend: Backend, principal: Principal, name: RepositoryName) -> Retention:
-    with backend.database.read() as session:
-        repository = permitted(session, principal, name, Action.MANAGE)
-        return _shown(session, repository.id, queries.policy_of(session, repository.id))
+def retention_of(opened: OpenedRepository) -> Retention:
+    """Raises as `require` for who doesn't manage it."""
+    opened.require(Action.MANAGE)
+    return _shown(opened.session, opened.id, queries.policy_of(opened.session, opened.id))
 
 
 def set_retention(backend: Backend, principal: Principal, name: RepositoryName, versions: int | None) -> Retention:

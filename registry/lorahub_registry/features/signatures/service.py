@@ -10,10 +10,9 @@ from lorahub.errors import InvalidSignature
 from lorahub.protocol.names import RepositoryName
 from lorahub.protocol.signatures import FILE, MOST_BYTES, differing_paths, stated
 
+from lorahub_registry.core.access import reading
 from lorahub_registry.core.accounts.permissions import Principal
 from lorahub_registry.core.blobs.service import known_blobs, read_blob
-from lorahub_registry.core.repositories.service import readable
-from lorahub_registry.core.revisions import service as revisions
 from lorahub_registry.infrastructure.backend import Backend
 
 
@@ -33,13 +32,11 @@ class Signature:
 
 
 def signature_of(backend: Backend, principal: Principal, name: RepositoryName, revision: str) -> Signature:
-    """Raises as `readable` and `resolve`, and for bytes that may not be served."""
-    with backend.database.read() as session:
-        repository = readable(session, principal, name)
-        commit = revisions.resolve(session, repository.id, revision).commit
-        files = revisions.files_of(session, commit.id)
+    """Raises as `readable_at`, and for bytes that may not be served."""
+    with reading(backend, principal, name) as opened:
+        files = opened.readable_at(revision).files
         signature = files.get(FILE)
-        blob = None if signature is None else known_blobs(session, [signature.sha256])[signature.sha256]
+        blob = None if signature is None else known_blobs(opened.session, [signature.sha256])[signature.sha256]
     if blob is None:
         return Signature(is_signed=False)
     try:

@@ -1,11 +1,10 @@
 """Statistics over HTTP."""
 
-from typing import Any
-
 from fastapi import APIRouter
 from lorahub.errors import GatedRepository, NotFound
-from typing_extensions import TypedDict
+from lorahub.protocol.messages.statistics import Statistics
 
+from lorahub_registry.core.access import reading
 from lorahub_registry.core.accounts.caller import Caller
 from lorahub_registry.core.workers import service as workers
 from lorahub_registry.features.statistics import service
@@ -16,16 +15,10 @@ from lorahub_registry.infrastructure.web.parameters import Repo, Revision
 router = APIRouter(prefix="/api/lorahub/v1")
 
 
-class Statistics(TypedDict):
-    status: str
-    reason: str | None
-    note: str | None
-    statistics: dict[str, Any] | None
-
-
 @router.get("/models/{namespace}/{name}/statistics/{rev}")
 @refuses(GatedRepository, NotFound)
 def statistics(backend: BackendDep, caller: Caller, repo: Repo, rev: Revision) -> Statistics:
-    found = service.statistics_at(backend, caller, repo, rev)
-    note = workers.note(backend) if found.status == "wanted" else None
-    return {"status": found.status, "reason": found.reason, "note": note, "statistics": found.statistics}
+    with reading(backend, caller, repo) as opened:
+        found = service.statistics_at(opened, rev)
+        note = workers.note_in(opened.session, backend) if found.status == "wanted" else None
+    return Statistics(status=found.status, reason=found.reason, note=note, statistics=found.statistics)

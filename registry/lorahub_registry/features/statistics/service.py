@@ -19,14 +19,15 @@ from lorahub.adapters.weight_statistics import UpdateStatistics, decode, is_comp
 from lorahub.errors import BlobDamaged, NotFound, Refusal
 from lorahub.protocol.names import RepositoryName, similarity_key
 
+from lorahub_registry.core.access import OpenedCommit, OpenedRepository, reading
 from lorahub_registry.core.accounts.permissions import Level, Principal
 from lorahub_registry.core.audit.service import record as record_audit
 from lorahub_registry.core.blobs.service import known_blobs
-from lorahub_registry.core.repositories.service import readable, repositories_by_id
+from lorahub_registry.core.repositories.service import repositories_by_id
 from lorahub_registry.core.revisions import service as revisions
 from lorahub_registry.features.bases import service as bases
 from lorahub_registry.features.bases.revision_files import RevisionFiles
-from lorahub_registry.features.checks.service import adapter_digest
+from lorahub_registry.features.checks.service import adapter_digest, recorded_of
 from lorahub_registry.features.statistics import queries
 from lorahub_registry.features.statistics.queries import StatisticsOutcome
 from lorahub_registry.infrastructure.backend import Backend
@@ -67,23 +68,24 @@ def give_up(backend: Backend, digest: str, reason: str) -> None:
         queries.settle(session, digest, StatisticsOutcome("failed", reason[:500], None))
 
 
-def statistics_at(backend: Backend, principal: Principal, name: RepositoryName, revision: str) -> StatisticsOutcome:
+def statistics_at(opened: OpenedRepository, revision: str) -> StatisticsOutcome:
     """What is known of the adapter at a revision.
 
-    Raises `RepositoryNotFound`, `GatedRepository`, `Quarantined`, `RevisionNotFound`, `VersionYanked`; `NotFound`
-    where it is no adapter.
+    Raises `GatedRepository`, `Quarantined`, `RevisionNotFound`, `VersionYanked`; `NotFound` where it is no adapter.
     """
-    with backend.database.read() as session:
-        repository = readable(session, principal, name)
-        commit = revisions.resolve(session, repository.id, revision).commit
-        files = revisions.files_of(session, commit.id)
-        blobs = known_blobs(session, [file.sha256 for file in files.values()])
-    held = RevisionFiles(backend, files, blobs)
-    with backend.database.read() as session:
-        found = queries.outcome_of(session, adapter_digest(held, read_adapter(held)))
+    found = queries.outcome_of(opened.session, _digest_at(opened.readable_at(revision)))
     if found is None:
-        raise NotFound(f"{repository.full_name} has no adapter at {revision[:80]}")
+        raise NotFound(f"{opened.repository.full_name} has no adapter at {revision[:80]}")
     return found
+
+
+def _digest_at(at: OpenedCommit) -> str:
+    """As it was recorded; of what was never published, as the head of a squashed branch, it is read from the files."""
+    recorded = recorded_of(at.repository.session, [at.commit.id]).get(at.commit.id)
+    if recorded is not None:
+        return recorded.digest
+    held = RevisionFiles.of(at)
+    return adapter_digest(held, read_adapter(held))
 
 
 # --- the work ---------------------------------------------------------------------------------------------------------
@@ -165,15 +167,11 @@ def _base_norms(backend: Backend, adapter: Adapter, namespace: str) -> dict[str,
     reader = reader_for(namespace)
     try:
         name = RepositoryName.parse(adapter.claim.name.removeprefix("hf:"))
-        with backend.database.read() as session:
-            repository = readable(session, reader, name)
-            commit = revisions.resolve(session, repository.id, adapter.claim.revision or "main").commit
-            files = revisions.files_of(session, commit.id)
-            blobs = known_blobs(session, [file.sha256 for file in files.values()])
+        with reading(backend, reader, name) as opened:
+            held = RevisionFiles.of(opened.readable_at(adapter.claim.revision or "main"))
         found = bases.find(backend, reader, adapter.claim.name, adapter.claim.revision)
     except Refusal:
         return {}
-    held = RevisionFiles(backend, files, blobs)
     whole = {
         update.module: weight.places[0].tensor
         for update, weight in check(adapter, found.base).bound

@@ -27,6 +27,8 @@ from lorahub.errors import (
     SizeMismatch,
     UnsupportedMediaType,
 )
+from lorahub.protocol.messages.message import Done
+from lorahub.protocol.messages.uploads import LfsBatch, ShardTaken, XetToken, XorbGrant, XorbTaken
 from lorahub.protocol.names import RepositoryName
 from pydantic import BaseModel, Field
 
@@ -80,7 +82,7 @@ class XorbWish(BaseModel):
 # --- Git-LFS ----------------------------------------------------------------------------------------------------------
 
 
-@router.post("/{namespace}/{name}.git/info/lfs/objects/batch")
+@router.post("/{namespace}/{name}.git/info/lfs/objects/batch", response_model=LfsBatch)
 @answers(LFS_TYPE)
 @refuses(DiskFull, NotAuthenticated, NotPermitted, PayloadTooLarge)
 @STORAGE.serves
@@ -158,27 +160,23 @@ async def _receive(request: Request, backend: BackendDep, slot: Slot | None) -> 
 @router.post("/lfs/{credential}/complete")
 @refuses(BlobVanished, DigestMismatch, DiskFull, InvalidToken, QuotaExceeded)
 @STORAGE.serves
-def complete(
-    backend: BackendDep, credential: str, body: Annotated[Completion, json_model(Completion)]
-) -> dict[str, Any]:
+def complete(backend: BackendDep, credential: str, body: Annotated[Completion, json_model(Completion)]) -> Done:
     service.finish_parts(backend, decode(credential), body.oid)
-    return {}
+    return Done()
 
 
 @router.post("/{namespace}/{name}.git/info/lfs/verify")
 @refuses(NotAuthenticated, NotPermitted, BlobNotFound, BlobVanished, QuotaExceeded)
 @STORAGE.serves
-def verify(
-    backend: BackendDep, caller: Caller, repo: Repo, body: Annotated[LfsObject, json_model(LfsObject)]
-) -> dict[str, Any]:
+def verify(backend: BackendDep, caller: Caller, repo: Repo, body: Annotated[LfsObject, json_model(LfsObject)]) -> Done:
     service.finish_brought(backend, caller, repo, Wanted(body.oid, body.size))
-    return {}
+    return Done()
 
 
 # --- Xet --------------------------------------------------------------------------------------------------------------
 
 
-@router.get("/api/models/{namespace}/{name}/xet-write-token/{rev}")
+@router.get("/api/models/{namespace}/{name}/xet-write-token/{rev}", response_model=XetToken)
 @refuses(NotAuthenticated, NotPermitted)
 def xet_write_token(backend: BackendDep, caller: Caller, repo: Repo, url: PublicUrl) -> JSONResponse:
     element, token = service.xet_token(backend, caller, repo)
@@ -214,7 +212,7 @@ def known_chunks(session: Session) -> None:  # noqa: ARG001 (only a session may 
     raise NotFound("no chunks are shared between uploads")
 
 
-@router.post("/cas/{element}/v1/xorb-grants/default/{xorb}", status_code=201)
+@router.post("/cas/{element}/v1/xorb-grants/default/{xorb}", status_code=201, response_model=XorbGrant)
 @refuses(DiskFull, NotFound, MalformedBody, QuotaExceeded)
 @STORAGE.serves
 def xorb_grant(
@@ -229,28 +227,28 @@ def xorb_grant(
 @router.post("/cas/{element}/v1/xorb-commits/default/{xorb}/grant/{grant}")
 @refuses(NotFound, MalformedBody)
 @STORAGE.serves
-def xorb_commit(backend: BackendDep, session: Session, xorb: str) -> dict[str, Any]:
+def xorb_commit(backend: BackendDep, session: Session, xorb: str) -> Done:
     service.require_xorb(backend, session, xorb)
-    return {}
+    return Done()
 
 
 @router.post("/cas/{element}/v1/xorbs/default/{xorb}")
 @reads("application/octet-stream")
 @refuses(DiskFull, PayloadTooLarge, QuotaExceeded, SizeMismatch, UnsupportedMediaType)
-async def put_xorb(request: Request, backend: BackendDep, session: Session, xorb: str) -> dict[str, Any]:
+async def put_xorb(request: Request, backend: BackendDep, session: Session, xorb: str) -> XorbTaken:
     size = declared_size(request, limit=MAX_XORB_BYTES)
     key = await to_thread.run_sync(lambda: service.expect_xorb(backend, session, xorb, size=size))
     await receive_object(request, backend.blobs.writer(key), size=size)
-    return {"was_inserted": True}
+    return XorbTaken(was_inserted=True)
 
 
 @router.post("/cas/{element}/v1/shards")
 @reads("application/octet-stream")
 @refuses(BlobVanished, DigestMismatch, DiskFull, PayloadTooLarge, QuotaExceeded)
 @STORAGE.serves
-def put_shard(backend: BackendDep, session: Session, body: SpooledBody) -> dict[str, Any]:
+def put_shard(backend: BackendDep, session: Session, body: SpooledBody) -> ShardTaken:
     service.take_shard(backend, session, body)
-    return {"result": 1}
+    return ShardTaken(result=1)
 
 
 @router.post("/cas/{element}/v2/shards")

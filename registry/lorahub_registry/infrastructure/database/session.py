@@ -1,4 +1,5 @@
-"""How the database is reached: `read()` for questions, `write()` for one short transaction that commits on the way out.
+"""How the database is reached: `read()` for questions, `snapshot()` for questions that belong together, `write()` for
+one short transaction that commits on the way out.
 
 Services open these themselves and never call commit. SQLite runs in WAL mode with foreign keys on; its single writer
 is queued in the process, fairly, instead of by polling the file lock. PostgreSQL is never waited for without an end.
@@ -54,6 +55,11 @@ class Database:
         self._reader = (
             self.engine.execution_options(isolation_level="AUTOCOMMIT") if not self.is_sqlite else self.engine
         )
+        self._snapshots = (
+            self.engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+            if not self.is_sqlite
+            else self.engine
+        )
         self._writer = self.engine.execution_options(lorahub_writes=True)
         self._turn: AbstractContextManager[Any] = threading.Lock() if self.is_sqlite else nullcontext()
 
@@ -65,6 +71,12 @@ class Database:
     def read(self) -> Iterator[Session]:
         """A session that only asks; each statement sees what is committed, or one snapshot on SQLite."""
         with Session(self._reader, expire_on_commit=False, autoflush=False) as session:
+            yield session
+
+    @contextmanager
+    def snapshot(self) -> Iterator[Session]:
+        """A session that only asks, and to which nothing changes while it is open."""
+        with Session(self._snapshots, expire_on_commit=False, autoflush=False) as session:
             yield session
 
     @contextmanager

@@ -383,6 +383,7 @@ class Commit(Table):
     request_key: Mapped[str | None] = mapped_column(String(64))  # of the request that made it; a retry finds it again
     request_digest: Mapped[str | None] = mapped_column(String(64))  # of what it asked for; another isn't a retry
     dropped_at: Mapped[datetime | None]  # by retention: its files are gone, the row stays for those that follow it
+    size: Mapped[int | None] = mapped_column(BigInteger)  # bytes of its files; None: an earlier version wrote it
 
     __table_args__ = (
         UniqueConstraint("repository_id", "request_key", name="uq_commits_request"),

@@ -69,7 +69,16 @@ def describe(app: FastAPI) -> dict[str, Any]:
             operation = document["paths"].get(route.path_format, {}).get(method.lower())
             if operation is not None:
                 _complete(operation, route, method, components)
+    for part in ("paths", "components"):
+        document[part] = _untitled(document[part])
     return document
+
+
+def _untitled(part: Any) -> Any:
+    """Without the titles that pydantic makes of names; a property may be called `title`."""
+    if isinstance(part, dict):
+        return {key: _untitled(item) for key, item in part.items() if key != "title" or not isinstance(item, str)}
+    return [_untitled(item) for item in part] if isinstance(part, list) else part
 
 
 def _complete(operation: dict[str, Any], route: RouteContext, method: str, components: dict[str, Any]) -> None:
@@ -128,8 +137,8 @@ def _add_body(operation: dict[str, Any], body: tuple[str, type[BaseModel] | None
     schema: dict[str, Any] = {"type": "object"} if media_type == "application/json" else {}
     if model is not None:
         made = model.model_json_schema(ref_template="#/components/schemas/{model}")
-        schemas.update(made.pop("$defs", {}))
-        schemas[model.__name__] = made
+        for name, meant in {**made.pop("$defs", {}), model.__name__: made}.items():
+            assert schemas.setdefault(name, meant) == meant, f"two messages are called {name}"
         schema = _reference(model.__name__)
     operation["requestBody"] = {"content": {media_type: {"schema": schema}}, "required": model is not None}
 

@@ -90,15 +90,15 @@ def commits_without_audit(session: Session) -> list[str]:
     return list(session.scalars(statement))
 
 
-def all_commits(session: Session, *, after: str, limit: int) -> list[tuple[str, str]]:
-    """Id and digest, in order of id; not of those that retention has dropped."""
+def all_commits(session: Session, *, after: str, limit: int) -> list[tuple[str, str, int | None]]:
+    """Id, digest and size, in order of id; not of those that retention has dropped."""
     statement = (
-        select(Commit.id, Commit.digest)
+        select(Commit.id, Commit.digest, Commit.size)
         .where(Commit.id > after, Commit.dropped_at.is_(None))
         .order_by(Commit.id)
         .limit(limit)
     )
-    return [(commit, digest) for commit, digest in session.execute(statement)]
+    return [(commit, digest, size) for commit, digest, size in session.execute(statement)]
 
 
 def files_of(session: Session, commit_id: str) -> list[tuple[str, int, str]]:

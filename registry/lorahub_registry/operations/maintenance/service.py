@@ -171,11 +171,13 @@ def _row_problems(session: Session) -> Iterator[str]:
 def _digest_problems(session: Session, report: FsckReport) -> Iterator[str]:
     after = ""
     while page := queries.all_commits(session, after=after, limit=PAGE):
-        for commit_id, digest in page:
+        for commit_id, digest, recorded in page:
             report.commits += 1
-            files = (FileEntry(path, size, Sha256(sha)) for path, size, sha in queries.files_of(session, commit_id))
+            files = [FileEntry(path, size, Sha256(sha)) for path, size, sha in queries.files_of(session, commit_id)]
             if (found := revision_digest(files)) != digest:
                 yield f"commit {commit_id}: its files have the digest {found}, recorded is {digest}"
+            if recorded is not None and (size := sum(file.size for file in files)) != recorded:
+                yield f"commit {commit_id}: its files have {size} bytes, recorded are {recorded}"
         after = page[-1][0]
 
 

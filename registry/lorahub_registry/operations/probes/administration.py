@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from lorahub.protocol.messages.message import as_json
 from lorahub.protocol.names import RepositoryName
 
 from lorahub_registry.core.accounts import service as accounts
@@ -111,4 +112,4 @@ def release(backend: Backend, principal: Principal, name: str) -> None:
 def audit(backend: Backend, principal: Principal, *, before: int | None) -> tuple[list[dict[str, Any]], int | None]:
     """Newest first, and where the next page begins."""
     events = accounts.audit_page(backend, principal, limit=AUDIT_PAGE, before=before)
-    return [event.as_json() for event in events], events[-1].id if len(events) == AUDIT_PAGE else None
+    return [as_json(event.as_message()) for event in events], events[-1].id if len(events) == AUDIT_PAGE else None

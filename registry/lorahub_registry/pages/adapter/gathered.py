@@ -3,7 +3,7 @@
 Who may see a repository but not read it (a gate, a quarantine) sees what a list shows, and none of its files.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,8 +18,8 @@ from lorahub.errors import (
 from lorahub.protocol.names import RepositoryName
 from lorahub.protocol.paths import parse_path
 
-from lorahub_registry.core.accounts.permissions import Action, Principal, may
-from lorahub_registry.core.repositories.service import check_readable
+from lorahub_registry.core.access import OpenedRepository
+from lorahub_registry.core.accounts.permissions import Action
 from lorahub_registry.core.revisions.service import Commit, RevisionFile
 from lorahub_registry.core.workers import service as workers
 from lorahub_registry.features.catalog import service as catalog
@@ -27,13 +27,13 @@ from lorahub_registry.features.catalog.service import Model
 from lorahub_registry.features.checks import service as checks
 from lorahub_registry.features.checks.service import Recorded
 from lorahub_registry.features.downloads import service as downloads
-from lorahub_registry.features.downloads.service import Entry, Folder, TreePage
+from lorahub_registry.features.downloads.service import Entry, Folder, OpenFile, TreePage
 from lorahub_registry.features.references import service as references
-from lorahub_registry.features.references.service import LATEST, Alias, Version, Yank
+from lorahub_registry.features.references.service import LATEST, Alias, Yank
 from lorahub_registry.features.statistics import service as statistics
 from lorahub_registry.infrastructure.backend import Backend
 from lorahub_registry.infrastructure.web.times import wire_time
-from lorahub_registry.pages.listing import rows_of
+from lorahub_registry.pages.listing import row_of
 
 MOST_ENTRIES = 1000
 COMMITS_SHOWN = 50
@@ -43,64 +43,63 @@ MOST_SHOWN_BYTES = 256 << 10
 
 
 @dataclass(frozen=True, slots=True)
-class Opened:
+class AdapterPage:
     """`shown` is the data that all pages of the adapter begin with."""
 
     name: RepositoryName
     revision: str
     model: Model
+    measured: Recorded | None
     is_readable: bool
     shown: dict[str, Any]
 
 
-def open_adapter(backend: Backend, principal: Principal, name: RepositoryName, revision: str | None) -> Opened:
+def adapter_page(opened: OpenedRepository, revision: str | None) -> AdapterPage:
     """Without a revision: the alias `latest`, else the head of `main`. Raises as `catalog.model`."""
-    versions = references.versions_of(backend, principal, name)
-    aliases = references.aliases_of(backend, principal, name)
-    usual = _usual(versions, aliases)
+    usual = _usual(opened)
     asked = revision or usual
-    model = catalog.model(backend, principal, name, asked, wanted=())
-    measured = checks.recorded_of(backend, [model.commit.id]).get(model.commit.id)
-    version = next((found for found in versions if found.commit.id == model.commit.id), None)
-    is_readable, why = _readable(backend, principal, name)
+    model = catalog.model(opened, asked, wanted=())
+    commit = model.commit
+    measured = checks.recorded_of(opened.session, [commit.id]).get(commit.id)
+    at = opened.at(asked) if opened.holds(commit.id) else None  # a merged revision is no commit of it, and has no names
+    version = None if at is None else at.version
+    newest, versions = references.newest_version(opened)
+    is_readable, why = _readable(opened)
     repository = model.repository
     shown = {
-        **rows_of(backend, [model])[0],
-        **_measured(measured, checks.report_of(backend, model.commit.id)),
+        **row_of(model, measured),
+        **_measured(measured, checks.report_of(opened.session, commit.id) if measured else {}),
         "asked": asked,
         "usual": usual,
-        "isUsual": asked == usual or model.commit == _head(backend, principal, name, usual),
-        "version": version.name if version else None,
-        "yanked": _yank(version.yanked) if version else None,
-        "aliases": [_alias(alias) for alias in aliases if alias.commit_id == model.commit.id],
-        "versions": len(versions),
-        "newestVersion": versions[0].name if versions else None,
-        "digest": model.commit.digest,
+        "isUsual": asked == usual or commit == opened.at(usual).commit,
+        "version": None if version is None else version.name,
+        "yanked": None if version is None else _yank(references.yank_of(version)),
+        "aliases": [] if at is None else [_alias(alias) for alias in references.aliases_at(at)],
+        "versions": versions,
+        "newestVersion": newest,
+        "digest": commit.digest,
         "tags": model.facts.tags,
         "card": model.facts.card_data or {},
         "parts": model.facts.safetensors,
         "readable": is_readable,
         "closedBecause": why,
         "quarantine": repository.quarantine.reason if repository.quarantine and is_readable else None,
-        "mayWrite": may(principal, Action.WRITE, repository.namespace, repository.id),
-        "mayManage": may(principal, Action.MANAGE, repository.namespace, repository.id),
+        "mayWrite": opened.may(Action.WRITE),
+        "mayManage": opened.may(Action.MANAGE),
     }
-    return Opened(RepositoryName(repository.namespace, repository.name), asked, model, is_readable, shown)
+    return AdapterPage(opened.name, asked, model, measured, is_readable, shown)
 
 
-def _usual(versions: Sequence[Version], aliases: Sequence[Alias]) -> str:
-    yanked = {version.commit.id for version in versions if version.yanked}
-    return next((LATEST for alias in aliases if alias.name == LATEST and alias.commit_id not in yanked), "main")
-
-
-def _head(backend: Backend, principal: Principal, name: RepositoryName, revision: str) -> Commit:
-    newest, _ = references.commits_page(backend, principal, name, revision, limit=1)
-    return newest[0]
-
-
-def _readable(backend: Backend, principal: Principal, name: RepositoryName) -> tuple[bool, str | None]:
+def _usual(opened: OpenedRepository) -> str:
     try:
-        check_readable(backend, principal, name)
+        return LATEST if opened.resolve(LATEST).alias else "main"
+    except (RevisionNotFound, VersionYanked):
+        return "main"
+
+
+def _readable(opened: OpenedRepository) -> tuple[bool, str | None]:
+    try:
+        opened.require_readable()
     except (GatedRepository, Quarantined) as error:
         return False, error.message
     return True, None
@@ -138,10 +137,10 @@ def _alias(alias: Alias) -> dict[str, Any]:
 # --- parts ------------------------------------------------------------------------------------------------------------
 
 
-def versions_of(backend: Backend, principal: Principal, name: RepositoryName) -> list[dict[str, Any]]:
+def versions_of(opened: OpenedRepository) -> list[dict[str, Any]]:
     """Newest first."""
-    found = references.versions_of(backend, principal, name)
-    measured = checks.recorded_of(backend, [version.commit.id for version in found])
+    found = references.versions_of(opened)
+    measured = checks.recorded_of(opened.session, [version.commit.id for version in found])
     return [
         {
             "name": version.name,
@@ -159,19 +158,17 @@ def versions_of(backend: Backend, principal: Principal, name: RepositoryName) ->
     ]
 
 
-def aliases_of(backend: Backend, principal: Principal, name: RepositoryName) -> list[dict[str, Any]]:
-    return [_alias(alias) for alias in references.aliases_of(backend, principal, name)]
+def aliases_of(opened: OpenedRepository) -> list[dict[str, Any]]:
+    return [_alias(alias) for alias in references.aliases_of(opened)]
 
 
-def branches_of(backend: Backend, principal: Principal, name: RepositoryName) -> list[str]:
-    return [ref.name for ref in references.references_of(backend, principal, name) if ref.kind == "branch"]
+def branches_of(opened: OpenedRepository) -> list[str]:
+    return [ref.name for ref in references.references_of(opened) if ref.kind == "branch"]
 
 
-def commits_of(
-    backend: Backend, principal: Principal, name: RepositoryName, revision: str
-) -> tuple[list[dict[str, Any]], str | None]:
+def commits_of(opened: OpenedRepository, revision: str) -> tuple[list[dict[str, Any]], str | None]:
     """The newest of the revision, and the commit that the next page starts with."""
-    found, following = references.commits_page(backend, principal, name, revision, limit=COMMITS_SHOWN)
+    found, following = references.commits_page(opened, revision, limit=COMMITS_SHOWN)
     return [_commit(commit) for commit in found], None if following is None else following.id
 
 
@@ -185,12 +182,10 @@ def _commit(commit: Commit) -> dict[str, Any]:
     }
 
 
-def folder_of(
-    backend: Backend, principal: Principal, name: RepositoryName, revision: str, folder: str
-) -> list[dict[str, Any]]:
+def folder_of(opened: OpenedRepository, revision: str, folder: str) -> list[dict[str, Any]]:
     """Folders before files, with the commit that last changed each. Raises as `list_tree`."""
     page = TreePage(folder, is_recursive=False, is_expanded=True, after=None, limit=MOST_ENTRIES)
-    listing = downloads.list_tree(backend, principal, name, revision, page)
+    listing = downloads.list_tree(opened, revision, page)
     return [_entry(entry, listing.last_commits.get(entry.path)) for entry in listing.entries]
 
 
@@ -207,21 +202,39 @@ def _entry(entry: Entry, commit: Commit | None) -> dict[str, Any]:
     }
 
 
-def file_of(backend: Backend, principal: Principal, name: RepositoryName, revision: str, path: str) -> dict[str, Any]:
-    """A file with its text, where it is a short one. Raises as `open_file`."""
-    opened = downloads.open_file(backend, principal, name, revision, parse_path(path))
-    text = None
-    if not (opened.file.is_lfs or opened.is_computed) and opened.file.size <= MOST_SHOWN_BYTES:
-        text = _text(b"".join(opened.read(backend, 0, opened.file.size)))
+def file_of(backend: Backend, file: OpenFile) -> dict[str, Any]:
+    """A file with its text, where it is a short one."""
     return {
-        "path": opened.file.path,
-        "size": opened.file.size,
-        "sha256": opened.file.sha256,
-        "large": opened.file.is_lfs,
-        "commit": opened.commit.id,
-        "text": text,
-        "madeByWorkers": opened.merged is not None and opened.merged.is_left_to_workers(opened.file.path),
+        "path": file.file.path,
+        "size": file.file.size,
+        "sha256": file.file.sha256,
+        "large": file.file.is_lfs,
+        "commit": file.commit.id,
+        "text": _short_text(backend, file),
+        "madeByWorkers": file.merged is not None and file.merged.is_left_to_workers(file.file.path),
     }
+
+
+def find_file(opened: OpenedRepository, revision: str, path: str) -> OpenFile | None:
+    """None where there is none that can be read."""
+    try:
+        return downloads.open_file(opened, revision, parse_path(path))
+    except (AccessRefused, NotFound):
+        return None
+
+
+def text_of(backend: Backend, file: OpenFile | None) -> str | None:
+    """None where there is none, or none that can be read and shown. It waits for the storage."""
+    try:
+        return None if file is None else _short_text(backend, file)
+    except (AccessRefused, NotFound):
+        return None
+
+
+def _short_text(backend: Backend, file: OpenFile) -> str | None:
+    if file.file.is_lfs or file.is_computed or file.file.size > MOST_SHOWN_BYTES:
+        return None
+    return _text(b"".join(file.read(backend, 0, file.file.size)))
 
 
 def _text(content: bytes) -> str | None:
@@ -232,27 +245,16 @@ def _text(content: bytes) -> str | None:
     return None if "\0" in text else text
 
 
-def text_of(backend: Backend, opened: Opened, principal: Principal, path: str) -> str | None:
-    """The text of one of the adapter's files; None where there is none that can be read."""
-    try:
-        found = file_of(backend, principal, opened.name, opened.revision, path)
-    except (AccessRefused, NotFound):
-        return None
-    text = found["text"]
-    return str(text) if text is not None else None
-
-
-def training_of(backend: Backend, opened: Opened) -> dict[str, Any] | None:
+def training_of(page: AdapterPage) -> dict[str, Any] | None:
     """What its maker states in lorahub.json; None where he states nothing, or the visitor may not read it."""
-    found = checks.recorded_of(backend, [opened.model.commit.id]).get(opened.model.commit.id)
-    return found.facts.get("training") if found and opened.is_readable else None
+    return page.measured.facts.get("training") if page.measured and page.is_readable else None
 
 
-def statistics_of(backend: Backend, principal: Principal, opened: Opened) -> dict[str, Any]:
+def statistics_of(opened: OpenedRepository, revision: str) -> dict[str, Any]:
     """`status` is done, wanted or failed, and `none` for what is no adapter."""
     try:
-        found = statistics.statistics_at(backend, principal, opened.name, opened.revision)
+        found = statistics.statistics_at(opened, revision)
     except (NotFound, RevisionNotFound, VersionYanked):
         return {"status": "none", "reason": None, "note": None, "statistics": None}
-    note = workers.note(backend) if found.status == "wanted" else None
+    note = workers.note_in(opened.session, opened.backend) if found.status == "wanted" else None
     return {"status": found.status, "reason": found.reason, "note": note, "statistics": found.statistics}

@@ -7,15 +7,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from lorahub.errors import AccessRefused, InvalidName, NotFound
+from lorahub.errors import InvalidName
 from lorahub.protocol.names import RepositoryName
 
-from lorahub_registry.core.accounts.permissions import Principal
+from lorahub_registry.core.access import Reader
 from lorahub_registry.features.catalog import service as catalog
 from lorahub_registry.features.catalog.search import Search
-from lorahub_registry.infrastructure.backend import Backend
 from lorahub_registry.pages import listing
-from lorahub_registry.pages.adapter.gathered import Opened
+from lorahub_registry.pages.adapter.gathered import AdapterPage
 
 MOST_CHILDREN = 60
 MOST_NODES = 60
@@ -51,47 +50,52 @@ class Line:
         }
 
 
-def around(backend: Backend, principal: Principal, opened: Opened) -> dict[str, Any]:
+def around(reader: Reader, page: AdapterPage) -> dict[str, Any]:
     """`parents` are names, here or elsewhere; `children` rows of this registry that name it as their base.
 
     `line` has all levels.
     """
-    search = Search(tags=(f"base_model:{opened.shown['id']}",))
-    children, more = listing.adapters(backend, principal, search, limit=MOST_CHILDREN)
-    named = list(dict.fromkeys(filter(None, [opened.shown["base"], *opened.model.facts.base_models])))
-    line = Line(opened.shown["id"])
+    search = Search(tags=(f"base_model:{page.shown['id']}",))
+    children, more = listing.adapters(reader, search, limit=MOST_CHILDREN)
+    named = list(dict.fromkeys(filter(None, [page.shown["base"], *page.model.facts.base_models])))
+    line = Line(page.shown["id"])
     line.take(line.name, 0)
-    _ascend(backend, principal, line, named)
-    _descend(backend, principal, line)
+    _ascend(reader, line, named)
+    _descend(reader, line)
     _lay_out(line)
     return {"parents": named, "children": children, "more": more is not None, "line": line.as_json()}
 
 
-def _ascend(backend: Backend, principal: Principal, line: Line, named: Iterable[str]) -> None:
+def _ascend(reader: Reader, line: Line, named: Iterable[str]) -> None:
     names = {line.name: list(named)}
     for depth in range(1, MOST_LEVELS + 1):
         line.edges |= {(parent, child) for child, parents in names.items() for parent in parents if parent != child}
         new = [name for parents in names.values() for name in parents if line.take(name, -depth)]
-        if depth == MOST_LEVELS:
+        if depth == MOST_LEVELS or not new:
             return
-        names = {name: _bases_of(backend, principal, name) for name in new}
+        names = _bases_of(reader, new)
 
 
-def _bases_of(backend: Backend, principal: Principal, name: str) -> list[str]:
-    """Nothing where there is no such repository that the visitor may see."""
+def _bases_of(reader: Reader, names: Iterable[str]) -> dict[str, list[str]]:
+    """By name as it is written here; nothing of what is no repository that the visitor may see."""
+    spelled = {parsed.key: name for name in names if (parsed := _parsed(name))}
+    found = catalog.bases_of(reader, [RepositoryName.parse(name) for name in spelled.values()])
+    return {spelled[name.lower()]: bases for name, bases in found.items()}
+
+
+def _parsed(name: str) -> RepositoryName | None:
     try:
-        found = catalog.model(backend, principal, RepositoryName.parse(name), "main", wanted=())
-    except (AccessRefused, InvalidName, NotFound):
-        return []
-    return found.facts.base_models
+        return RepositoryName.parse(name)
+    except InvalidName:
+        return None
 
 
-def _descend(backend: Backend, principal: Principal, line: Line) -> None:
+def _descend(reader: Reader, line: Line) -> None:
     level = [line.name]
     for depth in range(1, MOST_LEVELS + 1):
-        found = catalog.made_from(backend, principal, level, limit=MOST_NODES + 1)
+        found = catalog.made_from(reader, level, limit=MOST_NODES + 1)
         line.is_whole &= len(found) <= MOST_NODES
-        named = {model.repository.full_name: model.facts.base_models for model in found[:MOST_NODES]}
+        named = {one.name: one.base_models for one in found[:MOST_NODES]}
         line.edges |= {
             (base, child) for child, bases in named.items() for base in bases if base in level and base != child
         }

@@ -57,7 +57,7 @@ def keep(
     backend: Backend, principal: Principal, name: RepositoryName, path: FilePath, file: BinaryIO, size: int
 ) -> Kept:
     """Raises as `publishing.authorise`, `QuotaExceeded`, `DiskFull`."""
-    repository, account_id = publishing.authorise(backend, principal, name, BRANCH)
+    repository, account_id = publishing.authorise(backend, principal, name), principal.require_account()
     blob = blobs.store_stream(backend, _pieces(file), size=size, account_id=account_id, repository_id=repository.id)
     return Kept(path, blob.sha256, blob.size)
 
@@ -153,7 +153,7 @@ def _body(
 
 def _content(backend: Backend, principal: Principal, name: RepositoryName, file: Kept) -> bytes:
     """Of a small file. Raises `BlobNotFound` for one that this person didn't bring here."""
-    repository, account_id = publishing.authorise(backend, principal, name, BRANCH)
+    repository, account_id = publishing.authorise(backend, principal, name), principal.require_account()
     with backend.database.read() as session:
         blob = blobs.known_blobs(session, [file.sha256]).get(file.sha256)
         is_own = blobs.holds_lease(session, account_id=account_id, repository_id=repository.id, sha256=file.sha256)

@@ -13,22 +13,23 @@ from lorahub_registry.infrastructure.web.pages import PageRouter
 from lorahub_registry.infrastructure.web.parameters import Repo
 from lorahub_registry.infrastructure.web.times import wire_time
 from lorahub_registry.pages.adapter import gathered
-from lorahub_registry.pages.adapter.tabs import ADAPTER, Usual, show
+from lorahub_registry.pages.adapter.tabs import ADAPTER, opening, show
 
 router = PageRouter()
 
 
 @router.page(ADAPTER + "/settings")
-def settings(view: ViewDep, opened: Usual) -> Response:
+def settings(view: ViewDep, repo: Repo) -> Response:
     """Raises `NotPermitted` for whoever doesn't manage it."""
-    repository = repositories.find(view.backend, view.principal, opened.name, Action.MANAGE)
-    asking = repositories.access_requests(view.backend, view.principal, opened.name, "pending")
-    data = {
-        "policy": checks.policy_of(view.backend, repository),
-        "aliases": gathered.aliases_of(view.backend, view.principal, opened.name),
-        "asking": [{"user": one.user, "at": wire_time(one.requested_at)} for one in asking],
-    }
-    return show(view, opened, "settings", data)
+    with opening(view, repo) as (opened, page):
+        opened.require(Action.MANAGE)
+        asking = repositories.requests_of(opened.session, opened.repository, "pending")
+        data = {
+            "policy": checks.policy_of(opened),
+            "aliases": gathered.aliases_of(opened),
+            "asking": [{"user": one.user, "at": wire_time(one.requested_at)} for one in asking],
+        }
+    return show(view, page, "settings", data)
 
 
 @router.form(ADAPTER + "/settings")

@@ -14,12 +14,13 @@ from lorahub.errors import AccessRefused, NotFound, PayloadTooLarge, Unsupported
 from lorahub.protocol.names import RepositoryName
 from lorahub.protocol.paths import FilePath
 
+from lorahub_registry.core.access import OpenedRepository, reading
 from lorahub_registry.core.accounts.permissions import Principal
 from lorahub_registry.core.revisions.service import RevisionFile
 from lorahub_registry.features.downloads import service as downloads
 from lorahub_registry.features.downloads.service import OpenFile, TreePage
 from lorahub_registry.infrastructure.backend import Backend
-from lorahub_registry.pages.adapter.gathered import Opened
+from lorahub_registry.pages.adapter.gathered import AdapterPage
 
 MOST_IMAGES = 12
 MOST_WORDS = 12
@@ -46,7 +47,8 @@ def open_picture(
     backend: Backend, principal: Principal, name: RepositoryName, revision: str, path: FilePath
 ) -> Picture:
     """Raises as `open_file`, `UnsupportedMediaType` for what is no picture, `PayloadTooLarge`."""
-    file = downloads.open_file(backend, principal, name, revision, path)
+    with reading(backend, principal, name) as opened:
+        file = downloads.open_file(opened, revision, path)
     if file.file.size > MOST_BYTES:
         raise PayloadTooLarge(f"{path} is larger than the {MOST_BYTES} bytes that are shown", hint="download it")
     kind = _kind_of(b"".join(file.read(backend, 0, min(_HEAD, file.file.size))))
@@ -65,10 +67,10 @@ def _kind_of(head: bytes) -> str | None:
     return None
 
 
-def shown(backend: Backend, principal: Principal, opened: Opened) -> dict[str, Any]:
+def shown(opened: OpenedRepository, page: AdapterPage) -> dict[str, Any]:
     """`images` with a caption each, `words` to copy, and whether they are to be covered."""
-    card = opened.shown["card"]
-    here = _images_here(backend, principal, opened) if opened.is_readable else []
+    card = page.shown["card"]
+    here = _images_here(opened, page.revision) if page.is_readable else []
     named = [one for one in _widgets(card) if one["path"] in here or one["path"] is None]
     images = [one for one in named if one["path"]]
     known = {one["path"] for one in images}
@@ -78,7 +80,7 @@ def shown(backend: Backend, principal: Principal, opened: Opened) -> dict[str, A
     return {
         "images": images[:MOST_IMAGES],
         "words": list(words)[:MOST_WORDS] if images or card.get("instance_prompt") else [],
-        "sensitive": _is_sensitive(card, opened.shown["tags"]),
+        "sensitive": _is_sensitive(card, page.shown["tags"]),
     }
 
 
@@ -86,11 +88,11 @@ def _is_sensitive(card: Mapping[str, Any], tags: Sequence[str]) -> bool:
     return SENSITIVE in tags or bool(card.get(SENSITIVE))
 
 
-def _images_here(backend: Backend, principal: Principal, opened: Opened) -> list[str]:
+def _images_here(opened: OpenedRepository, revision: str) -> list[str]:
     """Of the repository's first page of files, in the order of their paths."""
     page = TreePage("", is_recursive=True, is_expanded=False, after=None, limit=1000)
     try:
-        listing = downloads.list_tree(backend, principal, opened.name, opened.revision, page)
+        listing = downloads.list_tree(opened, revision, page)
     except (AccessRefused, NotFound):
         return []
     return [

@@ -1,5 +1,7 @@
 """A version published from a browser, a new repository for the first one, and the card's editor."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated, Any
 from urllib.parse import quote
 
@@ -21,6 +23,7 @@ from lorahub.protocol.names import RepositoryName
 from lorahub.protocol.paths import FilePath, parse_path
 from starlette.datastructures import UploadFile
 
+from lorahub_registry.core.access import OpenedRepository, reading
 from lorahub_registry.core.accounts.permissions import Action
 from lorahub_registry.core.accounts.viewer import FilesFormDep, FormDep, View, ViewDep
 from lorahub_registry.core.repositories import service as repositories
@@ -29,67 +32,74 @@ from lorahub_registry.infrastructure.web.multipart import MOST_FILES
 from lorahub_registry.infrastructure.web.pages import PageRouter
 from lorahub_registry.infrastructure.web.parameters import Repo
 from lorahub_registry.pages.adapter import cards, gathered, publishing
-from lorahub_registry.pages.adapter.gathered import Opened
+from lorahub_registry.pages.adapter.gathered import AdapterPage
 from lorahub_registry.pages.adapter.publishing import BRANCH, Kept
-from lorahub_registry.pages.adapter.tabs import ADAPTER, opened_at
+from lorahub_registry.pages.adapter.tabs import ADAPTER
 
 router = PageRouter()
 MOST_TITLE = 200
 _REFUSALS = (InvalidInput, BlobNotFound, Conflict, LimitExceeded, IntegrityMismatch)
 
 
-def writable(view: ViewDep, repo: Repo) -> Opened:
-    """Raises as `permitted`: nobody else sees the form, and no byte of anybody else's is received."""
+@contextmanager
+def opening_to_write(view: View, repo: RepositoryName) -> Iterator[tuple[OpenedRepository, AdapterPage]]:
+    """Raises as `require`: nobody else sees the form, and no byte of anybody else's is received."""
     view.principal.require_account()
-    repositories.find(view.backend, view.principal, repo, Action.WRITE)
-    return opened_at(view, repo, BRANCH)
+    with reading(view.backend, view.principal, repo) as opened:
+        opened.require(Action.WRITE)
+        yield opened, gathered.adapter_page(opened, BRANCH)
 
 
-Writable = Annotated[Opened, Depends(writable)]
+def writable(view: ViewDep, repo: Repo) -> AdapterPage:
+    with opening_to_write(view, repo) as (_, page):
+        return page
+
+
+Writable = Annotated[AdapterPage, Depends(writable)]
 
 
 # --- a version --------------------------------------------------------------------------------------------------------
 
 
 @router.page(ADAPTER + "/upload", twin=False)
-def upload(view: ViewDep, opened: Writable) -> Response:
-    return _upload_page(view, opened, None, [])
+def upload(view: ViewDep, page: Writable) -> Response:
+    return _upload_page(view, page, None, [])
 
 
 @router.form(ADAPTER + "/upload")
 @STORAGE.serves
-def take(opened: Writable, form: FilesFormDep) -> Response:
+def take(page: Writable, form: FilesFormDep) -> Response:
     """`check` publishes nothing; without it, what fits becomes the next version."""
     view, kept = form.view, list[Kept]()
     try:
         kept = [publishing.kept_of(field) for field in form.values.get("kept", [])[:MOST_FILES]]
-        kept += [_keep(view, opened, file) for file in form.files]
+        kept += [_keep(view, page, file) for file in form.files]
         if form.text("check"):
-            found = publishing.check(view.backend, view.principal, opened.name, kept)
-            return _upload_page(view, opened, found, kept, title=form.text("title"))
+            found = publishing.check(view.backend, view.principal, page.name, kept)
+            return _upload_page(view, page, found, kept, title=form.text("title"))
         title = form.text("title")[:MOST_TITLE] or "Upload from the browser"
-        published = publishing.publish(view.backend, view.principal, opened.name, kept, title=title)
+        published = publishing.publish(view.backend, view.principal, page.name, kept, title=title)
     except InvalidAdapter as error:
-        return _refused(view, opened, kept, error, title=form.text("title"))
+        return _refused(view, page, kept, error, title=form.text("title"))
     except _REFUSALS as error:
-        return _upload_page(view, opened, publishing.refusal_of(error), [], status=error.status)
+        return _upload_page(view, page, publishing.refusal_of(error), [], status=error.status)
     return view.redirect(f"/{published.repository.full_name}/v/{published.version}", "published", published.version)
 
 
-def _keep(view: View, opened: Opened, file: UploadFile) -> Kept:
+def _keep(view: View, page: AdapterPage, file: UploadFile) -> Kept:
     path = parse_path(file.filename or "")
-    return publishing.keep(view.backend, view.principal, opened.name, path, file.file, file.size or 0)
+    return publishing.keep(view.backend, view.principal, page.name, path, file.file, file.size or 0)
 
 
-def _refused(view: View, opened: Opened, kept: list[Kept], error: LorahubError, *, title: str) -> Response:
+def _refused(view: View, page: AdapterPage, kept: list[Kept], error: LorahubError, *, title: str) -> Response:
     """The refusal names what it was for; the check names all that was found."""
-    found = publishing.check(view.backend, view.principal, opened.name, kept)
-    return _upload_page(view, opened, found, kept, status=error.status, title=title)
+    found = publishing.check(view.backend, view.principal, page.name, kept)
+    return _upload_page(view, page, found, kept, status=error.status, title=title)
 
 
 def _upload_page(
     view: View,
-    opened: Opened,
+    page: AdapterPage,
     found: dict[str, Any] | None,
     kept: list[Kept],
     *,
@@ -97,7 +107,7 @@ def _upload_page(
     title: str = "",
 ) -> Response:
     data = {
-        "adapter": opened.shown,
+        "adapter": page.shown,
         "found": found,
         "kept": [{**file.as_json(), "field": file.as_field()} for file in kept],
         "title": title[:MOST_TITLE],
@@ -131,35 +141,39 @@ def create(form: FormDep) -> Response:
 
 @router.page(ADAPTER + "/card", twin=False)
 @STORAGE.serves
-def edit(view: ViewDep, opened: Writable) -> Response:
-    return _editor(view, opened, _card(view, opened))
+def edit(view: ViewDep, repo: Repo) -> Response:
+    with opening_to_write(view, repo) as (opened, page):
+        card = gathered.find_file(opened, page.revision, gathered.CARD)
+    return _editor(view, page, gathered.text_of(view.backend, card) or "")
 
 
 @router.form(ADAPTER + "/card")
 @STORAGE.serves
-def save(opened: Writable, form: FormDep) -> Response:
+def save(page: Writable, form: FormDep) -> Response:
     """A card that somebody else changed meanwhile is shown beside the one that was sent, and neither is lost."""
     view = form.view
     text = form.fields.get("text", "").replace("\r\n", "\n")
     parent = form.text("parent")
     if form.text("preview"):
-        return _editor(view, opened, text, parent=parent, is_preview=True)
+        return _editor(view, page, text, parent=parent, is_preview=True)
     try:
-        publishing.save_card(view.backend, view.principal, opened.name, FilePath(gathered.CARD), text, parent=parent)
+        publishing.save_card(view.backend, view.principal, page.name, FilePath(gathered.CARD), text, parent=parent)
     except ParentMoved as error:
-        return _editor(view, opened, text, theirs=_card(view, opened), status=error.status)
+        return _editor(view, page, text, theirs=_card(view, page), status=error.status)
     except _REFUSALS as error:
-        return _editor(view, opened, text, parent=parent, error=error, status=error.status)
-    return view.redirect(f"/{opened.name}/v/{BRANCH}", "card")
+        return _editor(view, page, text, parent=parent, error=error, status=error.status)
+    return view.redirect(f"/{page.name}/v/{BRANCH}", "card")
 
 
-def _card(view: View, opened: Opened) -> str:
-    return gathered.text_of(view.backend, opened, view.principal, gathered.CARD) or ""
+def _card(view: View, page: AdapterPage) -> str:
+    with reading(view.backend, view.principal, page.name) as opened:
+        card = gathered.find_file(opened, page.revision, gathered.CARD)
+    return gathered.text_of(view.backend, card) or ""
 
 
 def _editor(
     view: View,
-    opened: Opened,
+    page: AdapterPage,
     text: str,
     *,
     parent: str | None = None,
@@ -169,12 +183,12 @@ def _editor(
     status: int = 200,
 ) -> Response:
     body = body_of(text)
-    home = f"{view.chrome.root}/{quote(str(opened.name))}"
+    home = f"{view.chrome.root}/{quote(str(page.name))}"
     data = {
-        "adapter": opened.shown,
+        "adapter": page.shown,
         "text": text,
         "body": body,
-        "parent": parent or opened.model.commit.id,
+        "parent": parent or page.model.commit.id,
         "isPreview": is_preview,
         "theirs": theirs,
         "error": None if error is None else {"message": error.message, "hint": error.hint},

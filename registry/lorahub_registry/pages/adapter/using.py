@@ -5,17 +5,15 @@ from typing import Any
 from lorahub.errors import AccessRefused, InvalidName, NotFound
 from lorahub.protocol.names import RepositoryName
 
-from lorahub_registry.core.accounts.permissions import Principal
-from lorahub_registry.core.repositories.service import check_readable
+from lorahub_registry.core.access import Reader
 from lorahub_registry.features.catalog.snippets import Subject, snippets
-from lorahub_registry.infrastructure.backend import Backend
-from lorahub_registry.pages.adapter.gathered import Opened
+from lorahub_registry.pages.adapter.gathered import AdapterPage
 
 
-def ways(backend: Backend, principal: Principal, opened: Opened, url: str) -> list[dict[str, Any]]:
+def ways(reader: Reader, page: AdapterPage, url: str) -> list[dict[str, Any]]:
     """Empty where it is no adapter, or may not be read. The revision is the version's, else the commit."""
-    shown = opened.shown
-    if not shown["isAdapter"] or not opened.is_readable:
+    shown = page.shown
+    if not shown["isAdapter"] or not page.is_readable:
         return []
     trigger = shown["card"].get("instance_prompt")
     subject = Subject(
@@ -28,15 +26,15 @@ def ways(backend: Backend, principal: Principal, opened: Opened, url: str) -> li
         rank=max(shown["ranks"], default=0),
         triggers=[trigger] if isinstance(trigger, str) else [],
         is_mergeable=bool(shown["mergeable"]),
-        is_base_here=_is_here(backend, principal, shown["base"]),
+        is_base_here=_is_here(reader, shown["base"]),
         verdicts={one["runtime"]: one for one in shown["runtimes"]},
     )
     return [one.as_json() for one in snippets(subject)]
 
 
-def _is_here(backend: Backend, principal: Principal, base: str | None) -> bool:
+def _is_here(reader: Reader, base: str | None) -> bool:
     try:
-        check_readable(backend, principal, RepositoryName.parse(base or ""))
+        reader.open(RepositoryName.parse(base or "")).require_readable()
     except (AccessRefused, InvalidName, NotFound):
         return False
     return True

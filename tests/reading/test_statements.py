@@ -1,0 +1,171 @@
+"""What reading costs the database: sessions and statements, whatever the length of a repository's history."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import wire
+from builders import lora_config, lora_weights, safetensors_bytes
+from in_process import OWNER, App, running
+from lorahub.protocol.names import RepositoryName
+from lorahub_registry.core.access import reading
+from lorahub_registry.core.accounts.permissions import OPERATOR
+from lorahub_registry.core.repositories.service import spend_version_number
+from lorahub_registry.core.revisions import service as revisions
+from lorahub_registry.core.revisions.service import NewCommit, NewFile
+from services import production
+from sqlalchemy import event
+
+MANY = 500
+BASE, ADAPTER = f"{OWNER}/base", f"{OWNER}/adapter"
+OWN = f"/api/lorahub/v1/models/{ADAPTER}"
+TABS = (
+    "",
+    "/v/v1",
+    "/versions",
+    "/commits/main",
+    "/tree/latest",
+    "/tree/latest/notes",
+    "/blob/latest/README.md",
+    "/weights/latest",
+    "/training/latest",
+    "/lineage",
+    "/compat",
+    "/settings",
+    "/upload",
+    "/card",
+)
+MOST_OF_A_PAGE = 25
+MOST = {
+    f"{OWN}/versions": 6,
+    f"{OWN}/revisions/v1": 6,
+    f"{OWN}/aliases": 4,
+    f"/{ADAPTER}/resolve/v1/README.md": 6,
+    f"/{ADAPTER}/resolve/latest/README.md": 6,
+    f"/api/models/{ADAPTER}": 8,
+    f"/api/models/{ADAPTER}/tree/v1": 4,
+    f"/api/models/{ADAPTER}/commits/main": 4,
+}
+"""Statements, by path. One of them finds out who asks."""
+
+
+@dataclass
+class Asked:
+    """Of the database: sessions that took a connection, and statements in them."""
+
+    sessions: int = 0
+    statements: int = 0
+
+
+@contextmanager
+def counted(app: App) -> Iterator[Asked]:
+    asked = Asked()
+
+    def hear_session(*_: object) -> None:
+        asked.sessions += 1
+
+    def hear_statement(_connection: object, _cursor: object, statement: str, *_: object) -> None:
+        asked.statements += not statement.startswith("BEGIN")
+
+    engine = app.backend.database.engine
+    event.listen(engine, "checkout", hear_session)
+    event.listen(engine, "before_cursor_execute", hear_statement)
+    try:
+        yield asked
+    finally:
+        event.remove(engine, "checkout", hear_session)
+        event.remove(engine, "before_cursor_execute", hear_statement)
+
+
+@pytest.fixture(scope="module", params=["sqlite", "postgres"])
+def app(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
+    chosen = {"database_url": production.postgres().new_database()} if request.param == "postgres" else {}
+    with running(tmp_path_factory.mktemp("asked"), **chosen) as started:
+        publish(started)
+        yield started
+
+
+def publish(app: App) -> None:
+    """A base, and an adapter of it with one version."""
+    weights = {f"model.layers.{i}.self_attn.q_proj.weight": np.full((16, 16), 0.5) for i in range(2)}
+    wire.create_repo(app.client, BASE)
+    commit(app, BASE, {"model.safetensors": safetensors_bytes(weights), "config.json": b'{"model_type": "llama"}'})
+    wire.create_repo(app.client, ADAPTER)
+    files = {
+        "adapter_model.safetensors": lora_weights(),
+        "adapter_config.json": json.dumps(lora_config(base=BASE)).encode(),
+        "README.md": f"---\nbase_model: {BASE}\n---\nWrites.\n".encode(),
+        "notes/data.md": b"# Where it learned\n",
+    }
+    commit(app, ADAPTER, files)
+
+
+def commit(app: App, repo: str, files: dict[str, bytes]) -> None:
+    lines = [
+        sent(app, repo, path, content) if path.endswith(".safetensors") else wire.inline(path, content)
+        for path, content in files.items()
+    ]
+    wire.require(wire.commit(app.client, repo, [*lines, wire.version("latest")]))
+
+
+def sent(app: App, repo: str, path: str, content: bytes) -> dict[str, object]:
+    target = wire.batch(app.client, repo, content)
+    wire.require(app.client.put(target["actions"]["upload"]["href"], content=content))
+    return wire.uploaded(path, content)
+
+
+def add_versions(app: App, count: int) -> None:
+    """Until there are `count`: the last as anybody publishes one, those before by what publishing calls."""
+    with reading(app.backend, OPERATOR, RepositoryName.parse(ADAPTER)) as opened:
+        at, branch = opened.at("main"), opened.resolve("main").reference
+        repository, parent = opened.repository, at.commit
+        files = {path: NewFile(file.sha256, file.size, file.is_lfs) for path, file in at.files.items()}
+    assert branch is not None
+    with app.backend.database.write() as session:
+        for number in range(2, count):
+            new = NewCommit(
+                repository_id=repository.id,
+                repository_public_id=repository.public_id,
+                parent=parent,
+                files=files,
+                title=f"the {number}th",
+                message="",
+                author_id=parent.author_id,
+                author=parent.author,
+            )
+            parent = revisions.insert_commit(session, new)
+            revisions.create_reference(
+                session,
+                repository_id=repository.id,
+                kind="version",
+                name=f"v{number}",
+                commit_id=parent.id,
+                by=OWNER,
+            )
+        revisions.move_reference(session, branch, to=parent.id, by=OWNER)
+        spend_version_number(session, repository.id, count - 1)
+    commit(app, ADAPTER, {"notes/data.md": b"# What was changed\n"})
+
+
+def costs(app: App) -> dict[str, Asked]:
+    asked = {}
+    for path in [*(f"/{ADAPTER}{tab}" for tab in TABS), *MOST]:
+        wire.require(app.client.get(path))  # the token's last use is written, and facts that nobody recorded
+        with counted(app) as asked[path]:
+            wire.require(app.client.get(path))
+    return asked
+
+
+def test_reading_asks_as_little_of_500_versions_as_of_one(app: App) -> None:
+    few = costs(app)
+    add_versions(app, MANY)
+    found = app.client.get(f"{OWN}/versions").json()
+    assert [version["name"] for version in found] == [f"v{number}" for number in range(MANY, 0, -1)]
+    assert found[0]["aliases"] == ["latest"]
+    assert found[1]["size"] == found[-1]["size"] == found[0]["size"]
+    for asked in (few, costs(app)):
+        most = {path: MOST.get(path, MOST_OF_A_PAGE) for path in asked}
+        assert {path: one for path, one in asked.items() if one.sessions > 2 or one.statements > most[path]} == {}
