@@ -160,7 +160,10 @@ def _selection(raw: Mapping[str, Any]) -> Selection:
 
 
 def _ranges(value: Any) -> tuple[tuple[int, int], ...]:
-    """The layers that `layer_replication` asks for. Raises `InvalidAdapterConfig`: whoever left a wrong one out would make another model."""
+    """The layers that `layer_replication` asks for.
+
+    Raises `InvalidAdapterConfig`: whoever left a wrong one out would make another model.
+    """
     pairs = [] if value is None else value
     if not isinstance(pairs, list) or not all(_is_range(pair) for pair in pairs):
         raise InvalidAdapterConfig(

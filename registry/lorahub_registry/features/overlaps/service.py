@@ -53,7 +53,7 @@ class Side:
 
 
 def side_at(opened: OpenedRepository, revision: str) -> Side:
-    """Raises `GatedRepository`, `Quarantined`, `RevisionNotFound`, `VersionYanked`; `NotFound` where it is no adapter."""
+    """Raises `GatedRepository`, `Quarantined`, `RevisionNotFound`, `VersionYanked`; `NotFound` for no adapter."""
     at = opened.readable_at(revision)
     recorded = recorded_of(opened.session, [at.commit.id]).get(at.commit.id)
     if recorded is None:
