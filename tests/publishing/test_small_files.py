@@ -221,6 +221,32 @@ def test_blocked_bytes_are_refused_among_others(own_registry: Registry) -> None:
         wire.require(wire.commit(client, repo, lines(texts(3))))
 
 
+def test_what_is_refused_once_it_is_stored_takes_no_room(own_registry: Registry) -> None:
+    """The check reads what was sent; nobody waits for it afterwards."""
+    with own_registry.client() as client:
+        repo = wire.create_repo(client, "owner/unfit")
+        here = own_registry.objects.list()
+        refused = wire.commit(client, repo, [*lines(texts(5)), wire.inline("adapter_config.json", b'{"r": ')])
+        assert (refused.status_code, refused.json()["code"]) == (422, "InvalidAdapterConfig")
+        assert own_registry.sql("SELECT count(*) FROM uploads") == [(0,)]
+        assert own_registry.sql("SELECT sum(bytes), sum(uploads) FROM reserved_totals") == [(0, 0)]
+        own_registry.admin_command("gc", "--grace-hours", "0")
+        assert own_registry.objects.list() == here
+    own_registry.assert_sound()
+
+
+def test_bytes_that_another_repository_has_are_stored_once(own_registry: Registry) -> None:
+    files = texts(5)
+    with own_registry.client() as client:
+        first, second = (wire.create_repo(client, f"owner/{name}") for name in ("first", "second"))
+        wire.require(wire.commit(client, first, lines(files)))
+        here = own_registry.objects.list()
+        wire.require(wire.commit(client, second, lines(files)))
+        assert own_registry.objects.list() == here
+        assert wire.files(client, second).items() >= {path: wire.sha256(each) for path, each in files.items()}.items()
+    own_registry.assert_sound()
+
+
 # --- operations -------------------------------------------------------------------------------------------------------
 
 

@@ -115,6 +115,22 @@ def test_bytes_count_once_in_a_namespace_and_in_each_namespace(registry: Registr
         assert used(client, second) == empty + PIECE
 
 
+def test_a_commit_elsewhere_leaves_the_room_of_the_same_bytes_at_home(
+    registry: Registry, user: tuple[str, str]
+) -> None:
+    name, token = user
+    organisation, content = f"org-{name}", weights_of_size(PIECE, seed=4)
+    with registry.client(token) as client:
+        client.post("/api/lorahub/v1/organisations", json={"name": organisation}).raise_for_status()
+        home, elsewhere = (wire.create_repo(client, f"{namespace}/same") for namespace in (name, organisation))
+        for repo in (home, elsewhere):
+            wire.upload(client, repo, content)
+        wire.require(wire.commit(client, elsewhere, [wire.uploaded("w.safetensors", content), wire.inline("a", b"a")]))
+        assert use(client, name)["bytes"]["reserved"] == len(content), "they wait for their commit at home"
+        assert use(client, organisation)["bytes"]["reserved"] == 0
+    registry.assert_sound()
+
+
 def test_deleting_and_moving_repositories_moves_their_bytes(registry: Registry, user: tuple[str, str]) -> None:
     name, token = user
     organisation = f"org-{name}"
