@@ -13,6 +13,8 @@ import psutil
 import pytest
 from builders import lora_weights, safetensors_bytes, write_adapter
 from lorahub import Hub
+from lorahub.protocol.messages.message import Message, as_json, parse
+from lorahub.protocol.messages.statistics import OverlapAnswer, Statistics
 from registry_process import Registry
 from safetensors.numpy import load
 
@@ -27,6 +29,10 @@ def working(own_registry: Registry) -> Registry:
     return own_registry.start()
 
 
+MESSAGES: dict[str, type[Message]] = {"statistics": Statistics, "overlap": OverlapAnswer}
+"""What the SDK reads."""
+
+
 def settled(
     client: httpx2.Client, repo: str, *, seconds: float = 40, what: str = "statistics", **asked: str
 ) -> dict[str, Any]:
@@ -34,8 +40,16 @@ def settled(
     while True:
         answer: dict[str, Any] = client.get(f"/api/lorahub/v1/models/{repo}/{what}/main", params=asked).json()
         if answer["status"] != "wanted" or time.monotonic() > end:
+            assert _told(as_json(parse(MESSAGES[what], answer, what))) == _told(answer)
             return answer
         time.sleep(0.2)
+
+
+def _told(answer: Any) -> Any:
+    """Without what is null, which a message need not say."""
+    if isinstance(answer, dict):
+        return {key: _told(value) for key, value in answer.items() if value is not None}
+    return answer
 
 
 def write_base(folder: Path) -> dict[str, np.ndarray]:

@@ -1,7 +1,5 @@
 """`lorahub info`."""
 
-from dataclasses import asdict
-
 import click
 
 from lorahub.cli.output import Result, size_text, time_text
@@ -9,7 +7,7 @@ from lorahub.cli.pull import resolved, revision_data, yank_notes
 from lorahub.cli.session import Session, command
 from lorahub.hub.signing import FILE as SIGNATURE
 from lorahub.protocol.messages.checks import CheckedRevision, StatedTraining
-from lorahub.protocol.messages.message import parse
+from lorahub.protocol.messages.message import as_json, parse
 from lorahub.protocol.messages.signatures import StatedSignature
 
 
@@ -44,8 +42,8 @@ def info(session: Session, reference: str) -> Result:
         "downloads": model.downloads,
         "private": model.private,
         "card": model.card_data,
-        "check": None if checked is None else asdict(checked),
-        "signature": None if signature is None else asdict(signature),
+        "check": as_json(checked),
+        "signature": as_json(signature),
     }
     return Result(
         data=data,

@@ -24,7 +24,7 @@ def _versions(hub: Hub, reference: str) -> Result:
         [
             version.name,
             size_text(version.size),
-            time_text(version.created_at),
+            time_text(version.created_at)[:16],
             ", ".join(version.aliases),
             f"yanked: {version.yanked.reason}" if version.yanked else version.message.partition("\n")[0][:60],
         ]

@@ -147,8 +147,8 @@ def _as_text(value: Any) -> str:
 
 
 def time_text(time: datetime) -> str:
-    """For people, in UTC: `2026-11-23 23:37`."""
-    return time.astimezone(UTC).strftime("%Y-%m-%d %H:%M")
+    """For people: `2026-11-23 23:37 UTC`."""
+    return time.astimezone(UTC).strftime("%Y-%m-%d %H:%M UTC")
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:

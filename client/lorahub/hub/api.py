@@ -22,18 +22,9 @@ class Api:
         self.transport = transport
         self.sources = sources
 
-    def ask(
-        self,
-        shape: type[T],
-        what: str,
-        method: str,
-        path: str,
-        *,
-        body: Any = None,
-        query: Mapping[str, Any] | None = None,
-    ) -> T:
+    def ask(self, shape: type[T], what: str, method: str, path: str, *, body: Any = None) -> T:
         """The answer as a `shape`. Raises what the registry refuses, `RegistryFailed` where the answer isn't `what`."""
-        return parse(shape, self.transport.json(method, path, body=body, query=query), what)
+        return parse(shape, self.transport.json(method, path, body=body), what)
 
     def rows(self, shape: type[T], what: str, path: str, query: Mapping[str, Any] | None = None) -> Iterator[T]:
         """Those of a list, page after page."""

@@ -5,11 +5,12 @@ from typing import Any
 
 from fastapi import Request, Response
 from lorahub.errors import InvalidInput, InvalidToken
+from lorahub.protocol.messages.message import as_json
 
 from lorahub_registry.core.accounts import service
 from lorahub_registry.core.accounts.caller import SESSION_COOKIE
 from lorahub_registry.core.accounts.permissions import Action, Principal, may
-from lorahub_registry.core.accounts.service import Account, Token
+from lorahub_registry.core.accounts.service import Account
 from lorahub_registry.core.accounts.viewer import (
     VISIT_COOKIE,
     FormDep,
@@ -22,7 +23,6 @@ from lorahub_registry.infrastructure.database import now
 from lorahub_registry.infrastructure.web.pages import THEME_COOKIE, THEMES, PageRouter
 from lorahub_registry.infrastructure.web.rates import RateKind, address_of, admit
 from lorahub_registry.infrastructure.web.raw_path import decode
-from lorahub_registry.infrastructure.web.times import wire_time
 
 router = PageRouter()
 YEAR_SECONDS = 365 * 24 * 3600
@@ -120,7 +120,7 @@ def tokens(view: ViewDep) -> Response:
 
 def _tokens_page(view: View, made: str | None = None) -> Response:
     found = service.tokens_of(view.backend, view.principal)
-    data = {"tokens": [_token(token) for token in found], "own": view.principal.token_id}
+    data = {"tokens": [as_json(token.as_message()) for token in found], "own": view.principal.token_id}
     namespaces = [view.principal.name, *(org.account.name for org in _organisations(view))]
     html = {"made": made, "namespaces": namespaces, "expiries": _expiries(view.principal)}
     return view.render("accounts/tokens.html", data, html=html, is_secret=made is not None)
@@ -159,18 +159,6 @@ def revoke_token(form: FormDep, token_id: str) -> Response:
     number = int(token_id) if token_id.isascii() and token_id.isdecimal() and len(token_id) < 19 else 0
     service.revoke_token(form.view.backend, form.view.principal, number)
     return form.view.redirect("/tokens", "revoked")
-
-
-def _token(token: Token) -> dict[str, Any]:
-    return {
-        "id": token.id,
-        "name": token.name,
-        "scope": token.scope,
-        "namespace": token.namespace,
-        "createdAt": wire_time(token.created_at),
-        "expiresAt": token.expires_at and wire_time(token.expires_at),
-        "lastUsedAt": token.last_used_at and wire_time(token.last_used_at),
-    }
 
 
 # --- organisations ----------------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from fastapi import Request, Response
 from lorahub.errors import InvalidRecipe, Refusal
 from lorahub.merging.combinations import COMBINATIONS, PARAMETERS, Parameter, methods_with
 from lorahub.merging.recipe import Recipe, recipe_of
+from lorahub.protocol.messages.message import as_json
 from lorahub.protocol.names import RepositoryName
 
 from lorahub_registry.core.accounts.viewer import FormDep, View, ViewDep
@@ -108,11 +109,7 @@ def _planned(view: View, asked: Mapping[str, Any]) -> dict[str, Any]:
     except Refusal as error:
         return {"error": {"message": error.message, "hint": error.hint}}
     plan = {
-        "digest": made.digest,
-        "files": made.files,
-        "cost": made.cost.as_json(),
-        "notes": list(made.notes),
-        "recipe": made.recipe.as_json(),
+        **as_json(merges.message_of(made)),
         "yaml": made.recipe.as_yaml(),
         "madeByWorkers": merged.is_left_to_workers(made),
     }

@@ -4,6 +4,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
 
+from lorahub.protocol.messages import accounts as messages
 from sqlalchemy import Select, delete, func, or_, select, update
 from sqlalchemy.orm import aliased
 
@@ -39,6 +40,11 @@ class Token:
     expires_at: datetime | None
     last_used_at: datetime | None
     revoked_at: datetime | None
+
+    def as_message(self) -> messages.Token:
+        return messages.Token(
+            self.id, self.name, self.scope, self.namespace, self.created_at, self.expires_at, self.last_used_at
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,8 @@
 """Who am I, and my tokens and organisations."""
 
+from dataclasses import asdict
 from datetime import timedelta
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query, Request, Response
 from lorahub.errors import (
@@ -115,7 +116,7 @@ def members(backend: BackendDep, organisation: str) -> list[HubMember]:
 @router.get(f"{API}/tokens")
 @refuses(NotAuthenticated, NotPermitted)
 def list_tokens(backend: BackendDep, caller: Caller) -> list[Token]:
-    return [Token(**_shown(token)) for token in service.tokens_of(backend, caller)]
+    return [token.as_message() for token in service.tokens_of(backend, caller)]
 
 
 @router.post(f"{API}/tokens")
@@ -128,7 +129,7 @@ def create_token(
         backend, caller, name=body.name, scope=body.scope, namespace=body.namespace, lifetime=lifetime
     )
     response.headers["Cache-Control"] = "no-store"
-    return FreshToken(**_shown(token), token=text)
+    return FreshToken(**asdict(token.as_message()), token=text)
 
 
 @router.delete(f"{API}/tokens/{{token_id}}")
@@ -177,16 +178,3 @@ def audit(
     rows = [event.as_message() for event in events]
     after = str(events[-1].id) if len(events) == limit else None
     return page(rows, request=request, public_url=url, cursor=after)
-
-
-def _shown(token: service.Token) -> dict[str, Any]:
-    """What both messages say."""
-    return {
-        "id": token.id,
-        "name": token.name,
-        "scope": token.scope,
-        "namespace": token.namespace,
-        "created_at": token.created_at,
-        "expires_at": token.expires_at,
-        "last_used_at": token.last_used_at,
-    }

@@ -25,7 +25,17 @@ class Event:
     address: str | None
 
     def as_message(self) -> AuditedEvent:
-        return AuditedEvent(**asdict(self))
+        return AuditedEvent(
+            id=self.id,
+            at=self.at,
+            actor=self.actor,
+            action=self.action,
+            subject=self.subject,
+            details=self.details,
+            request_id=self.request_id,
+            token_id=self.token_id,
+            address=self.address,
+        )
 
     def line(self) -> bytes:
         """What a seal is made of: a line of JSON, without what is null, so that a column more changes no old one."""

@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from lorahub.protocol.digests import GitSha1, Sha256
+from lorahub.protocol.messages.repositories import BlockedContent
 from sqlalchemy import delete, exists, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
@@ -40,6 +41,9 @@ class Block:
     reason: str
     by: str
     at: datetime
+
+    def as_message(self) -> BlockedContent:
+        return BlockedContent(self.sha256, self.reason, self.by, self.at)
 
 
 @dataclass(frozen=True, slots=True)

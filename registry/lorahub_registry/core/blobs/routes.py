@@ -27,7 +27,7 @@ class Reason(BaseModel):
 @router.get(f"{API}/blocked")
 @refuses(NotAuthenticated, NotPermitted)
 def list_blocked(backend: BackendDep, caller: Caller) -> list[BlockedContent]:
-    return [_block(block) for block in service.blocks(backend, caller)]
+    return [block.as_message() for block in service.blocks(backend, caller)]
 
 
 @router.put(f"{API}/blocked/{{sha256}}")
@@ -35,7 +35,7 @@ def list_blocked(backend: BackendDep, caller: Caller) -> list[BlockedContent]:
 def block(
     backend: BackendDep, caller: Caller, sha256: str, body: Annotated[Reason, json_model(Reason)]
 ) -> BlockedContent:
-    return _block(service.block(backend, caller, parse_sha256(decode(sha256)), body.reason))
+    return service.block(backend, caller, parse_sha256(decode(sha256)), body.reason).as_message()
 
 
 @router.delete(f"{API}/blocked/{{sha256}}")
@@ -43,7 +43,3 @@ def block(
 def unblock(backend: BackendDep, caller: Caller, sha256: str) -> Done:
     service.unblock(backend, caller, parse_sha256(decode(sha256)))
     return Done()
-
-
-def _block(block: service.Block) -> BlockedContent:
-    return BlockedContent(block.sha256, block.reason, block.by, block.at)

@@ -16,9 +16,8 @@ from lorahub.errors import (
     NotPermitted,
     VersionYanked,
 )
-from lorahub.merging.plan import MergePlan
 from lorahub.merging.recipe import recipe_of
-from lorahub.protocol.messages.merges import MergeCost, MergeJob, PlannedMerge
+from lorahub.protocol.messages.merges import MergeJob, PlannedMerge
 from lorahub.protocol.names import RepositoryName
 from pydantic import BaseModel, Field
 
@@ -48,7 +47,7 @@ class NewMerge(BaseModel):
 @STORAGE.serves
 def plan(backend: BackendDep, caller: Caller, body: Annotated[dict[str, Any], Depends(json_object)]) -> PlannedMerge:
     """What a recipe comes to; nothing is started."""
-    return _planned(service.plan(backend, caller, recipe_of(body)))
+    return service.message_of(service.plan(backend, caller, recipe_of(body)))
 
 
 @router.post("", status_code=202)
@@ -85,16 +84,6 @@ def look(backend: BackendDep, caller: Caller, job: str) -> MergeJob:
 @refuses(NotAuthenticated, NotPermitted, Conflict, NotFound)
 def cancel(backend: BackendDep, caller: Caller, job: str) -> MergeJob:
     return _described(service.cancel(backend, caller, job), None)
-
-
-def _planned(made: MergePlan) -> PlannedMerge:
-    return PlannedMerge(
-        digest=made.digest,
-        files=made.files,
-        cost=MergeCost(**made.cost.as_json()),
-        notes=tuple(made.notes),
-        recipe=made.recipe.as_json(),
-    )
 
 
 def _jobs(backend: Backend, found: list[Shown]) -> list[MergeJob]:

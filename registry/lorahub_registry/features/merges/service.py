@@ -20,6 +20,7 @@ from lorahub.errors import Conflict, LorahubError, NotFound, RepositoryNotFound,
 from lorahub.merging.plan import Device, MergePlan
 from lorahub.merging.recipe import Recipe
 from lorahub.protocol.digests import Sha256
+from lorahub.protocol.messages.merges import MergeCost, PlannedMerge
 from lorahub.protocol.names import RepositoryName
 
 from lorahub_registry.core.accounts.permissions import Action, Principal, is_site_admin, may, require
@@ -76,6 +77,16 @@ def plan(backend: Backend, principal: Principal, recipe: Recipe) -> MergePlan:
     """
     principal.require_account()
     return _plan(backend, principal, recipe)[1]
+
+
+def message_of(made: MergePlan) -> PlannedMerge:
+    return PlannedMerge(
+        digest=made.digest,
+        files=made.files,
+        cost=MergeCost(**made.cost.as_json()),
+        notes=tuple(made.notes),
+        recipe=made.recipe.as_json(),
+    )
 
 
 def _plan(backend: Backend, principal: Principal, recipe: Recipe) -> tuple[MergeSources, MergePlan]:

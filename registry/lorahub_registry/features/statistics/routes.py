@@ -1,6 +1,7 @@
 """Statistics over HTTP."""
 
 from fastapi import APIRouter
+from fastapi.responses import JSONResponse
 from lorahub.errors import GatedRepository, NotFound
 from lorahub.protocol.messages.statistics import Statistics
 
@@ -15,10 +16,10 @@ from lorahub_registry.infrastructure.web.parameters import Repo, Revision
 router = APIRouter(prefix="/api/lorahub/v1")
 
 
-@router.get("/models/{namespace}/{name}/statistics/{rev}")
+@router.get("/models/{namespace}/{name}/statistics/{rev}", response_model=Statistics)
 @refuses(GatedRepository, NotFound)
-def statistics(backend: BackendDep, caller: Caller, repo: Repo, rev: Revision) -> Statistics:
+def statistics(backend: BackendDep, caller: Caller, repo: Repo, rev: Revision) -> JSONResponse:
     with reading(backend, caller, repo) as opened:
         found = service.statistics_at(opened, rev)
         note = workers.note_in(opened.session, backend) if found.status == "wanted" else None
-    return Statistics(status=found.status, reason=found.reason, note=note, statistics=found.statistics)
+    return JSONResponse({"status": found.status, "reason": found.reason, "note": note, "statistics": found.statistics})

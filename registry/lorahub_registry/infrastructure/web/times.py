@@ -1,7 +1,5 @@
-"""Times on the wire: `2026-11-23T23:37:12.123Z`, the one form every client of the Hub parses."""
+"""Times as messages have them, for what is no message."""
 
-from datetime import UTC, datetime
+from lorahub.protocol.messages.message import wire_time
 
-
-def wire_time(time: datetime) -> str:
-    return time.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.") + f"{time.microsecond // 1000:03d}Z"
+__all__ = ["wire_time"]

@@ -87,10 +87,7 @@ def requeue(backend: Backend, principal: Principal, job: str) -> None:
 def out_of_circulation(backend: Backend, principal: Principal) -> dict[str, Any]:
     return {
         "quarantined": [_quarantined(found) for found in repositories.quarantined(backend, principal)],
-        "blocked": [
-            {"sha256": block.sha256, "reason": block.reason, "by": block.by, "at": wire_time(block.at)}
-            for block in blobs.blocks(backend, principal)
-        ],
+        "blocked": [as_json(block.as_message()) for block in blobs.blocks(backend, principal)],
     }
 
 
