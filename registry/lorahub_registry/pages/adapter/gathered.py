@@ -15,7 +15,7 @@ from lorahub.errors import (
     RevisionNotFound,
     VersionYanked,
 )
-from lorahub.protocol.messages.message import as_json
+from lorahub.protocol.messages.message import as_json, wire_time
 from lorahub.protocol.names import RepositoryName
 from lorahub.protocol.paths import parse_path
 
@@ -33,7 +33,6 @@ from lorahub_registry.features.references import service as references
 from lorahub_registry.features.references.service import LATEST
 from lorahub_registry.features.statistics import service as statistics
 from lorahub_registry.infrastructure.backend import Backend
-from lorahub_registry.infrastructure.web.times import wire_time
 from lorahub_registry.pages.listing import row_of
 
 MOST_ENTRIES = 1000
