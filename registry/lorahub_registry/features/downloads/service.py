@@ -11,6 +11,7 @@ from datetime import timedelta
 
 from lorahub.errors import EntryNotFound
 from lorahub.protocol.digests import Sha256, git_blob_sha1, lfs_pointer
+from lorahub.protocol.messages.revisions import Yank
 from lorahub.protocol.paths import FilePath
 
 from lorahub_registry.core.access import OpenedRepository
@@ -22,7 +23,7 @@ from lorahub_registry.core.revisions.service import Commit, RevisionFile
 from lorahub_registry.features.downloads import queries
 from lorahub_registry.features.merged import service as merges
 from lorahub_registry.features.merged.service import MergedModel
-from lorahub_registry.features.references.service import Yank, yank_of
+from lorahub_registry.features.references.service import yank_of
 from lorahub_registry.infrastructure import metrics
 from lorahub_registry.infrastructure.backend import Backend
 from lorahub_registry.infrastructure.database import now
