@@ -16,6 +16,7 @@ from lorahub_registry.core.accounts.permissions import OPERATOR
 from lorahub_registry.core.repositories.service import spend_version_number
 from lorahub_registry.core.revisions import service as revisions
 from lorahub_registry.core.revisions.service import NewCommit, NewFile
+from lorahub_registry.features.references import service as references
 from services import production
 from sqlalchemy import event
 
@@ -89,18 +90,28 @@ def app(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 
 
 def publish(app: App) -> None:
-    """A base, and an adapter of it with one version."""
+    """A base, and an adapter of it with one version; what the base comes from, and what comes of the adapter."""
     weights = {f"model.layers.{i}.self_attn.q_proj.weight": np.full((16, 16), 0.5) for i in range(2)}
     wire.create_repo(app.client, BASE)
-    commit(app, BASE, {"model.safetensors": safetensors_bytes(weights), "config.json": b'{"model_type": "llama"}'})
+    config = b'{"model_type": "llama"}'
+    card = made_from(f"{OWNER}/before1")
+    commit(app, BASE, {"model.safetensors": safetensors_bytes(weights), "config.json": config, "README.md": card})
     wire.create_repo(app.client, ADAPTER)
     files = {
         "adapter_model.safetensors": lora_weights(),
         "adapter_config.json": json.dumps(lora_config(base=BASE)).encode(),
-        "README.md": f"---\nbase_model: {BASE}\n---\nWrites.\n".encode(),
+        "README.md": made_from(BASE),
         "notes/data.md": b"# Where it learned\n",
     }
     commit(app, ADAPTER, files)
+    for level in range(1, 5):
+        after = f"{OWNER}/after{level - 1}" if level > 1 else ADAPTER
+        for name, base in ((f"before{level}", f"{OWNER}/before{level + 1}"), (f"after{level}", after)):
+            commit(app, wire.create_repo(app.client, f"{OWNER}/{name}"), {"README.md": made_from(base)})
+
+
+def made_from(base: str) -> bytes:
+    return f"---\nbase_model: {base}\n---\nA card.\n".encode()
 
 
 def commit(app: App, repo: str, files: dict[str, bytes]) -> None:
@@ -169,3 +180,14 @@ def test_reading_asks_as_little_of_500_versions_as_of_one(app: App) -> None:
     for asked in (few, costs(app)):
         most = {path: MOST.get(path, MOST_OF_A_PAGE) for path in asked}
         assert {path: one for path, one in asked.items() if one.sessions > 2 or one.statements > most[path]} == {}
+
+
+def test_what_is_open_stays_as_it_was_while_others_publish(app: App) -> None:
+    name = RepositoryName.parse(ADAPTER)
+    with reading(app.backend, OPERATOR, name) as opened:
+        before = references.newest_version(opened)
+        commit(app, ADAPTER, {"notes/data.md": b"# And again\n"})
+        assert references.newest_version(opened) == before
+        assert opened.at("latest").version.name == before[0]  # type: ignore[union-attr]
+    with reading(app.backend, OPERATOR, name) as opened:
+        assert references.newest_version(opened)[1] == before[1] + 1

@@ -1,7 +1,7 @@
 """An opened repository: its name looked up once, one state of the database, and what the principal may do.
 
-Services that read take it, so that a request asks in one session. Nothing waits for the storage while it is open: it
-holds one of the database's connections.
+Services that read take it, so that a request asks in one session. It holds one of the database's connections: what is
+shown or sent is read from the storage when it is closed.
 """
 
 from collections.abc import Callable, Iterator

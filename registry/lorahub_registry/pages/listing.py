@@ -2,12 +2,13 @@
 
 from typing import Any
 
+from lorahub.protocol.messages.message import wire_time
+
 from lorahub_registry.core.access import Reader
 from lorahub_registry.features.catalog import service as catalog
 from lorahub_registry.features.catalog.search import Search
 from lorahub_registry.features.catalog.service import Model
 from lorahub_registry.features.checks.service import Recorded, recorded_of
-from lorahub_registry.infrastructure.web.times import wire_time
 
 ROWS = 30
 

@@ -8,7 +8,7 @@ from fastapi import Request, Response
 from lorahub.errors import InvalidRecipe, Refusal
 from lorahub.merging.combinations import COMBINATIONS, PARAMETERS, Parameter, methods_with
 from lorahub.merging.recipe import Recipe, recipe_of
-from lorahub.protocol.messages.message import as_json
+from lorahub.protocol.messages.message import as_json, wire_time
 from lorahub.protocol.names import RepositoryName
 
 from lorahub_registry.core.accounts.viewer import FormDep, View, ViewDep
@@ -18,7 +18,6 @@ from lorahub_registry.features.merges import service as merges
 from lorahub_registry.features.merges.service import Shown
 from lorahub_registry.infrastructure.threads import STORAGE
 from lorahub_registry.infrastructure.web.pages import PageRouter
-from lorahub_registry.infrastructure.web.times import wire_time
 from lorahub_registry.pages import compare, drawn
 
 router = PageRouter()

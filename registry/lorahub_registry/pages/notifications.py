@@ -1,6 +1,7 @@
 """What needs the visitor's attention: adapters of his that fail their check, and merges of his that failed."""
 
 from fastapi import Response
+from lorahub.protocol.messages.message import wire_time
 
 from lorahub_registry.core.access import looking
 from lorahub_registry.core.accounts.permissions import Action, may
@@ -9,7 +10,6 @@ from lorahub_registry.core.accounts.viewer import ViewDep
 from lorahub_registry.features.catalog.search import Search
 from lorahub_registry.features.merges import service as merges
 from lorahub_registry.infrastructure.web.pages import PageRouter
-from lorahub_registry.infrastructure.web.times import wire_time
 from lorahub_registry.pages import listing
 
 router = PageRouter()

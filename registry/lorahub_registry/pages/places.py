@@ -5,6 +5,7 @@ from typing import Annotated, Any
 from fastapi import Path, Response
 from lorahub.errors import AccountNotFound, BaseNotFound
 from lorahub.protocol.digests import parse_sha256
+from lorahub.protocol.messages.message import wire_time
 
 from lorahub_registry.core.access import looking
 from lorahub_registry.core.accounts import service as accounts
@@ -17,7 +18,6 @@ from lorahub_registry.features.catalog.search import Search
 from lorahub_registry.features.checks import service as checks
 from lorahub_registry.infrastructure.web.pages import PageRouter
 from lorahub_registry.infrastructure.web.raw_path import decode
-from lorahub_registry.infrastructure.web.times import wire_time
 from lorahub_registry.pages import drawn, listing
 
 router = PageRouter()

@@ -6,6 +6,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 from fastapi import Response
+from lorahub.protocol.messages.message import wire_time
 
 from lorahub_registry.core.access import Reader, looking
 from lorahub_registry.core.accounts.viewer import ViewDep
@@ -21,7 +22,6 @@ from lorahub_registry.features.catalog.search import (
 )
 from lorahub_registry.infrastructure.database import now
 from lorahub_registry.infrastructure.web.pages import PageRouter, render_feed
-from lorahub_registry.infrastructure.web.times import wire_time
 from lorahub_registry.pages import listing
 
 router = PageRouter()

@@ -1,7 +1,7 @@
 """Rows of repositories, retired names, access requests and likes."""
 
 import secrets
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -10,7 +10,6 @@ from sqlalchemy import case, delete, func, select, update
 
 from lorahub_registry.infrastructure.database import Session, now
 from lorahub_registry.infrastructure.database.listed import is_listed
-from lorahub_registry.infrastructure.database.paging import pages
 from lorahub_registry.infrastructure.database.tables import AccessRequest as AccessRequestRow
 from lorahub_registry.infrastructure.database.tables import (
     Account,
@@ -74,14 +73,6 @@ class Liker:
 def repository_by_key(session: Session, key: str) -> Repository | None:
     row = session.scalar(select(RepositoryRow).where(RepositoryRow.name_key == key))
     return None if row is None else to_repository(row)
-
-
-def repositories_by_key(session: Session, keys: Iterable[str]) -> dict[str, Repository]:
-    found: dict[str, Repository] = {}
-    for page in pages(keys):
-        rows = session.scalars(select(RepositoryRow).where(RepositoryRow.name_key.in_(page)))
-        found.update((row.name_key, to_repository(row)) for row in rows)
-    return found
 
 
 def repository_by_id(session: Session, repository_id: int) -> Repository | None:

@@ -3,7 +3,7 @@
 A private repository of somebody else and one that isn't there give the same answer, from the same lines.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -94,13 +94,6 @@ def visible(session: Session, principal: Principal, name: RepositoryName) -> Rep
             hint="check the name; for a private repository log in with a token that may read it",
         )
     return repository
-
-
-def visible_ones(session: Session, principal: Principal, names: Iterable[RepositoryName]) -> list[Repository]:
-    """Those of these that are there under this name, and that the principal may see."""
-    by_key = {name_key(name): name for name in names}
-    found = [(one, by_key[key]) for key, one in queries.repositories_by_key(session, by_key).items()]
-    return [one for one, name in found if is_visible(principal, one) and _is_spelled(one, name)]
 
 
 def _require_seen(principal: Principal, repository: Repository) -> None:

@@ -276,7 +276,23 @@ def made_from(
         .where(is_listed(visible_namespaces))
         .order_by(Repository.updated_at.desc(), Repository.id.desc())
     )
-    found = session.execute(statement.limit(limit))
+    return _derivatives(session, statement.limit(limit))
+
+
+def derivatives_of(
+    session: Session, keys: Sequence[str], *, visible_namespaces: Sequence[int] | None
+) -> list[Derivative]:
+    """Of the visible repositories of these keys."""
+    statement = (
+        select(Repository.namespace, Repository.name, CatalogEntry.terms)
+        .join(CatalogEntry, CatalogEntry.repository_id == Repository.id)
+        .where(Repository.name_key.in_(keys), is_listed(visible_namespaces))
+    )
+    return _derivatives(session, statement)
+
+
+def _derivatives(session: Session, statement: Select[str, str, list[str]]) -> list[Derivative]:
+    found = session.execute(statement)
     return [Derivative(f"{namespace}/{name}", _base_models_in(terms)) for namespace, name, terms in found]
 
 

@@ -15,6 +15,7 @@ from lorahub.errors import (
     RevisionNotFound,
 )
 from lorahub.protocol.digests import git_blob_sha1, lfs_pointer
+from lorahub.protocol.messages.message import wire_time
 from lorahub.protocol.messages.models import AgentHarnesses, CardRemarks, ModelInformation, ModelTag
 from pydantic import BaseModel, Field
 
@@ -39,7 +40,6 @@ from lorahub_registry.infrastructure.web.bodies import json_model
 from lorahub_registry.infrastructure.web.description import answers, refuses
 from lorahub_registry.infrastructure.web.paging import page
 from lorahub_registry.infrastructure.web.parameters import Repo, Revision
-from lorahub_registry.infrastructure.web.times import wire_time
 
 router = APIRouter()
 MODEL = "/api/models/{namespace}/{name}"

@@ -19,9 +19,9 @@ from lorahub_registry.core.access import OpenedRepository, Reader
 from lorahub_registry.core.blobs.service import Blob, known_blobs, read_blob
 from lorahub_registry.core.repositories.service import (
     Repository,
+    name_key,
     repositories_by_id,
     stored_bytes,
-    visible_ones,
 )
 from lorahub_registry.core.revisions import service as revisions
 from lorahub_registry.core.revisions.service import Commit, RevisionFile
@@ -289,12 +289,12 @@ def made_from(reader: Reader, names: Sequence[str], *, limit: int) -> list[Deriv
     return queries.made_from(reader.session, names, visible_namespaces=reader.visible_namespaces, limit=limit)
 
 
-def bases_of(reader: Reader, names: Sequence[RepositoryName]) -> dict[str, list[str]]:
-    """What each of these says at `main` that it was made from; nothing of what the principal may not see."""
-    found = visible_ones(reader.session, reader.principal, names)
-    heads = revisions.main_heads(reader.session, [repository.id for repository in found])
-    facts = facts_of(reader, list(heads.values()))
-    return {one.full_name: facts[heads[one.id]].base_models for one in found if one.id in heads}
+def bases_of(reader: Reader, names: Sequence[RepositoryName]) -> list[Derivative]:
+    """What those of these that are visible say at `main` that they were made from."""
+    keys = [name_key(name) for name in names]
+    found = queries.derivatives_of(reader.session, keys, visible_namespaces=reader.visible_namespaces)
+    spelled = {name.key for name in names}
+    return [one for one in found if one.name.lower() in spelled]
 
 
 def _write_cursor(backend: Backend, place: Position, sort: Sort) -> str:

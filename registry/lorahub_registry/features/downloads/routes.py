@@ -71,15 +71,15 @@ def head_file(
     path: PathInRevision,
     url: PublicUrl,
 ) -> Response:
-    with reading(backend, caller, repo) as repository:
-        opened = service.open_file(repository, rev, path)
-    headers = _file_headers(opened)
+    with reading(backend, caller, repo) as opened:
+        file = service.open_file(opened, rev, path)
+    headers = _file_headers(file)
     if is_unchanged(request.headers, headers["ETag"]):
         return Response(status_code=304, headers=headers)
-    service.require_made(backend, opened, 0, opened.file.size)
-    headers |= _body_headers(opened, ByteRange(0, opened.file.size, is_partial=False))
+    service.require_made(backend, file, 0, file.file.size)
+    headers |= _body_headers(file, ByteRange(0, file.file.size, is_partial=False))
     if urlsplit(url).netloc == request.url.netloc:  # to another host the Hub's clients send no token
-        headers["Location"] = _at_commit(url, opened)
+        headers["Location"] = _at_commit(url, file)
     return Response(headers=headers, media_type="application/octet-stream")
 
 
@@ -100,11 +100,11 @@ async def get_file(
     found = await run_in_threadpool(_found, request, backend, caller, repo, rev, path)
     if isinstance(found, Response):
         return found
-    opened, wanted, headers = found
+    file, wanted, headers = found
     return StreamingResponse(
-        await opened.pieces(backend, wanted.start, wanted.stop),
+        await file.pieces(backend, wanted.start, wanted.stop),
         status_code=206 if wanted.is_partial else 200,
-        headers=headers | _body_headers(opened, wanted),
+        headers=headers | _body_headers(file, wanted),
         media_type="application/octet-stream",
     )
 
@@ -113,46 +113,46 @@ def _found(
     request: Request, backend: Backend, caller: Principal, repo: RepositoryName, rev: str, path: FilePath
 ) -> Response | tuple[OpenFile, ByteRange, dict[str, str]]:
     """The answer where it has no bytes; else the file, what is wanted of it, and headers."""
-    with reading(backend, caller, repo) as repository:
-        opened = service.open_file(repository, rev, path)
-    headers = _file_headers(opened)
+    with reading(backend, caller, repo) as opened:
+        file = service.open_file(opened, rev, path)
+    headers = _file_headers(file)
     if is_unchanged(request.headers, headers["ETag"]):
         return Response(status_code=304, headers=headers)
-    wanted = requested_range(request.headers, opened.file.size, headers["ETag"])
-    service.require_made(backend, opened, wanted.start, wanted.stop)
+    wanted = requested_range(request.headers, file.file.size, headers["ETag"])
+    service.require_made(backend, file, wanted.start, wanted.stop)
     if wanted.start == 0:
-        service.count_download(backend, opened)
-    address = None if is_ours_to_judge(request.headers) else opened.address(backend)
+        service.count_download(backend, file)
+    address = None if is_ours_to_judge(request.headers) else file.address(backend)
     if address is not None:
         return Response(status_code=302, headers=headers | {"Location": address, "Cache-Control": "no-store"})
-    return opened, wanted, headers
+    return file, wanted, headers
 
 
-def _at_commit(url: str, opened: OpenFile) -> str:
+def _at_commit(url: str, file: OpenFile) -> str:
     """Where the Hub's clients read what they were told of, whatever the revision's name comes to mean meanwhile."""
-    return f"{url}/{opened.repository.full_name}/resolve/{opened.commit.id}/{quote(opened.file.path)}"
+    return f"{url}/{file.repository.full_name}/resolve/{file.commit.id}/{quote(file.file.path)}"
 
 
-def _file_headers(opened: OpenFile) -> dict[str, str]:
+def _file_headers(file: OpenFile) -> dict[str, str]:
     headers = {
-        "X-Repo-Commit": opened.commit.id,
-        "ETag": f'"{opened.etag}"',
+        "X-Repo-Commit": file.commit.id,
+        "ETag": f'"{file.etag}"',
         "Accept-Ranges": "bytes",
         "Cache-Control": "private, no-cache",
         "Vary": "Cookie, Authorization",
     }
-    if opened.file.is_lfs:
-        headers["X-Linked-Etag"] = f'"{opened.file.sha256}"'
-        headers["X-Linked-Size"] = str(opened.file.size)
-    if opened.yanked is not None:
-        version, yank = opened.yanked
+    if file.file.is_lfs:
+        headers["X-Linked-Etag"] = f'"{file.file.sha256}"'
+        headers["X-Linked-Size"] = str(file.file.size)
+    if file.yanked is not None:
+        version, yank = file.yanked
         reason = yank.reason.encode("ascii", "replace").decode().replace("\n", " ")
         headers["X-HF-Warning"] = f"yanked; {version} was yanked: {reason}"
     return headers
 
 
-def _body_headers(opened: OpenFile, wanted: ByteRange) -> dict[str, str]:
-    name = opened.file.path.rpartition("/")[2]
+def _body_headers(file: OpenFile, wanted: ByteRange) -> dict[str, str]:
+    name = file.file.path.rpartition("/")[2]
     headers = {
         "Content-Length": str(wanted.stop - wanted.start),
         "Content-Disposition": f"attachment; filename*=UTF-8''{quote(name, safe='')}",
@@ -160,9 +160,9 @@ def _body_headers(opened: OpenFile, wanted: ByteRange) -> dict[str, str]:
         "Content-Security-Policy": "default-src 'none'; sandbox",
     }
     if wanted.is_partial:
-        headers["Content-Range"] = f"bytes {wanted.start}-{wanted.stop - 1}/{opened.file.size}"
-    if opened.sha256 is not None:
-        headers |= _digest_headers(opened.sha256)
+        headers["Content-Range"] = f"bytes {wanted.start}-{wanted.stop - 1}/{file.file.size}"
+    if file.sha256 is not None:
+        headers |= _digest_headers(file.sha256)
     return headers
 
 

@@ -11,6 +11,7 @@ from datetime import timedelta
 
 from lorahub.errors import EntryNotFound
 from lorahub.protocol.digests import Sha256, git_blob_sha1, lfs_pointer
+from lorahub.protocol.messages.revisions import Yank
 from lorahub.protocol.paths import FilePath
 
 from lorahub_registry.core.access import OpenedRepository
@@ -22,7 +23,7 @@ from lorahub_registry.core.revisions.service import Commit, RevisionFile
 from lorahub_registry.features.downloads import queries
 from lorahub_registry.features.merged import service as merges
 from lorahub_registry.features.merged.service import MergedModel
-from lorahub_registry.features.references.service import Yank, yank_of
+from lorahub_registry.features.references.service import yank_of
 from lorahub_registry.infrastructure import metrics
 from lorahub_registry.infrastructure.backend import Backend
 from lorahub_registry.infrastructure.database import now
@@ -143,26 +144,26 @@ def open_file(opened: OpenedRepository, revision: str, path: FilePath) -> OpenFi
     )
 
 
-def require_made(backend: Backend, opened: OpenFile, start: int, stop: int) -> None:
+def require_made(backend: Backend, file: OpenFile, start: int, stop: int) -> None:
     """Of a merged revision: raises `BeingMade` where a worker has to make these bytes first."""
-    if opened.merged is not None:
-        merges.require_made(backend, opened.merged, opened.file.path, start, stop)
+    if file.merged is not None:
+        merges.require_made(backend, file.merged, file.file.path, start, stop)
 
 
 def entry_not_found(path: str, commit: Commit) -> EntryNotFound:
     return EntryNotFound(f"Entry not found: {path} is not in revision {commit.id}", commit=commit.id)
 
 
-def count_download(backend: Backend, opened: OpenFile) -> None:
+def count_download(backend: Backend, file: OpenFile) -> None:
     """Reads of weights count, each once. A count that can't be written never fails a download."""
-    if not opened.file.path.endswith(_WEIGHTS):
+    if not file.file.path.endswith(_WEIGHTS):
         return
     metrics.PULLS.inc()
-    if opened.merged is not None:
-        merges.count_read(backend, opened.merged, opened.file.path)
+    if file.merged is not None:
+        merges.count_read(backend, file.merged, file.file.path)
     try:
         with backend.database.write() as session:
-            queries.count_download(session, opened.repository.id)
+            queries.count_download(session, file.repository.id)
     except queries.UNAVAILABLE as error:
         logger.warning("a download was not counted", exc_info=error)
 

@@ -21,7 +21,7 @@ from lorahub.protocol.messages.repositories import (
     HubReference,
     HubReferences,
 )
-from lorahub.protocol.messages.revisions import Alias, Origin, ReferenceMove, StoredFile, StoredRevision, Version, Yank
+from lorahub.protocol.messages.revisions import Alias, Origin, ReferenceMove, StoredFile, StoredRevision, Version
 from pydantic import BaseModel, Field
 
 from lorahub_registry.core.access import reading
@@ -184,7 +184,7 @@ def revision(backend: BackendDep, caller: Caller, repo: Repo, rev: Revision, res
         digest=f"sha256:{commit.digest}",
         version=found.version,
         aliases=tuple(found.aliases),
-        yanked=_yank(found.yanked),
+        yanked=found.yanked,
         created_at=commit.created_at,
         author=commit.author,
         message=commit.title,
@@ -209,12 +209,8 @@ def _version(version: service.Version) -> Version:
         message=version.commit.title,
         size=version.size,
         aliases=tuple(version.aliases),
-        yanked=_yank(version.yanked),
+        yanked=version.yanked,
     )
-
-
-def _yank(yank: service.Yank | None) -> Yank | None:
-    return None if yank is None else Yank(yank.reason, yank.at, yank.by)
 
 
 @router.post(OWN + "/versions/{version}/yank")
@@ -238,11 +234,7 @@ def unyank(backend: BackendDep, caller: Caller, repo: Repo, version: str) -> Ver
 @router.get(OWN + "/aliases")
 def aliases(backend: BackendDep, caller: Caller, repo: Repo) -> list[Alias]:
     with reading(backend, caller, repo) as opened:
-        return [_alias(alias) for alias in service.aliases_of(opened)]
-
-
-def _alias(alias: service.Alias) -> Alias:
-    return Alias(alias.name, alias.version, alias.commit_id, alias.is_protected, alias.updated_at)
+        return service.aliases_of(opened)
 
 
 @router.put(OWN + "/aliases/{alias}")
@@ -254,10 +246,7 @@ def set_alias(
     alias: str,
     body: Annotated[AliasTarget, json_model(AliasTarget)],
 ) -> Alias:
-    set_to = service.set_alias(
-        backend, caller, repo, decode(alias), revision=body.revision, is_protected=body.protected
-    )
-    return _alias(set_to)
+    return service.set_alias(backend, caller, repo, decode(alias), revision=body.revision, is_protected=body.protected)
 
 
 @router.delete(OWN + "/aliases/{alias}")

@@ -5,7 +5,6 @@ an alias moves unless it is protected.
 """
 
 from dataclasses import dataclass
-from datetime import datetime
 
 from lorahub.errors import (
     AlreadyExists,
@@ -16,6 +15,7 @@ from lorahub.errors import (
     VersionYanked,
 )
 from lorahub.protocol.digests import CommitId
+from lorahub.protocol.messages.revisions import Alias, Yank
 from lorahub.protocol.names import RepositoryName, is_version, parse_alias, parse_reference_name
 
 from lorahub_registry.core.access import OpenedCommit, OpenedRepository
@@ -42,28 +42,12 @@ MAX_REFERENCES = 10_000
 
 
 @dataclass(frozen=True, slots=True)
-class Yank:
-    reason: str
-    at: datetime
-    by: str
-
-
-@dataclass(frozen=True, slots=True)
 class Version:
     name: str
     commit: Commit
     size: int
     aliases: list[str]
     yanked: Yank | None
-
-
-@dataclass(frozen=True, slots=True)
-class Alias:
-    name: str
-    commit_id: str
-    version: str | None
-    is_protected: bool
-    updated_at: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +145,7 @@ def _version(session: Session, reference: Reference) -> Version:
 
 
 def _alias(reference: Reference, version: str | None) -> Alias:
-    return Alias(reference.name, reference.commit_id, version, reference.is_protected, reference.updated_at)
+    return Alias(reference.name, version, reference.commit_id, reference.is_protected, reference.updated_at)
 
 
 # --- branches and tags ------------------------------------------------------------------------------------------------

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from lorahub.protocol.messages.message import as_json
+from lorahub.protocol.messages.message import as_json, wire_time
 from lorahub.protocol.names import RepositoryName
 
 from lorahub_registry.core.accounts import service as accounts
@@ -11,7 +11,6 @@ from lorahub_registry.core.blobs import service as blobs
 from lorahub_registry.core.repositories import service as repositories
 from lorahub_registry.core.repositories.service import Repository
 from lorahub_registry.infrastructure.backend import Backend
-from lorahub_registry.infrastructure.web.times import wire_time
 from lorahub_registry.operations.jobs import service as jobs
 from lorahub_registry.operations.probes.service import Prober, count
 

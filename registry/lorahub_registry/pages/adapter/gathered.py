@@ -15,6 +15,7 @@ from lorahub.errors import (
     RevisionNotFound,
     VersionYanked,
 )
+from lorahub.protocol.messages.message import as_json, wire_time
 from lorahub.protocol.names import RepositoryName
 from lorahub.protocol.paths import parse_path
 
@@ -29,10 +30,9 @@ from lorahub_registry.features.checks.service import Recorded
 from lorahub_registry.features.downloads import service as downloads
 from lorahub_registry.features.downloads.service import Entry, Folder, OpenFile, TreePage
 from lorahub_registry.features.references import service as references
-from lorahub_registry.features.references.service import LATEST, Alias, Yank
+from lorahub_registry.features.references.service import LATEST
 from lorahub_registry.features.statistics import service as statistics
 from lorahub_registry.infrastructure.backend import Backend
-from lorahub_registry.infrastructure.web.times import wire_time
 from lorahub_registry.pages.listing import row_of
 
 MOST_ENTRIES = 1000
@@ -73,8 +73,8 @@ def adapter_page(opened: OpenedRepository, revision: str | None) -> AdapterPage:
         "usual": usual,
         "isUsual": asked == usual or commit == opened.at(usual).commit,
         "version": None if version is None else version.name,
-        "yanked": None if version is None else _yank(references.yank_of(version)),
-        "aliases": [] if at is None else [_alias(alias) for alias in references.aliases_at(at)],
+        "yanked": None if version is None else as_json(references.yank_of(version)),
+        "aliases": [] if at is None else as_json(references.aliases_at(at)),
         "versions": versions,
         "newestVersion": newest,
         "digest": commit.digest,
@@ -126,14 +126,6 @@ def _measured(found: Recorded | None, report: Mapping[str, Any]) -> dict[str, An
     }
 
 
-def _yank(yank: Yank | None) -> dict[str, Any] | None:
-    return None if yank is None else {"reason": yank.reason, "by": yank.by, "at": wire_time(yank.at)}
-
-
-def _alias(alias: Alias) -> dict[str, Any]:
-    return {"name": alias.name, "version": alias.version, "commit": alias.commit_id, "protected": alias.is_protected}
-
-
 # --- parts ------------------------------------------------------------------------------------------------------------
 
 
@@ -151,7 +143,7 @@ def versions_of(opened: OpenedRepository) -> list[dict[str, Any]]:
             "at": wire_time(version.commit.created_at),
             "size": version.size,
             "aliases": version.aliases,
-            "yanked": _yank(version.yanked),
+            "yanked": as_json(version.yanked),
             "verdict": measured[version.commit.id].verdict if version.commit.id in measured else None,
         }
         for version in found
@@ -159,7 +151,7 @@ def versions_of(opened: OpenedRepository) -> list[dict[str, Any]]:
 
 
 def aliases_of(opened: OpenedRepository) -> list[dict[str, Any]]:
-    return [_alias(alias) for alias in references.aliases_of(opened)]
+    return [as_json(alias) for alias in references.aliases_of(opened)]
 
 
 def branches_of(opened: OpenedRepository) -> list[str]:

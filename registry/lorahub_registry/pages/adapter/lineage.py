@@ -78,9 +78,9 @@ def _ascend(reader: Reader, line: Line, named: Iterable[str]) -> None:
 
 def _bases_of(reader: Reader, names: Iterable[str]) -> dict[str, list[str]]:
     """By name as it is written here; nothing of what is no repository that the visitor may see."""
-    spelled = {parsed.key: name for name in names if (parsed := _parsed(name))}
-    found = catalog.bases_of(reader, [RepositoryName.parse(name) for name in spelled.values()])
-    return {spelled[name.lower()]: bases for name, bases in found.items()}
+    parsed = {name: known for name in names if (known := _parsed(name))}
+    found = {one.name.lower(): one.base_models for one in catalog.bases_of(reader, list(parsed.values()))}
+    return {name: found[known.key] for name, known in parsed.items() if known.key in found}
 
 
 def _parsed(name: str) -> RepositoryName | None:

@@ -2,6 +2,7 @@
 
 from fastapi import Response
 from lorahub.errors import InvalidInput
+from lorahub.protocol.messages.message import wire_time
 from lorahub.protocol.names import RepositoryName
 
 from lorahub_registry.core.accounts.permissions import Action
@@ -11,7 +12,6 @@ from lorahub_registry.features.checks import service as checks
 from lorahub_registry.features.references import service as references
 from lorahub_registry.infrastructure.web.pages import PageRouter
 from lorahub_registry.infrastructure.web.parameters import Repo
-from lorahub_registry.infrastructure.web.times import wire_time
 from lorahub_registry.pages.adapter import gathered
 from lorahub_registry.pages.adapter.tabs import ADAPTER, opening, show
 
