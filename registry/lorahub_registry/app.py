@@ -38,7 +38,7 @@ from lorahub_registry.infrastructure.backend import Backend
 from lorahub_registry.infrastructure.database import now
 from lorahub_registry.infrastructure.web import asset_routes, problems
 from lorahub_registry.infrastructure.web.admission import Admission, Crowd
-from lorahub_registry.infrastructure.web.description import describe
+from lorahub_registry.infrastructure.web.description import complete, describe
 from lorahub_registry.infrastructure.web.hosts import Hosts
 from lorahub_registry.infrastructure.web.observing import Observing
 from lorahub_registry.infrastructure.web.rates import Rates
@@ -82,6 +82,7 @@ def create_app(backend: Backend, host: str | None = None) -> FastAPI:
     failpoints.arm(backend.settings.failpoint)
     problems.install(app)
     _add_own_routes(app)
+    complete(app.router)
     # order matters where a fixed first element could also be a namespace
     for feature in (
         probes,
@@ -107,7 +108,7 @@ def create_app(backend: Backend, host: str | None = None) -> FastAPI:
         asset_routes,
         pages,
     ):
-        app.include_router(feature.router)
+        app.include_router(complete(feature.router))
     _add_names_without_namespace(app)
     app.add_middleware(RawPath)
     app.add_middleware(Admission, hosts=Hosts(backend.settings, host), crowd=Crowd.of(backend.settings))
