@@ -50,10 +50,13 @@ def test_the_result_is_published_with_its_lineage(working: Registry, stored: Sto
         job = hub.merges.start(_recipe(stored), "ana/merged")
         again = hub.merges.start(_recipe(stored), "ana/merged")
         done = hub.merges.wait(job.id)
+        newest = hub.merges.newest()
         revision = hub.revision(done.reference)
         local = hub.merge(Recipe(str(stored.base_folder), (Ingredient(str(stored.adapter_folder)),)), tmp_path / "here")
         pulled = hub.pull(done.reference, tmp_path / "pulled").path
     assert again.id == job.id
+    assert newest == [done]
+    assert job.created_at <= done.finished_at
     assert done.digest == planned.digest
     assert {file.path: file.size for file in revision.files if file.path != ".gitattributes"} == planned.files
     for path in local.glob("*.safetensors"):

@@ -17,6 +17,8 @@ T = TypeVar("T")
 
 
 class Api:
+    """One registry's, with one user's connection to it."""
+
     def __init__(self, endpoint: str, transport: Transport, sources: Sources) -> None:
         self.endpoint = endpoint
         self.transport = transport

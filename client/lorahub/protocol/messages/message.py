@@ -3,6 +3,8 @@
 Fields have Python's names and types; on the wire they are JSON under camelCase keys, and times are text. `parse` reads
 what was received, strictly, because a registry may be hostile; `as_json` is the other way. The registry's web framework
 describes and writes messages too, by the two attributes below that it looks for.
+
+A field that a message gets later may be None, so that a client goes on reading what an older registry answers.
 """
 
 import re

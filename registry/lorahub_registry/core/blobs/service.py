@@ -470,7 +470,7 @@ def adopt(session: Session, stored: Collection[Stored], *, known: Container[Sha2
     blob when somebody looked. The keys of objects that nobody needs: their bytes lie under another key.
 
     Raises `ContentBlocked`; `BlobVanished` where an upload has expired; `IntegrityError` where another upload of some
-    of these bytes was first, or a known blob was collected.
+    of these bytes was first.
     """
     if not stored:
         return []

@@ -31,10 +31,10 @@ class Kept:
     versions: int
 
 
-def policy_of(session: Session, repository_id: int) -> int | None:
-    return session.scalar(
-        select(RetentionPolicy.keep_versions).where(RetentionPolicy.repository_id == repository_id).with_for_update()
-    )
+def policy_of(session: Session, repository_id: int, *, lock: bool = False) -> int | None:
+    """How many versions it keeps; None is all. `lock`: nobody changes it until the transaction ends."""
+    statement = select(RetentionPolicy.keep_versions).where(RetentionPolicy.repository_id == repository_id)
+    return session.scalar(statement.with_for_update() if lock else statement)
 
 
 def set_policy(session: Session, repository_id: int, versions: int | None) -> None:

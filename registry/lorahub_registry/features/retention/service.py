@@ -89,7 +89,7 @@ def _drop_in(backend: Backend, kept: Kept, *, is_dry_run: bool) -> int:
     with backend.database.write() as session:
         namespace_id = quotas.hold_namespace_of(session, kept.repository_id)
         queries.hold_commits(session, kept.repository_id)
-        versions = queries.policy_of(session, kept.repository_id)  # it may have been changed since
+        versions = queries.policy_of(session, kept.repository_id, lock=True)  # it may have been changed since
         found = Dropping([], []) if versions is None else _dropping(session, kept.repository_id, versions)
         if not found.commits:
             return 0

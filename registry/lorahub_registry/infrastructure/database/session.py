@@ -55,10 +55,8 @@ class Database:
         self._reader = (
             self.engine.execution_options(isolation_level="AUTOCOMMIT") if not self.is_sqlite else self.engine
         )
-        self._snapshots = (
-            self.engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
-            if not self.is_sqlite
-            else self.engine
+        self._snapshots = (  # not also read-only: the connection would insist on writing ever after, on a standby too
+            self.engine.execution_options(isolation_level="REPEATABLE READ") if not self.is_sqlite else self.engine
         )
         self._writer = self.engine.execution_options(lorahub_writes=True)
         self._turn: AbstractContextManager[Any] = threading.Lock() if self.is_sqlite else nullcontext()
