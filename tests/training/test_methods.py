@@ -169,7 +169,7 @@ def test_every_method_learns_and_is_published(
     pushed = hub[0].push(run.adapter_dir, f"{hub[1]}/{kind}-{case}")
     told = hub[0].checked(f"{hub[1]}/{kind}-{case}")
     assert told is not None
-    assert told["facts"]["method"] == run.manifest["adapter"]["method"]
+    assert told.facts.method == run.manifest["adapter"]["method"]
     pulled = hub[0].pull(f"{pushed.repository}@{pushed.version}", tmp_path / "pulled").path
 
     session = lorahub.Session(base)
