@@ -91,13 +91,15 @@ def publish(
         logger.warning("%s: by-products of training were left out: %s", name, ", ".join(left)[:_MOST_LOGGED])
     with storing(publication) as stored:
         for _ in range(_TRIES):
-            laid = lay(publication)
+            with backend.database.committing:
+                laid = lay(publication)
             if isinstance(laid, Published):
                 return replace(laid, left=left)
             draft = prepare(publication, laid, stored)
             if draft.refusal is not None:
                 raise draft.refusal
-            published = record(publication, draft)
+            with backend.database.committing:
+                published = record(publication, draft)
             if published is not None:
                 stored.clear()
                 return replace(published, left=left)
@@ -131,7 +133,9 @@ def receive(
 ) -> Publication:
     """Raises as `permitted` and `read_request`."""
     repository = authorise(backend, principal, name)
-    publication = Publication(backend, principal, repository, branch, read_request(backend, body), idempotency_key)
+    with backend.database.committing:
+        request = read_request(backend, body)
+    publication = Publication(backend, principal, repository, branch, request, idempotency_key)
     reach("commit-parsed")
     _take_brought(publication)
     return publication

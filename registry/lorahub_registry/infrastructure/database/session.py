@@ -26,6 +26,10 @@ from lorahub_registry.infrastructure.database.tracing import trace_statements
 __all__ = ["Database", "DatabaseLimits", "Session", "now"]
 
 
+COMMITS_AT_ONCE = 4
+"""Of one process on PostgreSQL: while one waits for the server's answer, others compute."""
+
+
 def now() -> datetime:
     return datetime.now(UTC)
 
@@ -60,6 +64,10 @@ class Database:
         )
         self._writer = self.engine.execution_options(lorahub_writes=True)
         self._turn: AbstractContextManager[Any] = threading.Lock() if self.is_sqlite else nullcontext()
+        self.committing = threading.BoundedSemaphore(1 if self.is_sqlite else COMMITS_AT_ONCE)
+        """Held by who reads, lays out or records a commit: thirty at once take the processor from everybody else, and
+        are no sooner done. Nothing is stored meanwhile; of what is, a commit's card is read.
+        """
 
     @classmethod
     def in_folder(cls, home: Path) -> "Database":
