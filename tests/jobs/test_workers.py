@@ -51,7 +51,7 @@ def test_what_computes_gives_way_to_requests(shared: Registry, hire: Hire, push:
     child = worker.hold_a_file()
     eventually(lambda: child.nice() == 10)
     child.resume()
-    assert model.hub.wait_for_merge(job)["status"] == "done"
+    assert model.hub.merges.wait(job).status == "done"
 
 
 def test_one_that_was_only_asleep_does_no_harm(on_postgres: Registry, hire: Hire, push: Push, tmp_path: Path) -> None:

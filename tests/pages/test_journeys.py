@@ -13,7 +13,7 @@ def path_of(page: Page) -> str:
 def test_from_a_search_to_an_adapters_file(catalog: Catalog, context: BrowserContext) -> None:
     page = context.new_page()
     page.goto(catalog.url)
-    page.get_by_role("searchbox").fill("sql")
+    page.get_by_role("searchbox").fill("sql-writer")
     page.get_by_role("searchbox").press("Enter")
     page.locator("main").get_by_role("link", name="pages-org/sql-writer").click()
     assert path_of(page) == f"/{catalog.adapter}"
@@ -30,7 +30,7 @@ def test_from_a_search_to_an_adapters_file(catalog: Catalog, context: BrowserCon
 
 def test_from_a_search_to_what_loads_the_adapter(catalog: Catalog, context: BrowserContext) -> None:
     page = context.new_page()
-    page.goto(f"{catalog.url}/search?search=sql")
+    page.goto(f"{catalog.url}/search?search=sql-writer")
     page.locator("main").get_by_role("link", name="pages-org/sql-writer").click()
     use = page.get_by_role("region", name="Use it")
     use.get_by_text("PEFT", exact=True).first.click()
@@ -130,9 +130,9 @@ def test_a_token_is_made_shown_once_used_and_revoked(catalog: Catalog, context: 
 
 def test_a_theme_is_kept_and_is_there_before_the_first_script(catalog: Catalog, context: BrowserContext) -> None:
     page = context.new_page()
-    page.goto(f"{catalog.url}/search?search=sql")
+    page.goto(f"{catalog.url}/search?search=sql-writer")
     page.get_by_role("button", name="Dark").click()
-    assert page.url == f"{catalog.url}/search?search=sql"
+    assert page.url == f"{catalog.url}/search?search=sql-writer"
     assert 'data-theme="dark"' in page.content()
     page.get_by_role("button", name="Auto").click()
     assert 'data-theme="auto"' in page.content()

@@ -27,7 +27,7 @@ __all__ = ["Database", "DatabaseLimits", "Session", "now"]
 
 
 COMMITS_AT_ONCE = 4
-"""Of one process on PostgreSQL: while one waits for the server's answer, others compute."""
+"""In one process on PostgreSQL: while one waits for the server's answer, others compute."""
 
 
 def now() -> datetime:
