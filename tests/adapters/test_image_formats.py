@@ -17,9 +17,10 @@ from diffusers.loaders.single_file_utils import (
     convert_ldm_unet_checkpoint,
 )
 from lorahub.adapters.adapter import Adapter
-from lorahub.adapters.base_names import BaseNames, Weight
 from lorahub.adapters.check import Report, check
 from lorahub.adapters.files import FolderFiles
+from lorahub.adapters.names.base_names import BaseNames
+from lorahub.adapters.names.weight import Weight
 from lorahub.adapters.reader import read_adapter
 
 pytestmark = pytest.mark.xdist_group("image-formats")

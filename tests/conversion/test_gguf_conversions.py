@@ -164,7 +164,7 @@ def test_one_alpha_keeps_the_dtype_and_the_bits(bases: Callable[[str], BaseLayou
 
 @pytest.mark.parametrize("kind", ARCHITECTURES)
 def test_architectures_and_names_are_those_of_llama_cpp(kind: str) -> None:
-    from lorahub.adapters.base_names import gguf_name
+    from lorahub.adapters.names.by_rule import gguf_name
 
     arch = next(key for key, name in gguf.MODEL_ARCH_NAMES.items() if name == ARCHITECTURES[kind])
     names = get_tensor_name_map(arch, 2)

@@ -11,9 +11,10 @@ from typing import Any
 
 from lorahub.adapters.adapter import Adapter, Kind, Part, PartKind, Shape, Update
 from lorahub.adapters.base_model import BaseLayout
-from lorahub.adapters.base_names import BaseNames, Weight
 from lorahub.adapters.findings import Evidence, Finding, Verdict, finding, has_errors, shape_text, worst_first
 from lorahub.adapters.licences import conflict
+from lorahub.adapters.names.base_names import BaseNames
+from lorahub.adapters.names.weight import Weight
 from lorahub.adapters.patterns import layer_index
 from lorahub.adapters.rules import RULE_SET
 from lorahub.adapters.runtimes import RuntimeVerdict, judge_runtimes

@@ -13,8 +13,9 @@ from typing import Any
 
 from lorahub.adapters.adapter import Naming
 from lorahub.adapters.base_model import BaseLayout
-from lorahub.adapters.base_names import BaseNames, gguf_name
 from lorahub.adapters.gguf_file import write_gguf
+from lorahub.adapters.names.base_names import BaseNames
+from lorahub.adapters.names.by_rule import gguf_name
 from lorahub.conversion.arrays import Array
 from lorahub.conversion.lora import Layer, LoraAdapter, refuse_dtypes, refuse_layers
 from lorahub.errors import NotConvertible

@@ -9,8 +9,9 @@ from dataclasses import replace
 
 from lorahub.adapters.adapter import Naming
 from lorahub.adapters.base_model import BaseLayout
-from lorahub.adapters.base_names import BaseNames, WeightPlace
 from lorahub.adapters.formats.diffusers import COMPONENTS
+from lorahub.adapters.names.base_names import BaseNames
+from lorahub.adapters.names.weight import WeightPlace
 from lorahub.conversion.arrays import Array, Raw, number, write_json, write_safetensors
 from lorahub.conversion.lora import Layer, LoraAdapter, as_written, refuse_layers
 from lorahub.conversion.peft import factors, lora_settings

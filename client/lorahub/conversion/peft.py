@@ -12,9 +12,9 @@ from typing import Any
 from lorahub.adapters.adapter import Adapter, Naming, Part, PartKind, Update
 from lorahub.adapters.adapter_config import parse_adapter_config
 from lorahub.adapters.base_model import BaseLayout
-from lorahub.adapters.base_names import BaseNames
 from lorahub.adapters.files import Files, header_of, read_whole
 from lorahub.adapters.limits import LIMITS
+from lorahub.adapters.names.base_names import BaseNames
 from lorahub.adapters.patterns import Names
 from lorahub.adapters.reader import CONFIG, read_adapter
 from lorahub.adapters.safetensors_header import TensorEntry

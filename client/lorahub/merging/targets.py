@@ -10,9 +10,9 @@ from typing import Any
 
 from lorahub.adapters.adapter import Adapter, Kind, Part, PartKind, Update
 from lorahub.adapters.base_model import BaseLayout
-from lorahub.adapters.base_names import Weight, WeightPlace
 from lorahub.adapters.check import VOCABULARY, Report, check
 from lorahub.adapters.formats import format_of
+from lorahub.adapters.names.weight import Weight, WeightPlace
 from lorahub.adapters.patterns import Patterns, layer_index
 from lorahub.adapters.rules import Severity
 from lorahub.adapters.safetensors_header import TensorEntry

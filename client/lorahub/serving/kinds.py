@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from lorahub.adapters.adapter import Adapter, Part, PartKind, Update
 from lorahub.adapters.base_model import BaseLayout, BaseTensor
-from lorahub.adapters.base_names import BaseNames
 from lorahub.adapters.formats import format_of
+from lorahub.adapters.names.base_names import BaseNames
 from lorahub.errors import AdapterDoesNotFit, NotConvertible
 from lorahub.merging.factors import FactorReader as Tensors
 from lorahub.serving.effects import BottleneckEffect, FactorEffect, Rescaled, ShiftEffect

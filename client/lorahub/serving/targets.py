@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from lorahub.adapters.adapter import Adapter, Kind, Naming, PartKind, Update
 from lorahub.adapters.base_model import BaseLayout, BaseTensor
-from lorahub.adapters.base_names import BaseNames
 from lorahub.adapters.files import Files
+from lorahub.adapters.names.base_names import BaseNames
 from lorahub.adapters.reader import read_adapter
 from lorahub.adapters.rules import Severity
 from lorahub.conversion.gguf import from_gguf

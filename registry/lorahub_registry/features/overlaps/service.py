@@ -11,8 +11,8 @@ from typing import Any
 
 from lorahub.adapters.adapter import Adapter, Naming, Update
 from lorahub.adapters.base_model import BaseLayout
-from lorahub.adapters.base_names import BaseNames
 from lorahub.adapters.files import header_of
+from lorahub.adapters.names.base_names import BaseNames
 from lorahub.adapters.reader import read_adapter
 from lorahub.adapters.weight_overlap import Overlap, of_the_whole, why_not
 from lorahub.adapters.weight_overlap import overlap_of as compare
