@@ -29,12 +29,13 @@ from lorahub.errors import LorahubError
 from lorahub.merging.folder import write_model
 from lorahub.merging.plan import Ingredients, MergePlan
 from lorahub.merging.recipe import Ingredient, Recipe
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from sweep import tiny
 
 MOST_DIFFERENCE = 2e-6
 USUAL = (
-    "q_proj k_proj v_proj o_proj gate_proj up_proj down_proj query key value dense c_attn c_proj qkv_proj wi wo".split()
+    "q_proj k_proj v_proj o_proj gate_proj up_proj down_proj query key value dense c_attn c_proj qkv_proj wi wo "
+    "in_proj x_proj fc1 fc2".split()
 )
 
 
@@ -206,6 +207,31 @@ def _faults(name: str, base: Path, place: Path, reference: dict[str, torch.Tenso
         worst = max(wrong, key=lambda key: wrong[key])
         yield f"merge: {len(wrong)} of {len(apart)} tensors differ, {worst} by {wrong[worst]:.1e}"
     yield from _in_session(name, base, place)
+
+
+def _mutants(place: Path, base: Path) -> Iterator[str]:
+    """A file of which one tensor was renamed, cut, doubled or lost never fits."""
+    tensors = load_file(place / "adapter" / "adapter_model.safetensors")
+    name = sorted(tensors)[len(tensors) // 2]
+    tensor = tensors[name]
+    rest = {key: value for key, value in tensors.items() if key != name}
+    for what, changed in {
+        "a role renamed": rest | {name.replace(".lora_", ".lura_"): tensor},
+        "a module renamed": rest | {name.replace(".lora_", "x.lora_"): tensor},
+        "a tensor lost": rest,
+        "rows cut": rest | {name: tensor[:-1].contiguous()},
+        "columns cut": rest | {name: tensor[:, :-1].contiguous()},
+        "a dimension more": rest | {name: tensor[None]},
+        "a tensor doubled": tensors | {name.removeprefix("base_model.model."): tensor},
+        "no elements": rest | {name: tensor[:0].contiguous()},
+    }.items():
+        folder = place / "mutant"
+        shutil.copytree(place / "adapter", folder)
+        save_file(changed, folder / "adapter_model.safetensors", {"format": "pt"})
+        report = check(read_adapter(FolderFiles(folder)), read_base(FolderFiles(base)))
+        if report.verdict in (Verdict.FITS, Verdict.COMPATIBLE):
+            yield f"{what} ({name}): {report.verdict.value}"
+        shutil.rmtree(folder)
 
 
 def _in_session(name: str, base: Path, place: Path) -> Iterator[str]:
