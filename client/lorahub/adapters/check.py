@@ -13,11 +13,12 @@ from lorahub.adapters.adapter import Adapter, Kind, Part, PartKind, Shape, Updat
 from lorahub.adapters.base_model import BaseLayout
 from lorahub.adapters.findings import Evidence, Finding, Verdict, finding, has_errors, shape_text, worst_first
 from lorahub.adapters.licences import conflict
-from lorahub.adapters.names.base_names import BaseNames
+from lorahub.adapters.names.base_names import BaseNames, Resolved
 from lorahub.adapters.names.weight import Weight
 from lorahub.adapters.patterns import layer_index
 from lorahub.adapters.rules import RULE_SET
 from lorahub.adapters.runtimes import RuntimeVerdict, judge_runtimes
+from lorahub.adapters.selection import Selection
 
 _HEADS = frozenset("score classifier qa_outputs v_head summary pooler classification_head regression_head".split())
 VOCABULARY = frozenset("embed_tokens lm_head wte word_embeddings embed_in embed_out shared tok_embeddings".split())
@@ -65,12 +66,12 @@ def check(
     findings = _causes([*adapter.findings, *comparison.findings()])
     if level == "drift":
         findings += _drift(comparison, recorded)
-    verdict = _verdict(adapter, base, findings, is_packed=bool(comparison.packed))
+    verdict = _verdict(adapter, base, findings, is_clear=not comparison.packed and not comparison.unclear)
     return Report(
         verdict,
         tuple(worst_first(findings)),
         len(comparison.matched),
-        len(comparison.matched) + len(comparison.unmatched),
+        len(comparison.matched) + len(comparison.unmatched) + len(comparison.unclear),
         tuple(judge_runtimes(adapter, base)),
         tuple((update, weight) for update, weight in comparison.matched if isinstance(update, Update)),
         tuple((part, weight) for part, weight in comparison.matched if isinstance(part, Part)),
@@ -84,7 +85,7 @@ def recheck(report: Report, findings: Iterable[Finding], adapter: Adapter, base:
     if has_errors(kept):
         verdict = Verdict.INCOMPATIBLE
     elif verdict is Verdict.INCOMPATIBLE:
-        known = base is not None and adapter.is_known
+        known = base is not None and adapter.is_known and all(found.rule != "LH306" for found in kept)
         same = base is not None and same_weights(adapter, base)
         verdict = (Verdict.COMPATIBLE if same else Verdict.FITS) if known else Verdict.UNDECIDED
     return replace(report, findings=tuple(kept), verdict=verdict)
@@ -136,10 +137,10 @@ def _causes(findings: list[Finding]) -> list[Finding]:
     return [found for found in findings if is_new(found)]
 
 
-def _verdict(adapter: Adapter, base: BaseLayout, findings: Iterable[Finding], *, is_packed: bool) -> Verdict:
+def _verdict(adapter: Adapter, base: BaseLayout, findings: Iterable[Finding], *, is_clear: bool) -> Verdict:
     if has_errors(findings):
         return Verdict.INCOMPATIBLE
-    if not adapter.is_known or is_packed:
+    if not adapter.is_known or not is_clear:
         return Verdict.UNDECIDED
     return Verdict.COMPATIBLE if same_weights(adapter, base) else Verdict.FITS
 
@@ -163,7 +164,8 @@ class _Comparison:
         self.matched: list[tuple[Update | Part, Weight]] = []
         self.unmatched: list[Update | Part] = []
         self.packed: list[str] = []
-        self.change: tuple[str, str] | None = None
+        self.unclear: list[tuple[Update | Part, str]] = []
+        self.resolved = Resolved({})
         self._match()
 
     def findings(self) -> Iterator[Finding]:
@@ -174,10 +176,12 @@ class _Comparison:
             yield from self._shapes()  # of what is there; the rest would be told absent
             return
         addressed = [*self.unmatched, *(piece for piece, _ in self.matched)]
-        if addressed and not self.matched and not self.packed:
+        if addressed and not self.matched and not self.packed and not self.unclear:
             yield self._nothing()
             return
         yield from self._absent()
+        yield from self._twice()
+        yield from self._parts_of_tensors()
         yield from self._shapes()
         yield from self._coverage()
         yield from self._tied()
@@ -192,14 +196,16 @@ class _Comparison:
         every: list[Update | Part] = [*self.adapter.updates, *self.adapter.parts]
         pieces = [piece for piece in every if _is_addressed(piece)]
         places = {piece.module: self._replicated(piece.module) for piece in pieces}
-        resolved, self.change = self.names.resolve(places.values(), self.adapter.naming)
+        self.resolved = self.names.resolve(places.values(), self.adapter.naming)
         for piece in pieces:
-            module = resolved.get(places[piece.module])
+            module = self.resolved.modules.get(places[piece.module])
             weight = None if module is None else self._weight(piece, module)
             if weight is not None:
                 self.matched.append((piece, weight))
             elif module is not None and self._is_packed(module):
                 self.packed.append(module)
+            elif module in self.names.unclear:
+                self.unclear.append((piece, self.names.unclear[module]))
             elif not (isinstance(piece, Part) and piece.leaf in _HEADS):
                 self.unmatched.append(piece)
 
@@ -232,9 +238,42 @@ class _Comparison:
         there = next((module for module in self.names.modules if layer_index(module) is not None), "")
         return finding(
             "LH210",
-            f"0 of {len(wanted)} modules are in the base; the adapter has {wanted[0]}, the base has {there}",
+            f"0 of {len(wanted)} modules are in the base; the adapter has {wanted[0]}, the base has {there}"
+            + self._other_prefix(),
             (Evidence(module) for module in wanted),
         )
+
+    def _other_prefix(self) -> str:
+        """What would have to stand before the names instead, where that is all that is wrong with them."""
+        change = self.names.change_for([piece.module for piece in self.unmatched])
+        if change is None:
+            return ""
+        strip, add = (f"`{part}`" if part else "nothing" for part in change)
+        return f". They begin with {strip} where {self.base.architecture}'s begin with {add}: loaders skip them"
+
+    def _twice(self) -> Iterator[Finding]:
+        """One weight by two of its names: a loader takes either."""
+        if self.adapter.replication:
+            return
+        first: dict[Any, Update | Part] = {}
+        again = []
+        for piece, weight in self.matched:
+            if isinstance(piece, Update):
+                other = first.setdefault((weight.places, weight.is_tied), piece)
+                if other.module != piece.module:
+                    again.append(Evidence(piece.module, None, f"once; also {other.module}"))
+        if again:
+            told = f"{len(again)} weights are updated under two names, first {again[0].name}"
+            yield finding("LH215", f"{told}: {again[0].expected}", again)
+
+    def _parts_of_tensors(self) -> Iterator[Finding]:
+        if self.unclear:
+            first, tensor = self.unclear[0]
+            yield finding(
+                "LH306",
+                f"{len(self.unclear)} modules are parts of tensors, first {first.module} of {tensor}",
+                (Evidence(piece.module, _what(piece), tensor) for piece, tensor in self.unclear),
+            )
 
     def _absent(self) -> Iterator[Finding]:
         beyond: list[Evidence] = []
@@ -245,7 +284,7 @@ class _Comparison:
             evidence = [Evidence("layer_replication", f"layer {copied}", f"layers 0 to {highest}")]
             yield finding("LH205", f"layer_replication copies layer {copied}; the base has {highest + 1}", evidence)
         for piece in self.unmatched:
-            index = layer_index(self._moved(piece.module))
+            index = layer_index(self.names.near(piece.module))
             if index is not None and highest is not None and index > highest:
                 beyond.append(Evidence(piece.module, f"layer {index}", f"layers 0 to {highest}"))
             else:
@@ -260,7 +299,8 @@ class _Comparison:
             )
         if absent:
             has = f"; the base has {absent[0].expected}" if absent[0].expected else ""
-            yield finding("LH201", f"{len(absent)} modules are not in the base, first {absent[0].name}{has}", absent)
+            told = f"{len(absent)} modules are not in the base, first {absent[0].name}{has}{self._other_prefix()}"
+            yield finding("LH201", told, absent)
 
     @cached_property
     def _highest_layer(self) -> int | None:
@@ -277,13 +317,8 @@ class _Comparison:
         ]
         return max(numbers, default=None)
 
-    def _moved(self, module: str) -> str:
-        if self.change and module.startswith(self.change[0]):
-            return self.change[1] + module[len(self.change[0]) :]
-        return module
-
     def _siblings(self, module: str) -> str | None:
-        parent = self._moved(module).rpartition(".")[0]
+        parent = self.names.near(module).rpartition(".")[0]
         leaves = {
             name[len(parent) + 1 :].partition(".")[0] for name in self.names.modules if name.startswith(f"{parent}.")
         }
@@ -316,14 +351,8 @@ class _Comparison:
         damaged = any(found.rule in _DAMAGED for found in self.adapter.findings)
         if selection is None or damaged or self.unmatched or not self.adapter.updates or self.adapter.replication:
             return
-        have = {weight.name for _, weight in self.matched}
-        expected: list[str] = []
-        for name, weight in self.names.weights.items():
-            module, _, parameter = name.rpartition(".")
-            if parameter == "weight" and len(weight.shape) > 1 and name == weight.places[0].tensor:
-                own = self._as_adapter(module)
-                if selection.covers(own) and not selection.saves(own):
-                    expected.append(name)
+        have = {place.tensor for _, weight in self.matched for place in weight.places}
+        expected = [name for name in self.base.tensors if self._is_targeted(selection, name)]
         absent = [name for name in expected if name not in have]
         if absent and len(absent) < len(expected):
             present = len(expected) - len(absent)
@@ -333,10 +362,12 @@ class _Comparison:
                 (Evidence(name) for name in absent),
             )
 
-    def _as_adapter(self, module: str) -> str:
-        if self.change and module.startswith(self.change[1]):
-            return self.change[0] + module[len(self.change[1]) :]
-        return module
+    def _is_targeted(self, selection: Selection, tensor: str) -> bool:
+        """By one of its names, as the adapter spells it."""
+        if not tensor.endswith(".weight") or len(self.base.tensors[tensor].shape) < 2:
+            return False
+        names = {self.resolved.as_adapter(module) for module in self.names.modules_of(tensor)}
+        return any(selection.covers(name) for name in names) and not any(selection.saves(name) for name in names)
 
     def _tied(self) -> Iterator[Finding]:
         tied = next((weight for weight in self.names.weights.values() if weight.is_tied), None)
@@ -367,7 +398,7 @@ class _Comparison:
         """Our own bottlenecks stand behind a module that they name; AdapterHub's have places of their own."""
         named = [part.module for part in self.adapter.parts if part.activation is not None]
         if named:
-            resolved, _ = self.names.resolve(named, self.adapter.naming)
+            resolved = self.names.resolve(named, self.adapter.naming).modules
             there = {name[:end] for name in self.names.weights for end, mark in enumerate(name) if mark == "."}
             absent = [Evidence(module) for module in named if resolved.get(module, module) not in there]
             if absent:
@@ -402,12 +433,15 @@ class _Comparison:
         return layers * 2 * groups * (_whole(config, "head_dim") or hidden // heads)
 
     def _prefix(self) -> Iterator[Finding]:
-        if self.change and self.change[1]:
-            strip, add = self.change
+        changes = sorted({change for change in self.resolved.changes.values() if change[1]})
+        if changes:
             told = (
                 f"`{strip}…` in the adapter, `{add}…` in the base" if strip else f"the base's names begin with `{add}`"
+                for strip, add in changes
             )
-            yield finding("LH221", told, [Evidence(strip or "(nothing)", strip, add)])
+            yield finding(
+                "LH221", "; ".join(told), (Evidence(strip or "(nothing)", strip, add) for strip, add in changes)
+            )
 
 
 # --- which base it is -------------------------------------------------------------------------------------------------

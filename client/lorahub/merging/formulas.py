@@ -11,6 +11,7 @@ import numpy as np
 
 from lorahub.adapters.adapter import Kind, Update
 from lorahub.adapters.base_changes import BaseChange, Taken
+from lorahub.adapters.names.weight import WeightPlace
 from lorahub.errors import NotMergeable
 from lorahub.merging.factors import FactorReader
 from lorahub.merging.steps import (
@@ -33,6 +34,7 @@ from lorahub.merging.steps import (
     Sparse,
     Stacked,
     Step,
+    Within,
 )
 
 if TYPE_CHECKING:
@@ -130,12 +132,15 @@ def oriented(step: Step) -> Step:
     return step if isinstance(step, Added) else Flipped(step)
 
 
-def of_expert(step: Step, expert: int | None, rows: tuple[int, int] | None) -> Step:
-    """The step for a tensor that is one expert, or some rows, of the weight that the step is for."""
-    if expert is not None:
+def at_place(step: Step, place: WeightPlace) -> Step:
+    """The step for a tensor that is a part of the weight that the step is for, or has it as a part."""
+    if place.within is not None:
+        start, stop = place.within
+        return Within(step, start, stop - start)
+    if place.expert is not None:
         assert isinstance(step, Stacked)  # only stacks have experts
-        step = step.steps[expert]
-    return Shifted(step, rows[0]) if rows is not None and rows[0] else step
+        step = step.steps[place.expert]
+    return Shifted(step, place.rows[0]) if place.rows is not None and place.rows[0] else step
 
 
 class _Case:

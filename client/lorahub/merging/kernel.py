@@ -20,7 +20,7 @@ from lorahub.adapters.safetensors_header import TensorEntry
 from lorahub.errors import NotMergeable
 from lorahub.merging.combinations import COMBINATIONS
 from lorahub.merging.factors import STEP
-from lorahub.merging.formulas import arrays_of, of_expert, step_of, work_of
+from lorahub.merging.formulas import arrays_of, at_place, step_of, work_of
 from lorahub.merging.recipe import Recipe
 from lorahub.merging.rounding import FLOATS, narrow, scratch, widen, working_bytes
 from lorahub.merging.steps import Added, Chain, Product, Replaced, RowFactors, Rows, Shifted, Step
@@ -223,7 +223,7 @@ class Kernels:
                 yield _bias_step(change.piece, member, weight)
             else:
                 step = self._step(change.piece, member, change.target.shape, weight)
-                yield of_expert(step, change.place.expert, change.place.rows)
+                yield at_place(step, change.place)
 
     def _step(self, update: Update, member: MergeMember, shape: tuple[int, ...], weight: float) -> Step:
         """The step of a whole weight; experts that lie in tensors of their own share it."""

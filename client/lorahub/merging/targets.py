@@ -11,6 +11,7 @@ from typing import Any
 from lorahub.adapters.adapter import Adapter, Kind, Part, PartKind, Update
 from lorahub.adapters.base_model import BaseLayout
 from lorahub.adapters.check import VOCABULARY, Report, check
+from lorahub.adapters.findings import Verdict
 from lorahub.adapters.formats import format_of
 from lorahub.adapters.names.weight import Weight, WeightPlace
 from lorahub.adapters.patterns import Patterns, layer_index
@@ -109,8 +110,8 @@ def fit(member: MergeMember, base: BaseLayout) -> Report:
     errors = [found for found in report.findings if found.severity is Severity.ERROR]
     if [found.rule for found in errors] == ["LH204"] and _brings_vocabulary(report):
         errors = []
-    if errors or not adapter.is_known:
-        worst = (errors or report.findings)[0]
+    if errors or report.verdict is Verdict.UNDECIDED:
+        worst = errors[0] if errors else min(report.findings, key=lambda found: found.rule != "LH306")
         raise AdapterDoesNotFit(f"{name}: {worst.message}", hint=worst.hint, rule=worst.rule)
     if not adapter.is_mergeable:
         why = adapter.obstacle or adapter.method
@@ -227,6 +228,11 @@ class _Builder:
         touches_bias = "up_bias" in update.tensors or (
             update.method == "ia3" and update.shape[0] is not None and "factor" in update.tensors
         )
+        if touches_bias and weight.places[0].within is not None:
+            raise NotMergeable(
+                f"{update.module} changes its bias, which is a part of {weight.places[0].tensor}'s",
+                hint="merge it with PEFT",
+            )
         bias = f"{weight.places[0].tensor.removesuffix('.weight')}.bias"
         if touches_bias and bias in self.base.tensors:
             tensor = self.base.tensors[bias]
@@ -247,7 +253,8 @@ class _Builder:
             )
 
     def _take_part(self, number: int, member: MergeMember, part: Part, weight: Weight) -> None:
-        if part.kind in (PartKind.REPLACEMENT, PartKind.BASE_COPY, PartKind.BIAS) and len(weight.places) > 1:
+        is_whole = len(weight.places) == 1 and weight.places[0].within is None
+        if part.kind in (PartKind.REPLACEMENT, PartKind.BASE_COPY, PartKind.BIAS) and not is_whole:
             raise NotMergeable(f"{part.name} is stored in pieces in the base", hint="merge it with PEFT")
         self._place(number, member.weight_of(part.module), part, weight)
 

@@ -143,7 +143,7 @@ class Targets:
 
     def _placed(self, lora: LoraAdapter) -> dict[str, Layer]:
         """Layers by the model's own names of their modules."""
-        resolved, _ = self._names.resolve([layer.module for layer in lora.layers], lora.naming)
+        resolved = self._names.resolve([layer.module for layer in lora.layers], lora.naming).modules
         placed: dict[str, Layer] = {}
         for layer in lora.layers:
             weight = self._names.find(resolved.get(layer.module, layer.module), ("weight",))
