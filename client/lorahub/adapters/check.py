@@ -14,10 +14,12 @@ from lorahub.adapters.base_model import BaseLayout
 from lorahub.adapters.findings import Evidence, Finding, Verdict, finding, has_errors, shape_text, worst_first
 from lorahub.adapters.licences import conflict
 from lorahub.adapters.names.base_names import BaseNames
+from lorahub.adapters.names.experts import is_expert
 from lorahub.adapters.names.weight import Weight
 from lorahub.adapters.patterns import layer_index
 from lorahub.adapters.rules import RULE_SET
 from lorahub.adapters.runtimes import RuntimeVerdict, judge_runtimes
+from lorahub.adapters.selection import Selection
 
 _HEADS = frozenset("score classifier qa_outputs v_head summary pooler classification_head regression_head".split())
 VOCABULARY = frozenset("embed_tokens lm_head wte word_embeddings embed_in embed_out shared tok_embeddings".split())
@@ -197,15 +199,18 @@ class _Comparison:
             module = resolved.get(places[piece.module])
             weight = None if module is None else self._weight(piece, module)
             if weight is not None:
-                self.matched.append((piece, weight))
+                self.matched.append((_as_stacked(piece, weight), weight))
             elif module is not None and self._is_packed(module):
                 self.packed.append(module)
             elif not (isinstance(piece, Part) and piece.leaf in _HEADS):
                 self.unmatched.append(piece)
 
     def _weight(self, piece: Update | Part, module: str) -> Weight | None:
-        parameters = piece.parameters if isinstance(piece, Update) else (piece.parameter,)
-        weight = self.names.find(module, parameters)
+        weight = (
+            self.names.find(module, piece.parameters, piece.turn)
+            if isinstance(piece, Update)
+            else self.names.find(module, (piece.parameter,))
+        )
         return None if weight is None or (self.base.is_quantised and weight.dtype == "U8") else weight
 
     def _is_packed(self, module: str) -> bool:
@@ -316,22 +321,31 @@ class _Comparison:
         damaged = any(found.rule in _DAMAGED for found in self.adapter.findings)
         if selection is None or damaged or self.unmatched or not self.adapter.updates or self.adapter.replication:
             return
-        have = {weight.name for _, weight in self.matched}
-        expected: list[str] = []
-        for name, weight in self.names.weights.items():
-            module, _, parameter = name.rpartition(".")
-            if parameter == "weight" and len(weight.shape) > 1 and name == weight.places[0].tensor:
-                own = self._as_adapter(module)
-                if selection.covers(own) and not selection.saves(own):
-                    expected.append(name)
-        absent = [name for name in expected if name not in have]
+        have = {weight.places for _, weight in self.matched}
+        expected = {weight.places: weight.name for weight in self._targeted(selection)}
+        absent = [name for places, name in expected.items() if places not in have]
         if absent and len(absent) < len(expected):
             present = len(expected) - len(absent)
             yield finding(
                 "LH207",
-                f"{present} of the {len(expected)} modules that target_modules names have tensors; not {absent[0]}",
+                f"{present} of the {len(expected)} weights that the configuration names have tensors; not {absent[0]}",
                 (Evidence(name) for name in absent),
             )
+
+    def _targeted(self, selection: Selection) -> Iterator[Weight]:
+        """Weights of the base that the configuration asks for. An expert is a module of its own in transformers 4 only:
+        where the adapter has none such, they are stacked.
+        """
+        has_experts = any(is_expert(update.module) for update in self.adapter.updates)
+        for name, weight in self.names.weights.items():
+            module, _, parameter = name.rpartition(".")
+            own = self._as_adapter(module)
+            if selection.wraps(f"{own}.{parameter}"):
+                yield weight
+            elif parameter == "weight" and len(weight.shape) > 1 and name == weight.places[0].tensor:
+                is_module = has_experts or not is_expert(module)
+                if is_module and selection.covers(own) and not selection.saves(own):
+                    yield weight
 
     def _as_adapter(self, module: str) -> str:
         if self.change and module.startswith(self.change[1]):
@@ -466,6 +480,13 @@ def _is_addressed(piece: Update | Part) -> bool:
         PartKind.BASE_COPY,
         PartKind.TOKEN_ROWS,
     )
+
+
+def _as_stacked(piece: Update | Part, weight: Weight) -> Update | Part:
+    """An update of a parameter that holds the only expert there is: it has the shape of any layer."""
+    if isinstance(piece, Update) and piece.kind is Kind.LINEAR and (1, *piece.shape) == weight.shape:
+        return replace(piece, shape=(1, *piece.shape))
+    return piece
 
 
 def _asked(piece: Update | Part) -> Shape:

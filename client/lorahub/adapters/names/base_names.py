@@ -12,7 +12,7 @@ from itertools import islice
 from lorahub.adapters.adapter import Naming
 from lorahub.adapters.base_model import BaseLayout
 from lorahub.adapters.names.by_rule import gguf_name, torchtune_name
-from lorahub.adapters.names.experts import expert_renames, expert_stacks
+from lorahub.adapters.names.experts import expert_renames, expert_stacks, single_expert, stacks
 from lorahub.adapters.names.image import folding, respelled, single_file_pipelines
 from lorahub.adapters.names.weight import Names, Weight, WeightPlace, renamed
 
@@ -28,21 +28,27 @@ class BaseNames:
             name: Weight(name, tensor.shape, tensor.dtype, (WeightPlace(name),))
             for name, tensor in base.tensors.items()
         }
+        self.weights |= {weight.name: weight for weight in stacks(base)}
         for family in _FAMILIES:
             for weight in family(base):
                 self.weights.setdefault(weight.name, weight)
+        for weight in list(expert_stacks(self.weights)):
+            self.weights.setdefault(weight.name, weight)
         for weight in list(respelled(self.weights)):
             self.weights.setdefault(weight.name, weight)
         for weight in list(_tied_head(base, self.weights)):
             self.weights.setdefault(weight.name, weight)
 
-    def find(self, module: str, parameters: Iterable[str]) -> Weight | None:
-        """The first of the module's parameters that the base has."""
+    def find(self, module: str, parameters: Iterable[str], turn: int = 0) -> Weight | None:
+        """Of the module's parameters that the base has, the first, or the one with the number `turn`."""
+        return next(islice(self._every(module, parameters), turn, None), None)
+
+    def _every(self, module: str, parameters: Iterable[str]) -> Iterator[Weight]:
         for parameter in parameters:
-            weight = self.weights.get(f"{module}.{parameter}" if parameter else module)
+            name = f"{module}.{parameter}" if parameter else module
+            weight = self.weights.get(name) or single_expert(name, self.base, self.weights)
             if weight is not None:
-                return weight
-        return None
+                yield weight
 
     @cached_property
     def modules(self) -> dict[str, list[str]]:
@@ -87,7 +93,7 @@ class BaseNames:
             return {module: self.folded[module] for module in wanted if module in self.folded}, None
         if naming in (Naming.GGUF, Naming.TORCHTUNE):
             return {module: self.by_rule[module] for module in wanted if module in self.by_rule}, None
-        found = {module: module for module in wanted if module in self.modules or module in self.weights}
+        found = {module: module for module in wanted if self._has(module)}
         rest = [module for module in wanted if module not in found]
         if not rest:
             return found, None
@@ -99,7 +105,7 @@ class BaseNames:
         return found | {old: new for old, new in moved.items() if self._has(new)}, change
 
     def _has(self, module: str) -> bool:
-        return module in self.modules or module in self.weights
+        return module in self.modules or self.find(module, ("", "weight")) is not None
 
     def _prefix_change(self, modules: list[str]) -> tuple[str, str] | None:
         """(what to take off, what to put before) that finds the most of the modules; the smallest change wins ties."""
@@ -144,7 +150,6 @@ def _attention_projections(base: BaseLayout) -> Names:
 
 
 _FAMILIES = (
-    expert_stacks,
     expert_renames,
     _attention_projections,
     single_file_pipelines,
