@@ -14,6 +14,7 @@ from lorahub.adapters.base_model import BaseLayout
 from lorahub.adapters.findings import Evidence, Finding, Verdict, finding, has_errors, shape_text, worst_first
 from lorahub.adapters.licences import conflict
 from lorahub.adapters.names.base_names import BaseNames, Resolved
+from lorahub.adapters.names.experts import is_expert
 from lorahub.adapters.names.weight import Weight
 from lorahub.adapters.patterns import layer_index
 from lorahub.adapters.rules import RULE_SET
@@ -201,7 +202,7 @@ class _Comparison:
             module = self.resolved.modules.get(places[piece.module])
             weight = None if module is None else self._weight(piece, module)
             if weight is not None:
-                self.matched.append((piece, weight))
+                self.matched.append((_as_stacked(piece, weight), weight))
             elif module is not None and self._is_packed(module):
                 self.packed.append(module)
             elif module in self.names.unclear:
@@ -210,8 +211,11 @@ class _Comparison:
                 self.unmatched.append(piece)
 
     def _weight(self, piece: Update | Part, module: str) -> Weight | None:
-        parameters = piece.parameters if isinstance(piece, Update) else (piece.parameter,)
-        weight = self.names.find(module, parameters)
+        weight = (
+            self.names.find(module, piece.parameters, piece.turn)
+            if isinstance(piece, Update)
+            else self.names.find(module, (piece.parameter,))
+        )
         return None if weight is None or (self.base.is_quantised and weight.dtype == "U8") else weight
 
     def _is_packed(self, module: str) -> bool:
@@ -351,23 +355,41 @@ class _Comparison:
         damaged = any(found.rule in _DAMAGED for found in self.adapter.findings)
         if selection is None or damaged or self.unmatched or not self.adapter.updates or self.adapter.replication:
             return
-        have = {place.tensor for _, weight in self.matched for place in weight.places}
-        expected = [name for name in self.base.tensors if self._is_targeted(selection, name)]
-        absent = [name for name in expected if name not in have]
+        have = {weight.places for _, weight in self.matched}
+        expected = {weight.places: weight.name for weight in self._targeted(selection)}
+        absent = [name for places, name in expected.items() if places not in have]
         if absent and len(absent) < len(expected):
             present = len(expected) - len(absent)
             yield finding(
                 "LH207",
-                f"{present} of the {len(expected)} modules that target_modules names have tensors; not {absent[0]}",
+                f"{present} of the {len(expected)} weights that the configuration names have tensors; not {absent[0]}",
                 (Evidence(name) for name in absent),
             )
 
-    def _is_targeted(self, selection: Selection, tensor: str) -> bool:
-        """By one of its names, as the adapter spells it."""
-        if not tensor.endswith(".weight") or len(self.base.tensors[tensor].shape) < 2:
-            return False
-        names = {self.resolved.as_adapter(module) for module in self.names.modules_of(tensor)}
-        return any(selection.covers(name) for name in names) and not any(selection.saves(name) for name in names)
+    def _targeted(self, selection: Selection) -> Iterator[Weight]:
+        """Weights of the base that the configuration asks for, by one of its names, as the adapter spells it.
+
+        An expert is a module of its own in transformers 4 only: where the adapter has none such, they are stacked.
+        """
+        has_experts = any(is_expert(update.module) for update in self.adapter.updates)
+        for name, weight in self.names.weights.items():
+            module, _, parameter = name.rpartition(".")
+            own = self.resolved.as_adapter(module)
+            if selection.wraps(f"{own}.{parameter}"):
+                yield weight
+            elif parameter == "weight" and len(weight.shape) > 1 and self._is_own_tensor(weight):
+                is_module = has_experts or not is_expert(module)
+                if is_module and selection.covers(own) and not self._is_saved(selection, weight):
+                    yield weight
+
+    def _is_own_tensor(self, weight: Weight) -> bool:
+        """Whether it is the whole of a tensor that is a module's own."""
+        place = weight.places[0]
+        return len(weight.places) == 1 and place.is_whole and place.tensor.endswith(".weight") and not weight.is_tied
+
+    def _is_saved(self, selection: Selection, weight: Weight) -> bool:
+        modules = self.names.modules_of(weight.places[0].tensor)
+        return any(selection.saves(self.resolved.as_adapter(module)) for module in modules)
 
     def _tied(self) -> Iterator[Finding]:
         tied = next((weight for weight in self.names.weights.values() if weight.is_tied), None)
@@ -500,6 +522,13 @@ def _is_addressed(piece: Update | Part) -> bool:
         PartKind.BASE_COPY,
         PartKind.TOKEN_ROWS,
     )
+
+
+def _as_stacked(piece: Update | Part, weight: Weight) -> Update | Part:
+    """An update of a parameter that holds the only expert there is: it has the shape of any layer."""
+    if isinstance(piece, Update) and piece.kind is Kind.LINEAR and (1, *piece.shape) == weight.shape:
+        return replace(piece, shape=(1, *piece.shape))
+    return piece
 
 
 def _asked(piece: Update | Part) -> Shape:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from lorahub.adapters.adapter import Kind, Part, PartKind, Update
+from lorahub.adapters.names.weight import Weight
 from lorahub.adapters.safetensors_header import TensorEntry
 from lorahub.errors import NotMergeable
 from lorahub.merging.combinations import COMBINATIONS
@@ -222,17 +223,17 @@ class Kernels:
             elif change.is_bias:
                 yield _bias_step(change.piece, member, weight)
             else:
-                step = self._step(change.piece, member, change.target.shape, weight)
-                yield at_place(step, change.place)
+                step = self._step(change.piece, member, change.target, weight)
+                yield at_place(step, change.target, change.place, target.shape)
 
-    def _step(self, update: Update, member: MergeMember, shape: tuple[int, ...], weight: float) -> Step:
+    def _step(self, update: Update, member: MergeMember, to: Weight, weight: float) -> Step:
         """The step of a whole weight; experts that lie in tensors of their own share it."""
         if len(update.shape) < 3:
-            return step_of(update, member.factors, member.adapter.base_change, shape=shape, weight=weight)
+            return step_of(update, member.factors, member.adapter.base_change, to=to, weight=weight)
         key = f"{self._name}/{id(update)}/{weight}"
         step: Step | None = self._steps_kept.get(key)
         if step is None:
-            step = step_of(update, member.factors, member.adapter.base_change, shape=shape, weight=weight)
+            step = step_of(update, member.factors, member.adapter.base_change, to=to, weight=weight)
             self._steps_kept.put(key, step, held_bytes(step))
         return step
 

@@ -66,7 +66,11 @@ class MergeTarget:
 
     @property
     def is_stack(self) -> bool:
-        return any(len(change.piece.shape) == 3 and _is_linear(change.piece) for change in self.changes)
+        return any(
+            (change.place.part is not None and change.place.part.expert is not None)
+            or (len(change.piece.shape) == 3 and _is_linear(change.piece))
+            for change in self.changes
+        )
 
     @property
     def matrix(self) -> tuple[int, int]:
@@ -222,13 +226,13 @@ class _Builder:
                 "numbers, which may differ between versions",
                 hint="save the adapter with save_projection=True",
             )
-        self._refuse_whole_of_parts(member, update, weight)
+        self._refuse_pieces(member, update, weight)
         factor = member.weight_of(update.module)
         self._place(number, factor, update, weight)
         touches_bias = "up_bias" in update.tensors or (
             update.method == "ia3" and update.shape[0] is not None and "factor" in update.tensors
         )
-        if touches_bias and weight.places[0].within is not None:
+        if touches_bias and weight.places[0].part is not None:
             raise NotMergeable(
                 f"{update.module} changes its bias, which is a part of {weight.places[0].tensor}'s",
                 hint="merge it with PEFT",
@@ -245,15 +249,23 @@ class _Builder:
                 f"{update.module} has a bias on lora_B, its layer in the base has none", hint="train without lora_bias"
             )
 
-    def _refuse_whole_of_parts(self, member: MergeMember, update: Update, weight: Weight) -> None:
-        if len(weight.places) > 1 and needs_whole(update, member.adapter.base_change):
+    def _refuse_pieces(self, member: MergeMember, update: Update, weight: Weight) -> None:
+        change = member.adapter.base_change
+        if len(weight.places) > 1 and needs_whole(update, change):
             raise NotMergeable(
                 f"{update.module} is stored in {len(weight.places)} pieces, and {update.method} needs it whole",
                 hint="merge it with PEFT",
             )
+        is_sum = is_additive(update, change) and update.method in ("lora", "adalora", "vera")
+        part = weight.places[0].part
+        if part is not None and part.expert is not None and not is_sum:
+            raise NotMergeable(
+                f"{update.module} is a part of {weight.places[0].tensor}, to which only plain LoRA can be added",
+                hint="merge it into a base that stores each expert by itself",
+            )
 
     def _take_part(self, number: int, member: MergeMember, part: Part, weight: Weight) -> None:
-        is_whole = len(weight.places) == 1 and weight.places[0].within is None
+        is_whole = len(weight.places) == 1 and weight.places[0].part is None
         if part.kind in (PartKind.REPLACEMENT, PartKind.BASE_COPY, PartKind.BIAS) and not is_whole:
             raise NotMergeable(f"{part.name} is stored in pieces in the base", hint="merge it with PEFT")
         self._place(number, member.weight_of(part.module), part, weight)

@@ -3,11 +3,13 @@
 The tensors are the truth, the configuration is a claim: where the two disagree, a finding says so.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations, islice
 from typing import Any
 
-from lorahub.adapters.adapter import Adapter, BaseClaim, Part, PartKind, Update
+from lorahub.adapters.adapter import Adapter, BaseClaim, Part, PartKind, Shape, Update
 from lorahub.adapters.adapter_config import AdapterConfig
 from lorahub.adapters.findings import Evidence, shape_text
 from lorahub.adapters.formats import reading as methods
@@ -117,6 +119,10 @@ class _Reader:
         self.groups: dict[tuple[str, str, int], dict[str, TensorEntry]] = {}
         self.names: dict[tuple[str, str, int], str] = {}
         self.shared: dict[str, TensorEntry] = {}
+        self.depths: Counter[str] = Counter()
+        """Module -> how many LoRAs it has, each in the wrapper of a bare parameter."""
+        self.parameters: dict[tuple[str, tuple[str, ...], int], str] = {}
+        """Module, parameters and turn of an update -> the full name by which PEFT looks up rank and alpha."""
         self.twice: list[Evidence] = []
         self.owners: dict[str, str] = {}
         self.elements: Mapping[str, int] = {}
@@ -130,6 +136,9 @@ class _Reader:
         for entry in methods.check_entries(entries, self.reading, allow_flat=self._may_be_flat):
             self._sort(entry)
         self._join_embeddings()
+        for module, family, nesting in self.groups:
+            if family == "lora":
+                self.depths[module] = max(self.depths[module], nesting + 1)
         for (module, family, nesting), tensors in self.groups.items():
             self._make(module, family, nesting, tensors)
         if len(self.owners) > 1:
@@ -246,9 +255,9 @@ class _Reader:
                 scale=lambda rank: self.settings.alpha / (rank + 1e-5),
                 transposed=self._is_transposed(),
             )
-        parameters = self._parameters(module, nesting)
+        parameters, turn, likeliest = self._parameters(module, nesting, tensors)
         if parameters:
-            return self._experts(module, nesting, parameters, tensors)
+            return self._parameter(f"{module}.{likeliest}", module, parameters, turn, tensors)
         return methods.low_rank(
             module, tensors, self.reading, scale=self._scale(module), transposed=self._is_transposed()
         )
@@ -256,35 +265,72 @@ class _Reader:
     def _is_transposed(self) -> bool:
         return self.raw.get("fan_in_fan_out") is True
 
-    def _parameters(self, module: str, nesting: int) -> tuple[str, ...]:
-        """The bare parameters of this module that are targets. PEFT nests their wrappers: the first has the deepest."""
-        if self.selection.covers(module) and not nesting:
-            return ()
-        return tuple(sorted(set(self.settings.parameters_of(module)), key=_place_in_module))
+    def _parameters(self, module: str, nesting: int, tensors: Tensors) -> tuple[tuple[str, ...], int, str]:
+        """The module's bare parameters of which these may be the factors, which of those that the base has, and the
+        likeliest.
 
-    def _experts(self, module: str, nesting: int, parameters: tuple[str, ...], tensors: Tensors) -> Update | None:
-        """`down` (experts·r, in), expert by expert; `up` (out, r·experts), rank by rank (PEFT `ParamWrapper`)."""
+        PEFT nests their wrappers: the module's first parameter has the deepest. It wraps those that the base has, so
+        that the configuration may name more of them than there are wrappers.
+        """
+        depth = self.depths[module]
+        if depth == 1 and self._is_layer(module, tensors):
+            return (), 0, ""
+        turn = depth - 1 - nesting
+        spelled, bare = self.settings.parameters_of(module)
+        named = spelled if len(spelled) == depth else spelled | bare
+        ordered = sorted(named, key=_place_in_module)
+        if len(ordered) < depth:
+            return (), 0, ""
+        possible = [one for one in _choices(ordered, depth) if self._is_of_one_stack(module, one)]
+        likeliest = possible[0][turn] if possible else ordered[turn]
+        return ((likeliest,), 0, likeliest) if len(possible) == 1 else (tuple(ordered), turn, likeliest)
+
+    def _is_of_one_stack(self, module: str, parameters: tuple[str, ...]) -> bool:
+        """Whether the module's parameters, if they are these, have all the same number of experts."""
+        counts = set()
+        for turn, parameter in enumerate(parameters):
+            down = self.groups.get((module, "lora", len(parameters) - 1 - turn), {}).get("down")
+            if down is not None:
+                counts.add(down.shape[0] / (self.settings.rank_of(f"{module}.{parameter}") or 1))
+        return len(counts - {1}) <= 1 and all(count == int(count) for count in counts)
+
+    def _is_layer(self, module: str, tensors: Tensors) -> bool:
+        """Whether the factors are of a layer that has a weight, rather than of a bare parameter."""
+        covered = self.selection.covers(module)
+        if covered is None and self.selection.targets is not None:  # "all-linear", or an expression that isn't tried
+            return "down" in tensors and tensors["down"].shape[0] == self.settings.rank_of(module)
+        return covered is True
+
+    def _parameter(
+        self, name: str, module: str, parameters: tuple[str, ...], turn: int, tensors: Tensors
+    ) -> Update | None:
+        """Of a stack, `down` (experts·r, in) expert by expert and `up` (out, r·experts) rank by rank; of a parameter
+        with two dimensions as of any layer (PEFT `ParamWrapper`).
+        """
         if not methods.require(tensors, module, ("down", "up"), self.reading):
             return None
         down, up = tensors["down"], tensors["up"]
         if not methods.agree({"down": down.shape[0], "up": up.shape[1]}, module, self.reading):
             return None
-        rank = int(self.settings.rank_of(module))
+        rank = int(self.settings.rank_of(name))
         experts = down.shape[0] // rank if rank else 0
         if not experts or down.shape[0] % rank:
             evidence = [Evidence(down.name, str(down.shape[0]), f"a multiple of {rank}")]
-            self.reading.add("LH203", f"{module}: {down.shape[0]} rows are no multiple of the rank {rank}", evidence)
+            self.reading.add("LH203", f"{name}: {down.shape[0]} rows are no multiple of the rank {rank}", evidence)
             return None
-        own = parameters[len(parameters) - 1 - nesting :] if nesting < len(parameters) else parameters
-        return Update(
+        shape: Shape = (up.shape[0], down.shape[1])
+        update = Update(
             module,
             "lora",
             tensors,
-            (experts, up.shape[0], down.shape[1]),
+            shape if experts == 1 else (experts, *shape),
             rank,
-            self.settings.scale(module, rank),
-            parameters=(own[0],),
+            self.settings.scale(name, rank),
+            parameters=parameters,
+            turn=turn,
         )
+        self.parameters[module, parameters, turn] = name
+        return update
 
     def _shaped(self, module: str, family: str, tensors: Tensors) -> Update | None:
         """Methods that fix one side of the weight, or none."""
@@ -357,7 +403,7 @@ class _Reader:
         for update in self.reading.updates:
             if update.method not in ("lora", "adalora", "loha", "hira") or update.rank is None:
                 continue
-            expected = self.settings.rank_of(update.module)
+            expected = self.settings.rank_of(self._target(update))
             if self.config.peft_type == "ADALORA":
                 continue  # ranks shrink while it trains; the tensors keep the first one
             if update.rank != expected:
@@ -374,6 +420,10 @@ class _Reader:
                 f"{first.found} instead of {first.expected}",
                 wrong,
             )
+
+    def _target(self, update: Update) -> str:
+        """What PEFT calls the target: the module, or its bare parameter."""
+        return self.parameters.get((update.module, update.parameters, update.turn), update.module)
 
     def _check_flags(self) -> None:
         if self.config.peft_type != "LORA":
@@ -407,7 +457,7 @@ class _Reader:
         outside = [
             Evidence(update.module)
             for update in self.reading.updates
-            if self.selection.covers(update.module) is False and update.parameters == ("weight",)
+            if self.selection.covers(update.module) is False and self._target(update) == update.module
             if not (self.raw.get("ensure_weight_tying") is True and update.leaf in _EMBEDDINGS)
         ]
         if outside:
@@ -416,7 +466,7 @@ class _Reader:
             )
         unused = [Evidence("target_modules", name) for name in self._unused_targets()]
         for setting, patterns in (("rank_pattern", self.settings.ranks), ("alpha_pattern", self.settings.alphas)):
-            modules = [update.module for update in self.reading.updates]
+            modules = [self._target(update) for update in self.reading.updates]
             unused += [Evidence(setting, key) for key in patterns.unused(modules)]
         if unused and self.reading.updates:
             names = ", ".join(f"{piece.name} {piece.found}" for piece in unused[:5])
@@ -594,7 +644,13 @@ def _module(path: str) -> tuple[str, int]:
     return ".".join(part for part in parts if part != "base_layer"), nesting
 
 
-_MODULE_ORDER = ("gate_up_proj", "gate_proj", "up_proj", "w1", "w3", "down_proj", "w2")
+_MOST_CHOICES = 64
+_MODULE_ORDER = "gate_up_proj gate_up_proj_bias gate_proj up_proj w1 w3 down_proj down_proj_bias w2".split()
+
+
+def _choices(parameters: Sequence[str], count: int) -> Iterator[tuple[str, ...]]:
+    """Every way to take as many of them, in order; only the first few where there are too many to try."""
+    return islice(combinations(parameters, count), _MOST_CHOICES)
 
 
 def _place_in_module(parameter: str) -> tuple[int, str]:

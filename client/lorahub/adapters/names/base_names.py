@@ -15,7 +15,7 @@ from lorahub.adapters.adapter import Naming
 from lorahub.adapters.base_model import BaseLayout
 from lorahub.adapters.names.by_class import Change, class_of
 from lorahub.adapters.names.by_rule import gguf_name, torchtune_name
-from lorahub.adapters.names.experts import expert_renames, expert_stacks
+from lorahub.adapters.names.experts import expert_renames, expert_stacks, single_expert, stacks
 from lorahub.adapters.names.image import folding, respelled, single_file_pipelines
 from lorahub.adapters.names.weight import Names, Weight, WeightPlace, joined_rows, renamed, split_rows
 
@@ -48,9 +48,12 @@ class BaseNames:
             name: Weight(name, tensor.shape, tensor.dtype, (WeightPlace(name),))
             for name, tensor in base.tensors.items()
         }
+        self.weights |= {weight.name: weight for weight in stacks(base)}
         for family in _FAMILIES:
             for weight in family(base):
                 self.weights.setdefault(weight.name, weight)
+        for weight in list(expert_stacks(self.weights)):
+            self.weights.setdefault(weight.name, weight)
         for weight in list(respelled(self.weights)):
             self.weights.setdefault(weight.name, weight)
         self.model_class = class_of(base)
@@ -61,13 +64,16 @@ class BaseNames:
         for weight in list(_tied_head(base, self.weights)):
             self.weights.setdefault(weight.name, weight)
 
-    def find(self, module: str, parameters: Iterable[str]) -> Weight | None:
-        """The first of the module's parameters that the base has."""
+    def find(self, module: str, parameters: Iterable[str], turn: int = 0) -> Weight | None:
+        """Of the module's parameters that the base has, the first, or the one with the number `turn`."""
+        return next(islice(self._every(module, parameters), turn, None), None)
+
+    def _every(self, module: str, parameters: Iterable[str]) -> Iterator[Weight]:
         for parameter in parameters:
-            weight = self.weights.get(f"{module}.{parameter}" if parameter else module)
+            name = f"{module}.{parameter}" if parameter else module
+            weight = self.weights.get(name) or single_expert(name, self.base, self.weights)
             if weight is not None:
-                return weight
-        return None
+                yield weight
 
     @cached_property
     def modules(self) -> dict[str, list[str]]:
@@ -162,7 +168,8 @@ class BaseNames:
         }
 
     def _has(self, module: str) -> bool:
-        return module in self.modules or module in self.weights or module in self.unclear
+        is_there = module in self.modules or self.find(module, ("", "weight")) is not None
+        return is_there or module in self.unclear
 
     def _most(self, names: list[str]) -> dict[str, tuple[str, Change]]:
         """Those that the best change of prefix finds, with their place; the smallest change wins ties."""
@@ -293,7 +300,6 @@ def _attention_projections(base: BaseLayout) -> Names:
 
 
 _FAMILIES = (
-    expert_stacks,
     expert_renames,
     _attention_projections,
     single_file_pipelines,

@@ -229,7 +229,7 @@ def _by_weight(adapter: Adapter, base: BaseLayout | None) -> dict[Hashable, list
     found: dict[Hashable, list[Update]] = {}
     for update in adapter.updates:
         module = modules.get(update.module)
-        weight = names.find(module, update.parameters) if names and module else None
+        weight = names.find(module, update.parameters, update.turn) if names and module else None
         found.setdefault(weight.places if weight else _shown(update), []).append(update)
     return found
 
