@@ -103,7 +103,8 @@ fast: .venv/.installed ## a minute of tests: no program is started, nothing is c
 
 check: lint types imports ## everything that needs no running registry
 
-tables: .venv/.installed ## write anew what documents have of the code: tables, pages of rules, openapi.json
+tables: .venv/.installed ## write anew what is made of code, ours and the libraries': tables, pages of rules, openapi.json
+	$(BIN)/python tools/image_names.py
 	$(BIN)/python docs/rules/generate.py
 	$(BIN)/python docs/tables.py
 	$(BIN)/python docs/openapi.py

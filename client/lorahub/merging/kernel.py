@@ -23,7 +23,7 @@ from lorahub.merging.factors import STEP
 from lorahub.merging.formulas import arrays_of, of_expert, step_of, work_of
 from lorahub.merging.recipe import Recipe
 from lorahub.merging.rounding import FLOATS, narrow, scratch, widen, working_bytes
-from lorahub.merging.steps import Added, Chain, Product, Replaced, RowFactors, Rows, Shifted, Step
+from lorahub.merging.steps import Added, Chain, Product, Replaced, RowFactors, Rows, Shifted, Step, Within
 from lorahub.merging.targets import Change, MergeMember, MergeTarget, is_sum, is_whole, updates_of
 
 if TYPE_CHECKING:
@@ -218,12 +218,13 @@ class Kernels:
             member = self.members[change.member]
             weight = change.weight if fold else 1.0
             if isinstance(change.piece, Part):
-                yield _part_step(change.piece, member, change, target, weight)
+                step = _part_step(change.piece, member, change, target, weight)
             elif change.is_bias:
-                yield _bias_step(change.piece, member, weight)
+                step = of_expert(_bias_step(change.piece, member, weight), None, change.place.rows)
             else:
                 step = self._step(change.piece, member, change.target.shape, weight)
-                yield of_expert(step, change.place.expert, change.place.rows)
+                step = of_expert(step, change.place.expert, change.place.rows)
+            yield _within(step, change)
 
     def _step(self, update: Update, member: MergeMember, shape: tuple[int, ...], weight: float) -> Step:
         """The step of a whole weight; experts that lie in tensors of their own share it."""
@@ -287,6 +288,15 @@ def _concatenated(steps: Sequence[Any]) -> Step:
         return steps[0]  # type: ignore[no-any-return]
     left = np.concatenate([step.left for step in steps], axis=1)
     return Product(left, np.concatenate([step.right for step in steps], axis=0))
+
+
+def _within(step: Step, change: Change) -> Step:
+    """The step for the tensor, of which only some rows may be the weight's."""
+    place = change.place
+    if place.at is None:
+        return step
+    height = place.rows[1] - place.rows[0] if place.rows else change.target.shape[0]
+    return Within(step, place.at, place.at + height)
 
 
 def _part_step(part: Part, member: MergeMember, change: Change, target: MergeTarget, weight: float) -> Step:

@@ -291,6 +291,22 @@ class Shifted:
 
 
 @dataclass(frozen=True, slots=True)
+class Within:
+    """The rows [start, stop) of a tensor are the weight that the inner step is for; the others stay."""
+
+    inner: Step
+    start: int
+    stop: int
+
+    def apply(self, rows: "Matrix", start: int) -> "Matrix":
+        first, last = max(start, self.start), min(start + len(rows), self.stop)
+        if first < last:
+            piece = rows[first - start : last - start]
+            piece[...] = self.inner.apply(piece, first - self.start)
+        return rows
+
+
+@dataclass(frozen=True, slots=True)
 class Stacked:
     """One step for each expert, whose rows lie `height` apart."""
 

@@ -4,13 +4,13 @@ Layers are replicated, tied heads separated and new heads added here; the arithm
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import prod
 from typing import Any
 
 from lorahub.adapters.adapter import Adapter, Kind, Part, PartKind, Update
 from lorahub.adapters.base_model import BaseLayout
-from lorahub.adapters.check import VOCABULARY, Report, check
+from lorahub.adapters.check import VOCABULARY, Report, check, is_understood
 from lorahub.adapters.formats import format_of
 from lorahub.adapters.names.weight import Weight, WeightPlace
 from lorahub.adapters.patterns import Patterns, layer_index
@@ -109,8 +109,8 @@ def fit(member: MergeMember, base: BaseLayout) -> Report:
     errors = [found for found in report.findings if found.severity is Severity.ERROR]
     if [found.rule for found in errors] == ["LH204"] and _brings_vocabulary(report):
         errors = []
-    if errors or not adapter.is_known:
-        worst = (errors or report.findings)[0]
+    if errors or not is_understood(adapter, report.findings):
+        worst = (errors or [found for found in report.findings if found.rule == "LH306"] or report.findings)[0]
         raise AdapterDoesNotFit(f"{name}: {worst.message}", hint=worst.hint, rule=worst.rule)
     if not adapter.is_mergeable:
         why = adapter.obstacle or adapter.method
@@ -227,27 +227,28 @@ class _Builder:
         touches_bias = "up_bias" in update.tensors or (
             update.method == "ia3" and update.shape[0] is not None and "factor" in update.tensors
         )
-        bias = f"{weight.places[0].tensor.removesuffix('.weight')}.bias"
-        if touches_bias and bias in self.base.tensors:
-            tensor = self.base.tensors[bias]
-            change = Change(
-                number, factor, update, Weight(bias, tensor.shape, tensor.dtype, ()), WeightPlace(bias), is_bias=True
-            )
-            self._named(bias, update.module).changes.append(change)
+        biases = [replace(place, tensor=f"{place.tensor.removesuffix('.weight')}.bias") for place in weight.places]
+        if touches_bias and all(place.tensor in self.base.tensors for place in biases):
+            target = Weight(f"{weight.name.removesuffix('.weight')}.bias", weight.shape[:1], weight.dtype, ())
+            for place in biases:
+                change = Change(number, factor, update, target, place, is_bias=True)
+                self._named(place.tensor, update.module).changes.append(change)
         elif "up_bias" in update.tensors:
             raise NotMergeable(
                 f"{update.module} has a bias on lora_B, its layer in the base has none", hint="train without lora_bias"
             )
 
     def _refuse_whole_of_parts(self, member: MergeMember, update: Update, weight: Weight) -> None:
-        if len(weight.places) > 1 and needs_whole(update, member.adapter.base_change):
+        is_whole = len(weight.places) == 1 and weight.places[0].at is None
+        if not is_whole and needs_whole(update, member.adapter.base_change):
             raise NotMergeable(
-                f"{update.module} is stored in {len(weight.places)} pieces, and {update.method} needs it whole",
+                f"{update.module} is no tensor of its own in the base, and {update.method} needs it whole",
                 hint="merge it with PEFT",
             )
 
     def _take_part(self, number: int, member: MergeMember, part: Part, weight: Weight) -> None:
-        if part.kind in (PartKind.REPLACEMENT, PartKind.BASE_COPY, PartKind.BIAS) and len(weight.places) > 1:
+        is_whole = len(weight.places) == 1 and weight.places[0].at is None
+        if part.kind in (PartKind.REPLACEMENT, PartKind.BASE_COPY, PartKind.BIAS) and not is_whole:
             raise NotMergeable(f"{part.name} is stored in pieces in the base", hint="merge it with PEFT")
         self._place(number, member.weight_of(part.module), part, weight)
 

@@ -13,7 +13,7 @@ from lorahub.adapters.adapter import Naming
 from lorahub.adapters.base_model import BaseLayout
 from lorahub.adapters.names.by_rule import gguf_name, torchtune_name
 from lorahub.adapters.names.experts import expert_renames, expert_stacks
-from lorahub.adapters.names.image import folding, respelled, single_file_pipelines
+from lorahub.adapters.names.image import folding, has_known_denoiser, respelled, single_file_pipelines
 from lorahub.adapters.names.weight import Names, Weight, WeightPlace, renamed
 
 _MOST_CHANGES = 64  # each is tried on every module
@@ -31,7 +31,7 @@ class BaseNames:
         for family in _FAMILIES:
             for weight in family(base):
                 self.weights.setdefault(weight.name, weight)
-        for weight in list(respelled(self.weights)):
+        for weight in list(respelled(self.weights, base.config)):
             self.weights.setdefault(weight.name, weight)
         for weight in list(_tied_head(base, self.weights)):
             self.weights.setdefault(weight.name, weight)
@@ -65,7 +65,12 @@ class BaseNames:
     @cached_property
     def is_pipeline(self) -> bool:
         heads = {name.partition(".")[0] for name in self.weights}
-        return not heads.isdisjoint(("unet", "text_encoder"))
+        return not heads.isdisjoint(("unet", "text_encoder", "transformer"))
+
+    @cached_property
+    def has_strange_denoiser(self) -> bool:
+        """Whether it is a model of diffusers' whose names aren't known here."""
+        return "_class_name" in self.base.config and not has_known_denoiser(self.weights, self.base.config)
 
     @cached_property
     def by_rule(self) -> dict[str, str]:

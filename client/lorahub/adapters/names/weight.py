@@ -14,6 +14,8 @@ class WeightPlace:
     rows: tuple[int, int] | None = None
     """The output rows [start, stop) of the weight that this tensor is; None for all."""
     expert: int | None = None
+    at: int | None = None
+    """Which of the tensor's rows is the first of them; None where they are the whole tensor."""
 
 
 @dataclass(frozen=True, slots=True)
