@@ -138,6 +138,7 @@ sweep: .venv/.installed ## every model class of transformers and diffusers, agai
 
 coverage: .venv/.installed ## the same, written into docs/coverage.md
 	PYTHONPATH=tests $(BIN)/python -W ignore -m sweep.coverage
+	PYTHONPATH=tests $(BIN)/python -W ignore -m sweep.image_coverage
 
 fuzz: .venv/.installed ## half an hour of requests made from the OpenAPI description, as three callers
 	PYTHONPATH=tests $(BIN)/python tests/hostile/openapi_fuzz.py 600

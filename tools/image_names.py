@@ -21,6 +21,7 @@ from typing import Any
 
 import diffusers
 import torch
+import transformers
 from diffusers.loaders import lora_conversion_utils as of_adapters
 from diffusers.loaders import single_file_utils as of_checkpoints
 from diffusers.loaders.peft import PeftAdapterMixin
@@ -45,7 +46,7 @@ class Spelling:
     convert: Converter
     names: str
     rows: Mapping[str, int] = field(default_factory=dict)
-    """Rows of tensors that the converter cuts by fixed sizes, by the last names."""
+    """Rows of tensors that the converter cuts by fixed sizes, by one of the names."""
     blocks: int = _BLOCKS
     prefix: str = ""
     """What the converter wants before each name, and names in the wild needn't have."""
@@ -92,6 +93,11 @@ class _Kept(dict[str, torch.Tensor]):
 
 def _cosmos(tensors: dict[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
     return of_checkpoints.convert_cosmos_transformer_checkpoint_to_diffusers(_Kept(tensors))
+
+
+def _open_clip(tensors: dict[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
+    text_model = transformers.CLIPTextModel(transformers.CLIPTextConfig(**_CLIP))
+    return of_checkpoints.convert_open_clip_checkpoint(text_model, tensors)
 
 
 def _ups(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -241,6 +247,12 @@ _IDEOGRAM = "layers.{}.attention.{qkv,o}.weight"
 _ACE_STEP = "layers.{}.{self,cross}_attn.{q,k,v,o}_proj.weight"
 _QWEN_21 = "transformer_blocks.{}.img_mlp.gate_up.weight"
 
+_OPEN_CLIP = """
+transformer.resblocks.{}.attn.in_proj_weight transformer.resblocks.{}.attn.in_proj_bias
+transformer.resblocks.{}.attn.out_proj transformer.resblocks.{}.mlp.{c_fc,c_proj} transformer.resblocks.{}.ln_{1,2}
+token_embedding.weight positional_embedding ln_final
+"""
+
 _WAN_SETTINGS = {"num_layers": _BLOCKS, "image_dim": 1280, "added_kv_proj_dim": 5120}
 _WAN_SPELLING = Spelling("convert_wan_transformer_to_diffusers", _checkpoint("wan_transformer_to_diffusers"), _WAN)
 
@@ -268,6 +280,9 @@ _HUNYUAN_SPELLING = Spelling(
 )
 _COSMOS = "convert_cosmos_transformer_checkpoint_to_diffusers"
 
+TEXT_ENCODER = "CLIPTextModel"
+_CLIP = {"hidden_size": 48, "intermediate_size": 96, "num_hidden_layers": _BLOCKS, "num_attention_heads": 2}
+
 _SDXL = {
     "addition_embed_type": "text_time",
     "addition_time_embed_dim": 256,
@@ -278,6 +293,19 @@ _SDXL = {
 }
 
 FAMILIES = (
+    Family(
+        TEXT_ENCODER,
+        _CLIP,
+        (
+            Spelling(
+                "convert_open_clip_checkpoint",
+                _open_clip,
+                _OPEN_CLIP,
+                {"in_proj_weight": 3 * 48, "in_proj_bias": 3 * 48},
+                prefix="cond_stage_model.model.",
+            ),
+        ),
+    ),
     Family("UNet2DConditionModel", _SDXL),
     Family("Transformer2DModel", {"in_channels": 32}),
     Family("EasyAnimateTransformer3DModel", {"in_channels": 16, "num_layers": _BLOCKS}),
@@ -488,15 +516,10 @@ FAMILIES = (
 
 def trace(family: Family, spelling: Spelling) -> dict[str, list[str]]:
     """Author's name, of a module or of a tensor -> what its rows are, in order: names of diffusers'."""
-    shapes = _shapes(family.model, _frozen(family.settings))
+    shapes = shapes_of(family.model, family.settings)
     names = spelling.names.replace("!", "")
     none = expand(" ".join(name[1:] for name in spelling.names.split() if name.startswith("!")))
-    numbered = {
-        template.replace("{}", str(number)): (template, number)
-        for name in expand(names)
-        for template in _tensors_of(name)
-        for number in range(spelling.blocks if "{}" in template else 1)
-    }
+    numbered = numbered_names(spelling)
     rules: dict[str, dict[int, list[str]]] = {}
     for name, pieces in _places(spelling, list(numbered), shapes).items():
         template, number = numbered[name]
@@ -506,6 +529,16 @@ def trace(family: Family, spelling: Spelling) -> dict[str, list[str]]:
         sys.exit(f"{spelling.source}: these names lead nowhere: {', '.join(lost)}")
     made = {key: rule for one in itertools.starmap(_general, rules.items()) for key, rule in one.items()}
     return {key: pieces for key, pieces in _by_module(made).items() if pieces != [key]}
+
+
+def numbered_names(spelling: Spelling) -> dict[str, tuple[str, int]]:
+    """Tensor -> (what it is called with `{}`, the number of its block)."""
+    return {
+        template.replace("{}", str(number)): (template, number)
+        for name in expand(spelling.names.replace("!", ""))
+        for template in _tensors_of(name)
+        for number in range(spelling.blocks if "{}" in template else 1)
+    }
 
 
 def expand(names: str) -> list[str]:
@@ -520,19 +553,12 @@ def expand(names: str) -> list[str]:
 def _tensors_of(name: str) -> list[str]:
     """A template names a module, or a tensor."""
     last = name.rpartition(".")[2]
-    is_tensor = last in _PARAMETERS or last.startswith(("pos_", "positional_")) or "table" in last
+    is_tensor = last in _PARAMETERS or last.startswith(("pos_", "positional_", "in_proj_")) or "table" in last
     return [name] if is_tensor else [f"{name}.weight", f"{name}.bias"]
 
 
 def _places(spelling: Spelling, names: list[str], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, list[str]]:
-    """The converter is run twice: to learn what belongs together, then with as many rows as diffusers' weights have."""
-    rows = {name: _fixed(name, spelling.rows) or _FIRST_ROWS for name in names}
-    sizes: dict[str, float] = {}
-    for target, runs in _run(spelling, rows).items():
-        total = sum(stop - start for _, start, stop in runs)
-        for name, start, stop in runs if target in shapes else ():
-            sizes[name] = sizes.get(name, 0) + _rows(shapes[target]) * (stop - start) / total
-    rows |= {name: _fixed(name, spelling.rows) or round(size) for name, size in sizes.items()}
+    rows = rows_of(spelling, names, shapes)
     pieces: dict[str, list[tuple[int, str]]] = {}
     for target, runs in _run(spelling, rows).items():
         at, have = 0, _rows(shapes[target]) if target in shapes else 0
@@ -544,8 +570,19 @@ def _places(spelling: Spelling, names: list[str], shapes: Mapping[str, tuple[int
     return {name: _sized([target for _, target in sorted(found)], shapes) for name, found in pieces.items()}
 
 
+def rows_of(spelling: Spelling, names: list[str], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
+    """How many rows the author's tensors have: as many as diffusers' that they are."""
+    rows = {name: _fixed(name, spelling.rows) or _FIRST_ROWS for name in names}
+    sizes: dict[str, float] = {}
+    for target, runs in _run(spelling, rows).items():
+        total = sum(stop - start for _, start, stop in runs)
+        for name, start, stop in runs if target in shapes else ():
+            sizes[name] = sizes.get(name, 0) + _rows(shapes[target]) * (stop - start) / total
+    return rows | {name: _fixed(name, spelling.rows) or round(size) for name, size in sizes.items()}
+
+
 def _fixed(name: str, rows: Mapping[str, int]) -> int | None:
-    return next((size for part, size in rows.items() if f".{part}." in name), None)
+    return next((size for part, size in rows.items() if part in name.split(".")), None)
 
 
 def _rows(shape: tuple[int, ...]) -> int:
@@ -641,15 +678,22 @@ def _bare(piece: str, parameter: str) -> str | None:
 # --- the classes ------------------------------------------------------------------------------------------------------
 
 
-def _frozen(settings: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
-    return tuple((key, tuple(value) if isinstance(value, list) else value) for key, value in settings.items())
+def shapes_of(model: str, settings: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    key = tuple((key, tuple(value) if isinstance(value, list) else value) for key, value in settings.items())
+    return _shapes(model, key)
 
 
 @cache
 def _shapes(model: str, settings: tuple[tuple[str, Any], ...]) -> dict[str, tuple[int, ...]]:
     with torch.device("meta"):
-        made = getattr(diffusers, model)(**dict(settings))
-    return {name: tuple(tensor.shape) for name, tensor in made.state_dict().items()}
+        if model == TEXT_ENCODER:
+            made = transformers.CLIPTextModel(transformers.CLIPTextConfig(**dict(settings)))
+        else:
+            made = getattr(diffusers, model)(**dict(settings))
+    shapes = {name: tuple(tensor.shape) for name, tensor in made.state_dict().items()}
+    if model == TEXT_ENCODER:  # transformers 5 leaves `text_model.` out
+        return {f"text_model.{name.removeprefix('text_model.')}": shape for name, shape in shapes.items()}
+    return shapes
 
 
 def denoisers() -> list[str]:
@@ -666,12 +710,12 @@ def denoisers() -> list[str]:
 def own_names(model: str) -> list[str]:
     """Its modules that have weights, every number as `{}`."""
     settings = next((family.settings for family in FAMILIES if family.model == model), {})
-    return sorted({_NUMBER.sub("{}", name.rpartition(".")[0] or name) for name in _shapes(model, _frozen(settings))})
+    return sorted({_NUMBER.sub("{}", name.rpartition(".")[0] or name) for name in shapes_of(model, settings)})
 
 
 def table() -> dict[str, Any]:
     families = {}
-    for model in denoisers():
+    for model in (TEXT_ENCODER, *denoisers()):
         try:
             names = own_names(model)
         except (TypeError, ValueError):

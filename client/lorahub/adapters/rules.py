@@ -194,8 +194,8 @@ _TABLE = (
          "write the file again, or copy it again: it may be truncated",
          "the header claims 9000 bytes, the file has 400"),
     Rule("LH306", _W, "the method isn't known",
-         "The adapter's method or format is not one that these rules know. It is stored, and can be loaded by who knows "
-         "it; it can't be checked.",
+         "The adapter's method, its format or the names of its modules are not among those that these rules know. It is "
+         "stored, and can be loaded by who knows it; it can't be checked.",
          "use a newer lorahub",
          "peft_type: NEWLORA"),
     Rule("LH307", _W, "a setting that loaders act on",

@@ -5,6 +5,7 @@ Other programs write the denoiser's names under a prefix of their own, or none, 
 (`diffusion_model.double_blocks…`): the base's dictionary knows them.
 """
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from typing import Any
@@ -45,8 +46,10 @@ _WRAPPER = "base_model.model."
 _OTHERS = ("text_encoders.t5xxl.transformer.",)
 """Parts whose folder in the pipeline depends on the model."""
 
-_LIKE_LANGUAGE = frozenset({"AceStepTransformer1DModel", "Cosmos3OmniTransformer"})
+_LIKE_LANGUAGE = frozenset({"AceStepTransformer1DModel", "CLIPTextModel", "Cosmos3OmniTransformer"})
 """Classes whose blocks are named like those of language models, whose adapters have PEFT's settings beside them."""
+
+_ROWS_BY_HEAD = re.compile(r"(?:token_refiner\.)?blocks\.\d+\.attn\.qkv_proj\.lora_[AB]\.default\.weight")
 
 _OLD_PROJECTIONS = {"to_q_lora": "to_q", "to_k_lora": "to_k", "to_v_lora": "to_v", "to_out_lora": "to_out.0"}
 _OLD_ENDINGS = {"down.weight": "lora.down.weight", "up.weight": "lora.up.weight"}
@@ -79,6 +82,7 @@ def read_diffusers(opened: Opened) -> Adapter:
     for module, tensors in groups.items():
         make_updates(module, tensors, reading, partial(_scale, module, stated, alphas))
     _check_ranks(reading, stated)
+    _check_order(opened.names, reading)
     reading.close()
     return Adapter(
         format="diffusers",
@@ -90,6 +94,14 @@ def read_diffusers(opened: Opened) -> Adapter:
         weights_file=opened.path,
         dtypes=methods.count_elements(opened.entries),
     )
+
+
+def _check_order(names: Iterable[str], reading: Reading) -> None:
+    """DiffSynth trains MiniMax-H3 on its published shards, whose fused rows are in the order of heads."""
+    by_head = [name for name in names if _ROWS_BY_HEAD.fullmatch(name)]
+    if by_head:
+        told = f"{len(by_head)} fused layers have their rows head by head, first {by_head[0]}"
+        reading.add("LH306", told, (Evidence(name) for name in by_head))
 
 
 def _denoiser(names: Iterable[str]) -> str:

@@ -28,7 +28,9 @@ UNET_BLOCKS = frozenset("down_blocks up_blocks mid_block input_blocks output_blo
 
 _TEXT_ENCODERS = {
     "cond_stage_model.transformer.": "text_encoder.",
+    "cond_stage_model.model.": "text_encoder.",
     "conditioner.embedders.0.transformer.": "text_encoder.",
+    "conditioner.embedders.1.model.": "text_encoder_2.",
     "text_encoders.clip_l.transformer.": "text_encoder.",
     "text_encoders.clip_g.transformer.": "text_encoder_2.",
     "text_encoders.t5xxl.transformer.": "text_encoder_2.",
@@ -88,7 +90,7 @@ def diffusers_names(weights: Mapping[str, Weight], config: Mapping[str, Any]) ->
 
 def _own_names(part: str, inner: Mapping[str, Weight], config: Mapping[str, Any]) -> Callable[[str, Weight], bool]:
     if part not in DENOISERS:
-        return lambda *_: True
+        return lambda name, _: not name.startswith("transformer.resblocks.")
     if _is_unet(inner):
         return lambda name, _: name.partition(".")[0] not in _STABILITYS
     family = family_of(inner, hint=_class_of(part, config))
@@ -136,14 +138,18 @@ def _of_denoiser(inner: Mapping[str, Weight], named: str | None) -> Iterator[tup
 
 
 def _of_text_encoder(inner: Mapping[str, Weight]) -> Iterator[tuple[str, Weight]]:
-    """CLIP's model had `text_model.` around it, which transformers 5 leaves out when it saves."""
-    for name, weight in inner.items():
+    """CLIP's model had `text_model.` around it, which transformers 5 leaves out when it saves; OpenCLIP has names of
+    its own, with fused projections.
+    """
+    clip = next(family for family in families() if family.name == "CLIPTextModel")
+    is_open = any(name.startswith("transformer.resblocks.") for name in inner)
+    named = {**inner, **(translated(clip, inner) if is_open else {})}
+    for name, weight in named.items():
+        yield name, weight
         if name.startswith("text_model."):
             yield name.removeprefix("text_model."), weight
         elif name.startswith(("encoder.layers.", "embeddings.", "final_layer_norm.")):
             yield f"text_model.{name}", weight
-        else:
-            yield name, weight
 
 
 # --- Stable Diffusion XL: diffusers <-> Stability ---------------------------------------------------------------------
@@ -261,6 +267,8 @@ def folding(module: str, *, is_pipeline: bool) -> Iterator[tuple[str, str]]:
     if component in _FOLDERS and rest:
         for prefix in _FOLDERS[component]:
             yield prefix, rest
+        if component == "text_encoder_2" and ".block." in rest:
+            yield "lora_te3_", rest  # T5, whichever place it has in the pipeline
     if not is_pipeline:
         yield "lora_unet_", module
         yield "lycoris_", module
