@@ -4,7 +4,7 @@ Every finding is collected. What the adapter's own files show was found when the
 looked up in the base's layout, and shapes, layers, names and digests compared.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -12,9 +12,11 @@ from typing import Any
 from lorahub.adapters.adapter import Adapter, Kind, Part, PartKind, Shape, Update
 from lorahub.adapters.base_model import BaseLayout
 from lorahub.adapters.findings import Evidence, Finding, Verdict, finding, has_errors, shape_text, worst_first
+from lorahub.adapters.formats import format_of
 from lorahub.adapters.licences import conflict
 from lorahub.adapters.names.base_names import BaseNames, Resolved
 from lorahub.adapters.names.experts import is_expert
+from lorahub.adapters.names.image import is_known
 from lorahub.adapters.names.weight import Weight
 from lorahub.adapters.patterns import layer_index
 from lorahub.adapters.rules import RULE_SET
@@ -24,6 +26,8 @@ from lorahub.adapters.selection import Selection
 _HEADS = frozenset("score classifier qa_outputs v_head summary pooler classification_head regression_head".split())
 VOCABULARY = frozenset("embed_tokens lm_head wte word_embeddings embed_in embed_out shared tok_embeddings".split())
 _PACKED = ("qweight", "weight_packed", "weight_scale_inv")
+_INPUTS = ("x_embedder", "img_in", "conv_in", "input_blocks.0.0", "patch_embedding", "patch_embed.proj", "proj_in")
+"""What an image model's first layer is called."""
 _MOST_SIBLINGS = 8  # each search goes through the whole base
 _DAMAGED = frozenset({"LH206", "LH208", "LH209", "LH220"})
 
@@ -86,7 +90,7 @@ def recheck(report: Report, findings: Iterable[Finding], adapter: Adapter, base:
     if has_errors(kept):
         verdict = Verdict.INCOMPATIBLE
     elif verdict is Verdict.INCOMPATIBLE:
-        known = base is not None and adapter.is_known and all(found.rule != "LH306" for found in kept)
+        known = base is not None and is_understood(adapter, kept)
         same = base is not None and same_weights(adapter, base)
         verdict = (Verdict.COMPATIBLE if same else Verdict.FITS) if known else Verdict.UNDECIDED
     return replace(report, findings=tuple(kept), verdict=verdict)
@@ -138,10 +142,15 @@ def _causes(findings: list[Finding]) -> list[Finding]:
     return [found for found in findings if is_new(found)]
 
 
-def _verdict(adapter: Adapter, base: BaseLayout, findings: Iterable[Finding], *, is_clear: bool) -> Verdict:
+def is_understood(adapter: Adapter, findings: Iterable[Finding]) -> bool:
+    """Whether all of the adapter could be compared with the base."""
+    return adapter.is_known and not any(found.rule == "LH306" for found in findings)
+
+
+def _verdict(adapter: Adapter, base: BaseLayout, findings: Collection[Finding], *, is_clear: bool) -> Verdict:
     if has_errors(findings):
         return Verdict.INCOMPATIBLE
-    if not adapter.is_known or not is_clear:
+    if not is_understood(adapter, findings) or not is_clear:
         return Verdict.UNDECIDED
     return Verdict.COMPATIBLE if same_weights(adapter, base) else Verdict.FITS
 
@@ -176,6 +185,11 @@ class _Comparison:
         if any(found.rule == "LH108" for found in self.base.findings):
             yield from self._shapes()  # of what is there; the rest would be told absent
             return
+        strange = self._strange()
+        if strange:
+            yield _not_understood(strange)
+            told = {id(piece) for piece in strange}
+            self.unmatched = [piece for piece in self.unmatched if id(piece) not in told]
         addressed = [*self.unmatched, *(piece for piece, _ in self.matched)]
         if addressed and not self.matched and not self.packed and not self.unclear:
             yield self._nothing()
@@ -234,6 +248,27 @@ class _Comparison:
         if not order or index is None:
             return module
         return module.replace(f".{index}.", f".{order[index]}.", 1) if index < len(order) else module
+
+    # --- image models -------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def _is_image(self) -> bool:
+        row = format_of(self.adapter)
+        return row is not None and row.is_image
+
+    def _strange(self) -> list[Update | Part]:
+        """What can't be compared: modules of no image model that is known, or of any where the base isn't known."""
+        if not self._is_image:
+            return []
+        naming, is_strange = self.adapter.naming, self.names.has_strange_denoiser
+        return [piece for piece in self.unmatched if is_strange or not is_known(piece.module, naming)]
+
+    def _widened(self, piece: Update | Part, weight: Weight) -> bool:
+        """A control LoRA: loaders widen the base's input layer for the pictures that it is given beside."""
+        asked, there = _asked(piece), weight.shape
+        is_input = self._is_image and weight.name.removesuffix(".weight").endswith(_INPUTS)
+        is_wider = len(asked) == len(there) > 1 and asked[0] == there[0] and asked[2:] == there[2:]
+        return is_input and is_wider and (asked[1] or 0) > there[1]
 
     # --- modules ------------------------------------------------------------------------------------------------------
 
@@ -334,6 +369,8 @@ class _Comparison:
         by_rule: dict[str, list[Evidence]] = {}
         for piece, weight in self.matched:
             rule = _compare(piece, weight)
+            if rule is not None and self._widened(piece, weight):
+                rule = "LH306"
             if rule is not None:
                 pair = Evidence(piece.module, shape_text(_asked(piece)), shape_text(weight.shape))
                 by_rule.setdefault(rule, []).append(pair)
@@ -343,6 +380,8 @@ class _Comparison:
             told = {
                 "LH202": f"the update is {first.found}, the weight is {first.expected}",
                 "LH204": f"{first.found} here, {first.expected} in the base",
+                "LH306": f"the input layer takes {first.found} here, {first.expected} in the base: a control LoRA, for "
+                "which loaders widen the base",
                 "LH211": f"fits only as {'(out, in)' if flag else '(in, out)'}, fan_in_fan_out is {str(flag).lower()}",
             }[rule]
             yield finding(rule, f"{len(evidence)} of {len(self.matched)} modules, first {first.name}: {told}", evidence)
@@ -464,6 +503,11 @@ class _Comparison:
             yield finding(
                 "LH221", "; ".join(told), (Evidence(strip or "(nothing)", strip, add) for strip, add in changes)
             )
+
+
+def _not_understood(pieces: list[Update | Part]) -> Finding:
+    told = f"{len(pieces)} modules are named as in no image model that is known here, first {pieces[0].module}"
+    return finding("LH306", told, (Evidence(piece.module, _what(piece)) for piece in pieces))
 
 
 # --- which base it is -------------------------------------------------------------------------------------------------

@@ -171,6 +171,11 @@ _TABLE = (
          "BitFit trains the biases that are there; in the other modules nothing could be learnt.",
          "train LoRA instead, which needs no biases",
          "6 of 15 modules have a bias, not model.layers.0.self_attn.o_proj"),
+    Rule("LH223", _W, "tokens of their own lie beside the adapter",
+         "The file holds embeddings of new tokens (textual inversion) beside the updates. They are no part of the "
+         "adapter: merging and converting leave them out; the trainer that bundled them reads them.",
+         "load them beside the model, or save them in a file of their own",
+         "bundle_emb.person.clip_l"),
     # --- LH3xx: what the files are -------------------------------------------------------------------------------------
     Rule("LH301", _E, "a pickle",
          "Loading a pickle runs code. Weights are stored as safetensors here.",
@@ -193,8 +198,9 @@ _TABLE = (
          "write the file again, or copy it again: it may be truncated",
          "the header claims 9000 bytes, the file has 400"),
     Rule("LH306", _W, "the method isn't known",
-         "The adapter's method or format is not one that these rules know, or it updates layers that the base stores in "
-         "another order. It is stored, and can be loaded by who knows it; it can't be checked.",
+         "The adapter's method, its format or the names of its modules are not among those that these rules know, or it "
+         "updates layers that the base stores in another order. It is stored, and can be loaded by who knows it; it "
+         "can't be checked.",
          "use a newer lorahub",
          "peft_type: NEWLORA"),
     Rule("LH307", _W, "a setting that loaders act on",

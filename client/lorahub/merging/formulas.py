@@ -134,21 +134,30 @@ def oriented(step: Step) -> Step:
 
 def at_place(step: Step, of: Weight, place: WeightPlace, shape: tuple[int, ...]) -> Step:
     """The step for the tensor of this place and shape, of the step for the weight `of`."""
-    if place.part is not None and place.part.expert is None and place.part.rows is not None:
-        start, stop = place.part.rows
-        return Within(step, start, stop - start)
-    if place.part is not None:
+    if place.part is not None and place.part.expert is not None:
         assert isinstance(step, Product)  # whatever else was refused
         return _in_stack(step, place.part, shape, is_turned=of.is_turned)
     if place.expert is not None:
         assert isinstance(step, Stacked)  # only stacks have experts
         step = step.steps[place.expert]
-    if place.rows is None:
+    return within(_of_rows(step, place.rows), place)
+
+
+def _of_rows(step: Step, rows: tuple[int, int] | None) -> Step:
+    if rows is None:
         return step
-    start, stop = place.rows
+    start, stop = rows
     if isinstance(step, Stacked):
         return Stacked([Shifted(one, start) for one in step.steps], stop - start)
     return Shifted(step, start) if start else step
+
+
+def within(step: Step, place: WeightPlace) -> Step:
+    """The step for the tensor, of which only some rows may be the weight's."""
+    if place.part is None or place.part.rows is None:
+        return step
+    start, stop = place.part.rows
+    return Within(step, start, stop - start)
 
 
 def _in_stack(step: Product, part: TensorPart, shape: tuple[int, ...], *, is_turned: bool) -> Step:

@@ -21,7 +21,7 @@ from lorahub.adapters.safetensors_header import TensorEntry
 from lorahub.errors import NotMergeable
 from lorahub.merging.combinations import COMBINATIONS
 from lorahub.merging.factors import STEP
-from lorahub.merging.formulas import arrays_of, at_place, step_of, work_of
+from lorahub.merging.formulas import arrays_of, at_place, step_of, within, work_of
 from lorahub.merging.recipe import Recipe
 from lorahub.merging.rounding import FLOATS, narrow, scratch, widen, working_bytes
 from lorahub.merging.steps import Added, Chain, Product, Replaced, RowFactors, Rows, Shifted, Step
@@ -219,9 +219,10 @@ class Kernels:
             member = self.members[change.member]
             weight = change.weight if fold else 1.0
             if isinstance(change.piece, Part):
-                yield _part_step(change.piece, member, change, target, weight)
+                yield within(_part_step(change.piece, member, change, target, weight), change.place)
             elif change.is_bias:
-                yield _bias_step(change.piece, member, weight)
+                step = _bias_step(change.piece, member, weight)
+                yield at_place(step, change.target, change.place, target.shape)
             else:
                 step = self._step(change.piece, member, change.target, weight)
                 yield at_place(step, change.target, change.place, target.shape)

@@ -4,7 +4,7 @@ Layers are replicated, tied heads separated and new heads added here; the arithm
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import prod
 from typing import Any
 
@@ -232,18 +232,12 @@ class _Builder:
         touches_bias = "up_bias" in update.tensors or (
             update.method == "ia3" and update.shape[0] is not None and "factor" in update.tensors
         )
-        if touches_bias and weight.places[0].part is not None:
-            raise NotMergeable(
-                f"{update.module} changes its bias, which is a part of {weight.places[0].tensor}'s",
-                hint="merge it with PEFT",
-            )
-        bias = f"{weight.places[0].tensor.removesuffix('.weight')}.bias"
-        if touches_bias and bias in self.base.tensors:
-            tensor = self.base.tensors[bias]
-            change = Change(
-                number, factor, update, Weight(bias, tensor.shape, tensor.dtype, ()), WeightPlace(bias), is_bias=True
-            )
-            self._named(bias, update.module).changes.append(change)
+        biases = [replace(place, tensor=f"{place.tensor.removesuffix('.weight')}.bias") for place in weight.places]
+        if touches_bias and all(place.tensor in self.base.tensors for place in biases):
+            target = Weight(f"{weight.name.removesuffix('.weight')}.bias", weight.shape[:1], weight.dtype, ())
+            for place in biases:
+                change = Change(number, factor, update, target, place, is_bias=True)
+                self._named(place.tensor, update.module).changes.append(change)
         elif "up_bias" in update.tensors:
             raise NotMergeable(
                 f"{update.module} has a bias on lora_B, its layer in the base has none", hint="train without lora_bias"
@@ -251,9 +245,10 @@ class _Builder:
 
     def _refuse_pieces(self, member: MergeMember, update: Update, weight: Weight) -> None:
         change = member.adapter.base_change
-        if len(weight.places) > 1 and needs_whole(update, change):
+        is_whole = len(weight.places) == 1 and weight.places[0].part is None
+        if not is_whole and needs_whole(update, change):
             raise NotMergeable(
-                f"{update.module} is stored in {len(weight.places)} pieces, and {update.method} needs it whole",
+                f"{update.module} is no tensor of its own in the base, and {update.method} needs it whole",
                 hint="merge it with PEFT",
             )
         is_sum = is_additive(update, change) and update.method in ("lora", "adalora", "vera")

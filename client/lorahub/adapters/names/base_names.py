@@ -16,7 +16,7 @@ from lorahub.adapters.base_model import BaseLayout
 from lorahub.adapters.names.by_class import Change, class_of
 from lorahub.adapters.names.by_rule import gguf_name, torchtune_name
 from lorahub.adapters.names.experts import expert_renames, expert_stacks, single_expert, stacks
-from lorahub.adapters.names.image import folding, respelled, single_file_pipelines
+from lorahub.adapters.names.image import folding, has_known_denoiser, respelled, single_file_pipelines
 from lorahub.adapters.names.weight import Names, Weight, WeightPlace, joined_rows, renamed, split_rows
 
 _MOST_CHANGES = 64  # each is tried on every module
@@ -54,7 +54,7 @@ class BaseNames:
                 self.weights.setdefault(weight.name, weight)
         for weight in list(expert_stacks(self.weights)):
             self.weights.setdefault(weight.name, weight)
-        for weight in list(respelled(self.weights)):
+        for weight in list(respelled(self.weights, base.config)):
             self.weights.setdefault(weight.name, weight)
         self.model_class = class_of(base)
         self.unclear: dict[str, str] = {}
@@ -96,7 +96,12 @@ class BaseNames:
     @cached_property
     def is_pipeline(self) -> bool:
         heads = {name.partition(".")[0] for name in self.weights}
-        return not heads.isdisjoint(("unet", "text_encoder"))
+        return not heads.isdisjoint(("unet", "text_encoder", "transformer"))
+
+    @cached_property
+    def has_strange_denoiser(self) -> bool:
+        """Whether it is a model of diffusers' whose names aren't known here."""
+        return "_class_name" in self.base.config and not has_known_denoiser(self.weights, self.base.config)
 
     @cached_property
     def by_rule(self) -> dict[str, str]:
