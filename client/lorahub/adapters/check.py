@@ -4,31 +4,65 @@ Every finding is collected. What the adapter's own files show was found when the
 looked up in the base's layout, and shapes, layers, names and digests compared.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-from lorahub.adapters.adapter import Adapter, Kind, Part, PartKind, Shape, Update
+from lorahub.adapters.adapter import Adapter, BaseClaim, Kind, Part, PartKind, Shape, Update
 from lorahub.adapters.base_model import BaseLayout
 from lorahub.adapters.findings import Evidence, Finding, Verdict, finding, has_errors, shape_text, worst_first
 from lorahub.adapters.licences import conflict
 from lorahub.adapters.names.base_names import BaseNames
 from lorahub.adapters.names.weight import Weight
 from lorahub.adapters.patterns import layer_index
-from lorahub.adapters.rules import RULE_SET
-from lorahub.adapters.runtimes import RuntimeVerdict, judge_runtimes
+from lorahub.adapters.rules import RULE_SET, Severity
+from lorahub.adapters.runtimes import RuntimeVerdict, judge_runtimes, loaded_by_none
 
 _HEADS = frozenset("score classifier qa_outputs v_head summary pooler classification_head regression_head".split())
 VOCABULARY = frozenset("embed_tokens lm_head wte word_embeddings embed_in embed_out shared tok_embeddings".split())
 _PACKED = ("qweight", "weight_packed", "weight_scale_inv")
 _MOST_SIBLINGS = 8  # each search goes through the whole base
 _DAMAGED = frozenset({"LH206", "LH208", "LH209", "LH220"})
+_SHAPES_AGREE = frozenset({None, "LH211"})
+"""What comparing shapes says where they agree: nothing, or that only the flag is wrong."""
+
+
+@dataclass(frozen=True, slots=True)
+class AtRevision:
+    """The verdict on an adapter for one of the bases that go by the name it gives."""
+
+    revision: str | None
+    verdict: Verdict
+    matched: int
+    of: int
+
+    def as_json(self) -> dict[str, Any]:
+        return {"revision": self.revision, "verdict": self.verdict.value, "matched": self.matched, "of": self.of}
+
+
+def meant(claim: BaseClaim, known: Sequence[BaseLayout]) -> Sequence[BaseLayout]:
+    """Those of the bases of its name that an adapter means: with the digest or at the revision that it records; where
+    none is, or it records neither, all of them.
+    """
+    same = [base for base in known if claim.weights is not None and base.weights_digest == claim.weights]
+    at = [base for base in known if claim.revision and (base.revision or "").startswith(claim.revision)]
+    return same or at or known
+
+
+def closest(judged: Sequence[AtRevision]) -> int:
+    """Which of them the adapter fits best; of equals, the first."""
+    order = [Verdict.COMPATIBLE, Verdict.FITS, Verdict.UNDECIDED, Verdict.INCOMPATIBLE]
+    return min(range(len(judged)), key=lambda place: (order.index(judged[place].verdict), -judged[place].matched))
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What a check found. `bound` has each update with the base weight it adds to, `placed` each part that has one."""
+    """What a check found. Of `of` modules, `matched` are in the base by name and shape.
+
+    `bound` has each update with the base weight it adds to, `placed` each part that has one. `revisions` are those of
+    the base that were compared, where its name stands for several; the rest of the report is of the closest.
+    """
 
     verdict: Verdict
     findings: tuple[Finding, ...]
@@ -37,6 +71,10 @@ class Report:
     runtimes: tuple[RuntimeVerdict, ...] = ()
     bound: tuple[tuple[Update, Weight], ...] = ()
     placed: tuple[tuple[Part, Weight], ...] = ()
+    revisions: tuple[AtRevision, ...] = ()
+
+    def at(self, base: BaseLayout) -> AtRevision:
+        return AtRevision(base.revision, self.verdict, self.matched, self.of)
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -46,6 +84,7 @@ class Report:
             "rule_set": RULE_SET,
             "findings": [found.as_json() for found in self.findings],
             "runtimes": [runtime.as_json() for runtime in self.runtimes],
+            "revisions": [one.as_json() for one in self.revisions],
         }
 
 
@@ -69,12 +108,19 @@ def check(
     return Report(
         verdict,
         tuple(worst_first(findings)),
-        len(comparison.matched),
+        sum(_compare(piece, weight) in _SHAPES_AGREE for piece, weight in comparison.matched),
         len(comparison.matched) + len(comparison.unmatched),
-        tuple(judge_runtimes(adapter, base)),
+        _runtimes(adapter, base, findings),
         tuple((update, weight) for update, weight in comparison.matched if isinstance(update, Update)),
         tuple((part, weight) for part, weight in comparison.matched if isinstance(part, Part)),
     )
+
+
+def _runtimes(adapter: Adapter, base: BaseLayout | None, findings: Iterable[Finding]) -> tuple[RuntimeVerdict, ...]:
+    """What doesn't fit is loaded right by none of them."""
+    judged = tuple(judge_runtimes(adapter, base))
+    worst = next((found for found in worst_first(findings) if found.severity is Severity.ERROR), None)
+    return judged if worst is None else loaded_by_none(judged, worst)
 
 
 def recheck(report: Report, findings: Iterable[Finding], adapter: Adapter, base: BaseLayout | None) -> Report:
@@ -87,7 +133,7 @@ def recheck(report: Report, findings: Iterable[Finding], adapter: Adapter, base:
         known = base is not None and adapter.is_known
         same = base is not None and same_weights(adapter, base)
         verdict = (Verdict.COMPATIBLE if same else Verdict.FITS) if known else Verdict.UNDECIDED
-    return replace(report, findings=tuple(kept), verdict=verdict)
+    return replace(report, findings=tuple(kept), verdict=verdict, runtimes=_runtimes(adapter, base, kept))
 
 
 def _by_name(adapter: Adapter, base: BaseLayout) -> Report:
@@ -96,7 +142,7 @@ def _by_name(adapter: Adapter, base: BaseLayout) -> Report:
     if verdict is Verdict.UNDECIDED and same_weights(adapter, base):
         verdict = Verdict.COMPATIBLE
     total = len(adapter.updates)
-    return Report(verdict, tuple(worst_first(findings)), 0, total, tuple(judge_runtimes(adapter, base)))
+    return Report(verdict, tuple(worst_first(findings)), 0, total, _runtimes(adapter, base, findings))
 
 
 def _drift(comparison: "_Comparison", recorded: BaseLayout | None) -> list[Finding]:
@@ -123,7 +169,7 @@ def _without_base(adapter: Adapter) -> Report:
         )
     verdict = Verdict.INCOMPATIBLE if has_errors(findings) else Verdict.UNDECIDED
     total = len(adapter.updates)
-    return Report(verdict, tuple(worst_first(findings)), 0, total, tuple(judge_runtimes(adapter, None)))
+    return Report(verdict, tuple(worst_first(findings)), 0, total, _runtimes(adapter, None, findings))
 
 
 def _causes(findings: list[Finding]) -> list[Finding]:

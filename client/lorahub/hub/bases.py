@@ -34,6 +34,8 @@ from lorahub.protocol.references import Reference
 
 OWN = "/api/lorahub/v1/bases"
 
+_ALL = "*"
+"""In place of a revision: every one that is known."""
 _READ_BYTES = 4 << 20
 _HASHERS = 4
 
@@ -65,6 +67,40 @@ class Bases:
             raise _unknown(origin, spec)
         return self._of_files(origin, spec, reference)
 
+    def revisions(self, spec: str) -> list[OpenedBase]:
+        """Every base that the name stands for, newest first: all that a registry knows by it, where it names no
+        revision; else the one. Raises as `open`.
+        """
+        if local_place(spec) is not None:
+            return [self.open(spec)]
+        reference = self._reference(spec)
+        origin = self._sources.origin_of(reference)
+        if not origin.is_registry or "@" in spec or spec.startswith("sha256:"):
+            return [self.open(spec)]
+        known = self._all_registered(origin, spec, _registered_as(spec, reference))
+        where = "registry" if origin.closed_by is None else "cache"
+        return [OpenedBase(base_from_document(one), where) for one in known] or [self.open(spec)]
+
+    def _all_registered(self, origin: Origin, spec: str, name: str) -> list[Any]:
+        """What the registry knows, or knew; a registry of an earlier version knows one by each name."""
+        kept = origin.cache.recall_base(name, _ALL)
+        if origin.closed_by is not None:
+            if kept is not None:
+                self._sources.say_as_of(f"{spec} is as the registry knew it", kept[1])
+            return kept[0] if kept else []
+        try:
+            documents = list(origin.connect().rows(f"{OWN}/{quote(name)}/revisions"))
+        except NotFound:
+            return []
+        except (Unavailable, TooManyRequests) as error:
+            if kept is not None:
+                suggest_offline(error)
+            raise
+        if documents:
+            origin.cache.remember_base(name, _ALL, documents)
+            origin.cache.remember_base(name, "", documents[0])  # what the plain name is, without a network
+        return documents
+
     def _reference(self, spec: str) -> Reference | None:
         """None for a name that only a registered base can have: gpt2, sha256:…"""
         try:
@@ -76,8 +112,7 @@ class Bases:
 
     def _registered(self, origin: Origin, spec: str, reference: Reference | None) -> Any:
         """What the registry knows, or knew, of a base by this name; None where there is none."""
-        asked = spec if reference is None else str(replace(reference, scheme="lorahub", host=None))
-        name, _, revision = asked.partition("@")
+        name, _, revision = _registered_as(spec, reference).partition("@")
         kept = origin.cache.recall_base(name, revision)
         if origin.closed_by is not None:
             if kept is not None and not revision:
@@ -106,6 +141,11 @@ class Bases:
         base = read_base(files, name=str(reference.repository), digest=files.sha256)
         where = "repository" if origin.is_registry else "hub"
         return OpenedBase(replace(base, revision=files.commit), where, files.bytes_read)
+
+
+def _registered_as(spec: str, reference: Reference | None) -> str:
+    """The name that a registry knows it by, with its revision."""
+    return spec if reference is None else str(replace(reference, scheme="lorahub", host=None))
 
 
 def _unknown(origin: Origin, spec: str) -> InvalidUsage | BaseNotFound:

@@ -144,6 +144,7 @@ def _shown(checked: Checked) -> dict[str, Any]:
         "rule_set": report["rule_set"],
         "findings": report["findings"],
         "runtimes": report["runtimes"],
+        "revisions": report.get("revisions", []),
         "facts": dict(checked.facts),
         "kept": checked.is_kept,
     }

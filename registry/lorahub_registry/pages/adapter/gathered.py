@@ -121,6 +121,7 @@ def _measured(found: Recorded | None, report: Mapping[str, Any]) -> dict[str, An
         "mergeable": facts.get("mergeable"),
         "matched": report.get("matched"),
         "of": report.get("of"),
+        "revisions": report.get("revisions", []),
         "findings": report.get("findings", []),
         "runtimes": report.get("runtimes", []),
     }
