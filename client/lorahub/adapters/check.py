@@ -12,6 +12,7 @@ from typing import Any
 from lorahub.adapters.adapter import Adapter, BaseClaim, Kind, Part, PartKind, Shape, Update
 from lorahub.adapters.base_model import BaseLayout
 from lorahub.adapters.findings import Evidence, Finding, Verdict, finding, has_errors, shape_text, worst_first
+from lorahub.adapters.gguf_base import METHOD
 from lorahub.adapters.licences import conflict
 from lorahub.adapters.names.base_names import BaseNames
 from lorahub.adapters.names.weight import Weight
@@ -21,7 +22,6 @@ from lorahub.adapters.runtimes import RuntimeVerdict, judge_runtimes, loaded_by_
 
 _HEADS = frozenset("score classifier qa_outputs v_head summary pooler classification_head regression_head".split())
 VOCABULARY = frozenset("embed_tokens lm_head wte word_embeddings embed_in embed_out shared tok_embeddings".split())
-_PACKED = ("qweight", "weight_packed", "weight_scale_inv")
 _MOST_SIBLINGS = 8  # each search goes through the whole base
 _DAMAGED = frozenset({"LH206", "LH208", "LH209", "LH220"})
 _SHAPES_AGREE = frozenset({None, "LH211"})
@@ -244,20 +244,24 @@ class _Comparison:
             weight = None if module is None else self._weight(piece, module)
             if weight is not None:
                 self.matched.append((piece, weight))
-            elif module is not None and self._is_packed(module):
-                self.packed.append(module)
+            elif self._may_be_unknown(module):
+                self.packed.append(places[piece.module])
             elif not (isinstance(piece, Part) and piece.leaf in _HEADS):
                 self.unmatched.append(piece)
 
     def _weight(self, piece: Update | Part, module: str) -> Weight | None:
         parameters = piece.parameters if isinstance(piece, Update) else (piece.parameter,)
         weight = self.names.find(module, parameters)
-        return None if weight is None or (self.base.is_quantised and weight.dtype == "U8") else weight
+        return None if weight is None or (self.base.unknown and self._is_packed(module)) else weight
+
+    def _may_be_unknown(self, module: str | None) -> bool:
+        """Whether the base has it in a form that isn't understood: by its name, or under a name that nobody knows."""
+        if not self.base.unknown:
+            return False
+        return self.base.quantisation == METHOD if module is None else self._is_packed(module)
 
     def _is_packed(self, module: str) -> bool:
-        own = self.names.modules.get(module, [])
-        weight = self.names.weights.get(f"{module}.weight")
-        return any(name in own for name in _PACKED) or (weight is not None and weight.dtype in ("U8", "I32"))
+        return any(name.startswith((f"{module}.", f"{module}_")) for name in self.base.unknown)
 
     @cached_property
     def _order(self) -> tuple[int, ...]:

@@ -4,7 +4,7 @@ What a registry said of a base is kept in the cache, so that the next check need
 """
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,8 +12,8 @@ from typing import Any
 from urllib.parse import quote
 
 from lorahub.adapters.adapter_config import is_hub_id
-from lorahub.adapters.base_model import BaseLayout, base_from_text, read_base, weight_files
-from lorahub.adapters.files import FolderFiles, header_of
+from lorahub.adapters.base_model import BaseLayout, base_from_text, places_of, read_base, weight_files
+from lorahub.adapters.files import FolderFiles
 from lorahub.errors import (
     BaseNotFound,
     InvalidBaseModel,
@@ -171,8 +171,8 @@ def hash_folder(folder: Path, progress: Progress) -> BaseLayout:
 
     Tensors are hashed where they lie; the file's own digest runs beside. Raises `InvalidBaseModel`, `OSError`.
     """
-    base = read_folder(folder)
     files = FolderFiles(folder)
+    read_base(files)  # what can't be read needn't be hashed
     paths = weight_files(files)
     total = sum(files.sizes[path] for _, path in paths)
     progress.begin(f"hashing {folder.name}", total)
@@ -181,35 +181,42 @@ def hash_folder(folder: Path, progress: Progress) -> BaseLayout:
         results = [job.result() for job in jobs]
     progress.end()
     sums = {name: digest for tensors, _ in results for name, digest in tensors.items()}
-    tensors = {name: replace(tensor, sha256=sums.get(name)) for name, tensor in base.tensors.items()}
     whole = {path: digest for (_, path), (_, digest) in zip(paths, results, strict=True)}
-    return replace(base, tensors=tensors, files=whole)
+    return read_base(files, digest=whole.get, sums=sums)
 
 
 def _hash_file(
     files: FolderFiles, prefix: str, path: str, advance: Callable[[int], None]
 ) -> tuple[dict[str, str], str]:
-    header = header_of(files, path, allow_empty=True)
     whole = hashlib.sha256()
     sums: dict[str, str] = {}
     buffer = bytearray(_READ_BYTES)
     view = memoryview(buffer)
     with files.path(path).open("rb") as file, ThreadPoolExecutor(1) as beside:
-        whole.update(file.read(header.data_start))
-        advance(header.data_start)
-        for entry in header.tensors:
-            own, left = hashlib.sha256(), entry.stop - entry.start
+        for name, size in _pieces(files, path):
+            own, left = hashlib.sha256(), size
             while left:
                 count = file.readinto(view[: min(left, _READ_BYTES)])
                 if not count:
-                    raise InvalidBaseModel(f"{path} ends inside {entry.name}", hint="copy the file again")
+                    raise InvalidBaseModel(f"{path} ends inside {name}", hint="copy the file again")
                 job = beside.submit(whole.update, view[:count])
                 own.update(view[:count])
                 job.result()
                 left -= count
                 advance(count)
-            sums[prefix + entry.name] = own.hexdigest()
+            if name is not None:
+                sums[prefix + name] = own.hexdigest()
     return sums, whole.hexdigest()
+
+
+def _pieces(files: FolderFiles, path: str) -> Iterator[tuple[str | None, int]]:
+    """A weight file from its beginning to its end: (tensor, bytes), without a name what lies between."""
+    end = 0
+    for name, start, stop in sorted(places_of(files, path), key=lambda place: place[1]):
+        yield None, start - end
+        yield name, stop - start
+        end = stop
+    yield None, files.sizes[path] - end
 
 
 # --- documents --------------------------------------------------------------------------------------------------------

@@ -15,8 +15,13 @@ from lorahub.adapters.safetensors_header import TensorEntry
 _QUANTISED = frozenset({"Q8_0"})
 
 
-def is_gguf(opened: Opened) -> bool:
-    return opened.path.endswith(".gguf")
+def is_gguf_adapter(opened: Opened) -> bool:
+    """A model's file is none."""
+    if not opened.path.endswith(".gguf"):
+        return False
+    header = _header(opened)
+    kind = header.metadata.get("general.type", "model")
+    return kind != "model" or any(tensor.name.endswith((".lora_a", ".lora_b")) for tensor in header.tensors)
 
 
 def read_gguf_adapter(opened: Opened) -> Adapter:

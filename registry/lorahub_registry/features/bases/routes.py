@@ -80,7 +80,7 @@ def revisions(
 ) -> Response:
     """Every base that the name stands for, newest first; one a page, since a layout may have megabytes."""
     wanted = "/".join(decode(part) for part in (namespace, name) if part)
-    known = service.candidates(backend, caller, wanted)
+    known = service.meant_by(backend, caller, wanted)
     found, following = service.next_of(backend, caller, known, cursor)
     rows = [] if found is None else [_document(found)]
     return page(rows, request=request, public_url=url, cursor=None if following is None else str(following))

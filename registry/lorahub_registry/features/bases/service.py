@@ -31,7 +31,7 @@ from lorahub_registry.infrastructure.database import Session
 __all__ = ["NamedBase", "StoredBase"]
 
 MOST_REVISIONS = 32
-"""Of one name that an adapter is compared with, the newest ones."""
+"""The newest bases of one name that an adapter is compared with."""
 _KEPT_LAYOUTS = 32
 
 
@@ -161,7 +161,7 @@ def find(backend: Backend, principal: Principal, name: str, revision: str | None
 
 
 @dataclass(frozen=True, slots=True)
-class Candidate:
+class MeantBase:
     """One of the bases that a name stands for, before its layout is read: registered, or a commit of a repository."""
 
     name: str
@@ -175,15 +175,15 @@ class Candidate:
         return FoundBase(_of_repository(backend, principal, self.name, self.revision), None)
 
 
-def candidates(backend: Backend, principal: Principal, name: str) -> list[Candidate]:
+def meant_by(backend: Backend, principal: Principal, name: str) -> list[MeantBase]:
     """Every base that a name without a revision may mean, newest first, at most `MOST_REVISIONS`."""
     name = name.removeprefix("hf:")
     if not name.isprintable() or len(name) > 300:
         return []
     with backend.database.read() as session:
         named = queries.all_named(session, name, limit=MOST_REVISIONS)
-    found = [Candidate(name, one.revision or None, one.base) for one in named]
-    return (found + [Candidate(name, commit) for commit in _commits(backend, principal, name)])[:MOST_REVISIONS]
+    found = [MeantBase(name, one.revision or None, one.base) for one in named]
+    return (found + [MeantBase(name, commit) for commit in _commits(backend, principal, name)])[:MOST_REVISIONS]
 
 
 def _commits(backend: Backend, principal: Principal, name: str) -> list[CommitId]:
@@ -204,16 +204,16 @@ def commits_of(session: Session, repository_id: int) -> list[CommitId]:
 
 
 def find_all(backend: Backend, principal: Principal, name: str) -> list[FoundBase]:
-    """The bases of `candidates`; a commit without weights is none."""
+    """The bases of `meant_by`; a commit without weights is none."""
     found = []
-    for candidate in candidates(backend, principal, name):
+    for candidate in meant_by(backend, principal, name):
         with suppress(BaseNotFound):
             found.append(candidate.open(backend, principal))
     return found
 
 
 def next_of(
-    backend: Backend, principal: Principal, known: Sequence[Candidate], start: int
+    backend: Backend, principal: Principal, known: Sequence[MeantBase], start: int
 ) -> tuple[FoundBase | None, int | None]:
     """The first base from `start` on, and where the one after it is looked for; None at the end."""
     for place in range(start, len(known)):

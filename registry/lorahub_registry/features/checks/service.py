@@ -100,7 +100,7 @@ def _found(backend: Backend, principal: Principal, name: str, revision: str | No
 
 
 def base_of(backend: Backend, principal: Principal, adapter: Adapter) -> FoundBase | None:
-    """Of `bases_of` the one that the adapter fits best."""
+    """The one of `bases_of` that the adapter fits best."""
     found = bases_of(backend, principal, adapter.claim)
     if len(found) < 2:
         return found[0] if found else None
