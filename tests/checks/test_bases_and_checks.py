@@ -169,6 +169,9 @@ def test_what_fits_is_published_with_its_facts(scene: Scene) -> None:
     pushed = scene.hub.push(scene.adapter(), f"{scene.name}/sql")
     shown = scene.own(f"/models/{scene.name}/sql/check/{pushed.version}").json()
     assert (shown["verdict"], shown["matched"], shown["of"], shown["revisions"]) == ("fits", 2, 2, [])
+    assert shown["coverage"] == {"used": 4, "named": 0, "of": 4}
+    page = scene.client.get(f"/{scene.name}/sql/compat/v1", headers={"Accept": "text/html"}).text
+    assert "Of the 4 tensors of the file 4 are used" in page
     assert shown["facts"]["rank"] == 4
     assert shown["facts"]["targets"] == ["q_proj"]
     manifest = json.loads((scene.hub.pull(f"{scene.name}/sql").path / "lorahub.json").read_text())

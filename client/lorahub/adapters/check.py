@@ -11,6 +11,7 @@ from typing import Any
 
 from lorahub.adapters.adapter import Adapter, BaseClaim, Kind, Part, PartKind, Shape, Update
 from lorahub.adapters.base_model import BaseLayout
+from lorahub.adapters.coverage import NOTHING, Coverage, coverage_of
 from lorahub.adapters.findings import Evidence, Finding, Verdict, finding, has_errors, shape_text, worst_first
 from lorahub.adapters.gguf_base import METHOD
 from lorahub.adapters.licences import conflict
@@ -61,7 +62,8 @@ class Report:
     """What a check found. Of `of` modules, `matched` are in the base by name and shape.
 
     `bound` has each update with the base weight it adds to, `placed` each part that has one. `revisions` are those of
-    the base that were compared, where its name stands for several; the rest of the report is of the closest.
+    the base that were compared, where its name stands for several; the rest of the report is of the closest. `coverage`
+    counts the file's tensors.
     """
 
     verdict: Verdict
@@ -72,6 +74,7 @@ class Report:
     bound: tuple[tuple[Update, Weight], ...] = ()
     placed: tuple[tuple[Part, Weight], ...] = ()
     revisions: tuple[AtRevision, ...] = ()
+    coverage: Coverage = NOTHING
 
     def at(self, base: BaseLayout) -> AtRevision:
         return AtRevision(base.revision, self.verdict, self.matched, self.of)
@@ -85,6 +88,7 @@ class Report:
             "findings": [found.as_json() for found in self.findings],
             "runtimes": [runtime.as_json() for runtime in self.runtimes],
             "revisions": [one.as_json() for one in self.revisions],
+            "coverage": self.coverage.as_json(),
         }
 
 
@@ -97,9 +101,13 @@ def check(
     weights that the adapter updates, against `recorded`, the base it was trained on, where both are known.
     """
     if base is None:
-        return _without_base(adapter)
-    if level == "metadata":
-        return _by_name(adapter, base)
+        report = _without_base(adapter)
+    else:
+        report = _by_name(adapter, base) if level == "metadata" else _by_shapes(adapter, base, level, recorded)
+    return replace(report, coverage=coverage_of(adapter, report.findings))
+
+
+def _by_shapes(adapter: Adapter, base: BaseLayout, level: str, recorded: BaseLayout | None) -> Report:
     comparison = _Comparison(adapter, base)
     findings = _causes([*adapter.findings, *comparison.findings()])
     if level == "drift":

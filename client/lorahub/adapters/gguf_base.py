@@ -51,7 +51,7 @@ class GgufNames:
     ones: Mapping[str, int] = field(default_factory=dict)
 
     def name_of(self, tensor: str) -> str | None:
-        """The name of a tensor that has no layer's number. A bias stands beside its weight, whether or not the class has one."""
+        """The name of a tensor without its layer's number. A bias may stand beside any weight."""
         plain, _, parameter = tensor.rpartition(".")
         if tensor in self.names:
             return self.names[tensor]

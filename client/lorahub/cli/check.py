@@ -173,6 +173,9 @@ def _one(checked: Checked) -> str:
     ranks = ", ".join(map(str, facts["ranks"]))
     what = f"{facts['format']} {facts['method']}" + (f", rank {ranks}" if ranks else "")
     matched = f"; {checked.report.matched} of {checked.report.of} modules matched" if checked.base else ""
+    covered = checked.report.coverage
+    if covered.used < covered.of:
+        matched += f"; {covered.used} of {covered.of} tensors used, {covered.named} named below"
     lines = [said, f"  {what}{matched}", *map(_at_revision, checked.report.revisions)]
     if checked.report.findings:
         lines.append(_findings(checked, name=False))

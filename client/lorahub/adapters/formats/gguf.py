@@ -52,6 +52,7 @@ def read_gguf_adapter(opened: Opened) -> Adapter:
         obstacle="alora" if "adapter.alora.invocation_tokens" in metadata else None,
         findings=tuple(reading.findings),
         weights_file=opened.path,
+        tensors=tuple(tensor.name for tensor in header.tensors),
         dtypes=elements,
         architecture=architecture if isinstance(architecture, str) else None,
     )

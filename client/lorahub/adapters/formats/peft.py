@@ -116,6 +116,7 @@ class _Reader:
         self.groups: dict[tuple[str, str, int], dict[str, TensorEntry]] = {}
         self.names: dict[tuple[str, str, int], str] = {}
         self.shared: dict[str, TensorEntry] = {}
+        self.beside: dict[str, TensorEntry] = {}
         self.twice: list[Evidence] = []
         self.elements: Mapping[str, int] = {}
         self.copies = 0
@@ -155,7 +156,9 @@ class _Reader:
             return
         if name in _SHARED:
             self.shared[_SHARED[name]] = entry
-        if name in _SHARED or name in _OF_NO_UPDATE:
+            return
+        if name in _OF_NO_UPDATE:
+            self.beside[f"shared_{name}"] = entry
             return
         found = _suffix(name)
         if found is None:
@@ -284,10 +287,11 @@ class _Reader:
             return None
         shape, rank = _sides(family, tensors, self.raw, is_feedforward=self.settings.is_feedforward(module))
         method = family if family != "other" else (self.config.peft_type or "other").lower()
+        shared = {"vera": self.shared, "other": self.beside}.get(family, {})
         return Update(
             module,
             method,
-            {**tensors, **self.shared} if family == "vera" else tensors,
+            {**tensors, **shared},
             shape,
             rank,
             transposed=self._is_transposed(),

@@ -80,6 +80,15 @@ class MeasuredFacts(UnderscoredMessage):
 
 
 @dataclass(frozen=True, slots=True)
+class CoveredTensors(UnderscoredMessage):
+    """The tensors of an adapter's file: `used` are part of an update, `named` in a finding, of all that there are."""
+
+    used: int
+    named: int
+    of: int
+
+
+@dataclass(frozen=True, slots=True)
 class VerdictAtRevision(UnderscoredMessage):
     """The verdict for one of the bases that go by the same name."""
 
@@ -109,6 +118,7 @@ class CheckedRevision(UnderscoredMessage):
     facts: MeasuredFacts
     kept: bool
     revisions: tuple[VerdictAtRevision, ...] = ()
+    coverage: CoveredTensors | None = None
 
 
 @dataclass(frozen=True, slots=True)

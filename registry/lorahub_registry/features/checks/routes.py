@@ -145,6 +145,7 @@ def _shown(checked: Checked) -> dict[str, Any]:
         "findings": report["findings"],
         "runtimes": report["runtimes"],
         "revisions": report.get("revisions", []),
+        "coverage": report.get("coverage"),
         "facts": dict(checked.facts),
         "kept": checked.is_kept,
     }

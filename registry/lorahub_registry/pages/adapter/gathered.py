@@ -122,6 +122,7 @@ def _measured(found: Recorded | None, report: Mapping[str, Any]) -> dict[str, An
         "matched": report.get("matched"),
         "of": report.get("of"),
         "revisions": report.get("revisions", []),
+        "coverage": report.get("coverage"),
         "findings": report.get("findings", []),
         "runtimes": report.get("runtimes", []),
     }
