@@ -147,6 +147,9 @@ fuzz: .venv/.installed ## half an hour of requests made from the OpenAPI descrip
 goldens: .venv/.installed ## write the golden adapters of the tests anew, with the PEFT that is installed
 	PYTHONPATH=tests $(BIN)/python -W ignore -m corpus.golden
 
+names: .venv/.installed ## write anew what tensors of GGUF files are called, by the llama.cpp and transformers that are installed
+	$(BIN)/python tools/gguf_names.py
+
 bench: .venv/.installed ## the measurements in docs/benchmarks.md
 	$(BIN)/python benchmarks/transfer.py
 	$(BIN)/python benchmarks/small_files.py

@@ -216,6 +216,8 @@ class Adapter:
     dropout: float = 0.0
     findings: tuple[Finding, ...] = ()
     weights_file: str | None = None
+    tensors: tuple[str, ...] = ()
+    """The name of every tensor in it."""
     dtypes: Mapping[str, int] = field(default_factory=dict)
     """Elements by dtype."""
     architecture: str | None = None

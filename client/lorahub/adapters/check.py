@@ -4,37 +4,73 @@ Every finding is collected. What the adapter's own files show was found when the
 looked up in the base's layout, and shapes, layers, names and digests compared.
 """
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-from lorahub.adapters.adapter import Adapter, Kind, Part, PartKind, Shape, Update
+from lorahub.adapters.adapter import Adapter, BaseClaim, Kind, Part, PartKind, Shape, Update
 from lorahub.adapters.base_model import BaseLayout
+from lorahub.adapters.coverage import NOTHING, Coverage, coverage_of
 from lorahub.adapters.findings import Evidence, Finding, Verdict, finding, has_errors, shape_text, worst_first
 from lorahub.adapters.formats import format_of
+from lorahub.adapters.gguf_base import METHOD
 from lorahub.adapters.licences import conflict
 from lorahub.adapters.names.base_names import BaseNames, Resolved
 from lorahub.adapters.names.experts import is_expert
 from lorahub.adapters.names.image import is_known
 from lorahub.adapters.names.weight import Weight
 from lorahub.adapters.patterns import layer_index
-from lorahub.adapters.rules import RULE_SET
-from lorahub.adapters.runtimes import RuntimeVerdict, judge_runtimes
+from lorahub.adapters.rules import RULE_SET, Severity
+from lorahub.adapters.runtimes import RuntimeVerdict, judge_runtimes, loaded_by_none
 from lorahub.adapters.selection import Selection
 
 _HEADS = frozenset("score classifier qa_outputs v_head summary pooler classification_head regression_head".split())
 VOCABULARY = frozenset("embed_tokens lm_head wte word_embeddings embed_in embed_out shared tok_embeddings".split())
-_PACKED = ("qweight", "weight_packed", "weight_scale_inv")
 _INPUTS = ("x_embedder", "img_in", "conv_in", "input_blocks.0.0", "patch_embedding", "patch_embed.proj", "proj_in")
 """What an image model's first layer is called."""
 _MOST_SIBLINGS = 8  # each search goes through the whole base
 _DAMAGED = frozenset({"LH206", "LH208", "LH209", "LH220"})
+_SHAPES_AGREE = frozenset({None, "LH211"})
+"""What comparing shapes says where they agree: nothing, or that only the flag is wrong."""
+
+
+@dataclass(frozen=True, slots=True)
+class AtRevision:
+    """The verdict on an adapter for one of the bases that go by the name it gives."""
+
+    revision: str | None
+    verdict: Verdict
+    matched: int
+    of: int
+
+    def as_json(self) -> dict[str, Any]:
+        return {"revision": self.revision, "verdict": self.verdict.value, "matched": self.matched, "of": self.of}
+
+
+def meant(claim: BaseClaim, known: Sequence[BaseLayout]) -> Sequence[BaseLayout]:
+    """Those of the bases of its name that an adapter means: with the digest or at the revision that it records; where
+    none is, or it records neither, all of them.
+    """
+    same = [base for base in known if claim.weights is not None and base.weights_digest == claim.weights]
+    at = [base for base in known if claim.revision and (base.revision or "").startswith(claim.revision)]
+    return same or at or known
+
+
+def closest(judged: Sequence[AtRevision]) -> int:
+    """Which of them the adapter fits best; of equals, the first."""
+    order = [Verdict.COMPATIBLE, Verdict.FITS, Verdict.UNDECIDED, Verdict.INCOMPATIBLE]
+    return min(range(len(judged)), key=lambda place: (order.index(judged[place].verdict), -judged[place].matched))
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What a check found. `bound` has each update with the base weight it adds to, `placed` each part that has one."""
+    """What a check found. Of `of` modules, `matched` are in the base by name and shape.
+
+    `bound` has each update with the base weight it adds to, `placed` each part that has one. `revisions` are those of
+    the base that were compared, where its name stands for several; the rest of the report is of the closest. `coverage`
+    counts the file's tensors.
+    """
 
     verdict: Verdict
     findings: tuple[Finding, ...]
@@ -43,6 +79,11 @@ class Report:
     runtimes: tuple[RuntimeVerdict, ...] = ()
     bound: tuple[tuple[Update, Weight], ...] = ()
     placed: tuple[tuple[Part, Weight], ...] = ()
+    revisions: tuple[AtRevision, ...] = ()
+    coverage: Coverage = NOTHING
+
+    def at(self, base: BaseLayout) -> AtRevision:
+        return AtRevision(base.revision, self.verdict, self.matched, self.of)
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -52,6 +93,8 @@ class Report:
             "rule_set": RULE_SET,
             "findings": [found.as_json() for found in self.findings],
             "runtimes": [runtime.as_json() for runtime in self.runtimes],
+            "revisions": [one.as_json() for one in self.revisions],
+            "coverage": self.coverage.as_json(),
         }
 
 
@@ -64,9 +107,13 @@ def check(
     weights that the adapter updates, against `recorded`, the base it was trained on, where both are known.
     """
     if base is None:
-        return _without_base(adapter)
-    if level == "metadata":
-        return _by_name(adapter, base)
+        report = _without_base(adapter)
+    else:
+        report = _by_name(adapter, base) if level == "metadata" else _by_shapes(adapter, base, level, recorded)
+    return replace(report, coverage=coverage_of(adapter, report.findings))
+
+
+def _by_shapes(adapter: Adapter, base: BaseLayout, level: str, recorded: BaseLayout | None) -> Report:
     comparison = _Comparison(adapter, base)
     findings = _causes([*adapter.findings, *comparison.findings()])
     if level == "drift":
@@ -75,12 +122,19 @@ def check(
     return Report(
         verdict,
         tuple(worst_first(findings)),
-        len(comparison.matched),
+        sum(_compare(piece, weight) in _SHAPES_AGREE for piece, weight in comparison.matched),
         len(comparison.matched) + len(comparison.unmatched) + len(comparison.unclear),
-        tuple(judge_runtimes(adapter, base)),
+        _runtimes(adapter, base, findings),
         tuple((update, weight) for update, weight in comparison.matched if isinstance(update, Update)),
         tuple((part, weight) for part, weight in comparison.matched if isinstance(part, Part)),
     )
+
+
+def _runtimes(adapter: Adapter, base: BaseLayout | None, findings: Iterable[Finding]) -> tuple[RuntimeVerdict, ...]:
+    """What doesn't fit is loaded right by none of them."""
+    judged = tuple(judge_runtimes(adapter, base))
+    worst = next((found for found in worst_first(findings) if found.severity is Severity.ERROR), None)
+    return judged if worst is None else loaded_by_none(judged, worst)
 
 
 def recheck(report: Report, findings: Iterable[Finding], adapter: Adapter, base: BaseLayout | None) -> Report:
@@ -93,7 +147,7 @@ def recheck(report: Report, findings: Iterable[Finding], adapter: Adapter, base:
         known = base is not None and is_understood(adapter, kept)
         same = base is not None and same_weights(adapter, base)
         verdict = (Verdict.COMPATIBLE if same else Verdict.FITS) if known else Verdict.UNDECIDED
-    return replace(report, findings=tuple(kept), verdict=verdict)
+    return replace(report, findings=tuple(kept), verdict=verdict, runtimes=_runtimes(adapter, base, kept))
 
 
 def _by_name(adapter: Adapter, base: BaseLayout) -> Report:
@@ -102,7 +156,7 @@ def _by_name(adapter: Adapter, base: BaseLayout) -> Report:
     if verdict is Verdict.UNDECIDED and same_weights(adapter, base):
         verdict = Verdict.COMPATIBLE
     total = len(adapter.updates)
-    return Report(verdict, tuple(worst_first(findings)), 0, total, tuple(judge_runtimes(adapter, base)))
+    return Report(verdict, tuple(worst_first(findings)), 0, total, _runtimes(adapter, base, findings))
 
 
 def _drift(comparison: "_Comparison", recorded: BaseLayout | None) -> list[Finding]:
@@ -129,7 +183,7 @@ def _without_base(adapter: Adapter) -> Report:
         )
     verdict = Verdict.INCOMPATIBLE if has_errors(findings) else Verdict.UNDECIDED
     total = len(adapter.updates)
-    return Report(verdict, tuple(worst_first(findings)), 0, total, tuple(judge_runtimes(adapter, None)))
+    return Report(verdict, tuple(worst_first(findings)), 0, total, _runtimes(adapter, None, findings))
 
 
 def _causes(findings: list[Finding]) -> list[Finding]:
@@ -217,8 +271,8 @@ class _Comparison:
             weight = None if module is None else self._weight(piece, module)
             if weight is not None:
                 self.matched.append((_as_stacked(piece, weight), weight))
-            elif module is not None and self._is_packed(module):
-                self.packed.append(module)
+            elif self._may_be_unknown(module):
+                self.packed.append(places[piece.module])
             elif module in self.names.unclear:
                 self.unclear.append((piece, self.names.unclear[module]))
             elif not (isinstance(piece, Part) and piece.leaf in _HEADS):
@@ -230,12 +284,16 @@ class _Comparison:
             if isinstance(piece, Update)
             else self.names.find(module, (piece.parameter,))
         )
-        return None if weight is None or (self.base.is_quantised and weight.dtype == "U8") else weight
+        return None if weight is None or (self.base.unknown and self._is_packed(module)) else weight
+
+    def _may_be_unknown(self, module: str | None) -> bool:
+        """Whether the base has it in a form that isn't understood: by its name, or under a name that nobody knows."""
+        if not self.base.unknown:
+            return False
+        return self.base.quantisation == METHOD if module is None else self._is_packed(module)
 
     def _is_packed(self, module: str) -> bool:
-        own = self.names.modules.get(module, [])
-        weight = self.names.weights.get(f"{module}.weight")
-        return any(name in own for name in _PACKED) or (weight is not None and weight.dtype in ("U8", "I32"))
+        return any(name.startswith((f"{module}.", f"{module}_")) for name in self.base.unknown)
 
     @cached_property
     def _order(self) -> tuple[int, ...]:

@@ -59,10 +59,11 @@ _TABLE = (
          "register the base: lorahub base add hf:acme/llama-7b, or a folder",
          "acme/llama-7b is not registered"),
     Rule("LH107", _W, "the base is quantised",
-         "The stored weights are packed (GPTQ, AWQ, bitsandbytes, FP8 with scales): the shapes on disk are not those of "
-         "the layers, and an update can't be added to them.",
+         "The stored weights are packed. Where the way is known (GGUF, GPTQ, AWQ, bitsandbytes, FP8, compressed-tensors) "
+         "the adapter is compared with the weights they stand for, and this is a note; else nothing can be compared. "
+         "Merging into packed weights isn't supported yet.",
          "check against the unquantised base",
-         "the base has qweight/qzeros tensors in 224 modules"),
+         "224 tensors (HQQ) are not understood, first model.layers.0.self_attn.q_proj.W_q"),
     Rule("LH108", _E, "the base is incomplete",
          "The index names files that aren't there, or tensors that no file holds.",
          "complete the base, or register it again",

@@ -107,7 +107,8 @@ def fit(member: MergeMember, base: BaseLayout) -> Report:
     adapter, name = member.adapter, member.ingredient.source
     if base.is_quantised:
         raise NotMergeable(
-            f"the weights of {base.name or 'the base'} are quantised",
+            f"the weights of {base.name or 'the base'} are quantised ({(base.quantisation or 'packed').upper()}); "
+            "merging into such weights isn't supported yet",
             hint="merge into the 16-bit model it was made from",
         )
     report = check(adapter, base)

@@ -123,6 +123,7 @@ class _Reader:
         """Module -> how many LoRAs it has, each in the wrapper of a bare parameter."""
         self.parameters: dict[tuple[str, tuple[str, ...], int], str] = {}
         """Module, parameters and turn of an update -> the full name by which PEFT looks up rank and alpha."""
+        self.beside: dict[str, TensorEntry] = {}
         self.twice: list[Evidence] = []
         self.owners: dict[str, str] = {}
         self.elements: Mapping[str, int] = {}
@@ -170,7 +171,9 @@ class _Reader:
             return
         if name in _SHARED:
             self.shared[_SHARED[name]] = entry
-        if name in _SHARED or name in _OF_NO_UPDATE:
+            return
+        if name in _OF_NO_UPDATE:
+            self.beside[f"shared_{name}"] = entry
             return
         found = _suffix(name)
         if found is None:
@@ -339,10 +342,11 @@ class _Reader:
             return None
         shape, rank = _sides(family, tensors, self.raw, is_feedforward=self.settings.is_feedforward(module))
         method = family if family != "other" else (self.config.peft_type or "other").lower()
+        shared = {"vera": self.shared, "other": self.beside}.get(family, {})
         return Update(
             module,
             method,
-            {**tensors, **self.shared} if family == "vera" else tensors,
+            {**tensors, **shared},
             shape,
             rank,
             transposed=self._is_transposed(),

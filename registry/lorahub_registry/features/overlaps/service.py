@@ -170,7 +170,7 @@ def _open(backend: Backend, commit_id: CommitId) -> _Opened | None:
     path = adapter.weights_file
     if path is None or not path.endswith(".safetensors"):
         return None
-    base = base_of(backend, reader_for(namespace), adapter.claim)
+    base = base_of(backend, reader_for(namespace), adapter)
     return _Opened(adapter, None if base is None else base.base, held, path, header_of(held, path).data_start)
 
 
