@@ -1,4 +1,4 @@
-"""Experts by all the names that they have: stacked in memory, one a tensor on disk, and adapters of either on the other."""
+"""Experts by all their names: stacked in memory, one a tensor on disk, and adapters of either on the other."""
 
 import json
 from collections.abc import Callable
@@ -26,7 +26,7 @@ BOTH = ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]
 def single_experts(
     folder: Path, *, rank: int = 2, names: tuple[str, str, str] = ("gate_proj", "up_proj", "down_proj")
 ) -> Path:
-    """An adapter of transformers 4, where each expert was a module: some have LoRAs, one of them an alpha of its own."""
+    """An adapter of transformers 4, where each expert was a module: some have LoRAs, one an alpha of its own."""
     generator = torch.Generator().manual_seed(5)
     tensors = {}
     for expert in (0, 1, 3):
