@@ -48,6 +48,7 @@ ROLES = MappingProxyType(
         "indices": "rows and columns, whole numbers",
         "spectrum": "(n), of FourierFT and WaveFT",
         "weight": "the whole of what is added",
+        "double": "a second copy of it",
         "alpha": "a number; the scale has it already",
         "rescale": "a number for each block of OFT",
         "ignored": "what loaders leave out",

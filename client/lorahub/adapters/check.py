@@ -122,7 +122,7 @@ def _by_shapes(adapter: Adapter, base: BaseLayout, level: str, recorded: BaseLay
     return Report(
         verdict,
         tuple(worst_first(findings)),
-        sum(_compare(piece, weight) in _SHAPES_AGREE for piece, weight in comparison.matched),
+        comparison.agreeing,
         len(comparison.matched) + len(comparison.unmatched) + len(comparison.unclear),
         _runtimes(adapter, base, findings),
         tuple((update, weight) for update, weight in comparison.matched if isinstance(update, Update)),
@@ -258,6 +258,12 @@ class _Comparison:
         yield from self._widths()
         yield from self._biases()
         yield from self._prefix()
+
+    @property
+    def agreeing(self) -> int:
+        """How many modules are there by name and shape; a vocabulary of the adapter's own is one that fits."""
+        fine = _SHAPES_AGREE if self._new_rows is None else _SHAPES_AGREE | {"LH204"}
+        return sum(_compare(piece, weight) in fine for piece, weight in self.matched)
 
     # --- lookup -------------------------------------------------------------------------------------------------------
 
@@ -429,6 +435,8 @@ class _Comparison:
             rule = _compare(piece, weight)
             if rule is not None and self._widened(piece, weight):
                 rule = "LH306"
+            if rule == "LH204" and self._new_rows is not None:
+                rule = "LH224"
             if rule is not None:
                 pair = Evidence(piece.module, shape_text(_asked(piece)), shape_text(weight.shape))
                 by_rule.setdefault(rule, []).append(pair)
@@ -440,9 +448,36 @@ class _Comparison:
                 "LH204": f"{first.found} here, {first.expected} in the base",
                 "LH306": f"the input layer takes {first.found} here, {first.expected} in the base: a control LoRA, for "
                 "which loaders widen the base",
+                "LH224": f"{first.found} here, {first.expected} in the base",
                 "LH211": f"fits only as {'(out, in)' if flag else '(in, out)'}, fan_in_fan_out is {str(flag).lower()}",
             }[rule]
             yield finding(rule, f"{len(evidence)} of {len(self.matched)} modules, first {first.name}: {told}", evidence)
+
+    @cached_property
+    def _new_rows(self) -> int | None:
+        """The size of the adapter's vocabulary, where it is another one than the base's, and the adapter brings every
+        tensor whole that has a row for each token.
+        """
+        of_tokens = [name for name in self.base.tensors if name.rpartition(".")[0].rpartition(".")[2] in VOCABULARY]
+        pieces = [(piece, weight) for piece, weight in self.matched if piece.leaf in VOCABULARY]
+        sizes = {piece.shape[0] for piece, _ in pieces} - {None}
+        known = {self.base.tensors[name].shape[0] for name in of_tokens}
+        if len(sizes) != 1 or sizes <= known or {_whole(self.base.text_config, "vocab_size")} != known:
+            return None
+        rows = sizes.pop()
+        copies, saved = (
+            {(weight.places[0].tensor, weight.is_tied) for piece, weight in pieces if _is(piece, kind)}
+            for kind in (PartKind.BASE_COPY, PartKind.REPLACEMENT)
+        )
+        tied = {weight.places[0].tensor for weight in self.names.weights.values() if weight.is_tied}
+        both = copies | saved if self.adapter.ties_weights else copies
+        whole = all((name, False) in copies | saved for name in of_tokens)
+        heads = all((name, True) in copies | saved or (name, False) in both for name in tied)
+        return (
+            rows
+            if whole and heads and all(max(_tokens(piece), default=0) < (rows or 0) for piece, _ in pieces)
+            else None
+        )
 
     # --- what else ----------------------------------------------------------------------------------------------------
 
@@ -668,6 +703,14 @@ def _agrees(asked: Shape, there: tuple[int, ...]) -> bool:
 def _beyond_vocabulary(piece: Update | Part, there: tuple[int, ...]) -> str | None:
     is_rows = isinstance(piece, Part) and piece.kind is PartKind.TOKEN_ROWS
     return "LH204" if is_rows and piece.indices and max(piece.indices) >= there[0] else None  # type: ignore[union-attr]
+
+
+def _is(piece: Update | Part, kind: PartKind) -> bool:
+    return isinstance(piece, Part) and piece.kind is kind
+
+
+def _tokens(piece: Update | Part) -> tuple[int, ...]:
+    return piece.indices if isinstance(piece, Part) else ()
 
 
 def _what(piece: Update | Part) -> str:

@@ -87,7 +87,8 @@ _TABLE = (
          "save the adapter again with save_pretrained, or correct r, lora_alpha and their patterns",
          "r is 16, lora_A has 8 rows"),
     Rule("LH204", _E, "the vocabulary has another size",
-         "The adapter brings or updates an embedding or an output head with more or fewer rows than the base has.",
+         "The adapter updates an embedding or an output head with more or fewer rows than the base has, or brings only one "
+         "of the two whole: where both came with it, the rule would be LH224, and a merge would take them.",
          "resize the base's embeddings to the adapter's tokenizer first: model.resize_token_embeddings(n)",
          "embed_tokens has 32003 rows, the base has 32000"),
     Rule("LH205", _E, "the base has fewer layers",
@@ -177,6 +178,11 @@ _TABLE = (
          "adapter: merging and converting leave them out; the trainer that bundled them reads them.",
          "load them beside the model, or save them in a file of their own",
          "bundle_emb.person.clip_l"),
+    Rule("LH224", _W, "the adapter brings a vocabulary of its own",
+         "Tokens were added before training, and the adapter holds the embedding and the output head whole, with more or "
+         "fewer rows than the base's. Loaders need a base of that size; a merge gives the model the adapter's.",
+         "resize the base before the adapter is loaded: model.resize_token_embeddings(n)",
+         "embed_tokens and lm_head have 32003 rows, the base has 32000"),
     # --- LH3xx: what the files are -------------------------------------------------------------------------------------
     Rule("LH301", _E, "a pickle",
          "Loading a pickle runs code. Weights are stored as safetensors here.",

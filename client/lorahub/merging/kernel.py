@@ -273,10 +273,10 @@ def _minus(changed: "Matrix", base: "Matrix") -> "Matrix":
 
 
 def _turn(change: Change) -> int:
-    """Whole tensors first, then what is added to them, rows of tokens last."""
+    """Copies of the base first, then whole tensors, then what is added to them, rows of tokens last."""
     if isinstance(change.piece, Update):
-        return 1
-    return 2 if change.piece.kind is PartKind.TOKEN_ROWS else 0
+        return 2
+    return {PartKind.BASE_COPY: 0, PartKind.TOKEN_ROWS: 3}.get(change.piece.kind, 1)
 
 
 def _chain(steps: Sequence[Step]) -> Step:

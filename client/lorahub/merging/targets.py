@@ -25,6 +25,8 @@ from lorahub.merging.rounding import FLOATS
 
 _HEAD = "lm_head.weight"
 _WHOLE = (PartKind.REPLACEMENT, PartKind.BASE_COPY)
+_OF_BOTH = (PartKind.TOKEN_ROWS, PartKind.BASE_COPY)
+"""Parts that PEFT has once for a tied pair."""
 
 
 @dataclass(frozen=True)
@@ -113,8 +115,6 @@ def fit(member: MergeMember, base: BaseLayout) -> Report:
         )
     report = check(adapter, base)
     errors = [found for found in report.findings if found.severity is Severity.ERROR]
-    if [found.rule for found in errors] == ["LH204"] and _brings_vocabulary(report):
-        errors = []
     if errors or report.verdict is Verdict.UNDECIDED:
         worst = errors[0] if errors else min(report.findings, key=lambda found: found.rule != "LH306")
         raise AdapterDoesNotFit(f"{name}: {worst.message}", hint=worst.hint, rule=worst.rule)
@@ -133,16 +133,6 @@ def fit(member: MergeMember, base: BaseLayout) -> Report:
             else "merge the adapter that it was made from",
         )
     return report
-
-
-def _brings_vocabulary(report: Report) -> bool:
-    """Whether every weight of another size than the base's comes whole with the adapter: tokens were added to both."""
-    whole = {part.module: part.shape for part, _ in report.placed if part.kind in _WHOLE}
-    return all(
-        update.shape == whole.get(update.module, weight.shape)
-        for update, weight in report.bound
-        if update.leaf in VOCABULARY
-    )
 
 
 def model_of(base: BaseLayout, members: Sequence[MergeMember], dtype: str | None) -> OutputModel:
@@ -297,16 +287,19 @@ class _Builder:
     def _separate_head(self) -> None:
         """A head that is the input embedding becomes a tensor of its own where only one of the two changes.
 
-        Rows of trained tokens change both: PEFT ties the two.
+        Rows of trained tokens and copies of the base's own weights are of both: PEFT ties the two, and may write them
+        twice.
         """
         tied = self.base.text_config.get("tie_word_embeddings", self.base.config.get("tie_word_embeddings"))
         source = self.embedding or self._tied_embedding()
         if source is None or not (tied or self.head):
             return
-        own = [change for change in self.by_name[source].changes if not self._is_for_both(change)]
-        if not own and not self.head:
+        changes = self.by_name[source].changes
+        both = [change for change in changes if self._is_for_both(change)]
+        kinds = {(change.member, change.piece.kind) for change in both}
+        self.head = [change for change in self.head if (change.member, change.piece.kind) not in kinds]
+        if len(both) == len(changes) and not self.head:
             return
-        both = [change for change in self.by_name[source].changes if self._is_for_both(change)]
         name = source.rpartition("model.embed_tokens")[0] + _HEAD if "model.embed_tokens" in source else _HEAD
         tensor = self.base.tensors[source]
         head = MergeTarget(name, self.by_name[source].dtype, tensor.shape, source, [*both, *self.head])
@@ -319,8 +312,7 @@ class _Builder:
         return next((name for name in self.base.tensors if name.endswith(("embed_tokens.weight", "wte.weight"))), None)
 
     def _is_for_both(self, change: Change) -> bool:
-        is_rows = isinstance(change.piece, Part) and change.piece.kind is PartKind.TOKEN_ROWS
-        return is_rows or self.members[change.member].adapter.ties_weights
+        return change.piece.kind in _OF_BOTH or self.members[change.member].adapter.ties_weights
 
     def _resize(self, target: MergeTarget) -> None:
         """A whole tensor of another size in its place: a vocabulary that grew."""
@@ -335,7 +327,9 @@ class _Builder:
         if len(sizes) > 1 or len(self.members) > 1:
             raise NotMergeable(f"{target.name} is resized, by one adapter of several", hint="merge them one at a time")
         target.shape = sizes.pop()
-        if target.name.endswith(("embed_tokens.weight", "wte.weight", _HEAD)):
+        if any(change.weight != 1 for change in target.changes):
+            raise NotMergeable(f"{target.name} is resized: a part of it is no embedding", hint="give it the weight 1")
+        if target.name.rpartition(".")[0].rpartition(".")[2] in VOCABULARY:
             self.configuration["vocab_size"] = target.shape[0]
             self.notes.append(f"the vocabulary has {target.shape[0]} tokens, as the adapter's")
 

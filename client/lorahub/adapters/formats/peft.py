@@ -5,7 +5,7 @@ The tensors are the truth, the configuration is a claim: where the two disagree,
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations, islice
 from typing import Any
 
@@ -119,6 +119,8 @@ class _Reader:
         self.groups: dict[tuple[str, str, int], dict[str, TensorEntry]] = {}
         self.names: dict[tuple[str, str, int], str] = {}
         self.shared: dict[str, TensorEntry] = {}
+        self.doubles: dict[tuple[str, str], TensorEntry] = {}
+        """(module, parameter) -> what lies under `modules_to_save`."""
         self.depths: Counter[str] = Counter()
         """Module -> how many LoRAs it has, each in the wrapper of a bare parameter."""
         self.parameters: dict[tuple[str, tuple[str, ...], int], str] = {}
@@ -137,6 +139,7 @@ class _Reader:
         for entry in methods.check_entries(entries, self.reading, allow_flat=self._may_be_flat):
             self._sort(entry)
         self._join_embeddings()
+        self._join_doubles()
         for module, family, nesting in self.groups:
             if family == "lora":
                 self.depths[module] = max(self.depths[module], nesting + 1)
@@ -205,13 +208,30 @@ class _Reader:
         if owner is not None:
             self.owners.setdefault(owner, entry.name)
         module, nesting = _module(path)
-        if nesting and parameter == "weight":
+        if path.endswith(".modules_to_save"):
+            self.doubles[module, parameter] = entry
+            return
+        if path.endswith(".original_module") or (nesting and parameter == "weight"):
             kind = PartKind.BASE_COPY
         elif parameter == "bias" and not self.selection.saves(module):
             kind = PartKind.BIAS
         else:
             kind = PartKind.REPLACEMENT
         self.reading.parts.append(Part(kind, module, {parameter: entry}, entry.shape, parameter))
+
+    def _join_doubles(self) -> None:
+        """Where the vocabulary was resized, PEFT writes saved embeddings twice, and reads the plain name."""
+        for number, part in enumerate(self.reading.parts):
+            entry = self.doubles.get((part.module, part.parameter))
+            if entry is None or part.kind is PartKind.BASE_COPY:
+                continue
+            del self.doubles[part.module, part.parameter]
+            self.reading.parts[number] = replace(part, tensors={**part.tensors, "double": entry})
+            if entry.shape != part.shape:
+                found, expected = shape_text(entry.shape), shape_text(part.shape)
+                self.reading.add("LH220", f"{entry.name} is {found}, its double is {expected}", [Evidence(entry.name)])
+        for (module, parameter), entry in self.doubles.items():
+            self.reading.missing.append(Evidence(module, entry.name, parameter))
 
     def _prompt(self, entry: TensorEntry) -> None:
         kind = PartKind.PREFIX if self.config.peft_type == "PREFIX_TUNING" else PartKind.PROMPT
@@ -372,7 +392,8 @@ class _Reader:
     def _token_indices(self, module: str) -> tuple[int, ...]:
         value = self.raw.get("trainable_token_indices", self.raw.get("token_indices"))
         if isinstance(value, dict):
-            value = next((value[ending] for ending in endings(module) if ending in value), None)
+            own = next((value[ending] for ending in endings(module) if ending in value), None)
+            value = next(iter(value.values())) if own is None and len(value) == 1 else own  # a tied head has the same
         return tuple(item for item in value if isinstance(item, int)) if isinstance(value, list) else ()
 
     # --- claims ---------------------------------------------------------------------------------------------------
@@ -645,9 +666,11 @@ def _module(path: str) -> tuple[str, int]:
     while parts and parts[-1] == "base_layer":
         parts.pop()
         nesting += 1
-    return ".".join(part for part in parts if part != "base_layer"), nesting
+    return ".".join(part for part in parts if part not in _INSIDE), nesting
 
 
+_INSIDE = frozenset({"base_layer", "token_adapter", "modules_to_save", "original_module"})
+"""What PEFT's wrappers call the modules in them."""
 _MOST_CHOICES = 64
 _MODULE_ORDER = "gate_up_proj gate_up_proj_bias gate_proj up_proj w1 w3 down_proj down_proj_bias w2".split()
 
