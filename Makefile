@@ -14,7 +14,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PYTHONDONTWRITEBYTECODE := # or each program that a test starts compiles all it imports anew
 
 .PHONY: help demo test fast check tables format lint types imports clients newest lock audit wheel digests nginx browser \
-	downloaders serve cluster soak fuzz goldens bench clean
+	downloaders serve cluster soak sweep coverage fuzz goldens bench clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -103,8 +103,9 @@ fast: .venv/.installed ## a minute of tests: no program is started, nothing is c
 
 check: lint types imports ## everything that needs no running registry
 
-tables: .venv/.installed ## write anew what documents have of the code: tables, pages of rules, openapi.json
+tables: .venv/.installed ## write anew what is made of code, ours or transformers': tables, pages of rules, openapi.json
 	$(BIN)/python docs/rules/generate.py
+	$(BIN)/python tools/transformers_names.py
 	$(BIN)/python docs/tables.py
 	$(BIN)/python docs/openapi.py
 
@@ -131,6 +132,12 @@ cluster: .venv/.installed nginx ## run PostgreSQL, S3, nginx, two API processes 
 soak: .venv/.installed nginx ## minutes of kills, faults and collections, on the embedded registry and on PostgreSQL and S3
 	$(BIN)/pytest -m soak -s tests
 	$(BIN)/pytest -m soak -s --services postgres,s3 tests
+
+sweep: .venv/.installed ## every model class of transformers and diffusers, against PEFT's and diffusers' own results
+	$(BIN)/pytest -m sweep -n 2 tests/sweep
+
+coverage: .venv/.installed ## the same, written into docs/coverage.md
+	PYTHONPATH=tests $(BIN)/python -W ignore -m sweep.coverage
 
 fuzz: .venv/.installed ## half an hour of requests made from the OpenAPI description, as three callers
 	PYTHONPATH=tests $(BIN)/python tests/hostile/openapi_fuzz.py 600

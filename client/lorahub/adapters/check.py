@@ -13,7 +13,7 @@ from lorahub.adapters.adapter import Adapter, Kind, Part, PartKind, Shape, Updat
 from lorahub.adapters.base_model import BaseLayout
 from lorahub.adapters.findings import Evidence, Finding, Verdict, finding, has_errors, shape_text, worst_first
 from lorahub.adapters.licences import conflict
-from lorahub.adapters.names.base_names import BaseNames
+from lorahub.adapters.names.base_names import BaseNames, Resolved
 from lorahub.adapters.names.experts import is_expert
 from lorahub.adapters.names.weight import Weight
 from lorahub.adapters.patterns import layer_index
@@ -67,12 +67,12 @@ def check(
     findings = _causes([*adapter.findings, *comparison.findings()])
     if level == "drift":
         findings += _drift(comparison, recorded)
-    verdict = _verdict(adapter, base, findings, is_packed=bool(comparison.packed))
+    verdict = _verdict(adapter, base, findings, is_clear=not comparison.packed and not comparison.unclear)
     return Report(
         verdict,
         tuple(worst_first(findings)),
         len(comparison.matched),
-        len(comparison.matched) + len(comparison.unmatched),
+        len(comparison.matched) + len(comparison.unmatched) + len(comparison.unclear),
         tuple(judge_runtimes(adapter, base)),
         tuple((update, weight) for update, weight in comparison.matched if isinstance(update, Update)),
         tuple((part, weight) for part, weight in comparison.matched if isinstance(part, Part)),
@@ -86,7 +86,7 @@ def recheck(report: Report, findings: Iterable[Finding], adapter: Adapter, base:
     if has_errors(kept):
         verdict = Verdict.INCOMPATIBLE
     elif verdict is Verdict.INCOMPATIBLE:
-        known = base is not None and adapter.is_known
+        known = base is not None and adapter.is_known and all(found.rule != "LH306" for found in kept)
         same = base is not None and same_weights(adapter, base)
         verdict = (Verdict.COMPATIBLE if same else Verdict.FITS) if known else Verdict.UNDECIDED
     return replace(report, findings=tuple(kept), verdict=verdict)
@@ -138,10 +138,10 @@ def _causes(findings: list[Finding]) -> list[Finding]:
     return [found for found in findings if is_new(found)]
 
 
-def _verdict(adapter: Adapter, base: BaseLayout, findings: Iterable[Finding], *, is_packed: bool) -> Verdict:
+def _verdict(adapter: Adapter, base: BaseLayout, findings: Iterable[Finding], *, is_clear: bool) -> Verdict:
     if has_errors(findings):
         return Verdict.INCOMPATIBLE
-    if not adapter.is_known or is_packed:
+    if not adapter.is_known or not is_clear:
         return Verdict.UNDECIDED
     return Verdict.COMPATIBLE if same_weights(adapter, base) else Verdict.FITS
 
@@ -165,7 +165,8 @@ class _Comparison:
         self.matched: list[tuple[Update | Part, Weight]] = []
         self.unmatched: list[Update | Part] = []
         self.packed: list[str] = []
-        self.change: tuple[str, str] | None = None
+        self.unclear: list[tuple[Update | Part, str]] = []
+        self.resolved = Resolved({})
         self._match()
 
     def findings(self) -> Iterator[Finding]:
@@ -176,10 +177,12 @@ class _Comparison:
             yield from self._shapes()  # of what is there; the rest would be told absent
             return
         addressed = [*self.unmatched, *(piece for piece, _ in self.matched)]
-        if addressed and not self.matched and not self.packed:
+        if addressed and not self.matched and not self.packed and not self.unclear:
             yield self._nothing()
             return
         yield from self._absent()
+        yield from self._twice()
+        yield from self._parts_of_tensors()
         yield from self._shapes()
         yield from self._coverage()
         yield from self._tied()
@@ -194,14 +197,16 @@ class _Comparison:
         every: list[Update | Part] = [*self.adapter.updates, *self.adapter.parts]
         pieces = [piece for piece in every if _is_addressed(piece)]
         places = {piece.module: self._replicated(piece.module) for piece in pieces}
-        resolved, self.change = self.names.resolve(places.values(), self.adapter.naming)
+        self.resolved = self.names.resolve(places.values(), self.adapter.naming)
         for piece in pieces:
-            module = resolved.get(places[piece.module])
+            module = self.resolved.modules.get(places[piece.module])
             weight = None if module is None else self._weight(piece, module)
             if weight is not None:
                 self.matched.append((_as_stacked(piece, weight), weight))
             elif module is not None and self._is_packed(module):
                 self.packed.append(module)
+            elif module in self.names.unclear:
+                self.unclear.append((piece, self.names.unclear[module]))
             elif not (isinstance(piece, Part) and piece.leaf in _HEADS):
                 self.unmatched.append(piece)
 
@@ -237,9 +242,42 @@ class _Comparison:
         there = next((module for module in self.names.modules if layer_index(module) is not None), "")
         return finding(
             "LH210",
-            f"0 of {len(wanted)} modules are in the base; the adapter has {wanted[0]}, the base has {there}",
+            f"0 of {len(wanted)} modules are in the base; the adapter has {wanted[0]}, the base has {there}"
+            + self._other_prefix(),
             (Evidence(module) for module in wanted),
         )
+
+    def _other_prefix(self) -> str:
+        """What would have to stand before the names instead, where that is all that is wrong with them."""
+        change = self.names.change_for([piece.module for piece in self.unmatched])
+        if change is None:
+            return ""
+        strip, add = (f"`{part}`" if part else "nothing" for part in change)
+        return f". They begin with {strip} where {self.base.architecture}'s begin with {add}: loaders skip them"
+
+    def _twice(self) -> Iterator[Finding]:
+        """One weight by two of its names: a loader takes either."""
+        if self.adapter.replication:
+            return
+        first: dict[Any, Update | Part] = {}
+        again = []
+        for piece, weight in self.matched:
+            if isinstance(piece, Update):
+                other = first.setdefault((weight.places, weight.is_tied), piece)
+                if other.module != piece.module:
+                    again.append(Evidence(piece.module, None, f"once; also {other.module}"))
+        if again:
+            told = f"{len(again)} weights are updated under two names, first {again[0].name}"
+            yield finding("LH215", f"{told}: {again[0].expected}", again)
+
+    def _parts_of_tensors(self) -> Iterator[Finding]:
+        if self.unclear:
+            first, tensor = self.unclear[0]
+            yield finding(
+                "LH306",
+                f"{len(self.unclear)} modules are parts of tensors, first {first.module} of {tensor}",
+                (Evidence(piece.module, _what(piece), tensor) for piece, tensor in self.unclear),
+            )
 
     def _absent(self) -> Iterator[Finding]:
         beyond: list[Evidence] = []
@@ -250,7 +288,7 @@ class _Comparison:
             evidence = [Evidence("layer_replication", f"layer {copied}", f"layers 0 to {highest}")]
             yield finding("LH205", f"layer_replication copies layer {copied}; the base has {highest + 1}", evidence)
         for piece in self.unmatched:
-            index = layer_index(self._moved(piece.module))
+            index = layer_index(self.names.near(piece.module))
             if index is not None and highest is not None and index > highest:
                 beyond.append(Evidence(piece.module, f"layer {index}", f"layers 0 to {highest}"))
             else:
@@ -265,7 +303,8 @@ class _Comparison:
             )
         if absent:
             has = f"; the base has {absent[0].expected}" if absent[0].expected else ""
-            yield finding("LH201", f"{len(absent)} modules are not in the base, first {absent[0].name}{has}", absent)
+            told = f"{len(absent)} modules are not in the base, first {absent[0].name}{has}{self._other_prefix()}"
+            yield finding("LH201", told, absent)
 
     @cached_property
     def _highest_layer(self) -> int | None:
@@ -282,13 +321,8 @@ class _Comparison:
         ]
         return max(numbers, default=None)
 
-    def _moved(self, module: str) -> str:
-        if self.change and module.startswith(self.change[0]):
-            return self.change[1] + module[len(self.change[0]) :]
-        return module
-
     def _siblings(self, module: str) -> str | None:
-        parent = self._moved(module).rpartition(".")[0]
+        parent = self.names.near(module).rpartition(".")[0]
         leaves = {
             name[len(parent) + 1 :].partition(".")[0] for name in self.names.modules if name.startswith(f"{parent}.")
         }
@@ -362,24 +396,29 @@ class _Comparison:
             )
 
     def _targeted(self, selection: Selection) -> Iterator[Weight]:
-        """Weights of the base that the configuration asks for. An expert is a module of its own in transformers 4 only:
-        where the adapter has none such, they are stacked.
+        """Weights of the base that the configuration asks for, by one of its names, as the adapter spells it.
+
+        An expert is a module of its own in transformers 4 only: where the adapter has none such, they are stacked.
         """
         has_experts = any(is_expert(update.module) for update in self.adapter.updates)
         for name, weight in self.names.weights.items():
             module, _, parameter = name.rpartition(".")
-            own = self._as_adapter(module)
+            own = self.resolved.as_adapter(module)
             if selection.wraps(f"{own}.{parameter}"):
                 yield weight
-            elif parameter == "weight" and len(weight.shape) > 1 and name == weight.places[0].tensor:
+            elif parameter == "weight" and len(weight.shape) > 1 and self._is_own_tensor(weight):
                 is_module = has_experts or not is_expert(module)
-                if is_module and selection.covers(own) and not selection.saves(own):
+                if is_module and selection.covers(own) and not self._is_saved(selection, weight):
                     yield weight
 
-    def _as_adapter(self, module: str) -> str:
-        if self.change and module.startswith(self.change[1]):
-            return self.change[0] + module[len(self.change[1]) :]
-        return module
+    def _is_own_tensor(self, weight: Weight) -> bool:
+        """Whether it is the whole of a tensor that is a module's own."""
+        place = weight.places[0]
+        return len(weight.places) == 1 and place.is_whole and place.tensor.endswith(".weight") and not weight.is_tied
+
+    def _is_saved(self, selection: Selection, weight: Weight) -> bool:
+        modules = self.names.modules_of(weight.places[0].tensor)
+        return any(selection.saves(self.resolved.as_adapter(module)) for module in modules)
 
     def _tied(self) -> Iterator[Finding]:
         tied = next((weight for weight in self.names.weights.values() if weight.is_tied), None)
@@ -410,7 +449,7 @@ class _Comparison:
         """Our own bottlenecks stand behind a module that they name; AdapterHub's have places of their own."""
         named = [part.module for part in self.adapter.parts if part.activation is not None]
         if named:
-            resolved, _ = self.names.resolve(named, self.adapter.naming)
+            resolved = self.names.resolve(named, self.adapter.naming).modules
             there = {name[:end] for name in self.names.weights for end, mark in enumerate(name) if mark == "."}
             absent = [Evidence(module) for module in named if resolved.get(module, module) not in there]
             if absent:
@@ -445,12 +484,15 @@ class _Comparison:
         return layers * 2 * groups * (_whole(config, "head_dim") or hidden // heads)
 
     def _prefix(self) -> Iterator[Finding]:
-        if self.change and self.change[1]:
-            strip, add = self.change
+        changes = sorted({change for change in self.resolved.changes.values() if change[1]})
+        if changes:
             told = (
                 f"`{strip}…` in the adapter, `{add}…` in the base" if strip else f"the base's names begin with `{add}`"
+                for strip, add in changes
             )
-            yield finding("LH221", told, [Evidence(strip or "(nothing)", strip, add)])
+            yield finding(
+                "LH221", "; ".join(told), (Evidence(strip or "(nothing)", strip, add) for strip, add in changes)
+            )
 
 
 # --- which base it is -------------------------------------------------------------------------------------------------

@@ -134,7 +134,8 @@ _TABLE = (
          "remove it, or correct its spelling",
          "rank_pattern has layers.99.q_proj; no module is called so"),
     Rule("LH215", _E, "a module occurs twice",
-         "Two sets of tensors have the same module once prefixes are taken off; a loader takes either.",
+         "Two sets of tensors have the same module once prefixes and the names of adapters are taken off, or are of one "
+         "weight under two of its names; a loader takes either. A file holds one adapter.",
          "save the adapter again",
          "base_model.model.x.lora_A.weight and x.lora_A.weight"),
     Rule("LH216", _W, "the base was changed when training began",
@@ -161,7 +162,10 @@ _TABLE = (
          "save the adapter again; the file is damaged",
          "lora_A is [8, 4096], lora_B is [4096, 16]"),
     Rule("LH221", _N, "names differ from the base's by a prefix",
-         "The adapter's module names and the names on disk begin differently: a model class that adds or strips a prefix.",
+         "The adapter's module names and the names on disk begin differently, and the base's class makes up for it: a model "
+         "with its head has a prefix that the one without hasn't, and a part of a model can be a model of its own. Each part "
+         "has one such change. Where no class has both names, the modules are not in the base (LH201, LH210): loaders skip "
+         "them without an error.",
          "load it with the model class it was trained on",
          "layers.0.… in the adapter, model.layers.0.… in the base"),
     Rule("LH222", _W, "only some of the base's modules have biases",
@@ -195,8 +199,8 @@ _TABLE = (
          "write the file again, or copy it again: it may be truncated",
          "the header claims 9000 bytes, the file has 400"),
     Rule("LH306", _W, "the method isn't known",
-         "The adapter's method or format is not one that these rules know. It is stored, and can be loaded by who knows "
-         "it; it can't be checked.",
+         "The adapter's method or format is not one that these rules know, or it updates layers that the base stores in "
+         "another order. It is stored, and can be loaded by who knows it; it can't be checked.",
          "use a newer lorahub",
          "peft_type: NEWLORA"),
     Rule("LH307", _W, "a setting that loaders act on",

@@ -64,7 +64,7 @@ def _located(layers: Iterable[Layer], naming: Naming, base: BaseLayout | None) -
 
 
 def _looked_up(layers: list[Layer], naming: Naming, names: BaseNames) -> Iterator[Layer]:
-    resolved = names.resolve([layer.module for layer in layers], naming)[0]
+    resolved = names.resolve([layer.module for layer in layers], naming).modules
     absent = [layer.module for layer in layers if (resolved.get(layer.module) or _flat(layer.module, names)) is None]
     if absent:
         raise NotConvertible(

@@ -200,7 +200,7 @@ def _base_copies(adapter: Adapter, base: BaseLayout | None) -> Iterator[str]:
 
 
 def _compare(part: Part, entry: TensorEntry, names: BaseNames) -> None:
-    resolved, _ = names.resolve([part.module], Naming.DOTTED)
+    resolved = names.resolve([part.module], Naming.DOTTED).modules
     weight = names.find(resolved.get(part.module, part.module), ("weight",))
     if weight is not None and weight.shape != entry.shape:
         raise NotConvertible(

@@ -134,6 +134,9 @@ def oriented(step: Step) -> Step:
 
 def at_place(step: Step, of: Weight, place: WeightPlace, shape: tuple[int, ...]) -> Step:
     """The step for the tensor of this place and shape, of the step for the weight `of`."""
+    if place.part is not None and place.part.expert is None and place.part.rows is not None:
+        start, stop = place.part.rows
+        return Within(step, start, stop - start)
     if place.part is not None:
         assert isinstance(step, Product)  # whatever else was refused
         return _in_stack(step, place.part, shape, is_turned=of.is_turned)
@@ -150,6 +153,7 @@ def at_place(step: Step, of: Weight, place: WeightPlace, shape: tuple[int, ...])
 
 def _in_stack(step: Product, part: TensorPart, shape: tuple[int, ...], *, is_turned: bool) -> Step:
     """The update of some rows of one expert, on the stack that holds it; where that is turned, they are columns."""
+    assert part.expert is not None
     _, height, width = shape
     first = part.rows[0] if part.rows is not None else 0
     if not is_turned:

@@ -11,6 +11,7 @@ from typing import Any
 from lorahub.adapters.adapter import Adapter, Kind, Part, PartKind, Update
 from lorahub.adapters.base_model import BaseLayout
 from lorahub.adapters.check import VOCABULARY, Report, check
+from lorahub.adapters.findings import Verdict
 from lorahub.adapters.formats import format_of
 from lorahub.adapters.names.weight import Weight, WeightPlace
 from lorahub.adapters.patterns import Patterns, layer_index
@@ -68,7 +69,9 @@ class MergeTarget:
     @property
     def is_stack(self) -> bool:
         return any(
-            change.place.part or (len(change.piece.shape) == 3 and _is_linear(change.piece)) for change in self.changes
+            (change.place.part is not None and change.place.part.expert is not None)
+            or (len(change.piece.shape) == 3 and _is_linear(change.piece))
+            for change in self.changes
         )
 
     @property
@@ -111,8 +114,8 @@ def fit(member: MergeMember, base: BaseLayout) -> Report:
         )
     report = check(adapter, base)
     errors = [found for found in report.findings if found.severity is Severity.ERROR]
-    if errors or not adapter.is_known:
-        worst = (errors or report.findings)[0]
+    if errors or report.verdict is Verdict.UNDECIDED:
+        worst = errors[0] if errors else min(report.findings, key=lambda found: found.rule != "LH306")
         raise AdapterDoesNotFit(f"{name}: {worst.message}", hint=worst.hint, rule=worst.rule)
     if not adapter.is_mergeable:
         why = adapter.obstacle or adapter.method
@@ -219,6 +222,11 @@ class _Builder:
         touches_bias = "up_bias" in update.tensors or (
             update.method == "ia3" and update.shape[0] is not None and "factor" in update.tensors
         )
+        if touches_bias and weight.places[0].part is not None:
+            raise NotMergeable(
+                f"{update.module} changes its bias, which is a part of {weight.places[0].tensor}'s",
+                hint="merge it with PEFT",
+            )
         bias = f"{weight.places[0].tensor.removesuffix('.weight')}.bias"
         if touches_bias and bias in self.base.tensors:
             tensor = self.base.tensors[bias]
@@ -239,14 +247,16 @@ class _Builder:
                 hint="merge it with PEFT",
             )
         is_sum = is_additive(update, change) and update.method in ("lora", "adalora", "vera")
-        if weight.places[0].part is not None and not is_sum:
+        part = weight.places[0].part
+        if part is not None and part.expert is not None and not is_sum:
             raise NotMergeable(
                 f"{update.module} is a part of {weight.places[0].tensor}, to which only plain LoRA can be added",
                 hint="merge it into a base that stores each expert by itself",
             )
 
     def _take_part(self, number: int, member: MergeMember, part: Part, weight: Weight) -> None:
-        if part.kind in (PartKind.REPLACEMENT, PartKind.BASE_COPY, PartKind.BIAS) and len(weight.places) > 1:
+        is_whole = len(weight.places) == 1 and weight.places[0].part is None
+        if part.kind in (PartKind.REPLACEMENT, PartKind.BASE_COPY, PartKind.BIAS) and not is_whole:
             raise NotMergeable(f"{part.name} is stored in pieces in the base", hint="merge it with PEFT")
         self._place(number, member.weight_of(part.module), part, weight)
 

@@ -122,7 +122,7 @@ class Targets:
         return LoadedAdapter(source, self.resident(pairs), effects, method=method)
 
     def _found(self, adapter: Adapter) -> Iterator[tuple[Update, Weight]]:
-        resolved, _ = self._names.resolve([update.module for update in adapter.updates], adapter.naming)
+        resolved = self._names.resolve([update.module for update in adapter.updates], adapter.naming).modules
         for update in adapter.updates:
             weight = self._names.find(resolved.get(update.module, update.module), update.parameters, update.turn)
             if weight is not None:
@@ -164,7 +164,7 @@ class Targets:
 
     def _placed(self, lora: LoraAdapter) -> dict[str, Layer]:
         """Layers by the model's own names of their modules."""
-        resolved, _ = self._names.resolve([layer.module for layer in lora.layers], lora.naming)
+        resolved = self._names.resolve([layer.module for layer in lora.layers], lora.naming).modules
         placed: dict[str, Layer] = {}
         for layer in lora.layers:
             weight = self._names.find(resolved.get(layer.module, layer.module), ("weight",))

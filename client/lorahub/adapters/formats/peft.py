@@ -5,7 +5,7 @@ The tensors are the truth, the configuration is a claim: where the two disagree,
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import combinations, islice
 from typing import Any
 
@@ -63,7 +63,6 @@ _SUFFIXES = {
     "ln_tuning_layers.weight": ("ln_tuning", "weight"),
     "ln_tuning_layers.bias": ("ln_tuning", "bias"),
     "trainable_tokens_delta": ("tokens", "rows"),
-    "token_adapter.trainable_tokens_delta": ("tokens", "rows"),
     "adaption_prompt": ("adaption_prompt", "prompt"),
     "adaption_gate": ("adaption_prompt", "gate"),
 }
@@ -89,7 +88,8 @@ _METHODS = {
     "HIRA": "hira",
 }
 _PROMPTS = {"PROMPT_TUNING", "MULTITASK_PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING", "CPT", "CARTRIDGE"}
-_WRAPPERS = ("base_model.model.", "base_model.", "_orig_mod.", "module.")
+_WRAPPERS = frozenset("_orig_mod _fsdp_wrapped_module _fpw_module _checkpoint_wrapped_module _forward_module".split())
+"""What torch.compile, FSDP, activation checkpointing and DeepSpeed leave in names, wherever they wrapped a module."""
 _EMBEDDINGS = ("embed_tokens", "lm_head", "wte", "word_embeddings", "embed_in", "embed_out", "shared", "tok_embeddings")
 _TWICE = ("classifier", "score")
 
@@ -126,6 +126,7 @@ class _Reader:
         self.parameters: dict[tuple[str, tuple[str, ...], int], str] = {}
         """Module, parameters and turn of an update -> the full name by which PEFT looks up rank and alpha."""
         self.twice: list[Evidence] = []
+        self.owners: dict[str, str] = {}
         self.elements: Mapping[str, int] = {}
         self.copies = 0
 
@@ -143,7 +144,11 @@ class _Reader:
                 self.depths[module] = max(self.depths[module], nesting + 1)
         for (module, family, nesting), tensors in self.groups.items():
             self._make(module, family, nesting, tensors)
-        if self.twice:
+        if len(self.owners) > 1:
+            names = ", ".join(owner or "(no name)" for owner in list(self.owners)[:5])
+            evidence = [Evidence(tensor, owner) for owner, tensor in self.owners.items()]
+            self.reading.add("LH215", f"the tensors are of {len(self.owners)} adapters: {names}", evidence)
+        elif self.twice:
             self.reading.add(
                 "LH215",
                 f"{len(self.twice)} tensors have a second of the same meaning, first {self.twice[0].name}",
@@ -159,7 +164,7 @@ class _Reader:
 
     def _may_be_flat(self, name: str) -> bool:
         found = _suffix(name)
-        return found is None or found[2] in _FLAT_ROLES or self.config.peft_type not in _METHODS
+        return found is None or found.role in _FLAT_ROLES or self.config.peft_type not in _METHODS
 
     def _sort(self, entry: TensorEntry) -> None:
         name = _unwrapped(entry.name)
@@ -174,12 +179,12 @@ class _Reader:
         if found is None:
             self._other(name, entry)
             return
-        path, family, role = found
-        module, nesting = _module(path)
-        tensors = self.groups.setdefault((module, family, nesting), {})
-        if role in tensors:
-            self.twice.append(Evidence(entry.name, None, f"once; also {tensors[role].name}"))
-        tensors[role] = entry
+        self.owners.setdefault(found.owner, entry.name)
+        module, nesting = _module(found.path)
+        tensors = self.groups.setdefault((module, found.family, nesting), {})
+        if found.role in tensors:
+            self.twice.append(Evidence(entry.name, None, f"once; also {tensors[found.role].name}"))
+        tensors[found.role] = entry
 
     def _other(self, name: str, entry: TensorEntry) -> None:
         """Whole tensors, biases, and the tensors of methods that are known by name only."""
@@ -196,6 +201,9 @@ class _Reader:
             self.reading.unknown.append(entry)
 
     def _whole(self, path: str, parameter: str, entry: TensorEntry) -> None:
+        path, owner = _saved(path)
+        if owner is not None:
+            self.owners.setdefault(owner, entry.name)
         module, nesting = _module(path)
         if path.endswith(".modules_to_save"):
             self.doubles[module, parameter] = entry
@@ -584,21 +592,63 @@ class _Reader:
 
 
 def _unwrapped(name: str) -> str:
-    """Without the wrappers of PeftModel, torch.compile and data parallelism."""
-    for wrapper in _WRAPPERS:
-        name = name.removeprefix(wrapper)
+    """Without the wrappers of PeftModel, torch.compile, FSDP, checkpointing and data parallelism.
+
+    >>> _unwrapped("module.base_model.model.model.layers.0._fsdp_wrapped_module.mlp.up_proj.lora_A.weight")
+    'model.layers.0.mlp.up_proj.lora_A.weight'
+    """
+    name = ".".join(part for part in name.split(".") if part not in _WRAPPERS)
+    outer = _without_module(name)
+    inner = outer.removeprefix("base_model.model.")
+    return _without_module(inner) if inner != outer else outer.removeprefix("base_model.")
+
+
+def _without_module(name: str) -> str:
+    while name.startswith("module."):
+        name = name.removeprefix("module.")
     return name
 
 
-def _suffix(name: str) -> tuple[str, str, str] | None:
-    """(path of the module, family, role) of a factor's name, with the adapter name `default` left out."""
-    parts = [part for part in name.split(".") if part not in ("default", "_orig_mod")]
-    for count in (1, 2):
-        found = _SUFFIXES.get(".".join(parts[-count:])) if len(parts) > count else None
+@dataclass(frozen=True, slots=True)
+class _Factor:
+    """What the name of a factor says. `owner` is the adapter's own name, which PEFT leaves out where it saves."""
+
+    path: str
+    family: str
+    role: str
+    owner: str = ""
+
+
+def _suffix(name: str) -> _Factor | None:
+    """None for what is no factor.
+
+    >>> _suffix("q_proj.lora_A.sql.weight")
+    _Factor(path='q_proj', family='lora', role='down', owner='sql')
+    """
+    parts = name.split(".")
+    for count in (2, 1, 3):
+        path, ending = parts[:-count], parts[-count:]
+        if not path:
+            continue
+        owner, found = "", _SUFFIXES.get(".".join(ending))
+        if found is None and count > 1 and ending[1] not in ("weight", "bias"):
+            owner, found = ending[1], _SUFFIXES.get(".".join([ending[0], *ending[2:]]))
         if found:
-            path = ".".join(parts[:-count]).removesuffix(".token_adapter")
-            return path, *found
+            return _Factor(".".join(path).removesuffix(".token_adapter"), *found, owner)
     return None
+
+
+def _saved(path: str) -> tuple[str, str | None]:
+    """The path without `modules_to_save.<adapter>`, and the adapter's name, where it is there.
+
+    >>> _saved("score.modules_to_save.sql"), _saved("score")
+    (('score', 'sql'), ('score', None))
+    """
+    module, wrapped, rest = path.partition(".modules_to_save.")
+    if not wrapped:
+        return path, None
+    owner, _, inner = rest.partition(".")
+    return f"{module}.{inner}" if inner else module, owner
 
 
 def _module(path: str) -> tuple[str, int]:

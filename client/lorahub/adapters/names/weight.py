@@ -1,17 +1,18 @@
 """One weight of a base, by one of its names."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 from lorahub.adapters.base_model import BaseTensor
 
 
 @dataclass(frozen=True, slots=True)
 class TensorPart:
-    """One expert of a tensor that holds all of them: its output rows [start, stop), or all of it."""
+    """What of a tensor a weight is: some of its output rows, one expert of a stack, or some output rows of that one."""
 
-    expert: int
+    expert: int | None = None
     rows: tuple[int, int] | None = None
+    """[start, stop)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,3 +58,21 @@ Names = Iterator[Weight]
 def renamed(alias: str, name: str, tensor: BaseTensor) -> Weight:
     """The tensor `name` of a base, called `alias`."""
     return Weight(alias, tensor.shape, tensor.dtype, (WeightPlace(name),))
+
+
+def joined_rows(name: str, parts: Sequence[Weight]) -> Weight:
+    """One layer with the outputs of all of them, one below the other."""
+    start, places = 0, []
+    for part in parts:
+        stop = start + part.shape[0]
+        places.append(WeightPlace(part.places[0].tensor, (start, stop)))
+        start = stop
+    return Weight(name, (start, *parts[0].shape[1:]), parts[0].dtype, tuple(places))
+
+
+def split_rows(names: Sequence[str], weight: Weight) -> Names:
+    """Layers of the same size, whose outputs lie one below the other in one tensor."""
+    height = weight.shape[0] // len(names)
+    for number, name in enumerate(names):
+        place = replace(weight.places[0], part=TensorPart(rows=(number * height, (number + 1) * height)))
+        yield Weight(name, (height, *weight.shape[1:]), weight.dtype, (place,))

@@ -225,7 +225,7 @@ def _paired(first: _Opened, second: _Opened, skipped: dict[str, str]) -> dict[st
 def _by_weight(adapter: Adapter, base: BaseLayout | None) -> dict[Hashable, list[Update]]:
     """By where the base has the weight; by the adapter's own name of it, where there is no base, or no such weight."""
     names = None if base is None else BaseNames(base)
-    modules = names.resolve((update.module for update in adapter.updates), adapter.naming)[0] if names else {}
+    modules = names.resolve((update.module for update in adapter.updates), adapter.naming).modules if names else {}
     found: dict[Hashable, list[Update]] = {}
     for update in adapter.updates:
         module = modules.get(update.module)

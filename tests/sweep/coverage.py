@@ -1,0 +1,104 @@
+"""Writes docs/coverage.md: what is read, as the sweep found it.
+
+    make coverage
+
+Each class is tried in a process of its own, so that what one does to its libraries doesn't reach another.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import peft
+import transformers
+from sweep import tiny
+from sweep.trial import RECIPES
+
+DOCUMENT = Path(__file__).parents[2] / "docs/coverage.md"
+BEGIN, END = "<!-- made by tests/sweep/coverage.py -->\n", "<!-- end -->\n"
+_AT_ONCE = 40  # classes of one process, which takes seconds to begin
+_MINUTES = 30
+
+Found = dict[str, Any]
+"""An `Outcome`, as the process prints it."""
+
+
+def measure(names: list[str]) -> list[Found]:
+    parts = [names[start : start + _AT_ONCE] for start in range(0, len(names), _AT_ONCE)]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return [one for found in pool.map(_tried, parts) for one in found]
+
+
+def _tried(names: list[str]) -> list[Found]:
+    command = [sys.executable, "-W", "ignore", "-m", "sweep.trial", *names]
+    place, quiet = Path(__file__).parents[1], subprocess.DEVNULL
+    done = subprocess.run(command, cwd=place, stdout=subprocess.PIPE, stderr=quiet, timeout=_MINUTES * 60, check=True)
+    return [json.loads(line) for line in done.stdout.splitlines() if line.startswith(b"{")]
+
+
+def document(found: list[Found]) -> str:
+    return f"{_summary(found)}\n{_families(found)}\n### What wasn't tried, and what is wrong\n\n{_reasons(found)}"
+
+
+def _summary(found: list[Found]) -> str:
+    classes = {one["model"] for one in found}
+    tried = {one["model"] for one in found if not one["hole"]}
+    wrong = {one["model"] for one in found if one["fault"]}
+    return (
+        f"transformers {transformers.__version__}, PEFT {peft.__version__}: {len(classes)} classes with the head of a "
+        f"causal or conditional language model, of an encoder or of speech.\n{len(tried)} were tried, "
+        f"{len(classes - tried)} can't be made tiny or aren't taken by PEFT; {len(wrong)} have a fault.\n"
+    )
+
+
+def _families(found: list[Found]) -> str:
+    kinds = tiny.classes()
+    head = f"| family | classes | {' | '.join(RECIPES)} |\n| --- | ---: |{' ---: |' * len(RECIPES)}\n"
+    rows = []
+    for kind in sorted(set(kinds.values())):
+        own = [one for one in found if kinds[one["model"]] == kind]
+        cells = " | ".join(_cell([one for one in own if one["recipe"] == recipe]) for recipe in RECIPES)
+        rows.append(f"| `{kind}` | {len({one['model'] for one in own})} | {cells} |\n")
+    return head + "".join(rows)
+
+
+def _reasons(found: list[Found]) -> str:
+    reasons: dict[tuple[str, str], list[str]] = {}
+    for one in found:
+        if why := one["fault"] or one["hole"]:
+            reasons.setdefault((one["model"], why), []).append(one["recipe"])
+    rows = (f"| `{model}` | {', '.join(recipes)} | {_plain(why)} |\n" for (model, why), recipes in reasons.items())
+    return "| class | adapter | why |\n| --- | --- | --- |\n" + "".join(rows)
+
+
+def _cell(outcomes: list[Found]) -> str:
+    """Modules that were found; what isn't is below the table."""
+    if not outcomes:
+        return "–"
+    if any(one["fault"] for one in outcomes):
+        return "**wrong**"
+    modules = sum(one["modules"] for one in outcomes if not one["hole"])
+    return str(modules) if modules else "not tried"
+
+
+def _plain(text: str) -> str:
+    return text.replace("|", "/").replace("<", "‹").replace(">", "›").replace("*", "")
+
+
+def main() -> None:
+    found = measure(list(tiny.classes()))
+    before, _, rest = DOCUMENT.read_text().partition(BEGIN)
+    _, _, after = rest.partition(END)
+    DOCUMENT.write_text(before + BEGIN + document(found) + END + after)
+    faults = [one for one in found if one["fault"]]
+    for one in faults:
+        print(f"{one['model']}, {one['recipe']}: {one['fault']}", file=sys.stderr)
+    sys.exit(1 if faults else 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,26 @@
+"""Adapters of PEFT for every class of transformers that can be made tiny: check, merge and Session agree with PEFT."""
+
+import pytest
+from sweep import tiny
+from sweep.trial import trials
+
+SAMPLE = ("BertForMaskedLM", "GPT2LMHeadModel", "LlamaForCausalLM", "T5ForConditionalGeneration")
+"""In `make test`: an encoder, transposed weights, the commonest decoder, an encoder with a decoder."""
+
+
+@pytest.mark.sweep
+@pytest.mark.parametrize("name", tiny.classes())
+def test_every_class(name: str) -> None:
+    _hold(name)
+
+
+@pytest.mark.parametrize("name", SAMPLE)
+def test_some_classes(name: str) -> None:
+    _hold(name)
+
+
+def _hold(name: str) -> None:
+    outcomes = list(trials(name))
+    assert not (faults := [f"{one.recipe}: {one.fault}" for one in outcomes if one.fault]), "\n".join(faults)
+    if reasons := {one.hole for one in outcomes if one.hole}:
+        pytest.skip("; ".join(sorted(reasons)))
