@@ -103,8 +103,10 @@ fast: .venv/.installed ## a minute of tests: no program is started, nothing is c
 
 check: lint types imports ## everything that needs no running registry
 
-tables: .venv/.installed ## write anew what documents have of the code: tables, pages of rules, openapi.json
+tables: .venv/.installed ## write anew what is made of code, ours and the libraries': tables, pages of rules, openapi.json
+	$(BIN)/python tools/image_names.py
 	$(BIN)/python docs/rules/generate.py
+	$(BIN)/python tools/transformers_names.py
 	$(BIN)/python docs/tables.py
 	$(BIN)/python docs/openapi.py
 
@@ -145,6 +147,7 @@ real-models: .venv/real-models/.installed ## fetch a real language model and a r
 
 coverage: .venv/.installed ## the same, written into docs/coverage.md
 	PYTHONPATH=tests $(BIN)/python -W ignore -m sweep.coverage
+	PYTHONPATH=tests $(BIN)/python -W ignore -m sweep.image_coverage
 
 fuzz: .venv/.installed ## half an hour of requests made from the OpenAPI description, as three callers
 	PYTHONPATH=tests $(BIN)/python tests/hostile/openapi_fuzz.py 600

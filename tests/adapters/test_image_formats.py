@@ -74,7 +74,9 @@ def _other_names(pipeline: str, heads: tuple[str, ...]) -> Mapping[str, Weight]:
     return {
         name: weight
         for name, weight in BaseNames(base(pipeline)).weights.items()
-        if name.removeprefix("unet.").removeprefix("transformer.").startswith(heads) and name.endswith(".weight")
+        if name.removeprefix("unet.").removeprefix("transformer.").startswith(heads)
+        and name.endswith(".weight")
+        and ".processor." not in name  # XLabs' names
     }
 
 

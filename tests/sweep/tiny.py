@@ -114,11 +114,17 @@ _OWN: dict[str, dict[str, Any]] = {
     },
     "glm5_next_text": {"num_key_value_heads": 4, "index_topk": 16},
     "chameleon": {"vocabulary_map": {"<image>": 5, "IMGIMGA": 6}},
-    "emu3": {"vocabulary_map": {"<image>": 5}},
     "cosmos3_edge_text": {"rope_parameters": {**_ROPE, "mrope_section": [2, 1, 1]}},
     "molmo2_adapter": {"vision_feature_layer": [1, 0]},
     "neomme": {"head_dim": 16},
-    "ernie4_5_vl_moe_text": {"moe_num_experts": 4},
+    "ernie4_5_vl_moe_text": {"rope_parameters": {**_ROPE, "mrope_section": [1, 1, 2]}},
+    "deepseek_ocr2_text": {"mlp_layer_types": ["dense", "sparse"]},
+    "diffusion_gemma_text": {"num_experts": 4, "top_k_experts": 2, "moe_intermediate_size": 64},
+    "emu3": {"vq_config": {"base_channels": 32, "embed_dim": 32}, "vocabulary_map": {"<image>": 5}},
+    "fun_asr_nano": {"adaptor_config": {"intermediate_size": 8}},
+    "granite4_vision": {"deepstack_layer_map": [[0, 1]], "qformer_config": {"num_attention_heads": 4}},
+    "nemo_speechlm": {"head_config": {"audio_hidden_size": 32}},
+    "nemotron_h_omni": {"vision_config": {"video_temporal_patch_size": 2}},
     "t5gemma": {"is_encoder_decoder": False},
     "wav2vec2-bert": {"vocab_size": 32},
     "wav2vec2-conformer": {"vocab_size": 32},
@@ -164,7 +170,10 @@ def tiny(owner: Any) -> transformers.PreTrainedConfig:
             settings[part] = tiny(type(value)).to_dict()
         elif inner is not transformers.AutoConfig:
             settings[part] = tiny(inner).to_dict()
-    made: transformers.PreTrainedConfig = owner(**settings | _OWN.get(default.model_type, {}))
+    for setting, value in _OWN.get(default.model_type, {}).items():
+        inner = settings.get(setting)
+        settings[setting] = inner | value if isinstance(inner, dict) and setting.endswith("_config") else value
+    made: transformers.PreTrainedConfig = owner(**settings)
     return made
 
 

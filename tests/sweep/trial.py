@@ -12,7 +12,6 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +30,7 @@ from lorahub.merging.plan import Ingredients, MergePlan
 from lorahub.merging.recipe import Ingredient, Recipe
 from safetensors.torch import load_file, save_file
 from sweep import tiny
+from sweep.outcome import Outcome
 
 MOST_DIFFERENCE = 2e-6
 USUAL = (
@@ -45,18 +45,6 @@ class Hole(Exception):
 
 class NotApplicable(Exception):
     """The recipe asks for modules that the class doesn't have."""
-
-
-@dataclass(frozen=True)
-class Outcome:
-    model: str
-    recipe: str
-    fault: str = ""
-    """What lorahub says or does otherwise than PEFT; empty where they agree."""
-    hole: str = ""
-    """Why the trial couldn't be made."""
-    modules: int = 0
-    seconds: float = 0.0
 
 
 # --- recipes ----------------------------------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ Rearranging keeps every bit and the dtype. Multiplying is done in float64 and ro
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -34,9 +34,14 @@ class Array:
     def reshaped(self, *shape: int) -> "Array":
         return replace(self, values=self.values.reshape(shape))
 
-    def rows(self, start: int, stop: int) -> "Array":
-        """[start, stop) of the first dimension."""
-        return replace(self, values=self.values[start:stop])
+    def gathered(self, rows: Sequence[tuple[int, int, int]], height: int) -> "Array":
+        """`height` rows: of each (from, to, count) some of these, the others zeros."""
+        import numpy as np
+
+        values = np.zeros((height, *self.shape[1:]), self.values.dtype)
+        for source, target, count in rows:
+            values[target : target + count] = self.values[source : source + count]
+        return replace(self, values=values)
 
     def padded(self, axis: int, size: int) -> "Array":
         """With zeros behind, `size` along `axis`; the bits of +0 are zeros in every dtype."""

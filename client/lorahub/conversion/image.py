@@ -1,17 +1,19 @@
 """Image models: diffusers' files, `<part>.<module>.lora_A.weight`, and kohya's, `lora_unet_<module with underscores>`.
 
-Between them stand the base's own names: a folded name is looked up among them, never split. A layer over a matrix that
-the base keeps in pieces (Flux's `img_attn.qkv`) becomes one layer a piece: `down` as it is, the piece's rows of `up`.
+Between them stand the base's own names: each module is looked up among them, and written as diffusers calls what lies
+there. A layer over a matrix that diffusers keeps in pieces (Flux's `img_attn.qkv`) becomes one layer a piece: `down` as
+it is, the piece's rows of `up`; where a layer is for some rows of a matrix of diffusers', the others get zeros.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
 from lorahub.adapters.adapter import Naming
 from lorahub.adapters.base_model import BaseLayout
-from lorahub.adapters.formats.diffusers import COMPONENTS
 from lorahub.adapters.names.base_names import BaseNames
-from lorahub.adapters.names.weight import WeightPlace
+from lorahub.adapters.names.image import DENOISERS, PARTS, UNET_BLOCKS, diffusers_names
+from lorahub.adapters.names.image_families import families_with
+from lorahub.adapters.names.weight import Weight, WeightPlace
 from lorahub.conversion.arrays import Array, Raw, number, write_json, write_safetensors
 from lorahub.conversion.lora import Layer, LoraAdapter, as_written, refuse_layers
 from lorahub.conversion.peft import factors, lora_settings
@@ -20,15 +22,6 @@ from lorahub.errors import NotConvertible
 WEIGHTS = "pytorch_lora_weights.safetensors"
 KOHYA_WEIGHTS = "lora.safetensors"
 
-_UNET = frozenset(
-    "down_blocks up_blocks mid_block conv_in conv_out time_embedding add_embedding encoder_hid_proj".split()
-)
-_TRANSFORMER = frozenset("transformer_blocks single_transformer_blocks x_embedder context_embedder".split())
-_ORIGINAL = frozenset(
-    "input_blocks output_blocks middle_block out time_embed label_emb double_blocks single_blocks joint_blocks "
-    "img_in txt_in time_in vector_in guidance_in final_layer h wte".split()
-)
-"""Heads of Stability's and Black Forest Labs' names, and of GPT-2's, which has a part called `transformer` too."""
 _CLIP = ("text_encoder", "text_encoder_2")
 
 
@@ -37,7 +30,7 @@ _CLIP = ("text_encoder", "text_encoder_2")
 
 def place(lora: LoraAdapter, base: BaseLayout | None) -> LoraAdapter:
     """Every layer under diffusers' name of its module, part first. Raises `NotConvertible`."""
-    layers = tuple(_located(lora.layers, lora.naming, base))
+    layers = tuple(_by_form(lora) if base is None else _looked_up(lora, BaseNames(base)))
     names = [layer.module for layer in layers]
     twice = next((name for name in names if names.count(name) > 1), None) if len(set(names)) < len(names) else None
     if twice:
@@ -45,73 +38,110 @@ def place(lora: LoraAdapter, base: BaseLayout | None) -> LoraAdapter:
     return replace(lora, layers=layers, naming=Naming.DOTTED, of_pipeline=True)
 
 
-def _located(layers: Iterable[Layer], naming: Naming, base: BaseLayout | None) -> Iterator[Layer]:
-    unknown: list[Layer] = []
-    for layer in layers:
-        module = _diffusers_name(layer.module) if naming is Naming.DOTTED else None
-        if module is None:
-            unknown.append(layer)
-        else:
-            yield replace(layer, module=module)
-    if not unknown:
-        return
-    if base is None:
-        raise NotConvertible(
-            f"{unknown[0].module} can't be named without the base",
-            hint="name the base: its own names say which module this is",
-        )
-    yield from _looked_up(unknown, naming, BaseNames(base))
+def _by_form(lora: LoraAdapter) -> Iterator[Layer]:
+    """Without a base: names that are diffusers' for one of its models, all of them together."""
+    parts: dict[str, list[str]] = {}
+    for layer in lora.layers:
+        part, _, rest = layer.module.partition(".")
+        parts.setdefault(part if part in PARTS and rest else "", []).append(layer.module)
+    owners = {part: _owner(part, modules) if lora.naming is Naming.DOTTED else None for part, modules in parts.items()}
+    for layer in lora.layers:
+        part, _, rest = layer.module.partition(".")
+        owner = owners[part if part in PARTS and rest else ""]
+        if owner is None:
+            raise NotConvertible(
+                f"{layer.module} can't be named without the base: diffusers has no such name",
+                hint="name the base: its own names say which module this is",
+            )
+        yield layer if owner == part else replace(layer, module=f"{owner}.{layer.module}")
 
 
-def _looked_up(layers: list[Layer], naming: Naming, names: BaseNames) -> Iterator[Layer]:
-    resolved = names.resolve([layer.module for layer in layers], naming)[0]
-    absent = [layer.module for layer in layers if (resolved.get(layer.module) or _flat(layer.module, names)) is None]
+def _owner(part: str, modules: Sequence[str]) -> str | None:
+    """The part of a pipeline that has these modules; None where none is known to."""
+    if part and part not in DENOISERS:
+        return part
+    inner = [module.removeprefix(f"{part}.") for module in modules]
+    if not families_with(inner, authors=False):
+        return None
+    return part or ("unet" if any(name.partition(".")[0] in UNET_BLOCKS for name in inner) else "transformer")
+
+
+def _looked_up(lora: LoraAdapter, names: BaseNames) -> Iterator[Layer]:
+    resolved = names.resolve([layer.module for layer in lora.layers], lora.naming).modules
+    found = {layer.module: names.find(resolved.get(layer.module, ""), ("weight",)) for layer in lora.layers}
+    absent = [module for module, weight in found.items() if weight is None]
     if absent:
         raise NotConvertible(
             f"{len(absent)} modules aren't in the base, first {absent[0]}",
             hint="name the base that the adapter was trained on, as a diffusers pipeline",
         )
-    for layer in layers:
-        weight = names.find(resolved.get(layer.module) or _flat(layer.module, names) or "", ("weight",))
-        if weight is None:
-            raise NotConvertible(f"{layer.module} has no weight in the base", hint="name another base")
+    own = _OwnNames(diffusers_names(names.weights, names.base.config))
+    for layer in lora.layers:
+        weight = found[layer.module]
+        assert weight is not None  # or it were absent
+        yield from own.layers(layer, weight)
+
+
+class _OwnNames:
+    """Which rows of which tensor diffusers calls what."""
+
+    def __init__(self, weights: Iterable[Weight]) -> None:
+        self._by_tensor: dict[str, list[tuple[Weight, WeightPlace]]] = {}
+        for weight in weights:
+            for piece in weight.places:
+                self._by_tensor.setdefault(piece.tensor, []).append((weight, piece))
+
+    def layers(self, layer: Layer, weight: Weight) -> Iterator[Layer]:
+        """A layer for the weight, as one for each weight of diffusers' that has rows of it."""
+        found: dict[str, list[tuple[int, int, int]]] = {}
+        heights: dict[str, int] = {}
         for piece in weight.places:
-            yield _piece(layer, piece)
+            if piece.expert is not None or piece.tensor not in self._by_tensor:
+                raise NotConvertible(
+                    f"the base calls it {piece.tensor}: that is no name of diffusers",
+                    hint="name the base in the form of a diffusers pipeline",
+                )
+            for own, there in self._by_tensor[piece.tensor]:
+                shared = _shared(_extent(weight, piece), _extent(own, there))
+                if shared is not None:
+                    module = own.name.removesuffix(".weight")
+                    heights[module] = own.shape[0]
+                    found.setdefault(module, []).append(shared)
+        for module, rows in found.items():
+            yield _cut(layer, module, sorted(rows, key=lambda one: one[1]), heights[module])
 
 
-def _flat(module: str, names: BaseNames) -> str | None:
-    """CLIP is saved by transformers 5 without `text_model` around it; kohya's names have it."""
-    return names.folded.get(module.replace("_text_model_", "_", 1))
+_Extent = tuple[int, int, int]
+"""Rows [start, stop) of a tensor, and which row of the weight is their first."""
 
 
-def _piece(layer: Layer, piece: WeightPlace) -> Layer:
-    """The part of a layer that falls on one tensor of the base: up[start:stop], and as much of what belongs to up."""
-    module = _diffusers_name(piece.tensor.removesuffix(".weight"))
-    if module is None or piece.expert is not None:
-        raise NotConvertible(
-            f"the base calls it {piece.tensor}: that is no name of diffusers",
-            hint="name the base in the form of a diffusers pipeline",
-        )
-    if piece.rows is None:
+def _extent(weight: Weight, piece: WeightPlace) -> _Extent:
+    first, last = piece.rows or (0, weight.shape[0])
+    at = piece.part.rows[0] if piece.part is not None and piece.part.rows is not None else 0
+    return at, at + last - first, first
+
+
+def _shared(one: _Extent, two: _Extent) -> tuple[int, int, int] | None:
+    """(first row of `one`'s weight, first of `two`'s, how many) of the rows that both have."""
+    start, stop = max(one[0], two[0]), min(one[1], two[1])
+    return (one[2] + start - one[0], two[2] + start - two[0], stop - start) if start < stop else None
+
+
+def _cut(layer: Layer, module: str, rows: list[tuple[int, int, int]], height: int) -> Layer:
+    """`rows` are (row of the layer's, row of the module's, how many)."""
+    if layer.is_embedding or (rows == [(0, 0, height)] and layer.up.shape[0] == height):
         return replace(layer, module=module)
-    beside = {"magnitude": layer.magnitude, "up_bias": layer.up_bias}
-    cut = {name: None if array is None else array.rows(*piece.rows) for name, array in beside.items()}
-    return replace(layer, module=module, up=layer.up.rows(*piece.rows), **cut)  # type: ignore[arg-type]
+    if layer.magnitude is not None and sum(count for _, _, count in rows) != height:
+        raise NotConvertible(
+            f"{layer.module} is DoRA for some rows of {module}, which has one magnitude for each",
+            hint="merge it into its base",
+        )
 
+    def cut(array: Array | None) -> Array | None:
+        return None if array is None else array.gathered(rows, height)
 
-def _diffusers_name(module: str) -> str | None:
-    """With its part: of a model alone, told by its first name. None where it is no name of diffusers.
-
-    >>> _diffusers_name("down_blocks.0.attentions.0.proj_in"), _diffusers_name("unet.input_blocks.1.1.proj_in")
-    ('unet.down_blocks.0.attentions.0.proj_in', None)
-    """
-    part, _, rest = module.partition(".")
-    if part in COMPONENTS and rest:
-        return None if rest.partition(".")[0] in _ORIGINAL else module
-    for heads, owner in ((_UNET, "unet"), (_TRANSFORMER, "transformer")):
-        if part in heads:
-            return f"{owner}.{module}"
-    return None
+    up = layer.up.gathered(rows, height)
+    return replace(layer, module=module, up=up, magnitude=cut(layer.magnitude), up_bias=cut(layer.up_bias))
 
 
 def _with_text_model(module: str) -> str:

@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from lorahub.adapters.adapter import Kind, Part, PartKind, Update
+from lorahub.adapters.names.weight import Weight
 from lorahub.adapters.safetensors_header import TensorEntry
 from lorahub.errors import NotMergeable
 from lorahub.merging.combinations import COMBINATIONS
 from lorahub.merging.factors import STEP
-from lorahub.merging.formulas import arrays_of, of_expert, step_of, work_of
+from lorahub.merging.formulas import arrays_of, at_place, step_of, within, work_of
 from lorahub.merging.recipe import Recipe
 from lorahub.merging.rounding import FLOATS, narrow, scratch, widen, working_bytes
 from lorahub.merging.steps import Added, Chain, Product, Replaced, RowFactors, Rows, Shifted, Step
@@ -218,21 +219,22 @@ class Kernels:
             member = self.members[change.member]
             weight = change.weight if fold else 1.0
             if isinstance(change.piece, Part):
-                yield _part_step(change.piece, member, change, target, weight)
+                yield within(_part_step(change.piece, member, change, target, weight), change.place)
             elif change.is_bias:
-                yield _bias_step(change.piece, member, weight)
+                step = _bias_step(change.piece, member, weight)
+                yield at_place(step, change.target, change.place, target.shape)
             else:
-                step = self._step(change.piece, member, change.target.shape, weight)
-                yield of_expert(step, change.place.expert, change.place.rows)
+                step = self._step(change.piece, member, change.target, weight)
+                yield at_place(step, change.target, change.place, target.shape)
 
-    def _step(self, update: Update, member: MergeMember, shape: tuple[int, ...], weight: float) -> Step:
+    def _step(self, update: Update, member: MergeMember, to: Weight, weight: float) -> Step:
         """The step of a whole weight; experts that lie in tensors of their own share it."""
         if len(update.shape) < 3:
-            return step_of(update, member.factors, member.adapter.base_change, shape=shape, weight=weight)
+            return step_of(update, member.factors, member.adapter.base_change, to=to, weight=weight)
         key = f"{self._name}/{id(update)}/{weight}"
         step: Step | None = self._steps_kept.get(key)
         if step is None:
-            step = step_of(update, member.factors, member.adapter.base_change, shape=shape, weight=weight)
+            step = step_of(update, member.factors, member.adapter.base_change, to=to, weight=weight)
             self._steps_kept.put(key, step, held_bytes(step))
         return step
 
@@ -271,10 +273,10 @@ def _minus(changed: "Matrix", base: "Matrix") -> "Matrix":
 
 
 def _turn(change: Change) -> int:
-    """Whole tensors first, then what is added to them, rows of tokens last."""
+    """Copies of the base first, then whole tensors, then what is added to them, rows of tokens last."""
     if isinstance(change.piece, Update):
-        return 1
-    return 2 if change.piece.kind is PartKind.TOKEN_ROWS else 0
+        return 2
+    return {PartKind.BASE_COPY: 0, PartKind.TOKEN_ROWS: 3}.get(change.piece.kind, 1)
 
 
 def _chain(steps: Sequence[Step]) -> Step:

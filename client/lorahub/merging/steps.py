@@ -291,6 +291,22 @@ class Shifted:
 
 
 @dataclass(frozen=True, slots=True)
+class Within:
+    """A weight that is the rows [by, by + height) of the tensor; the others stay."""
+
+    inner: Step
+    by: int
+    height: int
+
+    def apply(self, rows: "Matrix", start: int) -> "Matrix":
+        first, last = max(start, self.by), min(start + len(rows), self.by + self.height)
+        if first < last:
+            piece = rows[first - start : last - start]
+            piece[...] = self.inner.apply(piece, first - self.by)
+        return rows
+
+
+@dataclass(frozen=True, slots=True)
 class Stacked:
     """One step for each expert, whose rows lie `height` apart."""
 

@@ -3,64 +3,44 @@
 A folded name is ambiguous by itself; it is looked up among the base's own names, folded alike, never split.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 
-from lorahub.adapters.adapter import Adapter, BaseClaim, Naming, Part, PartKind, Update
+from lorahub.adapters.adapter import Adapter, BaseClaim, Naming
 from lorahub.adapters.formats import reading as methods
+from lorahub.adapters.formats.image import (
+    ROLES,
+    ending_of,
+    grouped,
+    make_updates,
+    may_be_flat,
+    method_of,
+    role_of,
+    without_embeddings,
+)
 from lorahub.adapters.formats.opened import Opened
 from lorahub.adapters.formats.reading import Reading, Tensors
 from lorahub.adapters.safetensors_header import TensorEntry
 
 PREFIXES = ("lora_unet_", "lora_te_", "lora_te1_", "lora_te2_", "lora_te3_", "lora_transformer_", "lycoris_")
 
-_ROLES = {
-    "lora_down.weight": ("lora", "down"),
-    "lora_up.weight": ("lora", "up"),
-    "lora_mid.weight": ("lora", "mid"),
-    "lora_A.weight": ("lora", "down"),
-    "lora_B.weight": ("lora", "up"),
-    "dora_scale": ("", "magnitude"),
-    "alpha": ("", "alpha"),
-    "hada_w1_a": ("loha", "w1_a"),
-    "hada_w1_b": ("loha", "w1_b"),
-    "hada_w2_a": ("loha", "w2_a"),
-    "hada_w2_b": ("loha", "w2_b"),
-    "hada_t1": ("loha", "t1"),
-    "hada_t2": ("loha", "t2"),
-    "lokr_w1": ("lokr", "w1"),
-    "lokr_w1_a": ("lokr", "w1_a"),
-    "lokr_w1_b": ("lokr", "w1_b"),
-    "lokr_w2": ("lokr", "w2"),
-    "lokr_w2_a": ("lokr", "w2_a"),
-    "lokr_w2_b": ("lokr", "w2_b"),
-    "lokr_t2": ("lokr", "t2"),
-    "diff": ("full", "weight"),
-    "diff_b": ("", "bias"),
-    "w_norm": ("full", "weight"),
-    "b_norm": ("", "bias"),
-    "on_input": ("", "on_input"),
-    "weight": ("ia3", "growth"),
-    "oft_blocks": ("oft", "blocks"),
-    "rescale": ("", "rescale"),
-}
-_FLAT = frozenset({"alpha", "diff", "diff_b", "w_norm", "b_norm", "on_input", "weight", "rescale", "dora_scale"})
+_FOLDED_ONLY = {"weight": "growth"}
+"""With dots it would be any tensor."""
 
 
 def is_kohya(opened: Opened) -> bool:
-    return any(name.startswith((*PREFIXES, "oft_unet_")) and name.partition(".")[2] in _ROLES for name in opened.names)
+    return any(_split(name) is not None for name in opened.names)
 
 
 def read_kohya(opened: Opened) -> Adapter:
     """A module without a known alpha has the scale that `ss_network_alpha` says, else 1 (kohya: alpha = dim)."""
     reading, metadata, alphas = Reading(), opened.metadata, opened.alphas()
-    groups = _groups(opened.entries, reading)
-    for module, tensors in groups.items():
-        _make(module, tensors, reading, metadata, alphas)
+    for module, tensors in grouped(_found(opened.entries, reading), reading).items():
+        make_updates(module, tensors, reading, partial(_scale, module, tensors, metadata, alphas))
     reading.close()
-    methods_used = [update.method for update in reading.updates]
     return Adapter(
         format="kohya",
-        method=max(set(methods_used), key=methods_used.count) if methods_used else "lora",
+        method=method_of(reading.updates),
         updates=tuple(reading.updates),
         parts=tuple(reading.parts),
         naming=Naming.FOLDED,
@@ -71,48 +51,32 @@ def read_kohya(opened: Opened) -> Adapter:
     )
 
 
-def _groups(entries: Iterable[TensorEntry], reading: Reading) -> dict[str, dict[str, TensorEntry]]:
-    groups: dict[str, dict[str, TensorEntry]] = {}
-    flat = lambda name: name.partition(".")[2] in _FLAT  # noqa: E731
-    for entry in methods.check_entries(entries, reading, allow_flat=flat):
-        module, _, ending = entry.name.partition(".")
-        if ending in _ROLES and module.startswith((*PREFIXES, "oft_unet_")):
-            role = methods.magnitude_role(entry) if ending == "dora_scale" else _ROLES[ending][1]
-            groups.setdefault(module, {})[role] = entry
-        else:
+def _split(name: str) -> tuple[str, str] | None:
+    """(module, end of the name)."""
+    found = ending_of(name)
+    module, _, ending = (found[0], "", found[1]) if found else name.partition(".")
+    is_folded = module.startswith((*PREFIXES, "oft_unet_")) and "." not in module
+    return (module, ending) if is_folded and (ending in ROLES or ending in _FOLDED_ONLY) else None
+
+
+def _found(entries: Iterable[TensorEntry], reading: Reading) -> Iterator[tuple[str, str, TensorEntry]]:
+    kept = without_embeddings(entries, reading)
+    for entry in methods.check_entries(kept, reading, allow_flat=lambda name: may_be_flat(_ending(name))):
+        split = _split(entry.name)
+        if split is None:
             reading.unknown.append(entry)
-    return groups
+        else:
+            module, ending = split
+            yield module, _FOLDED_ONLY.get(ending) or role_of(entry, ending), entry
 
 
-def _make(
-    module: str, tensors: Tensors, reading: Reading, metadata: Mapping[str, str], alphas: Mapping[str, float]
-) -> None:
-    def scale(rank: int) -> float:
-        alpha = alphas.get(module, _stated_alpha(metadata) if "alpha" in tensors else None)
-        return 1.0 if not alpha or not rank else alpha / rank
+def _ending(name: str) -> str:
+    return name.partition(".")[2]
 
-    roles = tensors.keys()
-    update: Update | None = None
-    if roles & {"w1_a", "w1_b", "w2_a", "w2_b"} and any(".hada_" in entry.name for entry in tensors.values()):
-        update = methods.hadamard(module, tensors, reading, scale=scale)
-    elif roles & {"w1", "w2", "w1_a", "w1_b", "w2_a", "w2_b"}:
-        update = methods.kronecker(module, tensors, reading, scale=lambda rank: scale(rank) if rank else 1.0)
-    elif "weight" in roles:
-        entry = tensors["weight"]
-        update = Update(module, "full", tensors, entry.shape)
-    elif "growth" in roles:
-        size = methods.elements(tensors["growth"])
-        update = Update(module, "ia3", tensors, (None, size) if "on_input" in roles else (size, None))
-    elif "blocks" in roles:
-        blocks = tensors["blocks"].shape
-        update = Update(module.replace("oft_unet_", "lora_unet_"), "oft", tensors, (blocks[0] * blocks[1], None))
-    elif roles - {"bias"}:
-        update = methods.low_rank(module, tensors, reading, scale=scale)
-    if update is not None:
-        reading.updates.append(update)
-    if "bias" in roles:
-        bias = tensors["bias"]
-        reading.parts.append(Part(PartKind.BIAS_DELTA, module, {"bias": bias}, bias.shape, "bias"))
+
+def _scale(module: str, tensors: Tensors, metadata: Mapping[str, str], alphas: Mapping[str, float], rank: int) -> float:
+    alpha = alphas.get(module, _stated_alpha(metadata) if "alpha" in tensors else None)
+    return 1.0 if not alpha or not rank else alpha / rank
 
 
 def _stated_alpha(metadata: Mapping[str, str]) -> float | None:

@@ -52,6 +52,8 @@ class Reading:
 
 def _odd_vectors(update: Update) -> Iterator[Evidence]:
     """Those beside the factors of `update` that have not one number for each of its outputs, or of its inputs."""
+    if len(update.shape) < 2:
+        return  # a whole vector, which nothing stands beside
     outputs, inputs = update.shape[0], update.shape[1]
     if update.kind is Kind.EMBEDDING:
         outputs, inputs = inputs, outputs

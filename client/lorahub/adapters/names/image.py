@@ -1,39 +1,155 @@
-"""Image models: the spellings of UNets and diffusion transformers, and the folders of pipelines."""
+"""Image and video models: every spelling of the names of their parts."""
 
-from collections.abc import Iterable, Iterator, Mapping
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
+from functools import cache
+from typing import Any
 
+from lorahub.adapters.adapter import Naming
 from lorahub.adapters.base_model import BaseLayout
-from lorahub.adapters.names.weight import Names, Weight, WeightPlace, renamed
+from lorahub.adapters.names.image_families import canonical, families, families_with, family_of, translated
+from lorahub.adapters.names.weight import Names, TensorPart, Weight, renamed
+
+DENOISERS = ("transformer", "transformer_2", "transformer_ref", "unet", "prior")
+"""Folders of a pipeline that hold what LoRA is mostly for."""
+PARTS = (
+    *DENOISERS,
+    "text_encoder",
+    "text_encoder_2",
+    "text_encoder_3",
+    "text_encoder_4",
+    "text_conditioner",
+    "connectors",
+    "controlnet",
+)
+"""Folders of a pipeline that adapters are for."""
+UNET_BLOCKS = frozenset("down_blocks up_blocks mid_block input_blocks output_blocks middle_block".split())
 
 _TEXT_ENCODERS = {
     "cond_stage_model.transformer.": "text_encoder.",
+    "cond_stage_model.model.": "text_encoder.",
     "conditioner.embedders.0.transformer.": "text_encoder.",
+    "conditioner.embedders.1.model.": "text_encoder_2.",
     "text_encoders.clip_l.transformer.": "text_encoder.",
+    "text_encoders.clip_g.transformer.": "text_encoder_2.",
     "text_encoders.t5xxl.transformer.": "text_encoder_2.",
-    "model.diffusion_model.": "unet.",
 }
-"""Prefixes in single-file checkpoints -> the folders of a diffusers pipeline."""
+_SINGLE_FILES = ("model.diffusion_model.", "diffusion_model.", "net.", "")
+"""What stands before a denoiser's names in files of its own; in one with all parts, the first."""
 
 
 def single_file_pipelines(base: BaseLayout) -> Names:
+    """The text encoders of single-file checkpoints, and a denoiser that is no folder's, as a pipeline's folders."""
     for name, tensor in base.tensors.items():
         for prefix, folder in _TEXT_ENCODERS.items():
             if name.startswith(prefix):
                 yield renamed(folder + name[len(prefix) :], name, tensor)
+    prefix = next(prefix for prefix in _SINGLE_FILES if any(name.startswith(prefix) for name in base.tensors))
+    if prefix == "" and any(name.startswith(tuple(f"{part}." for part in DENOISERS)) for name in base.tensors):
+        return
+    inner = [name for name in base.tensors if name.startswith(prefix)]
+    denoiser = _denoiser_of(name[len(prefix) :] for name in inner)
+    for name in inner if denoiser else ():
+        yield renamed(f"{denoiser}.{name[len(prefix) :]}", name, base.tensors[name])
 
 
-def respelled(weights: Mapping[str, Weight]) -> Names:
-    """The two spellings of the same UNet, and of Flux: Stability's and Black Forest Labs', and diffusers'."""
-    deep = any(".down_blocks.3." in f".{name}" or ".output_blocks.11." in f".{name}" for name in weights)
-    for name, weight in weights.items():
-        component, _, rest = name.partition(".")
-        if component in ("unet", "transformer"):
-            prefix = f"{component}."
+def _denoiser_of(names: Iterable[str]) -> str | None:
+    names = list(names)
+    if _is_unet(names):
+        return "unet"
+    return "transformer" if family_of(names) else None
+
+
+def respelled(weights: Mapping[str, Weight], config: Mapping[str, Any]) -> Names:
+    """The names that diffusers, the models' authors and transformers' versions have for the same weights."""
+    for part, inner in _parts(weights).items():
+        if part in DENOISERS:
+            spelled = _of_denoiser(inner, _class_of(part, config))
+        elif part.startswith("text_encoder"):
+            spelled = _of_text_encoder(inner)
         else:
-            prefix, rest = "", name
-        for other in _unet_spellings(rest, _SPELLINGS[deep]):
-            yield Weight(prefix + other, weight.shape, weight.dtype, weight.places)
-    yield from _flux_originals(weights)
+            continue
+        for rest, weight in spelled:
+            yield replace(weight, name=f"{part}.{rest}")
+            if part.startswith("text_encoder") and ".block." in rest:
+                yield replace(weight, name=f"text_encoders.t5xxl.transformer.{rest}")
+
+
+def diffusers_names(weights: Mapping[str, Weight], config: Mapping[str, Any]) -> Names:
+    """Of all names, those that diffusers has for the weights of modules, the part first."""
+    taken: set[tuple[str, TensorPart | None]] = set()
+    for part, inner in _parts(weights).items():
+        is_own = _own_names(part, inner, config)
+        for rest, weight in inner.items():
+            first = weight.places[0]
+            if rest.endswith(".weight") and is_own(rest, weight) and (first.tensor, first.part) not in taken:
+                taken.add((first.tensor, first.part))
+                yield weight
+
+
+def _own_names(part: str, inner: Mapping[str, Weight], config: Mapping[str, Any]) -> Callable[[str, Weight], bool]:
+    if part not in DENOISERS:
+        return lambda name, _: not name.startswith("transformer.resblocks.")
+    if _is_unet(inner):
+        return lambda name, _: name.partition(".")[0] not in _STABILITYS
+    family = family_of(inner, hint=_class_of(part, config))
+    if family is None:
+        return lambda name, weight: weight.places[0].tensor.endswith(name)
+    return lambda name, _: canonical(name.removesuffix(".weight")) in family.modules
+
+
+def _parts(weights: Mapping[str, Weight]) -> dict[str, dict[str, Weight]]:
+    """Folders of a pipeline -> the names in them."""
+    found: dict[str, dict[str, Weight]] = {}
+    for name, weight in weights.items():
+        part, _, rest = name.partition(".")
+        if part in PARTS:
+            found.setdefault(part, {})[rest] = weight
+    return found
+
+
+def has_known_denoiser(weights: Mapping[str, Weight], config: Mapping[str, Any]) -> bool:
+    parts = [(part, inner) for part, inner in _parts(weights).items() if part in DENOISERS]
+    return any(_is_unet(inner) or family_of(inner, hint=_class_of(part, config)) is not None for part, inner in parts)
+
+
+def _is_unet(names: Iterable[str]) -> bool:
+    return any(name.partition(".")[0] in UNET_BLOCKS for name in names)
+
+
+def _class_of(part: str, config: Mapping[str, Any]) -> str | None:
+    """The class that model_index.json, or the config.json of a model alone, names."""
+    named = config.get(part, config.get("_class_name"))
+    last = named[-1] if isinstance(named, list) and named else named
+    return last if isinstance(last, str) else None
+
+
+def _of_denoiser(inner: Mapping[str, Weight], named: str | None) -> Iterator[tuple[str, Weight]]:
+    if _is_unet(inner):
+        deep = any(name.startswith(("down_blocks.3.", "output_blocks.11.")) for name in inner)
+        for name, weight in inner.items():
+            for other in _unet_spellings(name, _SPELLINGS[deep]):
+                yield other, weight
+        return
+    family = family_of(inner, hint=named)
+    if family is not None:
+        yield from translated(family, inner).items()
+
+
+def _of_text_encoder(inner: Mapping[str, Weight]) -> Iterator[tuple[str, Weight]]:
+    """CLIP's model had `text_model.` around it, which transformers 5 leaves out when it saves; OpenCLIP has names of
+    its own, with fused projections.
+    """
+    clip = next(family for family in families() if family.name == "CLIPTextModel")
+    is_open = any(name.startswith("transformer.resblocks.") for name in inner)
+    named = {**inner, **(translated(clip, inner) if is_open else {})}
+    for name, weight in named.items():
+        yield name, weight
+        if name.startswith("text_model."):
+            yield name.removeprefix("text_model."), weight
+        elif name.startswith(("encoder.layers.", "embeddings.", "final_layer_norm.")):
+            yield f"text_model.{name}", weight
 
 
 # --- Stable Diffusion XL: diffusers <-> Stability ---------------------------------------------------------------------
@@ -83,9 +199,9 @@ def _unet_blocks(*, deep: bool) -> Iterator[tuple[str, str]]:
 
 
 _SPELLINGS = {deep: tuple(_unet_blocks(deep=deep)) for deep in (False, True)}
-_UNET_HEADS = frozenset(
-    "down_blocks up_blocks mid_block conv_in conv_norm_out conv_out time_embedding add_embedding "
-    "input_blocks output_blocks middle_block out time_embed label_emb".split()
+_STABILITYS = frozenset("input_blocks output_blocks middle_block out time_embed label_emb".split())
+_UNET_HEADS = _STABILITYS | frozenset(
+    "down_blocks up_blocks mid_block conv_in conv_norm_out conv_out time_embedding add_embedding".split()
 )
 
 
@@ -111,90 +227,28 @@ def _inner(rest: str, block: str) -> str:
     return rest
 
 
-# --- Flux: Black Forest Labs' names over diffusers' layout ------------------------------------------------------------
-
-_FLUX_DOUBLE = (
-    ("img_attn.proj", ("attn.to_out.0",)),
-    ("img_attn.qkv", ("attn.to_q", "attn.to_k", "attn.to_v")),
-    ("img_mlp.0", ("ff.net.0.proj",)),
-    ("img_mlp.2", ("ff.net.2",)),
-    ("img_mod.lin", ("norm1.linear",)),
-    ("txt_attn.proj", ("attn.to_add_out",)),
-    ("txt_attn.qkv", ("attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj")),
-    ("txt_mlp.0", ("ff_context.net.0.proj",)),
-    ("txt_mlp.2", ("ff_context.net.2",)),
-    ("txt_mod.lin", ("norm1_context.linear",)),
-)
-_FLUX_SINGLE = (
-    ("linear1", ("attn.to_q", "attn.to_k", "attn.to_v", "proj_mlp")),
-    ("linear2", ("proj_out",)),
-    ("modulation.lin", ("norm.linear",)),
-)
-_FLUX_OUTER = (
-    ("img_in", ("x_embedder",)),
-    ("txt_in", ("context_embedder",)),
-    ("time_in.in_layer", ("time_text_embed.timestep_embedder.linear_1",)),
-    ("time_in.out_layer", ("time_text_embed.timestep_embedder.linear_2",)),
-    ("vector_in.in_layer", ("time_text_embed.text_embedder.linear_1",)),
-    ("vector_in.out_layer", ("time_text_embed.text_embedder.linear_2",)),
-    ("guidance_in.in_layer", ("time_text_embed.guidance_embedder.linear_1",)),
-    ("guidance_in.out_layer", ("time_text_embed.guidance_embedder.linear_2",)),
-    ("final_layer.linear", ("proj_out",)),
-)
-
-
-def _flux_originals(weights: Mapping[str, Weight]) -> Names:
-    """Diffusers splits what the original fuses: the rows of `img_attn.qkv` are to_q, to_k, to_v, in this order
-    (diffusers `lora_conversion_utils`).
-    """
-    for prefix in ("transformer.", ""):
-        if not any(name.startswith(f"{prefix}single_transformer_blocks.") for name in weights):
-            continue
-        for number in _block_numbers(weights, f"{prefix}transformer_blocks."):
-            yield from _fused(
-                weights, prefix, f"double_blocks.{number}.", f"{prefix}transformer_blocks.{number}.", _FLUX_DOUBLE
-            )
-        for number in _block_numbers(weights, f"{prefix}single_transformer_blocks."):
-            yield from _fused(
-                weights,
-                prefix,
-                f"single_blocks.{number}.",
-                f"{prefix}single_transformer_blocks.{number}.",
-                _FLUX_SINGLE,
-            )
-        yield from _fused(weights, prefix, "", prefix, _FLUX_OUTER)
-
-
-def _block_numbers(weights: Mapping[str, Weight], prefix: str) -> list[int]:
-    numbers = {name[len(prefix) :].partition(".")[0] for name in weights if name.startswith(prefix)}
-    return sorted(int(number) for number in numbers if number.isdecimal())
-
-
-def _fused(
-    weights: Mapping[str, Weight],
-    prefix: str,
-    block: str,
-    owner: str,
-    table: Iterable[tuple[str, tuple[str, ...]]],
-) -> Names:
-    for theirs, ours in table:
-        for parameter in ("weight", "bias"):
-            parts = [weights.get(f"{owner}{name}.{parameter}") for name in ours]
-            if all(parts):
-                yield _joined(f"{prefix}{block}{theirs}.{parameter}", [part for part in parts if part])
-
-
-def _joined(name: str, parts: list[Weight]) -> Weight:
-    start, places = 0, []
-    for part in parts:
-        stop = start + part.shape[0]
-        places.append(WeightPlace(part.places[0].tensor, (start, stop) if len(parts) > 1 else None))
-        start = stop
-    return Weight(name, (start, *parts[0].shape[1:]), parts[0].dtype, tuple(places))
-
-
 # --- folded names -----------------------------------------------------------------------------------------------------
 
+
+def is_known(module: str, naming: Naming) -> bool:
+    """Whether the module is one of an image model known here, of whichever."""
+    if naming is Naming.FOLDED:
+        prefix = next((prefix for prefix in _PREFIXES if module.startswith(prefix)), "")
+        bare = _FOLDED_NUMBER.sub("{}", module[len(prefix) :])
+        return prefix.startswith("lora_te") or bare.startswith(tuple(UNET_BLOCKS)) or bare in _folded_modules()
+    part, _, rest = module.partition(".")
+    inner = rest if part in PARTS else module
+    is_encoder = part in PARTS and part not in DENOISERS
+    return is_encoder or inner.partition(".")[0] in _UNET_HEADS or bool(families_with([inner], authors=True))
+
+
+@cache
+def _folded_modules() -> frozenset[str]:
+    names = {module for family in families() for module in family.authors}
+    return frozenset(_FOLDED_NUMBER.sub("{}", name.replace(".", "_").replace("{}", "0")) for name in names)
+
+
+_FOLDED_NUMBER = re.compile(r"(?<![^_])\d+(?![^_])")
 _FOLDERS = {
     "unet": ("lora_unet_", "lycoris_"),
     "transformer": ("lora_unet_", "lora_transformer_", "lycoris_"),
@@ -204,12 +258,17 @@ _FOLDERS = {
 }
 
 
+_PREFIXES = tuple({prefix for prefixes in _FOLDERS.values() for prefix in prefixes})
+
+
 def folding(module: str, *, is_pipeline: bool) -> Iterator[tuple[str, str]]:
     """(prefix of kohya's, rest of the name) for a module of a pipeline; of a single part, `lora_unet_`."""
     component, _, rest = module.partition(".")
     if component in _FOLDERS and rest:
         for prefix in _FOLDERS[component]:
             yield prefix, rest
+        if component == "text_encoder_2" and ".block." in rest:
+            yield "lora_te3_", rest  # T5, whichever place it has in the pipeline
     if not is_pipeline:
         yield "lora_unet_", module
         yield "lycoris_", module
