@@ -106,6 +106,7 @@ check: lint types imports ## everything that needs no running registry
 tables: .venv/.installed ## write anew what is made of code, ours and the libraries': tables, pages of rules, openapi.json
 	$(BIN)/python tools/image_names.py
 	$(BIN)/python docs/rules/generate.py
+	$(BIN)/python tools/transformers_names.py
 	$(BIN)/python docs/tables.py
 	$(BIN)/python docs/openapi.py
 
@@ -145,6 +146,9 @@ fuzz: .venv/.installed ## half an hour of requests made from the OpenAPI descrip
 
 goldens: .venv/.installed ## write the golden adapters of the tests anew, with the PEFT that is installed
 	PYTHONPATH=tests $(BIN)/python -W ignore -m corpus.golden
+
+names: .venv/.installed ## write anew what tensors of GGUF files are called, by the llama.cpp and transformers that are installed
+	$(BIN)/python tools/gguf_names.py
 
 bench: .venv/.installed ## the measurements in docs/benchmarks.md
 	$(BIN)/python benchmarks/transfer.py

@@ -45,7 +45,9 @@ def places(report: Report) -> dict[str, list[tuple[str, tuple[int, int] | None]]
 
 
 def judged(adapter: Adapter, pipeline: str) -> Report:
-    return check(adapter, base(pipeline).named("acme/base"))
+    report = check(adapter, base(pipeline).named("acme/base"))
+    assert report.coverage.used + report.coverage.named == report.coverage.of > 0
+    return report
 
 
 @pytest.mark.parametrize("pipeline", ["sd15", "sdxl"])

@@ -491,6 +491,8 @@ def test_each_fault_has_its_own_finding(name: str, bases: Mapping[str, BaseLayou
     data = [] if broken.raw is not None else scan_weights(files, adapter)
     found: list[Finding] = [*report.findings, *data]
 
+    coverage = report.coverage
+    assert coverage.used + coverage.named == coverage.of == len(adapter.tensors)
     rules = [one.rule for one in found]
     assert sorted(rules) == sorted(it.rules), found
     assert "LH302" in rules or report.verdict == it.verdict

@@ -11,6 +11,9 @@ import numpy as np
 import pytest
 from builders import lora_config, lora_weights, safetensors_bytes, write_adapter
 from lorahub import Hub
+from lorahub.adapters.files import FolderFiles
+from lorahub.adapters.manifest import write_manifest
+from lorahub.adapters.reader import read_adapter
 from lorahub.errors import AdapterDoesNotFit, AlreadyExists, InvalidAdapter, NotPermitted, RepositoryNotFound
 from lorahub.hub.bases import hash_folder, read_folder
 from lorahub.hub.progress import Silence
@@ -165,13 +168,16 @@ def test_a_malformed_layout_is_refused(scene: Scene, layout: str) -> None:
 def test_what_fits_is_published_with_its_facts(scene: Scene) -> None:
     pushed = scene.hub.push(scene.adapter(), f"{scene.name}/sql")
     shown = scene.own(f"/models/{scene.name}/sql/check/{pushed.version}").json()
-    assert (shown["verdict"], shown["matched"], shown["of"]) == ("compatible", 2, 2)
+    assert (shown["verdict"], shown["matched"], shown["of"], shown["revisions"]) == ("fits", 2, 2, [])
+    assert shown["coverage"] == {"used": 4, "named": 0, "of": 4}
+    page = scene.client.get(f"/{scene.name}/sql/compat/v1", headers={"Accept": "text/html"}).text
+    assert "Of the 4 tensors of the file 4 are used" in page
     assert shown["facts"]["rank"] == 4
     assert shown["facts"]["targets"] == ["q_proj"]
     manifest = json.loads((scene.hub.pull(f"{scene.name}/sql").path / "lorahub.json").read_text())
     assert not (scene.root / "adapter" / "lorahub.json").exists()
-    known = hash_folder(scene.folder, Silence())
-    assert manifest["base"]["weights"] == known.weights_digest
+    nobody_said = {"revision": None, "layout": None, "weights": None, "files": {}}
+    assert manifest["base"] == {"name": scene.base, **nobody_said}, "what the registry knows is no word of the maker's"
     assert manifest["adapter"]["rank"] == 4
     assert scene.hub.push(scene.root / "adapter", f"{scene.name}/sql").created is False
 
@@ -230,7 +236,7 @@ def test_a_base_in_a_repository_of_this_registry_needs_no_registration(scene: Sc
     folder = write_adapter(scene.root / "on-model", base=f"{scene.name}/model")
     pushed = scene.hub.push(folder, f"{scene.name}/tuned")
     shown = scene.own(f"/models/{scene.name}/tuned/check/{pushed.version}").json()
-    assert (shown["verdict"], shown["matched"]) == ("compatible", 2)  # the very files
+    assert (shown["verdict"], shown["matched"]) == ("fits", 2)
 
 
 def test_a_private_base_is_unknown_to_others(scene: Scene, new_user: NewUser, registry: Registry) -> None:
@@ -242,6 +248,92 @@ def test_a_private_base_is_unknown_to_others(scene: Scene, new_user: NewUser, re
     with registry.client(token) as client:
         shown = client.get(f"/api/lorahub/v1/models/{name}/guess/check/{pushed.version}").json()
     assert shown["verdict"] == "undecided"
+
+
+# --- whose base it is -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("by", ["its trainer", "who pushes it"])
+def test_a_digest_that_its_maker_recorded_makes_it_the_same_base(scene: Scene, by: str) -> None:
+    folder, known = scene.adapter(), hash_folder(scene.folder, Silence())
+    if by == "its trainer":
+        (folder / "lorahub.json").write_bytes(write_manifest(read_adapter(FolderFiles(folder)), known))
+    pushed = scene.hub.push(folder, f"{scene.name}/sql", base=None if by == "its trainer" else scene.base)
+    assert scene.own(f"/models/{scene.name}/sql/check/{pushed.version}").json()["verdict"] == "compatible"
+    manifest = json.loads((scene.hub.pull(f"{scene.name}/sql").path / "lorahub.json").read_text())
+    assert (manifest["base"]["name"], manifest["base"]["weights"]) == (scene.base, known.weights_digest)
+
+
+def test_a_newer_base_of_the_same_name_leaves_old_adapters_what_they_are(scene: Scene) -> None:
+    wider, deeper = (
+        write_base(scene.root / name, **size) for name, size in (("wide", {"width": 24}), ("deep", {"layers": 3}))
+    )
+    scene.hub.bases.add(hash_folder(wider, Silence()), scene.base, revision="wider")
+    before = scene.hub.push(scene.adapter("before"), f"{scene.name}/before")
+    scene.hub.bases.add(hash_folder(deeper, Silence()), scene.base, revision="deeper")
+
+    pushed = scene.hub.push(scene.adapter("after", seed=7), f"{scene.name}/after")
+
+    expected = [("deeper", "fits", 2), ("wider", "incompatible", 0), (None, "fits", 2)]
+    for name, version in (("before", before.version), ("after", pushed.version)):
+        shown = scene.own(f"/models/{scene.name}/{name}/check/{version}").json()
+        found = [(one["revision"], one["verdict"], one["matched"]) for one in shown["revisions"]]
+        assert (shown["verdict"], found) == ("fits", expected)
+    local = scene.hub.check(str(scene.root / "after"), scene.base)[0].as_json()
+    assert [(one["revision"], one["verdict"], one["matched"]) for one in local["revisions"]] == expected
+    assert scene.hub.check(str(scene.root / "after"), f"{scene.base}@wider")[0].as_json()["revisions"] == []
+    manifest = json.loads((scene.hub.pull(f"{scene.name}/after").path / "lorahub.json").read_text())
+    assert (manifest["base"]["name"], manifest["base"]["weights"]) == (scene.base, None)
+    page = scene.client.get(f"/{scene.name}/after/compat/{pushed.version}", headers={"Accept": "text/html"}).text
+    assert "wider" in page
+    assert "deeper" in page
+
+
+def test_a_name_of_several_bases_that_a_person_gives_is_a_name_and_no_digest(scene: Scene) -> None:
+    other = write_base(scene.root / "other", seed=9)
+    scene.hub.bases.add(hash_folder(other, Silence()), scene.base, revision="retrained")
+    folder = scene.adapter()
+    for base, verdict in ((scene.base, "fits"), (f"{scene.base}@retrained", "compatible")):
+        pushed = scene.hub.push(folder, f"{scene.name}/sql", base=base)
+        assert scene.own(f"/models/{scene.name}/sql/check/{pushed.version}").json()["verdict"] == verdict
+
+
+def test_a_recorded_digest_chooses_among_the_bases_of_a_name(scene: Scene) -> None:
+    pushed = scene.hub.push(scene.adapter(), f"{scene.name}/sql", base=scene.base)
+    scene.hub.bases.add(hash_folder(write_base(scene.root / "other", seed=9), Silence()), scene.base, revision="next")
+    shown = scene.own(f"/models/{scene.name}/sql/check/{pushed.version}").json()
+    assert (shown["verdict"], shown["revisions"]) == ("compatible", [])
+    pulled = scene.hub.pull(f"{scene.name}/sql").path
+    assert [one.verdict for one in scene.hub.check(str(pulled))] == ["compatible"]
+
+
+def test_every_version_of_a_base_in_a_repository_counts(scene: Scene) -> None:
+    repo = f"{scene.name}/model"
+    scene.hub.push(write_base(scene.root / "old"), repo)
+    scene.hub.push(write_base(scene.root / "new", width=24), repo)
+    pushed = scene.hub.push(write_adapter(scene.root / "tuned", base=repo), f"{scene.name}/tuned")
+    shown = scene.own(f"/models/{scene.name}/tuned/check/{pushed.version}").json()
+    assert [one["verdict"] for one in shown["revisions"]] == ["incompatible", "fits"]
+    assert shown["verdict"] == "fits"
+    read = scene.client.get(f"/{scene.name}/tuned/resolve/merged/config.json", follow_redirects=True)
+    assert read.status_code == 200, read.text
+
+
+def test_what_fits_none_is_refused_with_the_findings_of_the_closest(scene: Scene) -> None:
+    scene.hub.bases.add(hash_folder(write_base(scene.root / "less", layers=1), Silence()), scene.base, revision="less")
+    folder = scene.adapter()
+    (folder / "adapter_model.safetensors").write_bytes(lora_weights(width=24, layers=2))
+    with pytest.raises(AdapterDoesNotFit) as refused:
+        scene.hub.push(folder, f"{scene.name}/wide")
+    assert {found["rule"] for found in refused.value.facts["findings"]} == {"LH202", "LH205"}
+
+
+def test_what_does_not_fit_matches_nothing_and_is_loaded_by_nothing(scene: Scene) -> None:
+    folder = scene.adapter()
+    (folder / "adapter_model.safetensors").write_bytes(lora_weights(width=24))
+    [checked] = scene.hub.check(str(folder), scene.base)
+    assert (checked.verdict, checked.report.matched, checked.report.of) == ("incompatible", 0, 2)
+    assert {(one.loads.value, one.reasons[0][0]) for one in checked.report.runtimes} == {("no", "LH202")}
 
 
 # --- which still fit --------------------------------------------------------------------------------------------------
@@ -273,7 +365,7 @@ def test_a_thousand_checks_take_an_account(registry: Registry, scene: Scene) -> 
     with registry.client(None) as anonymous:
         assert anonymous.post("/api/lorahub/v1/checks", json=body).status_code == 401
         one = anonymous.get(f"/api/lorahub/v1/models/{scene.name}/sql/check/v1")
-        assert one.json()["verdict"] == "compatible"
+        assert one.json()["verdict"] == "fits"
     many = {"adapters": [f"{scene.name}/sql"] * 600, "bases": [scene.base, scene.base]}
     assert scene.client.post("/api/lorahub/v1/checks", json=many).status_code == 400
 

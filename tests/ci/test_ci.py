@@ -45,7 +45,7 @@ class Project:
         self.folder = _base(root / "base")
         with Hub(registry.url, token=self.token) as hub:
             hub.bases.add(hash_folder(self.folder, Silence()), self.base)
-            hub.push(self.good, f"{self.name}/good")
+            hub.push(self.good, f"{self.name}/good", base=self.base)
             hub.pull(f"{self.name}/good", self.good)  # with the lorahub.json that records its base
         (root / "lorahub.toml").write_text(f'endpoint = "{registry.url}"\n')
 

@@ -22,7 +22,7 @@ def test_retrained_weights_are_drift(registry: Registry, user: tuple[str, str], 
     write(CASES["lora"], adapter, named=f"{name}/base")
     with Hub(registry.url, token=token) as hub:
         hub.bases.add(hash_folder(tmp_path / "base", Silence()), f"{name}/base", revision="one")
-        hub.push(adapter, f"{name}/adapter")
+        hub.push(adapter, f"{name}/adapter", base=f"{name}/base")
         hub.pull(f"{name}/adapter", adapter)  # with the lorahub.json that records its base
         weights = load_file(tmp_path / "base" / "model.safetensors")
         weights["model.layers.1.self_attn.q_proj.weight"] += 0.5

@@ -4,17 +4,19 @@ import io
 import json
 import os
 import resource
+import shlex
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 from builders import weights_of_size, write_adapter
 from registry_process import LORAHUB, Registry
@@ -105,6 +107,59 @@ def test_every_command_has_help_of_its_own() -> None:
             main([name, "-h"])
         assert ended.value.code == 0, name
         assert f"lorahub {name}" in said.getvalue()
+
+
+def leaves(command: click.Command, path: str) -> Iterator[tuple[str, click.Command]]:
+    """Every command that does something, by its words."""
+    if isinstance(command, click.Group):
+        for name, inner in command.commands.items():
+            yield from leaves(inner, f"{path} {name}")
+    else:
+        yield path, command
+
+
+def every_command() -> dict[str, click.Command]:
+    from lorahub.cli.main import COMMANDS, cli
+
+    found: dict[str, click.Command] = {}
+    for name in COMMANDS:
+        command = cli.get_command(click.Context(cli), name)
+        assert command is not None
+        found.update(leaves(command, name))
+    return found
+
+
+def test_every_command_shows_two_examples_that_it_takes_and_a_page_that_is_there() -> None:
+    from lorahub.cli.examples import SHOWN
+
+    commands = every_command()
+    assert commands.keys() == SHOWN.keys()
+    for path, shown in SHOWN.items():
+        assert len(set(shown.examples)) >= 2, path
+        assert (Path(__file__).parents[2] / f"docs/{shown.page}.md").is_file(), path
+        for example in shown.examples:
+            words = shlex.split(example)
+            assert words[: len(path.split())] == path.split()
+            takes_files = any(isinstance(one.type, click.Path) and one.type.exists for one in commands[path].params)
+            if not takes_files:
+                commands[path].make_context(path, words[len(path.split()) :])
+
+
+def test_help_fits_a_terminal_of_80_columns() -> None:
+    for path, command in every_command().items():
+        context = click.Context(command, info_name=f"lorahub {path}", max_content_width=80, terminal_width=80)
+        long = [line for line in command.get_help(context).splitlines() if len(line) > 80]
+        assert not long, f"{path}: {long}"
+
+
+def test_a_group_alone_shows_its_help_and_is_no_error() -> None:
+    from lorahub.cli.main import main
+
+    for words, said in (([], "Publish and fetch:"), (["base"], "lorahub base [OPTIONS] COMMAND")):
+        with redirect_stdout(io.StringIO()) as printed, pytest.raises(SystemExit) as ended:
+            main(words)
+        assert ended.value.code == 0
+        assert said in printed.getvalue()
 
 
 def test_push_and_pull_keep_every_byte(cli: Cli, repo: str, adapter: Path, tmp_path: Path) -> None:

@@ -72,12 +72,40 @@ def qwen_moe() -> nn.Module:
     )
 
 
+def mixtral() -> nn.Module:
+    return transformers.MixtralForCausalLM(transformers.MixtralConfig(**SMALL_EXPERTS, num_local_experts=4))
+
+
+def gpt_oss() -> nn.Module:
+    """Its experts are (experts, in, out), interleaved, with biases; here `down_proj` is square, as in the real ones."""
+    sizes = SMALL_EXPERTS | {"intermediate_size": 16}
+    model = transformers.GptOssForCausalLM(transformers.GptOssConfig(**sizes, num_local_experts=4, sliding_window=8))
+    for parameter in model.parameters():  # transformers leaves biases and sinks as the memory was
+        parameter.data = 0.1 * torch.randn(parameter.shape)
+    return model
+
+
+SMALL_EXPERTS: dict[str, Any] = {
+    "vocab_size": 64,
+    "hidden_size": 16,
+    "intermediate_size": 24,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "num_experts_per_tok": 2,
+    "head_dim": 4,
+    "pad_token_id": 0,
+}
+
+
 BASES: dict[str, Callable[[], nn.Module]] = {
     "llama": llama,
     "llama-tied": lambda: llama(tied=True),
     "gpt2": gpt2,
     "conv": Convolutions,
     "moe": qwen_moe,
+    "mixtral": mixtral,
+    "gpt-oss": gpt_oss,
 }
 
 
@@ -135,6 +163,21 @@ CASES: dict[str, Case] = {
     ),
     "lora-experts-down": Case(
         "moe", lambda: lora(target_modules=["q_proj"], target_parameters=["mlp.experts.down_proj"])
+    ),
+    "lora-experts-usual": Case(
+        "moe", lambda: lora(target_modules=["q_proj", "v_proj", "gate_proj", "up_proj", "down_proj"])
+    ),
+    "lora-experts-all-linear": Case("moe", lambda: lora(target_modules="all-linear")),
+    "lora-experts-mixtral": Case("mixtral", lambda: lora(target_modules=["q_proj", "w1", "w2", "w3"])),
+    "lora-experts-turned": Case(
+        "gpt-oss",
+        lambda: lora(
+            target_modules=["q_proj"],
+            target_parameters=["gate_up_proj", "gate_up_proj_bias", "down_proj"],
+            rank_pattern={"down_proj": 2, "layers.1.mlp.experts.gate_up_proj": 3},
+            alpha_pattern={r".*\.gate_up_proj": 5},
+            use_rslora=True,
+        ),
     ),
     "lora-replicated": Case("llama", lambda: lora(layer_replication=[[0, 2], [1, 3]]), expected=frozenset({"LH219"})),
     "pissa": Case("llama", lambda: lora(init_lora_weights="pissa"), expected=frozenset({"LH216"})),

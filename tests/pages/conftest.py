@@ -62,10 +62,10 @@ def catalog(registry: Registry, tmp_path_factory: pytest.TempPathFactory) -> Cat
                 (adapter / "README.md").write_text(
                     f"---\nbase_model: {found.base}\nlanguage: zu\nlicense: wtfpl\n---\nx"
                 )
-            hub.push(adapter, name, private=name == found.private)
+            hub.push(adapter, name, private=name == found.private, base=found.base)
             if seed == 0:
                 (adapter / "adapter_model.safetensors").write_bytes(builders.lora_weights(seed=9))
-                hub.push(adapter, name)
+                hub.push(adapter, name, base=found.base)
     return found
 
 

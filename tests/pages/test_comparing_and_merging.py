@@ -190,7 +190,7 @@ def formed(seed: int) -> dict[str, np.ndarray]:
 
 
 def a_merge_runs(client: httpx2.Client) -> None:
-    asked = {"base": "worked/base", "adapter1": "worked/tuned@v1", "weight1": "0.5", "adapter2": "worked/tuned@v2"}
+    asked = {"base": "worked/base@v1", "adapter1": "worked/tuned@v1", "weight1": "0.5", "adapter2": "worked/tuned@v2"}
     plan = client.get("/merges.json", params=asked).json()["plan"]
     assert plan["cost"]["bytes"] > 0
     assert plan["recipe"]["adapters"][0] == {"source": "worked/tuned@v1", "weight": 0.5}
@@ -207,6 +207,10 @@ def a_merge_runs(client: httpx2.Client) -> None:
     assert "worked/mixed@v1" in client.get(place).text
     assert client.get("/worked/mixed/resolve/v1/config.json").json()["model_type"] == "llama"
     client.get("/worked/mixed/resolve/v1/model.safetensors").raise_for_status()
+    lines = {name: client.get(f"/worked/{name}/lineage.json").json()["line"]["edges"] for name in ("mixed", "base")}
+    for edges in lines.values():  # found from both of its ends, though the recipe says versions
+        assert ["worked/base", "worked/mixed"] in edges
+        assert ["worked/tuned", "worked/mixed"] in edges
     days = client.get("/worked/mixed.json").json()["downloadsPerDay"]
     assert sum(days.values()) == 1
     assert [float(value) for value in drawn(client.get("/worked/mixed").text, "Downloads per day")] == list(

@@ -82,7 +82,7 @@ def test_from_no_repository_to_a_second_version(  # noqa: PLR0915 (one journey)
     page.get_by_role("button", name="Publish these files").click()
     page.wait_for_url(f"**/pages-owner/{name}/v/v1")
     expect(page.get_by_role("status").first).to_have_text("Published as v1.")
-    expect(page.locator("main").get_by_text("tensors match").first).to_be_visible()
+    expect(page.locator("main").get_by_text("modules match").first).to_be_visible()
 
     (adapter / WEIGHTS).write_bytes(builders.lora_weights(seed=4))
     page.get_by_role("navigation", name="Parts").get_by_role("link", name="Upload").click()

@@ -38,13 +38,13 @@ SWAPPABLE = (
     "lora-tied-head",
     "dora",
     "dora-gpt2",
+    *(name for name in CASES if name.startswith("lora-experts")),
     "ia3",
     "prompt",
     "prefix",
 )
 REFUSED = {
     "loha": "updates of loha",
-    "lora-experts": "stacks of experts",
     "lora-bias-only": "biases",
     "lora-saved-modules": "modules_to_save",
     "lora-token-rows": "rows of an embedding",

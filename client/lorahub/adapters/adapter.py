@@ -48,6 +48,7 @@ ROLES = MappingProxyType(
         "indices": "rows and columns, whole numbers",
         "spectrum": "(n), of FourierFT and WaveFT",
         "weight": "the whole of what is added",
+        "double": "a second copy of it",
         "alpha": "a number; the scale has it already",
         "rescale": "a number for each block of OFT",
         "ignored": "what loaders leave out",
@@ -88,7 +89,8 @@ class Update:
     `shape` is that of ΔW: (out, in) for linear layers, (out, in, k…) for convolutions, (rows, width) for embeddings,
     (experts, out, in) for a parameter that holds all experts. `tensors` has the factors by role, whose names are in
     `ROLES` and mean the same whatever the format; methods that are known by name only have names of their own.
-    `parameters` are the names that the weight may have in its module, the likeliest first.
+    `parameters` are the names that the weight may have in its module, of which the base has at least one; it is the
+    one with the number `turn` of those that the base has.
     """
 
     module: str
@@ -100,6 +102,7 @@ class Update:
     kind: Kind = Kind.LINEAR
     transposed: bool = False
     parameters: tuple[str, ...] = ("weight",)
+    turn: int = 0
     terms: int | None = None
     """How many terms OFT's series has, which stands for Cayley's transform; None for the transform itself."""
     is_orthonormal: bool = False
@@ -214,6 +217,8 @@ class Adapter:
     dropout: float = 0.0
     findings: tuple[Finding, ...] = ()
     weights_file: str | None = None
+    tensors: tuple[str, ...] = ()
+    """The name of every tensor in it."""
     dtypes: Mapping[str, int] = field(default_factory=dict)
     """Elements by dtype."""
     architecture: str | None = None

@@ -2,23 +2,43 @@ r"""A base model as far as headers tell: its layout, its configuration, and the 
 
 Only headers are read, a few kilobytes a file. The digests are those of docs/format.md:
 
+A GGUF file and a quantised checkpoint have the layout of the weights that they stand for (`gguf_base.py`, `packed.py`),
+and digests of their own, for their dtypes differ.
+
 layout   sha256 of `lorahub-base-layout-v1\\n` and a line `name\\tdtype\\td0,d1,…\\n` for each tensor, by name
 weights  the same with `lorahub-base-weights-v1\\n` and `\\t<sha256 of the tensor's bytes>` behind each line
 """
 
 import hashlib
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
+from lorahub.adapters import gguf_base
+from lorahub.adapters.base_tensor import PACKED_BITS, BaseTensor, is_dtype
 from lorahub.adapters.files import Files, header_of, read_whole
 from lorahub.adapters.findings import Evidence, Finding, finding
+from lorahub.adapters.gguf_file import GgufHeader, GgufValue, read_gguf
 from lorahub.adapters.limits import LIMITS
 from lorahub.adapters.model_card import validate_card
-from lorahub.adapters.safetensors_header import DTYPE_BITS, SafetensorsHeader
+from lorahub.adapters.packed import is_packed, unpacked
+from lorahub.adapters.rules import Severity
+from lorahub.adapters.safetensors_header import SafetensorsHeader
 from lorahub.adapters.strict_json import parse_json
-from lorahub.errors import InvalidBaseModel, InvalidSafetensors
+from lorahub.errors import InvalidBaseModel, InvalidGguf, InvalidSafetensors
+
+__all__ = [
+    "BaseLayout",
+    "BaseTensor",
+    "base_from_text",
+    "lacks_shards",
+    "parse_layout",
+    "places_of",
+    "read_base",
+    "weight_files",
+]
 
 LAYOUT_LINE = "lorahub-base-layout-v1\n"
 WEIGHTS_LINE = "lorahub-base-weights-v1\n"
@@ -26,22 +46,9 @@ WEIGHTS_LINE = "lorahub-base-weights-v1\n"
 _INDEXES = ("model.safetensors.index.json", "diffusion_pytorch_model.safetensors.index.json")
 _SINGLE = ("model.safetensors", "diffusion_pytorch_model.safetensors", "pytorch_model.safetensors")
 _NOT_WEIGHTS = ("adapter_model", "adapters.", "adapter.", "pytorch_lora_weights", "consolidated", "model_head")
-_PACKED = (".qweight", ".qzeros", ".absmax", ".quant_map", ".weight_scale_inv", ".weight_packed", "_blocks", ".SCB")
-
-
-@dataclass(frozen=True, slots=True)
-class BaseTensor:
-    dtype: str
-    shape: tuple[int, ...]
-    sha256: str | None = None
-    """The sha256 of its bytes, where they were read."""
-
-    @property
-    def bytes(self) -> int:
-        bits = DTYPE_BITS[self.dtype]
-        for size in self.shape:
-            bits *= size
-        return bits // 8
+_GGUF = ".gguf"
+_SHARD = re.compile(r"-\d{5}-of-\d{5}(?=\.gguf$)")
+_NOT_GGUF_WEIGHTS = ("mmproj", "imatrix", "ggml-lora", "adapter")
 
 
 @dataclass(frozen=True)
@@ -126,9 +133,23 @@ class BaseLayout:
         first = named[0] if isinstance(named, list) and named else self.config.get("_class_name")
         return first if isinstance(first, str) else None
 
+    @property
+    def quantisation(self) -> str | None:
+        """How the weights are kept, as config.json says it: gptq, fp8, gguf."""
+        said = self.config.get("quantization_config")
+        method = said.get("quant_method") if isinstance(said, dict) else None
+        return method if isinstance(method, str) else None
+
     @cached_property
     def is_quantised(self) -> bool:
-        return "quantization_config" in self.config or any(name.endswith(_PACKED) for name in self.tensors)
+        is_said = "quantization_config" in self.config
+        return is_said or any(is_packed(name) or one.dtype in PACKED_BITS for name, one in self.tensors.items())
+
+    @cached_property
+    def unknown(self) -> tuple[str, ...]:
+        """Tensors of which nobody knows what weights they are: packed in another way, or without a name."""
+        is_gguf = self.quantisation == gguf_base.METHOD
+        return tuple(name for name in self.tensors if is_packed(name) or (is_gguf and gguf_base.is_unnamed(name)))
 
     def named(self, *names: str, revision: str | None = None) -> "BaseLayout":
         """The same base, known by these names too."""
@@ -139,35 +160,73 @@ class BaseLayout:
 
 
 def read_base(
-    files: Files, *, name: str | None = None, digest: Callable[[str], str | None] | None = None
+    files: Files,
+    *,
+    name: str | None = None,
+    digest: Callable[[str], str | None] | None = None,
+    sums: Mapping[str, str] | None = None,
 ) -> BaseLayout:
     """The base in these files, from headers alone.
 
-    `digest(path)` is the sha256 of a file, where somebody knows it. Raises `InvalidBaseModel` where no weights are
-    there, or a header is malformed.
+    `digest(path)` is the sha256 of a file, `sums` have that of the bytes of each stored tensor, where somebody knows
+    them. Raises `InvalidBaseModel` where no weights are there, or a header is malformed.
     """
     config = _json(files, "model_index.json") or _json(files, "config.json")
-    tensors: dict[str, BaseTensor] = {}
+    stored = _Stored(files, sums or {})
     findings: list[Finding] = []
-    sums: dict[str, str] = {}
+    digests: dict[str, str] = {}
     for prefix, folder in _components(files):
         paths, found = _weight_files(files, folder)
         findings += found
         for path in paths:
-            _add(tensors, prefix, _header(files, path), path)
+            stored.add(prefix, path)
             known = digest(path) if digest else None
             if known:
-                sums[path] = known
-        findings += _against_index(files, folder, tensors, prefix)
-    if not tensors:
+                digests[path] = known
+        findings += _against_index(files, folder, stored.tensors, prefix)
+    if not stored.tensors:
         raise InvalidBaseModel(
-            "no weights are there: a base model has *.safetensors files",
+            "no weights are there: a base model has *.safetensors files, or a GGUF file",
             hint="name the folder or repository that holds model.safetensors and config.json",
         )
+    if stored.metadata is not None:
+        tensors, said = gguf_base.standing_for(stored.metadata, stored.tensors)
+        config = {**said, **config}
+    else:
+        tensors = unpacked(stored.tensors, config, stored.read)
     if licence := _licence(files):
         config = {**config, "license": licence}
-    base = BaseLayout(tensors, config, name, names=frozenset([name] if name else []), files=sums)
+    base = BaseLayout(tensors, config, name, names=frozenset([name] if name else []), files=digests)
     return replace(base, findings=(*findings, *_quantised(base)))
+
+
+class _Stored:
+    """The tensors of the weight files, as they lie there. `metadata` is that of a GGUF file."""
+
+    def __init__(self, files: Files, sums: Mapping[str, str]) -> None:
+        self._files = files
+        self._sums = sums
+        self._places: dict[str, tuple[str, int, int]] = {}
+        self.tensors: dict[str, BaseTensor] = {}
+        self.metadata: Mapping[str, GgufValue] | None = None
+
+    def add(self, prefix: str, path: str) -> None:
+        header = _header(self._files, path)
+        if isinstance(header, GgufHeader):
+            self.metadata = {**header.metadata, **(self.metadata or {})}
+            shapes = {one.name: (one.ggml_type, one.shape) for one in header.tensors}
+        else:
+            shapes = {one.name: (one.dtype, one.shape) for one in header.tensors}
+        for own, start, stop in _places(header):
+            name = prefix + own
+            if name in self.tensors:
+                raise InvalidBaseModel(f"the tensor {name} is in two files, {path} is one of them")
+            self.tensors[name] = BaseTensor(*shapes[own], self._sums.get(name))
+            self._places[name] = (path, start, stop)
+
+    def read(self, name: str) -> bytes:
+        path, start, stop = self._places.get(name, ("", 0, 0))
+        return self._files.read(path, start, stop) if path else b""
 
 
 def weight_files(files: Files) -> list[tuple[str, str]]:
@@ -192,7 +251,25 @@ def _weight_files(files: Files, folder: str) -> tuple[list[str], list[Finding]]:
             return [folder + name], []
     here = [path for path in files.sizes if path.startswith(folder) and "/" not in path[len(folder) :]]
     names = [path for path in here if path.endswith(".safetensors")]
-    return [path for path in names if not path[len(folder) :].startswith(_NOT_WEIGHTS)], []
+    found = [path for path in names if not path[len(folder) :].startswith(_NOT_WEIGHTS)]
+    return (found, []) if found else _gguf_files(path for path in here if path.endswith(_GGUF))
+
+
+def _gguf_files(paths: Iterable[str]) -> tuple[list[str], list[Finding]]:
+    """One model's: a file, or its shards."""
+    names = {path: path.rpartition("/")[2] for path in paths}
+    models: dict[str, list[str]] = {}
+    for path, name in sorted(names.items()):
+        if not name.lower().startswith(_NOT_GGUF_WEIGHTS):
+            models.setdefault(_SHARD.sub("", path), []).append(path)
+    if len(models) > 1:
+        raise InvalidBaseModel(
+            f"{len(models)} models are there: {', '.join(path for found in models.values() for path in found[:1])}",
+            hint="name one of the files",
+        )
+    found = next(iter(models.values()), [])
+    lacks = [finding("LH108", "some parts of the GGUF file are missing", map(Evidence, found))]
+    return found, lacks if lacks_shards(found) else []
 
 
 def _shards(files: Files, folder: str, index: str) -> tuple[list[str], list[Finding]]:
@@ -221,16 +298,43 @@ def _against_index(files: Files, folder: str, tensors: Mapping[str, BaseTensor],
 
 
 def _quantised(base: BaseLayout) -> Iterator[Finding]:
-    if base.is_quantised:
-        packed = [name for name in base.tensors if name.endswith(_PACKED)]
-        yield finding("LH107", "the base's weights are quantised", (Evidence(name) for name in packed[:20]))
+    how = (base.quantisation or "packed").upper()
+    if base.unknown:
+        told = f"{len(base.unknown)} tensors ({how}) are not understood, first {base.unknown[0]}"
+        yield finding("LH107", told, (Evidence(name) for name in base.unknown))
+    elif base.is_quantised:
+        told = f"the base's weights are quantised ({how}): compared are the shapes of the weights they stand for"
+        yield finding(
+            "LH107",
+            told,
+            hint="load the adapter beside it; to merge, take the 16-bit model it was made from",
+            severity=Severity.NOTE,
+        )
 
 
-def _header(files: Files, path: str) -> SafetensorsHeader:
+def places_of(files: Files, path: str) -> list[tuple[str, int, int]]:
+    """(name, first byte, byte behind the last) of the tensors of a weight file. Raises `InvalidBaseModel`."""
+    return _places(_header(files, path))
+
+
+def _places(header: SafetensorsHeader | GgufHeader) -> list[tuple[str, int, int]]:
+    start = header.data_start
+    return [(entry.name, start + entry.start, start + entry.stop) for entry in header.tensors]
+
+
+def _header(files: Files, path: str) -> SafetensorsHeader | GgufHeader:
     try:
-        return header_of(files, path, allow_empty=True)
-    except InvalidSafetensors as error:
+        return _gguf_header(files, path) if path.endswith(_GGUF) else header_of(files, path, allow_empty=True)
+    except (InvalidGguf, InvalidSafetensors) as error:
         raise InvalidBaseModel(f"{path}: {error.message}", hint=error.hint, rule=error.facts.get("rule")) from None
+
+
+def _gguf_header(files: Files, path: str) -> GgufHeader:
+    header = read_gguf(lambda start, stop: files.read(path, start, stop), size=files.sizes[path])
+    kind = header.metadata.get("general.type", "model")
+    if kind != "model":
+        raise InvalidBaseModel(f"{path} is no model but: {str(kind)[:40]}", hint="name the model's own GGUF file")
+    return header
 
 
 def lacks_shards(paths: Iterable[str]) -> bool:
@@ -247,14 +351,6 @@ def lacks_shards(paths: Iterable[str]) -> bool:
         if dash and all(text.isascii() and text.isdigit() and len(text) == 5 for text in (number, total)):
             numbers.setdefault((name, total, suffix), set()).add(number)
     return any(len(found) < int(total) for (_, total, _), found in numbers.items())
-
-
-def _add(tensors: dict[str, BaseTensor], prefix: str, header: SafetensorsHeader, path: str) -> None:
-    for entry in header.tensors:
-        name = prefix + entry.name
-        if name in tensors:
-            raise InvalidBaseModel(f"the tensor {name} is in two files, {path} is one of them")
-        tensors[name] = BaseTensor(entry.dtype, entry.shape)
 
 
 def _licence(files: Files) -> str | None:
@@ -299,7 +395,7 @@ def parse_layout(text: str) -> dict[str, BaseTensor]:
 
 def _layout_line(line: str, columns: int) -> tuple[str, BaseTensor]:
     parts = line.split("\t")
-    if len(parts) != columns or parts[1] not in DTYPE_BITS or not parts[0] or not parts[0].isprintable():
+    if len(parts) != columns or not is_dtype(parts[1]) or not parts[0] or not parts[0].isprintable():
         raise InvalidBaseModel(f"not a line of a layout: {line[:100]!a}")
     name, dtype, shape = parts[:3]
     sizes = shape.split(",") if shape else []

@@ -4,35 +4,73 @@ Every finding is collected. What the adapter's own files show was found when the
 looked up in the base's layout, and shapes, layers, names and digests compared.
 """
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-from lorahub.adapters.adapter import Adapter, Kind, Part, PartKind, Shape, Update
+from lorahub.adapters.adapter import Adapter, BaseClaim, Kind, Part, PartKind, Shape, Update
 from lorahub.adapters.base_model import BaseLayout
+from lorahub.adapters.coverage import NOTHING, Coverage, coverage_of
 from lorahub.adapters.findings import Evidence, Finding, Verdict, finding, has_errors, shape_text, worst_first
 from lorahub.adapters.formats import format_of
+from lorahub.adapters.gguf_base import METHOD
 from lorahub.adapters.licences import conflict
-from lorahub.adapters.names.base_names import BaseNames
+from lorahub.adapters.names.base_names import BaseNames, Resolved
+from lorahub.adapters.names.experts import is_expert
 from lorahub.adapters.names.image import is_known
 from lorahub.adapters.names.weight import Weight
 from lorahub.adapters.patterns import layer_index
-from lorahub.adapters.rules import RULE_SET
-from lorahub.adapters.runtimes import RuntimeVerdict, judge_runtimes
+from lorahub.adapters.rules import RULE_SET, Severity
+from lorahub.adapters.runtimes import RuntimeVerdict, judge_runtimes, loaded_by_none
+from lorahub.adapters.selection import Selection
 
 _HEADS = frozenset("score classifier qa_outputs v_head summary pooler classification_head regression_head".split())
 VOCABULARY = frozenset("embed_tokens lm_head wte word_embeddings embed_in embed_out shared tok_embeddings".split())
-_PACKED = ("qweight", "weight_packed", "weight_scale_inv")
 _INPUTS = ("x_embedder", "img_in", "conv_in", "input_blocks.0.0", "patch_embedding", "patch_embed.proj", "proj_in")
 """What an image model's first layer is called."""
 _MOST_SIBLINGS = 8  # each search goes through the whole base
 _DAMAGED = frozenset({"LH206", "LH208", "LH209", "LH220"})
+_SHAPES_AGREE = frozenset({None, "LH211"})
+"""What comparing shapes says where they agree: nothing, or that only the flag is wrong."""
+
+
+@dataclass(frozen=True, slots=True)
+class AtRevision:
+    """The verdict on an adapter for one of the bases that go by the name it gives."""
+
+    revision: str | None
+    verdict: Verdict
+    matched: int
+    of: int
+
+    def as_json(self) -> dict[str, Any]:
+        return {"revision": self.revision, "verdict": self.verdict.value, "matched": self.matched, "of": self.of}
+
+
+def meant(claim: BaseClaim, known: Sequence[BaseLayout]) -> Sequence[BaseLayout]:
+    """Those of the bases of its name that an adapter means: with the digest or at the revision that it records; where
+    none is, or it records neither, all of them.
+    """
+    same = [base for base in known if claim.weights is not None and base.weights_digest == claim.weights]
+    at = [base for base in known if claim.revision and (base.revision or "").startswith(claim.revision)]
+    return same or at or known
+
+
+def closest(judged: Sequence[AtRevision]) -> int:
+    """Which of them the adapter fits best; of equals, the first."""
+    order = [Verdict.COMPATIBLE, Verdict.FITS, Verdict.UNDECIDED, Verdict.INCOMPATIBLE]
+    return min(range(len(judged)), key=lambda place: (order.index(judged[place].verdict), -judged[place].matched))
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What a check found. `bound` has each update with the base weight it adds to, `placed` each part that has one."""
+    """What a check found. Of `of` modules, `matched` are in the base by name and shape.
+
+    `bound` has each update with the base weight it adds to, `placed` each part that has one. `revisions` are those of
+    the base that were compared, where its name stands for several; the rest of the report is of the closest. `coverage`
+    counts the file's tensors.
+    """
 
     verdict: Verdict
     findings: tuple[Finding, ...]
@@ -41,6 +79,11 @@ class Report:
     runtimes: tuple[RuntimeVerdict, ...] = ()
     bound: tuple[tuple[Update, Weight], ...] = ()
     placed: tuple[tuple[Part, Weight], ...] = ()
+    revisions: tuple[AtRevision, ...] = ()
+    coverage: Coverage = NOTHING
+
+    def at(self, base: BaseLayout) -> AtRevision:
+        return AtRevision(base.revision, self.verdict, self.matched, self.of)
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -50,6 +93,8 @@ class Report:
             "rule_set": RULE_SET,
             "findings": [found.as_json() for found in self.findings],
             "runtimes": [runtime.as_json() for runtime in self.runtimes],
+            "revisions": [one.as_json() for one in self.revisions],
+            "coverage": self.coverage.as_json(),
         }
 
 
@@ -62,23 +107,34 @@ def check(
     weights that the adapter updates, against `recorded`, the base it was trained on, where both are known.
     """
     if base is None:
-        return _without_base(adapter)
-    if level == "metadata":
-        return _by_name(adapter, base)
+        report = _without_base(adapter)
+    else:
+        report = _by_name(adapter, base) if level == "metadata" else _by_shapes(adapter, base, level, recorded)
+    return replace(report, coverage=coverage_of(adapter, report.findings))
+
+
+def _by_shapes(adapter: Adapter, base: BaseLayout, level: str, recorded: BaseLayout | None) -> Report:
     comparison = _Comparison(adapter, base)
     findings = _causes([*adapter.findings, *comparison.findings()])
     if level == "drift":
         findings += _drift(comparison, recorded)
-    verdict = _verdict(adapter, base, findings, is_packed=bool(comparison.packed))
+    verdict = _verdict(adapter, base, findings, is_clear=not comparison.packed and not comparison.unclear)
     return Report(
         verdict,
         tuple(worst_first(findings)),
-        len(comparison.matched),
-        len(comparison.matched) + len(comparison.unmatched),
-        tuple(judge_runtimes(adapter, base)),
+        comparison.agreeing,
+        len(comparison.matched) + len(comparison.unmatched) + len(comparison.unclear),
+        _runtimes(adapter, base, findings),
         tuple((update, weight) for update, weight in comparison.matched if isinstance(update, Update)),
         tuple((part, weight) for part, weight in comparison.matched if isinstance(part, Part)),
     )
+
+
+def _runtimes(adapter: Adapter, base: BaseLayout | None, findings: Iterable[Finding]) -> tuple[RuntimeVerdict, ...]:
+    """What doesn't fit is loaded right by none of them."""
+    judged = tuple(judge_runtimes(adapter, base))
+    worst = next((found for found in worst_first(findings) if found.severity is Severity.ERROR), None)
+    return judged if worst is None else loaded_by_none(judged, worst)
 
 
 def recheck(report: Report, findings: Iterable[Finding], adapter: Adapter, base: BaseLayout | None) -> Report:
@@ -91,7 +147,7 @@ def recheck(report: Report, findings: Iterable[Finding], adapter: Adapter, base:
         known = base is not None and is_understood(adapter, kept)
         same = base is not None and same_weights(adapter, base)
         verdict = (Verdict.COMPATIBLE if same else Verdict.FITS) if known else Verdict.UNDECIDED
-    return replace(report, findings=tuple(kept), verdict=verdict)
+    return replace(report, findings=tuple(kept), verdict=verdict, runtimes=_runtimes(adapter, base, kept))
 
 
 def _by_name(adapter: Adapter, base: BaseLayout) -> Report:
@@ -100,7 +156,7 @@ def _by_name(adapter: Adapter, base: BaseLayout) -> Report:
     if verdict is Verdict.UNDECIDED and same_weights(adapter, base):
         verdict = Verdict.COMPATIBLE
     total = len(adapter.updates)
-    return Report(verdict, tuple(worst_first(findings)), 0, total, tuple(judge_runtimes(adapter, base)))
+    return Report(verdict, tuple(worst_first(findings)), 0, total, _runtimes(adapter, base, findings))
 
 
 def _drift(comparison: "_Comparison", recorded: BaseLayout | None) -> list[Finding]:
@@ -127,7 +183,7 @@ def _without_base(adapter: Adapter) -> Report:
         )
     verdict = Verdict.INCOMPATIBLE if has_errors(findings) else Verdict.UNDECIDED
     total = len(adapter.updates)
-    return Report(verdict, tuple(worst_first(findings)), 0, total, tuple(judge_runtimes(adapter, None)))
+    return Report(verdict, tuple(worst_first(findings)), 0, total, _runtimes(adapter, None, findings))
 
 
 def _causes(findings: list[Finding]) -> list[Finding]:
@@ -145,10 +201,10 @@ def is_understood(adapter: Adapter, findings: Iterable[Finding]) -> bool:
     return adapter.is_known and not any(found.rule == "LH306" for found in findings)
 
 
-def _verdict(adapter: Adapter, base: BaseLayout, findings: Collection[Finding], *, is_packed: bool) -> Verdict:
+def _verdict(adapter: Adapter, base: BaseLayout, findings: Collection[Finding], *, is_clear: bool) -> Verdict:
     if has_errors(findings):
         return Verdict.INCOMPATIBLE
-    if not is_understood(adapter, findings) or is_packed:
+    if not is_understood(adapter, findings) or not is_clear:
         return Verdict.UNDECIDED
     return Verdict.COMPATIBLE if same_weights(adapter, base) else Verdict.FITS
 
@@ -172,7 +228,8 @@ class _Comparison:
         self.matched: list[tuple[Update | Part, Weight]] = []
         self.unmatched: list[Update | Part] = []
         self.packed: list[str] = []
-        self.change: tuple[str, str] | None = None
+        self.unclear: list[tuple[Update | Part, str]] = []
+        self.resolved = Resolved({})
         self._match()
 
     def findings(self) -> Iterator[Finding]:
@@ -188,10 +245,12 @@ class _Comparison:
             told = {id(piece) for piece in strange}
             self.unmatched = [piece for piece in self.unmatched if id(piece) not in told]
         addressed = [*self.unmatched, *(piece for piece, _ in self.matched)]
-        if addressed and not self.matched and not self.packed:
+        if addressed and not self.matched and not self.packed and not self.unclear:
             yield self._nothing()
             return
         yield from self._absent()
+        yield from self._twice()
+        yield from self._parts_of_tensors()
         yield from self._shapes()
         yield from self._coverage()
         yield from self._tied()
@@ -200,32 +259,47 @@ class _Comparison:
         yield from self._biases()
         yield from self._prefix()
 
+    @property
+    def agreeing(self) -> int:
+        """How many modules are there by name and shape; a vocabulary of the adapter's own is one that fits."""
+        fine = _SHAPES_AGREE if self._new_rows is None else _SHAPES_AGREE | {"LH204"}
+        return sum(_compare(piece, weight) in fine for piece, weight in self.matched)
+
     # --- lookup -------------------------------------------------------------------------------------------------------
 
     def _match(self) -> None:
         every: list[Update | Part] = [*self.adapter.updates, *self.adapter.parts]
         pieces = [piece for piece in every if _is_addressed(piece)]
         places = {piece.module: self._replicated(piece.module) for piece in pieces}
-        resolved, self.change = self.names.resolve(places.values(), self.adapter.naming)
+        self.resolved = self.names.resolve(places.values(), self.adapter.naming)
         for piece in pieces:
-            module = resolved.get(places[piece.module])
+            module = self.resolved.modules.get(places[piece.module])
             weight = None if module is None else self._weight(piece, module)
             if weight is not None:
-                self.matched.append((piece, weight))
-            elif module is not None and self._is_packed(module):
-                self.packed.append(module)
+                self.matched.append((_as_stacked(piece, weight), weight))
+            elif self._may_be_unknown(module):
+                self.packed.append(places[piece.module])
+            elif module in self.names.unclear:
+                self.unclear.append((piece, self.names.unclear[module]))
             elif not (isinstance(piece, Part) and piece.leaf in _HEADS):
                 self.unmatched.append(piece)
 
     def _weight(self, piece: Update | Part, module: str) -> Weight | None:
-        parameters = piece.parameters if isinstance(piece, Update) else (piece.parameter,)
-        weight = self.names.find(module, parameters)
-        return None if weight is None or (self.base.is_quantised and weight.dtype == "U8") else weight
+        weight = (
+            self.names.find(module, piece.parameters, piece.turn)
+            if isinstance(piece, Update)
+            else self.names.find(module, (piece.parameter,))
+        )
+        return None if weight is None or (self.base.unknown and self._is_packed(module)) else weight
+
+    def _may_be_unknown(self, module: str | None) -> bool:
+        """Whether the base has it in a form that isn't understood: by its name, or under a name that nobody knows."""
+        if not self.base.unknown:
+            return False
+        return self.base.quantisation == METHOD if module is None else self._is_packed(module)
 
     def _is_packed(self, module: str) -> bool:
-        own = self.names.modules.get(module, [])
-        weight = self.names.weights.get(f"{module}.weight")
-        return any(name in own for name in _PACKED) or (weight is not None and weight.dtype in ("U8", "I32"))
+        return any(name.startswith((f"{module}.", f"{module}_")) for name in self.base.unknown)
 
     @cached_property
     def _order(self) -> tuple[int, ...]:
@@ -267,9 +341,42 @@ class _Comparison:
         there = next((module for module in self.names.modules if layer_index(module) is not None), "")
         return finding(
             "LH210",
-            f"0 of {len(wanted)} modules are in the base; the adapter has {wanted[0]}, the base has {there}",
+            f"0 of {len(wanted)} modules are in the base; the adapter has {wanted[0]}, the base has {there}"
+            + self._other_prefix(),
             (Evidence(module) for module in wanted),
         )
+
+    def _other_prefix(self) -> str:
+        """What would have to stand before the names instead, where that is all that is wrong with them."""
+        change = self.names.change_for([piece.module for piece in self.unmatched])
+        if change is None:
+            return ""
+        strip, add = (f"`{part}`" if part else "nothing" for part in change)
+        return f". They begin with {strip} where {self.base.architecture}'s begin with {add}: loaders skip them"
+
+    def _twice(self) -> Iterator[Finding]:
+        """One weight by two of its names: a loader takes either."""
+        if self.adapter.replication:
+            return
+        first: dict[Any, Update | Part] = {}
+        again = []
+        for piece, weight in self.matched:
+            if isinstance(piece, Update):
+                other = first.setdefault((weight.places, weight.is_tied), piece)
+                if other.module != piece.module:
+                    again.append(Evidence(piece.module, None, f"once; also {other.module}"))
+        if again:
+            told = f"{len(again)} weights are updated under two names, first {again[0].name}"
+            yield finding("LH215", f"{told}: {again[0].expected}", again)
+
+    def _parts_of_tensors(self) -> Iterator[Finding]:
+        if self.unclear:
+            first, tensor = self.unclear[0]
+            yield finding(
+                "LH306",
+                f"{len(self.unclear)} modules are parts of tensors, first {first.module} of {tensor}",
+                (Evidence(piece.module, _what(piece), tensor) for piece, tensor in self.unclear),
+            )
 
     def _absent(self) -> Iterator[Finding]:
         beyond: list[Evidence] = []
@@ -280,7 +387,7 @@ class _Comparison:
             evidence = [Evidence("layer_replication", f"layer {copied}", f"layers 0 to {highest}")]
             yield finding("LH205", f"layer_replication copies layer {copied}; the base has {highest + 1}", evidence)
         for piece in self.unmatched:
-            index = layer_index(self._moved(piece.module))
+            index = layer_index(self.names.near(piece.module))
             if index is not None and highest is not None and index > highest:
                 beyond.append(Evidence(piece.module, f"layer {index}", f"layers 0 to {highest}"))
             else:
@@ -295,7 +402,8 @@ class _Comparison:
             )
         if absent:
             has = f"; the base has {absent[0].expected}" if absent[0].expected else ""
-            yield finding("LH201", f"{len(absent)} modules are not in the base, first {absent[0].name}{has}", absent)
+            told = f"{len(absent)} modules are not in the base, first {absent[0].name}{has}{self._other_prefix()}"
+            yield finding("LH201", told, absent)
 
     @cached_property
     def _highest_layer(self) -> int | None:
@@ -312,13 +420,8 @@ class _Comparison:
         ]
         return max(numbers, default=None)
 
-    def _moved(self, module: str) -> str:
-        if self.change and module.startswith(self.change[0]):
-            return self.change[1] + module[len(self.change[0]) :]
-        return module
-
     def _siblings(self, module: str) -> str | None:
-        parent = self._moved(module).rpartition(".")[0]
+        parent = self.names.near(module).rpartition(".")[0]
         leaves = {
             name[len(parent) + 1 :].partition(".")[0] for name in self.names.modules if name.startswith(f"{parent}.")
         }
@@ -332,6 +435,8 @@ class _Comparison:
             rule = _compare(piece, weight)
             if rule is not None and self._widened(piece, weight):
                 rule = "LH306"
+            if rule == "LH204" and self._new_rows is not None:
+                rule = "LH224"
             if rule is not None:
                 pair = Evidence(piece.module, shape_text(_asked(piece)), shape_text(weight.shape))
                 by_rule.setdefault(rule, []).append(pair)
@@ -343,9 +448,36 @@ class _Comparison:
                 "LH204": f"{first.found} here, {first.expected} in the base",
                 "LH306": f"the input layer takes {first.found} here, {first.expected} in the base: a control LoRA, for "
                 "which loaders widen the base",
+                "LH224": f"{first.found} here, {first.expected} in the base",
                 "LH211": f"fits only as {'(out, in)' if flag else '(in, out)'}, fan_in_fan_out is {str(flag).lower()}",
             }[rule]
             yield finding(rule, f"{len(evidence)} of {len(self.matched)} modules, first {first.name}: {told}", evidence)
+
+    @cached_property
+    def _new_rows(self) -> int | None:
+        """The size of the adapter's vocabulary, where it is another one than the base's, and the adapter brings every
+        tensor whole that has a row for each token.
+        """
+        of_tokens = [name for name in self.base.tensors if name.rpartition(".")[0].rpartition(".")[2] in VOCABULARY]
+        pieces = [(piece, weight) for piece, weight in self.matched if piece.leaf in VOCABULARY]
+        sizes = {piece.shape[0] for piece, _ in pieces} - {None}
+        known = {self.base.tensors[name].shape[0] for name in of_tokens}
+        if len(sizes) != 1 or sizes <= known or {_whole(self.base.text_config, "vocab_size")} != known:
+            return None
+        rows = sizes.pop()
+        copies, saved = (
+            {(weight.places[0].tensor, weight.is_tied) for piece, weight in pieces if _is(piece, kind)}
+            for kind in (PartKind.BASE_COPY, PartKind.REPLACEMENT)
+        )
+        tied = {weight.places[0].tensor for weight in self.names.weights.values() if weight.is_tied}
+        both = copies | saved if self.adapter.ties_weights else copies
+        whole = all((name, False) in copies | saved for name in of_tokens)
+        heads = all((name, True) in copies | saved or (name, False) in both for name in tied)
+        return (
+            rows
+            if whole and heads and all(max(_tokens(piece), default=0) < (rows or 0) for piece, _ in pieces)
+            else None
+        )
 
     # --- what else ----------------------------------------------------------------------------------------------------
 
@@ -355,27 +487,41 @@ class _Comparison:
         damaged = any(found.rule in _DAMAGED for found in self.adapter.findings)
         if selection is None or damaged or self.unmatched or not self.adapter.updates or self.adapter.replication:
             return
-        have = {weight.name for _, weight in self.matched}
-        expected: list[str] = []
-        for name, weight in self.names.weights.items():
-            module, _, parameter = name.rpartition(".")
-            if parameter == "weight" and len(weight.shape) > 1 and name == weight.places[0].tensor:
-                own = self._as_adapter(module)
-                if selection.covers(own) and not selection.saves(own):
-                    expected.append(name)
-        absent = [name for name in expected if name not in have]
+        have = {weight.places for _, weight in self.matched}
+        expected = {weight.places: weight.name for weight in self._targeted(selection)}
+        absent = [name for places, name in expected.items() if places not in have]
         if absent and len(absent) < len(expected):
             present = len(expected) - len(absent)
             yield finding(
                 "LH207",
-                f"{present} of the {len(expected)} modules that target_modules names have tensors; not {absent[0]}",
+                f"{present} of the {len(expected)} weights that the configuration names have tensors; not {absent[0]}",
                 (Evidence(name) for name in absent),
             )
 
-    def _as_adapter(self, module: str) -> str:
-        if self.change and module.startswith(self.change[1]):
-            return self.change[0] + module[len(self.change[1]) :]
-        return module
+    def _targeted(self, selection: Selection) -> Iterator[Weight]:
+        """Weights of the base that the configuration asks for, by one of its names, as the adapter spells it.
+
+        An expert is a module of its own in transformers 4 only: where the adapter has none such, they are stacked.
+        """
+        has_experts = any(is_expert(update.module) for update in self.adapter.updates)
+        for name, weight in self.names.weights.items():
+            module, _, parameter = name.rpartition(".")
+            own = self.resolved.as_adapter(module)
+            if selection.wraps(f"{own}.{parameter}"):
+                yield weight
+            elif parameter == "weight" and len(weight.shape) > 1 and self._is_own_tensor(weight):
+                is_module = has_experts or not is_expert(module)
+                if is_module and selection.covers(own) and not self._is_saved(selection, weight):
+                    yield weight
+
+    def _is_own_tensor(self, weight: Weight) -> bool:
+        """Whether it is the whole of a tensor that is a module's own."""
+        place = weight.places[0]
+        return len(weight.places) == 1 and place.is_whole and place.tensor.endswith(".weight") and not weight.is_tied
+
+    def _is_saved(self, selection: Selection, weight: Weight) -> bool:
+        modules = self.names.modules_of(weight.places[0].tensor)
+        return any(selection.saves(self.resolved.as_adapter(module)) for module in modules)
 
     def _tied(self) -> Iterator[Finding]:
         tied = next((weight for weight in self.names.weights.values() if weight.is_tied), None)
@@ -406,7 +552,7 @@ class _Comparison:
         """Our own bottlenecks stand behind a module that they name; AdapterHub's have places of their own."""
         named = [part.module for part in self.adapter.parts if part.activation is not None]
         if named:
-            resolved, _ = self.names.resolve(named, self.adapter.naming)
+            resolved = self.names.resolve(named, self.adapter.naming).modules
             there = {name[:end] for name in self.names.weights for end, mark in enumerate(name) if mark == "."}
             absent = [Evidence(module) for module in named if resolved.get(module, module) not in there]
             if absent:
@@ -441,12 +587,15 @@ class _Comparison:
         return layers * 2 * groups * (_whole(config, "head_dim") or hidden // heads)
 
     def _prefix(self) -> Iterator[Finding]:
-        if self.change and self.change[1]:
-            strip, add = self.change
+        changes = sorted({change for change in self.resolved.changes.values() if change[1]})
+        if changes:
             told = (
                 f"`{strip}…` in the adapter, `{add}…` in the base" if strip else f"the base's names begin with `{add}`"
+                for strip, add in changes
             )
-            yield finding("LH221", told, [Evidence(strip or "(nothing)", strip, add)])
+            yield finding(
+                "LH221", "; ".join(told), (Evidence(strip or "(nothing)", strip, add) for strip, add in changes)
+            )
 
 
 def _not_understood(pieces: list[Update | Part]) -> Finding:
@@ -512,6 +661,13 @@ def _is_addressed(piece: Update | Part) -> bool:
     )
 
 
+def _as_stacked(piece: Update | Part, weight: Weight) -> Update | Part:
+    """An update of a parameter that holds the only expert there is: it has the shape of any layer."""
+    if isinstance(piece, Update) and piece.kind is Kind.LINEAR and (1, *piece.shape) == weight.shape:
+        return replace(piece, shape=(1, *piece.shape))
+    return piece
+
+
 def _asked(piece: Update | Part) -> Shape:
     if isinstance(piece, Update) and piece.transposed and piece.kind is Kind.LINEAR and len(piece.shape) == 2:
         return piece.shape[::-1]
@@ -547,6 +703,14 @@ def _agrees(asked: Shape, there: tuple[int, ...]) -> bool:
 def _beyond_vocabulary(piece: Update | Part, there: tuple[int, ...]) -> str | None:
     is_rows = isinstance(piece, Part) and piece.kind is PartKind.TOKEN_ROWS
     return "LH204" if is_rows and piece.indices and max(piece.indices) >= there[0] else None  # type: ignore[union-attr]
+
+
+def _is(piece: Update | Part, kind: PartKind) -> bool:
+    return isinstance(piece, Part) and piece.kind is kind
+
+
+def _tokens(piece: Update | Part) -> tuple[int, ...]:
+    return piece.indices if isinstance(piece, Part) else ()
 
 
 def _what(piece: Update | Part) -> str:

@@ -10,10 +10,10 @@ from typing import Any
 
 from lorahub.adapters.adapter import Adapter, BaseClaim
 from lorahub.adapters.base_model import BaseLayout
+from lorahub.adapters.check import check
 from lorahub.adapters.files import Files
 from lorahub.adapters.findings import Evidence, Finding, finding
 from lorahub.adapters.limits import LIMITS
-from lorahub.adapters.runtimes import judge_runtimes
 from lorahub.adapters.strict_json import parse_json
 from lorahub.adapters.training_record import training_record
 from lorahub.errors import InvalidAdapterConfig
@@ -118,7 +118,7 @@ def write_manifest(
                 "needs": judged.needs,
                 "reasons": [r for r, _ in judged.reasons],
             }
-            for judged in judge_runtimes(adapter, base)
+            for judged in check(adapter, base).runtimes
         },
         **{key: known.get(key) for key in ("data", "run", "code", "hardware", "parents")},
     }
@@ -140,7 +140,7 @@ def _described(claim: BaseClaim, base: BaseLayout | None) -> dict[str, Any]:
             "files": dict(claim.files),
         }
     return {
-        "name": claim.name if claim.name in base.names else base.name,
+        "name": claim.name if claim.name in base.names else base.name or claim.name,
         "revision": base.revision,
         "layout": base.layout_digest,
         "weights": base.weights_digest,

@@ -7,6 +7,7 @@ from typing import Any
 from lorahub.adapters.adapter import UNKNOWN, Adapter, BaseClaim
 from lorahub.adapters.adapter_config import is_hub_id
 from lorahub.adapters.content import Content
+from lorahub.adapters.coverage import untold
 from lorahub.adapters.file_kinds import check_file, fault_of_name, is_by_product
 from lorahub.adapters.files import Files, read_whole
 from lorahub.adapters.findings import Evidence, Finding, finding
@@ -43,6 +44,7 @@ def read_adapter(files: Files) -> Adapter:
     if manifest is not None:
         found += manifest.differences(adapter, files)
     training = None if manifest is None else manifest.training
+    found += untold(adapter)
     return replace(adapter, claim=claim, findings=tuple(found), licence=licence_of(files), training=training)
 
 
@@ -54,7 +56,8 @@ def _read(files: Files) -> Adapter:
         opened = open_weights(files, path)
         for one in FORMATS:
             if one.recognises(opened):
-                return one.read(opened)
+                adapter = one.read(opened)
+                return replace(adapter, tensors=adapter.tensors or opened.names)
     except InvalidAdapterConfig as error:
         return _unreadable(CONFIG, error)
     except InvalidAdapter as error:
@@ -113,9 +116,9 @@ def _unrecognised(opened: Opened) -> Adapter:
         )
     else:
         found = finding(
-            "LH306", "the tensors' names belong to no known format", (Evidence(name) for name in opened.names[:20])
+            "LH306", "the tensors' names belong to no known format", (Evidence(name) for name in opened.names)
         )
-    return Adapter(UNKNOWN, UNKNOWN, findings=(found,), weights_file=opened.path)
+    return Adapter(UNKNOWN, UNKNOWN, findings=(found,), weights_file=opened.path, tensors=opened.names)
 
 
 # --- which base -------------------------------------------------------------------------------------------------------

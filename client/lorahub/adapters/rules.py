@@ -59,10 +59,11 @@ _TABLE = (
          "register the base: lorahub base add hf:acme/llama-7b, or a folder",
          "acme/llama-7b is not registered"),
     Rule("LH107", _W, "the base is quantised",
-         "The stored weights are packed (GPTQ, AWQ, bitsandbytes, FP8 with scales): the shapes on disk are not those of "
-         "the layers, and an update can't be added to them.",
+         "The stored weights are packed. Where the way is known (GGUF, GPTQ, AWQ, bitsandbytes, FP8, compressed-tensors) "
+         "the adapter is compared with the weights they stand for, and this is a note; else nothing can be compared. "
+         "Merging into packed weights isn't supported yet.",
          "check against the unquantised base",
-         "the base has qweight/qzeros tensors in 224 modules"),
+         "224 tensors (HQQ) are not understood, first model.layers.0.self_attn.q_proj.W_q"),
     Rule("LH108", _E, "the base is incomplete",
          "The index names files that aren't there, or tensors that no file holds.",
          "complete the base, or register it again",
@@ -86,7 +87,8 @@ _TABLE = (
          "save the adapter again with save_pretrained, or correct r, lora_alpha and their patterns",
          "r is 16, lora_A has 8 rows"),
     Rule("LH204", _E, "the vocabulary has another size",
-         "The adapter brings or updates an embedding or an output head with more or fewer rows than the base has.",
+         "The adapter updates an embedding or an output head with more or fewer rows than the base has, or brings only one "
+         "of the two whole: where both came with it, the rule would be LH224, and a merge would take them.",
          "resize the base's embeddings to the adapter's tokenizer first: model.resize_token_embeddings(n)",
          "embed_tokens has 32003 rows, the base has 32000"),
     Rule("LH205", _E, "the base has fewer layers",
@@ -133,7 +135,8 @@ _TABLE = (
          "remove it, or correct its spelling",
          "rank_pattern has layers.99.q_proj; no module is called so"),
     Rule("LH215", _E, "a module occurs twice",
-         "Two sets of tensors have the same module once prefixes are taken off; a loader takes either.",
+         "Two sets of tensors have the same module once prefixes and the names of adapters are taken off, or are of one "
+         "weight under two of its names; a loader takes either. A file holds one adapter.",
          "save the adapter again",
          "base_model.model.x.lora_A.weight and x.lora_A.weight"),
     Rule("LH216", _W, "the base was changed when training began",
@@ -160,7 +163,10 @@ _TABLE = (
          "save the adapter again; the file is damaged",
          "lora_A is [8, 4096], lora_B is [4096, 16]"),
     Rule("LH221", _N, "names differ from the base's by a prefix",
-         "The adapter's module names and the names on disk begin differently: a model class that adds or strips a prefix.",
+         "The adapter's module names and the names on disk begin differently, and the base's class makes up for it: a model "
+         "with its head has a prefix that the one without hasn't, and a part of a model can be a model of its own. Each part "
+         "has one such change. Where no class has both names, the modules are not in the base (LH201, LH210): loaders skip "
+         "them without an error.",
          "load it with the model class it was trained on",
          "layers.0.… in the adapter, model.layers.0.… in the base"),
     Rule("LH222", _W, "only some of the base's modules have biases",
@@ -172,6 +178,11 @@ _TABLE = (
          "adapter: merging and converting leave them out; the trainer that bundled them reads them.",
          "load them beside the model, or save them in a file of their own",
          "bundle_emb.person.clip_l"),
+    Rule("LH224", _W, "the adapter brings a vocabulary of its own",
+         "Tokens were added before training, and the adapter holds the embedding and the output head whole, with more or "
+         "fewer rows than the base's. Loaders need a base of that size; a merge gives the model the adapter's.",
+         "resize the base before the adapter is loaded: model.resize_token_embeddings(n)",
+         "embed_tokens and lm_head have 32003 rows, the base has 32000"),
     # --- LH3xx: what the files are -------------------------------------------------------------------------------------
     Rule("LH301", _E, "a pickle",
          "Loading a pickle runs code. Weights are stored as safetensors here.",
@@ -194,8 +205,9 @@ _TABLE = (
          "write the file again, or copy it again: it may be truncated",
          "the header claims 9000 bytes, the file has 400"),
     Rule("LH306", _W, "the method isn't known",
-         "The adapter's method, its format or the names of its modules are not among those that these rules know. It is "
-         "stored, and can be loaded by who knows it; it can't be checked.",
+         "The adapter's method, its format or the names of its modules are not among those that these rules know, or it "
+         "updates layers that the base stores in another order. It is stored, and can be loaded by who knows it; it "
+         "can't be checked.",
          "use a newer lorahub",
          "peft_type: NEWLORA"),
     Rule("LH307", _W, "a setting that loaders act on",

@@ -12,7 +12,7 @@ class Selection:
     """As PEFT selects. `targets`, `excluded`: names, of which a module has to end in one, or an expression.
 
     `layers` limits names to these layers, whose numbers stand behind one of `layer_parents`, if there are any; `saved`
-    are names of modules that are kept whole.
+    are names of modules that are kept whole, `parameters` ends of the full names of bare parameters.
     """
 
     def __init__(
@@ -23,9 +23,11 @@ class Selection:
         layers: frozenset[int] | None = None,
         layer_parents: tuple[str, ...] = (),
         saved: tuple[str, ...] = (),
+        parameters: tuple[str, ...] = (),
     ) -> None:
         self.targets = targets
         self.saved = saved
+        self._parameters = Names(parameters)
         self._targets = Names(targets or ())
         self._excluded = Names(excluded)
         self._layers = layers
@@ -41,6 +43,10 @@ class Selection:
         if covered and self._layers is not None and not isinstance(self.targets, str):
             return self._layer_of(module) in self._layers
         return covered
+
+    def wraps(self, parameter: str) -> bool:
+        """Whether the bare parameter of this full name is trained."""
+        return bool(self._parameters.match(parameter))
 
     def saves(self, module: str) -> bool:
         """Every module whose name ends in one of `saved`, with all that is in it."""

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from lorahub.adapters.check import AtRevision
 from lorahub.adapters.findings import Evidence, Finding
 from lorahub.cli.output import Result, plain, size_text, table
 from lorahub.cli.session import Session, command
@@ -172,7 +173,10 @@ def _one(checked: Checked) -> str:
     ranks = ", ".join(map(str, facts["ranks"]))
     what = f"{facts['format']} {facts['method']}" + (f", rank {ranks}" if ranks else "")
     matched = f"; {checked.report.matched} of {checked.report.of} modules matched" if checked.base else ""
-    lines = [said, f"  {what}{matched}"]
+    covered = checked.report.coverage
+    if covered.used < covered.of:
+        matched += f"; {covered.used} of {covered.of} tensors used, {covered.named} named below"
+    lines = [said, f"  {what}{matched}", *map(_at_revision, checked.report.revisions)]
     if checked.report.findings:
         lines.append(_findings(checked, name=False))
     lines += [f"  ignored {found.rule}: {reason}" for found, reason in checked.ignored]
@@ -182,6 +186,11 @@ def _one(checked: Checked) -> str:
     for runtime in checked.wanted:
         lines.append(f"  {runtime}: {runtime_cell(checked, runtime)}")
     return "\n".join(lines)
+
+
+def _at_revision(one: AtRevision) -> str:
+    sign = {"compatible": "✓ same weights", "fits": "✓ fits", "incompatible": "✗ does not fit"}.get(one.verdict, "?")
+    return f"  @{(one.revision or '(no revision)')[:12]}: {sign}, {one.matched} of {one.of} modules"
 
 
 def _findings(checked: Checked, *, name: bool = True) -> str:

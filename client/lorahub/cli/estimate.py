@@ -63,7 +63,8 @@ def _find(session: Session, spec: str) -> ModelShape:
     place = local_place(spec)
     if place is not None:
         config = place / "config.json" if place.is_dir() else place
-        if place.suffix == ".json" or (place.is_dir() and not any(place.glob("*.safetensors"))):
+        has_weights = place.is_dir() and any(one.suffix in (".safetensors", ".gguf") for one in place.iterdir())
+        if place.suffix == ".json" or (place.is_dir() and not has_weights):
             return model_of_config(spec, _config(config))
     elif not {"/", ":"} & set(spec):
         meant = get_close_matches(spec, KNOWN, n=3)

@@ -15,48 +15,63 @@ import click
 
 from lorahub.errors import Bug, DiskFull, Interrupted, InvalidConfiguration, InvalidUsage, LorahubError
 
-COMMANDS: Mapping[str, tuple[str, str]] = {
-    "push": ("lorahub.cli.push:push", "Publish a folder as a new version."),
-    "pull": ("lorahub.cli.pull:pull", "Fetch a revision, every byte verified, and print where it is."),
-    "check": ("lorahub.cli.check:check", "Prove whether adapters fit a base model."),
-    "explain": ("lorahub.cli.explain:explain", "Show cause and cure of a rule."),
-    "base": ("lorahub.cli.base:base", "Register base models, and show what is known of them."),
-    "info": ("lorahub.cli.info:info", "Show what a reference stands for."),
-    "ls": ("lorahub.cli.ls:ls", "List the versions of a repository, or the files of a revision."),
-    "search": ("lorahub.cli.search:search", "Find repositories."),
-    "alias": ("lorahub.cli.alias:alias", "Make, move, remove and list names for versions."),
-    "yank": ("lorahub.cli.yank:yank", "Withdraw a version; it stays for who names it exactly."),
-    "rm": ("lorahub.cli.rm:rm", "Delete a repository; its name is never given out again."),
-    "policy": ("lorahub.cli.policy:policy", "Choose what happens to adapters that don't fit."),
-    "retention": ("lorahub.cli.retention:retention", "Choose how many versions a repository keeps."),
-    "lock": ("lorahub.cli.lock:lock", "Write down which files references stand for."),
-    "verify": ("lorahub.cli.lock:verify", "Compare a lock file with the registry."),
-    "identify": ("lorahub.cli.identify:identify", "Find out what files are, by their bytes."),
-    "merge": ("lorahub.cli.merge:merge", "Fold adapters into their base, exactly."),
-    "merge-job": ("lorahub.cli.merge:merge_job", "Show, await or cancel a merge on the registry."),
-    "combine": ("lorahub.cli.combine:combine", "Make one LoRA of several."),
-    "extract": ("lorahub.cli.combine:extract", "Make a LoRA of what fine-tuning changed."),
-    "estimate": ("lorahub.cli.estimate:estimate_", "Tell what adapting a model costs, before it is loaded."),
-    "train": ("lorahub.cli.train:train", "Train an adapter on a file of examples."),
-    "eval": ("lorahub.cli.eval:eval_", "Measure an adapter on rows, beside its base and merged into it."),
-    "chat": ("lorahub.cli.chat:chat", "Talk with a base, and switch adapters in mid-dialog."),
-    "convert": ("lorahub.cli.convert:convert", "Write an adapter in another format, exactly."),
-    "import": ("lorahub.cli.import_:import_", "Turn a pickled checkpoint into safetensors."),
-    "trust": ("lorahub.cli.trust:trust", "Let CI jobs publish without a secret."),
-    "mirror": ("lorahub.cli.mirror:mirror", "Let the registry follow repositories of another hub."),
-    "export": ("lorahub.cli.bundle:export", "Write repositories into a file for a registry without a network."),
-    "import-bundle": ("lorahub.cli.bundle:import_bundle", "Bring such a file into a registry."),
-    "login": ("lorahub.cli.login:login", "Save a token for a registry."),
-    "logout": ("lorahub.cli.login:logout", "Forget the token of a registry."),
-    "whoami": ("lorahub.cli.login:whoami", "Show who the registry thinks you are."),
-    "cache": ("lorahub.cli.cache:cache", "List and clear pulled files."),
-    "config": ("lorahub.cli.config:config", "Show and change settings."),
-    "doctor": ("lorahub.cli.doctor:doctor", "Find out what is wrong, for you and for bug reports."),
-    "completion": ("lorahub.cli.completion:completion", "Complete commands in your shell."),
-    "serve": ("lorahub_registry.commands:serve", "Run a registry on this machine."),
-    "worker": ("lorahub_registry.commands:worker", "Run background jobs of a registry."),
-    "admin": ("lorahub_registry.commands:admin", "Look after a registry on its own machine."),
+GROUPS: Mapping[str, Mapping[str, tuple[str, str]]] = {
+    "Publish and fetch": {
+        "push": ("lorahub.cli.push:push", "Publish a folder as a new version."),
+        "pull": ("lorahub.cli.pull:pull", "Fetch a revision, every byte verified, and print where it is."),
+        "info": ("lorahub.cli.info:info", "Show what a reference stands for."),
+        "ls": ("lorahub.cli.ls:ls", "List the versions of a repository, or the files of a revision."),
+        "search": ("lorahub.cli.search:search", "Find repositories."),
+        "alias": ("lorahub.cli.alias:alias", "Make, move, remove and list names for versions."),
+        "yank": ("lorahub.cli.yank:yank", "Withdraw a version; it stays for who names it exactly."),
+        "rm": ("lorahub.cli.rm:rm", "Delete a repository; its name is never given out again."),
+    },
+    "Check": {
+        "check": ("lorahub.cli.check:check", "Prove whether adapters fit a base model."),
+        "explain": ("lorahub.cli.explain:explain", "Show cause and cure of a rule."),
+        "identify": ("lorahub.cli.identify:identify", "Find out what files are, by their bytes."),
+        "base": ("lorahub.cli.base:base", "Register base models, and show what is known of them."),
+        "policy": ("lorahub.cli.policy:policy", "Choose what happens to adapters that don't fit."),
+        "lock": ("lorahub.cli.lock:lock", "Write down which files references stand for."),
+        "verify": ("lorahub.cli.lock:verify", "Compare a lock file with the registry."),
+    },
+    "Train, merge, convert": {
+        "train": ("lorahub.cli.train:train", "Train an adapter on a file of examples."),
+        "eval": ("lorahub.cli.eval:eval_", "Measure an adapter on rows, beside its base and merged into it."),
+        "chat": ("lorahub.cli.chat:chat", "Talk with a base, and switch adapters in mid-dialog."),
+        "estimate": ("lorahub.cli.estimate:estimate_", "Tell what adapting a model costs, before it is loaded."),
+        "merge": ("lorahub.cli.merge:merge", "Fold adapters into their base, exactly."),
+        "merge-job": ("lorahub.cli.merge:merge_job", "Show, await or cancel a merge on the registry."),
+        "combine": ("lorahub.cli.combine:combine", "Make one LoRA of several."),
+        "extract": ("lorahub.cli.combine:extract", "Make a LoRA of what fine-tuning changed."),
+        "convert": ("lorahub.cli.convert:convert", "Write an adapter in another format, exactly."),
+        "import": ("lorahub.cli.import_:import_", "Turn a pickled checkpoint into safetensors."),
+    },
+    "Between machines": {
+        "trust": ("lorahub.cli.trust:trust", "Let CI jobs publish without a secret."),
+        "mirror": ("lorahub.cli.mirror:mirror", "Let the registry follow repositories of another hub."),
+        "export": ("lorahub.cli.bundle:export", "Write repositories into a file for a registry without a network."),
+        "import-bundle": ("lorahub.cli.bundle:import_bundle", "Bring such a file into a registry."),
+        "retention": ("lorahub.cli.retention:retention", "Choose how many versions a repository keeps."),
+    },
+    "Yourself": {
+        "login": ("lorahub.cli.login:login", "Save a token for a registry."),
+        "logout": ("lorahub.cli.login:logout", "Forget the token of a registry."),
+        "whoami": ("lorahub.cli.login:whoami", "Show who the registry thinks you are."),
+        "cache": ("lorahub.cli.cache:cache", "List and clear pulled files."),
+        "config": ("lorahub.cli.config:config", "Show and change settings."),
+        "doctor": ("lorahub.cli.doctor:doctor", "Find out what is wrong, for you and for bug reports."),
+        "completion": ("lorahub.cli.completion:completion", "Complete commands in your shell."),
+    },
+    "A registry of your own": {
+        "serve": ("lorahub_registry.commands:serve", "Run a registry on this machine."),
+        "worker": ("lorahub_registry.commands:worker", "Run background jobs of a registry."),
+        "admin": ("lorahub_registry.commands:admin", "Look after a registry on its own machine."),
+    },
 }
+"""Heading -> commands -> (where the command is, what it does)."""
+COMMANDS = {name: row for commands in GROUPS.values() for name, row in commands.items()}
+_LONGEST = max(map(len, COMMANDS))
 
 
 class LazyGroup(click.Group):
@@ -78,7 +93,9 @@ class LazyGroup(click.Group):
                 f"`lorahub {cmd_name}` needs the server, and {error.name} is not installed",
                 hint="pip install 'lorahub-registry[server]'",
             ) from None
-        return command
+        from lorahub.cli.examples import show_examples
+
+        return show_examples(command, cmd_name)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -91,16 +108,23 @@ class LazyGroup(click.Group):
             )
         return super().resolve_command(ctx, args)
 
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        from lorahub.cli.session import write_options
+
+        for title, commands in GROUPS.items():
+            with formatter.section(title):
+                formatter.write_dl([(f"{name:<{_LONGEST}}", line) for name, (_, line) in commands.items()])
+        write_options(self, ctx, formatter)
 
 
 @click.command(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(None, "--version", package_name="lorahub-registry", message="lorahub %(version)s")
 @click.pass_context
 def cli(ctx: click.Context, /, **flags: object) -> None:
-    """Push, pull and look after LoRA adapters. A reference is namespace/name[@version]."""
+    """Push, pull and look after LoRA adapters. A reference is namespace/name[@version].
+
+    `lorahub COMMAND --help` has options and examples.
+    """
     ctx.obj = flags
 
 
@@ -116,6 +140,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.stdout.flush()
     except click.exceptions.Exit as exit_:
         status = exit_.exit_code
+    except click.exceptions.NoArgsIsHelpError as help_:
+        click.echo(help_.format_message())
+        status = 0
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader is gone: nothing more to say
         status = 0

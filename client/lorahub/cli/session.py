@@ -115,6 +115,22 @@ class Session:
         click.confirm(question, abort=True, err=True)
 
 
+class GlobalOptionsLast(click.Command):
+    """Whose help has the options that every command takes under a heading of their own."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        write_options(self, ctx, formatter)
+
+
+def write_options(of: click.Command, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+    options = [parameter for parameter in of.get_params(ctx) if isinstance(parameter, click.Option)]
+    records = [(option.name in _NAMES, option.get_help_record(ctx)) for option in options]
+    for title, is_global in (("Options", False), ("Global options", True)):
+        if rows := [record for of_all, record in records if record is not None and of_all is is_global]:
+            with formatter.section(title):
+                formatter.write_dl(rows)
+
+
 def command(name: str) -> Callable[[Callable[..., Result]], click.Command]:
     """Makes a click command of a function `(session, …) -> Result`; global options may stand before and after it."""
 
@@ -126,7 +142,7 @@ def command(name: str) -> Callable[[Callable[..., Result]], click.Command]:
             session = Session(_path_of(context), flags)
             return session.output.success(act(session, **parameters))
 
-        return click.Command(
+        return GlobalOptionsLast(
             name,
             callback=run,
             params=[*getattr(act, "__click_params__", [])[::-1], *GLOBAL_OPTIONS],

@@ -84,7 +84,7 @@ def from_gguf(lora: LoraAdapter, base: BaseLayout | None) -> LoraAdapter:
         raise NotConvertible(
             f"the adapter is for {lora.architecture}, the base is {architecture}", hint="name the adapter's own base"
         )
-    resolved, _ = BaseNames(base).resolve([layer.module for layer in lora.layers], Naming.GGUF)
+    resolved = BaseNames(base).resolve([layer.module for layer in lora.layers], Naming.GGUF).modules
     absent = [layer.module for layer in lora.layers if layer.module not in resolved]
     if absent:
         raise NotConvertible(f"{len(absent)} tensors aren't in the base, first {absent[0]}", hint="name another base")

@@ -67,7 +67,7 @@ def _owner(part: str, modules: Sequence[str]) -> str | None:
 
 
 def _looked_up(lora: LoraAdapter, names: BaseNames) -> Iterator[Layer]:
-    resolved = names.resolve([layer.module for layer in lora.layers], lora.naming)[0]
+    resolved = names.resolve([layer.module for layer in lora.layers], lora.naming).modules
     found = {layer.module: names.find(resolved.get(layer.module, ""), ("weight",)) for layer in lora.layers}
     absent = [module for module, weight in found.items() if weight is None]
     if absent:
@@ -117,7 +117,7 @@ _Extent = tuple[int, int, int]
 
 def _extent(weight: Weight, piece: WeightPlace) -> _Extent:
     first, last = piece.rows or (0, weight.shape[0])
-    at = piece.at or 0
+    at = piece.part.rows[0] if piece.part is not None and piece.part.rows is not None else 0
     return at, at + last - first, first
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from lorahub.adapters.adapter import Adapter, Naming, Part, PartKind, Update
+from lorahub.adapters.adapter import Adapter, Kind, Naming, Part, PartKind, Update
 from lorahub.adapters.adapter_config import parse_adapter_config
 from lorahub.adapters.base_model import BaseLayout
 from lorahub.adapters.files import Files, header_of, read_whole
@@ -156,7 +156,7 @@ def normalize(files: Files, base: BaseLayout | None) -> dict[str, bytes]:
 def _normal(update: Update, rank: int, load: Load) -> Iterator[tuple[TensorEntry, Array]]:
     """The scale multiplies lora_B and its bias, which PEFT scales too; zeros fill both factors up to the rank."""
     down, up = load(update.tensors["down"]), load(update.tensors["up"]).times(update.scale)
-    if update.parameters != ("weight",):
+    if len(update.shape) == 3 and update.kind is Kind.LINEAR:
         down, up = _wider_experts(down, up, update, rank)
     else:
         down, up = down.padded(0, rank), up.padded(1, rank)
@@ -200,7 +200,7 @@ def _base_copies(adapter: Adapter, base: BaseLayout | None) -> Iterator[str]:
 
 
 def _compare(part: Part, entry: TensorEntry, names: BaseNames) -> None:
-    resolved, _ = names.resolve([part.module], Naming.DOTTED)
+    resolved = names.resolve([part.module], Naming.DOTTED).modules
     weight = names.find(resolved.get(part.module, part.module), ("weight",))
     if weight is not None and weight.shape != entry.shape:
         raise NotConvertible(

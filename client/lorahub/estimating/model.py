@@ -126,8 +126,8 @@ def model_of_config(name: str, config: Mapping[str, Any]) -> ModelShape:
 
 
 def model_of_base(name: str, base: BaseLayout) -> ModelShape:
-    """From the tensors of a base; where they are quantised, from its config.json. Raises `InvalidBaseModel`."""
-    if base.is_quantised:
+    """From the tensors of a base; where they aren't understood, from its config.json. Raises `InvalidBaseModel`."""
+    if base.unknown:
         return model_of_config(name, base.config)
     return ModelShape(name, dict(_parameters(base)), base.text_config)
 

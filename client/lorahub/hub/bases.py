@@ -4,7 +4,7 @@ What a registry said of a base is kept in the cache, so that the next check need
 """
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,8 +12,8 @@ from typing import Any
 from urllib.parse import quote
 
 from lorahub.adapters.adapter_config import is_hub_id
-from lorahub.adapters.base_model import BaseLayout, base_from_text, read_base, weight_files
-from lorahub.adapters.files import FolderFiles, header_of
+from lorahub.adapters.base_model import BaseLayout, base_from_text, places_of, read_base, weight_files
+from lorahub.adapters.files import FolderFiles
 from lorahub.errors import (
     BaseNotFound,
     InvalidBaseModel,
@@ -34,6 +34,8 @@ from lorahub.protocol.references import Reference
 
 OWN = "/api/lorahub/v1/bases"
 
+_ALL = "*"
+"""In place of a revision: every one that is known."""
 _READ_BYTES = 4 << 20
 _HASHERS = 4
 
@@ -65,6 +67,40 @@ class Bases:
             raise _unknown(origin, spec)
         return self._of_files(origin, spec, reference)
 
+    def revisions(self, spec: str) -> list[OpenedBase]:
+        """Every base that the name stands for, newest first: all that a registry knows by it, where it names no
+        revision; else the one. Raises as `open`.
+        """
+        if local_place(spec) is not None:
+            return [self.open(spec)]
+        reference = self._reference(spec)
+        origin = self._sources.origin_of(reference)
+        if not origin.is_registry or "@" in spec or spec.startswith("sha256:"):
+            return [self.open(spec)]
+        known = self._all_registered(origin, spec, _registered_as(spec, reference))
+        where = "registry" if origin.closed_by is None else "cache"
+        return [OpenedBase(base_from_document(one), where) for one in known] or [self.open(spec)]
+
+    def _all_registered(self, origin: Origin, spec: str, name: str) -> list[Any]:
+        """What the registry knows, or knew; a registry of an earlier version knows one by each name."""
+        kept = origin.cache.recall_base(name, _ALL)
+        if origin.closed_by is not None:
+            if kept is not None:
+                self._sources.say_as_of(f"{spec} is as the registry knew it", kept[1])
+            return kept[0] if kept else []
+        try:
+            documents = list(origin.connect().rows(f"{OWN}/{quote(name)}/revisions"))
+        except NotFound:
+            return []
+        except (Unavailable, TooManyRequests) as error:
+            if kept is not None:
+                suggest_offline(error)
+            raise
+        if documents:
+            origin.cache.remember_base(name, _ALL, documents)
+            origin.cache.remember_base(name, "", documents[0])  # what the plain name is, without a network
+        return documents
+
     def _reference(self, spec: str) -> Reference | None:
         """None for a name that only a registered base can have: gpt2, sha256:…"""
         try:
@@ -76,8 +112,7 @@ class Bases:
 
     def _registered(self, origin: Origin, spec: str, reference: Reference | None) -> Any:
         """What the registry knows, or knew, of a base by this name; None where there is none."""
-        asked = spec if reference is None else str(replace(reference, scheme="lorahub", host=None))
-        name, _, revision = asked.partition("@")
+        name, _, revision = _registered_as(spec, reference).partition("@")
         kept = origin.cache.recall_base(name, revision)
         if origin.closed_by is not None:
             if kept is not None and not revision:
@@ -108,6 +143,11 @@ class Bases:
         return OpenedBase(replace(base, revision=files.commit), where, files.bytes_read)
 
 
+def _registered_as(spec: str, reference: Reference | None) -> str:
+    """The name that a registry knows it by, with its revision."""
+    return spec if reference is None else str(replace(reference, scheme="lorahub", host=None))
+
+
 def _unknown(origin: Origin, spec: str) -> InvalidUsage | BaseNotFound:
     if origin.closed_by is not None:
         return not_here(origin, spec, "was never read on this machine")
@@ -131,8 +171,8 @@ def hash_folder(folder: Path, progress: Progress) -> BaseLayout:
 
     Tensors are hashed where they lie; the file's own digest runs beside. Raises `InvalidBaseModel`, `OSError`.
     """
-    base = read_folder(folder)
     files = FolderFiles(folder)
+    read_base(files)  # what can't be read needn't be hashed
     paths = weight_files(files)
     total = sum(files.sizes[path] for _, path in paths)
     progress.begin(f"hashing {folder.name}", total)
@@ -141,35 +181,42 @@ def hash_folder(folder: Path, progress: Progress) -> BaseLayout:
         results = [job.result() for job in jobs]
     progress.end()
     sums = {name: digest for tensors, _ in results for name, digest in tensors.items()}
-    tensors = {name: replace(tensor, sha256=sums.get(name)) for name, tensor in base.tensors.items()}
     whole = {path: digest for (_, path), (_, digest) in zip(paths, results, strict=True)}
-    return replace(base, tensors=tensors, files=whole)
+    return read_base(files, digest=whole.get, sums=sums)
 
 
 def _hash_file(
     files: FolderFiles, prefix: str, path: str, advance: Callable[[int], None]
 ) -> tuple[dict[str, str], str]:
-    header = header_of(files, path, allow_empty=True)
     whole = hashlib.sha256()
     sums: dict[str, str] = {}
     buffer = bytearray(_READ_BYTES)
     view = memoryview(buffer)
     with files.path(path).open("rb") as file, ThreadPoolExecutor(1) as beside:
-        whole.update(file.read(header.data_start))
-        advance(header.data_start)
-        for entry in header.tensors:
-            own, left = hashlib.sha256(), entry.stop - entry.start
+        for name, size in _pieces(files, path):
+            own, left = hashlib.sha256(), size
             while left:
                 count = file.readinto(view[: min(left, _READ_BYTES)])
                 if not count:
-                    raise InvalidBaseModel(f"{path} ends inside {entry.name}", hint="copy the file again")
+                    raise InvalidBaseModel(f"{path} ends inside {name}", hint="copy the file again")
                 job = beside.submit(whole.update, view[:count])
                 own.update(view[:count])
                 job.result()
                 left -= count
                 advance(count)
-            sums[prefix + entry.name] = own.hexdigest()
+            if name is not None:
+                sums[prefix + name] = own.hexdigest()
     return sums, whole.hexdigest()
+
+
+def _pieces(files: FolderFiles, path: str) -> Iterator[tuple[str | None, int]]:
+    """A weight file from its beginning to its end: (tensor, bytes), without a name what lies between."""
+    end = 0
+    for name, start, stop in sorted(places_of(files, path), key=lambda place: place[1]):
+        yield None, start - end
+        yield name, stop - start
+        end = stop
+    yield None, files.sizes[path] - end
 
 
 # --- documents --------------------------------------------------------------------------------------------------------

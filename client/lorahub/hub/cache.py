@@ -187,10 +187,10 @@ def _is_for_ever(revision: str, contents: Contents) -> bool:
 
 def _is_at(kept: Mapping[str, Any], revision: str) -> bool:
     base = kept.get("base")
-    if not isinstance(base, dict):
-        return False
+    if kept.get("revision") == revision:
+        return isinstance(base, dict | list)
     is_commit = _COMMIT_PREFIX.fullmatch(revision) is not None
-    return kept.get("revision") == revision or (is_commit and str(base.get("revision")).startswith(revision))
+    return is_commit and isinstance(base, dict) and str(base.get("revision")).startswith(revision)
 
 
 def _host_folder(endpoint: str) -> str:

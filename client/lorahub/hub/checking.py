@@ -2,14 +2,14 @@
 
 import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date
 from pathlib import Path
 from typing import Any
 
 from lorahub.adapters.adapter import Adapter
 from lorahub.adapters.base_model import BaseLayout
-from lorahub.adapters.check import Report, check, recheck
+from lorahub.adapters.check import Report, check, closest, meant, recheck
 from lorahub.adapters.files import Files, FolderFiles
 from lorahub.adapters.findings import Evidence, Finding, Verdict, finding, has_errors
 from lorahub.adapters.reader import read_adapter
@@ -109,7 +109,7 @@ class Checker:
         self._evaluate = evaluate
         self._progress = progress or Silence()
         self._bases = Bases(sources)
-        self._opened: dict[str, OpenedBase] = {}
+        self._opened: dict[str, list[OpenedBase]] = {}
         self._remotes: list[RemoteFiles] = []
         self.level = level
         self.runtimes = tuple(runtimes)
@@ -125,7 +125,9 @@ class Checker:
     @property
     def bytes_read(self) -> int:
         """Of headers, over the network."""
-        return sum(one.bytes_read for one in self._remotes) + sum(one.bytes_read for one in self._opened.values())
+        return sum(one.bytes_read for one in self._remotes) + sum(
+            one.bytes_read for opened in self._opened.values() for one in opened
+        )
 
     def adapter(self, spec: str) -> OpenedAdapter:
         """A folder, a file, a reference of a registry or of the Hub. Raises what `Sources` does."""
@@ -139,25 +141,43 @@ class Checker:
         self._remotes.append(opened)
         return OpenedAdapter(spec, opened, contents=opened.contents)
 
-    def base(self, spec: str) -> BaseLayout:
+    def bases(self, spec: str) -> list[BaseLayout]:
+        """All that the name stands for, newest first."""
         if spec not in self._opened:
             place = local_place(spec)
             if self.level == "drift" and place is not None:
                 folder = self._sources.fetch(place).folder
-                self._opened[spec] = OpenedBase(hash_folder(folder, self._progress), "folder")
+                self._opened[spec] = [OpenedBase(hash_folder(folder, self._progress), "folder")]
             else:
-                self._opened[spec] = self._bases.open(spec)
-        return self._opened[spec].base
+                self._opened[spec] = self._bases.revisions(spec)
+        return [opened.base for opened in self._opened[spec]]
 
     def run(self, spec: str, bases: Sequence[str]) -> list[Checked]:
         """One result for each base; without any, against the base that the adapter names, if it can be found."""
         opened = self.adapter(spec)
         adapter = read_adapter(opened.files)
         before = list(self._beside(opened, adapter))
-        named: list[tuple[str | None, BaseLayout | None]] = (
-            [(base, self.base(base)) for base in bases] if bases else [self._recorded(adapter)]
+        named: list[tuple[str | None, list[BaseLayout]]] = (
+            [(base, self.bases(base)) for base in bases] if bases else [self._recorded(adapter)]
         )
-        return [self._one(opened, adapter, name, base, before) for name, base in named]
+        return [self._closest(opened, adapter, name, known, before) for name, known in named]
+
+    def _closest(
+        self,
+        opened: OpenedAdapter,
+        adapter: Adapter,
+        name: str | None,
+        known: Sequence[BaseLayout],
+        before: Sequence[Finding],
+    ) -> Checked:
+        """Against the base of this name that it fits best, with the verdicts for the others."""
+        if len(known) < 2:
+            return self._one(opened, adapter, name, known[0] if known else None, before)
+        judged = [check(adapter, base, level=self.level).at(base) for base in known]
+        best = closest(judged)
+        checked = self._one(opened, adapter, name, known[best], before)
+        judged[best] = checked.report.at(known[best])
+        return replace(checked, report=replace(checked.report, revisions=tuple(judged)))
 
     def _beside(self, opened: OpenedAdapter, adapter: Adapter) -> Iterable[Finding]:
         if opened.yanked is not None:
@@ -165,15 +185,15 @@ class Checker:
         if self.level in _READING and adapter.weights_file is not None:
             yield from scan_weights(opened.files, adapter)
 
-    def _recorded(self, adapter: Adapter) -> tuple[str | None, BaseLayout | None]:
-        """The base that the adapter names, where that is a name which can be looked up, and leads to one."""
+    def _recorded(self, adapter: Adapter) -> tuple[str | None, list[BaseLayout]]:
+        """The bases that go by the name that the adapter gives, where that can be looked up, and leads to one."""
         name = adapter.claim.name
         if name is None or not may_look_up(name) or self.level == "metadata":
-            return name, None
+            return name, []
         try:
-            return name, self.base(name)
+            return name, list(meant(adapter.claim, self.bases(name)))
         except (NotFound, InvalidBaseModel, InvalidUsage):
-            return name, None
+            return name, []
         except (Unavailable, TooManyRequests) as error:
             error.hint = f"{error.hint}; --base names the base, --level metadata looks for none"
             raise

@@ -1,10 +1,11 @@
 """Composes the lorahub.json of an adapter that is pushed: what it is, its files, and the digests of its base."""
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from lorahub.adapters.adapter import Adapter
+from lorahub.adapters.adapter import Adapter, BaseClaim
 from lorahub.adapters.base_model import BaseLayout
 from lorahub.adapters.files import FolderFiles
 from lorahub.adapters.manifest import MANIFEST, AdapterManifest, StatedFile, parse_manifest, write_manifest
@@ -12,17 +13,13 @@ from lorahub.adapters.reader import CONFIG, read_adapter
 from lorahub.errors import InvalidAdapterConfig
 
 
-def describe(
-    folder: Path,
-    find: Callable[[str], BaseLayout | None],
-    base: BaseLayout | None,
-    parents: Sequence[str] | None = None,
-) -> bytes | None:
+def describe(folder: Path, bases: Sequence[BaseLayout], parents: Sequence[str] | None = None) -> bytes | None:
     """What lorahub.json says from now on; None where the one that is there stays, or there is no adapter.
 
-    What is there and still true stays, so that pushing an adapter twice is one version. `find` knows bases by name,
-    and is asked for an adapter without a lorahub.json; `base` was named by the caller, and replaces what was recorded;
-    so do `parents`, the references that it was made of.
+    What is there and still true stays, so that pushing an adapter twice is one version. `bases` is what the caller
+    named, and replaces what was recorded: one, with its digests, or several by one name, of which the name is all that
+    was said; so do `parents`, the references that it was made of. What nobody named is not looked up: a digest that is
+    recorded is its maker's word.
     """
     files = FolderFiles(folder)
     adapter = read_adapter(files)
@@ -30,14 +27,14 @@ def describe(
         return None
     before, stated = _before(folder / MANIFEST), list(stated_files(files, adapter))
     raw = dict(before.raw) if before else {}
-    is_new = base is not None or (parents is not None and raw.get("parents") != list(parents))
+    is_new = bool(bases) or (parents is not None and raw.get("parents") != list(parents))
     if not is_new and before and stated == list(before.files) and not before.differences(adapter, files):
         return None
-    if base is None and before is None and adapter.claim.name:
-        base = find(adapter.claim.name)
+    if len(bases) > 1:
+        adapter = replace(adapter, claim=BaseClaim(bases[0].name))
     if parents is not None:
         raw["parents"] = list(parents)
-    return write_manifest(adapter, base, files=stated, before=raw)
+    return write_manifest(adapter, bases[0] if len(bases) == 1 else None, files=stated, before=raw)
 
 
 def _before(place: Path) -> AdapterManifest | None:

@@ -9,8 +9,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from lorahub.adapters.adapter_config import is_hub_id
-from lorahub.adapters.base_model import BaseLayout
 from lorahub.adapters.manifest import MANIFEST
 from lorahub.errors import (
     AccessRefused,
@@ -252,12 +250,8 @@ class Hub:
         return list_to_push(folder, composed)
 
     def _describe(self, folder: Path, base: str | None, parents: Sequence[str] | None) -> bytes | None:
-        opened = Bases(self.sources).open(base).base if base is not None else None
-
-        def find(name: str) -> BaseLayout | None:
-            return self.bases.find(name) if is_hub_id(name) else None
-
-        return describe(folder, find, opened, parents) if folder.is_dir() else None
+        named = [] if base is None else [opened.base for opened in Bases(self.sources).revisions(base)]
+        return describe(folder, named, parents) if folder.is_dir() else None
 
     @staticmethod
     def list_folder(folder: str | Path) -> Listing:

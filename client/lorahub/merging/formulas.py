@@ -11,6 +11,7 @@ import numpy as np
 
 from lorahub.adapters.adapter import Kind, Update
 from lorahub.adapters.base_changes import BaseChange, Taken
+from lorahub.adapters.names.weight import TensorPart, Weight, WeightPlace
 from lorahub.errors import NotMergeable
 from lorahub.merging.factors import FactorReader
 from lorahub.merging.steps import (
@@ -33,6 +34,7 @@ from lorahub.merging.steps import (
     Sparse,
     Stacked,
     Step,
+    Within,
 )
 
 if TYPE_CHECKING:
@@ -105,10 +107,10 @@ def step_of(
     factors: FactorReader,
     change: BaseChange | None,
     *,
-    shape: tuple[int, ...],
+    to: Weight,
     weight: float,
 ) -> Step:
-    """`shape` is the stored weight's; `weight` multiplies an additive update and is 1 for others.
+    """The step of the base's weight `to`; `weight` multiplies an additive update and is 1 for others.
 
     Raises `NotMergeable` where factors are missing.
     """
@@ -118,8 +120,8 @@ def step_of(
         if role not in ("indices", "alpha", "ignored", "weight")
     }
     if len(update.shape) == 3 and update.kind is Kind.LINEAR and update.method == "lora":
-        return _experts(update, roles, shape, update.scale * weight)
-    step = _MAKERS[update.method](_Case(update, roles, factors, change, shape, update.scale * weight))
+        return _experts(update, roles, update.scale * weight, is_turned=to.turns(update.shape))
+    step = _MAKERS[update.method](_Case(update, roles, factors, change, to.shape, update.scale * weight))
     return oriented(step) if update.transposed and update.kind is Kind.LINEAR else step
 
 
@@ -130,12 +132,44 @@ def oriented(step: Step) -> Step:
     return step if isinstance(step, Added) else Flipped(step)
 
 
-def of_expert(step: Step, expert: int | None, rows: tuple[int, int] | None) -> Step:
-    """The step for a tensor that is one expert, or some rows, of the weight that the step is for."""
-    if expert is not None:
+def at_place(step: Step, of: Weight, place: WeightPlace, shape: tuple[int, ...]) -> Step:
+    """The step for the tensor of this place and shape, of the step for the weight `of`."""
+    if place.part is not None and place.part.expert is not None:
+        assert isinstance(step, Product)  # whatever else was refused
+        return _in_stack(step, place.part, shape, is_turned=of.is_turned)
+    if place.expert is not None:
         assert isinstance(step, Stacked)  # only stacks have experts
-        step = step.steps[expert]
-    return Shifted(step, rows[0]) if rows is not None and rows[0] else step
+        step = step.steps[place.expert]
+    return within(_of_rows(step, place.rows), place)
+
+
+def _of_rows(step: Step, rows: tuple[int, int] | None) -> Step:
+    if rows is None:
+        return step
+    start, stop = rows
+    if isinstance(step, Stacked):
+        return Stacked([Shifted(one, start) for one in step.steps], stop - start)
+    return Shifted(step, start) if start else step
+
+
+def within(step: Step, place: WeightPlace) -> Step:
+    """The step for the tensor, of which only some rows may be the weight's."""
+    if place.part is None or place.part.rows is None:
+        return step
+    start, stop = place.part.rows
+    return Within(step, start, stop - start)
+
+
+def _in_stack(step: Product, part: TensorPart, shape: tuple[int, ...], *, is_turned: bool) -> Step:
+    """The update of some rows of one expert, on the stack that holds it; where that is turned, they are columns."""
+    assert part.expert is not None
+    _, height, width = shape
+    first = part.rows[0] if part.rows is not None else 0
+    if not is_turned:
+        return Within(step, part.expert * height + first, len(step.left))
+    right = np.zeros((step.left.shape[1], width))
+    right[:, first : first + len(step.left)] = step.left.T
+    return Within(Product(np.ascontiguousarray(step.right.T), right), part.expert * height, height)
 
 
 class _Case:
@@ -249,20 +283,23 @@ def _full(case: _Case) -> Step:
     return Added(case.factors.rows(case.update.tensors["weight"]), case.scale)
 
 
-def _experts(update: Update, roles: Roles, shape: tuple[int, ...], scale: float) -> Step:
-    """One product an expert: of stacks `down` (experts, r, in) and `up` (experts, out, r), or of matrices, `down`
+def _experts(update: Update, roles: Roles, scale: float, *, is_turned: bool) -> Step:
+    """One product an expert; `is_turned`: stored (experts, in, out)."""
+    _, out, width = update.shape
+    downs, ups = expert_factors(update, roles["down"], roles["up"])
+    steps = [Product(np.ascontiguousarray(up) * scale, down) for up, down in zip(ups, downs, strict=True)]
+    return Stacked([step.flipped for step in steps] if is_turned else steps, (width if is_turned else out) or 0)
+
+
+def expert_factors(update: Update, down: "Matrix", up: "Matrix") -> tuple["Matrix", "Matrix"]:
+    """Down (experts, r, in) and up (experts, out, r): as they are, or of the matrices that PEFT has, `down`
     (experts·r, in) expert by expert and `up` (out, r·experts) rank by rank.
     """
     experts, out, width = (size or 0 for size in update.shape)
+    if down.ndim == 3:
+        return down, up
     rank = update.rank or 1
-    if roles["down"].ndim == 3:
-        downs, ups = roles["down"], roles["up"]
-    else:
-        downs = roles["down"].reshape(experts, rank, width)
-        ups = roles["up"].reshape(out, rank, experts).transpose(2, 0, 1)
-    is_turned = len(shape) == 3 and shape[1:] != (out, width)
-    steps = [Product(np.ascontiguousarray(up) * scale, down) for up, down in zip(ups, downs, strict=True)]
-    return Stacked([step.flipped for step in steps] if is_turned else steps, width if is_turned else out)
+    return down.reshape(experts, rank, width), up.reshape(out, rank, experts).transpose(2, 0, 1)
 
 
 # --- DoRA -------------------------------------------------------------------------------------------------------------

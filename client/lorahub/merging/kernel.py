@@ -16,14 +16,15 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from lorahub.adapters.adapter import Kind, Part, PartKind, Update
+from lorahub.adapters.names.weight import Weight
 from lorahub.adapters.safetensors_header import TensorEntry
 from lorahub.errors import NotMergeable
 from lorahub.merging.combinations import COMBINATIONS
 from lorahub.merging.factors import STEP
-from lorahub.merging.formulas import arrays_of, of_expert, step_of, work_of
+from lorahub.merging.formulas import arrays_of, at_place, step_of, within, work_of
 from lorahub.merging.recipe import Recipe
 from lorahub.merging.rounding import FLOATS, narrow, scratch, widen, working_bytes
-from lorahub.merging.steps import Added, Chain, Product, Replaced, RowFactors, Rows, Shifted, Step, Within
+from lorahub.merging.steps import Added, Chain, Product, Replaced, RowFactors, Rows, Shifted, Step
 from lorahub.merging.targets import Change, MergeMember, MergeTarget, is_sum, is_whole, updates_of
 
 if TYPE_CHECKING:
@@ -218,22 +219,22 @@ class Kernels:
             member = self.members[change.member]
             weight = change.weight if fold else 1.0
             if isinstance(change.piece, Part):
-                step = _part_step(change.piece, member, change, target, weight)
+                yield within(_part_step(change.piece, member, change, target, weight), change.place)
             elif change.is_bias:
-                step = of_expert(_bias_step(change.piece, member, weight), None, change.place.rows)
+                step = _bias_step(change.piece, member, weight)
+                yield at_place(step, change.target, change.place, target.shape)
             else:
-                step = self._step(change.piece, member, change.target.shape, weight)
-                step = of_expert(step, change.place.expert, change.place.rows)
-            yield _within(step, change)
+                step = self._step(change.piece, member, change.target, weight)
+                yield at_place(step, change.target, change.place, target.shape)
 
-    def _step(self, update: Update, member: MergeMember, shape: tuple[int, ...], weight: float) -> Step:
+    def _step(self, update: Update, member: MergeMember, to: Weight, weight: float) -> Step:
         """The step of a whole weight; experts that lie in tensors of their own share it."""
         if len(update.shape) < 3:
-            return step_of(update, member.factors, member.adapter.base_change, shape=shape, weight=weight)
+            return step_of(update, member.factors, member.adapter.base_change, to=to, weight=weight)
         key = f"{self._name}/{id(update)}/{weight}"
         step: Step | None = self._steps_kept.get(key)
         if step is None:
-            step = step_of(update, member.factors, member.adapter.base_change, shape=shape, weight=weight)
+            step = step_of(update, member.factors, member.adapter.base_change, to=to, weight=weight)
             self._steps_kept.put(key, step, held_bytes(step))
         return step
 
@@ -272,10 +273,10 @@ def _minus(changed: "Matrix", base: "Matrix") -> "Matrix":
 
 
 def _turn(change: Change) -> int:
-    """Whole tensors first, then what is added to them, rows of tokens last."""
+    """Copies of the base first, then whole tensors, then what is added to them, rows of tokens last."""
     if isinstance(change.piece, Update):
-        return 1
-    return 2 if change.piece.kind is PartKind.TOKEN_ROWS else 0
+        return 2
+    return {PartKind.BASE_COPY: 0, PartKind.TOKEN_ROWS: 3}.get(change.piece.kind, 1)
 
 
 def _chain(steps: Sequence[Step]) -> Step:
@@ -288,15 +289,6 @@ def _concatenated(steps: Sequence[Any]) -> Step:
         return steps[0]  # type: ignore[no-any-return]
     left = np.concatenate([step.left for step in steps], axis=1)
     return Product(left, np.concatenate([step.right for step in steps], axis=0))
-
-
-def _within(step: Step, change: Change) -> Step:
-    """The step for the tensor, of which only some rows may be the weight's."""
-    place = change.place
-    if place.at is None:
-        return step
-    height = place.rows[1] - place.rows[0] if place.rows else change.target.shape[0]
-    return Within(step, place.at, place.at + height)
 
 
 def _part_step(part: Part, member: MergeMember, change: Change, target: MergeTarget, weight: float) -> Step:

@@ -15,7 +15,7 @@ from lorahub.adapters.files import Files, read_whole
 from lorahub.adapters.limits import LIMITS
 from lorahub.adapters.manifest import MANIFEST
 from lorahub.adapters.reader import read_adapter
-from lorahub.errors import InvalidBaseModel, MergeTooLarge
+from lorahub.errors import InvalidBaseModel, MergeTooLarge, NotMergeable
 from lorahub.merging.factors import FactorReader
 from lorahub.merging.kernel import BlockCache, Effort, Kernel, Kernels
 from lorahub.merging.layout import Extent, WeightFile, index_of, weight_file
@@ -109,6 +109,10 @@ class MergePlan:
         self.base = _base(of.base, recipe.base)
         self.members = [_member(*pair) for pair in zip(of.adapters, recipe.adapters, strict=True)]
         self.model = model_of(self.base, self.members, recipe.dtype)
+        if "vocab_size" in self.model.configuration and recipe.method != "sum":
+            raise NotMergeable(
+                f"{recipe.method} compares with the base, whose vocabulary has another size", hint="use method: sum"
+            )
         self.kernels = Kernels(self.members, recipe, cache)
         self.identities = of.identities
         self.device = device

@@ -292,17 +292,17 @@ class Shifted:
 
 @dataclass(frozen=True, slots=True)
 class Within:
-    """The rows [start, stop) of a tensor are the weight that the inner step is for; the others stay."""
+    """A weight that is the rows [by, by + height) of the tensor; the others stay."""
 
     inner: Step
-    start: int
-    stop: int
+    by: int
+    height: int
 
     def apply(self, rows: "Matrix", start: int) -> "Matrix":
-        first, last = max(start, self.start), min(start + len(rows), self.stop)
+        first, last = max(start, self.by), min(start + len(rows), self.by + self.height)
         if first < last:
             piece = rows[first - start : last - start]
-            piece[...] = self.inner.apply(piece, first - self.start)
+            piece[...] = self.inner.apply(piece, first - self.by)
         return rows
 
 

@@ -10,7 +10,8 @@ from typing import Any
 
 from lorahub.adapters.adapter import Adapter, Kind, Part, PartKind, Update
 from lorahub.adapters.base_model import BaseLayout
-from lorahub.adapters.check import VOCABULARY, Report, check, is_understood
+from lorahub.adapters.check import VOCABULARY, Report, check
+from lorahub.adapters.findings import Verdict
 from lorahub.adapters.formats import format_of
 from lorahub.adapters.names.weight import Weight, WeightPlace
 from lorahub.adapters.patterns import Patterns, layer_index
@@ -24,6 +25,8 @@ from lorahub.merging.rounding import FLOATS
 
 _HEAD = "lm_head.weight"
 _WHOLE = (PartKind.REPLACEMENT, PartKind.BASE_COPY)
+_OF_BOTH = (PartKind.TOKEN_ROWS, PartKind.BASE_COPY)
+"""Parts that PEFT has once for a tied pair."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,11 @@ class MergeTarget:
 
     @property
     def is_stack(self) -> bool:
-        return any(len(change.piece.shape) == 3 and _is_linear(change.piece) for change in self.changes)
+        return any(
+            (change.place.part is not None and change.place.part.expert is not None)
+            or (len(change.piece.shape) == 3 and _is_linear(change.piece))
+            for change in self.changes
+        )
 
     @property
     def matrix(self) -> tuple[int, int]:
@@ -102,15 +109,14 @@ def fit(member: MergeMember, base: BaseLayout) -> Report:
     adapter, name = member.adapter, member.ingredient.source
     if base.is_quantised:
         raise NotMergeable(
-            f"the weights of {base.name or 'the base'} are quantised",
+            f"the weights of {base.name or 'the base'} are quantised ({(base.quantisation or 'packed').upper()}); "
+            "merging into such weights isn't supported yet",
             hint="merge into the 16-bit model it was made from",
         )
     report = check(adapter, base)
     errors = [found for found in report.findings if found.severity is Severity.ERROR]
-    if [found.rule for found in errors] == ["LH204"] and _brings_vocabulary(report):
-        errors = []
-    if errors or not is_understood(adapter, report.findings):
-        worst = (errors or [found for found in report.findings if found.rule == "LH306"] or report.findings)[0]
+    if errors or report.verdict is Verdict.UNDECIDED:
+        worst = errors[0] if errors else min(report.findings, key=lambda found: found.rule != "LH306")
         raise AdapterDoesNotFit(f"{name}: {worst.message}", hint=worst.hint, rule=worst.rule)
     if not adapter.is_mergeable:
         why = adapter.obstacle or adapter.method
@@ -127,16 +133,6 @@ def fit(member: MergeMember, base: BaseLayout) -> Report:
             else "merge the adapter that it was made from",
         )
     return report
-
-
-def _brings_vocabulary(report: Report) -> bool:
-    """Whether every weight of another size than the base's comes whole with the adapter: tokens were added to both."""
-    whole = {part.module: part.shape for part, _ in report.placed if part.kind in _WHOLE}
-    return all(
-        update.shape == whole.get(update.module, weight.shape)
-        for update, weight in report.bound
-        if update.leaf in VOCABULARY
-    )
 
 
 def model_of(base: BaseLayout, members: Sequence[MergeMember], dtype: str | None) -> OutputModel:
@@ -221,7 +217,7 @@ class _Builder:
                 "numbers, which may differ between versions",
                 hint="save the adapter with save_projection=True",
             )
-        self._refuse_whole_of_parts(member, update, weight)
+        self._refuse_pieces(member, update, weight)
         factor = member.weight_of(update.module)
         self._place(number, factor, update, weight)
         touches_bias = "up_bias" in update.tensors or (
@@ -238,16 +234,24 @@ class _Builder:
                 f"{update.module} has a bias on lora_B, its layer in the base has none", hint="train without lora_bias"
             )
 
-    def _refuse_whole_of_parts(self, member: MergeMember, update: Update, weight: Weight) -> None:
-        is_whole = len(weight.places) == 1 and weight.places[0].at is None
-        if not is_whole and needs_whole(update, member.adapter.base_change):
+    def _refuse_pieces(self, member: MergeMember, update: Update, weight: Weight) -> None:
+        change = member.adapter.base_change
+        is_whole = len(weight.places) == 1 and weight.places[0].part is None
+        if not is_whole and needs_whole(update, change):
             raise NotMergeable(
                 f"{update.module} is no tensor of its own in the base, and {update.method} needs it whole",
                 hint="merge it with PEFT",
             )
+        is_sum = is_additive(update, change) and update.method in ("lora", "adalora", "vera")
+        part = weight.places[0].part
+        if part is not None and part.expert is not None and not is_sum:
+            raise NotMergeable(
+                f"{update.module} is a part of {weight.places[0].tensor}, to which only plain LoRA can be added",
+                hint="merge it into a base that stores each expert by itself",
+            )
 
     def _take_part(self, number: int, member: MergeMember, part: Part, weight: Weight) -> None:
-        is_whole = len(weight.places) == 1 and weight.places[0].at is None
+        is_whole = len(weight.places) == 1 and weight.places[0].part is None
         if part.kind in (PartKind.REPLACEMENT, PartKind.BASE_COPY, PartKind.BIAS) and not is_whole:
             raise NotMergeable(f"{part.name} is stored in pieces in the base", hint="merge it with PEFT")
         self._place(number, member.weight_of(part.module), part, weight)
@@ -283,16 +287,19 @@ class _Builder:
     def _separate_head(self) -> None:
         """A head that is the input embedding becomes a tensor of its own where only one of the two changes.
 
-        Rows of trained tokens change both: PEFT ties the two.
+        Rows of trained tokens and copies of the base's own weights are of both: PEFT ties the two, and may write them
+        twice.
         """
         tied = self.base.text_config.get("tie_word_embeddings", self.base.config.get("tie_word_embeddings"))
         source = self.embedding or self._tied_embedding()
         if source is None or not (tied or self.head):
             return
-        own = [change for change in self.by_name[source].changes if not self._is_for_both(change)]
-        if not own and not self.head:
+        changes = self.by_name[source].changes
+        both = [change for change in changes if self._is_for_both(change)]
+        kinds = {(change.member, change.piece.kind) for change in both}
+        self.head = [change for change in self.head if (change.member, change.piece.kind) not in kinds]
+        if len(both) == len(changes) and not self.head:
             return
-        both = [change for change in self.by_name[source].changes if self._is_for_both(change)]
         name = source.rpartition("model.embed_tokens")[0] + _HEAD if "model.embed_tokens" in source else _HEAD
         tensor = self.base.tensors[source]
         head = MergeTarget(name, self.by_name[source].dtype, tensor.shape, source, [*both, *self.head])
@@ -305,8 +312,7 @@ class _Builder:
         return next((name for name in self.base.tensors if name.endswith(("embed_tokens.weight", "wte.weight"))), None)
 
     def _is_for_both(self, change: Change) -> bool:
-        is_rows = isinstance(change.piece, Part) and change.piece.kind is PartKind.TOKEN_ROWS
-        return is_rows or self.members[change.member].adapter.ties_weights
+        return change.piece.kind in _OF_BOTH or self.members[change.member].adapter.ties_weights
 
     def _resize(self, target: MergeTarget) -> None:
         """A whole tensor of another size in its place: a vocabulary that grew."""
@@ -321,7 +327,9 @@ class _Builder:
         if len(sizes) > 1 or len(self.members) > 1:
             raise NotMergeable(f"{target.name} is resized, by one adapter of several", hint="merge them one at a time")
         target.shape = sizes.pop()
-        if target.name.endswith(("embed_tokens.weight", "wte.weight", _HEAD)):
+        if any(change.weight != 1 for change in target.changes):
+            raise NotMergeable(f"{target.name} is resized: a part of it is no embedding", hint="give it the weight 1")
+        if target.name.rpartition(".")[0].rpartition(".")[2] in VOCABULARY:
             self.configuration["vocab_size"] = target.shape[0]
             self.notes.append(f"the vocabulary has {target.shape[0]} tokens, as the adapter's")
 

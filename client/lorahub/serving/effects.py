@@ -6,7 +6,7 @@ from types import MappingProxyType
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from lorahub.serving.slots import FactorPair
@@ -94,3 +94,43 @@ class BottleneckEffect:
     def behind(self, y: Tensor) -> Tensor:
         inner = ACTIVATIONS[self.activation](functional.linear(y, self.down, self.down_bias))
         return y + functional.linear(inner, self.up, self.up_bias)
+
+
+@dataclass(frozen=True, slots=True)
+class ExpertPair:
+    """A parameter's factors, the scale in `b`: `a` (experts, rank, in), `b` (experts, out, rank), without the first
+    dimension where the parameter has two. `is_turned`: it is (experts, in, out).
+    """
+
+    a: Tensor
+    b: Tensor
+    is_turned: bool = False
+
+    def added(self, weight: Tensor) -> Tensor:
+        left, right = (self.a.mT, self.b.mT) if self.is_turned else (self.b, self.a)
+        total = torch.addmm if weight.ndim == 2 else torch.baddbmm
+        return total(weight, left.to(weight.dtype), right.to(weight.dtype))
+
+
+@dataclass(frozen=True, slots=True)
+class ParameterEffect:
+    """A module with bare parameters: while its forward runs, it sees W + B·A in their place.
+
+    The sum is made for each forward and given up behind it, as PEFT does it: it takes the room of the parameter.
+    """
+
+    module: nn.Module
+    pairs: Mapping[str, ExpertPair]
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        return tuple(tensor for pair in self.pairs.values() for tensor in (pair.a, pair.b))
+
+    def __call__(self, forward: Forward, x: Tensor, *rest: Any, **named: Any) -> Tensor:
+        seen: dict[str, Any] = self.module._parameters  # noqa: SLF001  elsewhere nothing but parameters may stand
+        before = {name: seen[name] for name in self.pairs}
+        try:
+            seen |= {name: pair.added(before[name]) for name, pair in self.pairs.items()}
+            return forward(x, *rest, **named)
+        finally:
+            seen |= before

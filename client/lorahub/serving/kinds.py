@@ -122,7 +122,7 @@ class AdapterReader:
         parameter = "bias" if self.adapter.method == "bitfit" else "weight"
         names = BaseNames(_layout(self.model, parameter))
         modules = {name for name, _ in self.model.named_modules()}
-        resolved, _ = names.resolve([piece.module for piece in pieces], self.adapter.naming)
+        resolved = names.resolve([piece.module for piece in pieces], self.adapter.naming).modules
         for piece in pieces:
             module = resolved.get(piece.module, piece.module)
             weight = names.find(module, (parameter,))

@@ -4,7 +4,7 @@ Names are looked up as for a check or a merge, in `BaseNames`; here the base's l
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -14,12 +14,14 @@ from lorahub.adapters.adapter import Adapter, Kind, Naming, PartKind, Update
 from lorahub.adapters.base_model import BaseLayout, BaseTensor
 from lorahub.adapters.files import Files
 from lorahub.adapters.names.base_names import BaseNames
+from lorahub.adapters.names.weight import Weight
 from lorahub.adapters.reader import read_adapter
 from lorahub.adapters.rules import Severity
 from lorahub.conversion.gguf import from_gguf
 from lorahub.conversion.lora import Layer, LoraAdapter, read_lora, refuse_broken
 from lorahub.errors import AdapterDoesNotFit, NotConvertible
 from lorahub.merging.factors import FactorReader
+from lorahub.serving.experts import parameter_effects
 from lorahub.serving.fronts import Front
 from lorahub.serving.kinds import AdapterReader, kind_of, moved, rescaled
 from lorahub.serving.slots import Effect, FactorPair
@@ -75,13 +77,15 @@ class LoadedAdapter:
 
 
 class Targets:
-    """The linear layers and embeddings of `model`, by name."""
+    """The linear layers and embeddings of `model`, and what other modules have of bare parameters, by name."""
 
     def __init__(self, model: nn.Module, dtype: torch.dtype | None) -> None:
         self._model = model
         self._dtype = dtype
         self.modules = {name: module for name, module in model.named_modules() if _shape(module) is not None}
+        self._bare = dict(_bare_parameters(model, self.modules))
         tensors = {f"{name}.weight": BaseTensor("F32", _widths(module)) for name, module in self.modules.items()}
+        tensors |= {name: BaseTensor("F32", tuple(value.shape)) for name, value in self._bare.items()}
         config: Any = getattr(model, "config", None)
         self._base = BaseLayout(tensors, config.to_dict() if hasattr(config, "to_dict") else {})
         self._names = BaseNames(self._base)
@@ -101,20 +105,37 @@ class Targets:
     def _factors(self, files: Files, adapter: Adapter, source: str) -> LoadedAdapter:
         refuse_broken(adapter)
         _refuse_special(adapter)
-        lora = read_lora(files, adapter)
-        if lora.naming is Naming.GGUF:
-            lora = from_gguf(lora, self._base)
-        layers = self._placed(lora)
-        self._refuse_shapes(layers)
+        inside = [(update, weight) for update, weight in self._found(adapter) if weight.places[0].tensor in self._bare]
+        known = {id(update) for update, _ in inside}
+        plain = replace(adapter, updates=tuple(update for update in adapter.updates if id(update) not in known))
+        layers = self._layers(files, plain) if plain.updates else {}
         pairs = {name: _factors(layer) for name, layer in layers.items()}
-        effects = {
+        effects: dict[str, Effect] = {
             name: moved(
                 rescaled(pairs.pop(name), _wide(layer.magnitude), self.modules[name]), self.modules[name], self._dtype
             )
             for name, layer in layers.items()
             if layer.magnitude is not None
         }
-        return LoadedAdapter(source, self.resident(pairs), effects, method="dora" if effects else "lora")
+        method = "dora" if effects else "experts" if inside else "lora"
+        effects |= parameter_effects(self._model, inside, FactorReader(files, adapter), self._dtype)
+        return LoadedAdapter(source, self.resident(pairs), effects, method=method)
+
+    def _found(self, adapter: Adapter) -> Iterator[tuple[Update, Weight]]:
+        resolved = self._names.resolve([update.module for update in adapter.updates], adapter.naming).modules
+        for update in adapter.updates:
+            weight = self._names.find(resolved.get(update.module, update.module), update.parameters, update.turn)
+            if weight is not None:
+                yield update, weight
+
+    def _layers(self, files: Files, adapter: Adapter) -> dict[str, Layer]:
+        """The updates of linear layers and embeddings, by the model's own names of these."""
+        lora = read_lora(files, adapter)
+        if lora.naming is Naming.GGUF:
+            lora = from_gguf(lora, self._base)
+        layers = self._placed(lora)
+        self._refuse_shapes(layers)
+        return layers
 
     def resident(self, pairs: Mapping[str, FactorPair]) -> dict[str, FactorPair]:
         """The pairs in one buffer for each device and dtype of the modules. Raises `NotConvertible` for an overflow."""
@@ -143,11 +164,11 @@ class Targets:
 
     def _placed(self, lora: LoraAdapter) -> dict[str, Layer]:
         """Layers by the model's own names of their modules."""
-        resolved, _ = self._names.resolve([layer.module for layer in lora.layers], lora.naming)
+        resolved = self._names.resolve([layer.module for layer in lora.layers], lora.naming).modules
         placed: dict[str, Layer] = {}
         for layer in lora.layers:
             weight = self._names.find(resolved.get(layer.module, layer.module), ("weight",))
-            whole = weight is not None and len(weight.places) == 1 and weight.places[0].rows is None
+            whole = weight is not None and weight.places[0].is_whole
             name = weight.places[0].tensor.removesuffix(".weight") if weight is not None and whole else None
             if name is None or name in placed:
                 raise AdapterDoesNotFit(
@@ -173,9 +194,10 @@ class Targets:
 def _shape(module: nn.Module) -> tuple[int, int] | None:
     """(out, in), of an embedding (rows, width); None for what a slot can't stand before.
 
-    An attention of torch's own never calls its `out_proj`, and an embedding that scales would scale the update too.
+    An attention of torch's own never calls its `out_proj`, an embedding that scales would scale the update too, and
+    a router that is a linear layer gives something else than its output.
     """
-    if isinstance(module, nn.modules.linear.NonDynamicallyQuantizableLinear):
+    if isinstance(module, nn.modules.linear.NonDynamicallyQuantizableLinear) or _is_router(module):
         return None
     if isinstance(module, nn.Linear):
         return module.out_features, module.in_features
@@ -185,6 +207,23 @@ def _shape(module: nn.Module) -> tuple[int, int] | None:
         rows, columns = module.weight.shape  # type: ignore[misc]
         return int(columns), int(rows)
     return None
+
+
+def _is_router(module: nn.Module) -> bool:
+    is_own = type(module).__module__.startswith("transformers.models.")
+    return is_own and isinstance(module, nn.Linear) and type(module).forward is not nn.Linear.forward
+
+
+def _bare_parameters(model: nn.Module, layers: Mapping[str, nn.Module]) -> Iterator[tuple[str, Tensor]]:
+    """Matrices, and stacks of them, that belong to no layer: those of experts and their routers."""
+    for name, module in model.named_modules():
+        is_layer = isinstance(module, nn.Linear | nn.Embedding | nn.Conv1d | nn.Conv2d | nn.Conv3d) and not _is_router(
+            module
+        )
+        if name not in layers and not is_layer:
+            for parameter, value in module.named_parameters(recurse=False):
+                if value.ndim in (2, 3):
+                    yield f"{name}.{parameter}", value
 
 
 def _widths(module: nn.Module) -> tuple[int, ...]:
@@ -250,6 +289,4 @@ def _obstacle(update: Update) -> str | None:
         return "biases (lora_bias)"
     if update.kind is Kind.CONV:
         return "updates to convolutions"
-    if update.parameters != ("weight",) or len(update.shape) > 2:
-        return "updates to stacks of experts"
     return None

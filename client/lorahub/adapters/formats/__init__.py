@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from lorahub.adapters.adapter import Adapter
 from lorahub.adapters.formats.adapterhub import is_adapterhub, read_adapterhub
 from lorahub.adapters.formats.diffusers import is_diffusers, read_diffusers
-from lorahub.adapters.formats.gguf import is_gguf, read_gguf_adapter
+from lorahub.adapters.formats.gguf import is_gguf_adapter, read_gguf_adapter
 from lorahub.adapters.formats.kohya import is_kohya, read_kohya
 from lorahub.adapters.formats.mlx import is_mlx, read_mlx
 from lorahub.adapters.formats.opened import Opened
@@ -39,7 +39,7 @@ class Format:
 
 
 FORMATS: tuple[Format, ...] = (
-    Format("gguf", is_gguf, read_gguf_adapter, is_convertible=True, reorders_rows=True),
+    Format("gguf", is_gguf_adapter, read_gguf_adapter, is_convertible=True, reorders_rows=True),
     Format("mlx", is_mlx, read_mlx, is_convertible=True),
     Format("adapterhub", is_adapterhub, read_adapterhub),
     Format("lorahub", is_own, read_own, stands_beside=True),

@@ -15,8 +15,13 @@ from lorahub.adapters.safetensors_header import TensorEntry
 _QUANTISED = frozenset({"Q8_0"})
 
 
-def is_gguf(opened: Opened) -> bool:
-    return opened.path.endswith(".gguf")
+def is_gguf_adapter(opened: Opened) -> bool:
+    """A model's file is none."""
+    if not opened.path.endswith(".gguf"):
+        return False
+    header = _header(opened)
+    kind = header.metadata.get("general.type", "model")
+    return kind != "model" or any(tensor.name.endswith((".lora_a", ".lora_b")) for tensor in header.tensors)
 
 
 def read_gguf_adapter(opened: Opened) -> Adapter:
@@ -47,6 +52,7 @@ def read_gguf_adapter(opened: Opened) -> Adapter:
         obstacle="alora" if "adapter.alora.invocation_tokens" in metadata else None,
         findings=tuple(reading.findings),
         weights_file=opened.path,
+        tensors=tuple(tensor.name for tensor in header.tensors),
         dtypes=elements,
         architecture=architecture if isinstance(architecture, str) else None,
     )

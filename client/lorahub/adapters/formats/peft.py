@@ -3,10 +3,13 @@
 The tensors are the truth, the configuration is a claim: where the two disagree, a finding says so.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations, islice
 from typing import Any
 
-from lorahub.adapters.adapter import Adapter, BaseClaim, Part, PartKind, Update
+from lorahub.adapters.adapter import Adapter, BaseClaim, Part, PartKind, Shape, Update
 from lorahub.adapters.adapter_config import AdapterConfig
 from lorahub.adapters.findings import Evidence, shape_text
 from lorahub.adapters.formats import reading as methods
@@ -60,7 +63,6 @@ _SUFFIXES = {
     "ln_tuning_layers.weight": ("ln_tuning", "weight"),
     "ln_tuning_layers.bias": ("ln_tuning", "bias"),
     "trainable_tokens_delta": ("tokens", "rows"),
-    "token_adapter.trainable_tokens_delta": ("tokens", "rows"),
     "adaption_prompt": ("adaption_prompt", "prompt"),
     "adaption_gate": ("adaption_prompt", "gate"),
 }
@@ -86,7 +88,8 @@ _METHODS = {
     "HIRA": "hira",
 }
 _PROMPTS = {"PROMPT_TUNING", "MULTITASK_PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING", "CPT", "CARTRIDGE"}
-_WRAPPERS = ("base_model.model.", "base_model.", "_orig_mod.", "module.")
+_WRAPPERS = frozenset("_orig_mod _fsdp_wrapped_module _fpw_module _checkpoint_wrapped_module _forward_module".split())
+"""What torch.compile, FSDP, activation checkpointing and DeepSpeed leave in names, wherever they wrapped a module."""
 _EMBEDDINGS = ("embed_tokens", "lm_head", "wte", "word_embeddings", "embed_in", "embed_out", "shared", "tok_embeddings")
 _TWICE = ("classifier", "score")
 
@@ -116,7 +119,15 @@ class _Reader:
         self.groups: dict[tuple[str, str, int], dict[str, TensorEntry]] = {}
         self.names: dict[tuple[str, str, int], str] = {}
         self.shared: dict[str, TensorEntry] = {}
+        self.doubles: dict[tuple[str, str], TensorEntry] = {}
+        """(module, parameter) -> what lies under `modules_to_save`."""
+        self.depths: Counter[str] = Counter()
+        """Module -> how many LoRAs it has, each in the wrapper of a bare parameter."""
+        self.parameters: dict[tuple[str, tuple[str, ...], int], str] = {}
+        """Module, parameters and turn of an update -> the full name by which PEFT looks up rank and alpha."""
+        self.beside: dict[str, TensorEntry] = {}
         self.twice: list[Evidence] = []
+        self.owners: dict[str, str] = {}
         self.elements: Mapping[str, int] = {}
         self.copies = 0
 
@@ -128,9 +139,17 @@ class _Reader:
         for entry in methods.check_entries(entries, self.reading, allow_flat=self._may_be_flat):
             self._sort(entry)
         self._join_embeddings()
+        self._join_doubles()
+        for module, family, nesting in self.groups:
+            if family == "lora":
+                self.depths[module] = max(self.depths[module], nesting + 1)
         for (module, family, nesting), tensors in self.groups.items():
             self._make(module, family, nesting, tensors)
-        if self.twice:
+        if len(self.owners) > 1:
+            names = ", ".join(owner or "(no name)" for owner in list(self.owners)[:5])
+            evidence = [Evidence(tensor, owner) for owner, tensor in self.owners.items()]
+            self.reading.add("LH215", f"the tensors are of {len(self.owners)} adapters: {names}", evidence)
+        elif self.twice:
             self.reading.add(
                 "LH215",
                 f"{len(self.twice)} tensors have a second of the same meaning, first {self.twice[0].name}",
@@ -146,7 +165,7 @@ class _Reader:
 
     def _may_be_flat(self, name: str) -> bool:
         found = _suffix(name)
-        return found is None or found[2] in _FLAT_ROLES or self.config.peft_type not in _METHODS
+        return found is None or found.role in _FLAT_ROLES or self.config.peft_type not in _METHODS
 
     def _sort(self, entry: TensorEntry) -> None:
         name = _unwrapped(entry.name)
@@ -155,18 +174,20 @@ class _Reader:
             return
         if name in _SHARED:
             self.shared[_SHARED[name]] = entry
-        if name in _SHARED or name in _OF_NO_UPDATE:
+            return
+        if name in _OF_NO_UPDATE:
+            self.beside[f"shared_{name}"] = entry
             return
         found = _suffix(name)
         if found is None:
             self._other(name, entry)
             return
-        path, family, role = found
-        module, nesting = _module(path)
-        tensors = self.groups.setdefault((module, family, nesting), {})
-        if role in tensors:
-            self.twice.append(Evidence(entry.name, None, f"once; also {tensors[role].name}"))
-        tensors[role] = entry
+        self.owners.setdefault(found.owner, entry.name)
+        module, nesting = _module(found.path)
+        tensors = self.groups.setdefault((module, found.family, nesting), {})
+        if found.role in tensors:
+            self.twice.append(Evidence(entry.name, None, f"once; also {tensors[found.role].name}"))
+        tensors[found.role] = entry
 
     def _other(self, name: str, entry: TensorEntry) -> None:
         """Whole tensors, biases, and the tensors of methods that are known by name only."""
@@ -183,14 +204,34 @@ class _Reader:
             self.reading.unknown.append(entry)
 
     def _whole(self, path: str, parameter: str, entry: TensorEntry) -> None:
+        path, owner = _saved(path)
+        if owner is not None:
+            self.owners.setdefault(owner, entry.name)
         module, nesting = _module(path)
-        if nesting and parameter == "weight":
+        if path.endswith(".modules_to_save"):
+            self.doubles[module, parameter] = entry
+            return
+        if path.endswith(".original_module") or (nesting and parameter == "weight"):
             kind = PartKind.BASE_COPY
         elif parameter == "bias" and not self.selection.saves(module):
             kind = PartKind.BIAS
         else:
             kind = PartKind.REPLACEMENT
         self.reading.parts.append(Part(kind, module, {parameter: entry}, entry.shape, parameter))
+
+    def _join_doubles(self) -> None:
+        """Where the vocabulary was resized, PEFT writes saved embeddings twice, and reads the plain name."""
+        for number, part in enumerate(self.reading.parts):
+            entry = self.doubles.get((part.module, part.parameter))
+            if entry is None or part.kind is PartKind.BASE_COPY:
+                continue
+            del self.doubles[part.module, part.parameter]
+            self.reading.parts[number] = replace(part, tensors={**part.tensors, "double": entry})
+            if entry.shape != part.shape:
+                found, expected = shape_text(entry.shape), shape_text(part.shape)
+                self.reading.add("LH220", f"{entry.name} is {found}, its double is {expected}", [Evidence(entry.name)])
+        for (module, parameter), entry in self.doubles.items():
+            self.reading.missing.append(Evidence(module, entry.name, parameter))
 
     def _prompt(self, entry: TensorEntry) -> None:
         kind = PartKind.PREFIX if self.config.peft_type == "PREFIX_TUNING" else PartKind.PROMPT
@@ -237,9 +278,9 @@ class _Reader:
                 scale=lambda rank: self.settings.alpha / (rank + 1e-5),
                 transposed=self._is_transposed(),
             )
-        parameters = self._parameters(module, nesting)
+        parameters, turn, likeliest = self._parameters(module, nesting, tensors)
         if parameters:
-            return self._experts(module, nesting, parameters, tensors)
+            return self._parameter(f"{module}.{likeliest}", module, parameters, turn, tensors)
         return methods.low_rank(
             module, tensors, self.reading, scale=self._scale(module), transposed=self._is_transposed()
         )
@@ -247,35 +288,72 @@ class _Reader:
     def _is_transposed(self) -> bool:
         return self.raw.get("fan_in_fan_out") is True
 
-    def _parameters(self, module: str, nesting: int) -> tuple[str, ...]:
-        """The bare parameters of this module that are targets. PEFT nests their wrappers: the first has the deepest."""
-        if self.selection.covers(module) and not nesting:
-            return ()
-        return tuple(sorted(set(self.settings.parameters_of(module)), key=_place_in_module))
+    def _parameters(self, module: str, nesting: int, tensors: Tensors) -> tuple[tuple[str, ...], int, str]:
+        """The module's bare parameters of which these may be the factors, which of those that the base has, and the
+        likeliest.
 
-    def _experts(self, module: str, nesting: int, parameters: tuple[str, ...], tensors: Tensors) -> Update | None:
-        """`down` (experts·r, in), expert by expert; `up` (out, r·experts), rank by rank (PEFT `ParamWrapper`)."""
+        PEFT nests their wrappers: the module's first parameter has the deepest. It wraps those that the base has, so
+        that the configuration may name more of them than there are wrappers.
+        """
+        depth = self.depths[module]
+        if depth == 1 and self._is_layer(module, tensors):
+            return (), 0, ""
+        turn = depth - 1 - nesting
+        spelled, bare = self.settings.parameters_of(module)
+        named = spelled if len(spelled) == depth else spelled | bare
+        ordered = sorted(named, key=_place_in_module)
+        if len(ordered) < depth:
+            return (), 0, ""
+        possible = [one for one in _choices(ordered, depth) if self._is_of_one_stack(module, one)]
+        likeliest = possible[0][turn] if possible else ordered[turn]
+        return ((likeliest,), 0, likeliest) if len(possible) == 1 else (tuple(ordered), turn, likeliest)
+
+    def _is_of_one_stack(self, module: str, parameters: tuple[str, ...]) -> bool:
+        """Whether the module's parameters, if they are these, have all the same number of experts."""
+        counts = set()
+        for turn, parameter in enumerate(parameters):
+            down = self.groups.get((module, "lora", len(parameters) - 1 - turn), {}).get("down")
+            if down is not None:
+                counts.add(down.shape[0] / (self.settings.rank_of(f"{module}.{parameter}") or 1))
+        return len(counts - {1}) <= 1 and all(count == int(count) for count in counts)
+
+    def _is_layer(self, module: str, tensors: Tensors) -> bool:
+        """Whether the factors are of a layer that has a weight, rather than of a bare parameter."""
+        covered = self.selection.covers(module)
+        if covered is None and self.selection.targets is not None:  # "all-linear", or an expression that isn't tried
+            return "down" in tensors and tensors["down"].shape[0] == self.settings.rank_of(module)
+        return covered is True
+
+    def _parameter(
+        self, name: str, module: str, parameters: tuple[str, ...], turn: int, tensors: Tensors
+    ) -> Update | None:
+        """Of a stack, `down` (experts·r, in) expert by expert and `up` (out, r·experts) rank by rank; of a parameter
+        with two dimensions as of any layer (PEFT `ParamWrapper`).
+        """
         if not methods.require(tensors, module, ("down", "up"), self.reading):
             return None
         down, up = tensors["down"], tensors["up"]
         if not methods.agree({"down": down.shape[0], "up": up.shape[1]}, module, self.reading):
             return None
-        rank = int(self.settings.rank_of(module))
+        rank = int(self.settings.rank_of(name))
         experts = down.shape[0] // rank if rank else 0
         if not experts or down.shape[0] % rank:
             evidence = [Evidence(down.name, str(down.shape[0]), f"a multiple of {rank}")]
-            self.reading.add("LH203", f"{module}: {down.shape[0]} rows are no multiple of the rank {rank}", evidence)
+            self.reading.add("LH203", f"{name}: {down.shape[0]} rows are no multiple of the rank {rank}", evidence)
             return None
-        own = parameters[len(parameters) - 1 - nesting :] if nesting < len(parameters) else parameters
-        return Update(
+        shape: Shape = (up.shape[0], down.shape[1])
+        update = Update(
             module,
             "lora",
             tensors,
-            (experts, up.shape[0], down.shape[1]),
+            shape if experts == 1 else (experts, *shape),
             rank,
-            self.settings.scale(module, rank),
-            parameters=(own[0],),
+            self.settings.scale(name, rank),
+            parameters=parameters,
+            turn=turn,
         )
+        self.parameters[module, parameters, turn] = name
+        return update
 
     def _shaped(self, module: str, family: str, tensors: Tensors) -> Update | None:
         """Methods that fix one side of the weight, or none."""
@@ -284,10 +362,11 @@ class _Reader:
             return None
         shape, rank = _sides(family, tensors, self.raw, is_feedforward=self.settings.is_feedforward(module))
         method = family if family != "other" else (self.config.peft_type or "other").lower()
+        shared = {"vera": self.shared, "other": self.beside}.get(family, {})
         return Update(
             module,
             method,
-            {**tensors, **self.shared} if family == "vera" else tensors,
+            {**tensors, **shared},
             shape,
             rank,
             transposed=self._is_transposed(),
@@ -313,7 +392,8 @@ class _Reader:
     def _token_indices(self, module: str) -> tuple[int, ...]:
         value = self.raw.get("trainable_token_indices", self.raw.get("token_indices"))
         if isinstance(value, dict):
-            value = next((value[ending] for ending in endings(module) if ending in value), None)
+            own = next((value[ending] for ending in endings(module) if ending in value), None)
+            value = next(iter(value.values())) if own is None and len(value) == 1 else own  # a tied head has the same
         return tuple(item for item in value if isinstance(item, int)) if isinstance(value, list) else ()
 
     # --- claims ---------------------------------------------------------------------------------------------------
@@ -348,7 +428,7 @@ class _Reader:
         for update in self.reading.updates:
             if update.method not in ("lora", "adalora", "loha", "hira") or update.rank is None:
                 continue
-            expected = self.settings.rank_of(update.module)
+            expected = self.settings.rank_of(self._target(update))
             if self.config.peft_type == "ADALORA":
                 continue  # ranks shrink while it trains; the tensors keep the first one
             if update.rank != expected:
@@ -365,6 +445,10 @@ class _Reader:
                 f"{first.found} instead of {first.expected}",
                 wrong,
             )
+
+    def _target(self, update: Update) -> str:
+        """What PEFT calls the target: the module, or its bare parameter."""
+        return self.parameters.get((update.module, update.parameters, update.turn), update.module)
 
     def _check_flags(self) -> None:
         if self.config.peft_type != "LORA":
@@ -398,7 +482,7 @@ class _Reader:
         outside = [
             Evidence(update.module)
             for update in self.reading.updates
-            if self.selection.covers(update.module) is False and update.parameters == ("weight",)
+            if self.selection.covers(update.module) is False and self._target(update) == update.module
             if not (self.raw.get("ensure_weight_tying") is True and update.leaf in _EMBEDDINGS)
         ]
         if outside:
@@ -407,7 +491,7 @@ class _Reader:
             )
         unused = [Evidence("target_modules", name) for name in self._unused_targets()]
         for setting, patterns in (("rank_pattern", self.settings.ranks), ("alpha_pattern", self.settings.alphas)):
-            modules = [update.module for update in self.reading.updates]
+            modules = [self._target(update) for update in self.reading.updates]
             unused += [Evidence(setting, key) for key in patterns.unused(modules)]
         if unused and self.reading.updates:
             names = ", ".join(f"{piece.name} {piece.found}" for piece in unused[:5])
@@ -512,21 +596,63 @@ class _Reader:
 
 
 def _unwrapped(name: str) -> str:
-    """Without the wrappers of PeftModel, torch.compile and data parallelism."""
-    for wrapper in _WRAPPERS:
-        name = name.removeprefix(wrapper)
+    """Without the wrappers of PeftModel, torch.compile, FSDP, checkpointing and data parallelism.
+
+    >>> _unwrapped("module.base_model.model.model.layers.0._fsdp_wrapped_module.mlp.up_proj.lora_A.weight")
+    'model.layers.0.mlp.up_proj.lora_A.weight'
+    """
+    name = ".".join(part for part in name.split(".") if part not in _WRAPPERS)
+    outer = _without_module(name)
+    inner = outer.removeprefix("base_model.model.")
+    return _without_module(inner) if inner != outer else outer.removeprefix("base_model.")
+
+
+def _without_module(name: str) -> str:
+    while name.startswith("module."):
+        name = name.removeprefix("module.")
     return name
 
 
-def _suffix(name: str) -> tuple[str, str, str] | None:
-    """(path of the module, family, role) of a factor's name, with the adapter name `default` left out."""
-    parts = [part for part in name.split(".") if part not in ("default", "_orig_mod")]
-    for count in (1, 2):
-        found = _SUFFIXES.get(".".join(parts[-count:])) if len(parts) > count else None
+@dataclass(frozen=True, slots=True)
+class _Factor:
+    """What the name of a factor says. `owner` is the adapter's own name, which PEFT leaves out where it saves."""
+
+    path: str
+    family: str
+    role: str
+    owner: str = ""
+
+
+def _suffix(name: str) -> _Factor | None:
+    """None for what is no factor.
+
+    >>> _suffix("q_proj.lora_A.sql.weight")
+    _Factor(path='q_proj', family='lora', role='down', owner='sql')
+    """
+    parts = name.split(".")
+    for count in (2, 1, 3):
+        path, ending = parts[:-count], parts[-count:]
+        if not path:
+            continue
+        owner, found = "", _SUFFIXES.get(".".join(ending))
+        if found is None and count > 1 and ending[1] not in ("weight", "bias"):
+            owner, found = ending[1], _SUFFIXES.get(".".join([ending[0], *ending[2:]]))
         if found:
-            path = ".".join(parts[:-count]).removesuffix(".token_adapter")
-            return path, *found
+            return _Factor(".".join(path).removesuffix(".token_adapter"), *found, owner)
     return None
+
+
+def _saved(path: str) -> tuple[str, str | None]:
+    """The path without `modules_to_save.<adapter>`, and the adapter's name, where it is there.
+
+    >>> _saved("score.modules_to_save.sql"), _saved("score")
+    (('score', 'sql'), ('score', None))
+    """
+    module, wrapped, rest = path.partition(".modules_to_save.")
+    if not wrapped:
+        return path, None
+    owner, _, inner = rest.partition(".")
+    return f"{module}.{inner}" if inner else module, owner
 
 
 def _module(path: str) -> tuple[str, int]:
@@ -540,10 +666,18 @@ def _module(path: str) -> tuple[str, int]:
     while parts and parts[-1] == "base_layer":
         parts.pop()
         nesting += 1
-    return ".".join(part for part in parts if part != "base_layer"), nesting
+    return ".".join(part for part in parts if part not in _INSIDE), nesting
 
 
-_MODULE_ORDER = ("gate_up_proj", "gate_proj", "up_proj", "w1", "w3", "down_proj", "w2")
+_INSIDE = frozenset({"base_layer", "token_adapter", "modules_to_save", "original_module"})
+"""What PEFT's wrappers call the modules in them."""
+_MOST_CHOICES = 64
+_MODULE_ORDER = "gate_up_proj gate_up_proj_bias gate_proj up_proj w1 w3 down_proj down_proj_bias w2".split()
+
+
+def _choices(parameters: Sequence[str], count: int) -> Iterator[tuple[str, ...]]:
+    """Every way to take as many of them, in order; only the first few where there are too many to try."""
+    return islice(combinations(parameters, count), _MOST_CHOICES)
 
 
 def _place_in_module(parameter: str) -> tuple[int, str]:

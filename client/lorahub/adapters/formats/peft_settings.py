@@ -120,9 +120,12 @@ class PeftSettings:
     def is_feedforward(self, module: str) -> bool:
         return bool(self._feedforward.match(module))
 
-    def parameters_of(self, module: str) -> list[str]:
-        """The bare parameters of the module that `target_parameters` names."""
-        return [leaf for ending in endings(module) for leaf in self._parameters.get(ending, ())]
+    def parameters_of(self, module: str) -> tuple[set[str], set[str]]:
+        """The bare parameters of the module that `target_parameters` means: those that it names with an owner, which
+        the module has, and those that any module may have.
+        """
+        spelled = {leaf for ending in endings(module) for leaf in self._parameters.get(ending, ())}
+        return spelled, set(self._parameters.get("", ()))
 
 
 def _number(value: Any, default: float) -> float:
@@ -156,6 +159,7 @@ def _selection(raw: Mapping[str, Any]) -> Selection:
         layers=frozenset(n for n in listed if isinstance(n, int)) if isinstance(listed, list) else None,
         layer_parents=_list(raw.get("layers_pattern")),
         saved=_list(raw.get("modules_to_save")),
+        parameters=_list(raw.get("target_parameters")),
     )
 
 

@@ -2,21 +2,41 @@
 
 Checkpoints are stored under other names than the ones that models use in memory, and formats fold, rename and fuse
 them. Each family below turns the names on disk into the names that adapters use; an adapter's module is then looked
-up, as it is, or behind one common change of prefix.
+up: as it is, as the base's class renames it, or behind one change of prefix for each part of the model.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import islice
 
 from lorahub.adapters.adapter import Naming
 from lorahub.adapters.base_model import BaseLayout
+from lorahub.adapters.names.by_class import Change, class_of
 from lorahub.adapters.names.by_rule import gguf_name, torchtune_name
-from lorahub.adapters.names.experts import expert_renames, expert_stacks
+from lorahub.adapters.names.experts import expert_renames, expert_stacks, single_expert, stacks
 from lorahub.adapters.names.image import folding, has_known_denoiser, respelled, single_file_pipelines
-from lorahub.adapters.names.weight import Names, Weight, WeightPlace, renamed
+from lorahub.adapters.names.weight import Names, Weight, WeightPlace, joined_rows, renamed, split_rows
 
 _MOST_CHANGES = 64  # each is tried on every module
+_MOST_PARTS = 16
+_SAME: Change = ("", "")
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """Where an adapter's modules are in a base."""
+
+    modules: Mapping[str, str]
+    """Adapter's module -> the base's name of it; those that the base has."""
+    changes: Mapping[str, Change] = field(default_factory=dict)
+    """Part of the base -> the change of prefix by which its modules were found, where there was one."""
+
+    def as_adapter(self, module: str) -> str:
+        """What the adapter would call a module of the base."""
+        strip, add = self.changes.get(_part(module), _SAME)
+        return strip + module[len(add) :] if module.startswith(add) else module
 
 
 class BaseNames:
@@ -28,21 +48,32 @@ class BaseNames:
             name: Weight(name, tensor.shape, tensor.dtype, (WeightPlace(name),))
             for name, tensor in base.tensors.items()
         }
+        self.weights |= {weight.name: weight for weight in stacks(base)}
         for family in _FAMILIES:
             for weight in family(base):
                 self.weights.setdefault(weight.name, weight)
+        for weight in list(expert_stacks(self.weights)):
+            self.weights.setdefault(weight.name, weight)
         for weight in list(respelled(self.weights, base.config)):
+            self.weights.setdefault(weight.name, weight)
+        self.model_class = class_of(base)
+        self.unclear: dict[str, str] = {}
+        """Module -> the tensor that it is a part of, where what is done to the one isn't known of the other."""
+        for weight in list(self._in_memory()):
             self.weights.setdefault(weight.name, weight)
         for weight in list(_tied_head(base, self.weights)):
             self.weights.setdefault(weight.name, weight)
 
-    def find(self, module: str, parameters: Iterable[str]) -> Weight | None:
-        """The first of the module's parameters that the base has."""
+    def find(self, module: str, parameters: Iterable[str], turn: int = 0) -> Weight | None:
+        """Of the module's parameters that the base has, the first, or the one with the number `turn`."""
+        return next(islice(self._every(module, parameters), turn, None), None)
+
+    def _every(self, module: str, parameters: Iterable[str]) -> Iterator[Weight]:
         for parameter in parameters:
-            weight = self.weights.get(f"{module}.{parameter}" if parameter else module)
+            name = f"{module}.{parameter}" if parameter else module
+            weight = self.weights.get(name) or single_expert(name, self.base, self.weights)
             if weight is not None:
-                return weight
-        return None
+                yield weight
 
     @cached_property
     def modules(self) -> dict[str, list[str]]:
@@ -82,42 +113,152 @@ class BaseNames:
                     found.setdefault(name, module)
         return found
 
-    def resolve(self, modules: Iterable[str], naming: Naming) -> tuple[dict[str, str], tuple[str, str] | None]:
-        """Adapter's module -> the base's name of it, and the change of prefix that was needed.
+    def resolve(self, modules: Iterable[str], naming: Naming) -> Resolved:
+        """Looks an adapter's modules up.
 
-        One change serves all modules: the one that finds the most.
+        In dotted names each part of the model (what stands before the number of a layer) has one name: the one by which
+        the most of its modules are found. A module of that part with another name isn't in the base, because no class
+        has both; nor is one that needs a change of prefix which the base's class doesn't make (`ModelClass.changes`),
+        because loaders skip it without a word. Where the class isn't known, any change will do.
         """
         wanted = list(dict.fromkeys(modules))
         if naming is Naming.FOLDED:
-            return {module: self.folded[module] for module in wanted if module in self.folded}, None
+            return Resolved({module: self.folded[module] for module in wanted if module in self.folded})
         if naming in (Naming.GGUF, Naming.TORCHTUNE):
-            return {module: self.by_rule[module] for module in wanted if module in self.by_rule}, None
-        found = {module: module for module in wanted if module in self.modules or module in self.weights}
-        rest = [module for module in wanted if module not in found]
-        if not rest:
-            return found, None
-        change = self._prefix_change(rest)
-        if change is None:
-            return found, None
-        strip, add = change
-        moved = {module: add + module[len(strip) :] for module in rest if module.startswith(strip)}
-        return found | {old: new for old, new in moved.items() if self._has(new)}, change
+            return Resolved({module: self.by_rule[module] for module in wanted if module in self.by_rule})
+        spelled = self._spelled(wanted)
+        found: dict[str, tuple[str, Change]] = {}
+        for module, spellings in spelled.items():
+            own = next((name for name in spellings if self._has(name)), None)
+            if own is not None:
+                found[module] = own, _SAME
+        for _ in range(_MOST_PARTS):
+            rest = {name: module for module, names in spelled.items() if module not in found for name in names}
+            moved = self._most(list(rest))
+            if not moved:
+                break
+            for name, place in moved.items():
+                found.setdefault(rest[name], place)
+        return self._one_name_a_part(found)
+
+    def _one_name_a_part(self, found: Mapping[str, tuple[str, Change]]) -> Resolved:
+        names: dict[str, Counter[str]] = {}
+        for module, (place, _) in found.items():
+            names.setdefault(self._part_on_disk(place), Counter())[_part(module)] += 1
+        usual = {part: counter.most_common(1)[0][0] for part, counter in names.items()}
+        kept = {
+            module: (place, change)
+            for module, (place, change) in found.items()
+            if usual[self._part_on_disk(place)] == _part(module)
+        }
+        changes = {_part(place): change for place, change in kept.values() if change != _SAME}
+        return Resolved({module: place for module, (place, _) in kept.items()}, changes)
+
+    def _part_on_disk(self, module: str) -> str:
+        """The same for all names of a part."""
+        if self.model_class is None:
+            return _part(module)
+        weight = self.find(module, self.modules.get(module, ()))
+        is_own = weight is not None and not weight.is_tied
+        return _part(weight.places[0].tensor if is_own and weight else self.unclear.get(module, module))
+
+    def _spelled(self, modules: list[str]) -> dict[str, list[str]]:
+        """Each with the other names that it may have: in memory, and without the wrapper of data parallelism."""
+        plain = {module: module.replace(".module.", ".") for module in modules}
+        named = {name: name for name in [*plain, *plain.values()]}
+        renamed = self.model_class.in_memory(named) if self.model_class else named
+        return {
+            module: list(dict.fromkeys((module, renamed[module], other, renamed[other])))
+            for module, other in plain.items()
+        }
 
     def _has(self, module: str) -> bool:
-        return module in self.modules or module in self.weights
+        is_there = module in self.modules or self.find(module, ("", "weight")) is not None
+        return is_there or module in self.unclear
 
-    def _prefix_change(self, modules: list[str]) -> tuple[str, str] | None:
-        """(what to take off, what to put before) that finds the most of the modules; the smallest change wins ties."""
-        sample = modules[:: max(1, len(modules) // 8)][:8]
-        candidates = islice(
-            dict.fromkeys(change for module in sample for change in self._changes(module)), _MOST_CHANGES
-        )
-        best, most = None, 0
-        for strip, add in candidates:
-            hits = sum(module.startswith(strip) and self._has(add + module[len(strip) :]) for module in modules)
-            if hits > most or (hits == most and best is not None and hits and len(strip + add) < len("".join(best))):
-                best, most = (strip, add), hits
+    def _most(self, names: list[str]) -> dict[str, tuple[str, Change]]:
+        """Those that the best change of prefix finds, with their place; the smallest change wins ties."""
+        best: dict[str, tuple[str, Change]] = {}
+        for change in self._candidates(names):
+            hits = {name: (place, change) for name in names if (place := self._moved(name, change)) is not None}
+            if len(hits) > len(best) or (hits and len(hits) == len(best) and _length(hits) < _length(best)):
+                best = hits
         return best
+
+    def _candidates(self, names: list[str]) -> list[Change]:
+        if self.model_class is not None:
+            return list(dict.fromkeys(self.model_class.changes))
+        return self._any_changes(names)
+
+    def _any_changes(self, names: list[str]) -> list[Change]:
+        sample = names[:: max(1, len(names) // 8)][:8]
+        return list(islice(dict.fromkeys(change for name in sample for change in self._changes(name)), _MOST_CHANGES))
+
+    def change_for(self, modules: list[str]) -> Change | None:
+        """The change of prefix that would find them all, whether the base's class makes it or not."""
+        for change in self._any_changes(modules):
+            if all(self._moved(module, change) for module in modules):
+                return change
+        return None
+
+    def _moved(self, name: str, change: Change) -> str | None:
+        """The base's module, None if there is none. No model has the prefix of its base model twice."""
+        strip, add = change
+        if not name.startswith(strip):
+            return None
+        place = add + name[len(strip) :]
+        return place if self._has(place) and not (strip and not add and place.startswith(strip)) else None
+
+    def near(self, module: str) -> str:
+        """The name that a module which isn't there comes nearest to: one whose neighbours are."""
+        renamed = self._spelled([module])[module]
+        changed = (
+            add + name[len(strip) :]
+            for name in renamed
+            for strip, add in self._candidates([module])
+            if name.startswith(strip)
+        )
+        return next((name for name in [*renamed, *changed] if name.rpartition(".")[0] in self._owners), module)
+
+    def modules_of(self, tensor: str) -> list[str]:
+        """Every name of the module whose parameter is the whole of this tensor."""
+        return self._by_tensor.get(tensor, [])
+
+    @cached_property
+    def _by_tensor(self) -> dict[str, list[str]]:
+        found: dict[str, list[str]] = {}
+        for name, weight in self.weights.items():
+            if len(weight.places) == 1 and not weight.is_tied:
+                found.setdefault(weight.places[0].tensor, []).append(name.rpartition(".")[0])
+        return found
+
+    @cached_property
+    def _owners(self) -> frozenset[str]:
+        """Every name that a module lies in."""
+        return frozenset(name[:end] for name in self.modules for end, mark in enumerate(name) if mark == ".")
+
+    def _in_memory(self) -> Iterator[Weight]:
+        """The names that the base's class gives its weights, and the layers that it makes of two or more of them."""
+        if self.model_class is None:
+            return
+        in_memory = self.model_class.in_memory(self.weights)
+        joined: dict[str, dict[int, Weight]] = {}
+        for name, renamed_name in in_memory.items():
+            weight = self.weights[name]
+            if renamed_name != name:
+                yield replace(weight, name=renamed_name)
+            layers = next((one for one in self.model_class.layers if one.names(renamed_name)), None)
+            if layers is None or len(weight.places) != 1:
+                continue
+            made = layers.names(renamed_name)
+            if layers.kind == "join":
+                joined.setdefault(made[0], {})[layers.place(renamed_name)] = weight
+            elif layers.kind == "split" and weight.shape[0] % len(made) == 0:
+                yield from split_rows(made, weight)
+            else:
+                self.unclear |= {one.rpartition(".")[0]: weight.places[0].tensor for one in made}
+        for name, parts in joined.items():
+            yield joined_rows(name, [parts[place] for place in sorted(parts)])
 
     def _changes(self, module: str) -> Iterator[tuple[str, str]]:
         parts = module.split(".")
@@ -141,6 +282,21 @@ class BaseNames:
         return found
 
 
+def _part(module: str) -> str:
+    """The part of the model that a module lies in: what stands before the number of its layer, or its owner.
+
+    >>> _part("model.visual.blocks.0.mlp.fc1"), _part("lm_head")
+    ('model.visual.blocks', '')
+    """
+    parts = module.split(".")
+    layer = next((place for place, part in enumerate(parts) if part.isdecimal()), len(parts) - 1)
+    return ".".join(parts[:layer])
+
+
+def _length(hits: Mapping[str, tuple[str, Change]]) -> int:
+    return len("".join(next(iter(hits.values()))[1]))
+
+
 def _attention_projections(base: BaseLayout) -> Names:
     """`nn.MultiheadAttention` keeps its three projections in one bare parameter of the module itself."""
     for name, tensor in base.tensors.items():
@@ -149,7 +305,6 @@ def _attention_projections(base: BaseLayout) -> Names:
 
 
 _FAMILIES = (
-    expert_stacks,
     expert_renames,
     _attention_projections,
     single_file_pipelines,

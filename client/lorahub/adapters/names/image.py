@@ -9,7 +9,7 @@ from typing import Any
 from lorahub.adapters.adapter import Naming
 from lorahub.adapters.base_model import BaseLayout
 from lorahub.adapters.names.image_families import canonical, families, families_with, family_of, translated
-from lorahub.adapters.names.weight import Names, Weight, renamed
+from lorahub.adapters.names.weight import Names, TensorPart, Weight, renamed
 
 DENOISERS = ("transformer", "transformer_2", "transformer_ref", "unet", "prior")
 """Folders of a pipeline that hold what LoRA is mostly for."""
@@ -78,13 +78,13 @@ def respelled(weights: Mapping[str, Weight], config: Mapping[str, Any]) -> Names
 
 def diffusers_names(weights: Mapping[str, Weight], config: Mapping[str, Any]) -> Names:
     """Of all names, those that diffusers has for the weights of modules, the part first."""
-    taken: set[tuple[str, int | None]] = set()
+    taken: set[tuple[str, TensorPart | None]] = set()
     for part, inner in _parts(weights).items():
         is_own = _own_names(part, inner, config)
         for rest, weight in inner.items():
             first = weight.places[0]
-            if rest.endswith(".weight") and is_own(rest, weight) and (first.tensor, first.at) not in taken:
-                taken.add((first.tensor, first.at))
+            if rest.endswith(".weight") and is_own(rest, weight) and (first.tensor, first.part) not in taken:
+                taken.add((first.tensor, first.part))
                 yield weight
 
 

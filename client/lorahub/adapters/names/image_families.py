@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cache, cached_property
 from importlib.resources import files
 
-from lorahub.adapters.names.weight import Weight, WeightPlace
+from lorahub.adapters.names.weight import TensorPart, Weight, WeightPlace
 
 _NUMBER = re.compile(r"(?<![^.])(block)?\d+(?![^.])")
 _PIECE = re.compile(r"([^#=]+)(?:#(\d+)/(\d+))?(=in)?")
@@ -259,11 +259,11 @@ def joined(name: str, parts: Iterable[tuple[Weight, int, int]]) -> Weight:
     for weight, start, stop in parts:
         for place in _between(weight, start, stop):
             low, high = place.rows or (0, 0)
-            places.append(WeightPlace(place.tensor, (height + low, height + high), place.expert, place.at))
+            places.append(WeightPlace(place.tensor, (height + low, height + high), place.expert, place.part))
         height += stop - start
     first = parts[0][0]
     if len(places) == 1:
-        places = [WeightPlace(places[0].tensor, None, places[0].expert, places[0].at)]
+        places = [WeightPlace(places[0].tensor, None, places[0].expert, places[0].part)]
     shape = (height, *first.shape[1:]) if first.shape else ()
     return Weight(name, shape, first.dtype, tuple(places))
 
@@ -274,6 +274,8 @@ def _between(weight: Weight, start: int, stop: int) -> Iterator[WeightPlace]:
         first, last = place.rows or (0, weight.shape[0] if weight.shape else 1)
         low, high = max(first, start), min(last, stop)
         if low < high:
-            is_all = place.at is None and (low, high) == (first, last)
-            at = None if is_all else (place.at or 0) + low - first
-            yield WeightPlace(place.tensor, (low - start, high - start), place.expert, at)
+            part = place.part
+            if part is not None or (low, high) != (first, last):
+                before = part.rows[0] if part is not None and part.rows is not None else 0
+                part = TensorPart(rows=(before + low - first, before + high - first))
+            yield WeightPlace(place.tensor, (low - start, high - start), place.expert, part)

@@ -5,12 +5,13 @@ To add a runtime: a module with its `RUNTIME`, its place in `RUNTIMES`, and the 
 """
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
 from lorahub.adapters.adapter import Adapter
 from lorahub.adapters.base_model import BaseLayout
+from lorahub.adapters.findings import Finding
 from lorahub.adapters.runtimes import comfyui, diffusers, llama_cpp, lorax, mlx, ollama, peft, sglang, vllm
 from lorahub.adapters.runtimes.facts import Loads, Reason, RuntimeFacts, reserved_rank
 from lorahub.adapters.runtimes.runtime import Form, Runtime
@@ -55,6 +56,12 @@ def judge_runtimes(adapter: Adapter, base: BaseLayout | None) -> Iterator[Runtim
     facts = RuntimeFacts(adapter, base)
     for runtime in RUNTIMES.values():
         yield _judge(runtime, list(runtime.reasons(facts)), facts)
+
+
+def loaded_by_none(judged: Iterable[RuntimeVerdict], found: Finding) -> tuple[RuntimeVerdict, ...]:
+    """The same of an adapter that doesn't fit, because of what was found."""
+    reason = (found.rule, found.message)
+    return tuple(replace(one, loads=Loads.NO, reasons=(reason, *one.reasons), needs=None) for one in judged)
 
 
 def _judge(runtime: Runtime, reasons: list[Reason], facts: RuntimeFacts) -> RuntimeVerdict:

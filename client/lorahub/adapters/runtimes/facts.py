@@ -54,6 +54,7 @@ class RuntimeFacts:
         self.has_rows = PartKind.TOKEN_ROWS in self.kinds
         self.rank = max(adapter.ranks, default=0)
         self.scales = {round(update.scale, 9) for update in adapter.updates}
+        self.new_rows = _new_rows(adapter, base)
         self.edges = sorted({update.leaf for update in adapter.updates} & _EDGES)
         self.is_image = is_of_images(adapter, base)
         self.architecture = base.architecture if base is not None else None
@@ -80,6 +81,20 @@ class RuntimeFacts:
         every = set().union(*layers.values()) if layers else set()
         full = set(range(max(every) + 1)) if every else set()
         return sorted(leaf for leaf, numbers in layers.items() if numbers != full)
+
+
+def _new_rows(adapter: Adapter, base: BaseLayout | None) -> int | None:
+    """The size of the vocabulary that the adapter brings, where the base has another one."""
+    known = (
+        set() if base is None else {tensor.shape[0] for name, tensor in base.tensors.items() if _leaf(name) in _EDGES}
+    )
+    whole = (PartKind.REPLACEMENT, PartKind.BASE_COPY)
+    brought = {part.shape[0] for part in adapter.parts if part.kind in whole and part.leaf in _EDGES}
+    return next(iter(brought - known), None) if known else None
+
+
+def _leaf(name: str) -> str:
+    return name.rpartition(".")[0].rpartition(".")[2]
 
 
 def is_of_images(adapter: Adapter, base: BaseLayout | None) -> bool:
@@ -120,6 +135,11 @@ def of_an_image_model(facts: RuntimeFacts, name: str) -> Iterator[Reason]:
         yield Loads.NO, "LH406", f"{name} runs image models"
 
 
+def of_its_vocabulary(facts: RuntimeFacts, name: str) -> Iterator[Reason]:
+    if facts.new_rows is not None:
+        yield Loads.NO, "LH224", f"{name} keeps the base's vocabulary, the adapter has {facts.new_rows} tokens"
+
+
 def of_a_server(facts: RuntimeFacts, name: str) -> Iterator[Reason]:
     """What vLLM and SGLang have in common: PEFT's LoRA on language models, and nothing beside it."""
     yield from of_a_language_model(facts, name)
@@ -135,6 +155,7 @@ def of_a_server(facts: RuntimeFacts, name: str) -> Iterator[Reason]:
         yield Loads.NO, "LH403", f"{name} refuses whole modules (modules_to_save)"
     if facts.has_bias:
         yield Loads.NO, "LH404", f"{name} refuses biases"
+    yield from of_its_vocabulary(facts, name)
     if facts.has_rows:
         yield Loads.NO, "LH410", f"{name} has no trained token rows"
     if facts.is_replicated:
@@ -155,6 +176,7 @@ def of_gguf(facts: RuntimeFacts, name: str) -> Iterator[Reason]:
         yield Loads.NO, "LH402", f"{name} has no DoRA"
     if facts.has_saved or facts.has_rows:
         yield Loads.NO, "LH403", f"{name} has no whole modules or token rows in adapters"
+    yield from of_its_vocabulary(facts, name)
     if facts.has_bias:
         yield Loads.NO, "LH404", f"{name} has no biases in adapters"
     if facts.edges and not is_read:

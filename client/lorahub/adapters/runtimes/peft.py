@@ -16,6 +16,8 @@ def _reasons(facts: RuntimeFacts) -> Iterator[Reason]:
             "PEFT reads adapter_config.json and adapter_model.safetensors",
             is_convertible=facts.is_lora and facts.adapter.format in _TAKEN,
         )
+    if facts.new_rows is not None:
+        yield Loads.WITH, "LH224", f"the base needs model.resize_token_embeddings({facts.new_rows}) first"
     if not facts.adapter.is_known:
         yield Loads.UNKNOWN, "LH306", "the method isn't known here"
 

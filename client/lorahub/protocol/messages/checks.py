@@ -80,8 +80,31 @@ class MeasuredFacts(UnderscoredMessage):
 
 
 @dataclass(frozen=True, slots=True)
+class CoveredTensors(UnderscoredMessage):
+    """The tensors of an adapter's file: `used` are part of an update, `named` in a finding, of all that there are."""
+
+    used: int
+    named: int
+    of: int
+
+
+@dataclass(frozen=True, slots=True)
+class VerdictAtRevision(UnderscoredMessage):
+    """The verdict for one of the bases that go by the same name."""
+
+    revision: str | None
+    verdict: str
+    matched: int
+    of: int
+
+
+@dataclass(frozen=True, slots=True)
 class CheckedRevision(UnderscoredMessage):
-    """The verdict on an adapter for a base. Of `of` modules, `matched` have their place there. `kept`: it was known."""
+    """The verdict on an adapter for a base. Of `of` modules, `matched` are there by name and shape.
+
+    Where the base's name stands for several, `revisions` has the verdict for each; the rest is of the closest. `kept`:
+    it was known.
+    """
 
     adapter: str
     commit: str
@@ -94,6 +117,8 @@ class CheckedRevision(UnderscoredMessage):
     runtimes: tuple[RuntimeLoads, ...]
     facts: MeasuredFacts
     kept: bool
+    revisions: tuple[VerdictAtRevision, ...] = ()
+    coverage: CoveredTensors | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -92,6 +92,12 @@ def newest_named(session: Session, name: str, revision: str | None) -> NamedBase
     return None if row is None else _named(session, row)
 
 
+def all_named(session: Session, name: str, *, limit: int) -> list[NamedBase]:
+    """Every base of this name, newest first."""
+    statement = select(NameRow).where(NameRow.name_key == name.lower()).order_by(NameRow.id.desc())
+    return [_named(session, row) for row in session.scalars(statement.limit(limit))]
+
+
 def insert_name(session: Session, base_id: int, name: str, revision: str, by: str) -> None:
     session.add(
         NameRow(base_id=base_id, name=name, name_key=name.lower(), revision=revision, added_by=by, added_at=now())

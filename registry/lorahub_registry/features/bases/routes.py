@@ -66,6 +66,26 @@ def list_bases(
     return page(rows, request=request, public_url=url, cursor=following)
 
 
+@router.get("/{name}/revisions", response_model=list[BaseDocument])
+@router.get("/{namespace}/{name}/revisions", response_model=list[BaseDocument])
+@STORAGE.serves
+def revisions(
+    backend: BackendDep,
+    caller: Caller,
+    request: Request,
+    url: PublicUrl,
+    name: str,
+    namespace: str = "",
+    cursor: Annotated[int, Query(ge=0, le=service.MOST_REVISIONS)] = 0,
+) -> Response:
+    """Every base that the name stands for, newest first; one a page, since a layout may have megabytes."""
+    wanted = "/".join(decode(part) for part in (namespace, name) if part)
+    known = service.meant_by(backend, caller, wanted)
+    found, following = service.next_of(backend, caller, known, cursor)
+    rows = [] if found is None else [_document(found)]
+    return page(rows, request=request, public_url=url, cursor=None if following is None else str(following))
+
+
 @router.get("/{name}")
 @router.get("/{namespace}/{name}")
 @refuses(BaseNotFound, GatedRepository)

@@ -6,19 +6,22 @@ and only administrators may name the rest; a name and revision, once given, stay
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from threading import Lock
 from typing import Any
 
 from lorahub.adapters.base_model import BaseLayout, base_from_text, read_base
 from lorahub.errors import AlreadyExists, BaseNotFound, InvalidBaseModel, InvalidName, Refusal
+from lorahub.protocol.digests import CommitId
 from lorahub.protocol.names import RepositoryName
 
 from lorahub_registry.core.access import reading
 from lorahub_registry.core.accounts.permissions import Action, Principal, may, require, require_site_admin
 from lorahub_registry.core.audit.service import record_act
 from lorahub_registry.core.repositories.service import visible_namespaces
+from lorahub_registry.core.revisions import service as revisions
 from lorahub_registry.features.bases import queries
 from lorahub_registry.features.bases.queries import NamedBase, StoredBase
 from lorahub_registry.features.bases.revision_files import RevisionFiles
@@ -27,7 +30,9 @@ from lorahub_registry.infrastructure.database import Session
 
 __all__ = ["NamedBase", "StoredBase"]
 
-_KEPT_LAYOUTS = 16
+MOST_REVISIONS = 32
+"""The newest bases of one name that an adapter is compared with."""
+_KEPT_LAYOUTS = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +158,68 @@ def find(backend: Backend, principal: Principal, name: str, revision: str | None
     if by_digest is not None:
         return load(backend, by_digest)
     return FoundBase(_of_repository(backend, principal, name, revision), None)
+
+
+@dataclass(frozen=True, slots=True)
+class MeantBase:
+    """One of the bases that a name stands for, before its layout is read: registered, or a commit of a repository."""
+
+    name: str
+    revision: str | None
+    stored: StoredBase | None = None
+
+    def open(self, backend: Backend, principal: Principal) -> FoundBase:
+        """Raises `BaseNotFound` where the commit holds no base."""
+        if self.stored is not None:
+            return load(backend, self.stored, revision=self.revision)
+        return FoundBase(_of_repository(backend, principal, self.name, self.revision), None)
+
+
+def meant_by(backend: Backend, principal: Principal, name: str) -> list[MeantBase]:
+    """Every base that a name without a revision may mean, newest first, at most `MOST_REVISIONS`."""
+    name = name.removeprefix("hf:")
+    if not name.isprintable() or len(name) > 300:
+        return []
+    with backend.database.read() as session:
+        named = queries.all_named(session, name, limit=MOST_REVISIONS)
+    found = [MeantBase(name, one.revision or None, one.base) for one in named]
+    return (found + [MeantBase(name, commit) for commit in _commits(backend, principal, name)])[:MOST_REVISIONS]
+
+
+def _commits(backend: Backend, principal: Principal, name: str) -> list[CommitId]:
+    """What a repository has been: its main, and each of its versions; nothing where the principal may not read it."""
+    try:
+        with reading(backend, principal, RepositoryName.parse(name)) as opened:
+            opened.require_readable()
+            return commits_of(opened.session, opened.id)
+    except Refusal:
+        return []
+
+
+def commits_of(session: Session, repository_id: int) -> list[CommitId]:
+    """The head of a repository's main, and each of its versions, newest first."""
+    main = revisions.resolve(session, repository_id, "main").commit
+    versions = revisions.versions_of(session, repository_id, limit=MOST_REVISIONS)
+    return list(dict.fromkeys([main.id, *(commit.id for _, commit in versions)]))
+
+
+def find_all(backend: Backend, principal: Principal, name: str) -> list[FoundBase]:
+    """The bases of `meant_by`; a commit without weights is none."""
+    found = []
+    for candidate in meant_by(backend, principal, name):
+        with suppress(BaseNotFound):
+            found.append(candidate.open(backend, principal))
+    return found
+
+
+def next_of(
+    backend: Backend, principal: Principal, known: Sequence[MeantBase], start: int
+) -> tuple[FoundBase | None, int | None]:
+    """The first base from `start` on, and where the one after it is looked for; None at the end."""
+    for place in range(start, len(known)):
+        with suppress(BaseNotFound):
+            return known[place].open(backend, principal), place + 1 if place + 1 < len(known) else None
+    return None, None
 
 
 def load(backend: Backend, stored: StoredBase, *, revision: str | None = None) -> FoundBase:

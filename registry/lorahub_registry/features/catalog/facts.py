@@ -170,11 +170,11 @@ def task_of(evidence: Evidence) -> str | None:
 
 
 def base_models_of(evidence: Evidence) -> list[str]:
-    """Names of base models, as the card gives them, else as adapter_config.json does."""
+    """Names of base models, without revisions, as the card gives them, else as adapter_config.json does."""
     named = list(_texts(evidence.front_matter.get("base_model")))
     if not named and evidence.adapter is not None:
         named = list(_texts(evidence.adapter.base_model))
-    ids = (name.removeprefix(_HUB) for name in named)
+    ids = (name.removeprefix(_HUB).removeprefix("hf:").partition("@")[0] for name in named)
     return list(dict.fromkeys(name for name in ids if is_hub_id(name)))[:MAX_BASE_MODELS]
 
 

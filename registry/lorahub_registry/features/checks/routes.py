@@ -144,6 +144,8 @@ def _shown(checked: Checked) -> dict[str, Any]:
         "rule_set": report["rule_set"],
         "findings": report["findings"],
         "runtimes": report["runtimes"],
+        "revisions": report.get("revisions", []),
+        "coverage": report.get("coverage"),
         "facts": dict(checked.facts),
         "kept": checked.is_kept,
     }

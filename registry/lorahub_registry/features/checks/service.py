@@ -7,12 +7,13 @@ and made again only where one of them changed.
 import hashlib
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from lorahub.adapters.adapter import Adapter, BaseClaim
 from lorahub.adapters.base_model import BaseLayout
-from lorahub.adapters.check import Report, check, recheck
+from lorahub.adapters.check import AtRevision, Report, check, closest, recheck
+from lorahub.adapters.findings import Verdict as VerdictOf
 from lorahub.adapters.manifest import MANIFEST, measured_facts
 from lorahub.adapters.reader import CONFIG, read_adapter
 from lorahub.adapters.rules import RULE_SET, Severity
@@ -62,8 +63,7 @@ def judge(
     adapter = read_adapter(held)
     if not _is_adapter(adapter, held):
         return None
-    found = base_of(backend, principal, adapter.claim)
-    return _judged(adapter, held, found)
+    return _judged(adapter, held, bases_of(backend, principal, adapter.claim))
 
 
 def _is_adapter(adapter: Adapter, files: RevisionFiles) -> bool:
@@ -73,30 +73,42 @@ def _is_adapter(adapter: Adapter, files: RevisionFiles) -> bool:
     return adapter.has_format or CONFIG in files.sizes
 
 
-def base_of(backend: Backend, principal: Principal, claim: BaseClaim) -> FoundBase | None:
-    """The base that an adapter claims: by the digest of its weights, by name and revision, by its layout.
+def bases_of(backend: Backend, principal: Principal, claim: BaseClaim) -> list[FoundBase]:
+    """The bases that an adapter may mean, newest first: the one of its weights' digest, or of its name and revision;
+    without these all that go by its name; else the one of its layout.
 
-    None where none of these is known here. Raises what a storage that is away does: that a base can't be read now
+    Empty where none of these is known here. Raises what a storage that is away does: that a base can't be read now
     doesn't mean that it isn't there.
     """
-    wishes: list[tuple[str, str | None]] = []
-    if claim.weights:
-        wishes.append((f"sha256:{claim.weights}", None))
-    if claim.name:
-        wishes += [(claim.name, claim.revision)] if claim.revision else []
-        wishes.append((claim.name, None))
-    if claim.layout:
-        wishes.append((f"sha256:{claim.layout}", None))
-    for name, revision in wishes:
-        try:
-            return bases.find(backend, principal, name, revision)
-        except BaseNotFound:
-            continue
-    return None
+    if claim.weights and (found := _found(backend, principal, f"sha256:{claim.weights}")):
+        return [found]
+    name, _, written = (claim.name or "").partition("@")
+    revision = claim.revision or written
+    if name and revision and (found := _found(backend, principal, name, revision)):
+        return [found]
+    if name and (known := bases.find_all(backend, principal, name)):
+        return known
+    found = _found(backend, principal, f"sha256:{claim.layout}") if claim.layout else None
+    return [found] if found else []
 
 
-def _judged(adapter: Adapter, files: RevisionFiles, found: FoundBase | None) -> Judged:
-    report = _report(adapter, files, None if found is None else found.base)
+def _found(backend: Backend, principal: Principal, name: str, revision: str | None = None) -> FoundBase | None:
+    try:
+        return bases.find(backend, principal, name, revision)
+    except BaseNotFound:
+        return None
+
+
+def base_of(backend: Backend, principal: Principal, adapter: Adapter) -> FoundBase | None:
+    """The one of `bases_of` that the adapter fits best."""
+    found = bases_of(backend, principal, adapter.claim)
+    if len(found) < 2:
+        return found[0] if found else None
+    return found[closest([check(adapter, one.base).at(one.base) for one in found])]
+
+
+def _judged(adapter: Adapter, files: RevisionFiles, bases_of_it: Sequence[FoundBase]) -> Judged:
+    found, report = _closest_report(adapter, files, bases_of_it)
     facts = _facts(adapter, report)
     return Judged(
         digest=adapter_digest(files, adapter),
@@ -110,6 +122,18 @@ def _judged(adapter: Adapter, files: RevisionFiles, found: FoundBase | None) -> 
         report=report.as_json(),
         labels=list(_labels(adapter, report)),
     )
+
+
+def _closest_report(
+    adapter: Adapter, files: RevisionFiles, found: Sequence[FoundBase]
+) -> tuple[FoundBase | None, Report]:
+    """The base that the adapter fits best, and what is said of it, and beside it of the others."""
+    if not found:
+        return None, _report(adapter, files, None)
+    reports = [_report(adapter, files, one.base) for one in found]
+    judged = [report.at(one.base) for report, one in zip(reports, found, strict=True)]
+    best = closest(judged)
+    return found[best], replace(reports[best], revisions=tuple(judged) if len(judged) > 1 else ())
 
 
 def _report(adapter: Adapter, files: RevisionFiles, base: BaseLayout | None) -> Report:
@@ -267,7 +291,7 @@ class Checked:
     commit: str
     base: str | None
     verdict: str
-    report: Mapping[str, Any]
+    report: dict[str, Any]
     facts: Mapping[str, Any]
     is_kept: bool = False
 
@@ -278,12 +302,12 @@ def check_revision(
     """The adapter of a revision against a base, or against the one it names. Raises `NotFound` where it is none."""
     opened = _open(backend, principal, name, revision)
     if base is not None:
-        return _against(backend, opened, base, bases.find(backend, principal, base))
-    found = base_of(backend, principal, opened.adapter.claim)
-    if found is None:
-        judged = _judged(opened.adapter, opened.files, None)
+        return _against_all(backend, opened, base, _bases_called(backend, principal, base))
+    found = bases_of(backend, principal, opened.adapter.claim)
+    if not found:
+        judged = _judged(opened.adapter, opened.files, [])
         return Checked(opened.name, opened.commit, judged.base_name, judged.verdict, judged.report, judged.facts)
-    return _against(backend, opened, opened.adapter.claim.name or str(found.base.name), found)
+    return _against_all(backend, opened, opened.adapter.claim.name or str(found[0].base.name), found)
 
 
 def kept_verdicts(
@@ -316,9 +340,16 @@ def check_all(
         raise InvalidInput(f"{len(references)} adapters × {len(wanted)} bases; at most {MOST_PAIRS} pairs a request")
     if not wanted:
         return [check_revision(backend, principal, name, revision, None) for name, revision in references]
-    found = [(base, bases.find(backend, principal, base)) for base in wanted]
+    found = [(base, _bases_called(backend, principal, base)) for base in wanted]
     opened = [_open(backend, principal, name, revision) for name, revision in references]
-    return [_against(backend, adapter, base, one) for adapter in opened for base, one in found]
+    return [_against_all(backend, adapter, base, named) for adapter in opened for base, named in found]
+
+
+def _bases_called(backend: Backend, principal: Principal, name: str) -> list[FoundBase]:
+    """Those that a person means by a name; one, where it says a revision or a digest. Raises `BaseNotFound`."""
+    is_one = "@" in name or name.startswith("sha256:")
+    known = [] if is_one else bases.find_all(backend, principal, name)
+    return known or [bases.find(backend, principal, name)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -337,6 +368,16 @@ def _open(backend: Backend, principal: Principal, name: RepositoryName, revision
     if not _is_adapter(adapter, held):
         raise NotFound(f"{opened.repository.full_name} has no adapter at {revision[:80]}", hint="is it a base model?")
     return _Opened(opened.repository.full_name, at.commit.id, adapter, held)
+
+
+def _against_all(backend: Backend, opened: _Opened, base: str, found: Sequence[FoundBase]) -> Checked:
+    checked = [_against(backend, opened, base, one) for one in found]
+    judged = [
+        AtRevision(one.base.revision, VerdictOf(made.verdict), made.report["matched"], made.report["of"])
+        for one, made in zip(found, checked, strict=True)
+    ]
+    best = checked[closest(judged)]
+    return best if len(found) < 2 else replace(best, report=best.report | {"revisions": [o.as_json() for o in judged]})
 
 
 def _against(backend: Backend, opened: _Opened, base: str, found: FoundBase) -> Checked:

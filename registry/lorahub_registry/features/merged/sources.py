@@ -1,12 +1,16 @@
 """What a recipe's names mean on this registry, and the plan over the stored files."""
 
 from collections import OrderedDict
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from typing import Any
 
+from lorahub.adapters.base_model import read_base
+from lorahub.adapters.check import check, closest
 from lorahub.adapters.reader import read_adapter
 from lorahub.errors import (
+    InvalidBaseModel,
     InvalidName,
     InvalidRecipe,
     InvalidReference,
@@ -26,6 +30,7 @@ from lorahub_registry.core.blobs.service import known_blobs
 from lorahub_registry.core.repositories.service import Repository, readable, repositories_by_id
 from lorahub_registry.core.revisions import service as revisions
 from lorahub_registry.features.bases.revision_files import RevisionFiles
+from lorahub_registry.features.bases.service import commits_of
 from lorahub_registry.infrastructure.backend import Backend
 from lorahub_registry.infrastructure.database import Session
 
@@ -80,7 +85,7 @@ def of_revision(
         )
     if not said.base:
         raise NotMergeable("the adapter doesn't name its base", hint="push it with: lorahub push --base NAME")
-    base = _claimed_base(session, principal, said.base, said.revision)
+    base = _claimed_base(backend, session, principal, said, commit_id)
     recipe = Recipe(said.base, (Ingredient(repository.full_name),))
     return MergeSources(recipe, base, (Pinned(repository.id, commit_id),))
 
@@ -115,14 +120,42 @@ def _read(files: RevisionFiles) -> Recipe | _Claim:
     return _Claim(adapter.has_format, adapter.claim.name, adapter.claim.revision)
 
 
-def _claimed_base(session: Session, principal: Principal, name: str, revision: str | None) -> Pinned:
-    """At the revision that the adapter names if it is known here, else as it is now; the check looks at the shapes."""
-    if revision:
+def _claimed_base(
+    backend: Backend, session: Session, principal: Principal, said: _Claim, commit_id: CommitId
+) -> Pinned:
+    """At the revision that the adapter names if it is known here; else of all that the base has been, what it fits."""
+    assert said.base is not None
+    if said.revision:
         try:
-            return _pin(session, principal, f"{name}@{revision}", "base")
+            return _pin(session, principal, f"{said.base}@{said.revision}", "base")
         except (InvalidRecipe, RevisionNotFound):
             pass
-    return _pin(session, principal, name, "base")
+    pinned = _pin(session, principal, said.base, "base")
+    if "@" in said.base:
+        return pinned
+    known = commits_of(session, pinned.repository_id)
+    return pinned if len(known) < 2 else replace(pinned, commit_id=_fitting(backend, session, commit_id, known))
+
+
+_fitted: OrderedDict[tuple[CommitId, ...], CommitId] = OrderedDict()
+"""Which of several bases an adapter fits best, by its commit and theirs: neither changes."""
+
+
+def _fitting(backend: Backend, session: Session, commit_id: CommitId, known: Sequence[CommitId]) -> CommitId:
+    """The one of these commits that the check would name too; the first where none holds a base."""
+    key = (commit_id, *known)
+    fitting = _fitted.get(key)
+    if fitting is None:
+        adapter, judged = read_adapter(_files(backend, session, commit_id)), {}
+        for one in known:
+            with suppress(InvalidBaseModel):
+                base = read_base(_files(backend, session, one))
+                judged[one] = check(adapter, base).at(base)
+        fitting = list(judged)[closest(list(judged.values()))] if judged else known[0]
+        _fitted[key] = fitting
+        while len(_fitted) > _MOST_SAID:
+            _fitted.popitem(last=False)
+    return fitting
 
 
 def _pin(session: Session, principal: Principal, spec: str, what: str) -> Pinned:

@@ -170,7 +170,7 @@ def _open(backend: Backend, commit_id: CommitId) -> _Opened | None:
     path = adapter.weights_file
     if path is None or not path.endswith(".safetensors"):
         return None
-    base = base_of(backend, reader_for(namespace), adapter.claim)
+    base = base_of(backend, reader_for(namespace), adapter)
     return _Opened(adapter, None if base is None else base.base, held, path, header_of(held, path).data_start)
 
 
@@ -225,11 +225,11 @@ def _paired(first: _Opened, second: _Opened, skipped: dict[str, str]) -> dict[st
 def _by_weight(adapter: Adapter, base: BaseLayout | None) -> dict[Hashable, list[Update]]:
     """By where the base has the weight; by the adapter's own name of it, where there is no base, or no such weight."""
     names = None if base is None else BaseNames(base)
-    modules = names.resolve((update.module for update in adapter.updates), adapter.naming)[0] if names else {}
+    modules = names.resolve((update.module for update in adapter.updates), adapter.naming).modules if names else {}
     found: dict[Hashable, list[Update]] = {}
     for update in adapter.updates:
         module = modules.get(update.module)
-        weight = names.find(module, update.parameters) if names and module else None
+        weight = names.find(module, update.parameters, update.turn) if names and module else None
         found.setdefault(weight.places if weight else _shown(update), []).append(update)
     return found
 

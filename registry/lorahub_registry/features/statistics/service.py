@@ -175,7 +175,7 @@ def _base_norms(backend: Backend, adapter: Adapter, namespace: str) -> dict[str,
     whole = {
         update.module: weight.places[0].tensor
         for update, weight in check(adapter, found.base).bound
-        if len(weight.places) == 1 and weight.places[0].rows is None
+        if weight.places[0].is_whole
     }
     norms = dict(_norms(held, set(whole.values())))
     return {module: norms[tensor] for module, tensor in whole.items() if tensor in norms}

@@ -121,6 +121,8 @@ def _measured(found: Recorded | None, report: Mapping[str, Any]) -> dict[str, An
         "mergeable": facts.get("mergeable"),
         "matched": report.get("matched"),
         "of": report.get("of"),
+        "revisions": report.get("revisions", []),
+        "coverage": report.get("coverage"),
         "findings": report.get("findings", []),
         "runtimes": report.get("runtimes", []),
     }
