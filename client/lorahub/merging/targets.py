@@ -299,7 +299,8 @@ class _Builder:
         if not own and not self.head:
             return
         both = [change for change in self.by_name[source].changes if self._is_for_both(change)]
-        name = source.rpartition("model.embed_tokens")[0] + _HEAD if "model.embed_tokens" in source else _HEAD
+        own_name = next((change.target.name for change in self.head if change.target.name != _HEAD), _HEAD)
+        name = source.rpartition("model.embed_tokens")[0] + own_name if "model.embed_tokens" in source else own_name
         tensor = self.base.tensors[source]
         head = MergeTarget(name, self.by_name[source].dtype, tensor.shape, source, [*both, *self.head])
         self.targets[source].append(head)

@@ -173,10 +173,9 @@ class Targets:
 def _shape(module: nn.Module) -> tuple[int, int] | None:
     """(out, in), of an embedding (rows, width); None for what a slot can't stand before.
 
-    An attention of torch's own never calls its `out_proj`, and an embedding that scales would scale the update too.
+    An embedding that scales would scale the update too. An attention of torch's own never calls its `out_proj`: with
+    PEFT as here, an update of it acts only once it is merged.
     """
-    if isinstance(module, nn.modules.linear.NonDynamicallyQuantizableLinear):
-        return None
     if isinstance(module, nn.Linear):
         return module.out_features, module.in_features
     if isinstance(module, nn.Embedding) and type(module).forward is nn.Embedding.forward:
