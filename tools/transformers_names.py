@@ -110,19 +110,19 @@ def _usual_parts(name: str, kind: type[PreTrainedModel]) -> dict[str, str]:
 
 def _tied(kind: type[PreTrainedModel]) -> dict[str, str]:
     """The output heads that may be an embedding, which is then stored under its own name alone."""
-    keys = kind._tied_weights_keys
-    return {
-        head: weight
-        for head, weight in (keys.items() if isinstance(keys, dict) else ())
-        if head.endswith(".weight")
-        and re.fullmatch(r"[\w.]+", head + weight)
-        and "embed" not in head
-        and _leaf(head) != _leaf(weight)
+    keys = kind._tied_weights_keys if isinstance(kind._tied_weights_keys, dict) else {}
+    plain = {
+        head: weight for head, weight in keys.items() if re.fullmatch(r"[\w.]+\.weight,[\w.]+", f"{head},{weight}")
     }
+    return {head: weight for head, weight in plain.items() if not _is_embedding(head) and _is_embedding(weight)}
+
+
+def _is_embedding(weight: str) -> bool:
+    return re.fullmatch(r"embed_\w+|\w+_embed|\w*embeddings?|shared|wte", _leaf(weight)) is not None
 
 
 def _leaf(name: str) -> str:
-    """Of a weight, the last part of its module's name; whatever else may be tied keeps to itself."""
+    """The last part of the name of a weight's module."""
     return name.removesuffix(".weight").rpartition(".")[2]
 
 

@@ -352,6 +352,7 @@ class _Comparison:
         if selection is None or damaged or self.unmatched or not self.adapter.updates or self.adapter.replication:
             return
         have = {place.tensor for _, weight in self.matched for place in weight.places}
+        have |= {tensor for _, tensor in self.unclear}
         expected = [name for name in self.base.tensors if self._is_targeted(selection, name)]
         absent = [name for name in expected if name not in have]
         if absent and len(absent) < len(expected):
