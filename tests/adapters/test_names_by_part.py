@@ -13,6 +13,7 @@ import peft
 import pytest
 import torch
 from corpus.text_families import FAMILIES, write_adapter, write_base
+from lorahub import Session
 from lorahub.adapters.base_model import read_base
 from lorahub.adapters.check import Report, check
 from lorahub.adapters.files import FolderFiles
@@ -88,6 +89,24 @@ def test_all_linear_layers_of_all_parts_are_found_and_merged_like_peft(family: s
     assert merged.keys() == right.keys()
     for name, tensor in right.items():
         torch.testing.assert_close(merged[name], tensor, rtol=0, atol=2e-6, msg=name)
+
+
+@pytest.mark.parametrize("family", ["gemma3", "llava", "qwen2-vl", "mllama", "whisper", "nomic-bert"])
+def test_a_session_gives_pefts_logits(family: str, tmp_path: Path) -> None:
+    pair = Pair(family, tmp_path)
+    ids = torch.tensor([[3, 14, 15, 9, 26, 5, 35, 8]])
+    given = (
+        {"input_features": torch.ones(1, 8, 32), "decoder_input_ids": ids}
+        if family == "whisper"
+        else {"input_ids": ids}
+    )
+    with Session(pair.model().eval()) as session, torch.inference_mode():
+        before = session.model(**given).logits.clone()
+        session.load("one", tmp_path / "adapter")
+        session.use("one")
+        ours, right = session.model(**given).logits, pair.adapted.eval()(**given).logits
+    torch.testing.assert_close(ours, right, rtol=0, atol=1e-5)
+    assert float((ours - before).abs().max()) > 1e-3
 
 
 # --- names of other versions ------------------------------------------------------------------------------------------
