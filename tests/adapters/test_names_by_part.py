@@ -14,10 +14,13 @@ import pytest
 import torch
 from corpus.text_families import FAMILIES, write_adapter, write_base
 from lorahub import Session
+from lorahub.adapters.adapter import Naming
 from lorahub.adapters.base_model import read_base
 from lorahub.adapters.check import Report, check
 from lorahub.adapters.files import FolderFiles
+from lorahub.adapters.names.base_names import BaseNames
 from lorahub.adapters.reader import read_adapter
+from lorahub.conversion import convert
 from lorahub.errors import AdapterDoesNotFit
 from lorahub.merging.folder import write_model
 from lorahub.merging.plan import Ingredients, MergePlan
@@ -295,6 +298,23 @@ def test_wrappers_and_names_of_adapters_are_read_through(
     assert (report.verdict, report.matched, report.of) == ("fits", len(pair.modules), len(pair.modules))
     assert [found.rule for found in report.findings] == ["LH104"]
     assert all(torch.equal(tensor, right[name]) for name, tensor in pair.merged().items())
+
+
+@pytest.mark.parametrize("case", ["all of it", "FSDP and checkpointing", "data parallelism"])
+def test_the_normal_form_is_what_peft_loads(case: str, tmp_path: Path) -> None:
+    pair = Pair("gemma3-text", tmp_path).rename(WRAPPED[case])
+    assert pair.loaded_by_peft() < len(pair.modules)
+    for name, content in convert(FolderFiles(tmp_path / "adapter"), "peft-normalized").items():
+        (tmp_path / "adapter" / name).write_bytes(content)
+    assert pair.loaded_by_peft() == len(pair.modules)
+
+
+def test_llama_cpps_names_are_those_of_the_language_model(tmp_path: Path) -> None:
+    pair = Pair("gemma3", tmp_path)
+    names = BaseNames(read_base(FolderFiles(pair.base)))
+    found = names.resolve(["blk.0.attn_q", "blk.1.ffn_down"], Naming.GGUF).modules
+    assert found["blk.0.attn_q"] == "model.language_model.layers.0.self_attn.q_proj"
+    assert found["blk.1.ffn_down"] == "model.language_model.layers.1.mlp.down_proj"
 
 
 def test_embeddings_and_saved_modules_have_the_adapters_name_too(tmp_path: Path) -> None:
