@@ -105,9 +105,12 @@ class BaseNames:
 
     @cached_property
     def by_rule(self) -> dict[str, str]:
-        """Names by the rules of llama.cpp and torchtune -> module."""
+        """Names by the rules of llama.cpp and torchtune -> module of the language model."""
         found: dict[str, str] = {}
+        text = self.model_class.text if self.model_class else ""
         for module in self.modules:
+            if text and "." in module and not module.startswith(f"{text}."):
+                continue  # towers have the same numbers
             for name in (gguf_name(module), torchtune_name(module)):
                 if name is not None:
                     found.setdefault(name, module)
