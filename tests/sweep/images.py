@@ -69,7 +69,9 @@ def classes() -> list[str]:
     return [
         name
         for name in TOOL.denoisers()
-        if issubclass(getattr(diffusers, name), PeftAdapterMixin) and "ControlNet" not in name
+        if issubclass(getattr(diffusers, name), PeftAdapterMixin)
+        and re.search("Transformer|UNet|UVit", name)
+        and "ControlNet" not in name
     ]
 
 
@@ -165,6 +167,16 @@ class Trial:
     """What it adds to the base's own tensors, where these aren't diffusers'."""
     theirs: Callable[[Tensors], Mapping[str, Any]] | None = None
     """diffusers' converter of adapters."""
+    has_config: bool = False
+    """Whether PEFT's settings lie beside it: its names alone could be a language model's."""
+
+    def files(self, tensors: Tensors | None = None) -> BytesFiles:
+        contents = {"adapter_model.safetensors": save(tensors or self.tensors)}
+        if self.has_config:
+            targets = ["q_proj", "k_proj", "v_proj", "o_proj"]
+            config = {"peft_type": "LORA", "r": RANK, "lora_alpha": RANK, "target_modules": targets}
+            contents["adapter_config.json"] = json.dumps(config).encode()
+        return BytesFiles(contents)
 
 
 def factors(shape: tuple[int, ...], seed: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -335,7 +347,16 @@ def adapter_trials(model: str) -> Iterator[tuple[str, Trial]]:
         spelled = _spelled(model, names)
         tensors, _ = named(spelled, _name_of(what), ends, alpha=alpha)
         loader = getattr(lora_pipeline, mixin)
-        yield what, Trial(tensors, {}, len(spelled), theirs=lambda state, loader=loader: loader.lora_state_dict(state))
+        yield (
+            what,
+            Trial(
+                tensors,
+                {},
+                len(spelled),
+                theirs=lambda state, loader=loader: loader.lora_state_dict(state),
+                has_config=mixin.startswith("AceStep"),
+            ),
+        )
 
 
 def _name_of(what: str) -> Callable[[str], str]:
@@ -560,7 +581,11 @@ class _Refused(Exception):
     """diffusers' converter doesn't take the file."""
 
 
-HOLES: Mapping[tuple[str, str], str] = {}
+_LIKE_LANGUAGE = "without a prefix its names are a language model's, whose settings lie beside it"
+HOLES: Mapping[tuple[str, str], str] = {
+    ("AceStepTransformer1DModel", "authors', no prefix"): _LIKE_LANGUAGE,
+    ("Cosmos3OmniTransformer", "no prefix"): _LIKE_LANGUAGE,
+}
 """(class, spelling) -> why another answer than diffusers' is right, or none is given."""
 
 
@@ -568,7 +593,7 @@ def _faults(model: str, trial: Trial) -> Iterator[str]:
     made = layout(model)
     files = trial.base() if trial.base else Zeros(model, made.tensors, folder=f"{made.part}/")
     base = read_base(files)
-    adapter = BytesFiles({"lora.safetensors": save(trial.tensors)})
+    adapter = trial.files()
     report = check(read_adapter(adapter), base)
     if report.verdict is not Verdict.FITS or report.matched != report.of or report.of != trial.modules:
         told = "; ".join(f"{found.rule} {found.message}" for found in report.findings)
@@ -591,7 +616,7 @@ def _faults(model: str, trial: Trial) -> Iterator[str]:
     if trial.base is None:
         merged = {f"{made.part}.{name}": value for name, value in expected.items()}
     yield from _merged(files, adapter, merged or {})
-    yield from (f"a mutation fits: {what}" for what in _mutants(trial.tensors, base))
+    yield from (f"a mutation fits: {what}" for what in _mutants(trial, base))
 
 
 def _adds(files: Mapping[str, bytes], part: str) -> Tensors:
@@ -644,7 +669,8 @@ def _merged(files: Zeros, adapter: BytesFiles, expected: Tensors) -> Iterator[st
         yield f"merge: {len(wrong)} of {len(expected)} tensors differ, first {wrong[0]}"
 
 
-def _mutants(tensors: Tensors, base: Any) -> Iterator[str]:
+def _mutants(trial: Trial, base: Any) -> Iterator[str]:
+    tensors = trial.tensors
     names = [name for name in sorted(tensors) if not name.endswith(".alpha")]
     name = names[len(names) // 2]
     tensor = tensors[name]
@@ -659,7 +685,7 @@ def _mutants(tensors: Tensors, base: Any) -> Iterator[str]:
         "a dimension more": rest | {name: tensor[None]},
         "no elements": rest | {name: tensor[:0].contiguous()},
     }.items():
-        report = check(read_adapter(BytesFiles({"lora.safetensors": save(changed)})), base)
+        report = check(read_adapter(trial.files(changed)), base)
         if report.verdict in (Verdict.FITS, Verdict.COMPATIBLE):
             yield f"{what} ({name})"
 

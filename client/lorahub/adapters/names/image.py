@@ -256,9 +256,7 @@ _FOLDERS = {
     "text_encoder_2": ("lora_te2_",),
     "text_encoder_3": ("lora_te3_",),
 }
-
-
-_PREFIXES = tuple({prefix for prefixes in _FOLDERS.values() for prefix in prefixes})
+_PREFIXES = tuple(dict.fromkeys(prefix for prefixes in _FOLDERS.values() for prefix in prefixes))
 
 
 def folding(module: str, *, is_pipeline: bool) -> Iterator[tuple[str, str]]:
