@@ -488,8 +488,9 @@ class _Comparison:
         if selection is None or damaged or self.unmatched or not self.adapter.updates or self.adapter.replication:
             return
         have = {weight.places for _, weight in self.matched}
+        unclear = {tensor for _, tensor in self.unclear}
         expected = {weight.places: weight.name for weight in self._targeted(selection)}
-        absent = [name for places, name in expected.items() if places not in have]
+        absent = [name for places, name in expected.items() if places not in have and places[0].tensor not in unclear]
         if absent and len(absent) < len(expected):
             present = len(expected) - len(absent)
             yield finding(

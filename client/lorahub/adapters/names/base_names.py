@@ -61,7 +61,7 @@ class BaseNames:
         """Module -> the tensor that it is a part of, where what is done to the one isn't known of the other."""
         for weight in list(self._in_memory()):
             self.weights.setdefault(weight.name, weight)
-        for weight in list(_tied_head(base, self.weights)):
+        for weight in list(self._tied_heads()):
             self.weights.setdefault(weight.name, weight)
 
     def find(self, module: str, parameters: Iterable[str], turn: int = 0) -> Weight | None:
@@ -196,10 +196,10 @@ class BaseNames:
 
     def change_for(self, modules: list[str]) -> Change | None:
         """The change of prefix that would find them all, whether the base's class makes it or not."""
-        for change in self._any_changes(modules):
-            if all(self._moved(module, change) for module in modules):
-                return change
-        return None
+        if any(self._has(module) for module in modules):
+            return None
+        changes = (change for change in self._any_changes(modules) if change[0] != change[1])
+        return next((change for change in changes if all(self._moved(module, change) for module in modules)), None)
 
     def _moved(self, name: str, change: Change) -> str | None:
         """The base's module, None if there is none. No model has the prefix of its base model twice."""
@@ -219,6 +219,23 @@ class BaseNames:
             if name.startswith(strip)
         )
         return next((name for name in [*renamed, *changed] if name.rpartition(".")[0] in self._owners), module)
+
+    def _tied_heads(self) -> Iterator[Weight]:
+        """Where the file has no output head, the input embedding is it."""
+        if self.base.text_config.get("tie_word_embeddings", self.base.config.get("tie_word_embeddings", True)) is False:
+            return
+        if self.model_class is not None and self.model_class.tied:
+            for head, name in self.model_class.tied:
+                if name in self.weights:
+                    yield replace(self.weights[name], name=head, is_tied=True)
+            return
+        if any(name.rpartition(".")[0].rpartition(".")[2] in _HEADS for name in self.base.tensors):
+            return
+        for weight in self.weights.values():
+            module, _, parameter = weight.name.rpartition(".")
+            if parameter == "weight" and module.rpartition(".")[2] in _EMBEDDINGS:
+                yield replace(weight, name="lm_head.weight", is_tied=True)
+                return
 
     def modules_of(self, tensor: str) -> list[str]:
         """Every name of the module whose parameter is the whole of this tensor."""
@@ -315,15 +332,3 @@ _FAMILIES = (
 
 _EMBEDDINGS = ("embed_tokens", "wte", "word_embeddings", "embed_in", "tok_embeddings", "shared")
 _HEADS = ("lm_head", "embed_out", "output")
-
-
-def _tied_head(base: BaseLayout, weights: Mapping[str, Weight]) -> Names:
-    """Where the file has no output head, the input embedding is it."""
-    tied = base.text_config.get("tie_word_embeddings", base.config.get("tie_word_embeddings", True))
-    if tied is False or any(name.rpartition(".")[0].rpartition(".")[2] in _HEADS for name in base.tensors):
-        return
-    for weight in weights.values():
-        module, _, parameter = weight.name.rpartition(".")
-        if parameter == "weight" and module.rpartition(".")[2] in _EMBEDDINGS:
-            yield Weight("lm_head.weight", weight.shape, weight.dtype, weight.places, is_tied=True)
-            return

@@ -99,6 +99,8 @@ class ModelClass:
     """(path, the prefix that the part has as a model of its own) of the models inside."""
     renames: tuple[Rename, ...]
     layers: tuple[Layers, ...]
+    tied: tuple[tuple[str, str], ...]
+    """Output heads that may be an embedding, and the name of its weight."""
 
     def in_memory(self, names: Iterable[str]) -> Mapping[str, str]:
         """Name on disk, or of an older version -> name in memory."""
@@ -139,7 +141,15 @@ def _model_class(name: str, config: Mapping[str, Any]) -> ModelClass:
         tuple((path, _prefix(part)) for path, part in parts if path),
         tuple(_rename(row, scopes) for own, scopes in transforms for row in own["renames"]),
         tuple(Layers(kind, _rename(row, scopes)) for own, scopes in transforms for kind, *row in own["layers"]),
+        tuple(_tied(parts)),
     )
+
+
+def _tied(parts: Iterable[tuple[str, str]]) -> Iterator[tuple[str, str]]:
+    for path, name in parts:
+        start = f"{path}." if path else ""
+        for head, weight in _tables()["tied"].get(name, {}).items():
+            yield start + head, start + weight
 
 
 def _rename(row: Sequence[str], scopes: tuple[str, ...]) -> Rename:

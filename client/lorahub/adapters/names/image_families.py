@@ -18,6 +18,7 @@ from lorahub.adapters.names.weight import TensorPart, Weight, WeightPlace
 _NUMBER = re.compile(r"(?<![^.])(block)?\d+(?![^.])")
 _PIECE = re.compile(r"([^#=]+)(?:#(\d+)/(\d+))?(=in)?")
 _PARAMETERS = ("weight", "bias")
+_SAMPLE = 64
 _ENOUGH = 0.9
 """Of a model's modules, how many a family has to know."""
 
@@ -136,13 +137,16 @@ def family_of(names: Iterable[str], *, hint: str | None = None) -> Family | None
 
     Of classes that know them equally well the one that `hint` names, else the smallest.
     """
+    names = list(names)
+    known = _known(authors=True)
+    sample = names[:: max(1, len(names) // _SAMPLE)]
+    if sum(canonical(_module(name)) in known for name in sample) * 2 < len(sample) or not sample:
+        return None  # most bases are language models, with a hundred thousand names perhaps
     modules = {canonical(_module(name)) for name in names}
-    if not modules:
-        return None
 
     def fitness(family: Family) -> tuple[int, bool, int]:
-        known = max(len(modules & family.modules), len(modules & family.authors))
-        return known, family.name == hint, -len(family.modules)
+        most = max(len(modules & family.modules), len(modules & family.authors))
+        return most, family.name == hint, -len(family.modules)
 
     best = max(families(), key=fitness)
     return best if fitness(best)[0] >= _ENOUGH * len(modules) else None
