@@ -327,8 +327,8 @@ class _Reader:
     def _parameter(
         self, name: str, module: str, parameters: tuple[str, ...], turn: int, tensors: Tensors
     ) -> Update | None:
-        """Of a stack, `down` (experts·r, in) expert by expert and `up` (out, r·experts) rank by rank; of a parameter
-        with two dimensions as of any layer (PEFT `ParamWrapper`).
+        """A stack has `down` (experts·r, in) expert by expert and `up` (out, r·experts) rank by rank; a parameter with
+        two dimensions has what any layer has (PEFT `ParamWrapper`).
         """
         if not methods.require(tensors, module, ("down", "up"), self.reading):
             return None
