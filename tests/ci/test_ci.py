@@ -66,11 +66,11 @@ class Project:
         return self.run("lorahub", "check", *arguments, code=code, **variables)
 
 
-def _base(folder: Path) -> Path:
+def _base(folder: Path, *, width: int = 16) -> Path:
     random = np.random.default_rng(0)
     folder.mkdir(parents=True)
     names = [f"model.layers.{layer}.self_attn.q_proj.weight" for layer in range(2)]
-    tensors = {name: random.standard_normal((16, 16)) for name in names}
+    tensors = {name: random.standard_normal((width, width)) for name in names}
     (folder / "model.safetensors").write_bytes(safetensors_bytes(tensors))
     (folder / "config.json").write_text(json.dumps({"model_type": "llama", "architectures": ["LlamaForCausalLM"]}))
     return folder
@@ -97,6 +97,18 @@ def test_a_check_that_passes_and_one_that_fails(project: Project) -> None:
 def test_the_base_that_the_adapter_names_is_found_on_the_registry(project: Project) -> None:
     shown = project.check("adapters/good")
     assert f"is compatible with {project.base}" in shown.stdout
+
+
+def test_every_base_of_a_name_is_told_of(project: Project) -> None:
+    (project.good / "lorahub.json").unlink()
+    with Hub(project.environment["LORAHUB_ENDPOINT"], token=project.token) as hub:
+        wider = _base(project.root / "wider", width=24)
+        hub.bases.add(hash_folder(wider, Silence()), project.base, revision="wider")
+    shown = project.check("adapters/good", "--base", project.base).stdout
+    assert f"✓ adapters/good fits {project.base}" in shown
+    assert "  @wider: ✗ does not fit, 0 of 2 modules\n  without a revision: ✓ fits, 2 of 2 modules\n" in shown
+    offline = project.check("adapters/good", "--base", project.base, "--offline")
+    assert "@wider: ✗ does not fit" in offline.stdout
 
 
 def test_a_matrix_of_adapters_and_bases(project: Project) -> None:

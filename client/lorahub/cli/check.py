@@ -190,7 +190,8 @@ def _one(checked: Checked) -> str:
 
 def _at_revision(one: AtRevision) -> str:
     sign = {"compatible": "✓ same weights", "fits": "✓ fits", "incompatible": "✗ does not fit"}.get(one.verdict, "?")
-    return f"  @{(one.revision or '(no revision)')[:12]}: {sign}, {one.matched} of {one.of} modules"
+    at = f"@{one.revision[:12]}" if one.revision else "without a revision"
+    return f"  {at}: {sign}, {one.matched} of {one.of} modules"
 
 
 def _findings(checked: Checked, *, name: bool = True) -> str:

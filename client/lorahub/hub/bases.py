@@ -69,7 +69,7 @@ class Bases:
 
     def revisions(self, spec: str) -> list[OpenedBase]:
         """Every base that the name stands for, newest first: all that a registry knows by it, where it names no
-        revision; else the one. Raises as `open`.
+        revision; else the one. Raises what `open` does.
         """
         if local_place(spec) is not None:
             return [self.open(spec)]
