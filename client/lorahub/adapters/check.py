@@ -13,7 +13,7 @@ from lorahub.adapters.adapter import Adapter, Kind, Part, PartKind, Shape, Updat
 from lorahub.adapters.base_model import BaseLayout
 from lorahub.adapters.findings import Evidence, Finding, Verdict, finding, has_errors, shape_text, worst_first
 from lorahub.adapters.licences import conflict
-from lorahub.adapters.names.base_names import BaseNames, Resolved
+from lorahub.adapters.names.base_names import BaseNames, FoundModules
 from lorahub.adapters.names.weight import Weight
 from lorahub.adapters.patterns import layer_index
 from lorahub.adapters.rules import RULE_SET
@@ -165,7 +165,7 @@ class _Comparison:
         self.unmatched: list[Update | Part] = []
         self.packed: list[str] = []
         self.unclear: list[tuple[Update | Part, str]] = []
-        self.resolved = Resolved({})
+        self.resolved = FoundModules({})
         self._match()
 
     def findings(self) -> Iterator[Finding]:

@@ -25,7 +25,7 @@ _SAME: Change = ("", "")
 
 
 @dataclass(frozen=True, slots=True)
-class Resolved:
+class FoundModules:
     """Where an adapter's modules are in a base."""
 
     modules: Mapping[str, str]
@@ -105,7 +105,7 @@ class BaseNames:
                     found.setdefault(name, module)
         return found
 
-    def resolve(self, modules: Iterable[str], naming: Naming) -> Resolved:
+    def resolve(self, modules: Iterable[str], naming: Naming) -> FoundModules:
         """Looks an adapter's modules up.
 
         In dotted names each part of the model (what stands before the number of a layer) has one name: the one by which
@@ -115,9 +115,9 @@ class BaseNames:
         """
         wanted = list(dict.fromkeys(modules))
         if naming is Naming.FOLDED:
-            return Resolved({module: self.folded[module] for module in wanted if module in self.folded})
+            return FoundModules({module: self.folded[module] for module in wanted if module in self.folded})
         if naming in (Naming.GGUF, Naming.TORCHTUNE):
-            return Resolved({module: self.by_rule[module] for module in wanted if module in self.by_rule})
+            return FoundModules({module: self.by_rule[module] for module in wanted if module in self.by_rule})
         spelled = self._spelled(wanted)
         found: dict[str, tuple[str, Change]] = {}
         for module, spellings in spelled.items():
@@ -133,7 +133,7 @@ class BaseNames:
                 found.setdefault(rest[name], place)
         return self._one_name_a_part(found)
 
-    def _one_name_a_part(self, found: Mapping[str, tuple[str, Change]]) -> Resolved:
+    def _one_name_a_part(self, found: Mapping[str, tuple[str, Change]]) -> FoundModules:
         names: dict[str, Counter[str]] = {}
         for module, (place, _) in found.items():
             names.setdefault(self._part_on_disk(place), Counter())[_part(module)] += 1
@@ -144,7 +144,7 @@ class BaseNames:
             if usual[self._part_on_disk(place)] == _part(module)
         }
         changes = {_part(place): change for place, change in kept.values() if change != _SAME}
-        return Resolved({module: place for module, (place, _) in kept.items()}, changes)
+        return FoundModules({module: place for module, (place, _) in kept.items()}, changes)
 
     def _part_on_disk(self, module: str) -> str:
         """The same for all names of a part."""
