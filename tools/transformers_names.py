@@ -7,6 +7,7 @@ Every class that an Auto class names is made of its own default configuration, o
 import copy
 import json
 import logging
+import re
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -48,19 +49,21 @@ _SETTINGS: Mapping[str, Mapping[str, Any]] = {
 """What a default configuration lacks for its class to be made."""
 
 
-def classes() -> dict[str, list[Any]]:
-    """Class -> [model type, prefix of the base model, its direct parts]."""
+def classes() -> tuple[dict[str, list[Any]], dict[str, dict[str, str]]]:
+    """Class -> [model type, prefix of the base model, its direct parts], and class -> {output head: its weight}."""
     found: dict[str, list[Any]] = {}
+    tied: dict[str, dict[str, str]] = {}
     for name in sorted(_named()):
         kind = _class(name)
         if kind is None:
             continue
         model, config = _made(kind, kind.config_class), kind.config_class
         if model is not None:
-            _describe(model, found)
-        else:
-            found.setdefault(name, [config.model_type, kind.base_model_prefix, _usual_parts(name, kind)])
-    return dict(sorted(found.items()))
+            _describe(model, found, tied)
+        elif name not in found:
+            found[name] = [config.model_type, kind.base_model_prefix, _usual_parts(name, kind)]
+            tied[name] = _tied(kind)
+    return dict(sorted(found.items())), {name: heads for name, heads in sorted(tied.items()) if heads}
 
 
 def _named() -> set[str]:
@@ -105,7 +108,25 @@ def _usual_parts(name: str, kind: type[PreTrainedModel]) -> dict[str, str]:
     return {kind.base_model_prefix: base} if base and base != name and kind.base_model_prefix else {}
 
 
-def _describe(model: PreTrainedModel, found: dict[str, list[Any]]) -> None:
+def _tied(kind: type[PreTrainedModel]) -> dict[str, str]:
+    """The output heads that may be an embedding, which is then stored under its own name alone."""
+    keys = kind._tied_weights_keys if isinstance(kind._tied_weights_keys, dict) else {}
+    plain = {
+        head: weight for head, weight in keys.items() if re.fullmatch(r"[\w.]+\.weight,[\w.]+", f"{head},{weight}")
+    }
+    return {head: weight for head, weight in plain.items() if not _is_embedding(head) and _is_embedding(weight)}
+
+
+def _is_embedding(weight: str) -> bool:
+    return re.fullmatch(r"embed_\w+|\w+_embed|\w*embeddings?|shared|wte", _leaf(weight)) is not None
+
+
+def _leaf(name: str) -> str:
+    """The last part of the name of a weight's module."""
+    return name.removesuffix(".weight").rpartition(".")[2]
+
+
+def _describe(model: PreTrainedModel, found: dict[str, list[Any]], tied: dict[str, dict[str, str]]) -> None:
     if type(model).__name__ in found:
         return
     parts = dict(_direct_parts(model))
@@ -114,8 +135,9 @@ def _describe(model: PreTrainedModel, found: dict[str, list[Any]]) -> None:
         model.base_model_prefix,
         {path: _part(part, model.config) for path, part in parts.items()},
     ]
+    tied[type(model).__name__] = _tied(type(model))
     for part in parts.values():
-        _describe(part, found)
+        _describe(part, found, tied)
 
 
 def _direct_parts(module: torch.nn.Module, path: str = "") -> Iterator[tuple[str, PreTrainedModel]]:
@@ -206,9 +228,12 @@ def _silence() -> Iterator[None]:
 
 def document() -> str:
     with _silence(), _without_timm():
-        found = classes()
+        found, tied = classes()
     names = {"legacy", *found, *(kind for kind, _, _ in found.values())}
-    tables = {"classes": found, "defaults": defaults(), "transforms": transforms(names)}
+    return _written({"classes": found, "tied": tied, "defaults": defaults(), "transforms": transforms(names)})
+
+
+def _written(tables: Mapping[str, Mapping[str, Any]]) -> str:
     lines = [f'"made_from": "transformers {transformers.__version__}"']
     for name, table in tables.items():
         rows = ",\n".join(f"{json.dumps(key)}: {json.dumps(value)}" for key, value in table.items())

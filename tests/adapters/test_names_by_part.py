@@ -13,10 +13,14 @@ import peft
 import pytest
 import torch
 from corpus.text_families import FAMILIES, write_adapter, write_base
+from lorahub import Session
+from lorahub.adapters.adapter import Naming
 from lorahub.adapters.base_model import read_base
 from lorahub.adapters.check import Report, check
 from lorahub.adapters.files import FolderFiles
+from lorahub.adapters.names.base_names import BaseNames
 from lorahub.adapters.reader import read_adapter
+from lorahub.conversion import convert
 from lorahub.errors import AdapterDoesNotFit
 from lorahub.merging.folder import write_model
 from lorahub.merging.plan import Ingredients, MergePlan
@@ -88,6 +92,24 @@ def test_all_linear_layers_of_all_parts_are_found_and_merged_like_peft(family: s
     assert merged.keys() == right.keys()
     for name, tensor in right.items():
         torch.testing.assert_close(merged[name], tensor, rtol=0, atol=2e-6, msg=name)
+
+
+@pytest.mark.parametrize("family", ["gemma3", "llava", "qwen2-vl", "mllama", "whisper", "nomic-bert"])
+def test_a_session_gives_pefts_logits(family: str, tmp_path: Path) -> None:
+    pair = Pair(family, tmp_path)
+    ids = torch.tensor([[3, 14, 15, 9, 26, 5, 35, 8]])
+    given = (
+        {"input_features": torch.ones(1, 8, 32), "decoder_input_ids": ids}
+        if family == "whisper"
+        else {"input_ids": ids}
+    )
+    with Session(pair.model().eval()) as session, torch.inference_mode():
+        before = session.model(**given).logits.clone()
+        session.load("one", tmp_path / "adapter")
+        session.use("one")
+        ours, right = session.model(**given).logits, pair.adapted.eval()(**given).logits
+    torch.testing.assert_close(ours, right, rtol=0, atol=1e-5)
+    assert float((ours - before).abs().max()) > 1e-3
 
 
 # --- names of other versions ------------------------------------------------------------------------------------------
@@ -276,6 +298,23 @@ def test_wrappers_and_names_of_adapters_are_read_through(
     assert (report.verdict, report.matched, report.of) == ("fits", len(pair.modules), len(pair.modules))
     assert [found.rule for found in report.findings] == ["LH104"]
     assert all(torch.equal(tensor, right[name]) for name, tensor in pair.merged().items())
+
+
+@pytest.mark.parametrize("case", ["all of it", "FSDP and checkpointing", "data parallelism"])
+def test_the_normal_form_is_what_peft_loads(case: str, tmp_path: Path) -> None:
+    pair = Pair("gemma3-text", tmp_path).rename(WRAPPED[case])
+    assert pair.loaded_by_peft() < len(pair.modules)
+    for name, content in convert(FolderFiles(tmp_path / "adapter"), "peft-normalized").items():
+        (tmp_path / "adapter" / name).write_bytes(content)
+    assert pair.loaded_by_peft() == len(pair.modules)
+
+
+def test_llama_cpps_names_are_those_of_the_language_model(tmp_path: Path) -> None:
+    pair = Pair("gemma3", tmp_path)
+    names = BaseNames(read_base(FolderFiles(pair.base)))
+    found = names.resolve(["blk.0.attn_q", "blk.1.ffn_down"], Naming.GGUF).modules
+    assert found["blk.0.attn_q"] == "model.language_model.layers.0.self_attn.q_proj"
+    assert found["blk.1.ffn_down"] == "model.language_model.layers.1.mlp.down_proj"
 
 
 def test_embeddings_and_saved_modules_have_the_adapters_name_too(tmp_path: Path) -> None:

@@ -143,17 +143,26 @@ class BaseLayout:
     @cached_property
     def is_quantised(self) -> bool:
         is_said = "quantization_config" in self.config
-        return is_said or any(is_packed(name) or one.dtype in PACKED_BITS for name, one in self.tensors.items())
+        return is_said or any(_is_part(name, one) or one.dtype in PACKED_BITS for name, one in self.tensors.items())
 
     @cached_property
     def unknown(self) -> tuple[str, ...]:
         """Tensors of which nobody knows what weights they are: packed in another way, or without a name."""
         is_gguf = self.quantisation == gguf_base.METHOD
-        return tuple(name for name in self.tensors if is_packed(name) or (is_gguf and gguf_base.is_unnamed(name)))
+        own = gguf_base.is_unnamed if is_gguf else (lambda _: False)
+        return tuple(name for name, one in self.tensors.items() if own(name) or _is_part(name, one))
 
     def named(self, *names: str, revision: str | None = None) -> "BaseLayout":
         """The same base, known by these names too."""
         return replace(self, name=self.name or names[0], revision=revision, names=self.names | set(names))
+
+
+_FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
+
+
+def _is_part(name: str, tensor: BaseTensor) -> bool:
+    """Whether it holds packed numbers; scales alone are no weight."""
+    return tensor.dtype not in _FLOATS and is_packed(name)
 
 
 # --- reading ----------------------------------------------------------------------------------------------------------

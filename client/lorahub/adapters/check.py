@@ -16,7 +16,7 @@ from lorahub.adapters.findings import Evidence, Finding, Verdict, finding, has_e
 from lorahub.adapters.formats import format_of
 from lorahub.adapters.gguf_base import METHOD
 from lorahub.adapters.licences import conflict
-from lorahub.adapters.names.base_names import BaseNames, Resolved
+from lorahub.adapters.names.base_names import BaseNames, FoundModules
 from lorahub.adapters.names.experts import is_expert
 from lorahub.adapters.names.image import is_known
 from lorahub.adapters.names.weight import Weight
@@ -229,7 +229,7 @@ class _Comparison:
         self.unmatched: list[Update | Part] = []
         self.packed: list[str] = []
         self.unclear: list[tuple[Update | Part, str]] = []
-        self.resolved = Resolved({})
+        self.resolved = FoundModules({})
         self._match()
 
     def findings(self) -> Iterator[Finding]:
@@ -488,8 +488,9 @@ class _Comparison:
         if selection is None or damaged or self.unmatched or not self.adapter.updates or self.adapter.replication:
             return
         have = {weight.places for _, weight in self.matched}
+        unclear = {tensor for _, tensor in self.unclear}
         expected = {weight.places: weight.name for weight in self._targeted(selection)}
-        absent = [name for places, name in expected.items() if places not in have]
+        absent = [name for places, name in expected.items() if places not in have and places[0].tensor not in unclear]
         if absent and len(absent) < len(expected):
             present = len(expected) - len(absent)
             yield finding(

@@ -9,7 +9,7 @@ from lorahub.adapters.findings import Evidence, Finding, finding
 
 @dataclass(frozen=True, slots=True)
 class Coverage:
-    """Of `of` tensors, `used` are an update's or a part's, and `named` are others that findings tell of."""
+    """There are `of` tensors; `used` are an update's or a part's, `named` are others that findings tell of."""
 
     used: int
     named: int

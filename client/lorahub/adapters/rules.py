@@ -6,7 +6,7 @@ LH1xx which base it is · LH2xx whether it fits · LH3xx what the files are · L
 from dataclasses import dataclass
 from enum import StrEnum
 
-RULE_SET = 1
+RULE_SET = 2
 """Raised whenever a rule changes what it finds: stored verdicts of an older set are made anew."""
 
 

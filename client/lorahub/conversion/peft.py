@@ -13,6 +13,7 @@ from lorahub.adapters.adapter import Adapter, Kind, Naming, Part, PartKind, Upda
 from lorahub.adapters.adapter_config import parse_adapter_config
 from lorahub.adapters.base_model import BaseLayout
 from lorahub.adapters.files import Files, header_of, read_whole
+from lorahub.adapters.formats.peft import as_saved
 from lorahub.adapters.limits import LIMITS
 from lorahub.adapters.names.base_names import BaseNames
 from lorahub.adapters.patterns import Names
@@ -145,7 +146,7 @@ def normalize(files: Files, base: BaseLayout | None) -> dict[str, bytes]:
     changed = {entry.name: array for update in adapter.updates for entry, array in _normal(update, rank, load)}
     dropped = set(_base_copies(adapter, base))
     tensors: dict[str, Array | Raw] = {
-        _plain(entry.name): changed.get(entry.name) or content(entry)
+        as_saved(entry.name): changed.get(entry.name) or content(entry)
         for entry in header_of(files, adapter.weights_file or WEIGHTS).tensors
         if entry.name not in dropped
     }
@@ -177,15 +178,6 @@ def _content(files: Files, adapter: Adapter) -> Any:
     path = adapter.weights_file or WEIGHTS
     start = header_of(files, path).data_start
     return lambda entry: Raw(entry.dtype, entry.shape, files.read(path, start + entry.start, start + entry.stop))
-
-
-def _plain(name: str) -> str:
-    """As PEFT writes it: with its prefix, without the adapter's name and torch.compile's."""
-    for wrapper in ("_orig_mod.", "module."):
-        name = name.removeprefix(wrapper)
-    parts = [part for part in name.split(".") if part not in ("default", "_orig_mod")]
-    plain = ".".join(parts)
-    return plain if plain.startswith("base_model.") else _PREFIX + plain
 
 
 def _base_copies(adapter: Adapter, base: BaseLayout | None) -> Iterator[str]:

@@ -300,7 +300,8 @@ class _Builder:
         self.head = [change for change in self.head if (change.member, change.piece.kind) not in kinds]
         if len(both) == len(changes) and not self.head:
             return
-        name = source.rpartition("model.embed_tokens")[0] + _HEAD if "model.embed_tokens" in source else _HEAD
+        own_name = next((change.target.name for change in self.head if change.target.name != _HEAD), _HEAD)
+        name = source.rpartition("model.embed_tokens")[0] + own_name if "model.embed_tokens" in source else own_name
         tensor = self.base.tensors[source]
         head = MergeTarget(name, self.by_name[source].dtype, tensor.shape, source, [*both, *self.head])
         self.targets[source].append(head)

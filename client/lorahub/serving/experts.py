@@ -65,7 +65,7 @@ def _pair(updates: Sequence[Bound], shape: tuple[int, ...], tensors: FactorReade
 
 
 def _gathered(updates: Sequence[Bound], shape: tuple[int, ...], tensors: FactorReader) -> ExpertPair:
-    """Of updates to single experts, or to some rows of them."""
+    """One pair for updates to single experts, or to some rows of them."""
     is_turned = updates[0][1].is_turned
     experts, out, width = (shape[0], shape[2], shape[1]) if is_turned else shape
     ranks = np.zeros(experts, np.int64)

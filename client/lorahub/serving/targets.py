@@ -194,10 +194,11 @@ class Targets:
 def _shape(module: nn.Module) -> tuple[int, int] | None:
     """(out, in), of an embedding (rows, width); None for what a slot can't stand before.
 
-    An attention of torch's own never calls its `out_proj`, an embedding that scales would scale the update too, and
-    a router that is a linear layer gives something else than its output.
+    An embedding that scales would scale the update too, and a router that is a linear layer gives something else than
+    its output. An attention of torch's own never calls its `out_proj`: with PEFT as here, an update of it acts only
+    once it is merged.
     """
-    if isinstance(module, nn.modules.linear.NonDynamicallyQuantizableLinear) or _is_router(module):
+    if _is_router(module):
         return None
     if isinstance(module, nn.Linear):
         return module.out_features, module.in_features

@@ -327,8 +327,8 @@ class _Reader:
     def _parameter(
         self, name: str, module: str, parameters: tuple[str, ...], turn: int, tensors: Tensors
     ) -> Update | None:
-        """Of a stack, `down` (experts·r, in) expert by expert and `up` (out, r·experts) rank by rank; of a parameter
-        with two dimensions as of any layer (PEFT `ParamWrapper`).
+        """A stack has `down` (experts·r, in) expert by expert and `up` (out, r·experts) rank by rank; a parameter with
+        two dimensions has what any layer has (PEFT `ParamWrapper`).
         """
         if not methods.require(tensors, module, ("down", "up"), self.reading):
             return None
@@ -593,6 +593,23 @@ class _Reader:
 
 
 # --- names ------------------------------------------------------------------------------------------------------------
+
+
+def as_saved(name: str) -> str:
+    """A tensor's name as PEFT writes it: with its prefix, without wrappers and without the adapter's own name.
+
+    >>> as_saved("module.model.layers.0._orig_mod.q_proj.lora_A.sql.weight")
+    'base_model.model.model.layers.0.q_proj.lora_A.weight'
+    """
+    plain = _unwrapped(name)
+    found = _suffix(plain)
+    if found is None:
+        path, _, parameter = plain.rpartition(".")
+        return f"base_model.model.{_saved(path)[0]}.{parameter}"
+    parts = plain.split(".")
+    if found.owner:
+        del parts[-1 if parts[-1] == found.owner else -2]
+    return f"base_model.model.{'.'.join(parts)}"
 
 
 def _unwrapped(name: str) -> str:

@@ -25,7 +25,7 @@ _SAME: Change = ("", "")
 
 
 @dataclass(frozen=True, slots=True)
-class Resolved:
+class FoundModules:
     """Where an adapter's modules are in a base."""
 
     modules: Mapping[str, str]
@@ -61,11 +61,11 @@ class BaseNames:
         """Module -> the tensor that it is a part of, where what is done to the one isn't known of the other."""
         for weight in list(self._in_memory()):
             self.weights.setdefault(weight.name, weight)
-        for weight in list(_tied_head(base, self.weights)):
+        for weight in list(self._tied_heads()):
             self.weights.setdefault(weight.name, weight)
 
     def find(self, module: str, parameters: Iterable[str], turn: int = 0) -> Weight | None:
-        """Of the module's parameters that the base has, the first, or the one with the number `turn`."""
+        """The parameter of the module that the base has: the first, or the one with the number `turn`."""
         return next(islice(self._every(module, parameters), turn, None), None)
 
     def _every(self, module: str, parameters: Iterable[str]) -> Iterator[Weight]:
@@ -105,15 +105,18 @@ class BaseNames:
 
     @cached_property
     def by_rule(self) -> dict[str, str]:
-        """Names by the rules of llama.cpp and torchtune -> module."""
+        """Names by the rules of llama.cpp and torchtune -> module of the language model."""
         found: dict[str, str] = {}
+        text = self.model_class.text if self.model_class else ""
         for module in self.modules:
+            if text and "." in module and not module.startswith(f"{text}."):
+                continue  # towers have the same numbers
             for name in (gguf_name(module), torchtune_name(module)):
                 if name is not None:
                     found.setdefault(name, module)
         return found
 
-    def resolve(self, modules: Iterable[str], naming: Naming) -> Resolved:
+    def resolve(self, modules: Iterable[str], naming: Naming) -> FoundModules:
         """Looks an adapter's modules up.
 
         In dotted names each part of the model (what stands before the number of a layer) has one name: the one by which
@@ -123,9 +126,9 @@ class BaseNames:
         """
         wanted = list(dict.fromkeys(modules))
         if naming is Naming.FOLDED:
-            return Resolved({module: self.folded[module] for module in wanted if module in self.folded})
+            return FoundModules({module: self.folded[module] for module in wanted if module in self.folded})
         if naming in (Naming.GGUF, Naming.TORCHTUNE):
-            return Resolved({module: self.by_rule[module] for module in wanted if module in self.by_rule})
+            return FoundModules({module: self.by_rule[module] for module in wanted if module in self.by_rule})
         spelled = self._spelled(wanted)
         found: dict[str, tuple[str, Change]] = {}
         for module, spellings in spelled.items():
@@ -141,7 +144,7 @@ class BaseNames:
                 found.setdefault(rest[name], place)
         return self._one_name_a_part(found)
 
-    def _one_name_a_part(self, found: Mapping[str, tuple[str, Change]]) -> Resolved:
+    def _one_name_a_part(self, found: Mapping[str, tuple[str, Change]]) -> FoundModules:
         names: dict[str, Counter[str]] = {}
         for module, (place, _) in found.items():
             names.setdefault(self._part_on_disk(place), Counter())[_part(module)] += 1
@@ -152,7 +155,7 @@ class BaseNames:
             if usual[self._part_on_disk(place)] == _part(module)
         }
         changes = {_part(place): change for place, change in kept.values() if change != _SAME}
-        return Resolved({module: place for module, (place, _) in kept.items()}, changes)
+        return FoundModules({module: place for module, (place, _) in kept.items()}, changes)
 
     def _part_on_disk(self, module: str) -> str:
         """The same for all names of a part."""
@@ -196,10 +199,10 @@ class BaseNames:
 
     def change_for(self, modules: list[str]) -> Change | None:
         """The change of prefix that would find them all, whether the base's class makes it or not."""
-        for change in self._any_changes(modules):
-            if all(self._moved(module, change) for module in modules):
-                return change
-        return None
+        if any(self._has(module) for module in modules):
+            return None
+        changes = (change for change in self._any_changes(modules) if change[0] != change[1])
+        return next((change for change in changes if all(self._moved(module, change) for module in modules)), None)
 
     def _moved(self, name: str, change: Change) -> str | None:
         """The base's module, None if there is none. No model has the prefix of its base model twice."""
@@ -219,6 +222,23 @@ class BaseNames:
             if name.startswith(strip)
         )
         return next((name for name in [*renamed, *changed] if name.rpartition(".")[0] in self._owners), module)
+
+    def _tied_heads(self) -> Iterator[Weight]:
+        """Where the file has no output head, the input embedding is it."""
+        if self.base.text_config.get("tie_word_embeddings", self.base.config.get("tie_word_embeddings", True)) is False:
+            return
+        if self.model_class is not None and self.model_class.tied:
+            for head, name in self.model_class.tied:
+                if name in self.weights:
+                    yield replace(self.weights[name], name=head, is_tied=True)
+            return
+        if any(name.rpartition(".")[0].rpartition(".")[2] in _HEADS for name in self.base.tensors):
+            return
+        for weight in self.weights.values():
+            module, _, parameter = weight.name.rpartition(".")
+            if parameter == "weight" and module.rpartition(".")[2] in _EMBEDDINGS:
+                yield replace(weight, name="lm_head.weight", is_tied=True)
+                return
 
     def modules_of(self, tensor: str) -> list[str]:
         """Every name of the module whose parameter is the whole of this tensor."""
@@ -315,15 +335,3 @@ _FAMILIES = (
 
 _EMBEDDINGS = ("embed_tokens", "wte", "word_embeddings", "embed_in", "tok_embeddings", "shared")
 _HEADS = ("lm_head", "embed_out", "output")
-
-
-def _tied_head(base: BaseLayout, weights: Mapping[str, Weight]) -> Names:
-    """Where the file has no output head, the input embedding is it."""
-    tied = base.text_config.get("tie_word_embeddings", base.config.get("tie_word_embeddings", True))
-    if tied is False or any(name.rpartition(".")[0].rpartition(".")[2] in _HEADS for name in base.tensors):
-        return
-    for weight in weights.values():
-        module, _, parameter = weight.name.rpartition(".")
-        if parameter == "weight" and module.rpartition(".")[2] in _EMBEDDINGS:
-            yield Weight("lm_head.weight", weight.shape, weight.dtype, weight.places, is_tied=True)
-            return

@@ -21,6 +21,7 @@ Change = tuple[str, str]
 """(what to take off the front of an adapter's name, what to put there instead)."""
 
 _DEEPEST = 8  # no class has parts of parts of parts beyond it
+_LANGUAGE = ("language_model", "text_model")
 _HEADS = ("ForCausalLM", "ForConditionalGeneration")
 
 
@@ -97,8 +98,12 @@ class ModelClass:
     """What stands before the names of the model without its head; empty where nothing ever does."""
     parts: tuple[tuple[str, str], ...]
     """(path, the prefix that the part has as a model of its own) of the models inside."""
+    text: str
+    """The path of the language model, where it is one of several parts."""
     renames: tuple[Rename, ...]
     layers: tuple[Layers, ...]
+    tied: tuple[tuple[str, str], ...]
+    """Output heads that may be an embedding, and the name of its weight."""
 
     def in_memory(self, names: Iterable[str]) -> Mapping[str, str]:
         """Name on disk, or of an older version -> name in memory."""
@@ -137,9 +142,18 @@ def _model_class(name: str, config: Mapping[str, Any]) -> ModelClass:
         name,
         prefix if _has_prefix(_type(name), prefix) else "",
         tuple((path, _prefix(part)) for path, part in parts if path),
+        next((path for path, _ in parts if path.endswith(_LANGUAGE)), ""),
         tuple(_rename(row, scopes) for own, scopes in transforms for row in own["renames"]),
         tuple(Layers(kind, _rename(row, scopes)) for own, scopes in transforms for kind, *row in own["layers"]),
+        tuple(_tied(parts)),
     )
+
+
+def _tied(parts: Iterable[tuple[str, str]]) -> Iterator[tuple[str, str]]:
+    for path, name in parts:
+        start = f"{path}." if path else ""
+        for head, weight in _tables()["tied"].get(name, {}).items():
+            yield start + head, start + weight
 
 
 def _rename(row: Sequence[str], scopes: tuple[str, ...]) -> Rename:

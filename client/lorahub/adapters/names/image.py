@@ -77,7 +77,7 @@ def respelled(weights: Mapping[str, Weight], config: Mapping[str, Any]) -> Names
 
 
 def diffusers_names(weights: Mapping[str, Weight], config: Mapping[str, Any]) -> Names:
-    """Of all names, those that diffusers has for the weights of modules, the part first."""
+    """The names that diffusers has for the weights of modules, the part first."""
     taken: set[tuple[str, TensorPart | None]] = set()
     for part, inner in _parts(weights).items():
         is_own = _own_names(part, inner, config)

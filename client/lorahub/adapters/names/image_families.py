@@ -20,7 +20,7 @@ _PIECE = re.compile(r"([^#=]+)(?:#(\d+)/(\d+))?(=in)?")
 _PARAMETERS = ("weight", "bias")
 _SAMPLE = 64
 _ENOUGH = 0.9
-"""Of a model's modules, how many a family has to know."""
+"""The share of a model's modules that a family has to know."""
 
 
 def canonical(name: str) -> str:
@@ -33,7 +33,7 @@ def canonical(name: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
+class RowShare:
     """Some rows of a tensor of diffusers': part `part` of `of` equal ones."""
 
     name: str
@@ -43,11 +43,11 @@ class Piece:
 
 
 @dataclass(frozen=True, slots=True)
-class Rule:
+class Rename:
     """A tensor of an author's, and the pieces that it is, in the order of its rows."""
 
     theirs: str
-    pieces: tuple[Piece, ...]
+    pieces: tuple[RowShare, ...]
     is_last: bool = False
     """For the last block only."""
     but_last: bool = False
@@ -73,7 +73,7 @@ class Family:
 
     name: str
     modules: frozenset[str]
-    rules: tuple[Rule, ...]
+    rules: tuple[Rename, ...]
 
     @cached_property
     def authors(self) -> frozenset[str]:
@@ -92,11 +92,11 @@ def families() -> tuple[Family, ...]:
     )
 
 
-def _rules(renames: Mapping[str, list[str]]) -> Iterator[Rule]:
+def _rules(renames: Mapping[str, list[str]]) -> Iterator[Rename]:
     for key, pieces in renames.items():
         but_last = "{}" in key and key.replace("{}", "{last}") in renames
         for parameter in _PARAMETERS if key.endswith(".*") else ("",):
-            yield Rule(
+            yield Rename(
                 key.replace("{last}", "{}").replace(".*", f".{parameter}"),
                 tuple(_piece(piece.replace(".*", f".{parameter}")) for piece in pieces),
                 is_last="{last}" in key,
@@ -104,10 +104,10 @@ def _rules(renames: Mapping[str, list[str]]) -> Iterator[Rule]:
             )
 
 
-def _piece(text: str) -> Piece:
+def _piece(text: str) -> RowShare:
     match = _PIECE.fullmatch(text)
     assert match is not None  # the table is ours
-    return Piece(match[1], int(match[2] or 0), int(match[3] or 1), is_square=bool(match[4]))
+    return RowShare(match[1], int(match[2] or 0), int(match[3] or 1), is_square=bool(match[4]))
 
 
 @cache
@@ -181,7 +181,7 @@ def _of_authors(family: Family, weights: Mapping[str, Weight]) -> dict[str, Weig
     return found
 
 
-def _part(weight: Weight, piece: Piece) -> tuple[Weight, int, int]:
+def _part(weight: Weight, piece: RowShare) -> tuple[Weight, int, int]:
     rows = weight.shape[0] if weight.shape else 1
     return weight, rows * piece.part // piece.of, rows * (piece.part + 1) // piece.of
 
@@ -211,7 +211,7 @@ def _own(family: Family, weights: Mapping[str, Weight]) -> dict[str, Weight]:
 
 
 def _columns(weight: Weight, weights: Mapping[str, Weight]) -> int | None:
-    """Of the weight, or of the weight that it is the bias of."""
+    """How many columns the weight has, or the weight that it is the bias of."""
     beside = weights.get(f"{weight.name.rpartition('.')[0]}.weight", weight)
     return beside.shape[1] if len(beside.shape) > 1 else None
 

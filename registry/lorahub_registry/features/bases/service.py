@@ -30,9 +30,9 @@ from lorahub_registry.infrastructure.database import Session
 
 __all__ = ["NamedBase", "StoredBase"]
 
-MOST_REVISIONS = 32
+MOST_REVISIONS = 16
 """The newest bases of one name that an adapter is compared with."""
-_KEPT_LAYOUTS = 32
+_KEPT_LAYOUTS = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,16 +120,16 @@ class _Layouts:
     """The layouts used last: parsing one of 723 tensors takes milliseconds, and a base has many adapters."""
 
     def __init__(self) -> None:
-        self._kept: OrderedDict[tuple[str, int], BaseLayout] = OrderedDict()
+        self._kept: OrderedDict[tuple[str, int | CommitId], BaseLayout] = OrderedDict()
         self._lock = Lock()
 
-    def get(self, key: tuple[str, int]) -> BaseLayout | None:
+    def get(self, key: tuple[str, int | CommitId]) -> BaseLayout | None:
         with self._lock:
             if key in self._kept:
                 self._kept.move_to_end(key)
             return self._kept.get(key)
 
-    def put(self, key: tuple[str, int], base: BaseLayout) -> None:
+    def put(self, key: tuple[str, int | CommitId], base: BaseLayout) -> None:
         with self._lock:
             self._kept[key] = base
             while len(self._kept) > _KEPT_LAYOUTS:
@@ -244,14 +244,18 @@ def _of_repository(backend: Backend, principal: Principal, name: str, revision: 
         with reading(backend, principal, parsed) as opened:
             at = opened.readable_at(revision or "main")
             held = RevisionFiles.of(at)
-        base = read_base(held, name=opened.repository.full_name, digest=held.sha256)
+        base = _layouts.get((str(backend.database), at.commit.id))
+        if base is None:
+            base = read_base(held, digest=held.sha256)
+            _layouts.put((str(backend.database), at.commit.id), base)
     except InvalidBaseModel as error:
         raise BaseNotFound(f"{name} is no base model: {error.message}", hint=error.hint) from None
     except Refusal:
         raise BaseNotFound(
             f"no base is called {name[:200]}", hint=f"register it: lorahub base add hf:{name[:200]}"
         ) from None
-    return replace(base, revision=at.commit.id)
+    name = opened.repository.full_name
+    return replace(base, name=name, names=frozenset([name]), revision=at.commit.id)
 
 
 def list_named(

@@ -25,9 +25,8 @@ from lorahub_registry.core.audit.service import record as record_audit
 from lorahub_registry.core.blobs.service import known_blobs
 from lorahub_registry.core.repositories.service import repositories_by_id
 from lorahub_registry.core.revisions import service as revisions
-from lorahub_registry.features.bases import service as bases
 from lorahub_registry.features.bases.revision_files import RevisionFiles
-from lorahub_registry.features.checks.service import adapter_digest, recorded_of
+from lorahub_registry.features.checks.service import adapter_digest, base_of, recorded_of
 from lorahub_registry.features.statistics import queries
 from lorahub_registry.features.statistics.queries import StatisticsOutcome
 from lorahub_registry.infrastructure.backend import Backend
@@ -166,11 +165,14 @@ def _base_norms(backend: Backend, adapter: Adapter, namespace: str) -> dict[str,
         return {}
     reader = reader_for(namespace)
     try:
+        found = base_of(backend, reader, adapter)
+        own = None if found is None or found.id is not None else found.base.revision
         name = RepositoryName.parse(adapter.claim.name.removeprefix("hf:"))
         with reading(backend, reader, name) as opened:
-            held = RevisionFiles.of(opened.readable_at(adapter.claim.revision or "main"))
-        found = bases.find(backend, reader, adapter.claim.name, adapter.claim.revision)
+            held = RevisionFiles.of(opened.readable_at(own or adapter.claim.revision or "main"))
     except Refusal:
+        return {}
+    if found is None:
         return {}
     whole = {
         update.module: weight.places[0].tensor
