@@ -333,6 +333,19 @@ def test_embeddings_and_saved_modules_have_the_adapters_name_too(tmp_path: Path)
     assert all(torch.equal(tensor, right[name]) for name, tensor in pair.merged().items())
 
 
+def test_names_of_megatron_are_undecided(tmp_path: Path) -> None:
+    pair = Pair("gemma3-text", tmp_path)
+    there = "decoder.layers.0.self_attention.linear_qkv.adapter"
+    tensors = {f"{there}.linear_in.weight": torch.ones(4, 32), f"{there}.linear_out.weight": torch.ones(64, 4)}
+    save_file(tensors, tmp_path / "adapter" / WEIGHTS, {"format": "pt"})
+    report = pair.check()
+    assert (report.verdict, errors(report)) == ("undecided", set())
+    named = next(found.evidence for found in report.findings if found.rule == "LH306")
+    assert {piece.name for piece in named} == tensors.keys()
+    with pytest.raises(AdapterDoesNotFit):
+        pair.merged()
+
+
 def test_two_adapters_in_one_file(tmp_path: Path) -> None:
     pair = Pair("gemma3-text", tmp_path)
     file = tmp_path / "adapter" / WEIGHTS

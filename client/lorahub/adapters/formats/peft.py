@@ -128,6 +128,8 @@ class _Reader:
         self.beside: dict[str, TensorEntry] = {}
         self.twice: list[Evidence] = []
         self.owners: dict[str, str] = {}
+        self.megatron: list[Evidence] = []
+        """Factors of Megatron's and NeMo's, whose layers join q, k and v group by group: names don't tell how."""
         self.elements: Mapping[str, int] = {}
         self.copies = 0
 
@@ -145,6 +147,9 @@ class _Reader:
                 self.depths[module] = max(self.depths[module], nesting + 1)
         for (module, family, nesting), tensors in self.groups.items():
             self._make(module, family, nesting, tensors)
+        if self.megatron:
+            told = f"{len(self.megatron)} tensors have names of Megatron's and NeMo's, first {self.megatron[0].name}"
+            self.reading.add("LH306", f"{told}: export them to PEFT's with the tool that wrote them", self.megatron)
         if len(self.owners) > 1:
             names = ", ".join(owner or "(no name)" for owner in list(self.owners)[:5])
             evidence = [Evidence(tensor, owner) for owner, tensor in self.owners.items()]
@@ -192,6 +197,9 @@ class _Reader:
     def _other(self, name: str, entry: TensorEntry) -> None:
         """Whole tensors, biases, and the tensors of methods that are known by name only."""
         path, _, parameter = name.rpartition(".")
+        if path.endswith((".linear_in", ".linear_out")) and ".adapter." in path:
+            self.megatron.append(Evidence(entry.name, shape_text(entry.shape)))
+            return
         own = f"{(self.config.peft_type or '').lower()}_"
         if any(part.startswith(own) for part in name.split(".")) and self.config.peft_type not in _METHODS:
             module = ".".join(part for part in name.partition(f".{own}")[0].split("."))
