@@ -158,10 +158,14 @@ def _adapter(model: Any, recipe: str, folder: Path) -> list[str]:
 def _merged(name: str, base: Path, place: Path) -> dict[str, torch.Tensor]:
     """PEFT's merged model, as transformers saves it."""
     try:
-        merged = peft.PeftModel.from_pretrained(_loaded(name, base), place / "adapter").merge_and_unload()
-        merged.save_pretrained(place / "theirs")
+        adapted = peft.PeftModel.from_pretrained(_loaded(name, base), place / "adapter")
+        whole = peft.get_peft_model_state_dict(adapted, save_embedding_layers=False)
+        adapted.merge_and_unload().save_pretrained(place / "theirs")
     except Exception as error:
         raise Hole(f"PEFT doesn't merge it: {_told(error)}") from error
+    file = load_file(place / "adapter" / "adapter_model.safetensors")
+    if lost := [key for key, tensor in file.items() if key not in whole or not torch.equal(whole[key], tensor)]:
+        raise Hole(f"PEFT loads its own file only in part: {len(lost)} of {len(file)} tensors are lost, {lost[0]}")
     return _tensors(place / "theirs")
 
 
@@ -210,7 +214,7 @@ def _mutants(place: Path, base: Path) -> Iterator[str]:
         "rows cut": rest | {name: tensor[:-1].contiguous()},
         "columns cut": rest | {name: tensor[:, :-1].contiguous()},
         "a dimension more": rest | {name: tensor[None]},
-        "a tensor doubled": tensors | {name.removeprefix("base_model.model."): tensor},
+        "a tensor doubled": tensors | {name.removeprefix("base_model.model."): tensor.clone()},
         "no elements": rest | {name: tensor[:0].contiguous()},
     }.items():
         folder = place / "mutant"
