@@ -43,8 +43,8 @@ def _summary(found: list[Found]) -> str:
     wrong = sum(bool(one["fault"]) for one in found)
     classes = {one["model"] for one in found}
     return (
-        f"diffusers {diffusers.__version__}: {len(classes)} transformers and UNets that load LoRA, {len(found)} files; "
-        f"{wrong} with a fault.\n"
+        f"diffusers {diffusers.__version__}: {len(classes)} of its {len(images.classes())} transformers and UNets that "
+        f"load LoRA, {len(found)} files; {wrong} with a fault.\n"
     )
 
 
