@@ -88,11 +88,29 @@ def _experts(model: Any) -> peft.LoraConfig:
     return peft.LoraConfig(r=2, lora_alpha=4, target_modules=[], target_parameters=endings)
 
 
+def _expert_patterns(model: Any) -> peft.LoraConfig:
+    """The same by their last names alone, with rsLoRA, where one has a rank and an alpha of its own."""
+    endings = _experts(model).target_parameters or []
+    leaves = sorted({name.rpartition(".")[2] for name in endings} - {"weight"})
+    if not leaves:
+        raise NotApplicable
+    return peft.LoraConfig(
+        r=3,
+        lora_alpha=5,
+        use_rslora=True,
+        target_modules=[],
+        target_parameters=leaves,
+        rank_pattern={leaves[0]: 2},
+        alpha_pattern={rf".*\.{leaves[0]}": 7},
+    )
+
+
 RECIPES: dict[str, Callable[[Any], peft.LoraConfig]] = {
     "all-linear": _all_linear,
     "usual": _usual,
     "patterns": _patterns,
     "experts": _experts,
+    "experts, patterns": _expert_patterns,
 }
 
 

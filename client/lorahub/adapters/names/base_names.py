@@ -52,7 +52,7 @@ class BaseNames:
         for family in _FAMILIES:
             for weight in family(base):
                 self.weights.setdefault(weight.name, weight)
-        for weight in list(expert_stacks(self.weights)):
+        for weight in list(expert_stacks(base, self.weights)):
             self.weights.setdefault(weight.name, weight)
         for weight in list(respelled(self.weights, base.config)):
             self.weights.setdefault(weight.name, weight)
@@ -267,6 +267,8 @@ class BaseNames:
             weight = self.weights[name]
             if renamed_name != name:
                 yield replace(weight, name=renamed_name)
+            if name.endswith(".experts.w13_weight"):  # gate and up in turn on disk, one behind the other in memory
+                self.unclear[renamed_name.rpartition(".")[0]] = name
             layers = next((one for one in self.model_class.layers if one.names(renamed_name)), None)
             if layers is None or len(weight.places) != 1:
                 continue

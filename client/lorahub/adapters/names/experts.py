@@ -13,6 +13,8 @@ _GATES, _UPS, _DOWNS = ("gate_proj", "w1"), ("up_proj", "w3"), ("down_proj", "w2
 _STACK = re.compile(r"^(.+\.)?(experts)\.(gate_up_proj|up_proj|down_proj)$")
 TURNED = frozenset({"gpt_oss", "openai_privacy_filter", "aria", "aria_text"})
 """Model types of transformers whose experts are (experts, in, out): `is_transposed`, where PEFT looks."""
+_IN_HALVES = frozenset({"ernie4_5_vl_moe", "ernie4_5_vl_moe_text"})
+"""Model types whose experts on disk are those of text, and behind them as many of pictures."""
 _INTERLEAVED = frozenset({"gpt_oss", "openai_privacy_filter"})
 """Model types whose `gate_up_proj` has gate and up in turn (`is_concatenated=False`)."""
 
@@ -28,7 +30,7 @@ def stacks(base: BaseLayout) -> Names:
             yield Weight(name, tensor.shape, tensor.dtype, (WeightPlace(name),), is_turned=is_turned)
 
 
-def expert_stacks(weights: Mapping[str, Weight]) -> Names:
+def expert_stacks(base: BaseLayout, weights: Mapping[str, Weight]) -> Names:
     """Experts that are stored one a tensor, as one weight for all.
 
     Transformers 5 stacks (experts, 2·width, hidden) gate over up, and (experts, hidden, width) down; Mixtral's
@@ -40,7 +42,28 @@ def expert_stacks(weights: Mapping[str, Weight]) -> Names:
         if match and len(weight.places) == 1:
             every.setdefault(match[1] or "", {}).setdefault(int(match[2]), {})[match[3]] = weight
     for prefix, experts in every.items():
-        yield from _stack(f"{prefix}experts".replace("block_sparse_moe.", "mlp."), experts)
+        if _is_of(base, _IN_HALVES):
+            half = -(-len(experts) // 2)
+            for kind, first in (("text_moe", 0), ("vision_moe", half)):
+                own = {number - first: experts[number] for number in experts if first <= number < first + half}
+                yield from _stack(f"{prefix}{kind}.experts", own)
+        else:
+            yield from _stack(f"{prefix}experts".replace("block_sparse_moe.", "mlp."), experts)
+    yield from _halves_of_stacks(weights)
+
+
+def _halves_of_stacks(weights: Mapping[str, Weight]) -> Names:
+    """Step 3 stacks the experts on disk, and has gate and up apart there."""
+    for name, gate in weights.items():
+        owner = name.removesuffix(".moe.gate_proj.weight")
+        up = weights.get(f"{owner}.moe.up_proj.weight")
+        if owner != name and up is not None and len(gate.shape) == 3 and up.shape == gate.shape:
+            experts, width, inner = gate.shape
+            places = (
+                WeightPlace(gate.places[0].tensor, (0, width)),
+                WeightPlace(up.places[0].tensor, (width, 2 * width)),
+            )
+            yield Weight(f"{owner}.mlp.experts.gate_up_proj", (experts, 2 * width, inner), gate.dtype, places)
 
 
 def _stack(owner: str, experts: Experts) -> Names:
