@@ -43,7 +43,7 @@ class RowShare:
 
 
 @dataclass(frozen=True, slots=True)
-class Rename:
+class Spelling:
     """A tensor of an author's, and the pieces that it is, in the order of its rows."""
 
     theirs: str
@@ -73,7 +73,7 @@ class Family:
 
     name: str
     modules: frozenset[str]
-    rules: tuple[Rename, ...]
+    rules: tuple[Spelling, ...]
 
     @cached_property
     def authors(self) -> frozenset[str]:
@@ -92,11 +92,11 @@ def families() -> tuple[Family, ...]:
     )
 
 
-def _rules(renames: Mapping[str, list[str]]) -> Iterator[Rename]:
+def _rules(renames: Mapping[str, list[str]]) -> Iterator[Spelling]:
     for key, pieces in renames.items():
         but_last = "{}" in key and key.replace("{}", "{last}") in renames
         for parameter in _PARAMETERS if key.endswith(".*") else ("",):
-            yield Rename(
+            yield Spelling(
                 key.replace("{last}", "{}").replace(".*", f".{parameter}"),
                 tuple(_piece(piece.replace(".*", f".{parameter}")) for piece in pieces),
                 is_last="{last}" in key,
