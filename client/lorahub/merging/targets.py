@@ -10,13 +10,14 @@ from typing import Any
 
 from lorahub.adapters.adapter import Adapter, Kind, Part, PartKind, Update
 from lorahub.adapters.base_model import BaseLayout
-from lorahub.adapters.check import VOCABULARY, Report, check
+from lorahub.adapters.check import Report, check
 from lorahub.adapters.findings import Verdict
 from lorahub.adapters.formats import format_of
 from lorahub.adapters.names.weight import Weight, WeightPlace
 from lorahub.adapters.patterns import Patterns, layer_index
 from lorahub.adapters.rules import Severity
 from lorahub.adapters.safetensors_header import TensorEntry
+from lorahub.adapters.shapes import VOCABULARY
 from lorahub.errors import AdapterDoesNotFit, NotMergeable
 from lorahub.merging.factors import FactorReader
 from lorahub.merging.formulas import is_additive, needs_whole, refuse_unmergeable
