@@ -90,7 +90,7 @@ _OWN: dict[str, dict[str, Any]] = {
     "hunyuan_v1_moe": {"head_dim": 8},
     "ministral": {"head_dim": 8},
     "luke": {"entity_vocab_size": 40, "entity_emb_size": 16},
-    "mobilebert": {"pad_token_id": 0},
+    "mobilebert": {"pad_token_id": 0, "embedding_size": 16, "intra_bottleneck_size": 16},
     "nemotron": {"num_key_value_heads": 2},
     "reformer": {"axial_pos_embds_dim": [16, 16], "axial_pos_shape": [8, 16]},
     "cohere_compass_text": {"rope_parameters": dict.fromkeys(("full_attention", "sliding_attention"), _ROPE)},
