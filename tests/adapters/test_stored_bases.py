@@ -119,7 +119,7 @@ def test_every_architecture_in_the_table_names_an_embedding_and_blocks() -> None
             assert any("blk.{}." in name for name in one.names), architecture
 
 
-@pytest.mark.slow
+@pytest.mark.sweep
 def test_the_table_is_that_of_llama_cpp_and_transformers() -> None:
     tool = Path(__file__).parents[2] / "tools" / "gguf_names.py"
     told = subprocess.run([sys.executable, tool, "--check"], capture_output=True, text=True, check=False, timeout=300)
