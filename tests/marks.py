@@ -39,7 +39,7 @@ def mark(item: pytest.Function) -> None:
         needs.add("torch")
     for name in needs:
         item.add_marker(name)
-    if not needs and not any(item.iter_markers("slow")) and not any(item.iter_markers("soak")):
+    if not needs and not any(item.get_closest_marker(name) for name in ("slow", "soak", "sweep")):
         item.add_marker("fast")
 
 
