@@ -33,6 +33,7 @@ OF_THE_API = ["/api/lorahub/v1/server", "/livez", "/readyz", "/startupz", "/api/
               "/api/lorahub/v1/merges/0123456789abcdef", "/api/lorahub/v1/oidc/audience", "/api/lorahub/v1/bases",
               "/api/lorahub/v1/bases/pages-base", "/api/lorahub/v1/bases/pages-base/adapters",
               "/api/lorahub/v1/bases/pages-org/pages-base", "/api/lorahub/v1/bases/pages-org/pages-base/adapters",
+              "/api/lorahub/v1/bases/pages-base/revisions", "/api/lorahub/v1/bases/pages-org/pages-base/revisions",
               "/api/users/pages-owner/overview", "/api/users/pages-owner/likes", "/api/settings/repositories",
               "/api/organizations/pages-org/overview", "/api/organizations/pages-org/members",
               "/api/organizations/pages-org/settings/repositories", "/api/models-tags-by-type", "/api/agent-harnesses",
@@ -82,9 +83,10 @@ def test_every_address_is_asked(catalog: Catalog) -> None:
 
 BY_HASH = ("/by-hash", "/api/lorahub/v1/by-hash")
 OF_THE_MOMENT = re.compile(
-    r'request <code>\w+</code>|"(?:time|milliseconds|lastUsedAt)":[^,}]*|(?:cursor=|"cursor":"|value=")[\w.%-]{40,}'
+    r'request <code>\w+</code>|"(?:time|milliseconds|lastUsedAt|trendingScore)":[^,}]*'
+    r'|(?:cursor=|"cursor":"|value=")[\w.%-]{40,}'
 )
-"""And the secrets of forms and cursors, which no two answers share."""
+"""And the secrets of forms and cursors, which no two answers share. What trends sinks by itself; its order stays."""
 
 SAYING = ("location", "link", "x-total-count", "x-error-code", "x-error-message", "x-repo-commit")
 """Headers that could say something."""
