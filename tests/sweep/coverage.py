@@ -49,10 +49,11 @@ def _summary(found: list[Found]) -> str:
     classes = {one["model"] for one in found}
     tried = {one["model"] for one in found if not one["hole"]}
     wrong = {one["model"] for one in found if one["fault"]}
+    made_by = f"transformers {transformers.__version__}, PEFT {peft.__version__}"
     return (
-        f"transformers {transformers.__version__}, PEFT {peft.__version__}: {len(classes)} classes with the head of a "
-        f"causal or conditional language model, of an encoder or of speech.\n{len(tried)} were tried, "
-        f"{len(classes - tried)} can't be made tiny or aren't taken by PEFT; {len(wrong)} have a fault.\n"
+        f"{made_by}: {len(classes)} of its {len(tiny.classes())} classes with the head of a causal or\n"
+        f"conditional language model, of an encoder or of speech. {len(tried)} were compared; {len(classes - tried)}\n"
+        f"can't be made tiny, aren't taken by PEFT or are undecided; {len(wrong)} with a fault.\n"
     )
 
 
@@ -62,6 +63,8 @@ def _families(found: list[Found]) -> str:
     rows = []
     for kind in sorted(set(kinds.values())):
         own = [one for one in found if kinds[one["model"]] == kind]
+        if not own:
+            continue
         cells = " | ".join(_cell([one for one in own if one["recipe"] == recipe]) for recipe in RECIPES)
         rows.append(f"| `{kind}` | {len({one['model'] for one in own})} | {cells} |\n")
     return head + "".join(rows)
