@@ -6,39 +6,15 @@
 Each class is tried in a process of its own, so that what one does to its libraries doesn't reach another.
 """
 
-import json
-import os
-import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-from typing import Any
 
 import peft
 import transformers
 from sweep import tiny
+from sweep.outcome import Found, measure, plain, write
 from sweep.trial import RECIPES
 
-DOCUMENT = Path(__file__).parents[2] / "docs/coverage.md"
-BEGIN, END = "<!-- made by tests/sweep/coverage.py -->\n", "<!-- end -->\n"
 _AT_ONCE = 40  # classes of one process, which takes seconds to begin
-_MINUTES = 30
-
-Found = dict[str, Any]
-"""An `Outcome`, as the process prints it."""
-
-
-def measure(names: list[str]) -> list[Found]:
-    parts = [names[start : start + _AT_ONCE] for start in range(0, len(names), _AT_ONCE)]
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return [one for found in pool.map(_tried, parts) for one in found]
-
-
-def _tried(names: list[str]) -> list[Found]:
-    command = [sys.executable, "-W", "ignore", "-m", "sweep.trial", *names]
-    place, quiet = Path(__file__).parents[1], subprocess.DEVNULL
-    done = subprocess.run(command, cwd=place, stdout=subprocess.PIPE, stderr=quiet, timeout=_MINUTES * 60, check=True)
-    return [json.loads(line) for line in done.stdout.splitlines() if line.startswith(b"{")]
 
 
 def document(found: list[Found]) -> str:
@@ -75,7 +51,7 @@ def _reasons(found: list[Found]) -> str:
     for one in found:
         if why := one["fault"] or one["hole"]:
             reasons.setdefault((one["model"], why), []).append(one["recipe"])
-    rows = (f"| `{model}` | {', '.join(recipes)} | {_plain(why)} |\n" for (model, why), recipes in reasons.items())
+    rows = (f"| `{model}` | {', '.join(recipes)} | {plain(why)} |\n" for (model, why), recipes in reasons.items())
     return "| class | adapter | why |\n| --- | --- | --- |\n" + "".join(rows)
 
 
@@ -89,21 +65,10 @@ def _cell(outcomes: list[Found]) -> str:
     return str(modules) if modules else "not tried"
 
 
-def _plain(text: str) -> str:
-    return text.replace("|", "/").replace("<", "‹").replace(">", "›").replace("*", "")
-
-
-def main() -> None:
-    given = [line for path in sys.argv[1:] for line in Path(path).read_text().splitlines()]
-    found = [json.loads(line) for line in given] or measure(list(tiny.classes()))
-    before, _, rest = DOCUMENT.read_text().partition(BEGIN)
-    _, _, after = rest.partition(END)
-    DOCUMENT.write_text(before + BEGIN + document(found) + END + after)
-    faults = [one for one in found if one["fault"]]
-    for one in faults:
-        print(f"{one['model']}, {one['recipe']}: {one['fault']}", file=sys.stderr)
-    sys.exit(1 if faults else 0)
+def _groups() -> list[list[str]]:
+    names = list(tiny.classes())
+    return [names[start : start + _AT_ONCE] for start in range(0, len(names), _AT_ONCE)]
 
 
 if __name__ == "__main__":
-    main()
+    write("tests/sweep/coverage.py", sys.argv[1:], lambda: measure("sweep.trial", _groups()), document)

@@ -3,36 +3,11 @@
 make coverage
 """
 
-import json
-import os
-import subprocess
 import sys
-from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-from typing import Any
 
 import diffusers
 from sweep import images
-
-DOCUMENT = Path(__file__).parents[2] / "docs/coverage.md"
-BEGIN, END = "<!-- made by tests/sweep/image_coverage.py -->\n", "<!-- end of images -->\n"
-_MINUTES = 60
-
-Found = dict[str, Any]
-"""An `Outcome`, as the process prints it."""
-
-
-def measure(names: Iterable[str]) -> list[Found]:
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return [one for found in pool.map(_tried, names) for one in found]
-
-
-def _tried(name: str) -> list[Found]:
-    command = [sys.executable, "-W", "ignore", "-m", "sweep.images", name]
-    place, quiet = Path(__file__).parents[1], subprocess.DEVNULL
-    done = subprocess.run(command, cwd=place, stdout=subprocess.PIPE, stderr=quiet, timeout=_MINUTES * 60, check=True)
-    return [json.loads(line) for line in done.stdout.splitlines() if line.startswith(b"{")]
+from sweep.outcome import Found, measure, plain, write
 
 
 def document(found: list[Found]) -> str:
@@ -79,29 +54,13 @@ def _cell(outcomes: list[Found]) -> str:
 
 def _reasons(found: list[Found]) -> str:
     rows = [
-        f"| `{one['model']}` | {one['recipe']} | {_plain(why)} |\n"
+        f"| `{one['model']}` | {one['recipe']} | {plain(why)} |\n"
         for one in found
         if (why := one["fault"] or one["hole"])
     ]
     return "| class | spelling | why |\n| --- | --- | --- |\n" + "".join(rows)
 
 
-def _plain(text: str) -> str:
-    return text.replace("|", "/").replace("<", "‹").replace(">", "›").replace("*", "")
-
-
-def main(measured: list[str]) -> None:
-    """`measured` are files of outcomes, a line each, where the sweep has run already."""
-    lines = [line for path in measured for line in Path(path).read_text().splitlines()]
-    found = [json.loads(line) for line in lines] if measured else measure(images.classes())
-    before, _, rest = DOCUMENT.read_text().partition(BEGIN)
-    _, _, after = rest.partition(END)
-    DOCUMENT.write_text(before + BEGIN + document(found) + END + after)
-    faults = [one for one in found if one["fault"]]
-    for one in faults:
-        print(f"{one['model']}, {one['recipe']}: {one['fault']}", file=sys.stderr)
-    sys.exit(1 if faults else 0)
-
-
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    groups = ([name] for name in images.classes())
+    write("tests/sweep/image_coverage.py", sys.argv[1:], lambda: measure("sweep.images", groups), document)
