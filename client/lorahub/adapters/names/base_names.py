@@ -15,7 +15,7 @@ from lorahub.adapters.adapter import Naming
 from lorahub.adapters.base_model import BaseLayout
 from lorahub.adapters.names.by_class import Change, class_of
 from lorahub.adapters.names.by_rule import gguf_name, torchtune_name
-from lorahub.adapters.names.experts import expert_renames, expert_stacks, single_expert, stacks
+from lorahub.adapters.names.experts import expert_renames, expert_stacks, is_in_turn, single_expert, stacks
 from lorahub.adapters.names.image import folding, has_known_denoiser, respelled, single_file_pipelines
 from lorahub.adapters.names.weight import Names, Weight, WeightPlace, joined_rows, renamed, split_rows
 
@@ -267,7 +267,7 @@ class BaseNames:
             weight = self.weights[name]
             if renamed_name != name:
                 yield replace(weight, name=renamed_name)
-            if name.endswith(".experts.w13_weight"):  # gate and up in turn on disk, one behind the other in memory
+            if is_in_turn(name):
                 self.unclear[renamed_name.rpartition(".")[0]] = name
             layers = next((one for one in self.model_class.layers if one.names(renamed_name)), None)
             if layers is None or len(weight.places) != 1:

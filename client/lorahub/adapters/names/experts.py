@@ -97,6 +97,11 @@ def _stacked(name: str, *rows: Sequence[Weight]) -> Weight:
     return Weight(name, (len(rows[0]), height, *first.shape[1:]), first.dtype, tuple(places))
 
 
+def is_in_turn(name: str) -> bool:
+    """Whether a tensor has gate and up in turn on disk, which are one behind the other in memory (Inkling 2)."""
+    return name.endswith(".experts.w13_weight")
+
+
 def is_expert(module: str) -> bool:
     """Whether the module is one expert's own, as in transformers 4."""
     return _EXPERT.match(f"{module}.weight") is not None
