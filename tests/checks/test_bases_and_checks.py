@@ -289,6 +289,24 @@ def test_a_newer_base_of_the_same_name_leaves_old_adapters_what_they_are(scene: 
     assert "deeper" in page
 
 
+def test_each_base_that_a_name_stands_for_counts_as_one_to_compare_with(scene: Scene) -> None:
+    """Or a thousand adapters and a name with sixteen bases were sixteen thousand checks."""
+    for width in (24, 32):
+        base = write_base(scene.root / f"wide{width}", width=width)
+        scene.hub.bases.add(hash_folder(base, Silence()), scene.base, revision=f"wide{width}")
+    pushed = scene.hub.push(scene.adapter("many"), f"{scene.name}/many")
+    many = [f"{scene.name}/many@{pushed.version}"] * 334
+
+    def asked(adapters: list[str], bases: list[str]) -> httpx2.Response:
+        return scene.client.post("/api/lorahub/v1/checks", json={"adapters": adapters, "bases": bases})
+
+    refused = asked(many, [scene.base])
+    assert refused.status_code == 400
+    assert "334 adapters × 3 bases; at most 1000 pairs" in refused.json()["error"]
+    assert asked(many[:3], [scene.base]).json()["summary"] == {"fits": 3}
+    assert asked(many[:3], []).json()["summary"] == {"fits": 3}
+
+
 def test_a_name_of_several_bases_that_a_person_gives_is_a_name_and_no_digest(scene: Scene) -> None:
     other = write_base(scene.root / "other", seed=9)
     scene.hub.bases.add(hash_folder(other, Silence()), scene.base, revision="retrained")

@@ -336,13 +336,33 @@ def check_all(
     `MOST_PAIRS`, and what opening each raises.
     """
     principal.require_account()
-    if len(references) * max(1, len(wanted)) > MOST_PAIRS:
-        raise InvalidInput(f"{len(references)} adapters × {len(wanted)} bases; at most {MOST_PAIRS} pairs a request")
+    _refuse_too_many(len(references), max(1, len(wanted)))
     if not wanted:
-        return [check_revision(backend, principal, name, revision, None) for name, revision in references]
+        return list(_against_their_own(backend, principal, references))
     found = [(base, _bases_called(backend, principal, base)) for base in wanted]
+    _refuse_too_many(len(references), sum(len(named) for _, named in found))
     opened = [_open(backend, principal, name, revision) for name, revision in references]
     return [_against_all(backend, adapter, base, named) for adapter in opened for base, named in found]
+
+
+def _refuse_too_many(adapters: int, bases_: int) -> None:
+    """Each base that a name stands for counts."""
+    if adapters * bases_ > MOST_PAIRS:
+        raise InvalidInput(
+            f"{adapters} adapters × {bases_} bases; at most {MOST_PAIRS} pairs a request",
+            hint="name fewer adapters, or a base with its revision",
+        )
+
+
+def _against_their_own(
+    backend: Backend, principal: Principal, references: Sequence[tuple[RepositoryName, str]]
+) -> Iterator[Checked]:
+    pairs = 0
+    for name, revision in references:
+        checked = check_revision(backend, principal, name, revision, None)
+        pairs += max(1, len(checked.report["revisions"]))
+        _refuse_too_many(1, pairs)
+        yield checked
 
 
 def _bases_called(backend: Backend, principal: Principal, name: str) -> list[FoundBase]:
