@@ -14,10 +14,10 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PYTHONDONTWRITEBYTECODE := # or each program that a test starts compiles all it imports anew
 
 .PHONY: help demo test fast check tables format lint types imports clients newest lock audit wheel digests nginx browser \
-	downloaders serve cluster soak sweep real-models coverage fuzz goldens bench clean
+	downloaders serve cluster soak sweep real-models coverage names fuzz goldens bench clean
 
 help: ## list the targets
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
 
 .venv/.installed: pyproject.toml constraints.txt locks/dev.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "lorahub needs Python 3.11 or newer; try: make PYTHON=python3.12")'
@@ -103,10 +103,8 @@ fast: .venv/.installed ## a minute of tests: no program is started, nothing is c
 
 check: lint types imports ## everything that needs no running registry
 
-tables: .venv/.installed ## write anew what is made of code, ours and the libraries': tables, pages of rules, openapi.json
-	$(BIN)/python tools/image_names.py
+tables: .venv/.installed ## write anew what documents have of the code: tables, pages of rules, openapi.json
 	$(BIN)/python docs/rules/generate.py
-	$(BIN)/python tools/transformers_names.py
 	$(BIN)/python docs/tables.py
 	$(BIN)/python docs/openapi.py
 
@@ -155,7 +153,9 @@ fuzz: .venv/.installed ## half an hour of requests made from the OpenAPI descrip
 goldens: .venv/.installed ## write the golden adapters of the tests anew, with the PEFT that is installed
 	PYTHONPATH=tests $(BIN)/python -W ignore -m corpus.golden
 
-names: .venv/.installed ## write anew what tensors of GGUF files are called, by the llama.cpp and transformers that are installed
+names: .venv/.installed ## write anew what tensors are called, by the installed transformers, diffusers and llama.cpp's table
+	$(BIN)/python tools/transformers_names.py
+	$(BIN)/python tools/image_names.py
 	$(BIN)/python tools/gguf_names.py
 
 bench: .venv/.installed ## the measurements in docs/benchmarks.md

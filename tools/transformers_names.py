@@ -1,5 +1,5 @@
 """Writes client/lorahub/adapters/names/transformers.json: what each class of transformers calls its parts, and how it
-renames the tensors of its checkpoints. A test compares the two. Run: make tables
+renames the tensors of its checkpoints. A test compares the two. Run: make names
 
 Every class that an Auto class names is made of its own default configuration, on the meta device.
 """

@@ -112,7 +112,7 @@ def test_the_table_is_what_diffusers_converters_do_today() -> None:
     module: Any = importlib.util.module_from_spec(spec)
     sys.modules["image_names"] = module
     spec.loader.exec_module(module)
-    assert module.TABLE.read_text() == module.written(), "run: make tables"
+    assert module.TABLE.read_text() == module.written(), "run make names"
 
 
 # --- what a file may have beside factors ------------------------------------------------------------------------------

@@ -367,7 +367,7 @@ def test_two_adapters_in_one_file(tmp_path: Path) -> None:
 
 
 def test_the_table_says_what_it_is_made_from() -> None:
-    assert json.loads(TABLE.read_text())["made_from"] == f"transformers {transformers.__version__}", "run make tables"
+    assert json.loads(TABLE.read_text())["made_from"] == f"transformers {transformers.__version__}", "run make names"
 
 
 @pytest.mark.sweep  # two minutes
@@ -377,4 +377,4 @@ def test_the_table_is_that_of_the_installed_transformers() -> None:
     assert spec.loader is not None
     tool = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(tool)
-    assert tool.PLACE.read_text() == tool.document(), "run make tables"
+    assert tool.PLACE.read_text() == tool.document(), "run make names"
