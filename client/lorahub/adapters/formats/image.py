@@ -106,10 +106,10 @@ def make_updates(module: str, tensors: Tensors, reading: Reading, scale: Callabl
     elif "growth" in roles:
         size = methods.elements(tensors["growth"])
         update = Update(module, "ia3", tensors, (None, size) if "on_input" in roles else (size, None))
-    elif "blocks" in roles:
+    elif "blocks" in roles and methods.require(tensors, module, ("blocks",), reading):
         blocks = tensors["blocks"].shape
         update = Update(module.replace("oft_unet_", "lora_unet_"), "oft", tensors, (blocks[0] * blocks[1], None))
-    elif roles - {"bias"}:
+    elif roles - {"bias", "blocks"}:
         update = methods.low_rank(module, tensors, reading, scale=scale)
     if update is not None:
         reading.updates.append(update)

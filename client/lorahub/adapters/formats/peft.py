@@ -242,6 +242,8 @@ class _Reader:
             self.reading.missing.append(Evidence(module, entry.name, parameter))
 
     def _prompt(self, entry: TensorEntry) -> None:
+        if not methods.require({"prompt": entry}, "prompt_embeddings", ("prompt",), self.reading):
+            return
         kind = PartKind.PREFIX if self.config.peft_type == "PREFIX_TUNING" else PartKind.PROMPT
         self.reading.parts.append(Part(kind, "", {"embeddings": entry}, entry.shape, "prompt_embeddings"))
 
@@ -366,7 +368,7 @@ class _Reader:
     def _shaped(self, module: str, family: str, tensors: Tensors) -> Update | None:
         """Methods that fix one side of the weight, or none."""
         required = _REQUIRED.get(family, ())
-        if not methods.require(tensors, module, required, self.reading):
+        if not methods.require(tensors, module, required, self.reading, {"rotation": 3} if family == "boft" else None):
             return None
         shape, rank = _sides(family, tensors, self.raw, is_feedforward=self.settings.is_feedforward(module))
         method = family if family != "other" else (self.config.peft_type or "other").lower()
@@ -388,6 +390,8 @@ class _Reader:
             for parameter, entry in tensors.items():
                 add(Part(PartKind.REPLACEMENT, module, {parameter: entry}, entry.shape, parameter))
         elif family == "tokens":
+            if not methods.require(tensors, module, ("rows",), self.reading):
+                return
             rows = tensors["rows"]
             indices = self._token_indices(module)
             if indices and len(indices) != rows.shape[0]:

@@ -11,6 +11,14 @@ from lorahub.adapters.safetensors_header import TensorEntry
 Tensors = Mapping[str, TensorEntry]
 """The tensors of one module, by role."""
 
+_DIMENSIONS = {
+    **dict.fromkeys(("down", "up", "mid", "w1", "w2", "t1", "t2", "rotation", "prompt"), (2, 5)),
+    **dict.fromkeys(("w1_a", "w1_b", "w2_a", "w2_b", "reflections", "rows"), (2, 2)),
+    **dict.fromkeys(("factor", "growth", "lambda_b", "lambda_d", "values", "indices", "spectrum", "gate"), (1, 5)),
+    "blocks": (3, 3),
+}
+"""Role -> how many dimensions a factor has at least and at most."""
+
 WEIGHT_DTYPES = frozenset({"F64", "F32", "F16", "BF16"})
 
 
@@ -24,6 +32,7 @@ class Reading:
     unknown: list[TensorEntry] = field(default_factory=list)
     missing: list[Evidence] = field(default_factory=list)
     ranks: list[Evidence] = field(default_factory=list)
+    dimensions: list[Evidence] = field(default_factory=list)
 
     def add(self, rule: str, message: str, evidence: Iterable[Evidence] = (), **more: object) -> None:
         self.findings.append(finding(rule, message, evidence, **more))  # type: ignore[arg-type]
@@ -38,6 +47,10 @@ class Reading:
             self.add(
                 "LH208", f"{_count(self.missing, 'factor')} missing: {first.name} has no {first.expected}", self.missing
             )
+        if self.dimensions:
+            first = self.dimensions[0]
+            told = f"{first.name} is {first.found}, which has {first.expected}"
+            self.add("LH209", f"{_count(self.dimensions, 'tensor')} flattened or folded, first {told}", self.dimensions)
         if self.ranks:
             first = self.ranks[0]
             self.add(
@@ -98,11 +111,28 @@ def count_elements(entries: Iterable[TensorEntry]) -> dict[str, int]:
     return found
 
 
-def require(tensors: Tensors, module: str, roles: Iterable[str], reading: Reading) -> bool:
-    """Whether all factors are there; what isn't is remembered for LH208."""
+def require(
+    tensors: Tensors, module: str, roles: Iterable[str], reading: Reading, least: Mapping[str, int] | None = None
+) -> bool:
+    """Whether all factors are there, with as many dimensions as they need; `least` asks for more of them.
+
+    What isn't there is remembered for LH208, what has another number of dimensions for LH209.
+    """
+    roles = list(roles)
     absent = [role for role in roles if role not in tensors]
     reading.missing += [Evidence(module, ", ".join(tensors), role) for role in absent]
-    return not absent
+    odd = [one for role in roles if role in tensors and (one := _odd_dimensions(tensors[role], role, least or {}))]
+    reading.dimensions += odd
+    return not absent and not odd
+
+
+def _odd_dimensions(entry: TensorEntry, role: str, least: Mapping[str, int]) -> Evidence | None:
+    low, high = _DIMENSIONS.get(role, (0, len(entry.shape)))
+    low = least.get(role, low)
+    if low <= len(entry.shape) <= high:
+        return None
+    asked = f"{low} dimensions" if low == high else f"{low} to {high} dimensions"
+    return Evidence(entry.name, shape_text(entry.shape), asked)
 
 
 def agree(ranks: Mapping[str, int], module: str, reading: Reading) -> bool:
@@ -134,6 +164,8 @@ def low_rank(
     if not agree({"down": rank, "up": up.shape[1]}, module, reading):
         return None
     shape: Shape = (up.shape[0], *down.shape[1:])
+    if "mid" in tensors and not require(tensors, module, ("mid",), reading):
+        return None
     if "mid" in tensors:
         shape = (up.shape[0], down.shape[1], *tensors["mid"].shape[2:])
     kind = Kind.CONV if len(shape) > 2 else Kind.LINEAR
@@ -184,7 +216,7 @@ def kronecker(
 
 def _kron_half(module: str, tensors: Tensors, half: str, reading: Reading) -> tuple[int, ...] | None:
     if half in tensors:
-        return tensors[half].shape
+        return tensors[half].shape if require(tensors, module, (half,), reading) else None
     if not require(tensors, module, (f"{half}_a", f"{half}_b"), reading):
         return None
     a, b, core = tensors[f"{half}_a"].shape, tensors[f"{half}_b"].shape, tensors.get("t2" if half == "w2" else "t1")
