@@ -268,8 +268,8 @@ class Comparison:
         """
         of_tokens = [name for name in self.base.tensors if name.rpartition(".")[0].rpartition(".")[2] in VOCABULARY]
         pieces = [(piece, weight) for piece, weight in self.matched if piece.leaf in VOCABULARY]
-        sizes = {piece.shape[0] for piece, _ in pieces} - {None}
-        known = {self.base.tensors[name].shape[0] for name in of_tokens}
+        sizes = {next(iter(piece.shape), None) for piece, _ in pieces} - {None}
+        known = {next(iter(self.base.tensors[name].shape), 0) for name in of_tokens}
         if len(sizes) != 1 or sizes <= known or {_whole(self.base.text_config, "vocab_size")} != known:
             return None
         rows = sizes.pop()

@@ -11,10 +11,13 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 from hashlib import sha256
 from importlib.resources import files
+from itertools import islice
 from typing import Any
 
 from lorahub.adapters.base_tensor import BaseTensor
 from lorahub.adapters.gguf_file import GgufValue
+from lorahub.adapters.limits import LIMITS
+from lorahub.errors import InvalidBaseModel
 
 METHOD = "gguf"
 """As `quant_method` of a configuration."""
@@ -76,7 +79,7 @@ def _names(raw: Mapping[str, Any]) -> GgufNames:
 def standing_for(
     metadata: Mapping[str, GgufValue], stored: Mapping[str, BaseTensor]
 ) -> tuple[dict[str, BaseTensor], dict[str, Any]]:
-    """(the model's tensors, what its config.json would say)."""
+    """(the model's tensors, what its config.json would say). Raises `InvalidBaseModel` where they are too many."""
     architecture = str(metadata.get("general.architecture"))
     here = {name: tensor for name, tensor in stored.items() if not name.startswith(_NO_WEIGHTS)}
     plain = {_NUMBER.sub("{}", name) for name in here}
@@ -86,7 +89,10 @@ def standing_for(
     if names is None:
         return here, config
     config |= {"model_type": names.model_type, "architectures": [names.owner]}
-    return dict(_weights(here, names)), config
+    weights = dict(islice(_weights(here, names), LIMITS.base_tensors + 1))  # a stack is as high as its header says
+    if len(weights) > LIMITS.base_tensors:
+        raise InvalidBaseModel(f"the file stands for more than {LIMITS.base_tensors} tensors; no more are taken")
+    return weights, config
 
 
 def is_unnamed(name: str) -> bool:
@@ -107,12 +113,12 @@ def _weights(stored: Mapping[str, BaseTensor], names: GgufNames) -> Iterator[tup
         if joined is not None:
             ours, parts = joined
             pieces = [stored.get(part.replace("{}", layer)) for part in parts]
-            if plain == parts[0] and all(pieces):
-                whole = _joined([piece for piece in pieces if piece], name)
-                yield ours.replace("{}", layer), _as_stored(whole, ours, names)
-            elif not all(pieces):
+            there = [piece for piece in pieces if piece is not None]
+            if len(there) < len(parts) or not _go_together(there, name):
                 yield name, tensor
-        elif known is None:
+            elif plain == parts[0]:
+                yield ours.replace("{}", layer), _as_stored(_joined(there, name), ours, names)
+        elif known is None or ("{expert}" in known and not tensor.shape):
             yield name, tensor
         elif "{expert}" in known:
             yield from _experts(known.replace("{}", layer), tensor)
@@ -131,10 +137,20 @@ def _as_stored(tensor: BaseTensor, known: str, names: GgufNames) -> BaseTensor:
     return tensor
 
 
+def _outputs(piece: BaseTensor, name: str) -> int:
+    """Which of its dimensions are a weight's outputs, or a bias's; less than 0 where it has too few."""
+    return len(piece.shape) - (2 if name.endswith(".weight") else 1)
+
+
+def _go_together(pieces: list[BaseTensor], name: str) -> bool:
+    """Whether they differ in the number of their outputs at most."""
+    axis = _outputs(pieces[0], name)
+    return axis >= 0 and len({(*one.shape[:axis], *one.shape[axis + 1 :]) for one in pieces}) == 1
+
+
 def _joined(pieces: list[BaseTensor], name: str) -> BaseTensor:
     """Gate and up as one, behind each other along the outputs."""
-    first = pieces[0]
-    axis = len(first.shape) - 2 if name.endswith(".weight") else len(first.shape) - 1
+    first, axis = pieces[0], _outputs(pieces[0], name)
     total = sum(piece.shape[axis] for piece in pieces)
     return BaseTensor(first.dtype, (*first.shape[:axis], total, *first.shape[axis + 1 :]), digest_of(pieces))
 
@@ -160,9 +176,10 @@ def _configuration(
         value = metadata.get(f"{architecture}.{key}")
         if isinstance(value, int) and not isinstance(value, bool):
             found[name] = value
-    if "token_embd.weight" in stored:
+    embedding = stored.get("token_embd.weight")
+    if embedding is not None and embedding.shape:
         found |= {
-            "vocab_size": stored["token_embd.weight"].shape[0],
+            "vocab_size": embedding.shape[0],
             "tie_word_embeddings": "output.weight" not in stored,
         }
     licence = metadata.get("general.license")

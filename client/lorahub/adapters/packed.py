@@ -102,7 +102,9 @@ class _Checkpoint:
     def _grouped(self, name: str) -> Unpacked | None:
         module, _, leaf = name.rpartition(".")
         words, scales = self._stored[name].shape, self._shape(f"{module}.scales")
-        if leaf != "qweight" or self._stored[name].dtype != "I32" or scales is None or len(words) != 2 != len(scales):
+        if leaf != "qweight" or self._stored[name].dtype != "I32" or scales is None:
+            return None
+        if (len(words), len(scales)) != (2, 2):
             return None
         zeros = self._shape(f"{module}.qzeros")
         shape = self._of_rows(module, words, scales, zeros) or self._of_columns(words, scales)

@@ -270,7 +270,7 @@ class BaseNames:
             if is_in_turn(name):
                 self.unclear[renamed_name.rpartition(".")[0]] = name
             layers = next((one for one in self.model_class.layers if one.names(renamed_name)), None)
-            if layers is None or len(weight.places) != 1:
+            if layers is None or len(weight.places) != 1 or not weight.shape:
                 continue
             made = layers.names(renamed_name)
             if layers.kind == "join":

@@ -39,7 +39,7 @@ def expert_stacks(base: BaseLayout, weights: Mapping[str, Weight]) -> Names:
     every: dict[str, dict[int, dict[str, Weight]]] = {}
     for name, weight in weights.items():
         match = _EXPERT.match(name)
-        if match and len(weight.places) == 1:
+        if match and len(weight.places) == 1 and len(weight.shape) == 2:
             every.setdefault(match[1] or "", {}).setdefault(int(match[2]), {})[match[3]] = weight
     for prefix, experts in every.items():
         if _is_of(base, _IN_HALVES):
@@ -115,11 +115,11 @@ def single_expert(name: str, base: BaseLayout, weights: Mapping[str, Weight]) ->
     owner, expert, role = f"{match[1] or ''}experts".replace("block_sparse_moe.", "mlp."), int(match[2]), match[3]
     down, gate_up, up = (weights.get(f"{owner}.{name}") for name in ("down_proj", "gate_up_proj", "up_proj"))
     stack = down if role in _DOWNS else gate_up or up
-    if down is None or stack is None or expert >= stack.shape[0]:
+    if down is None or stack is None or not len(down.shape) == len(stack.shape) == 3 or expert >= stack.shape[0]:
         return None
     if stack.places != (WeightPlace(stack.places[0].tensor),) or role not in (*_GATES, *_UPS, *_DOWNS):
         return None
-    is_turned = gate_up is not None and gate_up.shape[2] == 2 * down.shape[1]
+    is_turned = gate_up is not None and gate_up.shape[2:] == (2 * down.shape[1],)
     out, width = stack.shape[:0:-1] if is_turned else stack.shape[1:]
     rows = None
     if stack is gate_up:
@@ -130,7 +130,8 @@ def single_expert(name: str, base: BaseLayout, weights: Mapping[str, Weight]) ->
 
 
 def _is_of(base: BaseLayout, kinds: frozenset[str]) -> bool:
-    return not kinds.isdisjoint((base.model_type, base.text_config.get("model_type")))
+    inner = base.text_config.get("model_type")
+    return base.model_type in kinds or (isinstance(inner, str) and inner in kinds)
 
 
 def expert_renames(base: BaseLayout) -> Names:

@@ -45,7 +45,7 @@ def single_file_pipelines(base: BaseLayout) -> Names:
         for prefix, folder in _TEXT_ENCODERS.items():
             if name.startswith(prefix):
                 yield renamed(folder + name[len(prefix) :], name, tensor)
-    prefix = next(prefix for prefix in _SINGLE_FILES if any(name.startswith(prefix) for name in base.tensors))
+    prefix = next((one for one in _SINGLE_FILES if any(name.startswith(one) for name in base.tensors)), "")
     if prefix == "" and any(name.startswith(tuple(f"{part}." for part in DENOISERS)) for name in base.tensors):
         return
     inner = [name for name in base.tensors if name.startswith(prefix)]

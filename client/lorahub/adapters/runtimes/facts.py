@@ -85,11 +85,10 @@ class RuntimeFacts:
 
 def _new_rows(adapter: Adapter, base: BaseLayout | None) -> int | None:
     """The size of the vocabulary that the adapter brings, where the base has another one."""
-    known = (
-        set() if base is None else {tensor.shape[0] for name, tensor in base.tensors.items() if _leaf(name) in _EDGES}
-    )
+    tables = [] if base is None else [one for name, one in base.tensors.items() if _leaf(name) in _EDGES]
+    known = {one.shape[0] for one in tables if one.shape}
     whole = (PartKind.REPLACEMENT, PartKind.BASE_COPY)
-    brought = {part.shape[0] for part in adapter.parts if part.kind in whole and part.leaf in _EDGES}
+    brought = {part.shape[0] for part in adapter.parts if part.kind in whole and part.leaf in _EDGES and part.shape}
     return next(iter(brought - known), None) if known else None
 
 
