@@ -6,7 +6,7 @@ from pathlib import Path
 import builders
 import pytest
 from pages.conftest import faults_of
-from pages.test_journeys import log_in
+from pages.test_journeys import follow, log_in
 from playwright.sync_api import Browser, Page, expect
 from registry_process import Registry
 
@@ -47,7 +47,7 @@ def walk(page: Page, strict: Registry, folder: Path) -> Iterator[str]:
     expect(page.get_by_role("alert")).to_be_visible()
     yield "a token that isn't known"
     page.get_by_label("Token").fill(token)
-    page.locator("main").get_by_role("button", name="Log in").click()
+    follow(page, page.locator("main").get_by_role("button", name="Log in"))
     yield from of_somebody_new(page, strict.url)
     yield from of_a_form(page, strict.url, builders.write_adapter(folder / "adapter"))
     yield from of_refusals(page, strict.url)
@@ -76,7 +76,7 @@ def of_somebody_new(page: Page, url: str) -> Iterator[str]:
 def of_a_form(page: Page, url: str, adapter: Path) -> Iterator[str]:
     page.goto(f"{url}/new")
     page.locator("main input[name=name]").fill("first")
-    page.locator("main").get_by_role("button", name="Create").click()
+    follow(page, page.locator("main").get_by_role("button", name="Create"))
     yield "an upload's form"
     for path in ("", "/versions", "/tree/main", "/weights/main", "/training/main", "/lineage", "/compat"):
         page.goto(f"{url}/newcomer/first{path}")
@@ -118,7 +118,7 @@ def of_refusals(page: Page, url: str) -> Iterator[str]:
         yield f"{status} at {path}"
     for path, body, status in (("/search", "", 405), ("/tokens", "x" * 10_000, 413)):
         yield posted(page, url, path, body, status)
-    page.get_by_role("button", name="Log out").click()
+    follow(page, page.get_by_role("button", name="Log out"))
     for _ in range(2 * int(LIMITS["RATE_LIMIT_LOGIN"]) + 1):  # a new window may begin on the way
         page.goto(f"{url}/login")
         page.get_by_label("Token").fill(WRONG)

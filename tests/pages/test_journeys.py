@@ -3,11 +3,17 @@
 from urllib.parse import urlsplit
 
 from pages.conftest import Catalog
-from playwright.sync_api import Browser, BrowserContext, Page, expect
+from playwright.sync_api import Browser, BrowserContext, Locator, Page, expect
 
 
 def path_of(page: Page) -> str:
     return urlsplit(page.url).path
+
+
+def follow(page: Page, target: Locator) -> None:
+    """Clicks, and goes on only when the page behind has come: what is asked at once may still see the one before."""
+    with page.expect_navigation():
+        target.click()
 
 
 def test_from_a_search_to_an_adapters_file(catalog: Catalog, context: BrowserContext) -> None:
@@ -15,7 +21,7 @@ def test_from_a_search_to_an_adapters_file(catalog: Catalog, context: BrowserCon
     page.goto(catalog.url)
     page.get_by_role("searchbox").fill("sql-writer")
     page.get_by_role("searchbox").press("Enter")
-    page.locator("main").get_by_role("link", name="pages-org/sql-writer").click()
+    follow(page, page.locator("main").get_by_role("link", name="pages-org/sql-writer"))
     assert path_of(page) == f"/{catalog.adapter}"
     expect(page.get_by_role("heading", level=1)).to_have_text("pages-org/sql-writer")
     expect(page.locator("main").get_by_text("same base").first).to_be_visible()
@@ -49,7 +55,7 @@ def test_two_versions_are_compared(catalog: Catalog, context: BrowserContext) ->
     page.get_by_role("button", name="Compare").click()
     facts = page.get_by_role("region", name="Facts")
     expect(facts.get_by_role("row", name="Method")).to_contain_text("yes")
-    facts.get_by_role("link", name="sql-writer@v1").click()
+    follow(page, facts.get_by_role("link", name="sql-writer@v1"))
     assert path_of(page) == f"/{catalog.adapter}/v/v1"
 
 
@@ -88,7 +94,7 @@ def test_on_a_phone_filters_unfold_above_the_results(catalog: Catalog, context: 
 def log_in(page: Page, token: str) -> None:
     page.get_by_role("link", name="Log in").first.click()
     page.get_by_label("Token").fill(token)
-    page.locator("main").get_by_role("button", name="Log in").click()
+    follow(page, page.locator("main").get_by_role("button", name="Log in"))
 
 
 def test_a_private_adapter_is_not_there_until_one_logs_in(catalog: Catalog, context: BrowserContext) -> None:
@@ -100,10 +106,10 @@ def test_a_private_adapter_is_not_there_until_one_logs_in(catalog: Catalog, cont
     log_in(page, "lh_" + "x" * 40)
     expect(page.get_by_role("alert")).to_be_visible()
     page.get_by_label("Token").fill(catalog.owner)
-    page.locator("main").get_by_role("button", name="Log in").click()
+    follow(page, page.locator("main").get_by_role("button", name="Log in"))
     assert path_of(page) == f"/{catalog.private}"
     expect(page.get_by_role("heading", level=1)).to_have_text(catalog.private)
-    page.get_by_role("button", name="Log out").click()
+    follow(page, page.get_by_role("button", name="Log out"))
     answer = page.goto(f"{catalog.url}/{catalog.private}")
     assert answer is not None
     assert answer.status == 404
@@ -132,10 +138,10 @@ def test_a_theme_is_kept_and_is_there_before_the_first_script(catalog: Catalog, 
     page = context.new_page()
     page.goto(f"{catalog.url}/search?search=sql-writer")
     page.get_by_role("button", name="Dark").click()
-    assert page.url == f"{catalog.url}/search?search=sql-writer"
-    assert 'data-theme="dark"' in page.content()
+    expect(page.locator("html")).to_have_attribute("data-theme", "dark")
+    expect(page).to_have_url(f"{catalog.url}/search?search=sql-writer")
     page.get_by_role("button", name="Auto").click()
-    assert 'data-theme="auto"' in page.content()
+    expect(page.locator("html")).to_have_attribute("data-theme", "auto")
 
 
 def test_a_slash_searches_and_a_button_copies(catalog: Catalog, browser: Browser) -> None:

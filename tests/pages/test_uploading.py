@@ -11,7 +11,7 @@ import lorahub
 import pytest
 from lorahub.protocol.digests import sha256_of
 from pages.conftest import Catalog, csrf
-from pages.test_journeys import log_in, path_of
+from pages.test_journeys import follow, log_in, path_of
 from playwright.sync_api import Browser, BrowserContext, Page, Route, expect
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -54,7 +54,7 @@ def test_from_no_repository_to_a_second_version(  # noqa: PLR0915 (one journey)
     page.goto(f"{catalog.url}/pages-owner")
     page.get_by_role("link", name="New adapter").click()
     page.get_by_role("textbox", name="Name", exact=False).last.fill(name)
-    page.get_by_role("button", name="Create").click()
+    follow(page, page.get_by_role("button", name="Create"))
     assert path_of(page) == f"/pages-owner/{name}/upload"
 
     (adapter / WEIGHTS).write_bytes(builders.lora_weights(width=24))
