@@ -4,10 +4,11 @@ from pathlib import Path
 
 import click
 
-from lorahub.cli.output import Result, size_text, table
+from lorahub.cli.output import Result, table
 from lorahub.cli.session import Session, command
 from lorahub.conversion import TARGETS
 from lorahub.hub.converting import Converted, convert_to
+from lorahub.hub.showing import size_text
 
 
 @command("convert")

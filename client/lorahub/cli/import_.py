@@ -6,10 +6,11 @@ import click
 
 from lorahub.adapters.files import FolderFiles
 from lorahub.adapters.reader import read_adapter
-from lorahub.cli.output import Result, size_text
+from lorahub.cli.output import Result
 from lorahub.cli.session import Session, command
 from lorahub.errors import InvalidUsage
 from lorahub.hub.importing import import_pickle
+from lorahub.hub.showing import size_text
 from lorahub.hub.sources import local_place
 
 

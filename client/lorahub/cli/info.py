@@ -2,9 +2,10 @@
 
 import click
 
-from lorahub.cli.output import Result, size_text, time_text
+from lorahub.cli.output import Result
 from lorahub.cli.pull import resolved, revision_data, yank_notes
 from lorahub.cli.session import Session, command
+from lorahub.hub.showing import size_text, time_text
 from lorahub.hub.signing import FILE as SIGNATURE
 from lorahub.protocol.messages.checks import CheckedRevision, StatedTraining
 from lorahub.protocol.messages.message import as_json, parse

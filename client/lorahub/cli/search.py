@@ -4,8 +4,9 @@ from typing import Any
 
 import click
 
-from lorahub.cli.output import Result, table, time_text
+from lorahub.cli.output import Result, table
 from lorahub.cli.session import Session, command
+from lorahub.hub.showing import time_text
 from lorahub.protocol.messages.models import ModelInformation
 
 
