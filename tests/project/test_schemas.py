@@ -94,7 +94,7 @@ def as_json(value: Any) -> Any:
     return value.isoformat() if isinstance(value, date) else value
 
 
-def read_project(path: Path) -> None:
+def read_project(_: Path) -> None:
     configuration.load()
     read_ignores(project_file())
 
