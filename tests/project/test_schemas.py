@@ -12,6 +12,7 @@ import jsonschema
 import pytest
 import yaml
 from lorahub import TrainConfig
+from lorahub.cli.main import main
 from lorahub.cli.schema import SCHEMAS
 from lorahub.errors import Refusal
 from lorahub.hub import configuration
@@ -149,6 +150,14 @@ def document(name: str, text: str) -> Any:
 def test_a_lock_that_we_write_is_of_the_schema(tmp_path: Path) -> None:
     write_lock(tmp_path / LOCK, [LockedAdapter("acme/sql@champion", "c" * 40, "d" * 64)])
     validator(LOCK).validate(document(LOCK, (tmp_path / LOCK).read_text()))
+
+
+def test_the_command_writes_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LORAHUB_HOME", str(tmp_path / "home"))
+    with pytest.raises(SystemExit) as ended:
+        main(["schema", LOCK, "-o", str(tmp_path / "lock.json")])
+    assert ended.value.code == 0
+    assert json.loads((tmp_path / "lock.json").read_text()) == SCHEMAS[LOCK]()
 
 
 def test_the_committed_schemas_are_those_that_the_code_makes() -> None:

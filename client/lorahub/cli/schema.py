@@ -7,6 +7,7 @@ import json
 import types
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, fields
+from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import click
@@ -182,11 +183,15 @@ def text_of(name: str) -> str:
 
 @command("schema")
 @click.argument("file", type=click.Choice(list(SCHEMAS)))
-def schema(session: Session, file: str) -> Result:  # noqa: ARG001
+@click.option("-o", "--output", type=click.Path(path_type=Path, dir_okay=False), help="Write it there.")
+def schema(session: Session, file: str, *, output: Path | None) -> Result:  # noqa: ARG001
     """Print the JSON Schema of a FILE, for an editor that completes it and shows what is wrong.
 
     Write it beside the file and name it in the first line: `#:schema ./lorahub.schema.json` in TOML,
     `# yaml-language-server: $schema=./recipe.schema.json` in YAML.
     """
-    document = SCHEMAS[file]()
-    return Result(document, text_of(file).rstrip(), ids=[text_of(file).rstrip()], rows=[[file, json.dumps(document)]])
+    document, text = SCHEMAS[file](), text_of(file)
+    if output is None:
+        return Result(document, text.rstrip(), ids=[text.rstrip()], rows=[[file, json.dumps(document)]])
+    output.write_text(text)
+    return Result(document, f"✓ {output}", ids=[str(output)], rows=[[file, output]])
