@@ -250,8 +250,8 @@ def test_a_notebook_shows_tables_and_whatever_is_written_in_them_as_text(
         versions, revision = hub.versions(f"{user[0]}/sql"), hub.revision(f"{user[0]}/sql@v1")
     narrow = write_llama(tmp_path / hostile.replace(" ", "").replace("/", ""), width=8)
     checks = lorahub.check(adapter, narrow)
-    for shown in (versions, revision, checks, checks[0]):
-        page = shown._repr_html_()
+    for one in (versions, revision, checks, checks[0]):
+        page = one._repr_html_()
         assert "<table>" in page
         assert "<img" not in page
         assert "&lt;img" in page
