@@ -5,10 +5,11 @@ from pathlib import Path
 import click
 
 from lorahub.cli.losses import loss_data, loss_lines
-from lorahub.cli.output import Result, size_text, table
+from lorahub.cli.output import Result, table
 from lorahub.cli.session import Session, command
 from lorahub.conversion import TARGETS
 from lorahub.hub.converting import LORA, Converted, approximate_to, convert_to
+from lorahub.hub.showing import size_text
 from lorahub.merging.low_rank import Limit
 
 

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING
 import click
 
 from lorahub.adapters.runtimes import RUNTIMES
-from lorahub.cli.output import Result, size_text
+from lorahub.cli.output import Result
 from lorahub.cli.session import Session, command
 from lorahub.hub.revisions import Revision
+from lorahub.hub.showing import size_text
 
 if TYPE_CHECKING:
     from lorahub.hub.hub import Pulled
