@@ -2,7 +2,11 @@
 
 from typing import TYPE_CHECKING, Any
 
-from lorahub.errors import LorahubError
+import lorahub_start
+
+lorahub_start.require_ours()
+
+from lorahub.errors import LorahubError  # noqa: E402 (if the rest isn't ours, it is of no use)
 
 if TYPE_CHECKING:
     from lorahub.hub.hub import Hub
@@ -10,7 +14,7 @@ if TYPE_CHECKING:
     from lorahub.training.config import TrainConfig
     from lorahub.training.run import train
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = ["Hub", "LorahubError", "Session", "TrainConfig", "__version__", "train"]
 
 
