@@ -25,16 +25,15 @@ import diffusers
 import torch
 from diffusers.loaders import lora_pipeline
 from diffusers.loaders.peft import PeftAdapterMixin
-from lorahub.adapters.base_model import read_base
-from lorahub.adapters.check import check
+from lorahub.adapters.base_model import BaseLayout, read_base
 from lorahub.adapters.files import BytesFiles
 from lorahub.adapters.findings import Verdict
 from lorahub.adapters.reader import read_adapter
 from lorahub.conversion import convert
 from lorahub.errors import LorahubError
-from lorahub.merging.plan import Ingredients, MergePlan
-from lorahub.merging.recipe import Ingredient, Recipe
 from safetensors.torch import load, save
+from sweep import gate
+from sweep.merges import is_merged, planned
 from sweep.outcome import Outcome
 from torch import nn
 
@@ -170,13 +169,13 @@ class Trial:
     has_config: bool = False
     """Whether PEFT's settings lie beside it: its names alone could be a language model's."""
 
-    def files(self, tensors: Tensors | None = None) -> BytesFiles:
+    def files(self, tensors: Tensors | None = None) -> dict[str, bytes]:
         contents = {"adapter_model.safetensors": save(tensors or self.tensors)}
         if self.has_config:
             targets = ["q_proj", "k_proj", "v_proj", "o_proj"]
             config = {"peft_type": "LORA", "r": RANK, "lora_alpha": RANK, "target_modules": targets}
             contents["adapter_config.json"] = json.dumps(config).encode()
-        return BytesFiles(contents)
+        return contents
 
 
 def factors(shape: tuple[int, ...], seed: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -592,9 +591,11 @@ HOLES: Mapping[tuple[str, str], str] = {
 def _faults(model: str, trial: Trial) -> Iterator[str]:
     made = layout(model)
     files = trial.base() if trial.base else Zeros(model, made.tensors, folder=f"{made.part}/")
-    base = read_base(files)
-    adapter = trial.files()
-    report = check(read_adapter(adapter), base)
+    base = gate.registered(read_base(files))
+    contents = trial.files()
+    report, disagreement = gate.judge(contents, base)
+    if disagreement:
+        yield f"push: {disagreement}"
     if report.verdict is not Verdict.FITS or report.matched != report.of or report.of != trial.modules:
         told = "; ".join(f"{found.rule} {found.message}" for found in report.findings)
         yield f"check: {report.verdict.value}, {report.matched} of {report.of}, not {trial.modules}: {told}"[:400]
@@ -605,18 +606,19 @@ def _faults(model: str, trial: Trial) -> Iterator[str]:
             expected = _of_adapter(trial.theirs(dict(trial.tensors)), made.part)
         except (ValueError, KeyError, NotImplementedError, RuntimeError) as error:
             raise _Refused(_told(error)) from error
+    adapter = BytesFiles(contents)
     there = convert(adapter, "diffusers", base)
     yield from _differ("convert", _adds(there, made.part), expected)
     peft = convert(BytesFiles(there), "peft", base)
     yield from _differ("to PEFT and back", _adds(convert(BytesFiles(peft), "diffusers", base), made.part), expected)
-    again = check(read_adapter(BytesFiles(there)), base)
-    if again.verdict is not Verdict.FITS:
-        yield f"check of what was converted: {again.verdict.value}"
+    again, disagreement = gate.judge(there, base)
+    if again.verdict is not Verdict.FITS or disagreement:
+        yield f"check of what was converted: {again.verdict.value}; {disagreement}"
     merged = trial.merged
     if trial.base is None:
         merged = {f"{made.part}.{name}": value for name, value in expected.items()}
     yield from _merged(files, adapter, merged or {})
-    yield from (f"a mutation fits: {what}" for what in _mutants(trial, base))
+    yield from _mutants(trial, files, base)
 
 
 def _adds(files: Mapping[str, bytes], part: str) -> Tensors:
@@ -652,7 +654,7 @@ def _differ(what: str, ours: Tensors, right: Tensors) -> Iterator[str]:
 
 def _merged(files: Zeros, adapter: BytesFiles, expected: Tensors) -> Iterator[str]:
     """Some rows of each changed tensor, as they come out of a merge into zeros."""
-    plan = MergePlan(Recipe("base", (Ingredient("adapter"),)), Ingredients(files, [adapter], {}))
+    plan = planned(files, adapter)
     part = files.path.rpartition("/")[0]
     wrong = []
     for name, adds in list(expected.items())[:: max(1, len(expected) // _MOST_MERGED)]:
@@ -669,7 +671,8 @@ def _merged(files: Zeros, adapter: BytesFiles, expected: Tensors) -> Iterator[st
         yield f"merge: {len(wrong)} of {len(expected)} tensors differ, first {wrong[0]}"
 
 
-def _mutants(trial: Trial, base: Any) -> Iterator[str]:
+def _mutants(trial: Trial, files: Zeros, base: BaseLayout) -> Iterator[str]:
+    """A file of which one tensor was renamed, cut or lost never fits, nor is it pushed or merged."""
     tensors = trial.tensors
     names = [name for name in sorted(tensors) if not name.endswith(".alpha")]
     name = names[len(names) // 2]
@@ -685,9 +688,14 @@ def _mutants(trial: Trial, base: Any) -> Iterator[str]:
         "a dimension more": rest | {name: tensor[None]},
         "no elements": rest | {name: tensor[:0].contiguous()},
     }.items():
-        report = check(read_adapter(trial.files(changed)), base)
+        mutant = trial.files(changed)
+        report, disagreement = gate.judge(mutant, base)
         if report.verdict in (Verdict.FITS, Verdict.COMPATIBLE):
-            yield f"{what} ({name})"
+            yield f"a mutation fits: {what} ({name})"
+        if disagreement:
+            yield f"{what} ({name}), push: {disagreement}"
+        if is_merged(files, mutant):
+            yield f"a mutation is merged: {what} ({name})"
 
 
 def _told(error: BaseException) -> str:
