@@ -39,7 +39,7 @@ from torch import nn
 
 RANK, ALPHA, COLUMNS = 2, 1.0, 3
 _MOST_MERGED = 12
-"""Tensors of each trial of which rows are merged."""
+"""Tensors of each trial of which rows are merged, and modules of its mutations."""
 PEFT, KOHYA, DEFAULT = (
     ("lora_A.weight", "lora_B.weight"),
     ("lora_down.weight", "lora_up.weight"),
@@ -672,8 +672,10 @@ def _merged(files: Zeros, adapter: BytesFiles, expected: Tensors) -> Iterator[st
 
 
 def _mutants(trial: Trial, files: Zeros, base: BaseLayout) -> Iterator[str]:
-    """A file of which one tensor was renamed, cut or lost never fits, nor is it pushed or merged."""
-    tensors = trial.tensors
+    """A file of which one tensor was renamed, cut or lost never fits, nor is it pushed or merged; of a few modules."""
+    modules = sorted({_module(name) for name in trial.tensors})
+    few = modules[len(modules) // 2 :][:_MOST_MERGED]
+    tensors = {name: tensor for name, tensor in trial.tensors.items() if _module(name) in few}
     names = [name for name in sorted(tensors) if not name.endswith(".alpha")]
     name = names[len(names) // 2]
     tensor = tensors[name]
@@ -696,6 +698,10 @@ def _mutants(trial: Trial, files: Zeros, base: BaseLayout) -> Iterator[str]:
             yield f"{what} ({name}), push: {disagreement}"
         if is_merged(files, mutant):
             yield f"a mutation is merged: {what} ({name})"
+
+
+def _module(name: str) -> str:
+    return re.split(r"\.(?:lora_\w+|alpha|down|up)\b", name)[0]
 
 
 def _told(error: BaseException) -> str:
