@@ -26,6 +26,7 @@ import diffusers
 import torch
 from diffusers.loaders import lora_conversion_utils, lora_pipeline
 from diffusers.loaders.peft import PeftAdapterMixin
+from diffusers.pipelines.ltx2 import connectors
 from diffusers.utils.state_dict_utils import convert_unet_state_dict_to_peft
 from lorahub.adapters.base_model import BaseLayout, read_base
 from lorahub.adapters.files import BytesFiles
@@ -96,9 +97,9 @@ def layout(model: str) -> Layout:
     return _made(model, dict(family.settings) if family else _few(model))
 
 
-def _made(model: str, settings: Mapping[str, Any]) -> Layout:
+def _made(model: str, settings: Mapping[str, Any], part: str = "") -> Layout:
     with torch.device("meta"):
-        made = getattr(diffusers, model)(**settings)
+        made = _class(model)(**settings)
     tensors = {name: tuple(tensor.shape) for name, tensor in made.state_dict().items()}
     kinds = nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d
     layers = {
@@ -106,7 +107,11 @@ def _made(model: str, settings: Mapping[str, Any]) -> Layout:
         for name, layer in made.named_modules()
         if isinstance(layer, kinds) and f"{name}.weight" in tensors and getattr(layer, "groups", 1) == 1
     }
-    return Layout(model, tensors, layers, "unet" if "UNet" in model else "transformer")
+    return Layout(model, tensors, layers, part or ("unet" if "UNet" in model else "transformer"))
+
+
+def _class(model: str) -> Any:
+    return getattr(diffusers, model, None) or getattr(connectors, model)
 
 
 def _few(model: str) -> dict[str, int]:
@@ -432,6 +437,20 @@ def _of_kohya(mixin: str, made: Layout, names: Shapes) -> Trial:
     return Trial(tensors, {}, len(names), theirs=theirs, layout=made)
 
 
+def part_trials(model: str) -> Iterator[tuple[str, Trial]]:
+    """The parts of a pipeline beside the denoiser that diffusers' converters know."""
+    for what, (mixin, kind, settings, part, names, name) in _PARTS.get(model, {}).items():
+        made = _made(kind, settings, part)
+        spelled = {name(layer): shape for layer, shape in made.layers.items() if re.fullmatch(names, layer)}
+        tensors, _ = named(spelled, _name_of(what), PEFT)
+
+        def theirs(state: Tensors, mixin: str = mixin, part: str = part) -> Tensors:
+            found = getattr(lora_pipeline, mixin).lora_state_dict(state)  # with the authors' names left in beside
+            return {name: value for name, value in found.items() if name.startswith(f"{part}.")}
+
+        yield what, Trial(tensors, {}, len(spelled), theirs=theirs, layout=made)
+
+
 def flux_trials(model: str) -> Iterator[tuple[str, Trial]]:
     """Converters that ask for every block of the full model: those that the layout lacks are zeros here."""
     if model != "FluxTransformer2DModel":
@@ -706,6 +725,32 @@ _LOKR: Mapping[str, Mapping[str, tuple[str, str]]] = {
         ),
     },
 }
+_PARTS: Mapping[str, Mapping[str, tuple[str, str, Mapping[str, Any], str, str, Callable[[str], str]]]] = {
+    "LTX2VideoTransformer3DModel": {
+        f"diffusers: connectors{what} text_embedding_projection.": (
+            "LTX2LoraLoaderMixin",
+            "LTX2TextConnectors",
+            {"caption_channels": 64, "text_proj_in_factor": 3, "per_modality_projections": is_apart},
+            "connectors",
+            r".*text_proj_in",
+            lambda name: name.replace("text_proj_in", "aggregate_embed"),
+        )
+        for what, is_apart in ((", LTX 2", False), (", LTX 2.3", True))
+    },
+    "CosmosTransformer3DModel": {
+        "diffusers: Anima's conditioner diffusion_model.llm_adapter.": (
+            "AnimaLoraLoaderMixin",
+            "AnimaTextConditioner",
+            {},
+            "text_conditioner",
+            r".*",
+            str,
+        )
+    },
+}
+"""Class -> what is compared (with the prefix) -> the loader; the part's class, its settings, its folder and its layers;
+and the authors' names of these.
+"""
 
 
 # --- trials -----------------------------------------------------------------------------------------------------------
@@ -720,7 +765,7 @@ def trials(model: str) -> Iterator[Outcome]:
         except Exception as error:  # noqa: BLE001  whatever diffusers raises is the reason
             yield Outcome(model, "diffusers", hole=_told(error))
             return
-        kinds = (own_trials, authors_trials, adapter_trials, lokr_trials, unet_trials, flux_trials)
+        kinds = (own_trials, authors_trials, adapter_trials, lokr_trials, unet_trials, flux_trials, part_trials)
         for what, trial in (one for kind in kinds for one in kind(model)):
             faults, hole = "", ""
             try:

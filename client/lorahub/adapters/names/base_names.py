@@ -16,7 +16,7 @@ from lorahub.adapters.base_model import BaseLayout
 from lorahub.adapters.names.by_class import Change, class_of
 from lorahub.adapters.names.by_rule import gguf_name, torchtune_name
 from lorahub.adapters.names.experts import expert_renames, expert_stacks, is_in_turn, single_expert, stacks
-from lorahub.adapters.names.image import folding, has_known_denoiser, respelled, single_file_pipelines
+from lorahub.adapters.names.image import PARTS, folding, has_known_denoiser, respelled, single_file_pipelines
 from lorahub.adapters.names.weight import Names, Weight, WeightPlace, joined_rows, renamed, split_rows
 
 _MOST_CHANGES = 64  # each is tried on every module
@@ -196,8 +196,14 @@ class BaseNames:
         return self._any_changes(names)
 
     def _any_changes(self, names: list[str]) -> list[Change]:
+        """Of a pipeline, an adapter may be of one part alone, which has no folder before its names."""
         sample = names[:: max(1, len(names) // 8)][:8]
-        return list(islice(dict.fromkeys(change for name in sample for change in self._changes(name)), _MOST_CHANGES))
+        found = [change for name in sample for change in self._changes(name)]
+        return list(islice(dict.fromkeys([*found, *(("", f"{part}.") for part in self._folders)]), _MOST_CHANGES))
+
+    @cached_property
+    def _folders(self) -> list[str]:
+        return sorted({name.partition(".")[0] for name in self.base.tensors} & set(PARTS))
 
     def change_for(self, modules: list[str]) -> Change | None:
         """The change of prefix that would find them all, whether the base's class makes it or not."""
