@@ -12,8 +12,12 @@ no PyTorch. Errors are in `lorahub.errors`, each with a message, a hint and a co
 
 from typing import TYPE_CHECKING
 
-from lorahub import errors
-from lorahub.errors import InvalidConfiguration, LorahubError
+import lorahub_start
+
+lorahub_start.require_ours()
+
+from lorahub import errors  # noqa: E402 (if the rest isn't ours, it is of no use)
+from lorahub.errors import InvalidConfiguration, LorahubError  # noqa: E402
 
 if TYPE_CHECKING:
     from lorahub.hub.checking import Checked
@@ -24,7 +28,7 @@ if TYPE_CHECKING:
     from lorahub.training.config import TrainConfig
     from lorahub.training.run import Run, train
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = [
     "Checked",
     "Hub",

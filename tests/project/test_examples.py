@@ -24,6 +24,10 @@ from sdk_examples import NEED_A_MODEL, NEED_A_REGISTRY
 
 ROOT = Path(__file__).parents[2]
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
+FENCE = re.compile(
+    r"(?P<reason><!-- not run: \w[^\n]+ -->\n)?^ *```(?P<kind>[^\n]*)\n.*?^ *```$", re.MULTILINE | re.DOTALL
+)
+TESTED = ("console", "json", "python", "sh", "toml", "yaml")
 BLOCKS = [
     pytest.param(kind, text, id=f"{page.relative_to(ROOT)}-{number}")
     for page in PAGES
@@ -76,6 +80,16 @@ def test_blocks_of_documents_are_what_they_claim(
             pytest.fail(f"nothing tests blocks of {kind}")
 
 
+def test_every_block_is_tested_or_says_why_not() -> None:
+    """Data and commands are checked here, a how-to page's are run (test_how_to.py); what is neither has a reason."""
+    fence = re.compile(
+        r"(?P<reason><!-- not run: \w[^\n]+ -->\n)?^ *```(?P<kind>[^\n]*)\n.*?^ *```$", re.MULTILINE | re.DOTALL
+    )
+    for page in PAGES:
+        for block in fence.finditer(page.read_text()):
+            assert block["reason"] or block["kind"] in TESTED, f"{page.name}: {block[0][:80]}"
+
+
 def _check_yaml(text: str) -> None:
     value = yaml.safe_load(text)
     if KIND in text:
@@ -123,7 +137,7 @@ def _check_command(words: list[str]) -> None:
 
 def _without_files(words: list[str]) -> list[str]:
     """Files that a command wants to see are none of the document's."""
-    return [str(ROOT / "README.md") if word.endswith(".tar") else word for word in words]
+    return [str(ROOT / "README.md") if word.endswith((".bin", ".safetensors", ".tar")) else word for word in words]
 
 
 def test_the_readme_shows_what_a_check_says(

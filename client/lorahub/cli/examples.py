@@ -75,7 +75,9 @@ SHOWN: Mapping[str, HelpEnding] = {
     ),
     "eval": _of("evaluating", "eval acme/sql --data held-out.jsonl", "eval ./out --data held-out.jsonl --no-merged"),
     "chat": _of("serving", "chat acme/llama-7b --adapter sql=acme/sql", "chat ./llama --adapter a=./a --adapter b=./b"),
-    "convert": _of("cli", "convert acme/sql ./gguf --to gguf", "convert ./out ./mlx --to mlx --base hf:acme/llama-7b"),
+    "convert": _of(
+        "cli", "convert acme/sql ./gguf --to gguf", "convert ./dora ./lora --to lora --rank 16 --base hf:acme/llama-7b"
+    ),
     "import": _of(
         "trust", "import hf:someone/sql acme/sql --private", "import ./adapter_model.bin ./safe --unsafe-pickle"
     ),
