@@ -2,6 +2,7 @@
 FROM python:3.12-slim-bookworm AS build
 WORKDIR /source
 COPY pyproject.toml README.md LICENSE ./
+COPY ci ci
 COPY locks locks
 COPY client client
 COPY registry registry

@@ -5,11 +5,12 @@ Every class that an Auto class names is made of its own default configuration, o
 """
 
 import copy
+import itertools
 import json
 import logging
 import re
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,7 @@ _SETTINGS: Mapping[str, Mapping[str, Any]] = {
     "aya_vision": {"vision_config": {"model_type": "siglip_vision_model", "num_attention_heads": 16}},
     "chameleon": {"vocabulary_map": {"<image>": 1, "<reserved08706>": 2, "IMGIMGAZ": 3}},
     "deepseek_ocr2": {"text_config": {"mlp_layer_types": ["dense"] * 64}},
+    "diffusion_gemma": {"text_config": {"num_experts": 4, "top_k_experts": 2, "moe_intermediate_size": 64}},
     "emu3": {"vocabulary_map": {"<image>": 1}},
     "esm": {"vocab_size": 33, "pad_token_id": 1},
     "granite4_vision": {"deepstack_layer_map": [[0, 0]]},
@@ -49,21 +51,32 @@ _SETTINGS: Mapping[str, Mapping[str, Any]] = {
 """What a default configuration lacks for its class to be made."""
 
 
-def classes() -> tuple[dict[str, list[Any]], dict[str, dict[str, str]]]:
-    """Class -> [model type, prefix of the base model, its direct parts], and class -> {output head: its weight}."""
+Ties = dict[str, dict[str, str]]
+"""Class -> what is stored under the name of another -> that other."""
+
+
+def classes() -> tuple[dict[str, list[Any]], Ties, Ties]:
+    """Class -> [model type, prefix of the base model, its direct parts]; output heads that are an embedding, by their
+    weights; and other modules, and owners of modules, that share all their weights.
+    """
     found: dict[str, list[Any]] = {}
-    tied: dict[str, dict[str, str]] = {}
+    tied: Ties = {}
+    shared: Ties = {}
     for name in sorted(_named()):
         kind = _class(name)
         if kind is None:
             continue
         model, config = _made(kind, kind.config_class), kind.config_class
         if model is not None:
-            _describe(model, found, tied)
+            _describe(model, found, tied, shared)
         elif name not in found:
             found[name] = [config.model_type, kind.base_model_prefix, _usual_parts(name, kind)]
             tied[name] = _tied(kind)
-    return dict(sorted(found.items())), {name: heads for name, heads in sorted(tied.items()) if heads}
+    return dict(sorted(found.items())), _filled(tied), _filled(shared)
+
+
+def _filled(table: Ties) -> Ties:
+    return {name: pairs for name, pairs in sorted(table.items()) if pairs}
 
 
 def _named() -> set[str]:
@@ -117,6 +130,29 @@ def _tied(kind: type[PreTrainedModel]) -> dict[str, str]:
     return {head: weight for head, weight in plain.items() if not _is_embedding(head) and _is_embedding(weight)}
 
 
+def _shared(model: PreTrainedModel) -> dict[str, str]:
+    """The rest of what is tied, by the first names that all of it has in common."""
+    model.config.tie_word_embeddings = True
+    heads, rests = _tied(type(model)), dict[tuple[str, str], list[list[str]]]()
+    for name, other in model.get_expanded_tied_weights_keys().items():
+        if name not in heads and not name.endswith("bias"):
+            own, its, rest = name.split("."), other.split("."), list[str]()
+            while len(own) > 1 and len(its) > 1 and own[-1] == its[-1]:
+                rest.insert(0, own.pop())
+                its.pop()
+            rests.setdefault((".".join(own), ".".join(its)), []).append(rest[:-1])
+    return {
+        ".".join([own, *common]): ".".join([its, *common])
+        for (own, its), found in rests.items()
+        for common in [_common(found)]
+    }
+
+
+def _common(names: Sequence[Sequence[str]]) -> list[str]:
+    """What all begin with."""
+    return [parts[0] for parts in itertools.takewhile(lambda parts: len(set(parts)) == 1, zip(*names, strict=False))]
+
+
 def _is_embedding(weight: str) -> bool:
     return re.fullmatch(r"embed_\w+|\w+_embed|\w*embeddings?|shared|wte", _leaf(weight)) is not None
 
@@ -126,7 +162,7 @@ def _leaf(name: str) -> str:
     return name.removesuffix(".weight").rpartition(".")[2]
 
 
-def _describe(model: PreTrainedModel, found: dict[str, list[Any]], tied: dict[str, dict[str, str]]) -> None:
+def _describe(model: PreTrainedModel, found: dict[str, list[Any]], tied: Ties, shared: Ties) -> None:
     if type(model).__name__ in found:
         return
     parts = dict(_direct_parts(model))
@@ -136,8 +172,9 @@ def _describe(model: PreTrainedModel, found: dict[str, list[Any]], tied: dict[st
         {path: _part(part, model.config) for path, part in parts.items()},
     ]
     tied[type(model).__name__] = _tied(type(model))
+    shared[type(model).__name__] = _shared(model)
     for part in parts.values():
-        _describe(part, found, tied)
+        _describe(part, found, tied, shared)
 
 
 def _direct_parts(module: torch.nn.Module, path: str = "") -> Iterator[tuple[str, PreTrainedModel]]:
@@ -228,9 +265,11 @@ def _silence() -> Iterator[None]:
 
 def document() -> str:
     with _silence(), _without_timm():
-        found, tied = classes()
+        found, tied, shared = classes()
     names = {"legacy", *found, *(kind for kind, _, _ in found.values())}
-    return _written({"classes": found, "tied": tied, "defaults": defaults(), "transforms": transforms(names)})
+    return _written(
+        {"classes": found, "tied": tied, "shared": shared, "defaults": defaults(), "transforms": transforms(names)}
+    )
 
 
 def _written(tables: Mapping[str, Mapping[str, Any]]) -> str:

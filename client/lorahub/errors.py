@@ -58,11 +58,11 @@ class LorahubError(Exception):
     exit_code: ClassVar[int]
     retryable: ClassVar[bool] = False
 
-    def __init__(self, message: str, *, hint: str | None = None, **facts: Any) -> None:
+    def __init__(self, message: str, *, hint: str | None = None, **facts: object) -> None:
         super().__init__(message)
         self.message = message
         self.hint = hint
-        self.facts = facts
+        self.facts: dict[str, Any] = facts
         self.request_id: str | None = None
 
 

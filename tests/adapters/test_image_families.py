@@ -243,6 +243,22 @@ def test_the_second_text_encoder_of_a_single_file(tmp_path: Path) -> None:
     }
 
 
+def test_the_connectors_of_ltx_2_have_the_authors_name_too(tmp_path: Path) -> None:
+    """`LTX2LoraLoaderMixin` renames it so; PEFT's form of it has no folder before the name."""
+    (tmp_path / "connectors").mkdir()
+    (tmp_path / "model_index.json").write_text('{"_class_name": "LTX2Pipeline"}')
+    weights = {"video_text_proj_in.weight": torch.zeros(16, 16), "video_connector.proj.weight": torch.zeros(16, 16)}
+    (tmp_path / "connectors/model.safetensors").write_bytes(save(weights))
+    tensors = lora({"text_embedding_projection.video_aggregate_embed": (16, 16)})
+
+    report = judged(tensors, tmp_path)
+    assert (report.verdict, report.matched, rules(report)) == ("fits", 1, set())
+    written = convert(files(tensors), "diffusers", base(tmp_path))
+    peft = convert(BytesFiles(written), "peft", base(tmp_path))
+    for made in (written, convert(BytesFiles(peft), "diffusers", base(tmp_path))):
+        assert {name.partition(".lora_")[0] for name in load_bytes(made)} == {"connectors.video_text_proj_in"}
+
+
 def test_rows_that_are_in_the_order_of_heads_are_undecided() -> None:
     """DiffSynth's files for MiniMax-H3: the same names and shapes as everybody's."""
     ends = ("lora_A.default.weight", "lora_B.default.weight")

@@ -16,9 +16,9 @@ import transformers
 from corpus.text_families import FAMILIES, write_adapter, write_base
 from lorahub import Session
 from lorahub.adapters.adapter import Naming
-from lorahub.adapters.base_model import read_base
+from lorahub.adapters.base_model import BaseLayout, BaseTensor, read_base
 from lorahub.adapters.check import Report, check
-from lorahub.adapters.files import FolderFiles
+from lorahub.adapters.files import BytesFiles, FolderFiles
 from lorahub.adapters.names.base_names import BaseNames
 from lorahub.adapters.reader import read_adapter
 from lorahub.conversion import convert
@@ -26,7 +26,7 @@ from lorahub.errors import AdapterDoesNotFit
 from lorahub.merging.folder import write_model
 from lorahub.merging.plan import Ingredients, MergePlan
 from lorahub.merging.recipe import Ingredient, Recipe
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save, save_file
 
 TOOL = Path(__file__).parents[2] / "tools" / "transformers_names.py"
 TABLE = Path(__file__).parents[2] / "client/lorahub/adapters/names/transformers.json"
@@ -333,6 +333,41 @@ def test_embeddings_and_saved_modules_have_the_adapters_name_too(tmp_path: Path)
     report = pair.rename(named).check()
     assert (report.verdict, errors(report)) == ("fits", set())
     assert all(torch.equal(tensor, right[name]) for name, tensor in pair.merged().items())
+
+
+TWINS = {
+    "DiffusionGemmaForBlockDiffusion": ("model.decoder.layers.0.mlp.up_proj", "model.encoder.language_model.layers.0"),
+    "NeoMMEForMaskedLM": ("model.embed_tokens.embedding_projection", "unembedding_projection"),
+}
+"""Class -> a module that is stored, and what has no tensor of its own because it is tied to it, or to its layer."""
+
+
+@pytest.mark.parametrize("side", ["stored", "tied", "neither"])
+@pytest.mark.parametrize("family", TWINS)
+def test_of_two_layers_that_are_one_tensor_an_adapter_of_either_is_undecided(family: str, side: str) -> None:
+    stored, tied = TWINS[family]
+    twin = tied + stored.removeprefix("model.decoder.layers.0") if "layers" in tied else tied
+    base = BaseLayout(
+        {f"{stored}.weight": BaseTensor("F32", (6, 4)), "model.other.weight": BaseTensor("F32", (6, 4))},
+        {"architectures": [family]},
+    )
+    module = {"stored": stored, "tied": twin, "neither": f"{twin}x"}[side]
+    names = [module, "model.other"]
+    factors = {"lora_A": torch.zeros(2, 4), "lora_B": torch.zeros(6, 2)}
+    tensors = {f"{_START}{name}.{role}.weight": one.clone() for name in names for role, one in factors.items()}
+    config = {"peft_type": "LORA", "r": 2, "lora_alpha": 2, "target_modules": names}
+    files = BytesFiles({"adapter_config.json": json.dumps(config).encode(), WEIGHTS: save(tensors)})
+    report = check(read_adapter(files), base)
+    told = {found.rule: found for found in report.findings}
+    assert (report.matched, report.of) == (1, 2)
+    if side == "neither":
+        assert (report.verdict, "LH201" in told) == ("incompatible", True)
+    else:
+        assert (report.verdict, [one.name for one in told["LH306"].evidence]) == ("undecided", [module])
+        assert "LH207" not in told
+
+    untied = replace(base, config={**base.config, "tie_word_embeddings": False})
+    assert (twin in BaseNames(base).twins, twin in BaseNames(untied).twins) == (True, False)
 
 
 def test_names_of_megatron_are_undecided(tmp_path: Path) -> None:

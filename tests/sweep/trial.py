@@ -20,17 +20,15 @@ import torch
 import transformers
 from lorahub import Session
 from lorahub.adapters.base_model import BaseLayout, read_base
-from lorahub.adapters.check import check
 from lorahub.adapters.files import BytesFiles, Files, FolderFiles
 from lorahub.adapters.findings import Verdict
-from lorahub.adapters.reader import read_adapter
+from lorahub.adapters.reader import CONFIG
 from lorahub.conversion import convert
 from lorahub.errors import LorahubError, NotConvertible
 from lorahub.merging.folder import write_model
-from lorahub.merging.plan import Ingredients, MergePlan
-from lorahub.merging.recipe import Ingredient, Recipe
-from safetensors.torch import load_file, save_file
-from sweep import tiny
+from safetensors.torch import load, load_file, save
+from sweep import gate, tiny
+from sweep.merges import is_merged, planned
 from sweep.outcome import Outcome
 
 MOST_DIFFERENCE = 2e-6
@@ -194,28 +192,36 @@ def _tensors(folder: Path) -> dict[str, torch.Tensor]:
 
 
 def _faults(name: str, base: Path, place: Path, reference: Mapping[str, torch.Tensor]) -> Iterator[str]:
-    before, adapter, layout = _tensors(base), FolderFiles(place / "adapter"), read_base(FolderFiles(base))
+    before, contents = _tensors(base), _contents(place / "adapter")
+    layout = gate.registered(read_base(FolderFiles(base)))
     if all(torch.equal(before[key], reference[key]) for key in before.keys() & reference.keys()):
         raise Hole("PEFT loads it without an effect")
-    report = check(read_adapter(adapter), layout)
+    report, disagreement = gate.judge(contents, layout)
+    if disagreement:
+        yield f"push: {disagreement}"
     told = "; ".join(f"{found.rule} {found.message}" for found in report.findings if found.rule not in _ASIDE)
     if report.verdict is Verdict.UNDECIDED:
         raise Hole(f"undecided: {told}"[:400])
     if report.verdict is not Verdict.FITS or report.matched != report.of:
         yield f"check: {report.verdict.value}, {report.matched} of {report.of}: {told}"[:400]
         return
-    yield from _mutants(place, layout)
+    yield from _mutants(contents, base, layout)
+    adapter = BytesFiles(contents)
     yield from (f"merge: {fault}" for fault in _differences(name, adapter, base, place, reference))
     for target in ("peft-normalized", "mlx", "gguf"):
         try:
-            made = BytesFiles(convert(adapter, target, layout))  # type: ignore[arg-type]
+            made = convert(adapter, target, layout)  # type: ignore[arg-type]
         except NotConvertible:
             continue
-        after = check(read_adapter(made), layout)
+        after, disagreement = gate.judge(made, layout)
+        if disagreement:
+            yield f"converted to {target}, push: {disagreement}"
         if after.verdict is not Verdict.FITS or after.matched != report.matched:
             yield f"converted to {target}: {after.verdict.value}, {after.matched} of {report.matched}"
         elif target != "gguf":  # whose rows are llama.cpp's; tests/conversion holds those against it
-            yield from (f"converted to {target}: {one}" for one in _differences(name, made, base, place, reference))
+            yield from (
+                f"converted to {target}: {one}" for one in _differences(name, BytesFiles(made), base, place, reference)
+            )
     yield from _in_session(name, base, place)
 
 
@@ -223,8 +229,7 @@ def _differences(
     name: str, adapter: Files, base: Path, place: Path, reference: Mapping[str, torch.Tensor]
 ) -> Iterator[str]:
     """Between our merged model and PEFT's. PEFT's merge changes both sides of a tied weight, ours unties the two."""
-    sources = Ingredients(FolderFiles(base), [adapter], {})
-    write_model(MergePlan(Recipe(base.name, (Ingredient("adapter"),)), sources), place / "ours")
+    write_model(planned(FolderFiles(base), adapter), place / "ours")
     ours = _tensors(place / "ours")
     shutil.rmtree(place / "ours")
     tied = _tied(name, base)
@@ -249,9 +254,13 @@ def _apart(one: torch.Tensor, other: torch.Tensor) -> float:
     return float(torch.where(one == other, 0.0, (one - other).abs()).max())  # of infinities too
 
 
-def _mutants(place: Path, layout: BaseLayout) -> Iterator[str]:
-    """A file of which one tensor was renamed, cut, doubled or lost never fits."""
-    tensors = load_file(place / "adapter" / "adapter_model.safetensors")
+def _contents(adapter: Path) -> dict[str, bytes]:
+    return {name: (adapter / name).read_bytes() for name in (CONFIG, "adapter_model.safetensors")}
+
+
+def _mutants(contents: Mapping[str, bytes], base: Path, layout: BaseLayout) -> Iterator[str]:
+    """A file of which one tensor was renamed, cut, doubled or lost never fits, nor is it pushed or merged."""
+    tensors = load(contents["adapter_model.safetensors"])
     name = sorted(tensors)[len(tensors) // 2]
     tensor = tensors[name]
     rest = {key: value for key, value in tensors.items() if key != name}
@@ -265,13 +274,14 @@ def _mutants(place: Path, layout: BaseLayout) -> Iterator[str]:
         "a tensor doubled": tensors | {name.removeprefix("base_model.model."): tensor.clone()},
         "no elements": rest | {name: tensor[:0].contiguous()},
     }.items():
-        folder = place / "mutant"
-        shutil.copytree(place / "adapter", folder)
-        save_file(changed, folder / "adapter_model.safetensors", {"format": "pt"})
-        report = check(read_adapter(FolderFiles(folder)), layout)
+        mutant = {**contents, "adapter_model.safetensors": save(changed, {"format": "pt"})}
+        report, disagreement = gate.judge(mutant, layout)
         if report.verdict in (Verdict.FITS, Verdict.COMPATIBLE):
             yield f"{what} ({name}): {report.verdict.value}"
-        shutil.rmtree(folder)
+        if disagreement:
+            yield f"{what} ({name}), push: {disagreement}"
+        if is_merged(FolderFiles(base), mutant):
+            yield f"{what} ({name}): merged"
 
 
 def _in_session(name: str, base: Path, place: Path) -> Iterator[str]:

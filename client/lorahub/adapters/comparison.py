@@ -83,7 +83,9 @@ class Comparison:
         for piece in pieces:
             module = self.resolved.modules.get(places[piece.module])
             weight = None if module is None else self._weight(piece, module)
-            if weight is not None:
+            if module in self.names.twins:
+                self.unclear.append((piece, self.names.twins[module]))
+            elif weight is not None:
                 self.matched.append((as_stacked(piece, weight), weight))
             elif self._may_be_unknown(module):
                 self.packed.append(places[piece.module])
@@ -182,7 +184,7 @@ class Comparison:
             first, tensor = self.unclear[0]
             yield finding(
                 "LH306",
-                f"{len(self.unclear)} modules are parts of tensors, first {first.module} of {tensor}",
+                f"{len(self.unclear)} modules have no tensor of their own, first {first.module} of {tensor}",
                 (Evidence(piece.module, _what(piece), tensor) for piece, tensor in self.unclear),
             )
 
@@ -297,7 +299,8 @@ class Comparison:
             return
         have = {weight.places for _, weight in self.matched}
         unclear = {tensor for _, tensor in self.unclear}
-        expected = {weight.places: weight.name for weight in self._targeted(selection)}
+        targeted = [one for one in self._targeted(selection) if one.name.rpartition(".")[0] not in self.names.twins]
+        expected = {weight.places: weight.name for weight in targeted}
         absent = [name for places, name in expected.items() if places not in have and places[0].tensor not in unclear]
         if absent and len(absent) < len(expected):
             present = len(expected) - len(absent)

@@ -25,6 +25,8 @@ GROUPS: Mapping[str, Mapping[str, tuple[str, str]]] = {
         "alias": ("lorahub.cli.alias:alias", "Make, move, remove and list names for versions."),
         "yank": ("lorahub.cli.yank:yank", "Withdraw a version; it stays for who names it exactly."),
         "rm": ("lorahub.cli.rm:rm", "Delete a repository; its name is never given out again."),
+        "repo": ("lorahub.cli.repo:repo", "Make, list, rename, hide and delete repositories."),
+        "org": ("lorahub.cli.org:org", "Make organisations, and say who belongs to them."),
     },
     "Check": {
         "check": ("lorahub.cli.check:check", "Prove whether adapters fit a base model."),
@@ -45,7 +47,7 @@ GROUPS: Mapping[str, Mapping[str, tuple[str, str]]] = {
         "combine": ("lorahub.cli.combine:combine", "Make one LoRA of several."),
         "extract": ("lorahub.cli.combine:extract", "Make a LoRA of what fine-tuning changed."),
         "convert": ("lorahub.cli.convert:convert", "Write an adapter in another format, exactly."),
-        "import": ("lorahub.cli.import_:import_", "Turn a pickled checkpoint into safetensors."),
+        "import": ("lorahub.cli.import_:import_", "Bring an adapter from the Hub, or a pickle into safetensors."),
     },
     "Between machines": {
         "trust": ("lorahub.cli.trust:trust", "Let CI jobs publish without a secret."),

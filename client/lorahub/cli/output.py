@@ -12,7 +12,7 @@ import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from itertools import pairwise
 from typing import Any, TextIO
 
@@ -146,11 +146,6 @@ def _as_text(value: Any) -> str:
     return wire_time(value)
 
 
-def time_text(time: datetime) -> str:
-    """For people: `2026-11-23 23:37 UTC`."""
-    return time.astimezone(UTC).strftime("%Y-%m-%d %H:%M UTC")
-
-
 def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     """Columns as wide as their widest cell.
 
@@ -161,17 +156,3 @@ def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     cells = [list(header), *[[_cell(cell) for cell in row] for row in rows]]
     widths = [max(len(row[column]) for row in cells) for column in range(len(header))]
     return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in cells)
-
-
-def size_text(size: int) -> str:
-    """Bytes for people, in powers of ten as disks and networks count them.
-
-    >>> size_text(83_900_000)
-    '83.9 MB'
-    """
-    amount = float(size)
-    for unit in ("B", "kB", "MB", "GB"):
-        if amount < 1000:
-            return f"{amount:.0f} {unit}" if unit == "B" else f"{amount:.1f} {unit}"
-        amount /= 1000
-    return f"{amount:.1f} TB"

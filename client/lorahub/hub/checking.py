@@ -1,8 +1,8 @@
 """Checks by name: adapters against bases, with what the project sets aside, and what that means for CI."""
 
 import tomllib
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -50,13 +50,27 @@ class OpenedAdapter:
 
 
 @dataclass(frozen=True, slots=True)
+class CheckedFacts:
+    """What the adapter is."""
+
+    format: str
+    method: str
+    ranks: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Checked:
-    """One adapter against one base. `ignored` are findings that the project has set aside, with their reasons."""
+    """One adapter against one base. `ignored` are findings that the project has set aside, with their reasons.
+
+    >>> [checked] = hub.check("./out", "./narrow")
+    >>> checked.verdict.value, [found.rule for found in checked.report.findings]
+    ('incompatible', ['LH202'])
+    """
 
     adapter: str
     base: str | None
     report: Report
-    facts: Mapping[str, Any] = field(default_factory=dict)
+    facts: CheckedFacts
     place: str | None = None
     ignored: tuple[tuple[Finding, str], ...] = ()
     wanted: tuple[str, ...] = ()
@@ -81,12 +95,12 @@ class Checked:
             judged.runtime == runtime and judged.loads in (Loads.NO, Loads.WRONG) for judged in self.report.runtimes
         )
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> dict[str, object]:
         return {
             "adapter": self.adapter,
             "base": self.base,
             **self.report.as_json(),
-            "facts": dict(self.facts),
+            "facts": asdict(self.facts),
             "place": self.place,
             "ignored": [{**found.as_json(), "reason": reason} for found, reason in self.ignored],
         }
@@ -219,7 +233,7 @@ class Checker:
             opened.name,
             name,
             recheck(report, kept, adapter, base) if more or ignored else report,
-            facts={"format": adapter.format, "method": adapter.method, "ranks": adapter.ranks},
+            facts=CheckedFacts(adapter.format, adapter.method, tuple(adapter.ranks)),
             place=opened.place,
             ignored=tuple(ignored),
             wanted=self.runtimes,

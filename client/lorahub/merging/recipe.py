@@ -35,7 +35,11 @@ _KEYS = {"kind", "base", "adapters", "method", "dtype", *PARAMETERS}
 
 @dataclass(frozen=True, slots=True)
 class Ingredient:
-    """One adapter: `weight` for every module, but for those that a pattern of `layers` names."""
+    """One adapter: `weight` for every module, but for those that a pattern of `layers` names.
+
+    >>> Ingredient("acme/sql@v2", weight=0.7, layers={"layers.[0-7]..*": 0.0}).weight
+    0.7
+    """
 
     source: str
     weight: float = 1.0
@@ -44,7 +48,17 @@ class Ingredient:
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """`parameters` are those of the method, by name; `dtype` is a safetensors name, None for the base's own."""
+    """What is merged, and how. `parameters` are those of the method, by name; `dtype` is a safetensors name, None for
+    the base's own.
+
+    >>> print(Recipe("acme/llama", (Ingredient("acme/sql", 0.7),)).as_yaml(), end="")
+    kind: lorahub-merge-v1
+    base: acme/llama
+    adapters:
+    - source: acme/sql
+      weight: 0.7
+    method: sum
+    """
 
     base: str
     adapters: tuple[Ingredient, ...]
@@ -52,9 +66,9 @@ class Recipe:
     parameters: Mapping[str, float] = field(default_factory=dict)
     dtype: str | None = None
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> dict[str, object]:
         """What differs from the defaults is left out."""
-        value: dict[str, Any] = {"kind": KIND, "base": self.base, "adapters": [_entry(one) for one in self.adapters]}
+        value: dict[str, object] = {"kind": KIND, "base": self.base, "adapters": [_entry(one) for one in self.adapters]}
         value["method"] = self.method
         options = self.options()
         value |= {one.name: options.of(one) for one in COMBINATIONS[self.method].parameters}
@@ -67,7 +81,7 @@ class Recipe:
     def as_yaml(self) -> str:
         return yaml.safe_dump(self.as_json(), sort_keys=False, allow_unicode=True)
 
-    def digest(self, identities: Mapping[str, Any]) -> str:
+    def digest(self, identities: Mapping[str, object]) -> str:
         """sha256 of the recipe, the kernel, and the digests of what it names."""
         value = {"kernel": KERNEL, "recipe": self.as_json(), "of": identities}
         return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

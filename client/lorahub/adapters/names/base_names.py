@@ -16,7 +16,7 @@ from lorahub.adapters.base_model import BaseLayout
 from lorahub.adapters.names.by_class import Change, class_of
 from lorahub.adapters.names.by_rule import gguf_name, torchtune_name
 from lorahub.adapters.names.experts import expert_renames, expert_stacks, is_in_turn, single_expert, stacks
-from lorahub.adapters.names.image import folding, has_known_denoiser, respelled, single_file_pipelines
+from lorahub.adapters.names.image import PARTS, folding, has_known_denoiser, respelled, single_file_pipelines
 from lorahub.adapters.names.weight import Names, Weight, WeightPlace, joined_rows, renamed, split_rows
 
 _MOST_CHANGES = 64  # each is tried on every module
@@ -63,6 +63,8 @@ class BaseNames:
             self.weights.setdefault(weight.name, weight)
         for weight in list(self._tied_heads()):
             self.weights.setdefault(weight.name, weight)
+        self.twins = dict(self._shared())
+        """Module -> the tensor that it and another module have both."""
 
     def find(self, module: str, parameters: Iterable[str], turn: int = 0) -> Weight | None:
         """The parameter of the module that the base has: the first, or the one with the number `turn`."""
@@ -159,7 +161,7 @@ class BaseNames:
 
     def _part_on_disk(self, module: str) -> str:
         """The same for all names of a part."""
-        if self.model_class is None:
+        if self.model_class is None or module in self.twins:
             return _part(module)
         weight = self.find(module, self.modules.get(module, ()))
         is_own = weight is not None and not weight.is_tied
@@ -177,7 +179,7 @@ class BaseNames:
 
     def _has(self, module: str) -> bool:
         is_there = module in self.modules or self.find(module, ("", "weight")) is not None
-        return is_there or module in self.unclear
+        return is_there or module in self.unclear or module in self.twins
 
     def _most(self, names: list[str]) -> dict[str, tuple[str, Change]]:
         """Those that the best change of prefix finds, with their place; the smallest change wins ties."""
@@ -194,8 +196,14 @@ class BaseNames:
         return self._any_changes(names)
 
     def _any_changes(self, names: list[str]) -> list[Change]:
+        """Of a pipeline, an adapter may be of one part alone, which has no folder before its names."""
         sample = names[:: max(1, len(names) // 8)][:8]
-        return list(islice(dict.fromkeys(change for name in sample for change in self._changes(name)), _MOST_CHANGES))
+        found = [change for name in sample for change in self._changes(name)]
+        return list(islice(dict.fromkeys([*found, *(("", f"{part}.") for part in self._folders)]), _MOST_CHANGES))
+
+    @cached_property
+    def _folders(self) -> list[str]:
+        return sorted({name.partition(".")[0] for name in self.base.tensors} & set(PARTS))
 
     def change_for(self, modules: list[str]) -> Change | None:
         """The change of prefix that would find them all, whether the base's class makes it or not."""
@@ -225,7 +233,7 @@ class BaseNames:
 
     def _tied_heads(self) -> Iterator[Weight]:
         """Where the file has no output head, the input embedding is it."""
-        if self.base.text_config.get("tie_word_embeddings", self.base.config.get("tie_word_embeddings", True)) is False:
+        if not self._ties:
             return
         if self.model_class is not None and self.model_class.tied:
             for head, name in self.model_class.tied:
@@ -239,6 +247,27 @@ class BaseNames:
             if parameter == "weight" and module.rpartition(".")[2] in _EMBEDDINGS:
                 yield replace(weight, name="lm_head.weight", is_tied=True)
                 return
+
+    def _shared(self) -> Iterator[tuple[str, str]]:
+        """Each two modules that have one weight: a merge would do to both what an adapter does to one.
+
+        Embeddings aren't here: of them it is meant.
+        """
+        if self.model_class is None or not self._ties:
+            return
+        for one, other in self.model_class.shared:
+            for name, weight in self.weights.items():
+                module = name.rpartition(".")[0]
+                twin = one + module[len(other) :]
+                if f"{module}.".startswith(f"{other}.") and twin not in self.modules:
+                    yield twin, weight.places[0].tensor
+                    if module.rpartition(".")[2] not in _EMBEDDINGS:
+                        yield module, weight.places[0].tensor
+
+    @property
+    def _ties(self) -> bool:
+        config = self.base.config
+        return self.base.text_config.get("tie_word_embeddings", config.get("tie_word_embeddings", True)) is not False
 
     def modules_of(self, tensor: str) -> list[str]:
         """Every name of the module whose parameter is the whole of this tensor."""

@@ -104,6 +104,8 @@ class ModelClass:
     layers: tuple[Layers, ...]
     tied: tuple[tuple[str, str], ...]
     """Output heads that may be an embedding, and the name of its weight."""
+    shared: tuple[tuple[str, str], ...]
+    """Other modules, and owners of modules, that may have the weights of another, and its name."""
 
     def in_memory(self, names: Iterable[str]) -> Mapping[str, str]:
         """Name on disk, or of an older version -> name in memory."""
@@ -145,15 +147,16 @@ def _model_class(name: str, config: Mapping[str, Any]) -> ModelClass:
         next((path for path, _ in parts if path.endswith(_LANGUAGE)), ""),
         tuple(_rename(row, scopes) for own, scopes in transforms for row in own["renames"]),
         tuple(Layers(kind, _rename(row, scopes)) for own, scopes in transforms for kind, *row in own["layers"]),
-        tuple(_tied(parts)),
+        tuple(_tied("tied", parts)),
+        tuple(_tied("shared", parts)),
     )
 
 
-def _tied(parts: Iterable[tuple[str, str]]) -> Iterator[tuple[str, str]]:
+def _tied(table: str, parts: Iterable[tuple[str, str]]) -> Iterator[tuple[str, str]]:
     for path, name in parts:
         start = f"{path}." if path else ""
-        for head, weight in _tables()["tied"].get(name, {}).items():
-            yield start + head, start + weight
+        for one, other in _tables()[table].get(name, {}).items():
+            yield start + one, start + other
 
 
 def _rename(row: Sequence[str], scopes: tuple[str, ...]) -> Rename:

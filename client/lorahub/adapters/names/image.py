@@ -68,6 +68,8 @@ def respelled(weights: Mapping[str, Weight], config: Mapping[str, Any]) -> Names
             spelled = _of_denoiser(inner, _class_of(part, config))
         elif part.startswith("text_encoder"):
             spelled = _of_text_encoder(inner)
+        elif part == "connectors":
+            spelled = _of_connectors(inner)
         else:
             continue
         for rest, weight in spelled:
@@ -150,6 +152,12 @@ def _of_text_encoder(inner: Mapping[str, Weight]) -> Iterator[tuple[str, Weight]
             yield name.removeprefix("text_model."), weight
         elif name.startswith(("encoder.layers.", "embeddings.", "final_layer_norm.")):
             yield f"text_model.{name}", weight
+
+
+def _of_connectors(inner: Mapping[str, Weight]) -> Iterator[tuple[str, Weight]]:
+    """LTX 2's authors have another name for the projection of its text encoder's states."""
+    for name, weight in inner.items():
+        yield name.replace("text_proj_in", "aggregate_embed"), weight
 
 
 # --- Stable Diffusion XL: diffusers <-> Stability ---------------------------------------------------------------------
