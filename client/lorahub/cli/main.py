@@ -53,7 +53,7 @@ GROUPS: Mapping[str, Mapping[str, tuple[str, str]]] = {
         "trust": ("lorahub.cli.trust:trust", "Let CI jobs publish without a secret."),
         "mirror": ("lorahub.cli.mirror:mirror", "Let the registry follow repositories of another hub."),
         "export": ("lorahub.cli.bundle:export", "Write repositories into a file for a registry without a network."),
-        "import-bundle": ("lorahub.cli.bundle:import_bundle", "Bring such a file into a registry."),
+        "import-bundle": ("lorahub.cli.bundle:import_bundle", "Bring what export wrote into a registry."),
         "retention": ("lorahub.cli.retention:retention", "Choose how many versions a repository keeps."),
     },
     "Yourself": {
