@@ -439,6 +439,31 @@ def test_completion_is_printed_and_installed_once(cli: Cli) -> None:
     assert {line.split(",")[1] for line in words.splitlines()} == {"push", "pull"}
 
 
+def test_what_was_read_before_is_completed_and_the_network_is_not_asked(cli: Cli, repo: str, adapter: Path) -> None:
+    cli.json("push", str(adapter), repo, "--alias", "champion")
+    for revision in ("v1", "champion"):
+        cli.json("pull", f"{repo}@{revision}")
+    environment = {**cli.environment, "LORAHUB_CACHE": str(cli.home / "cache")}
+
+    def completed(*words: str) -> set[str]:
+        """As the shell's function asks: each line is a kind and a value."""
+        asked = {"_LORAHUB_COMPLETE": "bash_complete", "COMP_WORDS": " ".join(words), "COMP_CWORD": str(len(words) - 1)}
+        done = subprocess.run([LORAHUB], env={**environment, **asked}, capture_output=True, text=True, check=True)
+        assert done.stderr == ""
+        return {line.partition(",")[2] for line in done.stdout.splitlines() if line.startswith("plain")}
+
+    cli.environment["LORAHUB_OFFLINE"] = "true"
+    namespace = repo.partition("/")[0]
+    assert completed("lorahub", "pull", namespace) == {repo}
+    assert completed("lorahub", "check", "./out", f"{repo}@") == {f"{repo}@v1", f"{repo}@champion"}
+    assert completed("lorahub", "info", f"{repo}@c") == {f"{repo}@champion"}
+    assert completed("lorahub", "pull", "hf:") == set()
+    assert completed("lorahub", "explain", "lh20") >= {"LH202", "LH203"}
+    assert completed("lorahub", "config", "set", "pro") == {"progress"}
+    assert completed("lorahub", "config", "set", "progress", "") == {"auto", "bar", "plain", "json", "none"}
+    assert "COMP_WORDBREAKS" in cli.run("completion", "bash").stdout
+
+
 COMMANDS: tuple[tuple[str, ...], ...] = (
     ("push", "{adapter}", "a/b"),
     ("push", "{adapter}", "a/b", "--dry-run"),

@@ -4,6 +4,7 @@ from dataclasses import asdict
 
 import click
 
+from lorahub.cli.completing import stored
 from lorahub.cli.output import Result, table
 from lorahub.cli.session import Session, command
 from lorahub.protocol.messages.revisions import Alias
@@ -15,7 +16,7 @@ def alias() -> None:
 
 
 @command("set")
-@click.argument("reference")
+@click.argument("reference", shell_complete=stored)
 @click.argument("name")
 @click.option("--protect/--unprotect", default=None, help="Let only owners move it, or anybody who may push.")
 def set_alias(session: Session, reference: str, name: str, *, protect: bool | None) -> Result:
@@ -28,7 +29,7 @@ def set_alias(session: Session, reference: str, name: str, *, protect: bool | No
 
 
 @command("rm")
-@click.argument("repository")
+@click.argument("repository", shell_complete=stored)
 @click.argument("name")
 def remove(session: Session, repository: str, name: str) -> Result:
     """Remove an alias; the version it led to stays."""
@@ -38,7 +39,7 @@ def remove(session: Session, repository: str, name: str) -> Result:
 
 
 @command("ls")
-@click.argument("repository")
+@click.argument("repository", shell_complete=stored)
 def list_aliases(session: Session, repository: str) -> Result:
     """List the aliases of a repository."""
     with session.hub() as hub:

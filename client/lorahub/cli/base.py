@@ -6,6 +6,7 @@ from typing import Any
 import click
 
 from lorahub.adapters.base_model import BaseLayout
+from lorahub.cli.completing import placed
 from lorahub.cli.output import Result, table
 from lorahub.cli.session import Session, command
 from lorahub.errors import InvalidUsage
@@ -21,7 +22,7 @@ def base() -> None:
 
 
 @command("add")
-@click.argument("source")
+@click.argument("source", shell_complete=placed)
 @click.argument("name", required=False)
 @click.option("--revision", help="Record this revision (default: the source's commit).")
 @click.option(
@@ -47,7 +48,7 @@ def add(session: Session, source: str, name: str | None, *, revision: str | None
 
 
 @command("info")
-@click.argument("source")
+@click.argument("source", shell_complete=placed)
 def info(session: Session, source: str) -> Result:
     """Show the base in SOURCE: a folder, hf:org/name[@revision], or a name of this registry."""
     opened = _open(session, source, hashing=False)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import click
 
+from lorahub.cli.completing import stored
 from lorahub.cli.output import Result
 from lorahub.cli.session import Session, command
 from lorahub.errors import InvalidUsage
@@ -14,7 +15,7 @@ _path = click.Path(path_type=Path, dir_okay=False)
 
 
 @command("export")
-@click.argument("references", nargs=-1, required=True)
+@click.argument("references", nargs=-1, required=True, shell_complete=stored)
 @click.option("-o", "--output", "target", type=_path, required=True, help="The bundle to write.")
 @click.option("--sign", "key", type=_path, metavar="KEY", help="Sign it: a private key in PEM, Ed25519 or EC.")
 def export(session: Session, references: tuple[str, ...], target: Path, key: Path | None) -> Result:

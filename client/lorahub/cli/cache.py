@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 
 import click
 
+from lorahub.cli.completing import stored
 from lorahub.cli.output import Result, table
 from lorahub.cli.session import Session, command
 from lorahub.errors import InvalidUsage
@@ -59,7 +60,7 @@ def prune(session: Session) -> Result:
 
 
 @command("rm")
-@click.argument("repository", required=False)
+@click.argument("repository", required=False, shell_complete=stored)
 @click.option("--all", "everything", is_flag=True, help="The whole cache.")
 @click.option("--yes", is_flag=True, help="Don't ask.")
 def remove(session: Session, repository: str | None, *, everything: bool, yes: bool) -> Result:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from lorahub.cli.completing import placed
 from lorahub.cli.output import Result
 from lorahub.cli.session import Session, command
 from lorahub.errors import InvalidConfiguration, InvalidUsage, Refusal, Unavailable
@@ -23,7 +24,7 @@ _HELP = """\
 
 
 @command("chat")
-@click.argument("base")
+@click.argument("base", shell_complete=placed)
 @click.option("--adapter", "adapters", multiple=True, metavar="[NAME=]SOURCE", help="Of an adapter; repeatable.")
 @click.option("--max-new-tokens", type=click.IntRange(min=1), default=256, show_default=True, help="Of one answer.")
 @click.option(

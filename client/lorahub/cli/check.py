@@ -9,6 +9,7 @@ import click
 
 from lorahub.adapters.check import AtRevision
 from lorahub.adapters.findings import Evidence, Finding
+from lorahub.cli.completing import placed
 from lorahub.cli.output import Result, plain, table
 from lorahub.cli.session import Session, command
 from lorahub.errors import InvalidUsage
@@ -19,7 +20,7 @@ from lorahub.hub.showing import size_text
 
 
 @command("check")
-@click.argument("adapters", nargs=-1)
+@click.argument("adapters", nargs=-1, shell_complete=placed)
 @click.option(
     "--base", "bases", multiple=True, metavar="BASE", help="A folder, a name, or hf:org/name@rev; repeatable."
 )

@@ -6,6 +6,7 @@ from typing import Any
 import click
 
 from lorahub.adapters.files import FolderFiles
+from lorahub.cli.completing import placed
 from lorahub.cli.losses import loss_data, loss_lines
 from lorahub.cli.merge import weighted
 from lorahub.cli.merge_methods import method_options
@@ -21,7 +22,7 @@ from lorahub.merging.recipe import KIND, recipe_of
 
 
 @command("combine")
-@click.argument("adapters", nargs=-1, required=True, metavar="ADAPTER[=WEIGHT]...")
+@click.argument("adapters", nargs=-1, required=True, metavar="ADAPTER[=WEIGHT]...", shell_complete=placed)
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="The folder of the new adapter.")
 @method_options(but=("rank",))
 @click.option("--rank", type=click.IntRange(1, 65_536), help="Of the result; without it a sum is exact.")
@@ -40,8 +41,8 @@ def combine(session: Session, adapters: tuple[str, ...], *, output: Path, rank: 
 
 
 @command("extract")
-@click.argument("base")
-@click.argument("tuned")
+@click.argument("base", shell_complete=placed)
+@click.argument("tuned", shell_complete=placed)
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="The folder of the adapter.")
 @click.option("--rank", type=click.IntRange(1, 65_536), default=16, help="Of the adapter.")
 @click.option("--name", help="What the adapter calls its base (default: BASE).")

@@ -9,6 +9,8 @@ from lorahub.cli.output import Result
 from lorahub.cli.session import Session, command
 from lorahub.errors import InvalidUsage
 
+_WHOLE_REFERENCES = "COMP_WORDBREAKS=${COMP_WORDBREAKS//[@:]}\n"
+"""Or bash hands over `acme/sql@v1` in three words."""
 _FILES = {"bash": "~/.bashrc", "zsh": "~/.zshrc", "fish": "~/.config/fish/completions/lorahub.fish"}
 
 
@@ -26,6 +28,8 @@ def completion(session: Session, shell: str | None, *, install: bool) -> Result:
     if kind is None:
         raise InvalidUsage(f"no completion for {name or 'an unknown shell'}", hint="lorahub completion bash|zsh|fish")
     script = kind(cli, {}, "lorahub", "_LORAHUB_COMPLETE").source()
+    if name == "bash":
+        script += _WHOLE_REFERENCES
     if not install:
         return Result({"shell": name, "script": script}, script, ids=[script], rows=[[script]])
     path = _install(name, script)

@@ -2,6 +2,7 @@
 
 import click
 
+from lorahub.cli.completing import settings, values
 from lorahub.cli.output import Result, table
 from lorahub.cli.session import Session, command
 from lorahub.hub import configuration
@@ -31,7 +32,7 @@ def list_settings(session: Session, *, show_origin: bool) -> Result:
 
 
 @command("get")
-@click.argument("name")
+@click.argument("name", shell_complete=settings)
 def get(session: Session, name: str) -> Result:
     """Print one value."""
     configuration.require_setting(name, origin="config")
@@ -41,8 +42,8 @@ def get(session: Session, name: str) -> Result:
 
 
 @command("set")
-@click.argument("name")
-@click.argument("value")
+@click.argument("name", shell_complete=settings)
+@click.argument("value", shell_complete=values)
 def set_value(session: Session, name: str, value: str) -> Result:  # noqa: ARG001 (every command has one)
     """Keep a value in your configuration file."""
     path = configuration.set_value(name, value)

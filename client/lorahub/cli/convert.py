@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from lorahub.cli.completing import placed
 from lorahub.cli.losses import loss_data, loss_lines
 from lorahub.cli.output import Result, table
 from lorahub.cli.session import Session, command
@@ -14,7 +15,7 @@ from lorahub.merging.low_rank import Limit
 
 
 @command("convert")
-@click.argument("source")
+@click.argument("source", shell_complete=placed)
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option("--to", "target", type=click.Choice([*TARGETS, LORA]), required=True, help="The format to write.")
 @click.option("--base", metavar="BASE", help="The base: a folder, hf:org/name, or a name (default: the one it names).")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lorahub.adapters.evaluation import EVALUATION, Evaluation, card_with
+from lorahub.cli.completing import placed
 from lorahub.cli.output import Result, table
 from lorahub.cli.session import Session, command
 from lorahub.errors import InvalidConfiguration, InvalidUsage
@@ -21,7 +22,7 @@ _CARD = "README.md"
 
 
 @command("eval")
-@click.argument("adapter")
+@click.argument("adapter", shell_complete=placed)
 @click.option("--data", type=click.Path(path_type=Path), required=True, help="Rows of JSON, as `lorahub train` takes.")
 @click.option("--base", metavar="BASE", help="A folder, hf:org/name, or a name (default: the one it names).")
 @click.option(

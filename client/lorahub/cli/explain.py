@@ -5,13 +5,14 @@ from dataclasses import asdict
 import click
 
 from lorahub.adapters.rules import RULES
+from lorahub.cli.completing import rules
 from lorahub.cli.output import Result, table
 from lorahub.cli.session import Session, command
 from lorahub.errors import InvalidUsage
 
 
 @command("explain")
-@click.argument("rule", required=False)
+@click.argument("rule", required=False, shell_complete=rules)
 def explain(session: Session, rule: str | None) -> Result:  # noqa: ARG001 (offline)
     """Show cause and cure of RULE, such as LH202; without one, list them all."""
     if rule is None:

@@ -6,6 +6,7 @@ import click
 
 from lorahub.adapters.files import FolderFiles
 from lorahub.adapters.reader import read_adapter
+from lorahub.cli.completing import placed
 from lorahub.cli.output import Result
 from lorahub.cli.session import Session, command
 from lorahub.errors import InvalidUsage
@@ -15,7 +16,7 @@ from lorahub.hub.sources import local_place
 
 
 @command("import")
-@click.argument("source")
+@click.argument("source", shell_complete=placed)
 @click.argument("target")
 @click.option("--unsafe-pickle", is_flag=True, help="Unpickle it, in a process of its own, tensors only.")
 @click.option("--private", is_flag=True, help="Make the repository private, where it is new.")

@@ -4,6 +4,7 @@ from typing import Any
 
 import click
 
+from lorahub.cli.completing import stored
 from lorahub.cli.output import Result
 from lorahub.cli.pull import resolved, revision_data, yank_notes
 from lorahub.cli.session import Session, command
@@ -15,7 +16,7 @@ from lorahub.protocol.messages.signatures import StatedSignature
 
 
 @command("info")
-@click.argument("reference")
+@click.argument("reference", shell_complete=stored)
 def info(session: Session, reference: str) -> Result:
     """Show what REFERENCE stands for: version, digest, files, tags."""
     with session.hub() as hub:

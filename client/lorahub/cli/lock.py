@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from lorahub.cli.completing import placed, stored
 from lorahub.cli.output import Result, table
 from lorahub.cli.session import Session, command
 from lorahub.errors import InvalidUsage
@@ -15,7 +16,7 @@ from lorahub.hub.signing import verify_folder
 
 
 @command("lock")
-@click.argument("references", nargs=-1)
+@click.argument("references", nargs=-1, shell_complete=stored)
 @click.option(
     "--file", "place", type=click.Path(path_type=Path), default=LOCK, show_default=True, help="The lock file."
 )
@@ -40,7 +41,7 @@ def lock(session: Session, references: Sequence[str], *, place: Path, base: str 
 
 
 @command("verify")
-@click.argument("place", metavar="[FILE|FOLDER|REFERENCE]", default=LOCK)
+@click.argument("place", metavar="[FILE|FOLDER|REFERENCE]", default=LOCK, shell_complete=placed)
 @click.option("--key", type=click.Path(path_type=Path), metavar="PUBLIC_KEY", help="Verify a signature by this key.")
 def verify(session: Session, place: str, key: Path | None) -> Result:
     """Compare a lock file with the registry, or with --key a folder or a reference with its signature.

@@ -2,6 +2,7 @@
 
 import click
 
+from lorahub.cli.completing import stored
 from lorahub.cli.output import Result, table
 from lorahub.cli.pull import resolved, revision_data, yank_notes
 from lorahub.cli.session import Session, command
@@ -11,7 +12,7 @@ from lorahub.protocol.references import Reference
 
 
 @command("ls")
-@click.argument("reference")
+@click.argument("reference", shell_complete=stored)
 def ls(session: Session, reference: str) -> Result:
     """List the versions of a repository (acme/sql), or the files of a revision (acme/sql@v3)."""
     with session.hub() as hub:

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from lorahub.cli.completing import placed
 from lorahub.cli.merge_methods import method_options
 from lorahub.cli.output import Result, table
 from lorahub.cli.session import Session, command
@@ -22,8 +23,8 @@ _LOSSY = 0.1
 
 
 @command("merge")
-@click.argument("base", required=False)
-@click.argument("adapters", nargs=-1, metavar="[ADAPTER[=WEIGHT]]...")
+@click.argument("base", required=False, shell_complete=placed)
+@click.argument("adapters", nargs=-1, metavar="[ADAPTER[=WEIGHT]]...", shell_complete=placed)
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="The folder to write the model to.")
 @click.option("--recipe", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="A recipe instead.")
 @method_options()

@@ -2,12 +2,13 @@
 
 import click
 
+from lorahub.cli.completing import stored
 from lorahub.cli.output import Result
 from lorahub.cli.session import Session, command
 
 
 @command("policy")
-@click.argument("repository")
+@click.argument("repository", shell_complete=stored)
 @click.argument("policy", type=click.Choice(["refuse", "warn"]))
 def policy(session: Session, repository: str, policy: str) -> Result:
     """Choose what happens to an adapter that doesn't fit its base: refuse it (as at first), or store it and warn.

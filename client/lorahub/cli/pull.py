@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 from lorahub.adapters.runtimes import RUNTIMES
+from lorahub.cli.completing import stored
 from lorahub.cli.output import Result
 from lorahub.cli.session import Session, command
 from lorahub.hub.revisions import Revision
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @command("pull")
-@click.argument("reference")
+@click.argument("reference", shell_complete=stored)
 @click.argument("folder", required=False, type=click.Path(path_type=Path))
 @click.option("--include", multiple=True, metavar="PATTERN", help="Only files like this; repeatable.")
 @click.option("--exclude", multiple=True, metavar="PATTERN", help="Not files like this; repeatable.")

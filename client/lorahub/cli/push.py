@@ -5,6 +5,7 @@ from pathlib import Path
 
 import click
 
+from lorahub.cli.completing import stored
 from lorahub.cli.output import Result, table
 from lorahub.cli.session import Session, command
 from lorahub.errors import RepositoryNotFound
@@ -13,7 +14,7 @@ from lorahub.hub.showing import size_text
 
 @command("push")
 @click.argument("folder", type=click.Path(path_type=Path))
-@click.argument("reference")
+@click.argument("reference", shell_complete=stored)
 @click.option("-m", "--message", help="What changed.")
 @click.option("--base", metavar="BASE", help="The base model: a folder, hf:org/name@rev, or a name of the registry.")
 @click.option("--version", metavar="vN", help="The version to make (default: the next).")

@@ -2,6 +2,7 @@
 
 import click
 
+from lorahub.cli.completing import stored
 from lorahub.cli.output import Result, table
 from lorahub.cli.rm import rm
 from lorahub.cli.session import Session, command
@@ -15,7 +16,7 @@ def repo() -> None:
 
 
 @command("create")
-@click.argument("repository")
+@click.argument("repository", shell_complete=stored)
 @click.option("--private", is_flag=True, help="Only members of its namespace see it.")
 def create(session: Session, repository: str, *, private: bool) -> Result:
     """Make an empty repository; `lorahub push` makes the one that it needs by itself."""
@@ -41,7 +42,7 @@ def list_repositories(session: Session, namespace: str | None) -> Result:
 
 
 @command("rename")
-@click.argument("repository")
+@click.argument("repository", shell_complete=stored)
 @click.argument("name")
 def rename(session: Session, repository: str, name: str) -> Result:
     """Call REPOSITORY NAME from now on, in the same namespace or another of yours; the old name leads to it."""
@@ -52,7 +53,7 @@ def rename(session: Session, repository: str, name: str) -> Result:
 
 
 @command("visibility")
-@click.argument("repository")
+@click.argument("repository", shell_complete=stored)
 @click.argument("visibility", type=click.Choice(["public", "private"]))
 def visibility(session: Session, repository: str, visibility: str) -> Result:
     """Let everybody see a repository, or only the members of its namespace."""

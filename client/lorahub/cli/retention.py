@@ -2,6 +2,7 @@
 
 import click
 
+from lorahub.cli.completing import stored
 from lorahub.cli.output import Result
 from lorahub.cli.session import Session, command
 from lorahub.errors import InvalidUsage
@@ -14,7 +15,7 @@ def retention() -> None:
 
 
 @command("show")
-@click.argument("repository")
+@click.argument("repository", shell_complete=stored)
 def show(session: Session, repository: str) -> Result:
     """Show what a repository keeps, and what the next collection drops."""
     with session.hub() as hub:
@@ -22,7 +23,7 @@ def show(session: Session, repository: str) -> Result:
 
 
 @command("set")
-@click.argument("repository")
+@click.argument("repository", shell_complete=stored)
 @click.option("--keep", type=click.IntRange(1), metavar="N", help="The newest N versions.")
 @click.option("--all", "is_all", is_flag=True, help="Keep all versions, as at first.")
 def set_(session: Session, repository: str, *, keep: int | None, is_all: bool) -> Result:

@@ -2,6 +2,7 @@
 
 import click
 
+from lorahub.cli.completing import stored
 from lorahub.cli.output import Result
 from lorahub.cli.session import Session, command
 from lorahub.errors import InvalidUsage
@@ -9,7 +10,7 @@ from lorahub.protocol.references import Reference
 
 
 @command("rm")
-@click.argument("repository")
+@click.argument("repository", shell_complete=stored)
 @click.option("--yes", is_flag=True, help="Don't ask.")
 def rm(session: Session, repository: str, *, yes: bool) -> Result:
     """Delete a whole repository. Its name is never given out again; a single version is yanked instead."""

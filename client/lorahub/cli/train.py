@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
+from lorahub.cli.completing import placed
 from lorahub.cli.output import Result, table
 from lorahub.cli.progress import chosen_for_training
 from lorahub.cli.session import Session, command
@@ -31,7 +32,7 @@ def _choice(literal: Any) -> click.Choice[str]:
 
 
 @command("train")
-@click.argument("base")
+@click.argument("base", shell_complete=placed)
 @click.argument("data", type=click.Path(path_type=Path))
 @click.option("-o", "--output", type=click.Path(path_type=Path), default=Path("adapter"), show_default=True)
 @_setting("--method", _choice(MethodName), "How the base is adapted (lora).")

@@ -4,6 +4,7 @@ from dataclasses import asdict
 
 import click
 
+from lorahub.cli.completing import stored
 from lorahub.cli.output import Result, table
 from lorahub.cli.session import Session, command
 from lorahub.errors import InvalidUsage
@@ -19,7 +20,7 @@ def trust() -> None:
 
 
 @command("add")
-@click.argument("repository")
+@click.argument("repository", shell_complete=stored)
 @click.option("--github", metavar="OWNER/REPO", help="A repository on GitHub.")
 @click.option("--gitlab", metavar="GROUP/PROJECT", help="A project on GitLab.")
 @click.option("--workflow", metavar="FILE", help="Only this workflow: release.yml, or .gitlab-ci.yml.")
@@ -81,7 +82,7 @@ def _gitlab_workflow(issuer: str | None, project: str, workflow: str | None) -> 
 
 
 @command("ls")
-@click.argument("repository")
+@click.argument("repository", shell_complete=stored)
 def list_publishers(session: Session, repository: str) -> Result:
     """List the jobs that a repository trusts."""
     with session.hub() as hub:
@@ -96,7 +97,7 @@ def list_publishers(session: Session, repository: str) -> Result:
 
 
 @command("rm")
-@click.argument("repository")
+@click.argument("repository", shell_complete=stored)
 @click.argument("publisher", type=int)
 def remove(session: Session, repository: str, publisher: int) -> Result:
     """Trust a job no more. A token that it has lives on for its minutes."""

@@ -4,13 +4,14 @@ from dataclasses import asdict
 
 import click
 
+from lorahub.cli.completing import stored
 from lorahub.cli.output import Result
 from lorahub.cli.session import Session, command
 from lorahub.errors import InvalidUsage
 
 
 @command("yank")
-@click.argument("reference")
+@click.argument("reference", shell_complete=stored)
 @click.option("--reason", help="What is wrong with it; shown to everybody who names it.")
 @click.option("--undo", is_flag=True, help="Take the yank back.")
 @click.option("--yes", is_flag=True, help="Don't ask.")

@@ -26,7 +26,7 @@ from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
 from typing import IO, Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 from lorahub.errors import InvalidPath, RegistryFailed, Unavailable
 from lorahub.hub.contents import Contents, ListedFile, contents_of
@@ -132,6 +132,15 @@ class Cache:
             self._keep(place / f"{contents.commit}.json", json.dumps(contents.answer).encode())
         if not contents.commit.startswith(revision):
             self._keep(place / "names" / quote(revision, safe=""), contents.commit.encode())
+
+    def known(self) -> dict[str, list[str]]:
+        """Repositories that were asked for, each with the names of revisions that it was asked for by."""
+        found: dict[str, list[str]] = {}
+        for place in sorted(self.folder.glob("*/*/names")):
+            namespace, name = place.parts[-3:-1]
+            repository = name if namespace == NO_NAMESPACE else f"{namespace}/{name}"
+            found[repository] = sorted(unquote(path.name) for path in place.iterdir())
+        return found
 
     def recall(self, repository: RepositoryName, revision: str) -> Recalled | None:
         place = self._repository(repository)

@@ -492,7 +492,7 @@ class Hub:
         return True
 
     def repositories(self, namespace: str | None = None) -> list[StorageUse]:
-        """Of a namespace, or our own, those that we may see, with the bytes that each holds.
+        """Those of a namespace, or our own, as far as we may see them, with the bytes that each holds.
 
         >>> {one.id: one.visibility for one in hub.repositories("acme")}["acme/wrong"]
         'public'
