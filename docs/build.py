@@ -31,6 +31,10 @@ _LEFT_OUT = ("docs/decisions/template.md",)
 _SUFFIXES = (".md", ".png", ".svg", ".css", ".json")
 _MADE = re.compile(r"<!-- made of the code: ([a-z ]+) -->")
 _LINK = re.compile(r"\[([^\]\n]*)\]\(([^)#\s]*)(#[^)\s]*)?\)")
+_MENTION = re.compile(r"(?P<code>```.*?```|`[^`\n]*`|\]\([^)\n]*\))|\bdocs/[a-zA-Z0-9/-]+\.md", re.DOTALL)
+"""A document that is named in a text; what is code or a link's address is left alone."""
+_CODE_IN_A_ROW = re.compile(r"(?<=[| ])`[^`\n]*\\\|[^`\n]*`")
+"""With a line that GitHub wants escaped in tables, and Python-Markdown doesn't."""
 _SCRIPT = re.compile(r"<script>(.*?)</script>", re.DOTALL)
 
 
@@ -60,14 +64,16 @@ def pages() -> Mapping[str, bytes]:
     files |= {name: ROOT / name for name in OF_THE_ROOT}
     places = {source: OF_THE_ROOT.get(source, source.removeprefix("docs/")) for source in files}
     found = {places[source]: path.read_bytes() for source, path in files.items()}
+    texts = {place: found[place].decode() for place in found if place.endswith(".md")}
+    titles = {place: text.lstrip("# ").partition("\n")[0] for place, text in texts.items()}
     for source, place in places.items():
-        if place.endswith(".md"):
-            found[place] = _filled(found[place].decode(), source, places).encode()
+        if place in texts:
+            found[place] = _filled(texts[place], source, places, titles).encode()
     return {**found, "assets/mark.svg": MARK.read_bytes()}
 
 
-def _filled(text: str, source: str, places: Mapping[str, str]) -> str:
-    """With what is made of the code, and with links that are right in the site."""
+def _filled(text: str, source: str, places: Mapping[str, str], titles: Mapping[str, str]) -> str:
+    """With what is made of the code, and with links that are right in the site and have the titles of pages."""
     here = posixpath.dirname(places[source])
 
     def link(found: re.Match[str]) -> str:
@@ -77,9 +83,17 @@ def _filled(text: str, source: str, places: Mapping[str, str]) -> str:
         leads_to = posixpath.normpath(posixpath.join(posixpath.dirname(source), path))
         if leads_to not in places:  # a file of the sources that is no page: named, from their root
             return label if label.strip("`") == leads_to else f"{label} (`{leads_to}`)"
-        return f"[{label}]({posixpath.relpath(places[leads_to], here or '.')}{anchor})"
+        shown = titles[places[leads_to]] if label.endswith(".md") else label
+        return f"[{shown}]({posixpath.relpath(places[leads_to], here or '.')}{anchor})"
 
-    return _LINK.sub(link, _MADE.sub(lambda found: reference.MADE[found[1]](), text))
+    def mention(found: re.Match[str]) -> str:
+        if found["code"] or found[0] not in places:
+            return found[0]
+        return f"[{titles[places[found[0]]]}]({posixpath.relpath(places[found[0]], here or '.')})"
+
+    made = _MADE.sub(lambda found: reference.MADE[found[1]](), text)
+    linked = _MENTION.sub(mention, _LINK.sub(link, made))
+    return _CODE_IN_A_ROW.sub(lambda code: code[0].replace(r"\|", "|"), linked)
 
 
 def _configuration(found: Mapping[str, bytes]) -> str:

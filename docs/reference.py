@@ -58,7 +58,7 @@ def _command(path: str, command: click.Command) -> str:
             f"{_prose(command.help or '')}\n",
             _options(own, context) if own else "",
             f"```sh\n{examples}\n```\n",
-            f"Read on: [{shown.page}]({shown.page}.md)\n",
+            f"Read on: [{shown.page}.md]({shown.page}.md)\n",
         ]
     )
 

@@ -21,8 +21,10 @@ from lorahub_registry.infrastructure.web.pages import POLICY, SECURITY_HEADERS
 
 _INDEX = "index.html"
 _NAMED_AFTER_CONTENT = re.compile(r"(?:^|\.)[0-9a-f]{8,16}(?:\.min)?\.\w+$")
-_POLICY = POLICY.replace("img-src 'self'", "img-src 'self' data:")
-"""The theme's style has small pictures inside."""
+_POLICY = POLICY.replace("img-src 'self'", "img-src 'self' data:").replace(
+    "style-src 'self'", "style-src 'self' 'unsafe-inline'"
+)
+"""The theme's style has small pictures inside, and the window of its search a style. No text of a user is in a page."""
 _KEPT = 64
 
 
