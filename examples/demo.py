@@ -113,10 +113,7 @@ def tell(story: Story) -> None:
 
 
 def publish_base(base: str) -> None:
-    from lorahub import Hub
-
-    with Hub() as hub:
-        hub.organisations.create("acme")
+    lorahub("org", "create", "acme")
     lorahub("push", "./base", base, "-m", "As it was found")
 
 
