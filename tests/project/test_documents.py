@@ -45,6 +45,7 @@ NARROW = [
     "ARCHITECTURE.md",
     "CONTRIBUTING.md",
     "docs/glossary.md",
+    "docs/tutorial.md",
     *(f"docs/extending/{page.name}" for page in EXTENDING),
 ]
 
