@@ -111,6 +111,7 @@ tables: .venv/.installed ## write anew what documents have of the code: tables, 
 	$(BIN)/python docs/rules/generate.py
 	$(BIN)/python docs/tables.py
 	$(BIN)/python docs/openapi.py
+	$(BIN)/python docs/schemas.py
 
 format: .venv/.installed ## rewrite the sources in the one format
 	$(BIN)/ruff format .

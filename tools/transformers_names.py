@@ -47,6 +47,7 @@ _SETTINGS: Mapping[str, Mapping[str, Any]] = {
     "hunyuan_vl": {"text_config": {"head_dim": 128, "rope_parameters": _ROPE}},
     "ministral": {"head_dim": 128},
     "nemotron": {"num_key_value_heads": 8},
+    "qwen3_omni_moe": {"enable_audio_output": False},
 }
 """What a default configuration lacks for its class to be made."""
 

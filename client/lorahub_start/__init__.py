@@ -7,10 +7,12 @@ our name. Installed beside us it overwrites files of ours; uninstalled, it takes
 import sys
 from importlib.machinery import PathFinder
 from os import listdir
-from os.path import abspath, dirname, join, realpath
+from os.path import abspath, dirname, exists, join, realpath
 
 _HERE = dirname(dirname(abspath(__file__)))
 _OURS = join(_HERE, "lorahub", "__init__.py")
+_MARK = ("cli", "main.py")
+"""What theirs doesn't have."""
 _CURE = "pip uninstall -y lorahub; pip install --force-reinstall --no-deps lorahub-registry"
 
 
@@ -39,6 +41,7 @@ def collision() -> str | None:
     spec = PathFinder.find_spec("lorahub")
     if spec is None or spec.origin is None:
         return f"a file of lorahub-registry is gone, as after another `lorahub` was uninstalled: {_OURS}"
-    if realpath(spec.origin) != realpath(_OURS):
+    is_ours = realpath(spec.origin) == realpath(_OURS) or exists(join(dirname(spec.origin), *_MARK))  # a checkout's
+    if not is_ours:
         return f"other people's package `lorahub` stands before the one of lorahub-registry: {spec.origin}"
     return None

@@ -145,6 +145,51 @@ def test_every_command_shows_two_examples_that_it_takes_and_a_page_that_is_there
                 commands[path].make_context(path, words[len(path.split()) :])
 
 
+SAYS_SOMETHING_ELSE = {
+    "serve": "a line when it listens, for what started it",
+    "worker": "nothing",
+    "admin audit export": "an event a line",
+}
+
+
+def test_every_command_prints_one_json_document_when_it_is_asked() -> None:
+    for path, command in every_command().items():
+        if path not in SAYS_SOMETHING_ELSE:
+            assert "--json" in [word for option in command.params for word in option.opts], path
+
+
+def test_documents_of_the_client_and_of_an_operator_have_one_shape(
+    cli: Cli, folder_registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lorahub.cli.main import main
+
+    monkeypatch.setenv("LORAHUB_HOME", str(cli.home))
+
+    def said(*words: str) -> dict[str, Any]:
+        with redirect_stdout(io.StringIO()) as printed, pytest.raises(SystemExit) as ended:
+            main(words)
+        document: dict[str, Any] = json.loads(printed.getvalue())
+        assert document["exit_code"] == ended.value.code
+        assert document["ok"] == (ended.value.code == 0)
+        return document
+
+    home = ("--home", str(folder_registry.home))
+    documents = {
+        "config.list": said("config", "list", "--json"),
+        "admin.user.ls": said("admin", "user", "ls", *home, "--json"),
+        "admin.fsck": said("--json", "admin", "fsck", *home),
+        "admin.jobs": said("admin", "jobs", *home, "--json"),
+        "alias.ls": said("--endpoint", "http://127.0.0.1:9", "alias", "ls", "nothing", "--json"),
+        "admin.token": said("admin", "token", "nobody", "--name", "x", *home, "--json"),
+    }
+    assert {name: document["schema"] for name, document in documents.items()} == {
+        name: f"lorahub.{name}/v1" for name in documents
+    }
+    assert len({tuple(document) for document in documents.values()}) == 1
+    failed = {name for name, document in documents.items() if document["error"] is not None}
+    assert failed == {"alias.ls", "admin.token"}
+
+
 def test_help_fits_a_terminal_of_80_columns() -> None:
     for path, command in every_command().items():
         context = click.Context(command, info_name=f"lorahub {path}", max_content_width=80, terminal_width=80)

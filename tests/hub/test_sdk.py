@@ -238,6 +238,28 @@ def test_one_file_is_brought_and_no_other(registry: Registry, user: tuple[str, s
             hub.file(f"{user[0]}/sql", "nothing.txt")
 
 
+def test_a_notebook_shows_tables_and_whatever_is_written_in_them_as_text(
+    registry: Registry, user: tuple[str, str], adapter: Path, tmp_path: Path
+) -> None:
+    hostile = "<img src=x onerror=alert(1)>"
+    (adapter / f"{hostile[:4]}.txt").write_text("x")
+    with Hub(registry.url, token=user[1]) as hub:
+        hub.push(adapter, f"{user[0]}/sql", message=hostile)
+        hub.yank(f"{user[0]}/sql@v1", hostile)
+        hub.push(write_adapter(adapter, seed=2), f"{user[0]}/sql", message=hostile)
+        versions, revision = hub.versions(f"{user[0]}/sql"), hub.revision(f"{user[0]}/sql@v1")
+    narrow = write_llama(tmp_path / hostile.replace(" ", "").replace("/", ""), width=8)
+    checks = lorahub.check(adapter, narrow)
+    for one in (versions, revision, checks, checks[0]):
+        page = one._repr_html_()
+        assert "<table>" in page
+        assert "<img" not in page
+        assert "&lt;img" in page
+    assert "<td>v2</td>" in versions._repr_html_()
+    assert "<td>LH202</td>" in checks[0]._repr_html_()
+    assert "adapter_model.safetensors</td>" in revision._repr_html_()
+
+
 def test_progress_is_shown_in_a_notebook_and_nowhere_unasked(
     registry: Registry, user: tuple[str, str], adapter: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any
 ) -> None:

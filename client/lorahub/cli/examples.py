@@ -112,6 +112,7 @@ SHOWN: Mapping[str, HelpEnding] = {
     "cache ls": _of("cli", "cache ls", "cache ls --json"),
     "cache prune": _of("cli", "cache prune", "cache prune --timeout 60"),
     "cache rm": _of("cli", "cache rm acme/sql", "cache rm --all --yes"),
+    "schema": _of("settings-client", "schema lorahub.toml -o lorahub.schema.json", "schema lorahub-merge.yaml"),
     "config get": _of("settings-client", "config get endpoint", "config get timeout"),
     "config list": _of("settings-client", "config list", "config list --show-origin"),
     "config set": _of("settings-client", "config set endpoint http://localhost:8000", "config set progress plain"),

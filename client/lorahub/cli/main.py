@@ -61,6 +61,7 @@ GROUPS: Mapping[str, Mapping[str, tuple[str, str]]] = {
         "logout": ("lorahub.cli.login:logout", "Forget the token of a registry."),
         "whoami": ("lorahub.cli.login:whoami", "Show who the registry thinks you are."),
         "cache": ("lorahub.cli.cache:cache", "List and clear pulled files."),
+        "schema": ("lorahub.cli.schema:schema", "Print what editors complete your files by."),
         "config": ("lorahub.cli.config:config", "Show and change settings."),
         "doctor": ("lorahub.cli.doctor:doctor", "Find out what is wrong, for you and for bug reports."),
         "completion": ("lorahub.cli.completion:completion", "Complete commands in your shell."),

@@ -22,6 +22,7 @@ from lorahub.hub.configuration import PROJECT_FILE
 from lorahub.hub.contents import Contents
 from lorahub.hub.progress import Progress, Silence
 from lorahub.hub.remote_files import RemoteFiles
+from lorahub.hub.showing import html_table
 from lorahub.hub.sources import Sources, is_of_an_adapter, local_place, may_look_up
 
 LEVELS = ("metadata", "shapes", "drift", "load", "eval")
@@ -104,6 +105,31 @@ class Checked:
             "place": self.place,
             "ignored": [{**found.as_json(), "reason": reason} for found, reason in self.ignored],
         }
+
+    def _repr_html_(self) -> str:
+        """In a notebook: the verdict, and what was found."""
+        findings = [
+            (found.rule, found.severity.value, found.message, found.hint or "") for found in self.report.findings
+        ]
+        table = html_table(["rule", "severity", "finding", "hint"], findings) if findings else ""
+        return Checks([self])._repr_html_() + table
+
+
+class Checks(list[Checked]):
+    """One for each base; in a notebook, a table."""
+
+    def _repr_html_(self) -> str:
+        rows = (
+            (
+                one.adapter,
+                one.base or "no base",
+                one.verdict.value,
+                f"{one.report.matched} of {one.report.of}",
+                ", ".join(dict.fromkeys(found.rule for found in one.report.findings)),
+            )
+            for one in self
+        )
+        return html_table(["adapter", "base", "verdict", "modules", "rules"], rows)
 
 
 class Checker:

@@ -26,7 +26,7 @@ from lorahub.hub import configuration, credentials
 from lorahub.hub.api import OWN, Api, element
 from lorahub.hub.bases import Bases
 from lorahub.hub.cache import Cache
-from lorahub.hub.checking import Checked, Checker
+from lorahub.hub.checking import Checker, Checks
 from lorahub.hub.contents import Contents
 from lorahub.hub.describe import describe
 from lorahub.hub.folder import Left, Listing, list_folder, list_to_push
@@ -36,7 +36,7 @@ from lorahub.hub.organisations import Organisations
 from lorahub.hub.progress import Progress, shown
 from lorahub.hub.publishers import Publishers
 from lorahub.hub.registered_bases import RegisteredBases
-from lorahub.hub.revisions import Revision, parse_revision
+from lorahub.hub.revisions import Revision, Versions, parse_revision
 from lorahub.hub.signing import FILE as SIGNATURE
 from lorahub.hub.signing import sign_files
 from lorahub.hub.sources import Sources, Wanted, is_of_an_adapter, with_what_exists
@@ -500,13 +500,13 @@ class Hub:
         of = "" if namespace is None else f"/organizations/{element(namespace)}"
         return list(self._api.rows(StorageUse, "a repository", f"/api{of}/settings/repositories"))
 
-    def versions(self, repository: str) -> list[Version]:
+    def versions(self, repository: str) -> Versions:
         """Newest first.
 
         >>> [version.name for version in hub.versions("acme/sql")]
         ['v2', 'v1']
         """
-        return self._api.ask(list[Version], "versions", "GET", f"{self._api.own(repository)}/versions")
+        return Versions(self._api.ask(list[Version], "versions", "GET", f"{self._api.own(repository)}/versions"))
 
     def aliases(self, repository: str) -> list[Alias]:
         """Names for versions, which move.
@@ -615,14 +615,15 @@ class Hub:
         *bases: str,
         level: str = "shapes",
         runtimes: Sequence[str] = (),
-    ) -> list[Checked]:
+    ) -> Checks:
         """Checks a folder or a reference on this machine: one result for each base, or for the base it names.
 
         >>> [result] = hub.check("./out", "acme/llama", runtimes=["vllm"])
         >>> result.verdict.value, result.report.matched
         ('fits', 2)
         """
-        return Checker(self.sources, level=level, runtimes=runtimes, progress=self._progress).run(adapter, bases)
+        checker = Checker(self.sources, level=level, runtimes=runtimes, progress=self._progress)
+        return Checks(checker.run(adapter, bases))
 
     def check_all(self, adapters: Sequence[str], bases: Sequence[str]) -> Verdicts:
         """The registry's own verdicts, from what it has stored: every adapter against every base.

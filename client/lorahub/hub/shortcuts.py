@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from lorahub.errors import InvalidRecipe
-from lorahub.hub.checking import Checked
+from lorahub.hub.checking import Checks
 from lorahub.hub.hub import Hub
 from lorahub.merging.recipe import MOST_BYTES, Recipe, parse_recipe
 
@@ -15,7 +15,7 @@ def check(
     level: str = "shapes",
     runtimes: Sequence[str] = (),
     hub: Callable[[], Hub] = Hub,
-) -> list[Checked]:
+) -> Checks:
     """Whether an adapter fits: one result for each base, or for the base that it names.
 
     Each is a folder, `hf:org/name`, or a repository of the registry. `level` is how deep to look (metadata, shapes,

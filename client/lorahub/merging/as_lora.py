@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 Advance = Callable[[int], None]
 _HEADS = frozenset({"lm_head", "embed_out"})
-"""Of the vocabulary's tables those that are linear layers."""
+"""Tables of the vocabulary that are linear layers."""
 _ASK = "say what it may lose: --rank N, or --keep 0.99 of ‖ΔW‖²"
 
 
@@ -50,7 +50,7 @@ class _Piece:
 
     @property
     def first_row(self) -> int:
-        """Of the weight."""
+        """The first of the weight's rows that this is."""
         return self.change.place.rows[0] if self.change.place.rows is not None else 0
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     Blocks = Callable[[], Iterator[tuple[int, Matrix]]]
 
 _NOTHING = 1e-13
-"""Of ‖ΔW‖²: sums of float64 don't tell less from none."""
+"""A share of ‖ΔW‖² that sums of float64 don't tell from none."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,8 +28,10 @@ KERNEL = "lorahub-kernel-1"
 """Which arithmetic the bytes come from; another one is another digest."""
 MOST_BYTES = 64 << 10
 MOST_ADAPTERS = 32
-_MOST_LAYERS = 256
-_DTYPES = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16", **{name: name for name in FLOATS}}
+MOST_LAYERS = 256
+MOST_TEXT = 1024
+MOST_WEIGHT = 1e6
+DTYPES = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16", **{name: name for name in FLOATS}}
 _KEYS = {"kind", "base", "adapters", "method", "dtype", *PARAMETERS}
 
 
@@ -167,7 +169,7 @@ def _ingredient(entry: Any, number: int) -> Ingredient:
     if not isinstance(entry, dict) or set(entry) - {"source", "weight", "layers"}:
         raise InvalidRecipe(f"adapter {number} has source, weight and layers, and nothing else")
     layers = entry.get("layers") or {}
-    if not isinstance(layers, dict) or len(layers) > _MOST_LAYERS or not all(isinstance(key, str) for key in layers):
+    if not isinstance(layers, dict) or len(layers) > MOST_LAYERS or not all(isinstance(key, str) for key in layers):
         raise InvalidRecipe(f"adapter {number}: layers maps patterns of module names to weights")
     weights = {key: _number(layers, key, 1.0) for key in layers}
     return Ingredient(_text(entry, "source"), _number(entry, "weight", 1.0), weights)
@@ -175,7 +177,7 @@ def _ingredient(entry: Any, number: int) -> Ingredient:
 
 def _text(value: Mapping[str, Any], key: str) -> str:
     text = value.get(key)
-    if not isinstance(text, str) or not 0 < len(text) <= 1024:
+    if not isinstance(text, str) or not 0 < len(text) <= MOST_TEXT:
         raise InvalidRecipe(f"{key} is missing, or isn't text", hint="name it as namespace/name@revision, or a folder")
     return text
 
@@ -184,7 +186,7 @@ def _number(value: Mapping[str, Any], key: str, default: float) -> float:
     number = value.get(key, default)
     if isinstance(number, bool) or not isinstance(number, int | float) or not math.isfinite(number):
         raise InvalidRecipe(f"{key} is no number")
-    if abs(number) > 1e6:
+    if abs(number) > MOST_WEIGHT:
         raise InvalidRecipe(f"{key} is {number:g}, beyond a million")
     return float(number)
 
@@ -199,6 +201,6 @@ def _whole(value: Mapping[str, Any], key: str, default: int) -> int:
 def _dtype(value: Any) -> str | None:
     if value is None:
         return None
-    if not isinstance(value, str) or value not in _DTYPES:
+    if not isinstance(value, str) or value not in DTYPES:
         raise InvalidRecipe(f"unknown dtype {str(value)[:40]!r}", hint="float32, bfloat16, float16 or float64")
-    return _DTYPES[value]
+    return DTYPES[value]
