@@ -3,8 +3,10 @@
 import html
 import json
 import re
+import socket
 import subprocess
 import sys
+import threading
 import urllib.parse
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +14,7 @@ from pathlib import Path
 import click
 import lorahub
 import pytest
+import uvicorn
 from cli.test_commands import every_command
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
@@ -20,6 +23,7 @@ from lorahub.errors import all_errors
 from lorahub.protocol.client_settings import SETTINGS
 from lorahub_registry.infrastructure.web import documents, problems
 from lorahub_registry.settings import Settings
+from services import browser
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.xdist_group("site")
@@ -136,6 +140,26 @@ def test_the_registry_serves_it_and_nothing_beside_it(site: Path) -> None:
         refused = client.get(f"/docs/{address}")
         assert refused.status_code == 404
         assert "not yours" not in refused.text
+
+
+def test_a_browser_finds_a_word_under_the_policy_and_is_told_of_nothing_else(site: Path) -> None:
+    app = served(site).app
+    with socket.create_server(("127.0.0.1", 0)) as listener, browser.running() as running:
+        server = uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="off"))
+        thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
+        thread.start()
+        page = running.new_page()
+        said: list[str] = []
+        page.on("console", lambda message: said.append(message.text) if message.type in ("error", "warning") else None)
+        page.on("pageerror", lambda error: said.append(str(error)))
+        page.goto(f"http://127.0.0.1:{listener.getsockname()[1]}/docs/")
+        page.get_by_role("button", name="Search").first.click()
+        page.keyboard.type("quarantine")
+        page.get_by_text("admin quarantine").first.wait_for()
+        assert said == []
+        page.close()
+        server.should_exit = True
+        thread.join()
 
 
 def test_a_registry_without_it_says_how_to_build_it(tmp_path: Path) -> None:
