@@ -2,10 +2,18 @@
 FROM python:3.12-slim-bookworm AS build
 WORKDIR /source
 COPY pyproject.toml README.md LICENSE ./
+COPY ci ci
 COPY locks locks
 COPY client client
 COPY registry registry
 COPY migrations migrations
+COPY docs docs
+COPY ARCHITECTURE.md CHANGELOG.md CONTRIBUTING.md ./
+# The documents, which the registry serves at /docs, with tools that stay behind.
+RUN python -m venv /opt/site \
+    && /opt/site/bin/pip install --no-cache-dir --disable-pip-version-check --require-hashes --no-deps \
+        --only-binary :all: --requirement locks/registry.txt --requirement locks/site.txt \
+    && PYTHONPATH=client:registry /opt/site/bin/python docs/build.py
 # Only what locks/registry.txt names, byte for byte; the wheel brings its bill of materials (.dist-info/sboms).
 RUN python -m venv /opt/lorahub \
     && /opt/lorahub/bin/pip install --no-cache-dir --disable-pip-version-check --require-hashes --no-deps \

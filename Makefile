@@ -13,7 +13,7 @@ APT_INSTALL := DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-r
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PYTHONDONTWRITEBYTECODE := # or each program that a test starts compiles all it imports anew
 
-.PHONY: help demo test fast check tables format lint types imports clients newest lock audit wheel digests nginx browser \
+.PHONY: help demo test fast check site tables format lint types imports clients newest lock audit wheel digests nginx browser \
 	downloaders serve cluster soak sweep real-models coverage names fuzz goldens bench clean
 
 help: ## list the targets
@@ -54,9 +54,10 @@ COMPILE = .venv/tools/bin/uv pip compile --quiet --universal --python-version 3.
 	--no-annotate --constraint constraints.txt --excludes locks/excluded.txt --no-emit-package torch $(UPGRADE)
 
 lock: .venv/tools/.installed ## write locks/ anew from pyproject.toml; with UPGRADE=--upgrade, at the newest versions
-	$(COMPILE) pyproject.toml --extra dev --group build --output-file locks/dev.txt
+	$(COMPILE) pyproject.toml --extra dev --group build --group site --output-file locks/dev.txt
 	$(COMPILE) pyproject.toml --extra server --group build --constraint locks/dev.txt --output-file locks/registry.txt
 	$(COMPILE) pyproject.toml --group build --constraint locks/dev.txt --output-file locks/client.txt
+	$(COMPILE) --group pyproject.toml:site --constraint locks/registry.txt --output-file locks/site.txt
 	$(COMPILE) --group pyproject.toml:tools --output-file locks/tools.txt
 	$(foreach version,$(CLIENTS),printf 'huggingface_hub==$(version)\nhf_xet\n' | \
 		$(COMPILE) - --output-file locks/clients/$(version).txt &&) true
@@ -68,7 +69,7 @@ audit: .venv/tools/.installed ## ask PyPI for known holes in what is locked
 	$(foreach lock,dev registry client tools,.venv/tools/bin/pip-audit --strict --disable-pip --require-hashes \
 		--requirement locks/$(lock).txt &&) true
 
-wheel: .venv/.installed ## build the wheel and the source distribution, with the list of what the registry is made of
+wheel: site ## build the wheel and the source distribution, with the documents and the list of what the registry is made of
 	rm -rf dist
 	$(BIN)/hatchling build
 
@@ -101,12 +102,16 @@ test: .venv/.installed clients newest nginx browser downloaders ## format, lint,
 fast: .venv/.installed ## a minute of tests: no program is started, nothing is computed with PyTorch
 	$(BIN)/pytest -m fast --services threads -n 2 --dist loadgroup --durations 25
 
-check: lint types imports ## everything that needs no running registry
+check: lint types imports site ## everything that needs no running registry
+
+site: .venv/.installed ## build the documents' site, which the registry serves at /docs; any warning is an error
+	$(BIN)/python docs/build.py
 
 tables: .venv/.installed ## write anew what documents have of the code: tables, pages of rules, openapi.json
 	$(BIN)/python docs/rules/generate.py
 	$(BIN)/python docs/tables.py
 	$(BIN)/python docs/openapi.py
+	$(BIN)/python docs/schemas.py
 
 format: .venv/.installed ## rewrite the sources in the one format
 	$(BIN)/ruff format .

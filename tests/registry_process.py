@@ -108,11 +108,16 @@ class Registry:
         return status
 
     def admin_command(self, *arguments: str) -> Any:
-        """The JSON that `lorahub admin …` prints, beside the server; in this process, since a start takes seconds."""
+        """What `lorahub admin …` says as JSON, beside the server; in this process, since a start takes seconds.
+
+        The result, or the whole document of what was refused.
+        """
         said = io.StringIO()
         with mock.patch.dict(os.environ, self.settings), redirect_stdout(said), suppress(SystemExit):
             lorahub(["admin", *arguments, "--home", str(self.home), "--json"])
-        return json.loads(said.getvalue())
+        document = json.loads(said.getvalue())
+        assert document.keys() == {"schema", "ok", "exit_code", "result", "error"}
+        return document["result"] if document["error"] is None else document
 
     def add_user(self, name: str) -> str:
         """The new user's token."""

@@ -58,11 +58,11 @@ class LorahubError(Exception):
     exit_code: ClassVar[int]
     retryable: ClassVar[bool] = False
 
-    def __init__(self, message: str, *, hint: str | None = None, **facts: Any) -> None:
+    def __init__(self, message: str, *, hint: str | None = None, **facts: object) -> None:
         super().__init__(message)
         self.message = message
         self.hint = hint
-        self.facts = facts
+        self.facts: dict[str, Any] = facts
         self.request_id: str | None = None
 
 
@@ -189,19 +189,21 @@ class InvalidTrainingData(InvalidInput):
 
 
 class NotConvertible(InvalidInput):
-    """The adapter can't be written in the other format without a loss."""
+    """The adapter can't be written in the other format without a loss, or is more than pairs of factors that can be
+    swapped.
+    """
 
     code, status, exit_code = "NotConvertible", 422, 7
 
 
 class NotMergeable(InvalidInput):
-    """An adapter that no arithmetic on this base's weights stands for, or a result that its dtype can't hold."""
+    """No arithmetic on this base's weights stands for the adapter, or the result's dtype can't hold a number of it."""
 
     code, status, exit_code = "NotMergeable", 422, 7
 
 
 class InvalidRecipe(InvalidInput):
-    """A recipe of a merge that can't be read, or asks for what doesn't exist."""
+    """The recipe of a merge can't be read, or asks for what doesn't exist."""
 
     code, status, exit_code = "InvalidRecipe", 422, 2
 
@@ -384,7 +386,7 @@ class VersionYanked(Conflict):
 
 
 class IdempotencyKeyReused(Conflict):
-    """The key of a repeated request came with another request."""
+    """The key of a repeated request came with another request; nothing of it was kept."""
 
     code, status = "IdempotencyKeyReused", 422
 
@@ -420,7 +422,7 @@ class QuotaExceeded(LimitExceeded):
 
 
 class MergeTooLarge(LimitExceeded):
-    """A merge that costs more than is allowed, told from headers."""
+    """A merge costs more than is allowed; told from headers, before anything is allocated."""
 
     code, status = "MergeTooLarge", 422
 
@@ -444,7 +446,9 @@ class TooSlow(LimitExceeded):
 
 
 class BlobDamaged(Fault):
-    """The stored bytes are lost, or no longer the ones that were published; they are not served."""
+    """The stored bytes are lost, or no longer the ones that were published; they are not served. Push the file again
+    to heal it.
+    """
 
     code, status, exit_code = "BlobDamaged", 410, 7
 

@@ -36,7 +36,7 @@ from lorahub_registry.features.uploads import routes as uploads
 from lorahub_registry.infrastructure import failpoints, threads
 from lorahub_registry.infrastructure.backend import Backend
 from lorahub_registry.infrastructure.database import now
-from lorahub_registry.infrastructure.web import asset_routes, problems
+from lorahub_registry.infrastructure.web import asset_routes, documents, problems
 from lorahub_registry.infrastructure.web.admission import Admission, Crowd
 from lorahub_registry.infrastructure.web.description import complete, describe
 from lorahub_registry.infrastructure.web.hosts import Hosts
@@ -107,6 +107,7 @@ def create_app(backend: Backend, host: str | None = None) -> FastAPI:
         downloads,
         asset_routes,
         pages,
+        documents,
     ):
         app.include_router(complete(feature.router))
     _add_names_without_namespace(app)

@@ -145,6 +145,51 @@ def test_every_command_shows_two_examples_that_it_takes_and_a_page_that_is_there
                 commands[path].make_context(path, words[len(path.split()) :])
 
 
+SAYS_SOMETHING_ELSE = {
+    "serve": "a line when it listens, for what started it",
+    "worker": "nothing",
+    "admin audit export": "an event a line",
+}
+
+
+def test_every_command_prints_one_json_document_when_it_is_asked() -> None:
+    for path, command in every_command().items():
+        if path not in SAYS_SOMETHING_ELSE:
+            assert "--json" in [word for option in command.params for word in option.opts], path
+
+
+def test_documents_of_the_client_and_of_an_operator_have_one_shape(
+    cli: Cli, folder_registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lorahub.cli.main import main
+
+    monkeypatch.setenv("LORAHUB_HOME", str(cli.home))
+
+    def said(*words: str) -> dict[str, Any]:
+        with redirect_stdout(io.StringIO()) as printed, pytest.raises(SystemExit) as ended:
+            main(words)
+        document: dict[str, Any] = json.loads(printed.getvalue())
+        assert document["exit_code"] == ended.value.code
+        assert document["ok"] == (ended.value.code == 0)
+        return document
+
+    home = ("--home", str(folder_registry.home))
+    documents = {
+        "config.list": said("config", "list", "--json"),
+        "admin.user.ls": said("admin", "user", "ls", *home, "--json"),
+        "admin.fsck": said("--json", "admin", "fsck", *home),
+        "admin.jobs": said("admin", "jobs", *home, "--json"),
+        "alias.ls": said("--endpoint", "http://127.0.0.1:9", "alias", "ls", "nothing", "--json"),
+        "admin.token": said("admin", "token", "nobody", "--name", "x", *home, "--json"),
+    }
+    assert {name: document["schema"] for name, document in documents.items()} == {
+        name: f"lorahub.{name}/v1" for name in documents
+    }
+    assert len({tuple(document) for document in documents.values()}) == 1
+    failed = {name for name, document in documents.items() if document["error"] is not None}
+    assert failed == {"alias.ls", "admin.token"}
+
+
 def test_help_fits_a_terminal_of_80_columns() -> None:
     for path, command in every_command().items():
         context = click.Context(command, info_name=f"lorahub {path}", max_content_width=80, terminal_width=80)
@@ -238,6 +283,65 @@ def test_search_finds_by_name_base_and_tag(cli: Cli, repo: str, adapter: Path) -
     assert [row["id"] for row in cli.json("search", "--tag", "lora", *author)] == [repo]
     assert cli.json("search", "no-such-thing-at-all", *author) == []
     assert cli.run("search", "no-such-thing-at-all", *author).stdout == "nothing matches\n"
+
+
+def test_search_shows_what_was_measured(cli: Cli, repo: str, adapter: Path, tmp_path: Path) -> None:
+    write_adapter(adapter, base="acme/base-of-columns", rank=8)
+    cli.json("push", str(adapter), repo)
+    plain = tmp_path / "plain"
+    plain.mkdir()
+    (plain / "notes.txt").write_text("no adapter")
+    cli.json("push", str(plain), f"{repo}-notes")
+    author = ("--author", repo.split("/", maxsplit=1)[0])
+    found = {row["id"]: row["adapter"] for row in cli.json("search", *author)}
+    measured = {"base": "acme/base-of-columns", "method": "lora", "ranks": [8], "verdict": "undecided"}
+    assert found == {repo: measured, f"{repo}-notes": None}
+    header, *rows = cli.run("search", *author).stdout.splitlines()
+    assert header.split() == ["repository", "base", "rank", "verdict", "downloads", "updated"]
+    assert [repo, "acme/base-of-columns", "8", "undecided"] in [row.split()[:4] for row in rows]
+
+
+def test_repositories_are_made_listed_renamed_hidden_and_deleted(cli: Cli, repo: str, adapter: Path) -> None:
+    assert cli.json("repo", "ls") == []
+    assert cli.json("repo", "create", repo, "--private")["visibility"] == "private"
+    assert cli.json("repo", "create", repo, code=6)["code"] == "AlreadyExists"
+    cli.json("push", str(adapter), repo)
+    cli.json("repo", "visibility", repo, "public")
+    assert cli.json("repo", "rename", repo, f"{repo}-2") == {"repository": f"{repo}-2", "before": repo}
+    assert [(row["id"], row["visibility"]) for row in cli.json("repo", "ls")] == [(f"{repo}-2", "public")]
+    assert cli.json("info", repo)["version"] == "v1", "the old name leads nowhere"
+    assert cli.run("repo", "delete", f"{repo}-2").returncode == 2
+    cli.json("repo", "delete", f"{repo}-2", "--yes")
+    assert cli.json("repo", "ls") == []
+
+
+def test_an_organisation_has_members(cli: Cli, user: tuple[str, str], new_user: Callable[[], tuple[str, str]]) -> None:
+    name, other = f"{user[0]}-lab", new_user()[0]
+    assert cli.json("org", "ls") == []
+    cli.json("org", "create", name, "--fullname", "A lab")
+    assert cli.json("org", "ls") == [{"name": name, "role": "admin"}]
+    assert cli.json("org", "add", name, other, "--role", "read")["role"] == "read"
+    cli.json("org", "add", name, other)
+    assert {row["user"]: row["role"] for row in cli.json("org", "members", name)} == {user[0]: "admin", other: "write"}
+    cli.json("org", "remove", name, other)
+    assert cli.json("org", "remove", name, user[0], code=6)["message"]
+    assert [row["user"] for row in cli.json("org", "members", name)] == [user[0]]
+
+
+def test_what_was_meant_as_a_path_is_told_so(cli: Cli) -> None:
+    """`out` alone can only be a path; `some/where` may be one."""
+    for command in (("check", "out"), ("merge", "out", "./a", "-o", "x"), ("convert", "out", "x", "--to", "gguf")):
+        said = cli.json(*command, code=2)
+        assert said["message"] == "there is no file or folder out here, and it is no reference either"
+    said = cli.json("check", "some/where", code=5)
+    assert said["hint"].endswith("no folder is called some/where here either")
+    assert "folder" not in cli.json("check", "lorahub:some/where", code=5)["hint"]
+
+
+def test_https_on_a_plain_port_is_told_so(cli: Cli, registry: Registry) -> None:
+    said = cli.json("--endpoint", registry.url.replace("http", "https"), "search", code=8)
+    assert said["message"] == f"{registry.url.replace('http', 'https')} speaks no TLS"
+    assert registry.url in said["hint"]
 
 
 def test_the_cache_is_listed_and_cleared(cli: Cli, repo: str, adapter: Path) -> None:

@@ -56,3 +56,22 @@ def test_what_cannot_be_converted_is_refused_and_nothing_is_written(
     told = run(registry, user[1], tmp_path, "convert", "adapter", "out", "--to", "gguf", "--base", "base", code=7)
     assert "✗" in told.stderr
     assert not (tmp_path / "out").exists()
+
+
+def test_pull_for_a_runtime_makes_a_lora_where_a_loss_is_allowed(
+    registry: Registry, user: tuple[str, str], tmp_path: Path
+) -> None:
+    name, token = user
+    base = write_base("llama", tmp_path / "base")
+    write(CASES["dora"], tmp_path / "adapter")
+    with Hub(registry.url, token=token) as hub:
+        hub.push(tmp_path / "adapter", f"{name}/turned")
+
+    for_vllm = ("pull", f"{name}/turned@v1", "out", "--for", "vllm", "--base", str(base))
+    run(registry, token, tmp_path, *for_vllm, code=7)
+    shown = run(registry, token, tmp_path, *for_vllm, "--lossy", "0.1", "--json")
+
+    result = json.loads(shown.stdout)["result"]
+    assert 0 < result["error"] <= 0.1
+    config = json.loads((tmp_path / "out" / "adapter_config.json").read_text())
+    assert (config["use_dora"], config["r"]) == (False, result["rank"])

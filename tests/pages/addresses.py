@@ -35,6 +35,8 @@ NO_PAGES = {
     "/api/datasets/{rest:path}": "refused: no datasets here",
     "/api/datasets": "refused: no datasets here",
     "/static/{digest}/{name}": "the pages' own files",
+    "/docs": "leads to the documents",
+    "/docs/{path:path}": "the documents: a site of their own",
     "/favicon.ico": "an image",
     "/robots.txt": "for programs",
     "/search.atom": "a feed",

@@ -56,7 +56,14 @@ OF_A_REPOSITORYS_API = [*("/api/models/{}" + path for path in (
         "/ref-log", "/retention", "/signature/main", "/overlap/main?with=pages-org/poet@main",
         "/overlap/main?with=pages-owner/zebra-hidden@main")),
     "/{}/resolve/main/README.md", "/{}/image/main/notes/data.md"]  # fmt: skip
-WITHOUT_CONTENT = {"/static/{digest}/{name}", "/favicon.ico", "/robots.txt", "/api/openapi.json"}
+WITHOUT_CONTENT = {
+    "/static/{digest}/{name}",
+    "/favicon.ico",
+    "/robots.txt",
+    "/api/openapi.json",
+    "/docs",
+    "/docs/{path:path}",
+}
 
 
 def of_repository(name: str) -> list[str]:

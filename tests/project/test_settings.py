@@ -154,7 +154,7 @@ def test_what_is_another_s_is_left_alone(tmp_path: Path) -> None:
         "LORAHUB_WORKER_SERVICE_HOST": "10.0.0.8",
     }
     empty = {f"LORAHUB_{name.upper()}": "" for name in Settings.model_fields if name != "registry_home"}
-    assert started(tmp_path, **of_the_client, **of_a_service, **empty)["missing"]
+    assert started(tmp_path, **of_the_client, **of_a_service, **empty)["result"]["missing"]
 
 
 def test_what_the_documents_show_is_taken(tmp_path: Path) -> None:
@@ -170,7 +170,7 @@ def test_what_the_documents_show_is_taken(tmp_path: Path) -> None:
         "LORAHUB_GC_INTERVAL": "PT0S",
         "LORAHUB_RATE_LIMIT_API": "0",
     }
-    assert started(tmp_path, **shown)["missing"]
+    assert started(tmp_path, **shown)["result"]["missing"]
 
 
 def deployed(name: str) -> dict[str, str]:
@@ -188,7 +188,7 @@ def deployed(name: str) -> dict[str, str]:
 def test_what_we_deploy_with_is_taken(tmp_path: Path, name: str) -> None:
     settings = {key: value.replace("CHANGE-ME", "acme") for key, value in deployed(name).items()}
     settings |= {"LORAHUB_DATABASE_URL": f"sqlite:///{tmp_path / 'registry.db'}"}
-    assert started(tmp_path, **settings)["missing"]
+    assert started(tmp_path, **settings)["result"]["missing"]
 
 
 def test_a_deployment_that_nobody_filled_in_is_refused(tmp_path: Path) -> None:

@@ -2,15 +2,13 @@
 
 import json
 import re
-import subprocess
-import sys
 import tomllib
-import zipfile
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import lorahub
 import pytest
 import yaml
 from packaging.requirements import Requirement
@@ -127,15 +125,6 @@ def test_the_bill_of_materials_is_that_of_the_lock() -> None:
     assert "://" not in json.dumps(bill["components"]), "it names no place that something was fetched from"
 
 
-def test_the_wheel_brings_its_bill_of_materials(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", str(tmp_path)]
-    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
-    [wheel] = tmp_path.glob("*.whl")
-    with zipfile.ZipFile(wheel) as opened:
-        [bill] = [name for name in opened.namelist() if ".dist-info/sboms/" in name]
-        assert opened.read(bill) == (ROOT / "locks/registry.cdx.json").read_bytes()
-
-
 def test_a_release_is_tested_and_signed_with_as_few_rights_as_it_takes() -> None:
     workflow: dict[str, Any] = yaml.safe_load((ROOT / ".github/workflows/release.yml").read_text())
     assert workflow["permissions"] == {"contents": "read"}
@@ -153,3 +142,11 @@ def test_a_release_is_tested_and_signed_with_as_few_rights_as_it_takes() -> None
     for job in steps.values():
         for step in job:
             assert "${{" not in step.get("run", ""), "what somebody else wrote is never part of a program"
+
+
+def test_the_version_is_one_everywhere() -> None:
+    assert lorahub.__version__ == version("lorahub-registry") == PROJECT["project"]["version"]
+    for manifest in (ROOT / "deploy/kubernetes").glob("*.yaml"):
+        for found in re.findall(r"image: lorahub:(\S+)", manifest.read_text()):
+            assert found == lorahub.__version__, manifest.name
+    assert f"rev: v{lorahub.__version__}" in (ROOT / "docs/ci.md").read_text()

@@ -92,9 +92,7 @@ def main() -> None:
     try:
         cluster.start()
         print(json.dumps({"url": cluster.url, "admin": cluster.admin, "token": cluster.token}), flush=True)
-        print(
-            f"echo {cluster.token} | lorahub login {cluster.url} --token-file -      Ctrl-C stops it", file=sys.stderr
-        )
+        print(f"token {cluster.token}, for: lorahub login {cluster.url}      Ctrl-C stops it", file=sys.stderr)
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
         signal.pause()
     except KeyboardInterrupt:

@@ -51,11 +51,13 @@ _TABLE = (
          "write the base's name on a hub: lorahub push --base acme/llama-7b",
          "base_model_name_or_path: /content/drive/MyDrive/llama"),
     Rule("LH105", _W, "no base is named",
-         "Neither adapter_config.json, lorahub.json, the header's metadata nor the card says which base it is for.",
+         "Neither adapter_config.json, lorahub.json, the header's metadata nor the card says which base it is for. Where one "
+         "is named and isn't known, it is LH106.",
          "name it: lorahub push --base acme/llama-7b",
          '"base_model_name_or_path": null'),
     Rule("LH106", _N, "the base isn't known here",
-         "The adapter names a base of which neither layout nor weights are known, so nothing can be compared.",
+         "The adapter names a base, but nobody has registered one by this name, so that there is nothing to compare it with. "
+         "Where none is named, it is LH105.",
          "register the base: lorahub base add hf:acme/llama-7b, or a folder",
          "acme/llama-7b is not registered"),
     Rule("LH107", _W, "the base is quantised",

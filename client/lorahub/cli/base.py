@@ -6,10 +6,11 @@ from typing import Any
 import click
 
 from lorahub.adapters.base_model import BaseLayout
-from lorahub.cli.output import Result, size_text, table
+from lorahub.cli.output import Result, table
 from lorahub.cli.session import Session, command
 from lorahub.errors import InvalidUsage
 from lorahub.hub.bases import Bases, OpenedBase, hash_folder
+from lorahub.hub.showing import size_text
 from lorahub.hub.sources import local_place
 from lorahub.protocol.messages.bases import CountedBase
 

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import click
 
-from lorahub.cli.output import Result, size_text
+from lorahub.cli.output import Result
 from lorahub.cli.session import Session, command
 from lorahub.errors import InvalidUsage
+from lorahub.hub.showing import size_text
 
 _path = click.Path(path_type=Path, dir_okay=False)
 

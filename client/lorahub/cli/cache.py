@@ -4,10 +4,11 @@ from collections.abc import Callable, Mapping
 
 import click
 
-from lorahub.cli.output import Result, size_text, table
+from lorahub.cli.output import Result, table
 from lorahub.cli.session import Session, command
 from lorahub.errors import InvalidUsage
 from lorahub.hub import upkeep
+from lorahub.hub.showing import size_text
 from lorahub.hub.upkeep import Cleared, Held
 
 

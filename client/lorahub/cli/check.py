@@ -9,12 +9,13 @@ import click
 
 from lorahub.adapters.check import AtRevision
 from lorahub.adapters.findings import Evidence, Finding
-from lorahub.cli.output import Result, plain, size_text, table
+from lorahub.cli.output import Result, plain, table
 from lorahub.cli.session import Session, command
 from lorahub.errors import InvalidUsage
 from lorahub.hub.checking import FAIL_ON, LEVELS, Checked, Checker, Evaluate, summary
 from lorahub.hub.lock import LOCK, read_lock
 from lorahub.hub.reports import REPORTS, cell, counts, runtime_cell, step_summary, worst_first
+from lorahub.hub.showing import size_text
 
 
 @command("check")
@@ -170,8 +171,8 @@ _WORDS = {
 def _one(checked: Checked) -> str:
     said = _WORDS[checked.verdict.value].format(adapter=checked.adapter, base=checked.base or "any base")
     facts = checked.facts
-    ranks = ", ".join(map(str, facts["ranks"]))
-    what = f"{facts['format']} {facts['method']}" + (f", rank {ranks}" if ranks else "")
+    ranks = ", ".join(map(str, facts.ranks))
+    what = f"{facts.format} {facts.method}" + (f", rank {ranks}" if ranks else "")
     matched = f"; {checked.report.matched} of {checked.report.of} modules matched" if checked.base else ""
     covered = checked.report.coverage
     if covered.used < covered.of:

@@ -6,6 +6,7 @@ from typing import Any
 import click
 
 from lorahub.adapters.files import FolderFiles
+from lorahub.cli.losses import loss_data, loss_lines
 from lorahub.cli.merge import weighted
 from lorahub.cli.merge_methods import method_options
 from lorahub.cli.output import Result
@@ -17,8 +18,6 @@ from lorahub.merging.adapters import Made, combine_adapters
 from lorahub.merging.adapters import extract as extract_from
 from lorahub.merging.combinations import COMBINATIONS
 from lorahub.merging.recipe import KIND, recipe_of
-
-_MOST_SHOWN = 5
 
 
 @command("combine")
@@ -70,17 +69,8 @@ def _write(made: Made, folder: Path) -> Result:
     folder.mkdir(parents=True, exist_ok=True)
     for path, content in made.files.items():
         (folder / path).write_bytes(content)
-    lines = [f"✓ {folder}: rank {made.rank}, {len(made.errors)} modules"]
-    if made.error:
-        worst = sorted(made.errors.items(), key=lambda item: -item[1])[:_MOST_SHOWN]
-        lines.append(f"  {made.error:.1%} of ‖ΔW‖ is lost; most in {worst[0][0]} ({worst[0][1]:.1%})")
+    lines = [f"✓ {folder}: {len(made.errors)} modules", *loss_lines(made)]
     if made.left_out:
         lines.append(f"  ! {len(made.left_out)} other tensors changed and are not in it, first {made.left_out[0]}")
-    data = {
-        "folder": str(folder),
-        "rank": made.rank,
-        "error": made.error,
-        "errors": dict(made.errors),
-        "left_out": list(made.left_out),
-    }
+    data = {"folder": str(folder), **loss_data(made), "left_out": list(made.left_out)}
     return Result(data, "\n".join(lines), ids=[str(folder)], rows=[[str(folder), made.rank, made.error]])

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from lorahub.adapters.strict_json import parse_json
-from lorahub.cli.output import Result, size_text, table
+from lorahub.cli.output import Result, table
 from lorahub.cli.session import Session, command
 from lorahub.errors import InvalidBaseModel, InvalidUsage
 from lorahub.estimating.estimate import Estimate, estimate
@@ -18,6 +18,7 @@ from lorahub.estimating.memory import ACCOUNTINGS
 from lorahub.estimating.methods import METHODS, MethodSettings
 from lorahub.estimating.model import ModelShape, known_model, model_of_base, model_of_config
 from lorahub.estimating.selfcheck import Compared, SelfCheck, selfcheck
+from lorahub.hub.showing import size_text
 
 
 @command("estimate")

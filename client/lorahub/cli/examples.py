@@ -39,6 +39,16 @@ SHOWN: Mapping[str, HelpEnding] = {
     "rm": _of("cli", "rm acme/scratch", "rm acme/scratch --yes"),
     "policy": _of("cli", "policy acme/sql refuse", "policy acme/sql warn"),
     "retention set": _of("operating", "retention set acme/sql --keep 10", "retention set acme/sql --all"),
+    "repo create": _of("cli", "repo create acme/sql", "repo create acme/sql --private"),
+    "repo ls": _of("cli", "repo ls", "repo ls acme --json"),
+    "repo rename": _of("cli", "repo rename acme/sql acme/text-to-sql", "repo rename ada/sql acme/sql"),
+    "repo visibility": _of("cli", "repo visibility acme/sql private", "repo visibility acme/sql public"),
+    "repo delete": _of("cli", "repo delete acme/draft", "repo delete acme/draft --yes"),
+    "org create": _of("cli", "org create acme", 'org create acme --fullname "Acme Research"'),
+    "org ls": _of("cli", "org ls", "org ls --json"),
+    "org members": _of("cli", "org members acme", "org members acme --json"),
+    "org add": _of("cli", "org add acme ada", "org add acme ada --role admin"),
+    "org remove": _of("cli", "org remove acme ada", "org remove acme bob"),
     "retention show": _of("operating", "retention show acme/sql", "retention show acme/sql --json"),
     "lock": _of("ci", "lock acme/sql@champion acme/chat@v2", "lock acme/sql --base acme/llama-7b"),
     "verify": _of("ci", "verify", "verify ./sql --key acme.pub"),
@@ -65,7 +75,9 @@ SHOWN: Mapping[str, HelpEnding] = {
     ),
     "eval": _of("evaluating", "eval acme/sql --data held-out.jsonl", "eval ./out --data held-out.jsonl --no-merged"),
     "chat": _of("serving", "chat acme/llama-7b --adapter sql=acme/sql", "chat ./llama --adapter a=./a --adapter b=./b"),
-    "convert": _of("cli", "convert acme/sql ./gguf --to gguf", "convert ./out ./mlx --to mlx --base hf:acme/llama-7b"),
+    "convert": _of(
+        "cli", "convert acme/sql ./gguf --to gguf", "convert ./dora ./lora --to lora --rank 16 --base hf:acme/llama-7b"
+    ),
     "import": _of(
         "trust", "import hf:someone/sql acme/sql --private", "import ./adapter_model.bin ./safe --unsafe-pickle"
     ),
@@ -100,6 +112,7 @@ SHOWN: Mapping[str, HelpEnding] = {
     "cache ls": _of("cli", "cache ls", "cache ls --json"),
     "cache prune": _of("cli", "cache prune", "cache prune --timeout 60"),
     "cache rm": _of("cli", "cache rm acme/sql", "cache rm --all --yes"),
+    "schema": _of("settings-client", "schema lorahub.toml -o lorahub.schema.json", "schema lorahub-merge.yaml"),
     "config get": _of("settings-client", "config get endpoint", "config get timeout"),
     "config list": _of("settings-client", "config list", "config list --show-origin"),
     "config set": _of("settings-client", "config set endpoint http://localhost:8000", "config set progress plain"),

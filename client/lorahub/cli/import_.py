@@ -6,10 +6,11 @@ import click
 
 from lorahub.adapters.files import FolderFiles
 from lorahub.adapters.reader import read_adapter
-from lorahub.cli.output import Result, size_text
+from lorahub.cli.output import Result
 from lorahub.cli.session import Session, command
 from lorahub.errors import InvalidUsage
 from lorahub.hub.importing import import_pickle
+from lorahub.hub.showing import size_text
 from lorahub.hub.sources import local_place
 
 
@@ -22,11 +23,11 @@ from lorahub.hub.sources import local_place
 def import_(
     session: Session, source: str, target: str, *, unsafe_pickle: bool, private: bool, base: str | None
 ) -> Result:
-    """Bring hf:org/name@rev of the Hub into the repository TARGET; or turn a pickle into safetensors.
+    """Bring an adapter from the Hub into a repository, or turn a pickle into safetensors.
 
-    From the Hub, the commit that the revision means is recorded. A pickle, adapter_model.bin or a .pt file, is written
-    into the folder TARGET; reading it can run code, so that has to be asked for, and happens in a process that has
-    nothing to lose.
+    With SOURCE hf:org/name@rev, its files go into the repository TARGET, with the commit that they come from. With
+    SOURCE a pickle, adapter_model.bin or a .pt file, safetensors go into the folder TARGET; reading a pickle can run
+    code, so that has to be asked for, and happens in a process that has nothing to lose.
     """
     place = local_place(source)
     if place is None and source.startswith(("hf:", "http://", "https://")):

@@ -1,10 +1,13 @@
 """`lorahub info`."""
 
+from typing import Any
+
 import click
 
-from lorahub.cli.output import Result, size_text, time_text
+from lorahub.cli.output import Result
 from lorahub.cli.pull import resolved, revision_data, yank_notes
 from lorahub.cli.session import Session, command
+from lorahub.hub.showing import size_text, time_text
 from lorahub.hub.signing import FILE as SIGNATURE
 from lorahub.protocol.messages.checks import CheckedRevision, StatedTraining
 from lorahub.protocol.messages.message import as_json, parse
@@ -75,10 +78,15 @@ def _training(checked: CheckedRevision) -> list[str]:
     parts = [
         None if rows is None else f"trained on {rows} rows",
         None if steps is None else f"in {steps} steps",
-        None if losses is None or losses.last is None else f"loss {losses.first} → {losses.last}",
+        None if losses is None or losses.last is None else f"loss {_rounded(losses.first)} → {_rounded(losses.last)}",
     ]
     said = ", ".join(part for part in parts if part)
     return [f"  {said}, as its maker states"] if said else []
+
+
+def _rounded(loss: Any) -> str:
+    """As `train` shows it, where its maker wrote a number."""
+    return f"{loss:.4f}" if isinstance(loss, float) else str(loss)
 
 
 def _verdict(checked: CheckedRevision) -> str:

@@ -2,10 +2,11 @@
 
 import click
 
-from lorahub.cli.output import Result, time_text
+from lorahub.cli.output import Result
 from lorahub.cli.session import Session, command
 from lorahub.errors import InvalidToken, InvalidUsage
 from lorahub.hub import credentials
+from lorahub.hub.showing import time_text
 from lorahub.protocol.messages.accounts import Identity
 from lorahub.protocol.tokens import is_well_formed
 

@@ -2,10 +2,11 @@
 
 import click
 
-from lorahub.cli.output import Result, size_text, table, time_text
+from lorahub.cli.output import Result, table
 from lorahub.cli.pull import resolved, revision_data, yank_notes
 from lorahub.cli.session import Session, command
 from lorahub.hub.hub import Hub
+from lorahub.hub.showing import size_text, time_text
 from lorahub.protocol.references import Reference
 
 

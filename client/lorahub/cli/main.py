@@ -25,6 +25,8 @@ GROUPS: Mapping[str, Mapping[str, tuple[str, str]]] = {
         "alias": ("lorahub.cli.alias:alias", "Make, move, remove and list names for versions."),
         "yank": ("lorahub.cli.yank:yank", "Withdraw a version; it stays for who names it exactly."),
         "rm": ("lorahub.cli.rm:rm", "Delete a repository; its name is never given out again."),
+        "repo": ("lorahub.cli.repo:repo", "Make, list, rename, hide and delete repositories."),
+        "org": ("lorahub.cli.org:org", "Make organisations, and say who belongs to them."),
     },
     "Check": {
         "check": ("lorahub.cli.check:check", "Prove whether adapters fit a base model."),
@@ -45,13 +47,13 @@ GROUPS: Mapping[str, Mapping[str, tuple[str, str]]] = {
         "combine": ("lorahub.cli.combine:combine", "Make one LoRA of several."),
         "extract": ("lorahub.cli.combine:extract", "Make a LoRA of what fine-tuning changed."),
         "convert": ("lorahub.cli.convert:convert", "Write an adapter in another format, exactly."),
-        "import": ("lorahub.cli.import_:import_", "Turn a pickled checkpoint into safetensors."),
+        "import": ("lorahub.cli.import_:import_", "Bring an adapter from the Hub, or a pickle into safetensors."),
     },
     "Between machines": {
         "trust": ("lorahub.cli.trust:trust", "Let CI jobs publish without a secret."),
         "mirror": ("lorahub.cli.mirror:mirror", "Let the registry follow repositories of another hub."),
         "export": ("lorahub.cli.bundle:export", "Write repositories into a file for a registry without a network."),
-        "import-bundle": ("lorahub.cli.bundle:import_bundle", "Bring such a file into a registry."),
+        "import-bundle": ("lorahub.cli.bundle:import_bundle", "Bring what export wrote into a registry."),
         "retention": ("lorahub.cli.retention:retention", "Choose how many versions a repository keeps."),
     },
     "Yourself": {
@@ -59,6 +61,7 @@ GROUPS: Mapping[str, Mapping[str, tuple[str, str]]] = {
         "logout": ("lorahub.cli.login:logout", "Forget the token of a registry."),
         "whoami": ("lorahub.cli.login:whoami", "Show who the registry thinks you are."),
         "cache": ("lorahub.cli.cache:cache", "List and clear pulled files."),
+        "schema": ("lorahub.cli.schema:schema", "Print what editors complete your files by."),
         "config": ("lorahub.cli.config:config", "Show and change settings."),
         "doctor": ("lorahub.cli.doctor:doctor", "Find out what is wrong, for you and for bug reports."),
         "completion": ("lorahub.cli.completion:completion", "Complete commands in your shell."),

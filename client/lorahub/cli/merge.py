@@ -8,10 +8,11 @@ from typing import Any
 import click
 
 from lorahub.cli.merge_methods import method_options
-from lorahub.cli.output import Result, size_text, table
+from lorahub.cli.output import Result, table
 from lorahub.cli.session import Session, command
 from lorahub.errors import InvalidUsage
 from lorahub.hub.merging import Merger
+from lorahub.hub.showing import size_text
 from lorahub.merging.devices import open_device
 from lorahub.merging.plan import MergePlan
 from lorahub.merging.recipe import KIND, MOST_BYTES, Recipe, parse_recipe, recipe_of

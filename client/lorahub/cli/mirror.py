@@ -4,10 +4,11 @@ from dataclasses import asdict
 
 import click
 
-from lorahub.cli.output import Result, table, time_text
+from lorahub.cli.output import Result, table
 from lorahub.cli.session import Session, command
 from lorahub.errors import InvalidUsage
 from lorahub.hub.credentials import read_token_file
+from lorahub.hub.showing import time_text
 from lorahub.protocol.messages.mirrors import Mirror
 from lorahub.protocol.references import Reference
 

@@ -12,11 +12,12 @@ import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from itertools import pairwise
 from typing import Any, TextIO
 
 from lorahub.errors import LorahubError
+from lorahub.protocol.documents import document_of, document_of_failure
 from lorahub.protocol.messages.message import wire_time
 
 FORMATS = ("human", "json", "quiet", "agent")
@@ -45,15 +46,14 @@ class Output:
     @classmethod
     def for_failure(cls, arguments: Sequence[str]) -> "Output":
         """Where parsing didn't come far: what the arguments and the environment ask for."""
-        words = [word for word in arguments if not word.startswith("-")]
-        return cls(words[0] if words else "lorahub", format=_asked_format(arguments))
+        return cls(_asked_command(arguments), format=_asked_format(arguments))
 
     def success(self, result: Result) -> int:
         """The exit status."""
         for note in result.notes:
             self.note(note)
         if self.format == "json":
-            self._document(ok=result.exit_code == 0, exit_code=result.exit_code, result=result.data)
+            self._write(document_of(self.command, result.data, exit_code=result.exit_code))
         elif self.format == "quiet":
             _print(plain("\n".join(result.ids)))
         elif self.format == "agent":
@@ -65,15 +65,7 @@ class Output:
     def failure(self, error: LorahubError) -> int:
         """The exit status."""
         if self.format == "json":
-            described = {
-                "code": error.code,
-                "message": error.message,
-                "hint": error.hint,
-                "request_id": error.request_id,
-                "retryable": error.retryable,
-                "facts": {key: value for key, value in error.facts.items() if key != "http_status"},
-            }
-            self._document(ok=False, exit_code=error.exit_code, error=described)
+            self._write(document_of_failure(self.command, error))
         lines = [f"✗ {error.message}", *self._findings(error)]
         if error.hint:
             lines.append(f"  Hint: {error.hint}")
@@ -92,9 +84,8 @@ class Output:
     def note(self, text: str) -> None:
         print(self._styled(plain(text), sys.stderr), file=sys.stderr)
 
-    def _document(self, *, ok: bool, exit_code: int, result: Any = None, error: Any = None) -> None:
-        schema = f"lorahub.{self.command}/v1"
-        document = {"schema": schema, "ok": ok, "exit_code": exit_code, "result": result, "error": error}
+    @staticmethod
+    def _write(document: dict[str, Any]) -> None:
         _print(json.dumps(document, default=_as_text))
 
     def _styled(self, text: str, stream: TextIO) -> str:
@@ -108,6 +99,18 @@ class Output:
         if os.environ.get("NO_COLOR"):
             return False
         return bool(os.environ.get("FORCE_COLOR")) or stream.isatty()
+
+
+def _asked_command(arguments: Sequence[str]) -> str:
+    """`org.ls` of `--timeout 5 org ls acme`: the longest name of a command that stands there."""
+    from lorahub.cli.examples import SHOWN
+
+    words = [word for word in arguments if not word.startswith("-")]
+    for start in range(len(words)):
+        for end in range(len(words), start, -1):
+            if " ".join(words[start:end]) in SHOWN:
+                return ".".join(words[start:end])
+    return words[0] if words else "lorahub"
 
 
 def _asked_format(arguments: Sequence[str]) -> str:
@@ -146,11 +149,6 @@ def _as_text(value: Any) -> str:
     return wire_time(value)
 
 
-def time_text(time: datetime) -> str:
-    """For people: `2026-11-23 23:37 UTC`."""
-    return time.astimezone(UTC).strftime("%Y-%m-%d %H:%M UTC")
-
-
 def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     """Columns as wide as their widest cell.
 
@@ -161,17 +159,3 @@ def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     cells = [list(header), *[[_cell(cell) for cell in row] for row in rows]]
     widths = [max(len(row[column]) for row in cells) for column in range(len(header))]
     return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in cells)
-
-
-def size_text(size: int) -> str:
-    """Bytes for people, in powers of ten as disks and networks count them.
-
-    >>> size_text(83_900_000)
-    '83.9 MB'
-    """
-    amount = float(size)
-    for unit in ("B", "kB", "MB", "GB"):
-        if amount < 1000:
-            return f"{amount:.0f} {unit}" if unit == "B" else f"{amount:.1f} {unit}"
-        amount /= 1000
-    return f"{amount:.1f} TB"

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING
 import click
 
 from lorahub.adapters.runtimes import RUNTIMES
-from lorahub.cli.output import Result, size_text
+from lorahub.cli.output import Result
 from lorahub.cli.session import Session, command
 from lorahub.hub.revisions import Revision
+from lorahub.hub.showing import size_text
 
 if TYPE_CHECKING:
     from lorahub.hub.hub import Pulled
@@ -22,6 +23,13 @@ if TYPE_CHECKING:
 @click.option(
     "--for", "runtime", type=click.Choice(list(RUNTIMES)), help="Convert into what this runtime loads, if need be."
 )
+@click.option(
+    "--lossy",
+    type=click.FloatRange(0, 1, max_open=True),
+    metavar="SHARE",
+    help="With --for: a plain LoRA will do, if it loses no more of ‖ΔW‖ than this.",
+)
+@click.option("--base", metavar="BASE", help="With --for: the base (default: the one that the adapter names).")
 def pull(
     session: Session,
     reference: str,
@@ -30,6 +38,8 @@ def pull(
     include: tuple[str, ...],
     exclude: tuple[str, ...],
     runtime: str | None,
+    lossy: float | None,
+    base: str | None,
 ) -> Result:
     """Fetch REFERENCE into FOLDER, or into the cache, and print the path.
 
@@ -37,7 +47,9 @@ def pull(
     stopped. No file gets its name before its sha256 is the promised one.
     """
     if runtime is not None:
-        return _pull_for(session, reference, folder, runtime)
+        return _pull_for(session, reference, folder, runtime, lossy=lossy, base=base)
+    if lossy is not None or base is not None:
+        raise click.UsageError("--lossy and --base belong to --for")
     with session.hub() as hub:
         pulled = hub.pull(reference, folder, include=include, exclude=exclude)
     if pulled.contents.revision is None:
@@ -74,15 +86,19 @@ def _without_a_version(reference: str, pulled: "Pulled") -> Result:
     )
 
 
-def _pull_for(session: Session, reference: str, folder: Path | None, runtime: str) -> Result:
+def _pull_for(
+    session: Session, reference: str, folder: Path | None, runtime: str, *, lossy: float | None, base: str | None
+) -> Result:
     """The adapter comes into the cache, what the runtime loads is written into FOLDER."""
     from lorahub.cli.convert import converted_result
-    from lorahub.hub.converting import convert_to
+    from lorahub.hub.converting import convert_for
 
     with session.hub() as hub:
         pulled = hub.pull(reference)
         target = folder or Path(f"{pulled.contents.repository.replace('/', '-')}-{runtime}")
-        made = convert_to(hub.sources, pulled.path, target, RUNTIMES[runtime].form, None)
+        made = convert_for(
+            hub.sources, pulled.path, target, RUNTIMES[runtime], base, lossy=lossy, progress=session.progress()
+        )
     return converted_result(made)
 
 

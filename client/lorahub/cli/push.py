@@ -5,9 +5,10 @@ from pathlib import Path
 
 import click
 
-from lorahub.cli.output import Result, size_text, table
+from lorahub.cli.output import Result, table
 from lorahub.cli.session import Session, command
 from lorahub.errors import RepositoryNotFound
+from lorahub.hub.showing import size_text
 
 
 @command("push")

@@ -1,11 +1,14 @@
 """`lorahub search`."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import click
 
-from lorahub.cli.output import Result, table, time_text
+from lorahub.cli.output import Result, table
 from lorahub.cli.session import Session, command
+from lorahub.hub.showing import time_text
+from lorahub.protocol.messages.message import as_json
 from lorahub.protocol.messages.models import ModelInformation
 
 
@@ -29,18 +32,33 @@ def search(
     with session.hub() as hub:
         found = hub.search(text, filters=tags, **wishes)
     rows = [
-        [model.id, model.library_name or "", model.downloads or 0, _day(model), "private" if model.private else ""]
+        [model.id, *_measured(model), model.downloads or 0, _day(model), "private" if model.private else ""]
         for model in found
     ]
     return Result(
         data=[_line(model) for model in found],
-        human=table(["repository", "library", "downloads", "updated", ""], rows) if rows else "nothing matches",
+        human=table(_HEADER, rows) if rows else "nothing matches",
         ids=[model.id for model in found],
         rows=[
-            [model.id, model.library_name, model.downloads or 0, model.last_modified, ",".join(model.tags or ())]
+            [model.id, *_measured(model), model.downloads or 0, model.last_modified, ",".join(model.tags or ())]
             for model in found
         ],
     )
+
+
+_HEADER = ("repository", "base", "rank", "verdict", "downloads", "updated", "")
+
+
+def _measured(model: ModelInformation) -> list[str]:
+    """Base, rank and verdict; a repository without an adapter has none."""
+    found = model.adapter
+    return ["", "", ""] if found is None else [found.base or "", _span(found.ranks), found.verdict]
+
+
+def _span(ranks: Sequence[int]) -> str:
+    """`16`, or `8..64`, as --rank takes it."""
+    least, most = min(ranks, default=None), max(ranks, default=None)
+    return "" if least is None else str(least) if least == most else f"{least}..{most}"
 
 
 def _line(model: ModelInformation) -> dict[str, Any]:
@@ -52,6 +70,7 @@ def _line(model: ModelInformation) -> dict[str, Any]:
         "private": bool(model.private),
         "updated_at": model.last_modified,
         "library": model.library_name,
+        "adapter": as_json(model.adapter),
     }
 
 

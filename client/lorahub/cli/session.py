@@ -17,6 +17,7 @@ from lorahub.errors import InvalidUsage
 if TYPE_CHECKING:
     from lorahub.hub.configuration import Configuration
     from lorahub.hub.hub import Hub
+    from lorahub.hub.progress import Progress
     from lorahub.hub.sources import Sources
     from lorahub.hub.transport import Transport
 
@@ -97,10 +98,11 @@ class Session:
             sources = Sources(self.settings, endpoint, connect, progress=self.progress(), note=self.output.note)
             yield opened.enter_context(sources)
 
-    def progress(self) -> Any:
-        from lorahub.cli import progress
+    def progress(self) -> "Progress":
+        from lorahub.hub.progress import shown
 
-        return progress.chosen(self.settings.text("progress"), is_quiet=self.output.format == "quiet")
+        mode = self.settings.text("progress")
+        return shown("none" if mode == "auto" and self.output.format == "quiet" else mode, off_terminal="plain")
 
     @property
     def may_ask(self) -> bool:

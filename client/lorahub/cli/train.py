@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
-from lorahub.cli.output import Result, size_text, table
+from lorahub.cli.output import Result, table
 from lorahub.cli.progress import chosen_for_training
 from lorahub.cli.session import Session, command
 from lorahub.errors import InvalidConfiguration
+from lorahub.hub.showing import size_text
 from lorahub.training.config import PRESETS, Format, Init, MethodName, TrainConfig, TrainOn
 
 if TYPE_CHECKING:
@@ -190,7 +191,7 @@ def _pushed(session: Session, folder: Path, reference: str) -> "Pushed":
 def _finished(run: "Run", pushed: "Pushed | None") -> Result:
     from lorahub.training.curve import sparkline
 
-    facts = run.manifest["run"]
+    facts: Any = run.manifest["run"]
     losses = [step.loss for step in run.history if step.loss is not None]
     evaluated = facts["eval_loss"]
     lines = [

@@ -47,10 +47,16 @@ def convert(files: Files, target: Target, base: BaseLayout | None = None) -> dic
     row = format_of(adapter)
     if row is not None and row.name == target and not row.has_spellings:
         return _own_files(files, adapter)
-    lora = read_lora(files, adapter)
+    return write(read_lora(files, adapter), adapter.format, target, base)
+
+
+def write(lora: LoraAdapter, source: str, target: Target, base: BaseLayout | None) -> dict[str, bytes]:
+    """The target's files; `source` is the format whose names the modules have. Raises `NotConvertible`."""
+    if target == "peft-normalized":
+        return normalize(BytesFiles(write(lora, source, "peft", base)), base)
     if lora.naming is Naming.GGUF:
         lora = from_gguf(lora, base)
-    if IMAGE_FORMATS & {adapter.format, target}:
+    if IMAGE_FORMATS & {source, target}:
         lora = place(lora, base)
     return _WRITERS[target](lora, base)
 
@@ -60,4 +66,4 @@ def _own_files(files: Files, adapter: Adapter) -> dict[str, bytes]:
     return {path: files.read(path, 0, files.sizes[path]) for path in own}
 
 
-__all__ = ["TARGETS", "NotConvertible", "Target", "convert"]
+__all__ = ["TARGETS", "NotConvertible", "Target", "convert", "write"]

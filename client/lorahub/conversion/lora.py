@@ -18,6 +18,10 @@ from lorahub.conversion.arrays import Array, read_array
 from lorahub.errors import NotConvertible
 
 _ROLES = frozenset({"down", "up", "magnitude", "input_magnitude", "up_bias", "alpha"})
+AS_LORA = (
+    "a plain LoRA comes near it: `lorahub convert` with --rank N or --keep 0.99, `lorahub pull --for` with "
+    "--lossy 0.05; or merge it into its base"
+)
 _NAMES = {
     PartKind.BIAS: "biases",
     PartKind.BIAS_DELTA: "biases",
@@ -118,13 +122,11 @@ def refuse_special(adapter: Adapter) -> None:
         (str(adapter.obstacle), adapter.obstacle is not None, "it acts on activations"),
     ):
         if is_on:
-            raise NotConvertible(
-                f"the adapter needs {setting}: {why}", hint="merge it into its base, or train a plain LoRA"
-            )
+            raise NotConvertible(f"the adapter needs {setting}: {why}", hint=AS_LORA)
     methods = sorted({update.method for update in adapter.updates} - {"lora"})
     if methods or not adapter.updates:
         what = ", ".join(methods) or adapter.method
-        raise NotConvertible(f"the method is {what}; only LoRA and DoRA convert", hint="merge it into its base")
+        raise NotConvertible(f"the method is {what}; only LoRA and DoRA convert", hint=AS_LORA)
 
 
 def refuse_beside(adapter: Adapter) -> None:
@@ -134,7 +136,7 @@ def refuse_beside(adapter: Adapter) -> None:
             what = _NAMES.get(part.kind, part.kind.value)
             raise NotConvertible(
                 f"the adapter has {what}, first {part.name}; the target has no place for them",
-                hint="train without them, or merge the adapter into its base",
+                hint=AS_LORA,
             )
     if adapter.replication:
         raise NotConvertible(
@@ -229,6 +231,4 @@ def refuse_dtypes(layers: Iterable[Layer], target: str) -> None:
 
 
 def _refuse(layer: Layer, what: str, target: str) -> None:
-    raise NotConvertible(
-        f"{layer.module} has {what}; {target} has no place for it", hint="merge the adapter into its base instead"
-    )
+    raise NotConvertible(f"{layer.module} has {what}; {target} has no place for it", hint=AS_LORA)

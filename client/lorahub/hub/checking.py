@@ -1,8 +1,8 @@
 """Checks by name: adapters against bases, with what the project sets aside, and what that means for CI."""
 
 import tomllib
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from lorahub.hub.configuration import PROJECT_FILE
 from lorahub.hub.contents import Contents
 from lorahub.hub.progress import Progress, Silence
 from lorahub.hub.remote_files import RemoteFiles
+from lorahub.hub.showing import html_table
 from lorahub.hub.sources import Sources, is_of_an_adapter, local_place, may_look_up
 
 LEVELS = ("metadata", "shapes", "drift", "load", "eval")
@@ -50,13 +51,27 @@ class OpenedAdapter:
 
 
 @dataclass(frozen=True, slots=True)
+class CheckedFacts:
+    """What the adapter is."""
+
+    format: str
+    method: str
+    ranks: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Checked:
-    """One adapter against one base. `ignored` are findings that the project has set aside, with their reasons."""
+    """One adapter against one base. `ignored` are findings that the project has set aside, with their reasons.
+
+    >>> [checked] = hub.check("./out", "./narrow")
+    >>> checked.verdict.value, [found.rule for found in checked.report.findings]
+    ('incompatible', ['LH202'])
+    """
 
     adapter: str
     base: str | None
     report: Report
-    facts: Mapping[str, Any] = field(default_factory=dict)
+    facts: CheckedFacts
     place: str | None = None
     ignored: tuple[tuple[Finding, str], ...] = ()
     wanted: tuple[str, ...] = ()
@@ -81,15 +96,40 @@ class Checked:
             judged.runtime == runtime and judged.loads in (Loads.NO, Loads.WRONG) for judged in self.report.runtimes
         )
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> dict[str, object]:
         return {
             "adapter": self.adapter,
             "base": self.base,
             **self.report.as_json(),
-            "facts": dict(self.facts),
+            "facts": asdict(self.facts),
             "place": self.place,
             "ignored": [{**found.as_json(), "reason": reason} for found, reason in self.ignored],
         }
+
+    def _repr_html_(self) -> str:
+        """In a notebook: the verdict, and what was found."""
+        findings = [
+            (found.rule, found.severity.value, found.message, found.hint or "") for found in self.report.findings
+        ]
+        table = html_table(["rule", "severity", "finding", "hint"], findings) if findings else ""
+        return Checks([self])._repr_html_() + table
+
+
+class Checks(list[Checked]):
+    """One for each base; in a notebook, a table."""
+
+    def _repr_html_(self) -> str:
+        rows = (
+            (
+                one.adapter,
+                one.base or "no base",
+                one.verdict.value,
+                f"{one.report.matched} of {one.report.of}",
+                ", ".join(dict.fromkeys(found.rule for found in one.report.findings)),
+            )
+            for one in self
+        )
+        return html_table(["adapter", "base", "verdict", "modules", "rules"], rows)
 
 
 class Checker:
@@ -219,7 +259,7 @@ class Checker:
             opened.name,
             name,
             recheck(report, kept, adapter, base) if more or ignored else report,
-            facts={"format": adapter.format, "method": adapter.method, "ranks": adapter.ranks},
+            facts=CheckedFacts(adapter.format, adapter.method, tuple(adapter.ranks)),
             place=opened.place,
             ignored=tuple(ignored),
             wanted=self.runtimes,

@@ -2,30 +2,118 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from lorahub.adapters.base_model import BaseLayout
-from lorahub.adapters.files import FolderFiles
+from lorahub.adapters.files import BytesFiles, FolderFiles
 from lorahub.adapters.reader import read_adapter
+from lorahub.adapters.runtimes import Loads, Runtime, judge_runtimes
 from lorahub.conversion import convert
+from lorahub.conversion.lora import AS_LORA
 from lorahub.errors import InvalidInput, NotConvertible, Refusal, Unavailable
 from lorahub.hub.bases import Bases
+from lorahub.hub.merging import Merger
+from lorahub.hub.progress import Progress, Silence
 from lorahub.hub.sources import Sources, is_of_an_adapter, may_look_up
+from lorahub.merging.adapters import Made
+from lorahub.merging.as_lora import as_lora, needs_weights
+from lorahub.merging.low_rank import Limit
+
+LORA = "lora"
+"""The target that is a plain LoRA in whatever format the adapter has."""
 
 
 @dataclass(frozen=True, slots=True)
 class Converted:
-    """What was written. `files` are sizes in bytes, by name."""
+    """What was written. `files` are sizes in bytes, by name; `approximation` says what a LoRA lost, if it is one."""
 
     folder: Path
     target: str
     files: Mapping[str, int]
+    approximation: Made | None = None
 
 
 def convert_to(sources: Sources, source: str | Path, folder: Path, target: str, base: str | None) -> Converted:
     """Raises `NotConvertible`, and what opening the source raises, and the base where it was named."""
     files = FolderFiles(sources.fetch(source, is_of_an_adapter).folder)
     made = _converted(files, target, base, Bases(sources))
+    return Converted(folder, target, _written(made, folder))
+
+
+def approximate_to(
+    sources: Sources,
+    source: str | Path,
+    folder: Path,
+    target: str,
+    base: str | None,
+    *,
+    limit: Limit,
+    progress: Progress | None = None,
+) -> Converted:
+    """A plain LoRA of an adapter of any method, in the target's format, or of `LORA` its own.
+
+    Raises what `as_lora` raises, and what opening the source and its base does.
+    """
+    files = FolderFiles(sources.fetch(source, is_of_an_adapter).folder)
+    adapter = read_adapter(files)
+    spec = base or adapter.claim.name
+    if not spec or (base is None and not may_look_up(spec)):
+        raise NotConvertible("the adapter doesn't name a base that can be looked up", hint="name it: --base BASE")
+    shown = progress or Silence()
+    with Merger(sources) as merger:
+        opened = merger.base_files(spec, is_dry=not needs_weights(adapter))
+        made = as_lora(
+            files,
+            opened,
+            None if target == LORA else target,  # type: ignore[arg-type]  # click knows the targets
+            limit=limit,
+            base_name=spec,
+            begin=partial(shown.begin, "converting"),
+            advance=shown.advance,
+        )
+        shown.end()
+    return Converted(folder, target, _written(made.files, folder), made)
+
+
+def convert_for(
+    sources: Sources,
+    source: str | Path,
+    folder: Path,
+    runtime: Runtime,
+    base: str | None,
+    *,
+    lossy: float | None = None,
+    progress: Progress | None = None,
+) -> Converted:
+    """What the runtime loads right: converted exactly, or the plain LoRA that loses at most the share `lossy` of ‖ΔW‖.
+
+    Raises `NotConvertible` for what the runtime wouldn't load, or would load wrong.
+    """
+    files = FolderFiles(sources.fetch(source, is_of_an_adapter).folder)
+    try:
+        made = _converted(files, runtime.form, base, Bases(sources))
+        _refuse_unloadable(made, runtime)
+    except NotConvertible:
+        if lossy is None:
+            raise
+        limit = Limit(keep=1 - lossy**2)
+        return approximate_to(sources, source, folder, runtime.form, base, limit=limit, progress=progress)
+    return Converted(folder, runtime.form, _written(made, folder))
+
+
+def _refuse_unloadable(made: Mapping[str, bytes], runtime: Runtime) -> None:
+    judged = judge_runtimes(read_adapter(BytesFiles(made)), None)
+    verdict = next(one for one in judged if one.runtime == runtime.name)
+    if verdict.loads in (Loads.NO, Loads.WRONG):
+        rule, message = verdict.reasons[0]
+        raise NotConvertible(
+            f"no form of it is one that {runtime.label} loads right: {message}", hint=AS_LORA, rule=rule
+        )
+
+
+def _written(made: Mapping[str, bytes], folder: Path) -> dict[str, int]:
+    """Sizes by name, once all are there."""
     if folder.exists() and not folder.is_dir():
         raise InvalidInput(f"{folder} is a file", hint="name a folder for the result")
     folder.mkdir(parents=True, exist_ok=True)
@@ -33,7 +121,7 @@ def convert_to(sources: Sources, source: str | Path, folder: Path, target: str, 
         part = folder / f".{name}.part"
         part.write_bytes(content)
         part.replace(folder / name)
-    return Converted(folder, target, {name: len(content) for name, content in made.items()})
+    return {name: len(content) for name, content in made.items()}
 
 
 def _converted(files: FolderFiles, target: str, named: str | None, bases: Bases) -> Mapping[str, bytes]:

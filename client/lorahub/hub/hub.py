@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from lorahub.adapters.manifest import MANIFEST
 from lorahub.errors import (
@@ -26,17 +26,17 @@ from lorahub.hub import configuration, credentials
 from lorahub.hub.api import OWN, Api, element
 from lorahub.hub.bases import Bases
 from lorahub.hub.cache import Cache
-from lorahub.hub.checking import Checked, Checker
+from lorahub.hub.checking import Checker, Checks
 from lorahub.hub.contents import Contents
 from lorahub.hub.describe import describe
 from lorahub.hub.folder import Left, Listing, list_folder, list_to_push
 from lorahub.hub.merges import Merges
 from lorahub.hub.mirrors import Mirrors
 from lorahub.hub.organisations import Organisations
-from lorahub.hub.progress import Progress, Silence
+from lorahub.hub.progress import Progress, shown
 from lorahub.hub.publishers import Publishers
 from lorahub.hub.registered_bases import RegisteredBases
-from lorahub.hub.revisions import Revision, parse_revision
+from lorahub.hub.revisions import Revision, Versions, parse_revision
 from lorahub.hub.signing import FILE as SIGNATURE
 from lorahub.hub.signing import sign_files
 from lorahub.hub.sources import Sources, Wanted, is_of_an_adapter, with_what_exists
@@ -48,6 +48,7 @@ from lorahub.protocol.messages.checks import CheckedRevision, FilePlace, Verdict
 from lorahub.protocol.messages.message import parse
 from lorahub.protocol.messages.models import ModelInformation
 from lorahub.protocol.messages.registry import Health, Server
+from lorahub.protocol.messages.repositories import StorageUse
 from lorahub.protocol.messages.retention import Retention
 from lorahub.protocol.messages.revisions import Alias, Version
 from lorahub.protocol.messages.signatures import StatedSignature
@@ -62,7 +63,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Pushed:
-    """`created` is False where the registry held exactly these files already."""
+    """What a push came to. `created` is False where the registry held exactly these files already.
+
+    >>> pushed = hub.push("./out", "acme/sql", base="acme/llama")
+    >>> f"{pushed.repository}@{pushed.version}", pushed.created, pushed.files
+    ('acme/sql@v2', False, 4)
+    """
 
     repository: str
     version: str
@@ -80,7 +86,12 @@ class Pushed:
 
 @dataclass(frozen=True, slots=True)
 class Pulled:
-    """`left` are pickles and by-products of training, which are left on the Hub."""
+    """What a pull brought. `left` are pickles and by-products of training, which are left on the Hub.
+
+    >>> pulled = hub.pull("acme/sql@champion")
+    >>> pulled.revision.version, (pulled.path / "adapter_model.safetensors").is_file()
+    ('v2', True)
+    """
 
     path: Path
     contents: Contents
@@ -88,7 +99,12 @@ class Pulled:
 
     @property
     def revision(self) -> Revision:
-        """Raises `NotFound` where it is none of a registry's."""
+        """Raises `NotFound` where it is none of a registry's.
+
+        >>> revision = hub.revision("acme/sql@champion")
+        >>> revision.version, [file.path for file in revision.files][-1]
+        ('v2', 'lorahub.json')
+        """
         if self.contents.revision is None:
             raise NotFound(f"{self.contents.repository}@{self.contents.commit} is no stored revision of a registry")
         return self.contents.revision
@@ -97,8 +113,12 @@ class Pulled:
 class Hub:
     """One registry, as one user. Use it as a context manager, or let it live as long as the process.
 
-    >>> with Hub("https://hub.example") as hub:          # doctest: +SKIP
-    ...     hub.push("out/", "acme/sql").version
+    Without arguments it is the registry of the setting `endpoint`, with the token that `lorahub login` saved for it.
+    Threads may share one: in async code, `await asyncio.to_thread(hub.pull, "acme/sql")` waits in a thread.
+
+    >>> from lorahub import Hub
+    >>> with Hub() as hub:
+    ...     hub.push("./out", "acme/first").version
     'v1'
     """
 
@@ -114,6 +134,7 @@ class Hub:
         anonymous: bool = False,
     ) -> None:
         """`anonymous` sends no token, whatever is saved. `note` is told what a name was taken for without asking.
+        Without `progress` it is shown as the setting `progress` says: a bar in a notebook or on a terminal.
 
         Raises `InvalidConfiguration`, `UnsafeEndpoint`.
         """
@@ -125,7 +146,7 @@ class Hub:
             self.credential = credentials.Credential(token, "argument")
         elif not anonymous:
             self.credential = credentials.credential_for(self.endpoint, self.settings, token_file=token_file)
-        self._progress = progress or Silence()
+        self._progress = progress or shown(self.settings.text("progress"))
         self._transport = Transport(
             self.endpoint,
             None if self.credential is None else self.credential.token,
@@ -160,15 +181,27 @@ class Hub:
     # --- accounts -----------------------------------------------------------------------------------------------------
 
     def whoami(self) -> Identity:
-        """Raises `NotAuthenticated`, `InvalidToken`."""
+        """Raises `NotAuthenticated`, `InvalidToken`.
+
+        >>> hub.whoami().name
+        'acme'
+        """
         return self._api.ask(Identity, "who we are", "GET", "/api/whoami-v2")
 
     def server(self) -> Server:
-        """Name, version and time of the registry."""
+        """Name, version and time of the registry.
+
+        >>> hub.server().name
+        'lorahub'
+        """
         return self._api.ask(Server, "what it is", "GET", f"{OWN}/server")
 
     def health(self) -> Health:
-        """Whether it can do its work, and what is missing. Not every balancer lets one ask: raises `NotFound` then."""
+        """Whether it can do its work, and what is missing. Not every balancer lets one ask: raises `NotFound` then.
+
+        >>> hub.health().is_up
+        True
+        """
         return parse(Health, self._transport.health("/readyz"), "its health")
 
     # --- writing ------------------------------------------------------------------------------------------------------
@@ -197,6 +230,12 @@ class Hub:
         `set_policy` does it.
         Raises `InvalidUsage` for a folder without anything to push, and what the registry refuses, `AdapterDoesNotFit`
         among it; a repository that was made for a push that is refused goes again.
+
+        >>> pushed = hub.push("./out", "acme/poems", base="acme/llama", aliases=["champion"])
+        >>> pushed.version, pushed.aliases, pushed.created
+        ('v1', ('latest', 'champion'), True)
+        >>> hub.push("./out", "acme/poems", base="acme/llama").created
+        False
         """
         wanted = self._api.reference(reference)
         listing = self._compose(Path(folder), base, parents, sign)
@@ -229,6 +268,9 @@ class Hub:
         """`hf:org/name@rev` as the next version here; lorahub.json and the commit say which commit it was.
 
         Raises what the Hub and the registry refuse, `DigestMismatch` for other bytes than the Hub says.
+
+        >>> hub.import_from_hub("hf:someone/sql@main", "acme/theirs").version  # doctest: +SKIP
+        'v1'
         """
         wanted = self.sources.reference(source)
         if wanted.scheme != "hf":
@@ -255,11 +297,20 @@ class Hub:
 
     @staticmethod
     def list_folder(folder: str | Path) -> Listing:
-        """What `push` would send, and what it would leave, and why."""
+        """What `push` would send, and what it would leave, and why.
+
+        >>> [file.path for file in hub.list_folder("./out").files]
+        ['README.md', 'adapter_config.json', 'adapter_model.safetensors']
+        """
         return list_to_push(Path(folder))
 
     def create(self, repository: str, *, private: bool = False, exist_ok: bool = False) -> None:
-        """Raises `AlreadyExists`, `NameRetired`, `NotPermitted`."""
+        """Raises `AlreadyExists`, `NameRetired`, `NotPermitted`.
+
+        >>> hub.create("acme/new", private=True)
+        >>> hub.exists("acme/new")
+        True
+        """
         name = self._api.reference(repository).repository
         body = {
             "name": name.name,
@@ -309,14 +360,46 @@ class Hub:
         except Refusal as error:
             raise RegistryFailed(f"the registry sent a repository that can't be right: {error}") from None
 
+    def rename(self, repository: str, name: str) -> None:
+        """Everything of it is found under the new name from now on, and the old one leads there.
+
+        Raises `AlreadyExists`, `NameRetired`, `NotPermitted`.
+
+        >>> hub.rename("acme/draft", "acme/chat")
+        >>> hub.exists("acme/chat@v1")
+        True
+        """
+        names = {"fromRepo": repository, "toRepo": name}
+        body = {key: str(self._api.reference(one).repository) for key, one in names.items()}
+        self._api.do("POST", "/api/repos/move", body={**body, "type": "model"})
+
+    def set_visibility(self, repository: str, visibility: Literal["public", "private"]) -> None:
+        """Who may see it: everybody, or its namespace's members. Raises `NotPermitted`.
+
+        >>> hub.set_visibility("acme/sql", "private")
+        >>> hub.model("acme/sql").private
+        True
+        """
+        address = f"/api/models/{self._api.reference(repository).repository}/settings"
+        self._api.do("PUT", address, body={"visibility": visibility})
+
     def delete(self, repository: str) -> None:
-        """The whole repository; its name is never given out again."""
+        """The whole repository; its name is never given out again.
+
+        >>> hub.delete("acme/old")
+        >>> hub.exists("acme/old")
+        False
+        """
         name = self._api.reference(repository).repository
         body = {"name": name.name, "organization": name.namespace, "type": "model"}
         self._api.do("DELETE", "/api/repos/delete", body=body)
 
     def set_alias(self, reference: str, alias: str, *, protected: bool | None = None) -> Alias:
-        """The alias leads to the reference's revision afterwards. Raises `ProtectedReference`, `VersionYanked`."""
+        """The alias leads to the reference's revision afterwards. Raises `ProtectedReference`, `VersionYanked`.
+
+        >>> hub.set_alias("acme/sql@v1", "stable").version
+        'v1'
+        """
         wanted = self._api.reference(reference)
         body: dict[str, Any] = {"revision": wanted.revision or LATEST}
         if protected is not None:
@@ -325,26 +408,52 @@ class Hub:
         return self._api.ask(Alias, "an alias", "PUT", address, body=body)
 
     def remove_alias(self, repository: str, alias: str) -> None:
+        """What it led to stays.
+
+        >>> hub.remove_alias("acme/sql", "unused")
+        """
         self._api.do("DELETE", f"{self._api.own(repository)}/aliases/{element(alias)}")
 
     def yank(self, reference: str, reason: str) -> Version:
-        """The version is served when named exactly, never through an alias."""
+        """The version is served when named exactly, never through an alias.
+
+        >>> hub.yank("acme/wrong@v1", "trained on the wrong rows").yanked.reason
+        'trained on the wrong rows'
+        """
         address = f"{self._own_version(reference)}/yank"
         return self._api.ask(Version, "a version", "POST", address, body={"reason": reason})
 
     def unyank(self, reference: str) -> Version:
+        """It is chosen through aliases again.
+
+        >>> yanked = hub.yank("acme/wrong@v2", "by mistake")
+        >>> hub.unyank("acme/wrong@v2").yanked is None
+        True
+        """
         return self._api.ask(Version, "a version", "DELETE", f"{self._own_version(reference)}/yank")
 
     def retention(self, repository: str) -> Retention:
-        """`keep` so many versions, None for all; `drops` are those that the next collection lets go of."""
+        """`keep` so many versions, None for all; `drops` are those that the next collection lets go of.
+
+        >>> hub.retention("acme/sql").keep is None
+        True
+        """
         return self._api.ask(Retention, "what it keeps", "GET", f"{self._api.own(repository)}/retention")
 
     def set_retention(self, repository: str, keep: int | None) -> Retention:
+        """What is beyond `keep` goes with the next collection; None keeps all.
+
+        >>> hub.set_retention("acme/wrong", 10).keep
+        10
+        """
         address = f"{self._api.own(repository)}/retention"
         return self._api.ask(Retention, "what it keeps", "PUT", address, body={"keep": keep})
 
     def set_policy(self, repository: str, policy: str) -> None:
-        """`refuse` or `warn`: what happens to an adapter that doesn't fit the base it names."""
+        """`refuse` or `warn`: what happens to an adapter that doesn't fit the base it names.
+
+        >>> hub.set_policy("acme/wrong", "warn")
+        """
         self._api.do("PUT", f"{self._api.own(repository)}/check-policy", body={"policy": policy})
 
     # --- reading ------------------------------------------------------------------------------------------------------
@@ -353,6 +462,10 @@ class Hub:
         """What the reference stands for, without its bytes.
 
         Raises `RevisionNotFound` with the versions and aliases that exist, `RepositoryNotFound`, `GatedRepository`.
+
+        >>> revision = hub.revision("acme/sql@champion")
+        >>> revision.version, [file.path for file in revision.files][-1]
+        ('v2', 'lorahub.json')
         """
         wanted = self._api.reference(reference)
         asked = wanted.revision or LATEST
@@ -362,15 +475,53 @@ class Hub:
             raise with_what_exists(error, self._transport, wanted.repository, asked) from None
         return parse_revision(body)
 
-    def versions(self, repository: str) -> list[Version]:
-        """Newest first."""
-        return self._api.ask(list[Version], "versions", "GET", f"{self._api.own(repository)}/versions")
+    def exists(self, reference: str | Reference) -> bool:
+        """Whether the repository is there, and its revision where the reference names one, for all that we may see.
+
+        >>> hub.exists("acme/sql"), hub.exists("acme/sql@v9"), hub.exists("acme/nothing")
+        (True, False, False)
+        """
+        wanted = self._api.reference(reference)
+        try:
+            if wanted.revision is None:
+                self._spelled(wanted.repository)
+            else:
+                self.revision(wanted)
+        except (RepositoryNotFound, RevisionNotFound):
+            return False
+        return True
+
+    def repositories(self, namespace: str | None = None) -> list[StorageUse]:
+        """Of a namespace, or our own, those that we may see, with the bytes that each holds.
+
+        >>> {one.id: one.visibility for one in hub.repositories("acme")}["acme/wrong"]
+        'public'
+        """
+        of = "" if namespace is None else f"/organizations/{element(namespace)}"
+        return list(self._api.rows(StorageUse, "a repository", f"/api{of}/settings/repositories"))
+
+    def versions(self, repository: str) -> Versions:
+        """Newest first.
+
+        >>> [version.name for version in hub.versions("acme/sql")]
+        ['v2', 'v1']
+        """
+        return Versions(self._api.ask(list[Version], "versions", "GET", f"{self._api.own(repository)}/versions"))
 
     def aliases(self, repository: str) -> list[Alias]:
+        """Names for versions, which move.
+
+        >>> {alias.name: alias.version for alias in hub.aliases("acme/sql")}["champion"]
+        'v2'
+        """
         return self._api.ask(list[Alias], "aliases", "GET", f"{self._api.own(repository)}/aliases")
 
     def model(self, repository: str) -> ModelInformation:
-        """The Hub's information on a repository: tags, card, parameters, downloads."""
+        """The Hub's information on a repository: tags, card, parameters, downloads.
+
+        >>> hub.model("acme/sql").library_name
+        'peft'
+        """
         address = f"/api/models/{self._api.reference(repository).repository}"
         return self._api.ask(ModelInformation, "a repository", "GET", address)
 
@@ -391,6 +542,9 @@ class Hub:
 
         The rest goes by what was measured: `base` by name, `rank` as `16` or `8..64`, `targets` as `q_proj`, `fits` as
         `vllm`.
+
+        >>> [found.id for found in hub.search("sql", base="acme/llama", rank="..8", fits=["vllm"])]
+        ['acme/sql']
         """
         given = {
             "search": text,
@@ -421,6 +575,10 @@ class Hub:
 
         The reference may lead to any registry, or to the Hub (`hf:org/name`). `include` and `exclude` are shell
         patterns on paths. Raises what `revision` does, `DigestMismatch`, `DiskFull`.
+
+        >>> pulled = hub.pull("acme/sql@v1", "./pulled", include=["*.json"])
+        >>> sorted(path.name for path in pulled.path.iterdir())
+        ['adapter_config.json', 'lorahub.json']
         """
         wanted = self.sources.reference(reference) if isinstance(reference, str) else reference
         return self._pull(wanted, None if folder is None else Path(folder), _matching(include, exclude))
@@ -430,8 +588,23 @@ class Hub:
         assert fetched.contents is not None  # a reference's has one
         return Pulled(fetched.folder, fetched.contents, fetched.left)
 
+    def file(self, reference: str | Reference, path: str) -> Path:
+        """One file of a revision, verified, in the cache: what `pull` brings, without the rest.
+
+        Raises `EntryNotFound`, and what `pull` does.
+
+        >>> hub.file("acme/sql@v1", "README.md").name
+        'README.md'
+        """
+        wanted = self.sources.reference(reference) if isinstance(reference, str) else reference
+        return self._pull(wanted, None, path.__eq__).path / path
+
     def fetch(self, source: str) -> Path:
-        """Where the files of a base or an adapter are: a path that exists, or a revision, brought into the cache."""
+        """Where the files of a base or an adapter are: a path that exists, or a revision, brought into the cache.
+
+        >>> (hub.fetch("acme/sql@v1") / "adapter_config.json").is_file()
+        True
+        """
         return self.sources.fetch(source).folder
 
     # --- checks -------------------------------------------------------------------------------------------------------
@@ -442,17 +615,31 @@ class Hub:
         *bases: str,
         level: str = "shapes",
         runtimes: Sequence[str] = (),
-    ) -> list[Checked]:
-        """Checks a folder or a reference on this machine: one result for each base, or for the base it names."""
-        return Checker(self.sources, level=level, runtimes=runtimes, progress=self._progress).run(adapter, bases)
+    ) -> Checks:
+        """Checks a folder or a reference on this machine: one result for each base, or for the base it names.
+
+        >>> [result] = hub.check("./out", "acme/llama", runtimes=["vllm"])
+        >>> result.verdict.value, result.report.matched
+        ('fits', 2)
+        """
+        checker = Checker(self.sources, level=level, runtimes=runtimes, progress=self._progress)
+        return Checks(checker.run(adapter, bases))
 
     def check_all(self, adapters: Sequence[str], bases: Sequence[str]) -> Verdicts:
-        """The registry's own verdicts, from what it has stored: every adapter against every base."""
+        """The registry's own verdicts, from what it has stored: every adapter against every base.
+
+        >>> hub.check_all(["acme/sql@v1", "acme/sql@v2"], ["acme/llama"]).summary["compatible"]
+        2
+        """
         body = {"adapters": list(adapters), "bases": list(bases)}
         return self._api.ask(Verdicts, "verdicts", "POST", f"{OWN}/checks", body=body)
 
     def checked(self, reference: str | Reference) -> CheckedRevision | None:
-        """The registry's verdict on the adapter of a revision, with its measured facts; None where it is no adapter."""
+        """The registry's verdict on the adapter of a revision, with its measured facts; None where it is no adapter.
+
+        >>> hub.checked("acme/sql@v1").verdict
+        'compatible'
+        """
         try:
             return self._api.ask(CheckedRevision, "a verdict", "GET", self._revised(reference, "check"))
         except NotFound as error:
@@ -464,6 +651,9 @@ class Hub:
         """What the revision's signature says of itself and of the files; None where it brings none.
 
         Proves nothing about who made it: that takes the key. A registry of before answers None too.
+
+        >>> hub.signature("acme/sql@v1") is None
+        True
         """
         try:
             stated = self._api.ask(StatedSignature, "a signature", "GET", self._revised(reference, "signature"))
@@ -472,11 +662,20 @@ class Hub:
         return stated if stated.signed else None
 
     def statistics(self, reference: str | Reference) -> Statistics:
-        """`status` wanted, done or failed; then `statistics` by module and layer. Raises `NotFound` for no adapter."""
+        """`status` wanted, done or failed; then `statistics` by module and layer. Raises `NotFound` for no adapter.
+
+        >>> hub.statistics("acme/sql@v1").status        # until a worker has measured it
+        'wanted'
+        """
         return self._api.ask(Statistics, "statistics", "GET", self._revised(reference, "statistics"))
 
     def identify(self, digests: Sequence[str]) -> dict[str, list[FilePlace]]:
-        """sha256 -> where files with these bytes are, among what you may read."""
+        """sha256 -> where files with these bytes are, among what you may read.
+
+        >>> digest = {file.path: file.sha256 for file in hub.revision("acme/sql@v1").files}["adapter_model.safetensors"]
+        >>> "acme/sql" in [place.repository for place in hub.identify([digest])[digest]]
+        True
+        """
         body = {"sha256": list(digests)}
         return self._api.ask(dict[str, list[FilePlace]], "places", "POST", f"{OWN}/by-hash", body=body)
 
@@ -486,6 +685,9 @@ class Hub:
         """Writes repositories into a bundle, each whole or as it was at a revision; `key` is a private key in PEM.
 
         Raises `InvalidBundle` where the registry's ids are not those of what it says.
+
+        >>> [str(record.name) for record in hub.export(["acme/wrong@v1"], "wrong.lorahub").repositories]
+        ['acme/wrong']
         """
         from lorahub.hub.bundling import Bundler
         from lorahub.protocol.records import parse_record
@@ -501,6 +703,8 @@ class Hub:
     def import_bundle(self, bundle: str | Path, *, key: str | Path | None) -> TakenBundle:
         """Brings a bundle's repositories into the registry, as an administrator; `key` is the public key that must have
         signed it, None takes it from anybody. Raises `InvalidBundle`, `NotPermitted`, `AlreadyExists`.
+
+        >>> hub.import_bundle("sql.lorahub", key="acme.pub").repositories  # doctest: +SKIP
         """
         from lorahub.hub.bundling import Bundler
 
@@ -515,6 +719,11 @@ class Hub:
         `device` may be `auto`, `cuda` or another one of torch's: the bytes are the same. Raises `InvalidUsage` for one
         that isn't there; `NotMergeable`, `AdapterDoesNotFit`, `MergeTooLarge` before anything is written; and
         `AlreadyExists`.
+
+        >>> from lorahub import Ingredient, Recipe
+        >>> recipe = Recipe("./llama", (Ingredient("acme/sql@v1", weight=0.7), Ingredient("./out", weight=0.3)))
+        >>> sorted(path.name for path in hub.merge(recipe, "./both").iterdir())[-1]
+        'model.safetensors'
         """
         from lorahub.hub.merging import Merger
         from lorahub.merging.devices import open_device

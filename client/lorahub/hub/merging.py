@@ -36,7 +36,7 @@ class Merger:
 
         Raises what opening raises, and what `MergePlan` does.
         """
-        base, base_identity = self._headers(recipe.base) if is_dry else self._base(recipe.base)
+        base, base_identity = self._base(recipe.base, is_dry=is_dry)
         adapters = [self._adapter(one.source) for one in recipe.adapters]
         identities = {"base": base_identity, "adapters": [identity for _, identity in adapters]}
         return MergePlan(recipe, Ingredients(base, [files for files, _ in adapters], identities), device=device)
@@ -58,9 +58,16 @@ class Merger:
         """An adapter's files, wherever they are."""
         return self._adapter(spec)[0]
 
+    def base_files(self, spec: str, *, is_dry: bool) -> Files:
+        """A base's files; of a dry one, the headers are at hand and all else is fetched when it is read."""
+        return self._base(spec, is_dry=is_dry)[0]
+
     # --- sources ------------------------------------------------------------------------------------------------------
 
-    def _base(self, spec: str) -> tuple[Files, Mapping[str, Any]]:
+    def _base(self, spec: str, *, is_dry: bool) -> tuple[Files, Mapping[str, Any]]:
+        return self._headers(spec) if is_dry else self._whole(spec)
+
+    def _whole(self, spec: str) -> tuple[Files, Mapping[str, Any]]:
         fetched = self._sources.fetch(spec, is_of_a_model)
         files = OpenFolder(fetched.folder)
         self._opened.callback(files.close)

@@ -24,18 +24,30 @@ class RegisteredBases:
         return self._api.ask(KnownBase, "a base model", "POST", _BASES, body=document)
 
     def search(self, text: str | None = None) -> list[CountedBase]:
-        """Those whose name has `text` in it, without their layouts."""
+        """Those whose name has `text` in it, without their layouts.
+
+        >>> [base.name for base in hub.bases.search("llama")]
+        ['acme/llama']
+        """
         return list(self._api.rows(CountedBase, "a base model", _BASES, {"search": text} if text else None))
 
     def find(self, name: str) -> BaseLayout | None:
-        """Whole, with its layout; None where no base has this name."""
+        """Whole, with its layout; None where no base has this name.
+
+        >>> hub.bases.find("acme/llama").parameters
+        512
+        """
         try:
             return base_from_document(self._api.transport.json("GET", f"{_BASES}/{quote(name)}"))
         except NotFound:
             return None
 
     def adapters(self, base: str) -> list[AdapterOfBase]:
-        """The newest version of every adapter that you may see and that names this base."""
+        """The newest version of every adapter that you may see and that names this base.
+
+        >>> sorted(adapter.reference for adapter in hub.bases.adapters("acme/llama"))[-1]
+        'acme/wrong'
+        """
         address = f"{_BASES}/{quote(self._unrevised(base))}/adapters"
         return list(self._api.rows(AdapterOfBase, "an adapter", address))
 

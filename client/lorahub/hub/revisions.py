@@ -5,9 +5,10 @@ from datetime import datetime
 from typing import Any
 
 from lorahub.errors import Refusal, RegistryFailed
+from lorahub.hub.showing import html_line, html_table, size_text, time_text
 from lorahub.protocol.digests import FileEntry, Sha256, is_commit_id, parse_sha256, revision_digest
 from lorahub.protocol.messages.message import parse
-from lorahub.protocol.messages.revisions import StoredFile, StoredRevision, Yank
+from lorahub.protocol.messages.revisions import StoredFile, StoredRevision, Version, Yank
 from lorahub.protocol.names import RepositoryName
 from lorahub.protocol.paths import check_tree, parse_path
 
@@ -33,6 +34,32 @@ class Revision:
     def size(self) -> int:
         """Bytes of all files."""
         return sum(file.size for file in self.files)
+
+    def _repr_html_(self) -> str:
+        """In a notebook: what it is, and its files."""
+        name = f"{self.id}@{self.version or self.commit[:12]}"
+        names = f" ({', '.join(self.aliases)})" if self.aliases else ""
+        yanked = f"; yanked: {self.yanked.reason}" if self.yanked else ""
+        said = f"{name}{names}: {size_text(self.size)}, by {self.author}, {time_text(self.created_at)}{yanked}"
+        files = ((file.path, size_text(file.size), file.sha256[:12]) for file in self.files)
+        return html_line(said) + html_line(self.message) + html_table(["file", "size", "sha256"], files)
+
+
+class Versions(list[Version]):
+    """Newest first; in a notebook, a table."""
+
+    def _repr_html_(self) -> str:
+        rows = (
+            (
+                one.name,
+                size_text(one.size),
+                time_text(one.created_at),
+                ", ".join(one.aliases),
+                f"yanked: {one.yanked.reason}" if one.yanked else one.message,
+            )
+            for one in self
+        )
+        return html_table(["version", "size", "when", "aliases", "what"], rows)
 
 
 def parse_revision(body: Any) -> Revision:

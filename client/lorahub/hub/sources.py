@@ -28,6 +28,7 @@ from lorahub.errors import (
     InvalidReference,
     InvalidUsage,
     LorahubError,
+    RepositoryNotFound,
     RevisionNotFound,
     TooManyRequests,
     Unavailable,
@@ -123,7 +124,14 @@ class Sources:
     def locate(self, source: str | Path) -> Path | Reference:
         """Raises `InvalidReference`."""
         place = local_place(source)
-        return self.reference(str(source)) if place is None else place
+        if place is not None:
+            return place
+        if _is_a_word(str(source)):
+            raise InvalidReference(
+                f"there is no file or folder {source} here, and it is no reference either",
+                hint="name a path, namespace/name of a registry, or hf:org/name",
+            )
+        return self.reference(str(source))
 
     def reference(self, text: str) -> Reference:
         """Of what can't be a path. Raises `InvalidReference`."""
@@ -151,7 +159,7 @@ class Sources:
         located = source if isinstance(source, Reference) else self.locate(source)
         if isinstance(located, Path):
             return FolderFiles(_existing(located, source))
-        origin, _, contents = self._look_up(located)
+        origin, _, contents = self._look_up(located, source)
         snapshot = origin.cache.snapshot(located.repository, contents.commit)
 
         def connect() -> "Transport":
@@ -172,7 +180,7 @@ class Sources:
         located = source if isinstance(source, Reference) else self.locate(source)
         if isinstance(located, Path):
             return Fetched(_existing(located, source))
-        origin, name, contents = self._look_up(located)
+        origin, name, contents = self._look_up(located, source)
         left = {} if origin.is_registry else _left_on_the_hub(contents)
         chosen = [file for file in contents.files if wanted(file.path) and file.path not in left]
         _require_some(contents, chosen)
@@ -238,8 +246,8 @@ class Sources:
         host_of(endpoint)
         return endpoint
 
-    def _look_up(self, reference: Reference) -> tuple["Origin", str, Contents]:
-        """Where it is, the name that it was found by, and what it consists of."""
+    def _look_up(self, reference: Reference, source: str | Path | Reference) -> tuple["Origin", str, Contents]:
+        """Where it is, the name that it was found by, and what it consists of. `source` is how it was written."""
         origin = self.origin_of(reference)
         names = [reference.revision] if reference.revision else origin.defaults
         if origin.closed_by is not None:
@@ -249,6 +257,10 @@ class Sources:
         except (Unavailable, TooManyRequests) as error:
             if any(origin.recall(reference.repository, name) for name in names):
                 suggest_offline(error)
+            raise
+        except RepositoryNotFound as error:
+            if source == str(reference.repository):  # may have been meant as a path
+                error.hint = f"{error.hint}; no folder is called {source} here either"
             raise
         origin.cache.remember(reference.repository, name, contents)
         return origin, name, contents
@@ -363,6 +375,11 @@ def _existing(place: Path, source: object) -> Path:
 def _left_on_the_hub(contents: Contents) -> dict[str, Left]:
     faults = ((file.path, fault_of_name(file.path)) for file in contents.files)
     return {path: Left(path, fault.message) for path, fault in faults if fault is not None}
+
+
+def _is_a_word(source: str) -> bool:
+    """Whether it may have been meant as a path: `out`, but neither `acme/out` nor `hf:gpt2`."""
+    return "/" not in source and ":" not in source and "@" not in source
 
 
 def may_look_up(claim: str) -> bool:

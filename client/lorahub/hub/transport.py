@@ -357,12 +357,23 @@ def _named(endpoint: str) -> Iterator[None]:
         yield
     except httpx2.RequestError as error:
         where = endpoint or _asked(error)
-        raise RegistryUnreachable(
-            f"can't reach {where}: {str(error) or type(error).__name__}",
-            hint="is the registry running, and is this its address? lorahub doctor tells more",
-        ) from error
+        raise _unreachable(where, str(error) or type(error).__name__) from error
     except (httpx2.InvalidURL, httpx2.StreamError) as error:
         raise RegistryFailed(f"{endpoint or 'the registry'} sent what is no HTTP: {error}") from error
+
+
+def _unreachable(where: str, why: str) -> RegistryUnreachable:
+    if where.startswith("https://") and any(sign in why for sign in _NOT_TLS):
+        plain = where.replace("https", "http", 1)
+        return RegistryUnreachable(f"{where} speaks no TLS", hint=f"is it {plain}? else it is another port's")
+    return RegistryUnreachable(
+        f"can't reach {where}: {why}",
+        hint="is the registry running, and is this its address? lorahub doctor tells more",
+    )
+
+
+_NOT_TLS = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "UNEXPECTED_MESSAGE")
+"""OpenSSL's words for an answer that isn't one, across its versions."""
 
 
 def _asked(error: httpx2.RequestError) -> str:

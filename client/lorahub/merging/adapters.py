@@ -63,7 +63,7 @@ def combine_adapters(recipe: Recipe, sources: Sequence[Files], *, rank: int = 0)
             layers.append(layer)
             losses[module] = loss
     lora = replace(loras[0], layers=tuple(layers))
-    return _made(write_peft(lora, None), layers, losses)
+    return made_of(write_peft(lora, None), layers, losses)
 
 
 def _plain(files: Files) -> LoraAdapter:
@@ -106,12 +106,13 @@ def _layer(module: str, up: "Matrix", down: "Matrix") -> Layer:
     return Layer(module, Array("F32", down.astype("<f4")), Array("F32", up.astype("<f4")), 1.0)
 
 
-def _made(
+def made_of(
     files: Mapping[str, bytes],
     layers: Sequence[Layer],
     losses: Mapping[str, tuple[float, float]],
     left_out: Sequence[str] = (),
 ) -> Made:
+    """`losses` are (‖lost‖², ‖ΔW‖²) by module."""
     lost, size = (sum(part[index] for part in losses.values()) for index in (0, 1))
     errors = {module: (one / all_ if all_ else 0.0) ** 0.5 for module, (one, all_) in losses.items()}
     rank = max((layer.rank for layer in layers), default=0)
@@ -146,7 +147,7 @@ def extract(base: Files, tuned: Files, *, rank: int, base_name: str, advance: Ad
     if not layers:
         raise NotMergeable("no linear layer of the two models differs", hint="are these the right folders?")
     lora = LoraAdapter(tuple(layers), Naming.DOTTED, base_name, architecture=before.model_type)
-    return _made(write_peft(_as_stored(lora), before), layers, losses, left_out)
+    return made_of(write_peft(_as_stored(lora), before), layers, losses, left_out)
 
 
 def _as_stored(lora: LoraAdapter) -> LoraAdapter:

@@ -29,24 +29,30 @@ class Parameter:
     kind: type[int] | type[float]
     about: str
     asks: str
-    accepts: Callable[[float], bool]
     default: float
+    least: float
+    most: float
+    excludes_least: bool = False
     is_required: bool = False
+
+    def accepts(self, value: float) -> bool:
+        return (self.least < value if self.excludes_least else self.least <= value) and value <= self.most
 
 
 DENSITY = Parameter(
-    "density", float, "share of elements kept", "a share above 0, at most 1", lambda value: 0 < value <= 1, 1.0
+    "density", float, "share of elements kept", "a share above 0, at most 1", 1.0, 0, 1, excludes_least=True
 )
 RANK = Parameter(
     "rank",
     int,
     "rank of the truncation",
     "a whole number above 0",
-    lambda value: 0 < value <= 1 << 16,
-    0,
+    default=0,
+    least=1,
+    most=1 << 16,
     is_required=True,
 )
-SEED = Parameter("seed", int, "of the random choice", "a whole number", lambda value: value >= 0, 0)
+SEED = Parameter("seed", int, "of the random choice", "a whole number", 0, 0, (1 << 63) - 1)
 
 
 @dataclass(frozen=True, slots=True)

@@ -79,6 +79,13 @@ def is_additive(update: Update, change: BaseChange | None) -> bool:
     return update.method in ADDITIVE and not update.is_dora and change is None
 
 
+def exact_rank(update: Update, change: BaseChange | None) -> int | None:
+    """The most that ΔW's rank is, whatever the weight; None where it may be the weight's."""
+    if update.is_dora or update.rank is None or update.method not in ("lora", "adalora", "vera", "hra"):
+        return None
+    return update.rank if change is None else 2 * update.rank  # what is taken away has the same rank
+
+
 def work_of(update: Update) -> tuple[int, int]:
     """Multiplications: for each number of the weight, and once, to make the step. From headers alone."""
     rank = update.rank or 1

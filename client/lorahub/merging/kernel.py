@@ -87,6 +87,8 @@ class Kernel:
     recipe: Recipe
     is_plain: bool
     """Whether the chains come one after another: sums, or one adapter with a weight of 1."""
+    is_additive: bool
+    """Whether what is added doesn't depend on the base's rows."""
 
     def block(self, raw: bytes, dtype: str, start: int) -> memoryview:
         """The rows from `start` rounded to the target's dtype; `raw` are those of the base, of `dtype`.
@@ -102,6 +104,14 @@ class Kernel:
         lost = widen(narrow(exact, self.target.dtype), self.target.dtype).reshape(exact.shape) - exact
         moved = exact - self._base(raw, dtype, start)
         return float(np.sum(lost**2)), float(np.sum(moved**2))
+
+    def delta(self, raw: bytes, dtype: str, start: int, count: int) -> "Matrix":
+        """W′ − W of the rows [start, start + count), not rounded; `raw` isn't looked at where `is_additive`."""
+        shape = count, self.target.matrix[1]
+        if self.is_additive:
+            return self._rows(np.zeros(shape), start)
+        base = widen(raw, dtype).reshape(shape).astype(np.float64)
+        return _minus(self._rows(base.copy(), start), base)
 
     def _base(self, raw: bytes, dtype: str, start: int) -> "NDArray[Any]":
         rows, columns = self.target.matrix
@@ -212,7 +222,7 @@ class Kernels:
         )
         if is_additive and all(isinstance(step, Product) for step, _ in chains):
             chains = ((_concatenated([step for step, _ in chains]), 1.0),) if chains else ()
-        return Kernel(target, self.block_rows(target), chains, self.recipe, is_plain)
+        return Kernel(target, self.block_rows(target), chains, self.recipe, is_plain, is_additive)
 
     def _steps(self, target: MergeTarget, changes: Sequence[Change], *, fold: bool) -> Iterator[Step]:
         for change in sorted(changes, key=_turn):

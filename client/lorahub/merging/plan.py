@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from math import prod
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from lorahub.adapters.base_model import BaseLayout, read_base, weight_files
 from lorahub.adapters.files import Files, read_whole
@@ -22,6 +22,9 @@ from lorahub.merging.layout import Extent, WeightFile, index_of, weight_file
 from lorahub.merging.recipe import KERNEL, Ingredient, Recipe
 from lorahub.merging.rounding import FLOATS
 from lorahub.merging.targets import MergeMember, MergeTarget, model_of
+
+if TYPE_CHECKING:
+    from lorahub.merging.rounding import Matrix
 
 LINEAGE = "lorahub-merge.json"
 _OTHER_WEIGHTS = (".bin", ".pt", ".pth", ".ckpt", ".gguf", ".onnx", ".h5", ".msgpack", ".tflite", ".safetensors")
@@ -263,6 +266,16 @@ class MergePlan:
             error, delta = kernel.loss(raw, dtype, start)
             lost, moved = lost + error, moved + delta
         return (lost / moved) ** 0.5 if moved else None
+
+    def deltas(self, extent: Extent) -> Iterator[tuple[int, "Matrix"]]:
+        """W′ − W in float64, before any rounding: (the first row, some rows). The base is read where it matters."""
+        kernel = self.kernels.of(extent.target)
+        rows, columns = extent.target.matrix
+        most = rows if self.is_whole(extent) else max(1, _RUN // (8 * columns))
+        for start in range(0, rows, most):
+            count = min(most, rows - start)
+            raw, dtype = (b"", "F32") if kernel.is_additive else self._rows_of_base(extent, start, count)
+            yield start, kernel.delta(raw, dtype, start, count)
 
     def _rows_of_base(self, extent: Extent, start: int, count: int) -> tuple[bytes, str]:
         """The base's rows [start, start + count) and their dtype; none where the result doesn't begin with them."""

@@ -28,14 +28,20 @@ KERNEL = "lorahub-kernel-1"
 """Which arithmetic the bytes come from; another one is another digest."""
 MOST_BYTES = 64 << 10
 MOST_ADAPTERS = 32
-_MOST_LAYERS = 256
-_DTYPES = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16", **{name: name for name in FLOATS}}
+MOST_LAYERS = 256
+MOST_TEXT = 1024
+MOST_WEIGHT = 1e6
+DTYPES = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16", **{name: name for name in FLOATS}}
 _KEYS = {"kind", "base", "adapters", "method", "dtype", *PARAMETERS}
 
 
 @dataclass(frozen=True, slots=True)
 class Ingredient:
-    """One adapter: `weight` for every module, but for those that a pattern of `layers` names."""
+    """One adapter: `weight` for every module, but for those that a pattern of `layers` names.
+
+    >>> Ingredient("acme/sql@v2", weight=0.7, layers={"layers.[0-7]..*": 0.0}).weight
+    0.7
+    """
 
     source: str
     weight: float = 1.0
@@ -44,7 +50,17 @@ class Ingredient:
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """`parameters` are those of the method, by name; `dtype` is a safetensors name, None for the base's own."""
+    """What is merged, and how. `parameters` are those of the method, by name; `dtype` is a safetensors name, None for
+    the base's own.
+
+    >>> print(Recipe("acme/llama", (Ingredient("acme/sql", 0.7),)).as_yaml(), end="")
+    kind: lorahub-merge-v1
+    base: acme/llama
+    adapters:
+    - source: acme/sql
+      weight: 0.7
+    method: sum
+    """
 
     base: str
     adapters: tuple[Ingredient, ...]
@@ -52,9 +68,9 @@ class Recipe:
     parameters: Mapping[str, float] = field(default_factory=dict)
     dtype: str | None = None
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> dict[str, object]:
         """What differs from the defaults is left out."""
-        value: dict[str, Any] = {"kind": KIND, "base": self.base, "adapters": [_entry(one) for one in self.adapters]}
+        value: dict[str, object] = {"kind": KIND, "base": self.base, "adapters": [_entry(one) for one in self.adapters]}
         value["method"] = self.method
         options = self.options()
         value |= {one.name: options.of(one) for one in COMBINATIONS[self.method].parameters}
@@ -67,7 +83,7 @@ class Recipe:
     def as_yaml(self) -> str:
         return yaml.safe_dump(self.as_json(), sort_keys=False, allow_unicode=True)
 
-    def digest(self, identities: Mapping[str, Any]) -> str:
+    def digest(self, identities: Mapping[str, object]) -> str:
         """sha256 of the recipe, the kernel, and the digests of what it names."""
         value = {"kernel": KERNEL, "recipe": self.as_json(), "of": identities}
         return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
@@ -153,7 +169,7 @@ def _ingredient(entry: Any, number: int) -> Ingredient:
     if not isinstance(entry, dict) or set(entry) - {"source", "weight", "layers"}:
         raise InvalidRecipe(f"adapter {number} has source, weight and layers, and nothing else")
     layers = entry.get("layers") or {}
-    if not isinstance(layers, dict) or len(layers) > _MOST_LAYERS or not all(isinstance(key, str) for key in layers):
+    if not isinstance(layers, dict) or len(layers) > MOST_LAYERS or not all(isinstance(key, str) for key in layers):
         raise InvalidRecipe(f"adapter {number}: layers maps patterns of module names to weights")
     weights = {key: _number(layers, key, 1.0) for key in layers}
     return Ingredient(_text(entry, "source"), _number(entry, "weight", 1.0), weights)
@@ -161,7 +177,7 @@ def _ingredient(entry: Any, number: int) -> Ingredient:
 
 def _text(value: Mapping[str, Any], key: str) -> str:
     text = value.get(key)
-    if not isinstance(text, str) or not 0 < len(text) <= 1024:
+    if not isinstance(text, str) or not 0 < len(text) <= MOST_TEXT:
         raise InvalidRecipe(f"{key} is missing, or isn't text", hint="name it as namespace/name@revision, or a folder")
     return text
 
@@ -170,7 +186,7 @@ def _number(value: Mapping[str, Any], key: str, default: float) -> float:
     number = value.get(key, default)
     if isinstance(number, bool) or not isinstance(number, int | float) or not math.isfinite(number):
         raise InvalidRecipe(f"{key} is no number")
-    if abs(number) > 1e6:
+    if abs(number) > MOST_WEIGHT:
         raise InvalidRecipe(f"{key} is {number:g}, beyond a million")
     return float(number)
 
@@ -185,6 +201,6 @@ def _whole(value: Mapping[str, Any], key: str, default: int) -> int:
 def _dtype(value: Any) -> str | None:
     if value is None:
         return None
-    if not isinstance(value, str) or value not in _DTYPES:
+    if not isinstance(value, str) or value not in DTYPES:
         raise InvalidRecipe(f"unknown dtype {str(value)[:40]!r}", hint="float32, bfloat16, float16 or float64")
-    return _DTYPES[value]
+    return DTYPES[value]

@@ -34,9 +34,9 @@ SETTINGS: Mapping[str, Setting] = {
     for setting in (
         Setting("endpoint", "http://127.0.0.1:8017", "address of the registry"),
         Setting("hf_endpoint", "https://huggingface.co", "address of the Hub that hf: means", of_the_hub="HF_ENDPOINT"),
-        Setting("hf_offline", "false", "never ask that Hub", SWITCH, of_the_hub="HF_HUB_OFFLINE"),
+        Setting("hf_offline", "false", "ask that Hub nothing", SWITCH, of_the_hub="HF_HUB_OFFLINE"),
         Setting("cache", None, "folder of pulled files (default: per user)"),
-        Setting("offline", "false", "never ask the network", SWITCH),
+        Setting("offline", "false", "ask no network; use what was read before", SWITCH),
         Setting("format", "human", "what commands print", ("human", "json", "quiet", "agent")),
         Setting("progress", "auto", "how progress is shown", ("auto", "bar", "plain", "json", "none")),
         Setting("color", "auto", "colour", ("auto", "always", "never")),

@@ -25,9 +25,12 @@ OnSwap = Literal["reprefill", "keep"]
 class Session:
     """A base model whose adapters change in place; its own weights are never written.
 
-    >>> session = Session("./base")              # doctest: +SKIP
-    >>> session.load("sql", "acme/sql@v3")       # doctest: +SKIP
-    >>> session.use("sql")                       # doctest: +SKIP
+    >>> from lorahub import Session
+    >>> with Session("./llama") as session:
+    ...     loaded = session.load("sql", "./out")
+    ...     session.use("sql")
+    ...     session.active
+    'sql'
 
     `base` is a model of transformers, or where one is: a folder, `hf:org/name`, a repository of the registry. `dtype`
     is that of a base that is read here, and of the factors; without it they have their weight's. `max_rank` bounds what
@@ -145,7 +148,7 @@ class Session:
         self._mix(tuple(rows))
         return self._until(before)
 
-    def dialog(self, tokenizer: Any = None, *, on_swap: OnSwap | None = None, temperature: float = 0.0) -> Dialog:
+    def dialog(self, tokenizer: object = None, *, on_swap: OnSwap | None = None, temperature: float = 0.0) -> Dialog:
         """A conversation; without a tokenizer it takes and gives token ids."""
         return Dialog(self, tokenizer, on_swap=on_swap or self.on_swap, temperature=temperature)
 

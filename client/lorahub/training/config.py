@@ -34,6 +34,9 @@ class TrainConfig:
     """What is trained, on what, and how. Raises `InvalidConfiguration`.
 
     Each method reads those of the settings below `method` that it has a use for.
+
+    >>> TrainConfig(rank=8, targets=("q_proj", "v_proj")).scaling_alpha
+    16
     """
 
     method: MethodName = "lora"
@@ -136,7 +139,7 @@ class TrainConfig:
         return 2 * self.rank if self.alpha is None else self.alpha
 
     @classmethod
-    def of(cls, given: Mapping[str, Any]) -> Self:
+    def of(cls, given: Mapping[str, object]) -> Self:
         """From names and values, as a file or a command line has them; `preset` comes first, what is given wins.
 
         Lists become tuples, whole numbers stand for fractions. Raises `InvalidConfiguration`.
@@ -145,7 +148,7 @@ class TrainConfig:
         preset = values.pop("preset", None)
         if preset is not None and preset not in PRESETS:
             raise InvalidConfiguration(f"no preset is called {preset!r}", hint=f"there are: {', '.join(PRESETS)}")
-        merged = {**(PRESETS[preset] if preset else {}), **values}
+        merged = {**(PRESETS[str(preset)] if preset else {}), **values}
         hints = get_type_hints(cls)
         unknown = sorted(merged.keys() - hints.keys())
         if unknown:
@@ -153,7 +156,7 @@ class TrainConfig:
         return cls(**{name: _coerced(value, hints[name]) for name, value in merged.items()})
 
     @classmethod
-    def from_file(cls, path: Path, given: Mapping[str, Any]) -> Self:
+    def from_file(cls, path: Path, given: Mapping[str, object]) -> Self:
         """A TOML file of settings; what is `given` beside it wins. Raises `InvalidConfiguration`."""
         try:
             content = tomllib.loads(path.read_text("utf-8"))
@@ -161,7 +164,7 @@ class TrainConfig:
             raise InvalidConfiguration(f"can't read {path}: {error}", hint="lines such as: lr = 1e-4") from None
         return cls.of({**{name.replace("-", "_"): value for name, value in content.items()}, **given})
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> dict[str, object]:
         """JSON-ready; `TrainConfig.of` takes it back."""
         return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
 

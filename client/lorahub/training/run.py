@@ -40,10 +40,16 @@ _FEW_STEPS = 20
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What a run left behind. `manifest` is lorahub.json, `notes` what should be looked at."""
+    """What a run left behind. `manifest` is lorahub.json, `notes` what should be looked at.
+
+    >>> from lorahub import TrainConfig, train
+    >>> run = train("./llama", "rows.jsonl", TrainConfig(rank=2, steps=1), output="./small")
+    >>> run.manifest["adapter"]["rank"], [step.step for step in run.history]
+    (2, [0, 1])
+    """
 
     adapter_dir: Path
-    manifest: dict[str, Any]
+    manifest: dict[str, object]
     history: list[TrainingStep]
     notes: list[str]
 
@@ -67,6 +73,11 @@ def train(
     `auto`, a file or a folder. SIGINT and SIGTERM are taken while it runs. Raises `InvalidTrainingData`,
     `BaseNotFound`, `InvalidBaseModel`, `InvalidUsage`, `AlreadyExists`; once it has begun, `TrainingDiverged`,
     `TrainingInterrupted`, `DiskFull` and `LimitExceeded`, whose hints name the adapters that it leaves.
+
+    >>> import lorahub
+    >>> run = lorahub.train("./llama", "rows.jsonl", lorahub.TrainConfig(rank=4, steps=2), output="./out")
+    >>> sorted(path.name for path in run.adapter_dir.glob("adapter*"))
+    ['adapter_config.json', 'adapter_model.safetensors']
     """
     begun, config, folder = now(), config or TrainConfig(), Path(output)
     require_room(folder, is_resumed=resume is not None)

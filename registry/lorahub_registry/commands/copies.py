@@ -25,9 +25,7 @@ def backup(place: str, endpoint: str | None, home: Path | None, *, as_json: bool
     """
     backend = open_backend(home)
     report = backups.back_up(backend, _place(backend.settings, place, endpoint))
-    show(report.as_json(), str(report), as_json=as_json)
-    if report.manifest.damaged:
-        raise SystemExit(7)
+    show(report.as_json(), str(report), as_json=as_json, exit_code=7 if report.manifest.damaged else 0)
 
 
 @click.command("backups")
@@ -55,9 +53,7 @@ def restore(place: str, backup_id: str | None, endpoint: str | None, home: Path 
     """
     backend = unmigrated(read(home))
     report = backups.restore(backend, _place(backend.settings, place, endpoint), backup_id)
-    show(report.as_json(), str(report), as_json=as_json)
-    if report.problems:
-        raise SystemExit(7)
+    show(report.as_json(), str(report), as_json=as_json, exit_code=7 if report.problems else 0)
 
 
 def _place(settings: Settings, place: str, endpoint: str | None) -> BlobStore:

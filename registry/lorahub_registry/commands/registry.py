@@ -1,13 +1,15 @@
 """What the operator's commands share: the registry they work on, and how they answer."""
 
 import json
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import click
 from lorahub.errors import InvalidConfiguration
+from lorahub.protocol.documents import document_of
 
 from lorahub_registry.infrastructure import jobs
 from lorahub_registry.infrastructure.backend import Backend
@@ -62,5 +64,17 @@ def usable(settings: Settings) -> Iterator[None]:
         ) from error
 
 
-def show(result: Any, shown: str, *, as_json: bool) -> None:
-    click.echo(json.dumps(result) if as_json else shown)
+def show(result: Any, shown: str, *, as_json: bool, exit_code: int = 0) -> None:
+    """Ends the program with any other exit status than 0."""
+    context = click.get_current_context()
+    command = ".".join(context.command_path.split()[1:])
+    is_json = as_json or _asks_for_json(context.find_root().obj or {})
+    click.echo(json.dumps(document_of(command, result, exit_code=exit_code)) if is_json else shown)
+    if exit_code:
+        raise SystemExit(exit_code)
+
+
+def _asks_for_json(flags: Mapping[str, Any]) -> bool:
+    """What stood before the command, or stands in the environment, as for the client's commands."""
+    chosen = flags.get("format") or os.environ.get("LORAHUB_FORMAT")
+    return bool(flags.get("json")) or chosen == "json"

@@ -171,7 +171,7 @@ def _welcome(url: str, token: str | None, backend: Backend) -> str:
         f"lorahub registry at {url}   data: {backend.settings.registry_home}\n\n"
         f"  Admin: {ADMIN}   Token: {shown_token}\n\n"
         f"  First push, from another terminal:\n"
-        f"    echo {shown_token} | lorahub login {url} --token-file -\n"
+        f"    lorahub login {url}      (it asks for the token)\n"
         f"    lorahub push ./my-adapter {ADMIN}/my-adapter{where}\n"
         f"    lorahub pull {ADMIN}/my-adapter{where}\n\n"
         f"  Ctrl-C stops it."

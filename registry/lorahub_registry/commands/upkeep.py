@@ -42,9 +42,7 @@ def gc(grace_hours: float | None, home: Path | None, *, dry_run: bool, as_json: 
 def fsck(home: Path | None, *, deep: bool, as_json: bool) -> None:
     """Prove the registry's invariants; exit status 7 if one doesn't hold."""
     report = maintenance.check_invariants(open_backend(home), is_deep=deep)
-    show(report.as_json(), str(report), as_json=as_json)
-    if report.problems:
-        raise SystemExit(7)
+    show(report.as_json(), str(report), as_json=as_json, exit_code=7 if report.problems else 0)
 
 
 @click.command()
@@ -57,9 +55,7 @@ def scrub(most_bytes: int | None, home: Path | None, *, as_json: bool) -> None:
     """
     most = sys.maxsize if most_bytes is None else most_bytes
     report = maintenance.scrub(open_backend(home), most_bytes=most)
-    show(report.as_json(), str(report), as_json=as_json)
-    if report.damaged:
-        raise SystemExit(7)
+    show(report.as_json(), str(report), as_json=as_json, exit_code=7 if report.damaged else 0)
 
 
 @click.command()
@@ -68,9 +64,7 @@ def scrub(most_bytes: int | None, home: Path | None, *, as_json: bool) -> None:
 def doctor(home: Path | None, *, as_json: bool) -> None:
     """Try out database, storage, workers and merge device; exit status 8 if something that is needed doesn't work."""
     examination = examine(unmigrated(read(home)))
-    show(examination.as_json(), str(examination), as_json=as_json)
-    if not examination.is_healthy:
-        raise SystemExit(8)
+    show(examination.as_json(), str(examination), as_json=as_json, exit_code=0 if examination.is_healthy else 8)
 
 
 @click.command()
@@ -103,6 +97,5 @@ def migrate(home: Path | None, *, check: bool, create_bucket: bool, as_json: boo
     lines = [f"missing: {step}" for step in missing] if check else [f"done: {step}" for step in done]
     is_ahead = schema is migrations.Schema.AHEAD
     shown = "\n".join(lines) or f"the database is at {'a newer' if is_ahead else 'the newest'} schema"
-    show({"schema": schema, "missing": missing if check else [], "done": done}, shown, as_json=as_json)
-    if check and missing:
-        raise SystemExit(7)
+    result = {"schema": schema, "missing": missing if check else [], "done": done}
+    show(result, shown, as_json=as_json, exit_code=7 if check and missing else 0)

@@ -41,15 +41,22 @@ class Settings(BaseSettings):
 
     registry_home: Path = Field(
         default_factory=default_home,
-        description="folder of the database, the blobs and the secret of an embedded registry",
+        description="folder of the database, the blobs and the secret of an embedded registry; default: per "
+        "user, `~/.local/share/lorahub/registry` on Linux",
     )
     database_url: DatabaseUrl | None = Field(
-        default=None, description="SQLAlchemy URL; default: SQLite in the registry home"
+        default=None,
+        description="SQLAlchemy URL, `sqlite:////path` or `postgresql+psycopg://user:password@host/name`; "
+        "default: SQLite in the registry home",
     )
     storage: Storage | None = Field(
-        default=None, description="where bytes are kept: a folder, or s3://bucket/prefix; default: in the registry home"
+        default=None,
+        description="where bytes are kept: a folder, or `s3://bucket/prefix`; default: `storage` in the "
+        "registry home (docs/storage.md)",
     )
-    storage_endpoint: Address | None = Field(default=None, description="URL of the S3 server; default: AWS")
+    storage_endpoint: Address | None = Field(
+        default=None, description="URL of the S3 server, where the storage is a bucket; default: AWS"
+    )
     storage_public_endpoint: Address | None = Field(
         default=None, description="URL of the S3 server as clients reach it; default: the storage endpoint"
     )
@@ -60,9 +67,11 @@ class Settings(BaseSettings):
     database_connections: int = Field(
         default=40,
         ge=2,
-        description="most connections to PostgreSQL that one process holds; 32 threads ask it, 32 more use the storage",
+        description="most connections to PostgreSQL that one process holds; beyond it requests wait",
     )
-    database_connect_seconds: int = Field(default=5, ge=2, description="seconds to wait for PostgreSQL to answer")
+    database_connect_seconds: int = Field(
+        default=5, ge=2, description="seconds to wait for PostgreSQL to answer a new connection"
+    )
     database_wait_seconds: Seconds = Field(
         default=10, description="seconds that a request waits for a free connection, before 503"
     )
@@ -74,7 +83,8 @@ class Settings(BaseSettings):
     )
     migrate: bool = Field(
         default=True,
-        description="whether programs bring the database to their schema when they start; if not, they refuse another",
+        description="whether programs bring the database to their schema when they start; if not, they refuse "
+        "to run on another",
     )
     public_url: Address | None = Field(
         default=None,
@@ -82,17 +92,20 @@ class Settings(BaseSettings):
     )
     allowed_hosts: HostNames = Field(
         default=[],
-        description="names that requests may be for, as a JSON list: host, or *.host for all below it; beside the "
-        "public URL's, localhost, this machine's own name and IP addresses",
+        description="JSON list of further names that requests may be for: `host`, or `*.host` for all below "
+        "it; beside the public URL's, `localhost`, this machine's own name and IP addresses "
+        "(docs/trust.md)",
     )
     secret: str | None = Field(default=None, description="key of signed URLs; default: made once, in the registry home")
 
     first_admin: bool = Field(
         default=True, description="whether `serve` makes an administrator where there is none, and prints the token"
     )
-    log_format: Literal["text", "json"] = Field(default="text", description="lines of text, or of JSON for machines")
+    log_format: Literal["text", "json"] = Field(default="text", description="`text`, or `json`: one object a line")
     log_level: Literal["debug", "info", "warning", "error"] | None = Field(
-        default=None, description="least level that is logged; default: warning for text, info for JSON"
+        default=None,
+        description="`debug`, `info`, `warning` or `error`; requests are logged at `info`; default: `warning` "
+        "for text, `info` for JSON",
     )
     metrics_address: PlaceToListen | None = Field(
         default=None, description="HOST:PORT at which this process tells Prometheus its metrics; default: nowhere"
@@ -108,7 +121,8 @@ class Settings(BaseSettings):
     )
     connections_per_address: Limit = Field(
         default=200,
-        description="most connections of one address, and through a trusted proxy most requests under way; 0: any",
+        description="most connections of one address, and through a trusted proxy most of its requests under "
+        "way; 0: any",
     )
     requests_at_once: Count = Field(
         default=256, description="most requests that one process has under way, before 503; fewer with few open files"
@@ -118,7 +132,7 @@ class Settings(BaseSettings):
     )
     least_bytes_per_second: Limit = Field(
         default=1000,
-        description="rate below which a client may send or take a body for LORAHUB_STALL_SECONDS only; 0: any",
+        description="rate below which a client may send or take a body for `LORAHUB_STALL_SECONDS` only; 0: any",
     )
     stall_seconds: Seconds = Field(
         default=30, description="seconds for which a client may send or take a body more slowly than that"
@@ -133,24 +147,25 @@ class Settings(BaseSettings):
     worker_lost_after: timedelta = Field(
         default=timedelta(seconds=30),
         ge=timedelta(seconds=1),
-        description="how long after its last heartbeat a worker is dead, and its jobs are others'",
+        description="a second or more: how long after its last heartbeat a worker is dead, and its jobs are others'",
     )
     worker_drain_seconds: Limit = Field(
         default=30, description="seconds that a worker which is told to end gives to the work it has in hand"
     )
     gc_interval: Interval = Field(
-        default=timedelta(days=1), description="how often a worker collects garbage; 0 for never"
+        default=timedelta(days=1), description="how often a worker collects garbage; `PT0S` for never"
     )
     scrub_interval: Interval = Field(
         default=timedelta(days=1),
-        description="how often a worker reads and hashes the stored bytes that were verified longest ago; 0 for never",
+        description="how often a worker reads and hashes the stored bytes that were verified longest ago; "
+        "`PT0S` for never",
     )
     scrub_bytes: Count = Field(default=16 << 30, description="bytes that one scrub reads")
 
     ordinary_files: Literal["any", "known"] = Field(
         default="any",
-        description="which files are taken beside weights, configuration and cards: any that runs no code when it is "
-        "loaded, or only those known of adapters and models, no archives and no executables among them",
+        description="which files are taken that are neither by-products of training nor pickles: `any`, or "
+        "`known`: only kinds that adapters and models have (docs/format.md)",
     )
     inline_file_bytes: Limit = Field(
         default=1 << 20,
@@ -164,9 +179,10 @@ class Settings(BaseSettings):
     form_body_bytes: Count = Field(
         default=4 << 30, description="bytes; longest form with files, which passes through the registry's process"
     )
-    bundle_bytes: Count = Field(default=1 << 40, description="bytes; largest bundle that is imported")
+    bundle_bytes: Count = Field(default=1 << 40, description="largest bundle that is imported")
     bundle_key: PublicKeyFile | None = Field(
-        default=None, description="file of a public key in PEM; only bundles that were signed with it are imported"
+        default=None,
+        description="file of a public key in PEM; only bundles that were signed with it are imported (docs/bundles.md)",
     )
     object_bytes: Count = Field(default=1 << 40, description="bytes; largest uploaded file")
     multipart_threshold_bytes: Count = Field(
@@ -175,7 +191,9 @@ class Settings(BaseSettings):
     part_bytes: Count = Field(default=16_000_000, description="bytes; size of every part but the last")
 
     merged_cache_bytes: Limit = Field(
-        default=256 << 20, description="bytes of computed blocks of merged revisions that a process keeps in memory"
+        default=256 << 20,
+        description="computed blocks of merged revisions, and the factors they are made of, that a process "
+        "keeps in memory",
     )
     merged_store_reads: Limit = Field(
         default=20,
@@ -183,25 +201,25 @@ class Settings(BaseSettings):
     )
     merged_store_bytes: Count = Field(
         default=128 << 30,
-        description="bytes of merged revisions that workers store; those that were read longest ago make room",
+        description="merged revisions that workers store; those that were read longest ago make room",
     )
     merge_files_at_once: Count = Field(default=1, description="files of merges that one worker computes at once")
     merge_jobs_per_account: Limit = Field(default=2, description="most merges of one account under way at once; 0: any")
     merge_memory_bytes: Count = Field(
-        default=8 << 30, description="bytes of memory that one file of a merge may take, beyond the process itself"
+        default=8 << 30, description="memory that one file of a merge may take, beyond the process itself"
     )
     merge_seconds: Count = Field(default=6 * 3600, description="seconds that one try of one file of a merge may take")
     merge_device: str = Field(
         default="auto",
-        description="what workers compute merges on: cpu, auto (a GPU, if there is one that torch can use), or one of "
-        "torch's devices, like cuda:1; the bytes are the same",
+        description="what workers compute merges on: `cpu`, `auto` (a GPU, if there is one that torch can "
+        "use), or one of torch's devices, like `cuda:1`; the bytes are the same (docs/merging.md)",
     )
-    merge_output_bytes: Count = Field(default=1 << 40, description="bytes; largest model that a merge may make")
+    merge_output_bytes: Count = Field(default=1 << 40, description="largest model that a merge may make")
 
     quota_bytes: Limit = Field(
         default=100_000_000_000,
-        description="most bytes of one namespace without a limit of its own: distinct files of its commits, and what "
-        "is on its way; 0: any",
+        description="most bytes of one namespace without a limit of its own: distinct files of its commits, "
+        "and what is on its way; 0: any (docs/probes-and-limits.md#quotas)",
     )
     quota_repositories: Limit = Field(
         default=10_000, description="most repositories of one namespace without a limit of its own; 0: any"
@@ -214,15 +232,16 @@ class Settings(BaseSettings):
     )
     disk_reserve_bytes: Limit = Field(
         default=1 << 30,
-        description="bytes that stay free on each disk that the registry writes files to, or a tenth of a disk below "
-        "ten times as much; what would take them is refused",
+        description="bytes that stay free on each disk that the registry writes files to, or a tenth of a "
+        "disk below ten times as much; what would take them is a 507; 0: none",
     )
     xet_ratio: Count = Field(
         default=32, description="bytes to which a Xet upload may unpack for each one received, beyond the first 16 MiB"
     )
     rate_window: Duration = Field(default=timedelta(minutes=5), description="the window in which requests are counted")
     rate_limit_api: Limit = Field(
-        default=10_000, description="most API requests of one account, or one address without a token; 0: any"
+        default=10_000,
+        description="most API requests of one account, or one address without a token, in a window; 0: any",
     )
     rate_limit_resolve: Limit = Field(
         default=50_000, description="most reads of files of one account or address in a window; 0: any"
@@ -255,23 +274,28 @@ class Settings(BaseSettings):
 
     outbound_hosts: Hosts = Field(
         default=[],
-        description="hosts that the registry itself may call over https, as a JSON list: host, host:port, or *.host "
-        "for all below it; default: none",
+        description="JSON list of the hosts that the registry itself may call, over https: `host`, "
+        "`host:port`, or `*.host` for all below it; none: it calls nobody but the issuers of "
+        "`LORAHUB_OIDC_ISSUERS` (docs/trust.md)",
     )
     outbound_internal: InternalHosts = Field(
         default=[],
-        description="hosts that it may call though they are on a private network, over http too: host or host:port",
+        description="JSON list of the hosts that it may call though they are on a private network, over http "
+        "too: `host` or `host:port`",
     )
     outbound_authorities: CertificatesFile | None = Field(
         default=None, description="file of certificates in PEM that vouch for such hosts, beside the system's own"
     )
     mirror_interval: Interval = Field(
-        default=timedelta(0), description="how often a worker looks for a new commit of what is mirrored; 0 for never"
+        default=timedelta(0),
+        description="how often a worker looks for a new commit of what is mirrored; needs hosts that may be "
+        "called; `PT0S`: only when somebody asks (docs/jobs.md)",
     )
     oidc_issuers: Addresses = Field(
         default=[],
-        description="issuers whose identity tokens trusted publishers may have, as a JSON list of https:// URLs; "
-        "needs the public URL, which is the audience; default: none, and trusted publishing is off",
+        description="JSON list of the `https://` issuers whose identity tokens trusted publishers may have; "
+        "needs `LORAHUB_PUBLIC_URL`, which is the audience; none: trusted publishing is off "
+        "(docs/trust.md)",
     )
     publisher_token_lifetime: Duration = Field(
         default=timedelta(minutes=15), description="how long a token of a trusted publisher is good"

@@ -49,6 +49,16 @@ class SecurityStatus(Message):
 
 
 @dataclass(frozen=True, slots=True)
+class MeasuredModel(Message):
+    """What the check of an adapter found when it was pushed."""
+
+    base: str | None
+    method: str
+    ranks: tuple[int, ...]
+    verdict: str
+
+
+@dataclass(frozen=True, slots=True)
 class ModelInformation(Message):
     """What was asked for, as far as there is something to say about it. Some are the Hub's, and None here."""
 
@@ -56,6 +66,7 @@ class ModelInformation(Message):
 
     id: str
     hub_id: str | None = None
+    adapter: MeasuredModel | None = None
     author: str | None = None
     base_models: tuple[str, ...] | None = None
     card_data: dict[str, Any] | None = None

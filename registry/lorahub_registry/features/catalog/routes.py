@@ -15,8 +15,8 @@ from lorahub.errors import (
     RevisionNotFound,
 )
 from lorahub.protocol.digests import git_blob_sha1, lfs_pointer
-from lorahub.protocol.messages.message import wire_time
-from lorahub.protocol.messages.models import AgentHarnesses, CardRemarks, ModelInformation, ModelTag
+from lorahub.protocol.messages.message import as_json, wire_time
+from lorahub.protocol.messages.models import AgentHarnesses, CardRemarks, MeasuredModel, ModelInformation, ModelTag
 from pydantic import BaseModel, Field
 
 from lorahub_registry.core.access import looking, reading
@@ -49,7 +49,25 @@ ANY_METHOD = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"]
 
 # --- what can be said of a model --------------------------------------------------------------------------------------
 
+
+def _measured(model: Model) -> dict[str, Any] | None:
+    """Our own, beside what the Hub says."""
+    found = model.measured
+    if found is None:
+        return None
+    base = found.facts.get("base", {}).get("name")
+    shown = MeasuredModel(
+        base.removeprefix("hf:") if base else None,
+        found.method,
+        tuple(found.facts.get("ranks", ())),
+        found.verdict,
+    )
+    described: dict[str, Any] = as_json(shown)
+    return described
+
+
 PROPERTIES: dict[str, Callable[[Model], Any]] = {
+    "adapter": _measured,
     "author": lambda model: model.repository.namespace,
     "baseModels": lambda model: model.facts.base_models,
     "cardData": lambda model: model.facts.card_data,
@@ -88,8 +106,8 @@ PROPERTIES: dict[str, Callable[[Model], Any]] = {
 """By the name that clients ask for; None where this registry has nothing to say."""
 
 INFO = [
-    name for name in PROPERTIES if name not in ("childrenModelCount", "trendingScore", "xetEnabled")
-]  # the Hub says them when asked
+    name for name in PROPERTIES if name not in ("adapter", "childrenModelCount", "trendingScore", "xetEnabled")
+]  # they are said when somebody asks
 ITEM = [
     "modelId",
     "author",
@@ -102,7 +120,7 @@ ITEM = [
     "pipeline_tag",
     "trendingScore",
 ]
-FULL = [*ITEM, "sha", "lastModified", "gated", "disabled", "siblings"]
+FULL = [*ITEM, "sha", "lastModified", "gated", "disabled", "siblings", "adapter"]
 DETAILS = frozenset({"siblings", "usedStorage", "childrenModelCount"})
 
 

@@ -29,7 +29,7 @@ from lorahub_registry.features.catalog import facets, queries
 from lorahub_registry.features.catalog.facts import Facts, derive, gather
 from lorahub_registry.features.catalog.queries import TRAINING_LOG, Derivative, Entry, Measured, Position
 from lorahub_registry.features.catalog.search import Search, Sort
-from lorahub_registry.features.checks.service import Judged
+from lorahub_registry.features.checks.service import Judged, Recorded, recorded_of
 from lorahub_registry.features.merged import service as merges
 from lorahub_registry.features.merged.service import MergedModel
 from lorahub_registry.features.references.service import yank_of
@@ -66,6 +66,7 @@ class Model:
     files: Sequence[RevisionFile] = ()
     stored_bytes: int = 0
     children: int = 0
+    measured: Recorded | None = None
     warning: str | None = None
     """Said of a yanked version that was named exactly."""
 
@@ -235,6 +236,7 @@ def _describe(
     facts = facts_of(reader, [commit.id for _, commit in found])
     session = reader.session
     children = _children(reader, found) if "childrenModelCount" in wanted else {}
+    measured = recorded_of(session, [commit.id for _, commit in found]) if "adapter" in wanted else {}
     return [
         Model(
             repository=repository,
@@ -243,6 +245,7 @@ def _describe(
             files=_files(session, commit) if "siblings" in wanted else (),
             stored_bytes=stored_bytes(session, repository.id) if "usedStorage" in wanted else 0,
             children=children.get(repository.full_name, 0),
+            measured=measured.get(commit.id),
             warning=warning,
         )
         for repository, commit in found

@@ -1,0 +1,11 @@
+"""Modules whose docstrings have examples that need more than Python; tests/hub/test_sdk.py runs them with it."""
+
+NEED_A_REGISTRY = (
+    "lorahub.hub.checking",
+    "lorahub.hub.hub",
+    "lorahub.hub.organisations",
+    "lorahub.hub.registered_bases",
+    "lorahub.hub.shortcuts",
+)
+NEED_A_MODEL = ("lorahub.training.run", "lorahub.serving.session")
+"""In the order in which they are run: one trains the adapter that the other loads."""
