@@ -196,7 +196,7 @@ class BaseNames:
         return self._any_changes(names)
 
     def _any_changes(self, names: list[str]) -> list[Change]:
-        """Of a pipeline, an adapter may be of one part alone, which has no folder before its names."""
+        """An adapter of one part of a pipeline alone has no folder before its names."""
         sample = names[:: max(1, len(names) // 8)][:8]
         found = [change for name in sample for change in self._changes(name)]
         return list(islice(dict.fromkeys([*found, *(("", f"{part}.") for part in self._folders)]), _MOST_CHANGES))
