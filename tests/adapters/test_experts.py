@@ -9,15 +9,15 @@ import pytest
 import torch
 import transformers
 from corpus.peft_corpus import Case, lora, write, write_base
-from lorahub.adapters.base_model import read_base
+from lorahub.adapters.base_model import BaseLayout, BaseTensor, read_base
 from lorahub.adapters.check import Report, check
-from lorahub.adapters.files import FolderFiles
+from lorahub.adapters.files import BytesFiles, FolderFiles
 from lorahub.adapters.names.experts import TURNED
 from lorahub.adapters.reader import read_adapter
 from lorahub.merging.folder import write_model
 from lorahub.merging.plan import Ingredients, MergePlan
 from lorahub.merging.recipe import Ingredient, Recipe
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save, save_file
 
 WIDTH, INNER, EXPERTS = 16, 12, 4  # of the base `moe`
 BOTH = ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]
@@ -211,6 +211,31 @@ def test_a_broken_stack_never_fits(what: str, ending: str, tmp_path: Path) -> No
     changed = BROKEN[what](tensors[name])
     save_file(tensors | {name: changed.contiguous()}, place, {"format": "pt"})
     assert checked(tmp_path / "adapter", base).verdict == "incompatible"
+
+
+def test_stacks_that_are_called_weights_on_disk_are_no_linear_layers() -> None:
+    """Step 3's: `moe.up_proj.weight` is `mlp.experts.gate_up_proj` in memory, which `target_modules` doesn't reach."""
+    layer = "model.layers.0"
+    shapes = {
+        f"{layer}.self_attn.q_proj.weight": (8, 8),
+        f"{layer}.moe.gate_proj.weight": (EXPERTS, 6, 8),
+        f"{layer}.moe.up_proj.weight": (EXPERTS, 6, 8),
+        f"{layer}.moe.down_proj.weight": (EXPERTS, 8, 6),
+        f"{layer}.share_expert.up_proj.weight": (6, 8),
+    }
+    base = BaseLayout(
+        {name: BaseTensor("F32", shape) for name, shape in shapes.items()},
+        {"architectures": ["Step3p7ForConditionalGeneration"], "tie_word_embeddings": False},
+    )
+    start = "base_model.model.model.language_model.layers.0"
+    tensors = {}
+    for name, out in {f"{start}.self_attn.q_proj": 8, f"{start}.mlp.shared_experts.up_proj": 6}.items():
+        tensors |= {f"{name}.lora_A.weight": torch.zeros(2, 8), f"{name}.lora_B.weight": torch.zeros(out, 2)}
+    settings = {"peft_type": "LORA", "r": 2, "lora_alpha": 2, "target_modules": ["q_proj", "up_proj", "down_proj"]}
+    files = {"adapter_config.json": json.dumps(settings).encode(), "adapter_model.safetensors": save(tensors)}
+    report = check(read_adapter(BytesFiles(files)), base)
+    assert (report.verdict, report.matched, report.of) == ("fits", 2, 2)
+    assert "LH207" not in {found.rule for found in report.findings}
 
 
 def test_the_models_that_turn_their_experts_are_known() -> None:

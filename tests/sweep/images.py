@@ -15,7 +15,7 @@ import re
 import struct
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -756,8 +756,8 @@ and the authors' names of these.
 # --- trials -----------------------------------------------------------------------------------------------------------
 
 
-def trials(model: str) -> Iterator[Outcome]:
-    """One outcome for each spelling."""
+def trials(model: str, spellings: Collection[str] = ()) -> Iterator[Outcome]:
+    """One outcome for each spelling, or for each of these."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
@@ -767,6 +767,8 @@ def trials(model: str) -> Iterator[Outcome]:
             return
         kinds = (own_trials, authors_trials, adapter_trials, lokr_trials, unet_trials, flux_trials, part_trials)
         for what, trial in (one for kind in kinds for one in kind(model)):
+            if spellings and what not in spellings:
+                continue
             faults, hole = "", ""
             try:
                 faults = "; ".join(_faults(model, trial))

@@ -4,8 +4,16 @@ import pytest
 from sweep import images
 from sweep.outcome import hold
 
-SAMPLE = ("ZImageTransformer2DModel",)
-"""In `make test`: fused rows, refiners, three spellings, an original file as base."""
+SAMPLE = {
+    "ZImageTransformer2DModel": (
+        "no prefix",
+        "authors', lora_unet_",
+        "authors' on a single file",
+        "diffusers: fused rows lora_unet_",
+        "diffusers: LoKr, ai-toolkit diffusion_model.",
+    )
+}
+"""In `make test`: fused rows, refiners, an original file as base."""
 
 
 @pytest.mark.sweep
@@ -16,4 +24,6 @@ def test_every_class(name: str) -> None:
 
 @pytest.mark.parametrize("name", SAMPLE)
 def test_some_classes(name: str) -> None:
-    hold(images.trials(name), may_have_holes=False)
+    found = list(images.trials(name, SAMPLE[name]))
+    assert len(found) == len(SAMPLE[name])
+    hold(found, may_have_holes=False)

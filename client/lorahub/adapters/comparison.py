@@ -12,7 +12,7 @@ from lorahub.adapters.gguf_base import METHOD
 from lorahub.adapters.identity import identity
 from lorahub.adapters.licences import conflict
 from lorahub.adapters.names.base_names import BaseNames, FoundModules
-from lorahub.adapters.names.experts import is_expert
+from lorahub.adapters.names.experts import is_expert, is_stack
 from lorahub.adapters.names.image import is_known
 from lorahub.adapters.names.weight import Weight
 from lorahub.adapters.patterns import layer_index
@@ -329,7 +329,14 @@ class Comparison:
     def _is_own_tensor(self, weight: Weight) -> bool:
         """Whether it is the whole of a tensor that is a module's own."""
         place = weight.places[0]
-        return len(weight.places) == 1 and place.is_whole and place.tensor.endswith(".weight") and not weight.is_tied
+        is_own = len(weight.places) == 1 and place.is_whole and place.tensor.endswith(".weight")
+        return is_own and not weight.is_tied and place.tensor not in self._stacks
+
+    @cached_property
+    def _stacks(self) -> frozenset[str]:
+        """Tensors that hold all experts, whatever they are called on disk."""
+        stacks = (weight for name, weight in self.names.weights.items() if is_stack(name))
+        return frozenset(place.tensor for weight in stacks for place in weight.places if place.expert is None)
 
     def _is_saved(self, selection: Selection, weight: Weight) -> bool:
         modules = self.names.modules_of(weight.places[0].tensor)

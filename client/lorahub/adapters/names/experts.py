@@ -102,6 +102,11 @@ def is_in_turn(name: str) -> bool:
     return name.endswith(".experts.w13_weight")
 
 
+def is_stack(name: str) -> bool:
+    """Whether it is the name of a parameter that holds all experts in memory."""
+    return _STACK.match(name) is not None
+
+
 def is_expert(module: str) -> bool:
     """Whether the module is one expert's own, as in transformers 4."""
     return _EXPERT.match(f"{module}.weight") is not None
