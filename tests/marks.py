@@ -39,8 +39,17 @@ def mark(item: pytest.Function) -> None:
         needs.add("torch")
     for name in needs:
         item.add_marker(name)
+    _share_fixtures(item)
     if not needs and not any(item.get_closest_marker(name) for name in ("slow", "soak", "sweep")):
         item.add_marker("fast")
+
+
+def _share_fixtures(item: pytest.Function) -> None:
+    """Tests that share what their module made run in one process: elsewhere it would be made a second time."""
+    fixtures = [one[-1] for one in item._fixtureinfo.name2fixturedefs.values()]
+    is_shared = any(one.scope == "module" for one in fixtures)
+    if is_shared and item.get_closest_marker("xdist_group") is None:
+        item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))
 
 
 # --- by imports -------------------------------------------------------------------------------------------------------

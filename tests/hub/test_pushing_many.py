@@ -11,8 +11,8 @@ import lorahub
 import pytest
 import wire
 from huggingface_hub import HfApi
-from lorahub.cli.progress import JsonLines
 from lorahub.hub import upload
+from lorahub.hub.progress import JsonLines
 from registry_process import Registry
 from services.counting_proxy import counting_proxy
 
