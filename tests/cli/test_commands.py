@@ -190,6 +190,13 @@ def test_documents_of_the_client_and_of_an_operator_have_one_shape(
     assert failed == {"alias.ls", "admin.token"}
 
 
+def test_no_option_of_a_command_has_the_name_of_a_global_one() -> None:
+    """The later of two that share a name would take the other's value."""
+    for path, command in every_command().items():
+        names = [parameter.name for parameter in command.params]
+        assert len(names) == len(set(names)), path
+
+
 def test_help_fits_a_terminal_of_80_columns() -> None:
     for path, command in every_command().items():
         context = click.Context(command, info_name=f"lorahub {path}", max_content_width=80, terminal_width=80)

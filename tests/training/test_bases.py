@@ -190,6 +190,15 @@ def test_a_config_that_is_not_the_models_is_one_sentence(
     assert "this is a bug" not in planned.err
 
 
+def test_a_format_that_is_named_is_how_rows_are_read(llama: Path, tmp_path: Path, lorahub_command: Command) -> None:
+    rows = tmp_path / "both.jsonl"
+    turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    rows.write_text(json.dumps({"messages": turns, "chosen": turns, "rejected": turns}) + "\n")
+    refused(lorahub_command("train", llama, rows, *FLAGS, "--plan"), 7, "can't")
+    said = lorahub_command("train", llama, rows, *FLAGS, "--plan", "--data-format", "chat")
+    assert "is preference data" not in said.err
+
+
 def test_what_only_fails_in_training_is_tried_before_it(
     llama: Path, rows: Path, tmp_path: Path, lorahub_command: Command
 ) -> None:

@@ -59,7 +59,7 @@ def _choice(literal: Any) -> click.Choice[str]:
 @_setting("--seed", int, "(0)")
 @_setting("--max-len", int, "Tokens of one row; longer ones are cut, and reported (1024).")
 @_setting("--pack", click.Choice(["best-fit", "none"]), "Several rows into one, which don't see each other (best-fit).")
-@click.option("--data-format", "format", type=_choice(Format), help="Of the rows (auto).")
+@click.option("--data-format", "data_format", type=_choice(Format), help="Of the rows (auto).")
 @_setting("--train-on", _choice(TrainOn), "Answers, or every token (completion).")
 @_setting("--eval-split", str, "A share of the rows, or a file (0.05).")
 @_setting("--eval-every", int, "In steps (ten times).")
@@ -117,6 +117,8 @@ def train(
 
 def _config(file: Path | None, options: dict[str, Any]) -> TrainConfig:
     given = {name: value for name, value in options.items() if value is not None}
+    if "data_format" in given:
+        given["format"] = given.pop("data_format")  # `--format` is how results are shown
     if "targets" in given:
         targets = given["targets"]
         given["targets"] = ("q,v",) if targets == "q,v" else tuple(targets.split(","))
