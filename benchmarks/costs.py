@@ -13,7 +13,6 @@ import argparse
 import json
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
@@ -33,6 +32,7 @@ sys.path.append(str(ROOT / "tests"))
 import builders  # noqa: E402
 import wire  # noqa: E402
 from accounts.operations import MODEL, OPERATIONS, OWN, SETTINGS, V1, Request, Stage, address, build_stage  # noqa: E402
+from pace import pace  # noqa: E402
 from registry_process import Registry  # noqa: E402
 from services.ports import free_port  # noqa: E402
 from xet_wire import XetUpload, lz4_frame, segment, shard  # noqa: E402
@@ -40,8 +40,6 @@ from xet_wire import XetUpload, lz4_frame, segment, shard  # noqa: E402
 ADAPTERS, FILES, BRANCHES, COMMITS = 2_000, 2_000, 200, 100
 MANY, BUSY, WIDE, WIDE_BASE = (f"stage-org/{name}" for name in ("many-files", "busy", "wide", "wide-base"))
 WIDTH, RANK = 1024, 64
-_WORK = {f"key{n}": [n, str(n), None] for n in range(500)}
-_QUIET = 0.0075  # seconds of `pace`'s work
 CPU_LIMIT, CPU_OF_A_UNIT = 0.100, 0.005  # seconds; a unit is what a request names one by one
 MEMORY_LIMIT = 64 << 20  # bytes
 TABLE = ROOT / "docs/costs.md"
@@ -285,17 +283,6 @@ class Meter:
 
     def descriptors(self) -> int:
         return int(self._process.num_fds())
-
-
-def pace() -> float:
-    """How many times longer the same work takes here and now than it did where the limits were set; at least 1.
-
-    Processor time isn't free of what else the machine does: two threads of a core share its caches and its units.
-    """
-    before = time.process_time()
-    for _ in range(20):
-        json.loads(json.dumps(_WORK))
-    return max(1.0, (time.process_time() - before) / _QUIET)
 
 
 def cost_of(stage: Stage, operation: str, what: str, make: Make, rounds: int) -> Cost:

@@ -12,6 +12,7 @@ from lorahub.adapters.check import check
 from lorahub.adapters.files import BytesFiles
 from lorahub.adapters.limits import LIMITS
 from lorahub.adapters.reader import read_adapter
+from pace import pace
 
 MODULES = 12_000
 SECONDS = 20  # of CPU; what was quadratic took hours
@@ -78,7 +79,7 @@ def test_a_costly_configuration_is_checked_in_seconds(name: str) -> None:
     }
     before = time.process_time()
     report = check(read_adapter(files), BaseLayout(tensors, name="acme/base", names=frozenset(["acme/base"])))
-    assert time.process_time() - before < SECONDS
+    assert (time.process_time() - before) / pace() < SECONDS
     assert report.verdict == "incompatible"
     assert len(json.dumps(report.as_json())) < 1 << 20
 

@@ -10,13 +10,15 @@ ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "docs" / "extending"
 PAGES = sorted(page for page in FOLDER.glob("*.md") if page.name != "README.md")
 SOURCES = ("client", "registry", "migrations")
+SITE = ROOT / "registry" / "lorahub_registry" / "site"
+"""Built of the documents, where somebody has built it."""
 
 
 def _sources() -> Iterator[Path]:
     yield ROOT / "pyproject.toml"
     for folder in SOURCES:
         for path in (ROOT / folder).rglob("*"):
-            if path.suffix in (".py", ".html", ".js", ".css"):
+            if path.suffix in (".py", ".html", ".js", ".css") and SITE not in path.parents:
                 yield path
 
 
