@@ -59,11 +59,15 @@ def refuse_unmergeable(update: Update, change: BaseChange | None, *, is_stack: b
         )
     if change is not None and change.taken is None:
         raise NotMergeable(f"{change.setting}: {change.why}", hint=_CONVERT)
-    if "rotation" in update.tensors and len(update.tensors["rotation"].shape) not in _ROTATIONS[update.method]:
+    if "rotation" in update.tensors and not _is_rotation(update.tensors["rotation"].shape, update.method):
         shape = list(update.tensors["rotation"].shape)
         raise NotMergeable(f"{update.module}: {shape} is no shape of {update.method}'s", hint="save the adapter again")
     if is_stack and (update.method != "lora" or update.is_dora):
         raise NotMergeable(f"{update.module} is a stack of experts with {update.method}", hint="use plain LoRA")
+
+
+def _is_rotation(shape: tuple[int, ...], method: str) -> bool:
+    return len(shape) in _ROTATIONS[method] and (len(shape) == 2 or shape[-1] == shape[-2])
 
 
 def needs_whole(update: Update, change: BaseChange | None) -> bool:
@@ -273,8 +277,13 @@ def _vera(case: _Case) -> Step:
     """ΔW = (λ_b ∘ B) · (λ_d ∘ A), both shared by all modules (arXiv:2310.11454)."""
     out, width = case.out_in
     down, up = case.roles["shared_down"], case.roles["shared_up"]
-    left = case.roles["lambda_b"][:, None] * up[:out]
-    return Product(left * case.scale, case.roles["lambda_d"][:, None] * down[:, :width])
+    outputs, ranks = case.roles["lambda_b"].reshape(-1), case.roles["lambda_d"].reshape(-1)
+    rank = len(ranks)
+    if down.ndim != 2 or up.ndim != 2 or (len(outputs), len(down), up.shape[1]) != (out, rank, rank):
+        raise NotMergeable(f"{case.update.module}: its factors don't fit each other", hint="save the adapter again")
+    if len(up) < out or down.shape[1] < width:
+        raise NotMergeable(f"{case.update.module}: the projections are too small for it", hint="save the adapter again")
+    return Product(outputs[:, None] * up[:out] * case.scale, ranks[:, None] * down[:, :width])
 
 
 def _shira(case: _Case) -> Step:
@@ -412,6 +421,11 @@ def _boft(case: _Case) -> Step:
     skew = (raw - raw.transpose(0, 1, 3, 2)) / 2
     unit = np.eye(raw.shape[-1])
     levels, count, size = raw.shape[:3]
+    if levels > 1 and (count % 2 ** (levels - 1) or size % 2):
+        raise NotMergeable(
+            f"{case.update.module}: {levels} levels are no butterfly of {count} blocks of {size}",
+            hint="save the adapter again",
+        )
     steps: list[Step] = []
     for level in range(levels):
         step: Step = Rotation((unit - skew[level]) @ np.linalg.inv(unit + skew[level]))
@@ -432,9 +446,13 @@ def _butterfly(width: int, count: int, half: int) -> "np.typing.NDArray[np.int64
 
 def _hra(case: _Case) -> Step:
     vectors = case.roles["reflections"]
-    if case.update.is_orthonormal:
-        vectors = np.stack(list(_gram_schmidt(vectors)), axis=1)
-    return Reflections(vectors / np.linalg.norm(vectors, axis=0))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        if case.update.is_orthonormal:
+            vectors = np.stack(list(_gram_schmidt(vectors)), axis=1)
+        units = vectors / np.linalg.norm(vectors, axis=0)
+    if not np.isfinite(units).all():
+        raise NotMergeable(f"{case.update.module}: a reflection has no direction", hint="save the adapter again")
+    return Reflections(units)
 
 
 def _gram_schmidt(vectors: "Matrix") -> Iterator["Matrix"]:

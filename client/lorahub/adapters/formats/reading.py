@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from math import isqrt, prod
 
 from lorahub.adapters.adapter import Kind, Part, PartKind, Shape, Update
@@ -144,6 +145,19 @@ def agree(ranks: Mapping[str, int], module: str, reading: Reading) -> bool:
     return False
 
 
+def _is_flat(role: str, tensors: Tensors, reading: Reading) -> bool:
+    """Whether a factor is a matrix, whatever ones stand behind its two dimensions; if not, LH209."""
+    entry = tensors[role]
+    if prod(entry.shape[2:]) == 1:
+        return True
+    reading.dimensions.append(Evidence(entry.name, shape_text(entry.shape), "2 dimensions"))
+    return False
+
+
+def _all_agree(sizes: Iterable[Mapping[str, int]], module: str, reading: Reading) -> bool:
+    return all(agree(same, module, reading) for same in sizes)
+
+
 # --- the methods: factors -> the update's shape -----------------------------------------------------------------------
 
 
@@ -157,17 +171,21 @@ def low_rank(
     transposed: bool = False,
 ) -> Update | None:
     """`down` (rank, in[, k…]), `up` (out, rank[, 1…]): ΔW = scale · up · down. `mid` is Tucker's core."""
-    if not require(tensors, module, ("down", "up"), reading):
+    if not require(tensors, module, ("down", "up"), reading) or not _is_flat("up", tensors, reading):
         return None
     down, up = tensors["down"], tensors["up"]
     rank = down.shape[0]
-    if not agree({"down": rank, "up": up.shape[1]}, module, reading):
+    diagonal = {"diagonal": elements(tensors["diagonal"])} if "diagonal" in tensors else {}
+    if not agree({"down": rank, "up": up.shape[1], **diagonal}, module, reading):
         return None
     shape: Shape = (up.shape[0], *down.shape[1:])
-    if "mid" in tensors and not require(tensors, module, ("mid",), reading):
-        return None
     if "mid" in tensors:
-        shape = (up.shape[0], down.shape[1], *tensors["mid"].shape[2:])
+        if not require(tensors, module, ("mid",), reading) or not _is_flat("down", tensors, reading):
+            return None
+        first, second, *inner = tensors["mid"].shape
+        if not _all_agree(({"up": rank, "mid": first}, {"down": rank, "mid": second}), module, reading):
+            return None
+        shape = (up.shape[0], down.shape[1], *inner)
     kind = Kind.CONV if len(shape) > 2 else Kind.LINEAR
     return Update(module, method, tensors, shape, rank, scale(rank), kind, transposed=transposed)
 
@@ -185,21 +203,24 @@ def embedding(module: str, tensors: Tensors, reading: Reading, *, scale: Callabl
 
 def hadamard(module: str, tensors: Tensors, reading: Reading, *, scale: Callable[[int], float]) -> Update | None:
     """LoHa: ΔW = scale · (w1_a·w1_b) ∘ (w2_a·w2_b); with cores t1, t2 (rank, rank, k…) the `a` are (rank, out)."""
-    if not require(tensors, module, ("w1_a", "w1_b", "w2_a", "w2_b"), reading):
+    has_cores = "t1" in tensors or "t2" in tensors
+    if not require(tensors, module, ("w1_a", "w1_b", "w2_a", "w2_b", *(("t1", "t2") if has_cores else ())), reading):
         return None
-    if "t1" in tensors or "t2" in tensors:
-        if not require(tensors, module, ("t1", "t2"), reading):
-            return None
-        rank, out = tensors["w1_a"].shape
-        shape: Shape = (out, tensors["w1_b"].shape[1], *tensors["t1"].shape[2:])
-        inner = {"w1_b": tensors["w1_b"].shape[0], "w2_b": tensors["w2_b"].shape[0], "w1_a": rank}
-    else:
-        out, rank = tensors["w1_a"].shape
-        shape = (out, tensors["w1_b"].shape[1])
-        inner = {role: tensors[role].shape[0] for role in ("w1_b", "w2_b")} | {"w1_a": rank}
-    if not agree(inner, module, reading):
-        return None
-    return Update(module, "loha", tensors, shape, rank, scale(rank))
+    one, other = ([tensors[role].shape for role in (f"w{half}_a", f"w{half}_b")] for half in "12")
+    rank, out = one[0] if has_cores else one[0][::-1]
+    second_rank, second_out = other[0] if has_cores else other[0][::-1]
+    same = [
+        {"w1_a": rank, "w1_b": one[1][0], "w2_a": second_rank, "w2_b": other[1][0]},
+        {"w1_a": out, "w2_a": second_out},
+        {"w1_b": one[1][1], "w2_b": other[1][1]},
+    ]
+    shape: Shape = (out, one[1][1])
+    if has_cores:
+        cores = [tensors[core].shape for core in ("t1", "t2")]
+        same += [{"t1": size, "t2": size_of_other} for size, size_of_other in zip_longest(*cores, fillvalue=0)]
+        same += [{"w1_a": rank, "t1": size} for size in cores[0][:2]]
+        shape = (*shape, *cores[0][2:])
+    return Update(module, "loha", tensors, shape, rank, scale(rank)) if _all_agree(same, module, reading) else None
 
 
 def kronecker(
@@ -216,13 +237,18 @@ def kronecker(
 
 def _kron_half(module: str, tensors: Tensors, half: str, reading: Reading) -> tuple[int, ...] | None:
     if half in tensors:
-        return tensors[half].shape if require(tensors, module, (half,), reading) else None
-    if not require(tensors, module, (f"{half}_a", f"{half}_b"), reading):
+        is_there = require(tensors, module, (half,), reading) and (half == "w2" or _is_flat(half, tensors, reading))
+        return tensors[half].shape if is_there else None
+    core = "t2" if half == "w2" else "t1"
+    has_core = core in tensors
+    if not require(tensors, module, (f"{half}_a", f"{half}_b", *((core,) if has_core else ())), reading):
         return None
-    a, b, core = tensors[f"{half}_a"].shape, tensors[f"{half}_b"].shape, tensors.get("t2" if half == "w2" else "t1")
-    if core is not None:
-        return (a[1], b[1], *core.shape[2:])
-    return (a[0], b[1]) if agree({f"{half}_a": a[1], f"{half}_b": b[0]}, module, reading) else None
+    a, b = tensors[f"{half}_a"].shape, tensors[f"{half}_b"].shape
+    if not has_core:
+        return (a[0], b[1]) if agree({f"{half}_a": a[1], f"{half}_b": b[0]}, module, reading) else None
+    first, second, *inner = tensors[core].shape
+    same = ({f"{half}_a": a[0], core: first}, {f"{half}_b": b[0], core: second})
+    return (a[1], b[1], *inner) if _all_agree(same, module, reading) else None
 
 
 def bottleneck(module: str, tensors: Tensors, reading: Reading) -> Part | None:
