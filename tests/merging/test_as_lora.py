@@ -16,10 +16,11 @@ from lorahub.cli.main import main
 from lorahub.errors import NotConvertible
 from lorahub.merging.adapters import Made
 from lorahub.merging.as_lora import as_lora
-from lorahub.merging.low_rank import Limit, of_blocks
+from lorahub.merging.low_rank import Limit, of_blocks, product_of
+from lorahub.merging.steps import Hadamard, Product
 from merging.test_against_peft import MERGED, merge, write_pair
 from numpy.typing import NDArray
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 EXACT = frozenset(
     "adalora gaussian hra hra-gram-schmidt loha-all lokr-both lokr-conv lokr-factor tokens-with-lora trainable-tokens "
@@ -183,3 +184,26 @@ def test_memory_is_that_of_the_update_and_of_the_smaller_square(shape: tuple[int
     _, most = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert most <= whole.nbytes + 6 * 8 * min(shape) ** 2
+
+
+@pytest.mark.parametrize("name", ["dora", "lora", "lokr-factor"])
+def test_what_is_no_number_is_refused(name: str, tmp_path: Path) -> None:
+    base, adapter = write_pair(name, tmp_path, torch.float32)
+    file = adapter / "adapter_model.safetensors"
+    tensors = load_file(file)
+    next(tensor for tensor in tensors.values() if tensor.ndim > 1)[0, 0] = float("nan")
+    save_file(tensors, file, {"format": "pt"})
+    for limit in (Limit(RANK), Limit(keep=0.9)):
+        with pytest.raises(NotConvertible, match="NaN"):
+            converted(base, adapter, tmp_path / "lora", limit)
+
+
+def test_two_products_of_a_large_rank_are_not_made_one() -> None:
+    generator = np.random.default_rng(0)
+    one, two = (Product(generator.normal(size=(16, 600)), generator.normal(size=(600, 16))) for _ in range(2))
+    tracemalloc.start()
+    found = product_of(Hadamard(one, two))
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert found is None
+    assert most < 1 << 20

@@ -227,4 +227,8 @@ def _shaped(module: str, change: Change, product: Product, bias: Array | None) -
 
 
 def _written(factor: "Matrix") -> Array:
-    return Array("F32", np.ascontiguousarray(factor).astype("<f4"))
+    with np.errstate(over="ignore"):
+        values = np.ascontiguousarray(factor).astype("<f4")
+    if not np.isfinite(values).all():
+        raise NotConvertible("a factor is beyond F32", hint="look for NaN or infinity")
+    return Array("F32", values)

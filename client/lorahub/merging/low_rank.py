@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from lorahub.errors import NotConvertible
 from lorahub.merging.steps import Hadamard, Kronecker, Product, Step
 
 if TYPE_CHECKING:
@@ -60,16 +61,30 @@ def product_of(step: Step) -> Product | None:
     if isinstance(step, Product):
         return step
     if isinstance(step, Hadamard):
-        return _thin(_face_splitting(step.one.left, step.two.left), _face_splitting(step.one.right.T, step.two.right.T))
+        one, two, rows = step.one, step.two, len(step.one.left)
+        if not _is_thin(one, two, (rows, step.one.right.shape[1])):
+            return None  # the factors would be larger than what they make
+        right = _face_splitting(one.right.T, two.right.T).T
+        return Product(_face_splitting(one.left, two.left), np.ascontiguousarray(right))
     if isinstance(step, Kronecker):
+        _refuse_not_finite(step.one, step.two)
         one, two = _thin_factors(step.one), _thin_factors(step.two)
-        return _thin(_kron(one.left, two.left), _kron(one.right, two.right).T)
+        shape = len(step.one) * len(step.two), step.one.shape[1] * step.two.shape[1]
+        if not _is_thin(one, two, shape):
+            return None
+        return Product(_kron(one.left, two.left), _kron(one.right, two.right))
     return None
 
 
-def _thin(left: "Matrix", right: "Matrix") -> Product | None:
-    """Left (n, r) · right (m, r)ᵀ, unless it isn't thinner than what it makes."""
-    return Product(left, np.ascontiguousarray(right.T)) if left.shape[1] < min(len(left), len(right)) else None
+def _is_thin(one: Product, two: Product, shape: tuple[int, int]) -> bool:
+    """Whether the rank of their product of products is below what a matrix of this shape may have."""
+    return bool(one.left.shape[1] * two.left.shape[1] < min(shape))
+
+
+def _refuse_not_finite(*matrices: "Matrix") -> None:
+    """Raises `NotConvertible`: a decomposition of NaN never ends, or is none."""
+    if not all(np.isfinite(matrix).all() for matrix in matrices):
+        raise NotConvertible("an update has NaN or infinity", hint="train it again: no runtime gets along with it")
 
 
 def _face_splitting(one: "Matrix", two: "Matrix") -> "Matrix":
@@ -89,6 +104,7 @@ def _thin_factors(matrix: "Matrix") -> Product:
 
 def of_product(product: Product, limit: Limit) -> Approximation:
     """The best of what is a product already, by the decomposition of a small core."""
+    _refuse_not_finite(product.left, product.right)
     left, outer = np.linalg.qr(product.left)
     right, inner = np.linalg.qr(product.right.T)
     u, s, v = np.linalg.svd(outer @ inner.T)
@@ -105,7 +121,9 @@ def of_blocks(shape: tuple[int, int], blocks: "Blocks", limit: Limit) -> Approxi
     """The best of ΔW (rows, columns), which `blocks` gives from the first row to the last, each time it is asked."""
     rows, columns = shape
     is_tall = columns <= rows
-    squares, vectors = np.linalg.eigh(_gram(shape, blocks) if is_tall else _outer_gram(shape, blocks))
+    gram = _gram(shape, blocks) if is_tall else _outer_gram(shape, blocks)
+    _refuse_not_finite(gram)
+    squares, vectors = np.linalg.eigh(gram)
     squares, vectors = np.maximum(squares[::-1], 0.0), vectors[:, ::-1]
     size = float(squares.sum())
     if not size:
