@@ -75,3 +75,17 @@ def test_pull_for_a_runtime_makes_a_lora_where_a_loss_is_allowed(
     assert 0 < result["error"] <= 0.1
     config = json.loads((tmp_path / "out" / "adapter_config.json").read_text())
     assert (config["use_dora"], config["r"]) == (False, result["rank"])
+
+
+def test_a_lora_that_the_runtime_refuses_too_is_not_written(
+    registry: Registry, user: tuple[str, str], tmp_path: Path
+) -> None:
+    name, token = user
+    base = write_base(CASES["lora-up-bias"].base, tmp_path / "base")
+    write(CASES["lora-up-bias"], tmp_path / "adapter")
+    with Hub(registry.url, token=token) as hub:
+        hub.push(tmp_path / "adapter", f"{name}/biased")
+    for_vllm = ("pull", f"{name}/biased@v1", "out", "--for", "vllm", "--base", str(base), "--lossy", "0.1")
+    told = run(registry, token, tmp_path, *for_vllm, code=7)
+    assert "bias" in told.stderr
+    assert not (tmp_path / "out").exists()

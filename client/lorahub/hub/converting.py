@@ -56,23 +56,7 @@ def approximate_to(
     Raises what `as_lora` raises, and what opening the source and its base does.
     """
     files = FolderFiles(sources.fetch(source, is_of_an_adapter).folder)
-    adapter = read_adapter(files)
-    spec = base or adapter.claim.name
-    if not spec or (base is None and not may_look_up(spec)):
-        raise NotConvertible("the adapter doesn't name a base that can be looked up", hint="name it: --base BASE")
-    shown = progress or Silence()
-    with Merger(sources) as merger:
-        opened = merger.base_files(spec, is_dry=not needs_weights(adapter))
-        made = as_lora(
-            files,
-            opened,
-            None if target == LORA else target,  # type: ignore[arg-type]  # click knows the targets
-            limit=limit,
-            base_name=spec,
-            begin=partial(shown.begin, "converting"),
-            advance=shown.advance,
-        )
-        shown.end()
+    made = _approximated(sources, files, target, base, limit, progress or Silence())
     return Converted(folder, target, _written(made.files, folder), made)
 
 
@@ -91,15 +75,40 @@ def convert_for(
     Raises `NotConvertible` for what the runtime wouldn't load, or would load wrong.
     """
     files = FolderFiles(sources.fetch(source, is_of_an_adapter).folder)
+    form = runtime.form
     try:
-        made = _converted(files, runtime.form, base, Bases(sources))
+        made = _converted(files, form, base, Bases(sources))
         _refuse_unloadable(made, runtime)
     except NotConvertible:
         if lossy is None:
             raise
-        limit = Limit(keep=1 - lossy**2)
-        return approximate_to(sources, source, folder, runtime.form, base, limit=limit, progress=progress)
-    return Converted(folder, runtime.form, _written(made, folder))
+    else:
+        return Converted(folder, form, _written(made, folder))
+    lora = _approximated(sources, files, form, base, Limit(keep=1 - lossy**2), progress or Silence())
+    _refuse_unloadable(lora.files, runtime)
+    return Converted(folder, form, _written(lora.files, folder), lora)
+
+
+def _approximated(
+    sources: Sources, files: FolderFiles, target: str, base: str | None, limit: Limit, shown: Progress
+) -> Made:
+    adapter = read_adapter(files)
+    spec = base or adapter.claim.name
+    if not spec or (base is None and not may_look_up(spec)):
+        raise NotConvertible("the adapter doesn't name a base that can be looked up", hint="name it: --base BASE")
+    with Merger(sources) as merger:
+        opened = merger.base_files(spec, is_dry=not needs_weights(adapter))
+        made = as_lora(
+            files,
+            opened,
+            None if target == LORA else target,  # type: ignore[arg-type]  # click knows the targets
+            limit=limit,
+            base_name=spec,
+            begin=partial(shown.begin, "converting"),
+            advance=shown.advance,
+        )
+        shown.end()
+    return made
 
 
 def _refuse_unloadable(made: Mapping[str, bytes], runtime: Runtime) -> None:
