@@ -32,17 +32,8 @@ def commands() -> str:
         for name in names:
             found = command_line.cli.get_command(context, name)
             assert found is not None
-            parts += (_command(path, one) for path, one in leaves(found, name))
+            parts += (_command(path, one) for path, one in command_line.leaves(found, name))
     return "\n".join(parts)
-
-
-def leaves(command: click.Command, path: str) -> Iterator[tuple[str, click.Command]]:
-    """The commands that do something, each with all words of its name."""
-    if isinstance(command, click.Group):
-        for name, inner in command.commands.items():
-            yield from leaves(inner, f"{path} {name}")
-    else:
-        yield path, command
 
 
 def _command(path: str, command: click.Command) -> str:

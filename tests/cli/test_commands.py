@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import redirect_stdout
 from pathlib import Path
@@ -109,17 +109,8 @@ def test_every_command_has_help_of_its_own() -> None:
         assert f"lorahub {name}" in said.getvalue()
 
 
-def leaves(command: click.Command, path: str) -> Iterator[tuple[str, click.Command]]:
-    """Every command that does something, by its words."""
-    if isinstance(command, click.Group):
-        for name, inner in command.commands.items():
-            yield from leaves(inner, f"{path} {name}")
-    else:
-        yield path, command
-
-
 def every_command() -> dict[str, click.Command]:
-    from lorahub.cli.main import COMMANDS, cli
+    from lorahub.cli.main import COMMANDS, cli, leaves
 
     found: dict[str, click.Command] = {}
     for name in COMMANDS:

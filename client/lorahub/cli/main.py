@@ -9,7 +9,7 @@ import importlib
 import io
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import click
 
@@ -129,6 +129,15 @@ def cli(ctx: click.Context, /, **flags: object) -> None:
     `lorahub COMMAND --help` has options and examples.
     """
     ctx.obj = flags
+
+
+def leaves(command: click.Command, path: str) -> Iterator[tuple[str, click.Command]]:
+    """Every command that does something, by all words of its name."""
+    if isinstance(command, click.Group):
+        for name, inner in command.commands.items():
+            yield from leaves(inner, f"{path} {name}")
+    else:
+        yield path, command
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
