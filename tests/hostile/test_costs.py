@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 def costs() -> list[dict[str, Any]]:
     if not sys.platform.startswith("linux"):
         pytest.skip("memory and CPU of another process are read from /proc")
-    command = [sys.executable, ROOT / "benchmarks/costs.py", "--json", "--rounds", "2"]
+    command = [sys.executable, ROOT / "benchmarks/costs.py", "--json", "--rounds", "3"]
     measured = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
     assert measured.returncode == 0, measured.stderr
     found: list[dict[str, Any]] = json.loads(measured.stdout)
