@@ -24,6 +24,7 @@ from lorahub.errors import (
     InvalidUsage,
     NotFound,
     Refusal,
+    RegistryUnreachable,
     TooManyRequests,
     Unavailable,
 )
@@ -139,7 +140,8 @@ class Checker:
         self._evaluate = evaluate
         self._progress = progress or Silence()
         self._bases = Bases(sources)
-        self._opened: dict[str, list[OpenedBase]] = {}
+        self._opened: dict[str, list[OpenedBase] | Refusal | Unavailable] = {}
+        self._unreached: dict[str, RegistryUnreachable] = {}
         self._opening = threading.RLock()
         self._remotes: list[RemoteFiles] = []
         self.project = read_checks() if project is None else project
@@ -165,7 +167,7 @@ class Checker:
     def bytes_read(self) -> int:
         """Of headers, over the network."""
         return sum(one.bytes_read for one in self._remotes) + sum(
-            one.bytes_read for opened in self._opened.values() for one in opened
+            one.bytes_read for opened in self._opened.values() if isinstance(opened, list) for one in opened
         )
 
     # --- rows ---------------------------------------------------------------------------------------------------------
@@ -294,7 +296,7 @@ class Checker:
     def _contents(self, asked: CheckEntry) -> Contents:
         if asked.broken is not None:
             raise asked.broken
-        opened = self._sources.open(asked.source)
+        opened = self._asking(asked.source, lambda: self._sources.open(asked.source))
         if isinstance(opened, FolderFiles):
             raise InvalidUsage(f"{asked.source} is here; what is locked is on a registry or the Hub")
         return opened.contents
@@ -305,9 +307,21 @@ class Checker:
         """Raises what is wrong with the entry, and what reading it raises."""
         if asked.broken is not None:
             raise asked.broken
-        opened = self.adapter(asked.source)
-        adapter = read_adapter(opened.files)
+        opened = self._asking(asked.source, lambda: self.adapter(asked.source))
+        adapter = self._asking(asked.source, lambda: read_adapter(opened.files))
         return _Subject(asked, opened, adapter, tuple(self._beside(asked, opened, adapter)))
+
+    def _asking(self, spec: str, act: Callable[[], T]) -> T:
+        """What couldn't be reached once isn't tried again for every other entry."""
+        endpoint = self._sources.endpoint_of(spec)
+        if endpoint is not None and endpoint in self._unreached:
+            raise self._unreached[endpoint]
+        try:
+            return act()
+        except RegistryUnreachable as fault:
+            if endpoint is not None:
+                self._unreached[endpoint] = fault
+            raise
 
     def adapter(self, spec: str) -> OpenedAdapter:
         """A folder, a file, a reference of a registry or of the Hub. Raises what `Sources` does."""
@@ -322,16 +336,25 @@ class Checker:
         return OpenedAdapter(spec, opened, contents=opened.contents)
 
     def bases(self, spec: str) -> list[BaseLayout]:
-        """All that the name stands for, newest first."""
+        """All that the name stands for, newest first. What couldn't be read once is as it was for every adapter."""
         with self._opening:
             if spec not in self._opened:
-                place = local_place(spec)
-                if self.level == "drift" and place is not None:
-                    folder = self._sources.fetch(place).folder
-                    self._opened[spec] = [OpenedBase(hash_folder(folder, self._progress), "folder")]
-                else:
-                    self._opened[spec] = self._bases.revisions(spec)
-            return [opened.base for opened in self._opened[spec]]
+                self._opened[spec] = self._open_base(spec)
+            opened = self._opened[spec]
+        if isinstance(opened, Refusal | Unavailable):
+            raise opened
+        return [one.base for one in opened]
+
+    def _open_base(self, spec: str) -> list[OpenedBase] | Refusal | Unavailable:
+        place = local_place(spec)
+        try:
+            if self.level == "drift" and place is not None:
+                return [OpenedBase(hash_folder(self._sources.fetch(place).folder, self._progress), "folder")]
+            return self._asking(spec, lambda: self._bases.revisions(spec))
+        except Refusal as refusal:
+            return refusal
+        except Unavailable as fault:
+            return fault
 
     def _beside(self, asked: CheckEntry, opened: OpenedAdapter, adapter: Adapter) -> Iterator[Finding]:
         if opened.yanked is not None:
@@ -381,7 +404,8 @@ class Checker:
         except (NotFound, InvalidBaseModel, InvalidUsage):
             return name, []
         except (Unavailable, TooManyRequests) as error:
-            error.hint = f"{error.hint}; --base names the base, --level metadata looks for none"
+            if "--level metadata" not in str(error.hint):
+                error.hint = f"{error.hint}; --base names the base, --level metadata looks for none"
             raise
 
     # --- one adapter and one base -------------------------------------------------------------------------------------

@@ -150,6 +150,15 @@ class Sources:
             hint="a repository of another registry is written lorahub://host/namespace/name",
         )
 
+    def endpoint_of(self, source: str) -> str | None:
+        """The address that is asked for it; None for what is here, and for what is no name."""
+        if local_place(source) is not None:
+            return None
+        try:
+            return self.origin_of(self.reference(source)).endpoint
+        except InvalidReference:
+            return None
+
     # --- its files ----------------------------------------------------------------------------------------------------
 
     def open(self, source: str | Path | Reference) -> FolderFiles | RemoteFiles:
