@@ -1,13 +1,14 @@
 """The base that is trained on: a folder, `hf:org/name[@revision]`, or a repository here; every byte hashed."""
 
 import hashlib
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from lorahub.adapters.base_model import BaseLayout
+from lorahub.adapters.beside import facts_beside
+from lorahub.adapters.files import FolderFiles
 from lorahub.errors import BaseNotFound, InvalidReference
 from lorahub.hub.bases import hash_folder
 from lorahub.hub.hub import Hub
@@ -34,12 +35,8 @@ class Base:
         return replace(base, name=self.name, names=names, revision=self.revision)
 
     def facts(self) -> dict[str, Any]:
-        """What an adapter depends on beside the weights: sha256 of config and tokenizer, null where there is none."""
-        return {
-            "config": sha256_of(self.folder / "config.json"),
-            "tokenizer": sha256_of(self.folder / "tokenizer.json") or sha256_of(self.folder / "tokenizer.model"),
-            "chat_template": _template(self.folder),
-        }
+        """What an adapter depends on beside the weights, null where there is none."""
+        return {"config": sha256_of(self.folder / "config.json"), **facts_beside(FolderFiles(self.folder))}
 
 
 def find_base(spec: str, name: str | None, hub: Callable[[], Hub]) -> Base:
@@ -66,13 +63,3 @@ def sha256_of(path: Path) -> str | None:
         return None
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _template(folder: Path) -> str | None:
-    alone = sha256_of(folder / "chat_template.jinja")
-    try:
-        settings = json.loads((folder / "tokenizer_config.json").read_bytes())
-    except (OSError, ValueError):
-        return alone
-    inside = settings.get("chat_template") if isinstance(settings, dict) else None
-    return alone or (hashlib.sha256(inside.encode()).hexdigest() if isinstance(inside, str) else None)
