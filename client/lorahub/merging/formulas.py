@@ -64,11 +64,15 @@ def refuse_unmergeable(update: Update, change: BaseChange | None, *, is_stack: b
         )
     if change is not None and change.taken is None:
         raise NotMergeable(f"{change.setting}: {change.why}", hint=_CONVERT)
-    if "rotation" in update.tensors and len(update.tensors["rotation"].shape) not in _ROTATIONS[update.method]:
+    if "rotation" in update.tensors and not _is_rotation(update.tensors["rotation"].shape, update.method):
         shape = list(update.tensors["rotation"].shape)
         raise NotMergeable(f"{update.module}: {shape} is no shape of {update.method}'s", hint="save the adapter again")
     if is_stack and (update.method != "lora" or update.is_dora):
         raise NotMergeable(f"{update.module} is a stack of experts with {update.method}", hint="use plain LoRA")
+
+
+def _is_rotation(shape: tuple[int, ...], method: str) -> bool:
+    return len(shape) in _ROTATIONS[method] and (len(shape) == 2 or shape[-1] == shape[-2])
 
 
 def needs_whole(update: Update, change: BaseChange | None) -> bool:
@@ -285,6 +289,11 @@ def _vera(case: _Case) -> Step:
     """ΔW = (λ_b ∘ B) · (λ_d ∘ A), both shared by all modules (arXiv:2310.11454)."""
     out, width = case.out_in
     down, up = case.roles["shared_down"], case.roles["shared_up"]
+    rank = len(case.roles["lambda_d"])
+    if down.ndim != 2 or up.ndim != 2 or (len(down), up.shape[1]) != (rank, rank):
+        raise NotMergeable(f"{case.update.module}: the projections have another rank", hint="save the adapter again")
+    if len(up) < out or down.shape[1] < width:
+        raise _too_small(case)
     left = case.roles["lambda_b"][:, None] * up[:out]
     return Product(left * case.scale, case.roles["lambda_d"][:, None] * down[:, :width])
 
@@ -380,19 +389,20 @@ def _randlora(case: _Case) -> Step:
         )
     down, up = case.roles["shared_down"], case.roles["shared_up"]
     rank = len(lambdas)
-    if (
-        (len(down), len(down[0]), up.shape[2:]) != (rank, 1, (rank,))
-        or min(down.shape[2], gammas.shape[1]) < small
-        or len(up) < large
-        or up.shape[1] < count
-    ):
-        raise NotMergeable(
-            f"{case.update.module}: the bases are smaller than the weight", hint="save the adapter again"
-        )
+    if down.shape[:-1] != (rank, 1) or up.ndim != 3 or up.shape[2] != rank:
+        raise NotMergeable(f"{case.update.module}: the bases have another rank", hint="save the adapter again")
+    if min(down.shape[2], gammas.shape[1]) < small or len(up) < large or up.shape[1] < count:
+        raise _too_small(case)
     down, up = lambdas[:, :, None] * down[:, :, :small] * gammas[None, :, :small], up[:large, :count]
     left, right = up.reshape(large, -1), down.reshape(-1, small)  # PEFT's order, though the two have another
     product = Product(left * case.scale, right)
     return product if small == width else product.flipped
+
+
+def _too_small(case: _Case) -> NotMergeable:
+    return NotMergeable(
+        f"{case.update.module}: what all modules share is smaller than the weight", hint="save the adapter again"
+    )
 
 
 def _shira(case: _Case) -> Step:
@@ -530,6 +540,11 @@ def _boft(case: _Case) -> Step:
     skew = (raw - raw.transpose(0, 1, 3, 2)) / 2
     unit = np.eye(raw.shape[-1])
     levels, count, size = raw.shape[:3]
+    if levels > 1 and (count % 2 ** (levels - 1) or size % 2):
+        raise NotMergeable(
+            f"{case.update.module}: {levels} levels are no butterfly of {count} blocks of {size}",
+            hint="save the adapter again",
+        )
     steps: list[Step] = []
     for level in range(levels):
         step: Step = Rotation((unit - skew[level]) @ np.linalg.inv(unit + skew[level]))
