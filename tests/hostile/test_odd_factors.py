@@ -28,12 +28,32 @@ METHODS = {
     "IA3": {"ia3_l": (16, 1)},
     "LORA": {"lora_A.weight": (2, 16), "lora_B.weight": (16, 2), "lora_magnitude_vector": (16,)},
     "ADALORA": {"lora_A": (2, 16), "lora_B": (16, 2), "lora_E": (2, 1)},
+    "DELORA": {"delora_A": (2, 16), "delora_B": (16, 2), "delora_lambda": (1,), "delora_w_norm": (16,)},
+    "MISS": {"miss_block": (4, 16)},
+    "GRALORA": {
+        "gralora_A": (2, 8, 4),
+        "gralora_B": (2, 4, 8),
+        "gralora_A_general.weight": (2, 16),
+        "gralora_B_general.weight": (16, 2),
+    },
+    "C3A": {"c3a_kernel": (4, 4, 4)},
+    "VBLORA": {"vblora_logits_A": (2, 4, 8), "vblora_logits_B": (4, 2, 8), "vblora_vector_bank": (8, 4)},
+    "RANDLORA": {
+        "randlora_lambda": (2, 8),
+        "randlora_gamma": (8, 16),
+        "randlora_A": (2, 1, 16),
+        "randlora_B": (16, 8, 2),
+    },
 }
-SHARED = ("vera_A", "vera_B")
+SHARED = ("vblora_vector_bank", "randlora_A", "randlora_B", "vera_A", "vera_B")
 SETTINGS = {
     "fan_in_fan_out": (False, False, True),
     "apply_GS": (False, True),
     "use_dora": (True, False),
+    "topk": (0, -1, 2, 100, "x", 1e300),
+    "hybrid_r": (0, -4, 2),
+    "init_weights": (True, "mini", "bat"),
+    "randlora_alpha": (0, 640, None),
     "r": (0, 1, 2, 4),
 }
 BASE = BytesFiles(

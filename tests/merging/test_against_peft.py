@@ -22,10 +22,7 @@ from lorahub.merging.plan import Ingredients, MergePlan
 from lorahub.merging.recipe import Ingredient, Recipe
 from safetensors.torch import load_file, save_file
 
-REFUSED = frozenset(
-    "vera-no-projection fourierft miss vblora randlora road c3a delora gralora prompt p-tuning prefix "
-    "adaption-prompt".split()
-)
+REFUSED = frozenset("vera-no-projection fourierft road prompt p-tuning prefix adaption-prompt".split())
 """Not weights, or made of random numbers that the file doesn't hold."""
 PEFT_CANT = frozenset({"lora-replicated"})
 PEFT_IS_WRONG = frozenset({"lora-tied-head"})
@@ -140,6 +137,9 @@ TWICE_ROUNDED = (
     *(name for name in CASES if name.startswith("lora-experts")),
     "lora-embedding",
     "lora-gpt2-embedding",
+    "c3a",
+    "delora",
+    "randlora",
 )
 """PEFT rounds ΔW to BF16 before it adds it, and then the sum."""
 

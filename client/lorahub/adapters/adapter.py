@@ -47,6 +47,23 @@ ROLES = MappingProxyType(
         "values": "(n), at `indices` (2, n)",
         "indices": "rows and columns, whole numbers",
         "spectrum": "(n), of FourierFT and WaveFT",
+        "strength": "(1), of DeLoRA: how far it goes, over the rank",
+        "input_norm": "(in), the norms of the base's columns",
+        "block": "(rank, out) of MiSS, or fewer columns that repeat; (out / rank, rank, rank) of its bat",
+        "down_blocks": "(k, in / k, rank), of GraLoRA",
+        "up_blocks": "(k, rank, out / k)",
+        "kernel": "(out / b, in / b, b), of C3A",
+        "bank": "(n, length), vectors of all modules together, of VB-LoRA",
+        "down_logits": "(rank, in / length, n), over the bank's vectors",
+        "up_logits": "(out / length, rank, n)",
+        "down_choices": "(rank, in / length, k), numbers of vectors in place of logits",
+        "down_shares": "(rank, in / length, k − 1), what each has; the last has the rest",
+        "up_choices": "(out / length, rank, k)",
+        "up_shares": "(out / length, rank, k − 1)",
+        "lambda_r": "(rank, bases), of RandLoRA",
+        "copied_down": "a module's own copy of shared_down",
+        "copied_up": "a module's own copy of shared_up",
+        "gamma": "(bases, in or out, whichever is smaller)",
         "weight": "the whole of what is added",
         "double": "a second copy of it",
         "alpha": "a number; the scale has it already",
@@ -104,7 +121,9 @@ class Update:
     parameters: tuple[str, ...] = ("weight",)
     turn: int = 0
     terms: int | None = None
-    """How many terms OFT's series has, which stands for Cayley's transform; None for the transform itself."""
+    """How many terms OFT's series has, which stands for Cayley's transform; None for the transform itself. Of VB-LoRA,
+    how many vectors are added up in each place.
+    """
     is_orthonormal: bool = False
     """Whether HRA's reflections are made orthogonal to each other."""
 

@@ -16,7 +16,9 @@ from lorahub.errors import NotMergeable
 from lorahub.merging.factors import FactorReader
 from lorahub.merging.steps import (
     Added,
+    BlockProducts,
     Chain,
+    Circulant,
     ColumnFactors,
     Flipped,
     Hadamard,
@@ -42,12 +44,15 @@ if TYPE_CHECKING:
 
 Roles = Mapping[str, "Matrix"]
 
-ADDITIVE = frozenset({"lora", "adalora", "loha", "lokr", "vera", "shira", "full"})
+ADDITIVE = frozenset("lora adalora loha lokr vera shira full delora miss gralora c3a vblora randlora".split())
 """Methods whose ΔW doesn't depend on W, unless they are DoRA or change the base."""
 
 MERGEABLE = ADDITIVE | {"ia3", "oft", "boft", "hra", "hira"}
 _ROTATIONS = {"oft": (2,), "boft": (3, 4)}
 """Dimensions of their rotations."""
+_PLAIN = frozenset({"lora", "adalora", "vera", "full", "delora", "miss", "vblora", "randlora"})
+"""Methods whose step is a product, or a matrix that is read."""
+_NOT_LOADED = frozenset("indices alpha ignored weight down_choices up_choices copied_down copied_up".split())
 _CONVERT = "save it with PEFT's path_initial_model_for_weight_conversion, which makes a plain LoRA of it"
 
 
@@ -76,7 +81,7 @@ def needs_whole(update: Update, change: BaseChange | None) -> bool:
         return True  # blocks turn outputs
     if update.is_dora:
         return update.transposed or update.kind is Kind.EMBEDDING or "input_magnitude" in update.tensors
-    return update.transposed and update.method in ("oft", "boft", "hra", "lokr")
+    return update.transposed and update.method in ("oft", "boft", "hra", "lokr", "gralora", "c3a")
 
 
 def is_additive(update: Update, change: BaseChange | None) -> bool:
@@ -110,7 +115,7 @@ def arrays_of(update: Update, change: BaseChange | None) -> float:
     if change is not None:
         return 8  # a decomposition of the weight
     turned = 2 if update.transposed and needs_whole(update, change) else 0
-    return turned + (1 if update.method in ("lora", "adalora", "vera", "full") else 3)
+    return turned + (1 if update.method in _PLAIN else 3)
 
 
 def step_of(
@@ -125,15 +130,22 @@ def step_of(
 
     Raises `NotMergeable` where factors are missing.
     """
-    roles = {
-        role: factors.load(entry)
-        for role, entry in update.tensors.items()
-        if role not in ("indices", "alpha", "ignored", "weight")
-    }
+    roles = {role: factors.load(entry) for role, entry in update.tensors.items() if role not in _NOT_LOADED}
     if len(update.shape) == 3 and update.kind is Kind.LINEAR and update.method == "lora":
         return _experts(update, roles, update.scale * weight, is_turned=to.turns(update.shape))
     step = _MAKERS[update.method](_Case(update, roles, factors, change, to.shape, update.scale * weight))
-    return oriented(step) if update.transposed and update.kind is Kind.LINEAR else step
+    step = oriented(step) if update.transposed and update.kind is Kind.LINEAR else step
+    if isinstance(step, Product):
+        _refuse_another_shape(update, step, to)
+    return step
+
+
+def _refuse_another_shape(update: Update, step: Product, to: Weight) -> None:
+    made, asked = (len(step.left), step.right.shape[1]), (to.shape[0], prod(to.shape[1:]))
+    if made != asked:
+        raise NotMergeable(
+            f"{update.module}: its factors make {list(made)}, the weight is {list(to.shape)}", hint="save it again"
+        )
 
 
 def oriented(step: Step) -> Step:
@@ -282,8 +294,115 @@ def _vera(case: _Case) -> Step:
     if down.ndim != 2 or up.ndim != 2 or (len(outputs), len(down), up.shape[1]) != (out, rank, rank):
         raise NotMergeable(f"{case.update.module}: its factors don't fit each other", hint="save the adapter again")
     if len(up) < out or down.shape[1] < width:
-        raise NotMergeable(f"{case.update.module}: the projections are too small for it", hint="save the adapter again")
+        raise _too_small(case)
     return Product(outputs[:, None] * up[:out] * case.scale, ranks[:, None] * down[:, :width])
+
+
+def _delora(case: _Case) -> Step:
+    """ΔW = λ/r · B · diag(1 / (‖Aᵢ‖ ‖Bⁱ‖)) · A, each input times the norm of the base's column (arXiv:2503.18225)."""
+    down, up = _matrices(case)
+    norms = np.maximum(np.linalg.norm(down, axis=1), _LEAST_NORM) * np.maximum(np.linalg.norm(up, axis=0), _LEAST_NORM)
+    strength = float(case.roles["strength"].reshape(-1)[0]) / len(down)
+    return Product(up * (case.scale * strength / norms), down * case.roles["input_norm"].reshape(-1))
+
+
+_LEAST_NORM = 1e-4
+
+
+def _matrices(case: _Case) -> tuple["Matrix", "Matrix"]:
+    """Down (r, in), up (out, r), of methods that know no convolutions."""
+    down, up = case.roles["down"], case.roles["up"]
+    if down.ndim != 2 or up.ndim != 2 or len(down) != up.shape[1]:
+        raise NotMergeable(f"{case.update.module}: its factors have no rank in common", hint="save the adapter again")
+    return down, up
+
+
+def _miss(case: _Case) -> Step:
+    """Each run of r inputs gets the same r columns, block (r, out) (arXiv:2409.15371); "mini" repeats its columns."""
+    block, (out, width) = case.roles["block"], case.out_in
+    if block.ndim == 3:
+        raise NotMergeable(f"{case.update.module}: MiSS's bat depends on the base", hint="merge it with PEFT")
+    if out % block.shape[1]:
+        raise NotMergeable(
+            f"{case.update.module}: {block.shape[1]} columns don't repeat to {out}", hint="save it again"
+        )
+    left = np.tile(block, (1, out // block.shape[1])).T
+    return Product(left * case.scale, np.tile(np.eye(len(block)), (1, -(-width // len(block))))[:, :width])
+
+
+def _gralora(case: _Case) -> Step:
+    """A LoRA of rank r / k for each of k · k blocks, and one of all of them."""
+    count, _, rank = case.roles["down_blocks"].shape
+    if rank % count:
+        raise NotMergeable(
+            f"{case.update.module}: rank {rank} is not for {count} blocks", hint="save the adapter again"
+        )
+    step: Step = BlockProducts(case.roles["down_blocks"], case.roles["up_blocks"] * case.scale)
+    if "up" in case.roles and "down" in case.roles:
+        down, up = _matrices(case)
+        every = Product(up * case.scale, down)
+        if (len(every.left), every.right.shape[1]) != case.out_in:
+            raise NotMergeable(f"{case.update.module}: its second LoRA is for another shape", hint="save it again")
+        step = Chain([step, every])
+    return step
+
+
+def _c3a(case: _Case) -> Step:
+    """Circulant blocks, over the number of inputs."""
+    return Circulant(case.roles["kernel"] * (case.scale / case.out_in[1]))
+
+
+def _vblora(case: _Case) -> Step:
+    """Both factors are made of a bank's vectors: the k of the largest logits, by softmax (arXiv:2405.15179)."""
+    down, up = (_of_bank(case, side) for side in ("down", "up"))
+    left = up.transpose(0, 2, 1).reshape(-1, up.shape[1])
+    return Product(left * case.scale, down.reshape(len(down), -1))
+
+
+def _of_bank(case: _Case, side: str) -> "Matrix":
+    """(…, vector length) of (…, vectors of the bank)."""
+    if f"{side}_choices" in case.roles:
+        choices = case.factors.integers(case.update.tensors[f"{side}_choices"])
+        shares = case.roles[f"{side}_shares"]
+        shares = np.concatenate([shares, 1 - shares.sum(axis=-1, keepdims=True)], axis=-1)
+        is_inside = choices.size and 0 <= choices.min() <= choices.max() < len(case.roles["bank"])
+        if shares.shape != choices.shape or not is_inside:
+            raise NotMergeable(f"{case.update.module}: vectors outside the bank", hint="save the adapter again")
+    else:
+        logits = case.roles[f"{side}_logits"]
+        choices = np.argsort(-logits, axis=-1, kind="stable")[..., : case.update.terms or 1]
+        chosen = np.take_along_axis(logits, choices, axis=-1)
+        shares = np.exp(chosen - chosen.max(axis=-1, keepdims=True))
+        shares /= shares.sum(axis=-1, keepdims=True)
+    return np.asarray((shares[..., None] * case.roles["bank"][choices]).sum(axis=-2), np.float64)
+
+
+def _randlora(case: _Case) -> Step:
+    """ΔW = Σₙ Bₙ Λₙ A Γₙ with random A and B that all modules share (arXiv:2502.00987), the smaller side with A."""
+    out, width = case.out_in
+    lambdas, gammas = case.roles["lambda_r"], case.roles["gamma"]
+    small, large, count = min(out, width), max(out, width), len(gammas)
+    if "shared_down" not in case.roles or "shared_up" not in case.roles:
+        raise NotMergeable(
+            f"{case.update.module}: RandLoRA's bases are not in the file (save_projection=false)",
+            hint="save the adapter with save_projection=True",
+        )
+    down, up = case.roles["shared_down"], case.roles["shared_up"]
+    rank = len(lambdas)
+    if down.shape[:-1] != (rank, 1) or up.ndim != 3 or up.shape[2] != rank:
+        raise NotMergeable(f"{case.update.module}: the bases have another rank", hint="save the adapter again")
+    if min(down.shape[2], gammas.shape[1]) < small or len(up) < large or up.shape[1] < count:
+        raise _too_small(case)
+    down, up = lambdas[:, :, None] * down[:, :, :small] * gammas[None, :, :small], up[:large, :count]
+    left, right = up.reshape(large, -1), down.reshape(-1, small)  # PEFT's order, though the two have another
+    product = Product(left * case.scale, right)
+    return product if small == width else product.flipped
+
+
+def _too_small(case: _Case) -> NotMergeable:
+    return NotMergeable(
+        f"{case.update.module}: what all modules share is smaller than the weight", hint="save the adapter again"
+    )
 
 
 def _shira(case: _Case) -> Step:
@@ -472,6 +591,12 @@ _MAKERS: Mapping[str, Callable[[_Case], Step]] = {
     "lokr": _lokr,
     "vera": _vera,
     "shira": _shira,
+    "delora": _delora,
+    "miss": _miss,
+    "gralora": _gralora,
+    "c3a": _c3a,
+    "vblora": _vblora,
+    "randlora": _randlora,
     "full": _full,
     "ia3": _ia3,
     "hira": _hira,

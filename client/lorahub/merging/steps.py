@@ -80,6 +80,43 @@ class Kronecker:
 
 
 @dataclass(frozen=True, slots=True)
+class BlockProducts:
+    """W + a product of rank r / k for each of k · k blocks (GraLoRA; arXiv:2505.20355).
+
+    `down` is (k, columns / k, r), `up` (k, r, rows / k); block (m, n) has part m of down[n] and part n of up[m].
+    """
+
+    down: "Matrix"
+    up: "Matrix"
+
+    def apply(self, rows: "Matrix", start: int) -> "Matrix":
+        count, width, rank = self.down.shape
+        part, height = rank // count, self.up.shape[2]
+        stop = start + len(rows)
+        for m in range(start // height, -(-stop // height)):
+            first, last = max(start, m * height), min(stop, (m + 1) * height)
+            ups = self.up[m, :, first - m * height : last - m * height].T
+            for n in range(count):
+                own = ups[:, n * part : (n + 1) * part] @ self.down[n, :, m * part : (m + 1) * part].T
+                rows[first - start : last - start, n * width : (n + 1) * width] += own
+        return rows
+
+
+@dataclass(frozen=True, slots=True)
+class Circulant:
+    """W + blocks of which row t is `kernel` (rows / b, columns / b, b) of the block, turned by t (C3A; 2407.19342)."""
+
+    kernel: "Matrix"
+
+    def apply(self, rows: "Matrix", start: int) -> "Matrix":
+        size = self.kernel.shape[2]
+        block, turn = np.divmod(np.arange(start, start + len(rows)), size)
+        places = (np.arange(size)[None] - turn[:, None]) % size
+        rows += np.take_along_axis(self.kernel[block], places[:, None], axis=2).reshape(rows.shape)
+        return rows
+
+
+@dataclass(frozen=True, slots=True)
 class Scaled:
     """W ∘ (1 + left · right) (HiRA; openreview TwJrTz9cRS)."""
 

@@ -58,6 +58,26 @@ _SUFFIXES = {
     "hira_B": ("hira", "up"),
     "fourierft_spectrum": ("fourierft", "spectrum"),
     "waveft_spectrum": ("waveft", "spectrum"),
+    "delora_A": ("delora", "down"),
+    "delora_B": ("delora", "up"),
+    "delora_lambda": ("delora", "strength"),
+    "delora_w_norm": ("delora", "input_norm"),
+    "miss_block": ("miss", "block"),
+    "gralora_A": ("gralora", "down_blocks"),
+    "gralora_B": ("gralora", "up_blocks"),
+    "gralora_A_general.weight": ("gralora", "down"),
+    "gralora_B_general.weight": ("gralora", "up"),
+    "c3a_kernel": ("c3a", "kernel"),
+    "vblora_logits_A": ("vblora", "down_logits"),
+    "vblora_logits_B": ("vblora", "up_logits"),
+    "vblora_logits_A_topk_indices": ("vblora", "down_choices"),
+    "vblora_logits_A_topk_weights": ("vblora", "down_shares"),
+    "vblora_logits_B_topk_indices": ("vblora", "up_choices"),
+    "vblora_logits_B_topk_weights": ("vblora", "up_shares"),
+    "randlora_A": ("randlora", "copied_down"),
+    "randlora_B": ("randlora", "copied_up"),
+    "randlora_lambda": ("randlora", "lambda_r"),
+    "randlora_gamma": ("randlora", "gamma"),
     "shira_weight": ("shira", "values"),
     "shira_indices": ("shira", "indices"),
     "ln_tuning_layers.weight": ("ln_tuning", "weight"),
@@ -69,11 +89,19 @@ _SUFFIXES = {
 """What a tensor's name ends in -> (family, role). AdaLoRA's factors have no `.weight`."""
 
 _FLAT_ROLES = frozenset(
-    "up_bias magnitude diagonal lambda_b lambda_d spectrum values weight bias gate factor alpha".split()
+    "up_bias magnitude diagonal lambda_b lambda_d spectrum values weight bias gate factor alpha strength "
+    "input_norm".split()
 )
-_SHARED = {"vera_A": "shared_down", "vera_B": "shared_up"}
+_SHARED = {
+    "vera_A": "shared_down",
+    "vera_B": "shared_up",
+    "randlora_A": "shared_down",
+    "randlora_B": "shared_up",
+    "vblora_vector_bank": "bank",
+}
 """Tensors of no module, for all of them -> role."""
-_OF_NO_UPDATE = ("randlora_A", "randlora_B", "vblora_vector_bank", "pvera_A", "pvera_B")
+_OF_SHARED = frozenset({"vera", "randlora", "vblora"})
+_OF_NO_UPDATE = ("pvera_A", "pvera_B")
 """Tensors of no module, of methods that are known by name only."""
 _METHODS = {
     "LORA": "lora",
@@ -86,6 +114,12 @@ _METHODS = {
     "BOFT": "boft",
     "HRA": "hra",
     "HIRA": "hira",
+    "DELORA": "delora",
+    "MISS": "miss",
+    "GRALORA": "gralora",
+    "C3A": "c3a",
+    "VBLORA": "vblora",
+    "RANDLORA": "randlora",
 }
 _PROMPTS = {"PROMPT_TUNING", "MULTITASK_PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING", "CPT", "CARTRIDGE"}
 _WRAPPERS = frozenset("_orig_mod _fsdp_wrapped_module _fpw_module _checkpoint_wrapped_module _forward_module".split())
@@ -367,20 +401,26 @@ class _Reader:
 
     def _shaped(self, module: str, family: str, tensors: Tensors) -> Update | None:
         """Methods that fix one side of the weight, or none."""
+        shared = self.beside if family == "other" else self.shared if family in _OF_SHARED else {}
+        every = {**tensors, **shared}
         required = _REQUIRED.get(family, ())
-        if not methods.require(tensors, module, required, self.reading, {"rotation": 3} if family == "boft" else None):
+        if family == "vblora":
+            required = ("bank", *(_spelled(tensors, side) for side in ("down", "up")))
+        if not methods.require(every, module, required, self.reading, {"rotation": 3} if family == "boft" else None):
             return None
-        shape, rank = _sides(family, tensors, self.raw, is_feedforward=self.settings.is_feedforward(module))
+        if not all(methods.agree(sizes, module, self.reading) for sizes in _equal_sizes(family, every)):
+            return None
+        shape, rank = _sides(family, every, self.raw, is_feedforward=self.settings.is_feedforward(module))
         method = family if family != "other" else (self.config.peft_type or "other").lower()
-        shared = {"vera": self.shared, "other": self.beside}.get(family, {})
         return Update(
             module,
             method,
-            {**tensors, **shared},
+            every,
             shape,
             rank,
+            self.settings.scale_of(family, rank),
             transposed=self._is_transposed(),
-            terms=self.settings.terms if family == "oft" else None,
+            terms=self.settings.terms_of(family),
             is_orthonormal=family == "hra" and self.raw.get("apply_GS") is True,
         )
 
@@ -725,25 +765,94 @@ _REQUIRED = {
     "shira": ("values", "indices"),
     "fourierft": ("spectrum",),
     "waveft": ("spectrum",),
+    "delora": ("down", "up", "strength", "input_norm"),
+    "miss": ("block",),
+    "gralora": ("down_blocks", "up_blocks"),
+    "c3a": ("kernel",),
+    "randlora": ("lambda_r", "gamma"),
 }
 
+_EQUAL: Mapping[str, tuple[tuple[tuple[str, int], ...], ...]] = {
+    "delora": ((("down", 0), ("up", 1)), (("down", 1), ("input_norm", 0))),
+    "gralora": (
+        (("down_blocks", 0), ("up_blocks", 0)),
+        (("down_blocks", 2), ("up_blocks", 1)),
+        (("down", 0), ("up", 1)),
+    ),
+    "vblora": ((("bank", 0), ("down_logits", 2), ("up_logits", 2)), (("down_logits", 0), ("up_logits", 1))),
+    "randlora": ((("lambda_r", 0), ("shared_down", 0), ("shared_up", 2)), (("lambda_r", 1), ("gamma", 0))),
+}
+"""What has to be one number: (role, dimension)."""
 
-def _sides(
-    family: str, tensors: Tensors, raw: Mapping[str, Any], *, is_feedforward: bool
-) -> tuple[tuple[int | None, ...], int | None]:
-    """((out, in) as far as the method fixes them, rank)."""
+
+def _equal_sizes(family: str, tensors: Tensors) -> Iterator[dict[str, int]]:
+    for group in _EQUAL.get(family, ()):
+        yield {role: tensors[role].shape[axis] for role, axis in group if axis < len(_shape(tensors, role))}
+
+
+def _shape(tensors: Tensors, role: str) -> tuple[int, ...]:
+    return tensors[role].shape if role in tensors else ()
+
+
+Sides = tuple[tuple[int | None, ...], int | None]
+"""((out, in) as far as the method fixes them, rank)."""
+
+
+def _sides(family: str, tensors: Tensors, raw: Mapping[str, Any], *, is_feedforward: bool) -> Sides:
     if family == "ia3":
         size = methods.elements(tensors["factor"])
         return ((None, size) if is_feedforward else (size, None)), None
-    if family == "vera":
-        return (tensors["lambda_b"].shape[0], None), tensors["lambda_d"].shape[0]
-    if family == "oft":
-        blocks, triangle = tensors["rotation"].shape[0], tensors["rotation"].shape[-1]
-        width = None if raw.get("block_share") is True else blocks * methods.rotation_size(triangle)
-        return (None, width), None
-    if family == "boft":
-        shape = tensors["rotation"].shape
-        return (tensors["factor"].shape[0], shape[-3] * shape[-1]), None
-    if family == "hra":
-        return (None, tensors["reflections"].shape[0]), tensors["reflections"].shape[1]
-    return (None, None), None
+    return _SIDES[family](tensors, raw) if family in _SIDES else ((None, None), None)
+
+
+def _sides_of_oft(tensors: Tensors, raw: Mapping[str, Any]) -> Sides:
+    blocks, triangle = tensors["rotation"].shape[0], tensors["rotation"].shape[-1]
+    return (None, None if raw.get("block_share") is True else blocks * methods.rotation_size(triangle)), None
+
+
+def _sides_of_boft(tensors: Tensors, _: Mapping[str, Any]) -> Sides:
+    shape = tensors["rotation"].shape
+    return (tensors["factor"].shape[0], shape[-3] * shape[-1]), None
+
+
+def _sides_of_miss(tensors: Tensors, raw: Mapping[str, Any]) -> Sides:
+    """`block` is (rank, out); "mini" repeats the columns it has; "bat" has (out / rank, rank, rank)."""
+    block = tensors["block"].shape
+    if len(block) == 3:
+        return (block[0] * block[1], None), block[1]
+    return (None if raw.get("init_weights") == "mini" else block[1], None), block[0]
+
+
+def _sides_of_gralora(tensors: Tensors, _: Mapping[str, Any]) -> Sides:
+    count, part, rank = tensors["down_blocks"].shape
+    return (count * tensors["up_blocks"].shape[-1], count * part), rank
+
+
+def _sides_of_c3a(tensors: Tensors, _: Mapping[str, Any]) -> Sides:
+    rows, columns, size = tensors["kernel"].shape
+    return (rows * size, columns * size), None
+
+
+def _sides_of_vblora(tensors: Tensors, _: Mapping[str, Any]) -> Sides:
+    down, up = (tensors[_spelled(tensors, side)].shape for side in ("down", "up"))
+    length = tensors["bank"].shape[1]
+    return (up[0] * length, down[1] * length), down[0]
+
+
+def _spelled(tensors: Tensors, side: str) -> str:
+    """Whether its vectors are told by logits, or by the numbers of those that count."""
+    return f"{side}_choices" if f"{side}_choices" in tensors else f"{side}_logits"
+
+
+_SIDES: Mapping[str, Callable[[Tensors, Mapping[str, Any]], Sides]] = {
+    "vera": lambda tensors, _: ((tensors["lambda_b"].shape[0], None), tensors["lambda_d"].shape[0]),
+    "oft": _sides_of_oft,
+    "boft": _sides_of_boft,
+    "hra": lambda tensors, _: ((None, tensors["reflections"].shape[0]), tensors["reflections"].shape[1]),
+    "delora": lambda tensors, _: ((tensors["up"].shape[0], tensors["down"].shape[1]), tensors["down"].shape[0]),
+    "miss": _sides_of_miss,
+    "gralora": _sides_of_gralora,
+    "c3a": _sides_of_c3a,
+    "randlora": lambda tensors, _: ((None, None), tensors["lambda_r"].shape[0]),
+    "vblora": _sides_of_vblora,
+}

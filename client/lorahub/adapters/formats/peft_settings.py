@@ -117,6 +117,21 @@ class PeftSettings:
         root = self.raw.get("use_rslora") is True
         return self.alpha_of(module) / (rank**0.5 if root else rank)
 
+    def scale_of(self, family: str, rank: int | None) -> float:
+        """What methods multiply by that are neither LoRA nor of its kin."""
+        if family == "gralora":
+            hybrid = _number(self.raw.get("hybrid_r"), 0)
+            return _number(self.raw.get("alpha"), 64) / ((rank or self.rank) + hybrid or 1)
+        if family == "randlora":
+            return _number(self.raw.get("randlora_alpha"), 640) / (rank or self.rank or 1)
+        return 1.0
+
+    def terms_of(self, family: str) -> int | None:
+        if family == "vblora":
+            most = self.raw.get("topk")
+            return most if isinstance(most, int) and most > 0 else 2
+        return self.terms if family == "oft" else None
+
     def is_feedforward(self, module: str) -> bool:
         return bool(self._feedforward.match(module))
 
