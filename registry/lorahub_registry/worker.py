@@ -26,7 +26,7 @@ from lorahub_registry.features.overlaps import tasks as overlaps  # noqa: E402
 from lorahub_registry.features.statistics import tasks as statistics  # noqa: E402
 from lorahub_registry.infrastructure import jobs, logs, tracing  # noqa: E402
 from lorahub_registry.infrastructure.backend import Backend  # noqa: E402
-from lorahub_registry.infrastructure.database.bell import Bell  # noqa: E402
+from lorahub_registry.infrastructure.database.bell import Bell, Sound  # noqa: E402
 from lorahub_registry.infrastructure.database.failures import explained  # noqa: E402
 from lorahub_registry.infrastructure.database.migrate import Schema, pending  # noqa: E402
 from lorahub_registry.operations.jobs.service import take_over  # noqa: E402
@@ -65,7 +65,7 @@ def run(backend: Backend, *, name: str | None, parent: int | None = None) -> Non
     What is in hand gets `worker_drain_seconds` to come to its end; none where a registry started it beside itself.
     """
     stop = threading.Event()
-    bell = Bell(backend.database)
+    bell = Bell(backend.database, Sound.WISH)
 
     def end(*_: object) -> None:
         stop.set()
@@ -124,7 +124,8 @@ def _work(backend: Backend, badge: Badge, bell: Bell, stop: threading.Event, par
             next_look = at + LOOK_SECONDS
             _look(backend, is_wished=is_rung)
         woke_nobody = is_rung and not jobs.is_awake()  # the database was away
-        is_rung = (bell.wait(min(pause, POLL_SECONDS)) and not stop.wait(_MORE_SECONDS)) or woke_nobody
+        heard = bell.wait(min(pause, POLL_SECONDS))
+        is_rung = (bool(heard) and not stop.wait(_MORE_SECONDS)) or woke_nobody
 
 
 def _look(backend: Backend, *, is_wished: bool) -> None:

@@ -301,6 +301,7 @@ OPERATIONS: dict[str, Operation] = {
     f"GET {V1}/bases/{{namespace}}/{{name}}": Operation("everybody"),
     f"GET {V1}/bases/{{namespace}}/{{name}}/adapters": Operation("everybody"),
     f"GET {V1}/bases/{{namespace}}/{{name}}/revisions": Operation("everybody"),
+    f"GET {V1}/events": Operation("everybody"),
     f"GET {V1}/by-hash/{{sha256}}": Operation("everybody", make=sends(sha256=SHA)),
     f"POST {V1}/by-hash": Operation("everybody", make=sends({"sha256": [SHA]})),
     # a repository, read

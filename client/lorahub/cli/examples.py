@@ -88,6 +88,7 @@ SHOWN: Mapping[str, HelpEnding] = {
     ),
     "trust ls": _of("trust", "trust ls acme/sql", "trust ls acme/sql --json"),
     "trust rm": _of("trust", "trust rm acme/sql 3", "trust rm acme/sql 4"),
+    "watch": _of("events", "watch", "watch acme/sql --kind alias.moved --json"),
     "mirror add": _of(
         "jobs",
         "mirror add acme hf:someone/sql",

@@ -29,6 +29,7 @@ from lorahub.hub.cache import Cache
 from lorahub.hub.checking import Checker, Checks
 from lorahub.hub.contents import Contents
 from lorahub.hub.describe import describe
+from lorahub.hub.events import Events
 from lorahub.hub.folder import Left, Listing, list_folder, list_to_push
 from lorahub.hub.merges import Merges
 from lorahub.hub.mirrors import Mirrors
@@ -159,6 +160,7 @@ class Hub:
         )
         self._api = Api(self.endpoint, self._transport, self.sources)
         self.bases = RegisteredBases(self._api)
+        self.events = Events(self._api)
         self.merges = Merges(self._api, self._progress)
         self.mirrors = Mirrors(self._api)
         self.organisations = Organisations(self._api)

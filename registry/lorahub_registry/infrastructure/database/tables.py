@@ -224,6 +224,7 @@ class SpentIdentity(Table):
 
 _SORTED_BY = ("created_at", "updated_at", "downloads", "likes", "trending")
 _IS_GATED = text("gated IS NOT NULL")
+_IS_FRESH = text("number IS NULL")
 
 
 class Repository(Table):
@@ -727,6 +728,46 @@ class RevisionOrigin(Table):
     endpoint: Mapped[str] = mapped_column(String(300))
     repository: Mapped[str] = mapped_column(String(200))
     remote_commit: Mapped[str] = mapped_column(String(40))
+
+
+# --- what happened ----------------------------------------------------------------------------------------------------
+
+
+class FeedEvent(Table):
+    """One thing that happened, written with the change itself. It is numbered once it is committed, so that no smaller
+    number ever comes after a larger one; rows are in order of their ids as far as one change followed another.
+    """
+
+    __tablename__ = "events"
+    id: Mapped[int] = mapped_column(BigId, primary_key=True)
+    number: Mapped[int | None] = mapped_column(BigInteger, unique=True)  # changes once
+    kind: Mapped[str] = mapped_column(String(32))
+    at: Mapped[datetime]
+    repository: Mapped[str | None] = mapped_column(String(24))  # its public id; null: of a base
+    namespace_id: Mapped[int | None] = mapped_column(BigInteger)  # of the repository, then
+    was_open: Mapped[bool]  # to everybody, then
+    name: Mapped[str] = mapped_column(String(200))
+    name_key: Mapped[str] = mapped_column(String(200))  # lower case
+    actor: Mapped[str] = mapped_column(String(96))
+    audience: Mapped[str] = mapped_column(String(8))  # readers | managers
+    account_id: Mapped[int | None] = mapped_column(BigInteger)  # whom it concerns, who may know beside the managers
+    data: Mapped[dict[str, Any]]
+
+    __table_args__ = (
+        Index("ix_events_fresh", "id", postgresql_where=_IS_FRESH, sqlite_where=_IS_FRESH),
+        Index("ix_events_name_key", "name_key", "number"),
+        Index("ix_events_at", "at"),
+    )
+
+
+class Feed(Table):
+    """One row. Whoever numbers events holds it."""
+
+    __tablename__ = "feed"
+    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    last: Mapped[int] = mapped_column(BigInteger)  # number given out; changes
+    forgotten: Mapped[int] = mapped_column(BigInteger)  # the last number whose event is no longer kept; changes
+    spread: Mapped[int] = mapped_column(BigInteger)  # the last number that webhooks were looked for; changes
 
 
 # --- workers ----------------------------------------------------------------------------------------------------------

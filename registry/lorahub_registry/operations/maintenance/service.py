@@ -17,6 +17,7 @@ from lorahub_registry.core.blobs import service as blobs
 from lorahub_registry.core.blobs.inspection import inspect
 from lorahub_registry.core.blobs.service import Blob
 from lorahub_registry.core.quotas.service import give_back_expired, miscounts
+from lorahub_registry.features.events.service import forget_old
 from lorahub_registry.features.merged.service import forget_unused
 from lorahub_registry.features.retention.service import drop_old
 from lorahub_registry.features.uploads.service import collect_sessions, is_known_xorb
@@ -62,6 +63,7 @@ def collect_garbage(backend: Backend, *, grace: timedelta, is_dry_run: bool = Fa
     if not is_dry_run:
         forget_unused(backend)
         forget_sessions(backend)
+        forget_old(backend)
     report.versions = drop_old(backend, is_dry_run=is_dry_run)
     _collect_uploads(backend, report)
     _collect_blobs(backend, grace, report)
