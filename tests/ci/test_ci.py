@@ -170,8 +170,9 @@ def test_a_base_that_was_read_before_needs_no_network(project: Project) -> None:
     project.check("adapters/good", "--base", project.base)
     known = project.check("adapters/good", "--base", project.base, "--offline")
     assert f"offline: {project.base} is as the registry knew it, as of 20" in known.stderr
-    told = project.check("adapters/good", "--base", "nobody/knows", "--offline", code=2)
-    assert "was never read on this machine" in told.stderr
+    told = project.check("adapters/good", "--base", "nobody/knows", "--offline")
+    assert "LH506 warning: nobody/knows was never read on this machine" in told.stdout
+    project.check("adapters/good", "--base", "nobody/knows", "--offline", "--fail-on", "undecided", code=1)
 
 
 # --- reports ----------------------------------------------------------------------------------------------------------
@@ -201,7 +202,7 @@ def test_sarif_is_valid_and_points_into_the_project(reports: dict[str, str]) -> 
     assert [result["ruleId"] for result in errors] == ["LH202"]
     place = errors[0]["locations"][0]["physicalLocation"]["artifactLocation"]["uri"]
     assert place == "adapters/bad/adapter_config.json"
-    fingerprints = [result["partialFingerprints"]["lorahub/v1"] for result in run["results"]]
+    fingerprints = [result["partialFingerprints"]["lorahub/v2"] for result in run["results"]]
     assert len(set(fingerprints)) == len(fingerprints)
 
 
@@ -215,7 +216,7 @@ def test_junit_has_a_case_for_each_pair(reports: dict[str, str]) -> None:
 
 def test_annotations_are_escaped_and_point_to_a_file(reports: dict[str, str]) -> None:
     (line,) = reports["github"].splitlines()
-    assert line.startswith("::error file=adapters/bad/adapter_config.json,title=adapters/bad × base::LH202")
+    assert line.startswith("::error file=adapters/bad/adapter_config.json,line=1,title=adapters/bad × base::LH202")
 
 
 def test_markdown_lets_no_markup_through(project: Project) -> None:
@@ -300,7 +301,7 @@ def test_inputs_are_never_code(project: Project) -> None:
         INPUT_BASES="base",
         INPUT_LEVEL="shapes",
         INPUT_LOADERS="",
-        INPUT_FAIL_ON="incompatible",
+        INPUT_FAIL_ON="undecided",
         RUNNER_TEMP=str(project.root / "tmp"),
     )
     assert _run_action_code.returncode != 0
@@ -452,8 +453,8 @@ def test_a_project_file_cannot_have_the_hubs_token(project: Project, registry: R
     configuration = project.root / "lorahub.toml"
     configuration.write_text(f'{configuration.read_text()}hf_endpoint = "{registry.url}"\n')
     wanted = ("adapters/good", "--base", f"hf:{project.name}/secret")
-    project.check(*wanted, code=5, HF_TOKEN=project.token)
-    project.check(*wanted, LORAHUB_HF_ENDPOINT=registry.url, HF_TOKEN=project.token)
+    assert "is it private?" in project.check(*wanted, HF_TOKEN=project.token).stdout
+    project.check(*wanted, "--fail-on", "undecided", LORAHUB_HF_ENDPOINT=registry.url, HF_TOKEN=project.token)
 
 
 def test_a_rule_is_explained(project: Project) -> None:
