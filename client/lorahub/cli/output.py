@@ -91,7 +91,8 @@ class Output:
     def _styled(self, text: str, stream: TextIO) -> str:
         if not self._has_color(stream):
             return text
-        return text.replace("✓", "\033[32m✓\033[0m").replace("✗", "\033[31m✗\033[0m")
+        text = text.replace("✓", "\033[32m✓\033[0m").replace("✗", "\033[31m✗\033[0m")
+        return _MARKED.sub(lambda found: f"\033[32m{found[1]}\033[0m", text)
 
     def _has_color(self, stream: TextIO) -> bool:
         if self.color != "auto":
@@ -122,6 +123,8 @@ def _asked_format(arguments: Sequence[str]) -> str:
     return os.environ.get("LORAHUB_FORMAT", "human")
 
 
+_MARKED = re.compile("⟦([^⟦⟧]*)⟧")
+"""What a command marks: green where there are colours."""
 _UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 """What a terminal obeys instead of showing it, or shows in another order; and halves of characters."""
 
