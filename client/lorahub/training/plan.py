@@ -1,7 +1,6 @@
 """What a run would take, before it runs: parameters, memory by part, tokens, steps. Reads the data and no weight."""
 
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,7 +11,7 @@ from lorahub.training.activations import kept_bytes
 from lorahub.training.base import Base
 from lorahub.training.batches import Batches
 from lorahub.training.config import TrainConfig
-from lorahub.training.dataset import prepare
+from lorahub.training.dataset import Data, prepare
 from lorahub.training.devices import place_of
 from lorahub.training.loop import steps_of
 from lorahub.training.loss import CHUNK_NUMBERS
@@ -70,7 +69,7 @@ class TrainingPlan:
         return facts
 
 
-def plan(base: Base, data: Path, config: TrainConfig) -> TrainingPlan:
+def plan(base: Base, data: Data, config: TrainConfig) -> TrainingPlan:
     """Packing is taken to work; a run tries it first. Raises what `train` raises before it loads the base."""
     method, place = method_of(config), place_of(config)
     settings, tokenizer = load_config(base.folder), load_tokenizer(base.folder)

@@ -19,7 +19,7 @@ from lorahub.training.base import Base, find_base, sha256_of
 from lorahub.training.batches import Batches
 from lorahub.training.checkpoint import FOLDER, Checkpoint, Checkpoints, Progressed
 from lorahub.training.config import TrainConfig
-from lorahub.training.dataset import Dataset, prepare
+from lorahub.training.dataset import Data, Dataset, prepare
 from lorahub.training.devices import place_of
 from lorahub.training.disk import is_full, refusal_of
 from lorahub.training.history import History, TrainingStep
@@ -56,7 +56,7 @@ class Run:
 
 def train(
     base: str | Path,
-    data: str | Path,
+    data: Data,
     config: TrainConfig | None = None,
     *,
     output: str | Path = "adapter",
@@ -68,11 +68,12 @@ def train(
 ) -> Run:
     """Trains an adapter of `base` on `data` into the folder `output`.
 
-    `base` is a folder, `hf:org/name`, or a repository of the registry; `data` a file of JSON lines. `on_step` is called
-    after every step, `on_note` with what should be looked at, before the first. `resume` goes on with a checkpoint:
-    `auto`, a file or a folder. SIGINT and SIGTERM are taken while it runs. Raises `InvalidTrainingData`,
-    `BaseNotFound`, `InvalidBaseModel`, `InvalidUsage`, `AlreadyExists`; once it has begun, `TrainingDiverged`,
-    `TrainingInterrupted`, `DiskFull` and `LimitExceeded`, whose hints name the adapters that it leaves.
+    `base` is a folder, `hf:org/name`, or a repository of the registry; `data` a file or folder of rows, several, or
+    several with how often each is seen: {"a.jsonl": 1, "b.parquet": 0.5}. `on_step` is called after every step,
+    `on_note` with what should be looked at, before the first. `resume` goes on with a checkpoint: `auto`, a file or a
+    folder. SIGINT and SIGTERM are taken while it runs. Raises `InvalidTrainingData`, `BaseNotFound`,
+    `InvalidBaseModel`, `InvalidUsage`, `AlreadyExists`; once it has begun, `TrainingDiverged`, `TrainingInterrupted`,
+    `DiskFull` and `LimitExceeded`, whose hints name the adapters that it leaves.
 
     >>> import lorahub
     >>> run = lorahub.train("./llama", "rows.jsonl", lorahub.TrainConfig(rank=4, steps=2), output="./out")
@@ -86,7 +87,7 @@ def train(
     settings, tokenizer = load_config(found.folder), load_tokenizer(found.folder)
     config = within(settings, config)
     vocabulary = settings.get_text_config().vocab_size
-    dataset = prepare(Path(data), tokenizer, config, vocabulary)
+    dataset = prepare(data, tokenizer, config, vocabulary)
     described = found.hashed(progress or Silence())
     checkpoints, kept = (
         Checkpoints(folder, _fingerprint(config, dataset, described.weights_digest)),
@@ -110,7 +111,7 @@ def train(
         optimizer = optimizer_of(method, model, config)
         made = {
             "origin": "trained",
-            "base": found.facts() | {"quantisation": "nf4" if config.load_4bit else None},
+            "base": found.facts(config.chat_template) | {"quantisation": "nf4" if config.load_4bit else None},
             "data": dataset.facts,
             "run": {
                 "began": begun, "packed": is_packed, "lean_loss": loss.is_lean, "parameters": optimizer.parameters,
