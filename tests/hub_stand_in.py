@@ -4,6 +4,7 @@ import gzip
 import hashlib
 import http.server
 import json
+import random
 import threading
 import time
 from collections import Counter
@@ -50,6 +51,8 @@ class StandIn:
     """By path of a file: what is answered instead of it."""
     leads_to: str | None = None
     """Where files are, if not at the other host."""
+    elsewhere: str | None = None
+    """Where it says that a name in another case is."""
     listed: Callable[[dict[str, Any]], Any] = lambda said: said
 
     def __enter__(self) -> Self:
@@ -89,7 +92,8 @@ class StandIn:
         """As if it had just started, with what it has."""
         for counted in (self.counts, self.sent, self.heard, self.cut, self.bodies, self.info):
             counted.clear()
-        self.is_away, self.token, self.wait, self.pace, self.leads_to = False, None, None, 0, None
+        self.is_away, self.token, self.wait, self.pace = False, None, None, 0
+        self.leads_to = self.elsewhere = None
         self.listed = lambda said: said
 
     def _serve(self, host: str, answer: Callable[[Request], None]) -> http.server.ThreadingHTTPServer:
@@ -150,7 +154,7 @@ class StandIn:
         if known is None:
             return answer(request, 401, b"", {"X-Error-Code": "RepoNotFound"})
         if known != repo:
-            return answer(request, 307, b"", {"Location": request.path.replace(repo, known)})
+            return answer(request, 307, b"", {"Location": self.elsewhere or request.path.replace(repo, known)})
         self.counts[kind] += 1
         files = self._files(repo, "main" if kind == "refs" else unquote(parts[3]))
         if files is None:
@@ -216,6 +220,11 @@ class StandIn:
             self.sent[path] += len(piece)
             time.sleep(self.pace / 4)
         return None
+
+
+def weights(seed: int, megabytes: float = 1) -> bytes:
+    """No safetensors; bytes."""
+    return random.Random(seed).randbytes(int(megabytes * (1 << 20)))
 
 
 def _sibling(path: str, content: bytes) -> dict[str, Any]:

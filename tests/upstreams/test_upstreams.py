@@ -3,7 +3,6 @@ on. The hub is played by a server that answers like the public one, and by a sec
 """
 
 import json
-import random
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 import httpx2
 import pytest
 import wire
-from hub_stand_in import StandIn, sha256
+from hub_stand_in import StandIn, sha256, weights
 from registry_process import Registry, eventually, serve
 
 Start = Callable[..., Registry]
@@ -62,10 +61,6 @@ def here(start: Start) -> Registry:
     with registry.database() as connection:
         connection.exec_driver_sql("UPDATE upstreams SET quiet_until = NULL")
     return registry
-
-
-def weights(seed: int, megabytes: float = 1) -> bytes:
-    return random.Random(seed).randbytes(int(megabytes * (1 << 20)))
 
 
 def model(seed: int = 1, megabytes: float = 1) -> dict[str, bytes]:

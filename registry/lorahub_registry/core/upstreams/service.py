@@ -76,7 +76,7 @@ _MOST_ASKING = 16
 _PATIENCE = 10.0
 _MOST_REFUSED = 10_000
 _TRIES = 3
-LEASE = timedelta(seconds=15)
+LEASE = timedelta(seconds=8)
 """For which a transfer is its holder's without a sign of life."""
 _BREATH = timedelta(seconds=2)
 _READ_EVERY = timedelta(hours=1)

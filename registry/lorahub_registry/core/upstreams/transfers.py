@@ -47,7 +47,7 @@ _MOST_AT_ONCE = 8
 _PIECE_BYTES = 1 << 20
 _PAUSE = 0.05
 _LOOK_EVERY = 0.25
-_BEAT_EVERY = 4.0
+_BEAT_EVERY = 2.0
 _PATIENCE = 120.0
 """Seconds for which a reader waits for the next byte."""
 _WORTH_A_TRANSFER = 1 << 20
