@@ -68,3 +68,21 @@ class Delivery(Message):
     answer: int | None
     said: str | None
     milliseconds: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class HubWebhook(Message):
+    """One address as the Hub's clients read it: what it watches are models, users and orgs. Its secret isn't said."""
+
+    id: str
+    url: str
+    job: str | None
+    watched: list[Watched]
+    domains: list[str]
+    secret: str | None
+    disabled: bool
+
+
+@dataclass(frozen=True, slots=True)
+class HubWebhookAnswer(Message):
+    webhook: HubWebhook

@@ -1,6 +1,6 @@
 """Webhooks over HTTP: lorahub's own, and the Hub's clients' `/api/settings/webhooks`."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from fastapi import APIRouter, Path, Query, Request, Response
 from lorahub.errors import (
@@ -14,13 +14,13 @@ from lorahub.errors import (
     RepositoryMoved,
 )
 from lorahub.protocol.messages.message import Done
-from lorahub.protocol.messages.webhooks import Delivery, Watched, Webhook
+from lorahub.protocol.messages.webhooks import Delivery, HubWebhook, HubWebhookAnswer, Watched, Webhook
 from pydantic import BaseModel, Field
 
 from lorahub_registry.core.accounts.caller import Caller
 from lorahub_registry.core.workers import service as workers
 from lorahub_registry.features.webhooks import service
-from lorahub_registry.features.webhooks.service import Shown
+from lorahub_registry.features.webhooks.service import ShownWebhook
 from lorahub_registry.infrastructure.web.backend import BackendDep, PublicUrl
 from lorahub_registry.infrastructure.web.bodies import json_model
 from lorahub_registry.infrastructure.web.description import refuses
@@ -62,7 +62,7 @@ class WebhookChange(BaseModel):
     kinds: list[Kind] | None = Field(default=None, max_length=50)
 
 
-class HubWebhook(BaseModel):
+class HubWebhookWish(BaseModel):
     """As `huggingface_hub` sends it; a change may have no watched things, and then they stay."""
 
     url: Url | None = None
@@ -180,7 +180,7 @@ def _watched(things: list[WatchedThing]) -> list[Watched]:
     return [Watched(one.type, one.name) for one in things]
 
 
-def _shown(shown: Shown, note: str | None) -> Webhook:
+def _shown(shown: ShownWebhook, note: str | None) -> Webhook:
     one = shown.webhook
     return Webhook(
         id=one.id,
@@ -203,16 +203,16 @@ def _shown(shown: Shown, note: str | None) -> Webhook:
 
 @router.get(HUB)
 @refuses(NotAuthenticated)
-def hub_webhooks(backend: BackendDep, caller: Caller) -> list[dict[str, Any]]:
+def hub_webhooks(backend: BackendDep, caller: Caller) -> list[HubWebhook]:
     return [_as_hub(one) for one in service.webhooks_of(backend, caller)]
 
 
 @router.post(HUB)
 @refuses(NotAuthenticated, NotPermitted, NotSupported, AccountNotFound, Quarantined, RepositoryMoved, NotFound)
 def hub_add(
-    backend: BackendDep, caller: Caller, body: Annotated[HubWebhook, json_model(HubWebhook)]
-) -> dict[str, dict[str, Any]]:
-    """Of repositories and namespaces. Its receiver finds the secret in `X-Webhook-Secret`, as the Hub sends it."""
+    backend: BackendDep, caller: Caller, body: Annotated[HubWebhookWish, json_model(HubWebhookWish)]
+) -> HubWebhookAnswer:
+    """The receiver finds the secret in `X-Webhook-Secret`, as the Hub sends it."""
     _refuse_jobs(body)
     if body.url is None:
         raise InvalidInput("a webhook has a `url`")
@@ -224,20 +224,20 @@ def hub_add(
         secret=body.secret,
         hub_domains=body.domains or ["repo", "discussion"],
     )
-    return {"webhook": _as_hub(made)}
+    return HubWebhookAnswer(_as_hub(made))
 
 
 @router.get(HUB + "/{webhook}")
 @refuses(NotAuthenticated, NotFound)
-def hub_show(backend: BackendDep, caller: Caller, webhook: WebhookId) -> dict[str, dict[str, Any]]:
-    return {"webhook": _as_hub(service.show(backend, caller, webhook))}
+def hub_show(backend: BackendDep, caller: Caller, webhook: WebhookId) -> HubWebhookAnswer:
+    return HubWebhookAnswer(_as_hub(service.show(backend, caller, webhook)))
 
 
 @router.post(HUB + "/{webhook}")
 @refuses(NotAuthenticated, NotFound, NotPermitted, NotSupported, AccountNotFound, Quarantined, RepositoryMoved)
 def hub_change(
-    backend: BackendDep, caller: Caller, webhook: WebhookId, body: Annotated[HubWebhook, json_model(HubWebhook)]
-) -> dict[str, dict[str, Any]]:
+    backend: BackendDep, caller: Caller, webhook: WebhookId, body: Annotated[HubWebhookWish, json_model(HubWebhookWish)]
+) -> HubWebhookAnswer:
     _refuse_jobs(body)
     changed = service.change(
         backend,
@@ -248,15 +248,15 @@ def hub_change(
         secret=body.secret,
         hub_domains=body.domains,
     )
-    return {"webhook": _as_hub(changed)}
+    return HubWebhookAnswer(_as_hub(changed))
 
 
 @router.post(HUB + "/{webhook}/{act}")
 @refuses(NotAuthenticated, NotFound, NotPermitted)
 def hub_switch(
     backend: BackendDep, caller: Caller, webhook: WebhookId, act: Literal["enable", "disable"]
-) -> dict[str, dict[str, Any]]:
-    return {"webhook": _as_hub(service.pause(backend, caller, webhook, is_paused=act == "disable"))}
+) -> HubWebhookAnswer:
+    return HubWebhookAnswer(_as_hub(service.pause(backend, caller, webhook, is_paused=act == "disable")))
 
 
 @router.delete(HUB + "/{webhook}")
@@ -275,22 +275,20 @@ def _of_hub(things: list[WatchedThing]) -> list[Watched]:
     return [Watched(_TYPES[one.type], one.name) for one in things]
 
 
-def _refuse_jobs(body: HubWebhook) -> None:
+def _refuse_jobs(body: HubWebhookWish) -> None:
     if body.job is not None:
         raise NotSupported("this registry runs no jobs of its users'", hint="give a `url`, and run them there")
 
 
-def _as_hub(shown: Shown) -> dict[str, Any]:
+def _as_hub(shown: ShownWebhook) -> HubWebhook:
     one = shown.webhook
     types = {"repository": "model", "namespace": "org"}
-    return {
-        "id": one.id,
-        "url": one.url,
-        "job": None,
-        "watched": [
-            {"type": types.get(str(each["type"]), str(each["type"])), "name": each["name"]} for each in one.watched
-        ],
-        "domains": list(one.domains) or ["repo"],
-        "secret": None,
-        "disabled": one.paused_at is not None,
-    }
+    return HubWebhook(
+        id=one.id,
+        url=one.url,
+        job=None,
+        watched=[Watched(types.get(str(each["type"]), str(each["type"])), str(each["name"])) for each in one.watched],
+        domains=list(one.domains) or ["repo"],
+        secret=None,
+        disabled=one.paused_at is not None,
+    )

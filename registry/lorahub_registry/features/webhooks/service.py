@@ -76,26 +76,26 @@ _GONE = 410
 
 
 @dataclass(frozen=True, slots=True)
-class Shown:
+class ShownWebhook:
     webhook: StoredWebhook
     waiting: int
     secret: str | None = None
 
 
-def webhooks_of(backend: Backend, principal: Principal) -> list[Shown]:
+def webhooks_of(backend: Backend, principal: Principal) -> list[ShownWebhook]:
     """The principal's own; of everybody for an administrator of the registry. Raises `NotAuthenticated`."""
     account_id = principal.require_account()
     with backend.database.read() as session:
         found = queries.webhooks(session, account_id=None if is_site_admin(principal) else account_id)
         waiting = queries.waiting(session, [one.id for one in found])
-    return [Shown(one, waiting.get(one.id, 0)) for one in found]
+    return [ShownWebhook(one, waiting.get(one.id, 0)) for one in found]
 
 
-def show(backend: Backend, principal: Principal, webhook_id: str) -> Shown:
+def show(backend: Backend, principal: Principal, webhook_id: str) -> ShownWebhook:
     """Raises `NotFound`, for others' too."""
     with backend.database.read() as session:
         found = _known(session, principal, webhook_id)
-        return Shown(found, queries.waiting(session, [found.id]).get(found.id, 0))
+        return ShownWebhook(found, queries.waiting(session, [found.id]).get(found.id, 0))
 
 
 def add(
@@ -107,7 +107,7 @@ def add(
     kinds: Sequence[str] = (),
     secret: str | None = None,
     hub_domains: Sequence[str] | None = None,
-) -> Shown:
+) -> ShownWebhook:
     """It is told what happens from now on. With `hub_domains` it is one of the Hub's clients', who choose a word for a
     secret or none; else one is made where none is given, and told this once.
 
@@ -141,7 +141,7 @@ def add(
         )
         made = _known(session, principal, webhook_id)
         _record(session, principal, "webhook.add", made, watched=[str(one) for one in watched])
-    return Shown(made, 0, None if is_hub else secret)
+    return ShownWebhook(made, 0, None if is_hub else secret)
 
 
 def _meant(session: Session, principal: Principal, watched: Sequence[Watched]) -> list[dict[str, Any]]:
@@ -183,8 +183,8 @@ def change(
     kinds: Sequence[str] | None = None,
     secret: str | None = None,
     hub_domains: Sequence[str] | None = None,
-) -> Shown:
-    """None leaves something as it is. Raises as `add`."""
+) -> ShownWebhook:
+    """What is None stays as it is. Raises `NotFound`, and as `add`."""
     changed: dict[str, Any] = {}
     if url is not None:
         Outbound.of(backend.settings).require_open(url)
@@ -214,7 +214,7 @@ def remove(backend: Backend, principal: Principal, webhook_id: str) -> None:
         _record(session, principal, "webhook.remove", known)
 
 
-def pause(backend: Backend, principal: Principal, webhook_id: str, *, is_paused: bool) -> Shown:
+def pause(backend: Backend, principal: Principal, webhook_id: str, *, is_paused: bool) -> ShownWebhook:
     """What happens meanwhile isn't told; what was waiting goes on afterwards. Raises `NotFound`, `NotPermitted`."""
     with backend.database.write() as session:
         known = _own(session, principal, webhook_id)
@@ -223,7 +223,7 @@ def pause(backend: Backend, principal: Principal, webhook_id: str, *, is_paused:
     return show(backend, principal, webhook_id)
 
 
-def replace_secret(backend: Backend, principal: Principal, webhook_id: str) -> Shown:
+def replace_secret(backend: Backend, principal: Principal, webhook_id: str) -> ShownWebhook:
     """A new one, told this once; messages are signed with both for a while. Raises `NotFound`, `InvalidInput`."""
     with backend.database.write() as session:
         known = _own(session, principal, webhook_id)
