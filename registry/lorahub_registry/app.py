@@ -35,6 +35,7 @@ from lorahub_registry.features.retention import routes as retention
 from lorahub_registry.features.signatures import routes as signatures
 from lorahub_registry.features.statistics import routes as statistics
 from lorahub_registry.features.uploads import routes as uploads
+from lorahub_registry.features.webhooks import routes as webhooks
 from lorahub_registry.infrastructure import failpoints, threads
 from lorahub_registry.infrastructure.backend import Backend
 from lorahub_registry.infrastructure.database import now
@@ -100,6 +101,7 @@ def create_app(backend: Backend, host: str | None = None) -> FastAPI:
         merges,
         mirrors,
         events,
+        webhooks,
         publishers,
         uploads,
         repositories,

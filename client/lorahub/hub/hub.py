@@ -43,6 +43,7 @@ from lorahub.hub.signing import sign_files
 from lorahub.hub.sources import Sources, Wanted, is_of_an_adapter, with_what_exists
 from lorahub.hub.transport import RECORD, Transport
 from lorahub.hub.upload import Upload, Wish
+from lorahub.hub.webhooks import Webhooks
 from lorahub.protocol.messages.accounts import Identity
 from lorahub.protocol.messages.bundles import TakenBundle
 from lorahub.protocol.messages.checks import CheckedRevision, FilePlace, Verdicts
@@ -165,6 +166,7 @@ class Hub:
         self.mirrors = Mirrors(self._api)
         self.organisations = Organisations(self._api)
         self.publishers = Publishers(self._api)
+        self.webhooks = Webhooks(self._api)
 
     def __enter__(self) -> Self:
         return self

@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any
 
 from lorahub.protocol.messages.events import Event
-from sqlalchemy import JSON, ColumnElement, and_, delete, exists, func, insert, literal, or_, select, true, update
+from sqlalchemy import JSON, ColumnElement, and_, case, delete, exists, func, insert, literal, or_, select, true, update
 
 from lorahub_registry.infrastructure.database import Session, now
 from lorahub_registry.infrastructure.database.bell import Sound, ring
@@ -42,6 +42,8 @@ class EventFilter:
 class FeedState:
     last: int
     forgotten: int
+    spread: int
+    """The last number that webhooks were looked for."""
     has_fresh: bool
     """Events that have no number yet."""
 
@@ -103,8 +105,8 @@ def insert_of_base(session: Session, kind: str, name: str, *, actor: str, data: 
 
 def state(session: Session) -> FeedState:
     fresh = exists().where(FeedEvent.number.is_(None))
-    row = session.execute(select(Feed.last, Feed.forgotten, fresh)).one()
-    return FeedState(row[0], row[1], has_fresh=bool(row[2]))
+    row = session.execute(select(Feed.last, Feed.forgotten, Feed.spread, fresh)).one()
+    return FeedState(row[0], row[1], row[2], has_fresh=bool(row[3]))
 
 
 def number_fresh(session: Session) -> None:
@@ -138,10 +140,47 @@ def events_after(
     return [_event(row) for row in session.scalars(statement)]
 
 
-def seen_event(session: Session, sight: Sight, number: int) -> Event | None:
-    """The one of this number, if it may be seen now."""
-    found = events_after(session, sight, EventFilter(), after=number - 1, until=number, limit=1)
-    return found[0] if found else None
+def seen_among(session: Session, sight: Sight, numbers: Sequence[int]) -> set[int]:
+    """Those whose events may be seen now."""
+    statement = (
+        select(FeedEvent.number)
+        .outerjoin(Repository, Repository.public_id == FeedEvent.repository)
+        .where(FeedEvent.number.in_(numbers), _is_seen(sight))
+    )
+    return {number for number in session.scalars(statement) if number is not None}
+
+
+@dataclass(frozen=True, slots=True)
+class Happening:
+    """An event before anybody is asked who sees it, with where its repository is now, or was when it went."""
+
+    event: Event
+    namespace_id: int | None
+    """None: of a base."""
+    is_private: bool
+
+
+def happenings(session: Session, *, after: int, limit: int) -> list[Happening]:
+    """In order of their numbers."""
+    is_open = case((Repository.id.is_(None), FeedEvent.was_open), else_=~Repository.is_private)
+    statement = (
+        select(FeedEvent, func.coalesce(Repository.namespace_id, FeedEvent.namespace_id), is_open)
+        .outerjoin(Repository, Repository.public_id == FeedEvent.repository)
+        .where(FeedEvent.number > after)
+        .order_by(FeedEvent.number)
+        .limit(limit)
+    )
+    rows = session.execute(statement)
+    return [Happening(_event(row), namespace_id, not was_open) for row, namespace_id, was_open in rows]
+
+
+def hold_spread(session: Session) -> int:
+    """The last number that webhooks were looked for; held until the transaction ends."""
+    return session.scalars(select(Feed).with_for_update()).one().spread
+
+
+def set_spread(session: Session, number: int) -> None:
+    session.execute(update(Feed).values(spread=number))
 
 
 def _is_wanted(wanted: EventFilter) -> ColumnElement[bool]:

@@ -1,6 +1,6 @@
 """The one writer of what happened, and the feed as somebody may see it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -8,11 +8,11 @@ from lorahub.errors import EventsForgotten, InvalidInput
 from lorahub.protocol.messages.events import KINDS, Event, EventPage
 
 from lorahub_registry.core.events import queries
-from lorahub_registry.core.events.queries import EventFilter, Sight
+from lorahub_registry.core.events.queries import EventFilter, FeedState, Happening, Sight
 from lorahub_registry.infrastructure.backend import Backend
 from lorahub_registry.infrastructure.database import Session
 
-__all__ = ["Event", "EventFilter", "EventPage", "Sight"]
+__all__ = ["Event", "EventFilter", "EventPage", "FeedState", "Happening", "Sight"]
 
 _MOVED = {"alias": "alias.moved", "branch": "branch.moved", "tag": "tag.moved"}
 
@@ -65,13 +65,13 @@ def name_moved(
 # --- reading ----------------------------------------------------------------------------------------------------------
 
 
-def number_all(backend: Backend) -> int:
-    """Gives numbers to what is committed; the last number that there is."""
+def number_all(backend: Backend) -> FeedState:
+    """Gives numbers to what is committed; how the feed is then."""
     while True:
         with backend.database.read() as session:
             found = queries.state(session)
         if not found.has_fresh:
-            return found.last
+            return found
         with backend.database.write() as session:
             queries.number_fresh(session)
 
@@ -94,9 +94,23 @@ def page_after(session: Session, sight: Sight, wanted: EventFilter, after: int, 
     return EventPage(events, events[-1].number if len(events) == limit else found.last)
 
 
-def seen_event(session: Session, sight: Sight, number: int) -> Event | None:
-    """The one of this number, if it may be seen now."""
-    return queries.seen_event(session, sight, number)
+def seen_among(session: Session, sight: Sight, numbers: Sequence[int]) -> set[int]:
+    """Those whose events may be seen now."""
+    return queries.seen_among(session, sight, numbers)
+
+
+def happenings(session: Session, *, after: int, limit: int) -> list[Happening]:
+    """In order, for whoever asks himself who may see each."""
+    return queries.happenings(session, after=after, limit=limit)
+
+
+def hold_spread(session: Session) -> int:
+    """The last number that webhooks were looked for; held until the transaction ends."""
+    return queries.hold_spread(session)
+
+
+def set_spread(session: Session, number: int) -> None:
+    queries.set_spread(session, number)
 
 
 def forget(backend: Backend, before: datetime) -> int:

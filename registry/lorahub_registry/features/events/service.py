@@ -39,7 +39,7 @@ def read(backend: Backend, principal: Principal, asked: EventFilter, *, after: i
 
     Raises `InvalidInput` for a number that is none yet, `EventsForgotten`.
     """
-    last = events.number_all(backend)
+    last = events.number_all(backend).last
     if after is None:
         return EventPage([], last)
     with backend.database.snapshot() as session:
