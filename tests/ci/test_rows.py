@@ -120,7 +120,7 @@ def run(scene: Scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: p
 
     def act(*words: str) -> Ran:
         wishes = [f"--report={kind}={tmp_path / kind}" for kind in REPORTS]
-        has_reports = words[0] in ("check", "lock", "verify")
+        has_reports = next(word for word in words if not word.startswith("-")) in ("check", "lock", "verify")
         with pytest.raises(SystemExit) as ended:
             main([*words, *(wishes if has_reports else ())])
         said = capsys.readouterr()
@@ -325,3 +325,45 @@ def test_a_lock_keeps_what_cant_be_renewed(scene: Scene, run: Run, tmp_path: Pat
     ran = run("lock", "--file", str(place))
     assert (ran.code, place.read_text()) == (1, before)
     assert "is as it was" in ran.out
+
+
+def test_the_registry_tells_of_many_in_one_request(scene: Scene, run: Run, tmp_path: Path) -> None:
+    """And says what is found out here, where they are few; of a lock with a newer base too."""
+    names = ["good@v1", "dora@v1", "wide@v1", "yanked@v1", "removed", "absent@v1"]
+    written = [*(f"{scene.name}/{name}" for name in names), f"{scene.other}/secret"]
+    against = ("--base", scene.base)
+
+    def rows(*entries: str) -> dict[str, dict[str, Any]]:
+        ran = run("check", *entries, *against, "--for", "vllm")
+        found = json.loads(ran.reports["json"])["checks"]
+        kept = ("adapter", "base", "verdict", "outcome", "matched", "of", "facts", "coverage", "failed_by")
+        for row in found:
+            for one in row["findings"]:
+                one.pop("hint")  # of a name that may have been meant as a path, more is said here
+        return {
+            row["adapter"]: {key: row[key] for key in (*kept, "findings")}
+            | {"vllm": [one for one in row["runtimes"] if one["runtime"] == "vllm"]}
+            for row in found
+        }
+
+    together = rows(*written)
+    alone = {name: row for one in written for name, row in rows(one).items()}
+    for name, row in alone.items():
+        assert together[name] == row, name
+    assert json.loads(run("--json", "check", *written, *against).out)["result"]["bytes_read"] == 0, (
+        "nothing is read here"
+    )
+    with Hub(scene.registry.url, token=scene.token) as hub:
+        locks = [lock_of(hub, f"{scene.name}/{name}", scene.base) for name in names[:4]]
+    write_lock(tmp_path / "a.lock", locked(locks))
+    run("lock", "--file", str(tmp_path / "a.lock"))
+    with Hub(scene.registry.url, token=scene.token) as hub:
+        hub.bases.add(hash_folder(write_base(tmp_path / "next", width=24), Silence()), scene.base, revision="next")
+    ran = run("check", str(tmp_path / "a.lock"))
+    assert {name.rpartition("/")[2]: row["verdict"] for name, row in ran.rows.items()} == {
+        "good@v1": "compatible", "dora@v1": "compatible", "wide@v1": "incompatible", "yanked@v1": "compatible",
+    }  # fmt: skip
+    newer = [row["newer"] for row in ran.rows.values()]
+    assert [[(one["revision"], one["verdict"]) for one in of_row] for of_row in newer] == [
+        [("next", "incompatible")], [("next", "incompatible")], [("next", "fits")], [("next", "incompatible")],
+    ]  # fmt: skip

@@ -517,7 +517,6 @@ def test_a_wrong_token_is_said_in_a_sentence(
         (("pull",), 2),
         (("pull", "not a reference"), 2),
         (("pull", "./folder"), 2),
-        (("lock", "hf:a/b"), 2),
         (("push", "/no/such/folder", "a/b"), 2),
         (("nonsense",), 2),
         (("pull", "a/b", "--nonsense"), 2),

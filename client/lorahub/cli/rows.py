@@ -141,8 +141,8 @@ def _findings(row: Judgement) -> Iterator[str]:
         fails = ", and fails here" if level is Severity.ERROR and found.severity is not Severity.ERROR else ""
         yield f"  {found.rule} {found.severity.value}{fails}: {found.message}"
         yield from (_evidence(piece) for piece in found.evidence[:3] if piece.found or piece.expected)
-        if len(found.evidence) > 3:
-            yield f"        … and {len(found.evidence) - 3} more (--json has them all)"
+        if found.count > 3:
+            yield f"        … and {found.count - 3} more (--json has them all)"
         if found.hint:
             yield f"        Hint: {found.hint}"
 

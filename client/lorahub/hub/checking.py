@@ -12,12 +12,13 @@ from lorahub.adapters.adapter import Adapter
 from lorahub.adapters.base_model import BaseLayout
 from lorahub.adapters.check import AtRevision, Report, check, closest, meant, recheck
 from lorahub.adapters.files import Files, FolderFiles
-from lorahub.adapters.findings import Evidence, Finding, Verdict, finding, has_errors
+from lorahub.adapters.findings import Evidence, Finding, Verdict, finding, has_errors, worst_first
 from lorahub.adapters.reader import read_adapter
 from lorahub.adapters.rules import Severity
 from lorahub.adapters.runtimes import Loads, RuntimeVerdict, parse_runtime
 from lorahub.adapters.weights import scan_weights
 from lorahub.errors import (
+    BaseNotFound,
     BlobDamaged,
     InvalidBaseModel,
     InvalidConfiguration,
@@ -34,9 +35,11 @@ from lorahub.hub.lock import BrokenEntry, Lock, LockedAdapter, digest_of, digest
 from lorahub.hub.outcomes import Checked, CheckedFacts, Checks, ProjectLine, fingerprints, obstacle
 from lorahub.hub.progress import Progress, Silence
 from lorahub.hub.project_checks import IN_THE_BASELINE, LEVELS, Environment, ProjectChecks, read_baseline, read_checks
+from lorahub.hub.registry_rows import MANY, Answers, ask, refused_finding, registry_reference, report_of
 from lorahub.hub.remote_files import RemoteFiles
 from lorahub.hub.sources import Sources, is_of_an_adapter, local_place, may_look_up
 from lorahub.hub.together import run_all
+from lorahub.protocol.messages.checks import CheckedRevision, RefusedCheck
 
 __all__ = ["LEVELS", "CheckEntry", "Checked", "Checker", "Checks"]
 
@@ -118,6 +121,21 @@ class _Against:
     findings: tuple[Finding, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class _Question:
+    """What the registry is asked for a row: an adapter, and among the `bases` of the request the row's `own`: the one
+    that it is of, and behind it those that are newer.
+    """
+
+    environment: Environment
+    adapter: str
+    bases: tuple[str, ...]
+    label: str | None
+    own: tuple[str | None, ...]
+    newer: tuple[str | None, ...] = ()
+    """What the newer ones are called."""
+
+
 class Checker:
     """Runs checks, and keeps the bases it has read."""
 
@@ -186,16 +204,17 @@ class Checker:
 
     def rows(self, asked: Sequence[CheckEntry]) -> list[Checked]:
         """Of every entry, whatever it is: one for each environment and base."""
-        found: list[list[Checked]] = [[] for _ in asked]
+        found = self._from_the_registry(asked)
+        left = [number for number in range(len(asked)) if number not in found]
 
         def act(number: int) -> None:
             found[number] = list(self._rows_of(asked[number], number))
 
-        for number in range(len(asked) if self.level in _ALONE else min(1, len(asked))):
+        alone = left if self.level in _ALONE else left[:1]
+        for number in alone:
             act(number)
-        if self.level not in _ALONE:
-            run_all([lambda number=number: act(number) for number in range(1, len(asked))])  # type: ignore[misc]
-        return [checked for of_one in found for checked in of_one]
+        run_all([lambda number=number: act(number) for number in left[len(alone) :]])  # type: ignore[misc]
+        return [checked for number in range(len(asked)) for checked in found[number]]
 
     def _rows_of(self, asked: CheckEntry, number: int) -> Iterator[Checked]:
         subject = _told(lambda: self._read(asked))
@@ -229,6 +248,91 @@ class Checker:
             return row
         told = f"{environment.name} has room for {environment.max_adapters} adapters; this is number {number + 1}"
         return replace(row, unmet=(*row.unmet, finding("LH507", told)))
+
+    # --- rows that the registry knows ---------------------------------------------------------------------------------
+
+    def _from_the_registry(self, asked: Sequence[CheckEntry]) -> dict[int, list[Checked]]:
+        """By their numbers, the rows of entries that the registry tells of: one request for all of the same bases."""
+        if self.level != "shapes":
+            return {}
+        questions = {number: found for number, one in enumerate(asked) if (found := self._questions(one))}
+        if len(questions) < MANY:
+            return {}
+        groups: dict[tuple[str, ...], dict[str, None]] = {}
+        for one in (one for of_one in questions.values() for one in of_one):
+            groups.setdefault(one.bases, {})[one.adapter] = None
+        runtimes = {parse_runtime(text).runtime.name for one in self.environments for text in one.runtimes}
+        answers = {bases: ask(self._sources, list(adapters), bases, runtimes) for bases, adapters in groups.items()}
+        rows = {
+            number: [self._answered(asked[number], number, one, answers[one.bases]) for one in of_one]
+            for number, of_one in questions.items()
+        }
+        return {
+            number: [row for row in found if row is not None] for number, found in rows.items() if None not in found
+        }
+
+    def _questions(self, asked: CheckEntry) -> "list[_Question]":
+        """What the registry can be asked for an entry's rows; nothing where it can't tell of all of them."""
+        adapter = None if asked.broken is not None else registry_reference(asked.source, self._sources)
+        if adapter is None:
+            return []
+        found: list[_Question] = []
+        for environment in self.environments:
+            named = [base for base in asked.against(environment) if base is not None]
+            known = [registry_reference(base, self._sources) for base in named]
+            specs = tuple(spec for spec in known if spec is not None)
+            if len(specs) < len(named):
+                return []
+            pairs = zip(named, specs, strict=True)
+            found += [_Question(environment, adapter, specs, label, (spec,)) for label, spec in pairs]
+            if not named and asked.locked_base is None:
+                found.append(_Question(environment, adapter, (), None, (None,)))
+            elif not named:
+                pinned = self._pinned_bases(asked)
+                specs = tuple(f"sha256:{base.weights_digest}" for base in pinned)
+                if not pinned:
+                    return []
+                newer = tuple(base.revision for base in pinned[1:])
+                found.append(_Question(environment, adapter, specs, asked.locked_base, specs, newer))
+        return found
+
+    def _pinned_bases(self, asked: CheckEntry) -> list[BaseLayout]:
+        """The base that is locked, and those that are newer; none where one can't be asked for by its digest."""
+        locked = asked.locked
+        assert locked is not None
+        against = _told(lambda: self._pinned(locked, str(locked.base)))
+        if isinstance(against, Finding) or against.findings or len(against.known) != 1:
+            return []
+        bases = [*against.known, *against.newer]
+        return bases if all(base.weights_digest for base in bases) else []
+
+    def _answered(self, asked: CheckEntry, number: int, question: "_Question", answers: Answers) -> Checked | None:
+        """The row of an answer; None where it has to be found out here."""
+        told = [answers.get((question.adapter, base)) for base in question.own]
+        first, *newer = told
+        if isinstance(first, RefusedCheck):
+            if first.code == BaseNotFound.code:
+                return None  # the adapter's own faults count all the same
+            row = self._unread(asked, question.label, refused_finding(first), question.environment)
+            return self._with_room(row, question.environment, number)
+        report = None if first is None else report_of(first)
+        if first is None or report is None or any(not isinstance(one, CheckedRevision) for one in newer):
+            return None
+        if asked.locked is not None and asked.locked.digest != f"sha256:{first.digest}":
+            return None
+        label = question.label or first.base
+        facts = CheckedFacts(first.facts.format, first.facts.method, first.facts.ranks)
+        row = self._begun(asked, label, report, facts, asked.at, question.environment)
+        findings = [*report.findings, *_yanked(asked, first.yanked)]
+        if self._split(row, findings)[1]:
+            return None
+        row = self._completed(row, replace(report, findings=tuple(worst_first(findings))), question.environment)
+        later = tuple(
+            AtRevision(revision, Verdict(one.verdict), one.matched, one.of)
+            for revision, one in zip(question.newer, newer, strict=True)
+            if isinstance(one, CheckedRevision)
+        )
+        return self._with_room(replace(row, newer=later), question.environment, number)
 
     # --- locks --------------------------------------------------------------------------------------------------------
 
@@ -357,8 +461,7 @@ class Checker:
             return fault
 
     def _beside(self, asked: CheckEntry, opened: OpenedAdapter, adapter: Adapter) -> Iterator[Finding]:
-        if opened.yanked is not None:
-            yield finding("LH502", f"{asked.adapter} was yanked: {opened.yanked}", [Evidence(asked.adapter)])
+        yield from _yanked(asked, opened.yanked)
         if asked.locked is not None and opened.contents is not None:
             now = digest_of(opened.contents)
             if now != asked.locked.digest:
@@ -462,24 +565,34 @@ class Checker:
         beside is told.
         """
         asked = subject.asked
-        row = Checked(
-            asked.adapter,
-            name,
-            report,
-            subject.facts,
-            asked.at or subject.opened.at or _lock_line(asked),
-            wanted=environment.runtimes,
-            environment=environment.name or None,
-        )
+        at = asked.at or subject.opened.at or _lock_line(asked)
+        row = self._begun(asked, name, report, subject.facts, at, environment)
         kept, ignored = self._split(row, findings)
         if kept != list(report.findings):
             report = recheck(report, kept, subject.adapter, base)
         if report.verdict is not Verdict.INCOMPATIBLE and any(found.rule == "LH506" for found in kept):
             report = replace(report, verdict=Verdict.UNDECIDED)
-        if report.verdict is Verdict.UNDECIDED and not report.findings and not ignored:
+        return self._completed(replace(row, ignored=tuple(ignored)), report, environment)
+
+    def _begun(
+        self,
+        asked: CheckEntry,
+        name: str | None,
+        report: Report,
+        facts: CheckedFacts,
+        at: ProjectLine | None,
+        environment: Environment,
+    ) -> Checked:
+        wanted = environment.runtimes
+        return Checked(asked.adapter, name, report, facts, at, wanted=wanted, environment=environment.name or None)
+
+    def _completed(self, row: Checked, report: Report, environment: Environment) -> Checked:
+        """With what is asked beside that it fits, and a reason where nothing else tells why it is undecided."""
+        if report.verdict is Verdict.UNDECIDED and not report.findings and not row.ignored:
             report = replace(report, findings=(_untold(self.level),))
-        unmet, ignored_too = self._split(row, list(_unmet(report, subject.facts, environment)))
-        return replace(row, report=report, unmet=tuple(unmet), ignored=(*ignored, *ignored_too))
+        assert row.facts is not None
+        unmet, ignored = self._split(row, list(_unmet(report, row.facts, environment)))
+        return replace(row, report=report, unmet=tuple(unmet), ignored=(*row.ignored, *ignored))
 
     def _set_aside(self, row: Checked) -> Checked:
         kept, ignored = self._split(row, row.report.findings)
@@ -520,6 +633,12 @@ def _told(act: Callable[[], T]) -> T | Finding:
         return obstacle(refusal)
     except (BlobDamaged, Unavailable, OSError) as fault:
         return obstacle(fault)
+
+
+def _yanked(asked: CheckEntry, reason: str | None) -> list[Finding]:
+    if reason is None:
+        return []
+    return [finding("LH502", f"{asked.adapter} was yanked: {reason}", [Evidence(asked.adapter)])]
 
 
 def _lock_line(asked: CheckEntry) -> ProjectLine | None:

@@ -84,7 +84,7 @@ class Checked:
         base = self.base or "no base"
         return base if self.environment is None else f"{base} for {self.environment}"
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> dict[str, object]:
         return {
             "adapter": self.adapter,
             "base": self.base,
