@@ -102,7 +102,11 @@ def _of_trl(name: str, template: str, chat: dict[str, Any]) -> list[list[Any]] |
         )  # fmt: skip
     except Exception:  # noqa: BLE001 (templates raise what they like)
         return None
-    return segments(tokenizer, made["input_ids"], [0, *made["assistant_masks"][1:]])  # nothing predicts the first token
+    found = segments(
+        tokenizer, made["input_ids"], [0, *made["assistant_masks"][1:]]
+    )  # nothing predicts the first token
+    is_called = any(is_trained and "weather" in text for is_trained, text in found)
+    return found if is_called or "tools" not in chat else None
 
 
 def main() -> int:

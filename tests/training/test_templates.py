@@ -147,7 +147,9 @@ def test_everything_is_trained_on_as_the_template_has_it(tmp_path: Path) -> None
 
 def test_what_a_template_leaves_out_is_told(tmp_path: Path) -> None:
     rows = [{"messages": TURNS}, CHATS["tools"]]
-    notes = list(learn(PLAIN, tmp_path, *rows).notes())
+    made = learn(PLAIN, tmp_path, *rows)
+    assert answers(PLAIN, made)[1] == "It rains.</s>¦Sure.</s>", "a call that isn't shown is no empty answer"
+    notes = list(made.notes())
     assert "1 of 2 rows have reasoning that the chat template leaves out: line 1" in notes
     assert "1 of 2 rows have tools that the chat template leaves out: line 2" in notes
     assert "1 of 2 rows have tool calls that the chat template leaves out: line 2" in notes

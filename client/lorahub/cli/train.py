@@ -38,6 +38,7 @@ def _choice(literal: Any) -> click.Choice[str]:
 @click.option("-o", "--output", type=click.Path(path_type=Path), default=Path("adapter"), show_default=True)
 @_setting("--method", _choice(MethodName), "How the base is adapted (lora).")
 @_setting("--preset", click.Choice(list(PRESETS)), "Settings by one name.")
+@_setting("--from", str, "Go on with this adapter: a folder, or a reference.", metavar="ADAPTER")
 @_setting("--rank", int, "Of LoRA (16).")
 @_setting("--alpha", int, "The update is scaled by alpha/rank (twice the rank).")
 @_setting("--targets", str, "Modules by name, with commas; all-linear; q,v (all-linear).")
@@ -129,6 +130,8 @@ def train(
 
 def _config(file: Path | None, options: dict[str, Any]) -> TrainConfig:
     given = {name: value for name, value in options.items() if value not in (None, ())}
+    if "from" in given:
+        given["start"] = given.pop("from")
     if "column" in given:
         given["columns"] = given.pop("column")
     if "data_format" in given:
@@ -172,7 +175,7 @@ def _planned(session: Session, base: str, data: tuple[str, ...], config: TrainCo
     from lorahub.training.base import find_base
     from lorahub.training.plan import plan
 
-    made = plan(find_base(base, config.base_name, session.hub), data, config)
+    made = plan(find_base(base, config.base_name, session.hub), data, config, session.hub)
     rows = [[name, value] for name, value in made.as_json().items() if isinstance(value, str | int | float)]
     return Result(
         made.as_json(), _told(made), ids=[str(made.trainable)], rows=rows, notes=[f"  {n}" for n in made.notes]

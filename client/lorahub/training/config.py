@@ -42,6 +42,8 @@ class TrainConfig:
     """
 
     method: MethodName = "lora"
+    start: str | None = None
+    """An adapter to go on with, a folder or a reference: its method, rank and targets count."""
     rank: int = 16
     """The rank of lora; the width of a bottleneck."""
     alpha: int | None = None

@@ -84,7 +84,8 @@ class ChatTemplate:
 
     def render(self, chat: ChatRow) -> list[RenderedChat]:
         """The samples that a chat becomes: one, or one for each answer. Raises `InvalidTrainingData`."""
-        wanted = chat.answers[-1:] if self.train_on == "last" else chat.answers
+        wanted = [number for number in chat.answers if self._is_shown(chat.messages[number])]
+        wanted = wanted[-1:] if self.train_on == "last" else wanted
         if self.train_on == "all":
             text = self._text(chat)
             return [RenderedChat(text, [(0, len(text))])]
@@ -107,6 +108,10 @@ class ChatTemplate:
             reasoning = str(message.get("reasoning_content", "")).strip()
             if number in chat.answers and reasoning and not any(reasoning in one.text for one in rendered):
                 yield "reasoning"
+
+    def _is_shown(self, message: Message) -> bool:
+        """A call that the template leaves out would be an empty answer to learn."""
+        return not message.get("tool_calls") or "tool_calls" in (self.marked or self.source)
 
     # --- by marks -----------------------------------------------------------------------------------------------------
 
