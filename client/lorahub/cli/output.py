@@ -8,6 +8,7 @@ agent   tab-separated, nothing cut
 
 import json
 import os
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -94,7 +95,8 @@ class Output:
     def _styled(self, text: str, stream: TextIO) -> str:
         if not self._has_color(stream):
             return text
-        return text.replace("✓", "\033[32m✓\033[0m").replace("✗", "\033[31m✗\033[0m")
+        text = text.replace("✓", "\033[32m✓\033[0m").replace("✗", "\033[31m✗\033[0m")
+        return _MARKED.sub(lambda found: f"\033[32m{found[1]}\033[0m", text)
 
     def _has_color(self, stream: TextIO) -> bool:
         if self.color != "auto":
@@ -123,6 +125,10 @@ def _asked_format(arguments: Sequence[str]) -> str:
         if flag == "--format" and value in FORMATS:
             return value
     return os.environ.get("LORAHUB_FORMAT", "human")
+
+
+_MARKED = re.compile("⟦([^⟦⟧]*)⟧")
+"""What a command marks: green where there are colours."""
 
 
 def _print(text: str) -> None:

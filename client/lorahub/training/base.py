@@ -34,9 +34,13 @@ class Base:
         names = base.names if self.name is None else frozenset({self.name})
         return replace(base, name=self.name, names=names, revision=self.revision)
 
-    def facts(self) -> dict[str, Any]:
-        """What an adapter depends on beside the weights, null where there is none."""
-        return {"config": sha256_of(self.folder / "config.json"), **facts_beside(FolderFiles(self.folder))}
+    def facts(self, chat_template: str | None = None) -> dict[str, Any]:
+        """What an adapter depends on beside the weights, null where there is none. `chat_template` is a file that
+        stands for the tokenizer's own.
+        """
+        own = {} if chat_template is None else {"chat_template": sha256_of(Path(chat_template))}
+        beside = facts_beside(FolderFiles(self.folder))
+        return {"config": sha256_of(self.folder / "config.json"), **beside, **own}
 
 
 def find_base(spec: str, name: str | None, hub: Callable[[], Hub]) -> Base:
