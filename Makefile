@@ -181,6 +181,7 @@ bench: .venv/.installed ## the measurements in docs/benchmarks.md
 	$(BIN)/python benchmarks/transfer.py
 	$(BIN)/python benchmarks/small_files.py
 	$(BIN)/python benchmarks/check.py
+	$(BIN)/python benchmarks/gate.py
 	$(BIN)/python benchmarks/merge.py --serve
 	$(BIN)/python benchmarks/swap.py
 	$(BIN)/python benchmarks/train.py $(if $(TRL),--trl $(TRL)) # TRL=python of an environment that has it
