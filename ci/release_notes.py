@@ -11,10 +11,12 @@ _HEADING = re.compile(r"^## (?P<version>\S+)(?: \((?P<date>\d{4}-\d{2}-\d{2})\))
 
 
 def notes(changelog: str, version: str) -> str:
-    """What stands between the version's heading and the next. Raises `ValueError` where it isn't there, or has no date.
+    r"""What stands between the version's heading and the next.
 
-    >>> notes("# Changelog\\n\\n## Unreleased\\n\\n## 0.2.0 (2026-12-01)\\n\\n- New.\\n\\n## 0.1.0 (2026-01-01)\\n", "0.2.0")
-    '- New.\\n'
+    Raises `ValueError` where the version isn't there, or has no date.
+
+    >>> notes("# Changelog\n\n## Unreleased\n\n## 0.2.0 (2026-12-01)\n\n- New.\n\n## 0.1.0 (2026-01-01)\n", "0.2.0")
+    '- New.\n'
     """
     headings = list(_HEADING.finditer(changelog))
     for heading, following in zip(headings, [*headings[1:], None], strict=True):

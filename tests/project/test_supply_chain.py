@@ -156,9 +156,8 @@ def test_notes_of_a_release_are_its_section_of_the_changelog(tmp_path: Path) -> 
         changelog.write_text(text)
         return subprocess.run([sys.executable, script, "1.2.3"], capture_output=True, text=True, check=False)
 
-    dated = notes(
-        "# Changelog\n\n## Unreleased\n\n- Later.\n\n## 1.2.3 (2026-12-01)\n\n- Now.\n\n## 1.2.2 (2026-11-01)\n\n- Then.\n"
-    )
+    sections = ("## Unreleased", "- Later.", "## 1.2.3 (2026-12-01)", "- Now.", "## 1.2.2 (2026-11-01)", "- Then.")
+    dated = notes("\n\n".join(("# Changelog", *sections)) + "\n")
     assert (dated.returncode, dated.stdout) == (0, "- Now.\n")
     for text in ("# Changelog\n\n## Unreleased\n\n- Now.\n", "# Changelog\n\n## 1.2.3\n\n- Now.\n"):
         refused = notes(text)
