@@ -5,12 +5,16 @@ on. The hub is played by a server that answers like the public one, and by a sec
 import json
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import httpx2
+import numpy as np
 import pytest
 import wire
+from builders import safetensors_bytes, write_adapter
 from hub_stand_in import StandIn, sha256, weights
+from lorahub.hub.hub import Hub
 from registry_process import Registry, eventually, serve
 
 Start = Callable[..., Registry]
@@ -290,3 +294,29 @@ def test_a_gated_repository_is_gated_here_too(here: Registry, hub: StandIn) -> N
         assert anyone.get("/Qwen/Gated/resolve/main/model.safetensors").headers["X-Error-Code"] == "GatedRepo"
         refused = admin.get("/Qwen/Gated/resolve/main/model.safetensors")
         assert (refused.status_code, "without access" in refused.json()["error"]) == (403, True)
+
+
+def test_our_own_client_pulls_it_and_judges_by_it(
+    here: Registry, hub: StandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LORAHUB_HOME", str(tmp_path / "home"))
+    files = {**model(14), "model.safetensors": llama(), "empty": b""}
+    hub.put("Qwen/Pulled", files)
+    with Hub(here.url, token=here.token) as ours:
+        ours.pull("Qwen/Pulled", tmp_path / "pulled")
+    assert {path: (tmp_path / "pulled" / path).read_bytes() for path in files} == files
+    hub.forget()
+    hub.put("Qwen/Judged", {**files, "README.md": b"judged", "empty": b""})
+    with Hub(here.url, token=here.token) as ours:
+        ours.push(write_adapter(tmp_path / "adapter", base="Qwen/Judged"), "owner/judged")
+    with here.client() as client:
+        judged = client.get("/api/models/owner/judged", params={"expand": "adapter"}).json()["adapter"]
+    assert (judged["base"], judged["verdict"]) == ("Qwen/Judged", "fits")
+    assert hub.sent["model.safetensors"] < 10_000, "its header is read, and not its weights"
+
+
+def llama() -> bytes:
+    """Weights that the small adapter fits."""
+    shapes = {"model.embed_tokens.weight": (20_000, 16)}
+    shapes |= {f"model.layers.{layer}.self_attn.q_proj.weight": (16, 16) for layer in range(2)}
+    return safetensors_bytes({name: np.zeros(shape, np.float32) for name, shape in shapes.items()})

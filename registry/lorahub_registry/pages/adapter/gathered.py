@@ -190,7 +190,7 @@ def _entry(entry: Entry, commit: Commit | None) -> dict[str, Any]:
         "path": entry.path,
         "name": entry.path.rpartition("/")[2],
         "size": sum(file.size for file in entry.files) if isinstance(entry, Folder) else entry.size,
-        "sha256": entry.sha256 if isinstance(entry, RevisionFile) else None,
+        "sha256": entry.sha256 if isinstance(entry, RevisionFile) and (entry.is_here or entry.is_lfs) else None,
         "large": isinstance(entry, RevisionFile) and entry.is_lfs,
         "lastCommit": _commit(commit) if commit else None,
     }
@@ -201,7 +201,7 @@ def file_of(backend: Backend, file: OpenFile) -> dict[str, Any]:
     return {
         "path": file.file.path,
         "size": file.file.size,
-        "sha256": file.file.sha256,
+        "sha256": file.file.sha256 if file.file.is_here or file.file.is_lfs else None,
         "large": file.file.is_lfs,
         "commit": file.commit.id,
         "text": _short_text(backend, file),
