@@ -28,9 +28,9 @@ def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
 
 def _runtimes() -> str:
     return _table(
-        ("runtime", "`--for`", "reads", "refuses or gets wrong", "known of", "after"),
+        ("runtime", "`--for`", "reads", "refuses or gets wrong", "measured", "after"),
         (
-            (one.label, f"`{one.name}`", one.reads, one.refuses, one.version or "–", one.source)
+            (one.label, f"`{one.name}`", one.reads, one.refuses, ", ".join(one.versions) or "–", one.source)
             for one in RUNTIMES.values()
         ),
     )

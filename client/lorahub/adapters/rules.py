@@ -298,6 +298,16 @@ _TABLE = (
          "The version has no eval.json, or one of other rows, other weights or other settings.",
          "record one: lorahub eval ADAPTER --data FILE, then push",
          "what is recorded was measured with other rows"),
+    Rule("LH506", _W, "it couldn't be checked",
+         "The adapter or the base couldn't be read: deleted, private, not to be reached, damaged, or never read where no "
+         "network is asked; or the level that was asked for can't be done on it. It has a row all the same, and is "
+         "undecided: --fail-on undecided makes it red.",
+         "read the reason beside it; correct the entry, or the token that the job has",
+         "there is no repository acme/sql, or it is private"),
+    Rule("LH507", _E, "the environment is full",
+         "More adapters are checked for an environment of lorahub.toml than its max_adapters says it has room for.",
+         "take some out, or raise max_adapters where the server has the memory",
+         "production has room for 40 adapters; this is number 41"),
 )  # fmt: skip
 
 RULES = {rule.id: rule for rule in _TABLE}

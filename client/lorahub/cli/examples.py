@@ -175,6 +175,24 @@ SHOWN: Mapping[str, HelpEnding] = {
     ),
     "admin unblock-hash": _of("operating", f"admin unblock-hash {_DIGEST}", f"admin unblock-hash {_DIGEST} --json"),
     "admin unquarantine": _of("operating", "admin unquarantine acme/sql", "admin unquarantine acme/sql --json"),
+    "admin upstream add": _of(
+        "how-to/upstreams",
+        "admin upstream add hub https://huggingface.co --allow 'Qwen/*' --host '*.hf.co'",
+        "admin upstream add lab https://hub.lab.example --allow '*' --private --token-stdin < token.txt",
+    ),
+    "admin upstream check": _of(
+        "how-to/upstreams",
+        "admin upstream check hub Qwen/Qwen3-0.6B",
+        "admin upstream check hub Qwen/Qwen3-0.6B --json",
+    ),
+    "admin upstream keep": _of(
+        "how-to/upstreams", "admin upstream keep Qwen/Qwen3-0.6B", "admin upstream keep Qwen/Qwen3-0.6B --let-go"
+    ),
+    "admin upstream ls": _of("how-to/upstreams", "admin upstream ls", "admin upstream ls --json"),
+    "admin upstream rm": _of("how-to/upstreams", "admin upstream rm hub", "admin upstream rm hub --json"),
+    "admin upstream token": _of(
+        "how-to/upstreams", "admin upstream token hub < token.txt", "admin upstream token hub --none"
+    ),
     "admin user add": _of("operating", "admin user add ada", 'admin user add ada --fullname "Ada" --admin'),
     "admin user disable": _of("operating", "admin user disable ada", "admin user disable ada --undo"),
     "admin user ls": _of("operating", "admin user ls", "admin user ls --json"),

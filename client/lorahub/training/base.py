@@ -33,12 +33,14 @@ class Base:
         names = base.names if self.name is None else frozenset({self.name})
         return replace(base, name=self.name, names=names, revision=self.revision)
 
-    def facts(self) -> dict[str, Any]:
-        """What an adapter depends on beside the weights: sha256 of config and tokenizer, null where there is none."""
+    def facts(self, chat_template: str | None = None) -> dict[str, Any]:
+        """What an adapter depends on beside the weights: sha256 of config, tokenizer and template, null where there is
+        none. `chat_template` is a file that stands for the tokenizer's own.
+        """
         return {
             "config": sha256_of(self.folder / "config.json"),
             "tokenizer": sha256_of(self.folder / "tokenizer.json") or sha256_of(self.folder / "tokenizer.model"),
-            "chat_template": _template(self.folder),
+            "chat_template": sha256_of(Path(chat_template)) if chat_template else _template(self.folder),
         }
 
 

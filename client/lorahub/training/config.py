@@ -1,6 +1,7 @@
 """Every setting of a training run. Strict: an unknown name, a wrong type, an impossible value is one clear message."""
 
 import math
+import re
 import tomllib
 import types
 from collections.abc import Mapping
@@ -13,7 +14,7 @@ from lorahub.errors import InvalidConfiguration
 
 MethodName = Literal["lora", "prefix", "prompt", "bottleneck", "bitfit", "ia3", "full"]
 Format = Literal["auto", "chat", "completion", "text"]
-TrainOn = Literal["auto", "completion", "all"]
+TrainOn = Literal["auto", "assistant", "completion", "last", "all"]
 Init = Literal["default", "gaussian", "pissa", "olora"]
 
 PRESETS: Mapping[str, Mapping[str, Any]] = {
@@ -27,6 +28,7 @@ _MOST: Mapping[str, int] = {
     "threads": 4096,
 }
 """What is read again, and more threads than torch survives."""
+_COLUMN = re.compile(r"[A-Za-z_]+=.{1,900}", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +42,8 @@ class TrainConfig:
     """
 
     method: MethodName = "lora"
+    start: str | None = None
+    """An adapter to go on with, a folder or a reference: its method, rank and targets count."""
     rank: int = 16
     """The rank of lora; the width of a bottleneck."""
     alpha: int | None = None
@@ -78,8 +82,14 @@ class TrainConfig:
     """Tokens of one example; what is longer is cut, and reported."""
     pack: Literal["best-fit", "none"] = "best-fit"
     format: Format = "auto"
+    columns: tuple[str, ...] = ()
+    """`prompt=title`: what a key of the rows stands for. `prompt=Q: {title}` puts keys into a text; `a.b` is a key of a
+    key."""
+    chat_template: str | None = None
+    """A file of Jinja instead of the tokenizer's own."""
     train_on: TrainOn = "auto"
-    """`completion`: answers only, as far as the format has any; `all`: every token; `auto` is `completion`."""
+    """`assistant`, `completion` and `auto`: answers only, as far as the format has any; `last`: the last of each row;
+    `all`: every token."""
     eval_split: float | str = 0.05
     """A share of the rows, chosen by their content; or a file."""
     eval_every: int | None = None
@@ -126,6 +136,11 @@ class TrainConfig:
             ("warmup", 0 <= self.warmup <= 1, "from 0 to 1"),
             ("eval_split", isinstance(share, str) or 0 <= share < 1, "a file, or a share from 0 to below 1"),
             ("targets", all(self.targets) and len(self.targets) > 0, "names of modules, or all-linear"),
+            (
+                "columns",
+                len(self.columns) <= 64 and all(map(_COLUMN.fullmatch, self.columns)),
+                "such as prompt=question",
+            ),
             *((name, getattr(self, name) > 0, "more than 0") for name in ("lr", "epochs", "clip")),
             *((name, getattr(self, name) >= 0, "0 or more") for name in ("weight_decay", "min_delta")),
             *(

@@ -15,6 +15,7 @@ from lorahub.errors import (
     InvalidInput,
     NameRetired,
     NotFound,
+    NotPermitted,
     Quarantined,
     RepositoryMoved,
     RepositoryNotFound,
@@ -74,7 +75,9 @@ def name_key(name: RepositoryName) -> str:
 
 
 def is_visible(principal: Principal, repository: Repository) -> bool:
-    is_open = not repository.is_private and repository.quarantine is None
+    """A private one of an upstream is for everybody who has an account here."""
+    is_for_accounts = repository.upstream is not None and not principal.is_anonymous
+    is_open = (not repository.is_private or is_for_accounts) and repository.quarantine is None
     return is_open or may(principal, Action.READ, repository.namespace, repository.id)
 
 
@@ -141,6 +144,11 @@ def require_permitted(principal: Principal, repository: Repository, action: Acti
     if action is not Action.READ:
         require(principal, action, repository.namespace, repository.id)
         require_unlocked(principal, repository)
+    if action is Action.WRITE and repository.upstream is not None:
+        raise NotPermitted(
+            f"{repository.full_name} is of the upstream {repository.upstream}: what it holds is decided there",
+            hint="push to a name of your own",
+        )
 
 
 def readable(session: Session, principal: Principal, name: RepositoryName) -> Repository:
@@ -295,6 +303,15 @@ def take_in(
     return repository
 
 
+def insert_of_upstream(
+    session: Session, name: RepositoryName, *, namespace_id: int, upstream: str, is_private: bool
+) -> Repository:
+    """One of another hub, without a commit yet. Whoever asks has made sure that the name is nobody's."""
+    return queries.insert_repository(
+        session, name, key=name_key(name), namespace_id=namespace_id, is_private=is_private, upstream=upstream
+    )
+
+
 def _require_free(session: Session, principal: Principal, name: RepositoryName) -> None:
     """Raises `AlreadyExists` with the existing repository's name, or `NameRetired`."""
     key = name_key(name)
@@ -315,7 +332,7 @@ def delete(backend: Backend, principal: Principal, name: RepositoryName) -> None
     """
     with backend.database.write() as session:
         repository = _held(session, principal, name)
-        if is_published(session, repository.id):
+        if repository.upstream is None and is_published(session, repository.id):
             queries.retire_name(session, name_key(name), repository.full_name, repository_id=None)
         _remove(session, principal, repository, "repository.delete")
 
@@ -358,7 +375,7 @@ def move(backend: Backend, principal: Principal, name: RepositoryName, to: Repos
     Raises `AlreadyExists`, `NameRetired`, `NotPermitted`, `QuotaExceeded`.
     """
     with backend.database.write() as session:
-        permitted(session, principal, name, Action.MANAGE)
+        require_permitted(principal, permitted(session, principal, name, Action.MANAGE), Action.WRITE)
         require(principal, Action.WRITE, to.namespace)
         namespace = require_known(session, to.namespace)
         repository = _held(session, principal, name, namespace.id)

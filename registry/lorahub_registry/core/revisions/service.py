@@ -101,6 +101,8 @@ def look_up(session: Session, repository_id: int, revision: str) -> Resolved:
         candidates = queries.commits_by_prefix(session, repository_id, revision)
         if len(candidates) == 1:
             return Resolved(candidates[0], None)
+    if (answered := queries.commit_answered(session, repository_id, revision)) is not None:
+        return Resolved(answered, None)
     raise _not_found(session, repository_id, revision)
 
 
@@ -322,6 +324,37 @@ def insert_commit(session: Session, new: NewCommit) -> Commit:
     before = _before(session, new)
     queries.insert_commit(session, commit, [_row(path, file, before, made_id) for path, file in new.files.items()])
     return commit
+
+
+def insert_listed(
+    session: Session,
+    *,
+    repository_id: int,
+    commit_id: CommitId,
+    digest: Sha256,
+    title: str,
+    author_id: int,
+    author: str,
+    created_at: datetime,
+    size: int,
+) -> None:
+    """A commit of an upstream, under the id that it has there; its files come one by one. Raises `IntegrityError`."""
+    commit = Commit(
+        id=commit_id,
+        repository_id=repository_id,
+        parent_id=None,
+        depth=0,
+        digest=digest,
+        title=title,
+        message="",
+        author_id=author_id,
+        author=author,
+        created_at=created_at,
+        request_key=None,
+        request_digest=None,
+        size=size,
+    )
+    queries.insert_commit(session, commit, [])
 
 
 def _before(session: Session, new: NewCommit) -> Mapping[str, RevisionFile]:

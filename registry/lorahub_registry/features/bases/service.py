@@ -132,16 +132,16 @@ class _Layouts:
     """The layouts used last: parsing one of 723 tensors takes milliseconds, and a base has many adapters."""
 
     def __init__(self) -> None:
-        self._kept: OrderedDict[tuple[str, int | CommitId], BaseLayout] = OrderedDict()
+        self._kept: OrderedDict[tuple[str, int | str], BaseLayout] = OrderedDict()
         self._lock = Lock()
 
-    def get(self, key: tuple[str, int | CommitId]) -> BaseLayout | None:
+    def get(self, key: tuple[str, int | str]) -> BaseLayout | None:
         with self._lock:
             if key in self._kept:
                 self._kept.move_to_end(key)
             return self._kept.get(key)
 
-    def put(self, key: tuple[str, int | CommitId], base: BaseLayout) -> None:
+    def put(self, key: tuple[str, int | str], base: BaseLayout) -> None:
         with self._lock:
             self._kept[key] = base
             while len(self._kept) > _KEPT_LAYOUTS:
@@ -253,13 +253,14 @@ def load(backend: Backend, stored: StoredBase, *, revision: str | None = None) -
 def _of_repository(backend: Backend, principal: Principal, name: str, revision: str | None) -> BaseLayout:
     try:
         parsed = RepositoryName.parse(name)
-        with reading(backend, principal, parsed) as opened:
+        with reading(backend, principal, parsed, revision or "main") as opened:
             at = opened.readable_at(revision or "main")
             held = RevisionFiles.of(at)
-        base = _layouts.get((str(backend.database), at.commit.id))
+        key = (str(backend.database), f"{at.commit.id}{'' if held.is_here else ' upstream'}")
+        base = _layouts.get(key)
         if base is None:
             base = read_base(held, digest=held.sha256)
-            _layouts.put((str(backend.database), at.commit.id), base)
+            _layouts.put(key, base)
     except InvalidBaseModel as error:
         raise BaseNotFound(f"{name} is no base model: {error.message}", hint=error.hint) from None
     except Refusal:

@@ -4,7 +4,7 @@ Versions and aliases, and the Hub's tags, share one name space. A version never 
 an alias moves unless it is protected.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from lorahub.errors import (
     AlreadyExists,
@@ -32,6 +32,7 @@ from lorahub_registry.core.revisions.service import (
     Reference,
     RevisionFile,
 )
+from lorahub_registry.core.upstreams import service as upstreams
 from lorahub_registry.infrastructure.backend import Backend
 from lorahub_registry.infrastructure.database import Session
 
@@ -70,12 +71,24 @@ class Revision:
 
 def references_of(opened: OpenedRepository) -> list[Reference]:
     """Oldest first."""
-    return revisions.references_of(opened.session, opened.id)
+    known = revisions.references_of(opened.session, opened.id)
+    names = upstreams.names_of(opened.session, opened.repository)
+    if names is None:
+        return known
+    return [replace(known[0], kind=one.kind, name=one.name, commit_id=one.commit, message="") for one in names]
 
 
 def commits_page(opened: OpenedRepository, revision: str, *, limit: int) -> tuple[list[Commit], Commit | None]:
     """The newest commits of the revision, and the one that the next page starts with."""
-    found = revisions.history(opened.session, opened.at(revision).commit, limit=limit + 1)
+    head = opened.at(revision).commit
+    said = upstreams.commits_of(opened.session, opened.repository, revision)
+    if said is not None:
+        commits = (
+            replace(head, id=one.id, title=one.title, message=one.message, author=one.author, created_at=one.at)
+            for one in said
+        )
+        return list(commits)[:limit], None
+    found = revisions.history(opened.session, head, limit=limit + 1)
     return found[:limit], found[limit] if len(found) > limit else None
 
 

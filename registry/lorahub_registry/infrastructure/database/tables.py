@@ -109,6 +109,7 @@ class Account(Table):
     byte_quota: Mapped[int | None] = mapped_column(BigInteger)  # null: the registry's; 0: none
     repository_quota: Mapped[int | None] = mapped_column(Integer)  # the same
     made_by: Mapped[int | None] = mapped_column(BigInteger, index=True)  # of an organisation: whose quota it counts for
+    upstream: Mapped[str | None] = mapped_column(String(32))  # for whose repositories it was made; null: nobody's
 
 
 class NamespaceBlob(Table):
@@ -247,6 +248,8 @@ class Repository(Table):
     quarantined_at: Mapped[datetime | None]  # changes: quarantine and its undo
     quarantined_by: Mapped[str | None] = mapped_column(String(96))
     quarantine_reason: Mapped[str | None] = mapped_column(Text)
+    upstream: Mapped[str | None] = mapped_column(String(32))  # whose it is; null: this registry's own
+    kept_at: Mapped[datetime | None]  # of an upstream: since when an administrator keeps its files; changes
 
     __table_args__ = (
         *(Index(f"ix_repositories_by_{key}", key, "id") for key in _SORTED_BY),  # a page is a range of one of these
@@ -769,6 +772,64 @@ class Feed(Table):
     last: Mapped[int] = mapped_column(BigInteger)  # number given out; changes
     forgotten: Mapped[int] = mapped_column(BigInteger)  # the last number whose event is no longer kept; changes
     spread: Mapped[int] = mapped_column(BigInteger)  # the last number that webhooks were looked for; changes
+
+
+# --- upstreams --------------------------------------------------------------------------------------------------------
+
+
+class Upstream(Table):
+    """A hub whose repositories are served here. Without a definition it is one of LORAHUB_UPSTREAMS."""
+
+    __tablename__ = "upstreams"
+    name: Mapped[str] = mapped_column(String(32), primary_key=True)
+    definition: Mapped[dict[str, Any] | None]
+    sealed_token: Mapped[bytes | None] = mapped_column(LargeBinary)  # for the hub; its key is no row
+    quiet_until: Mapped[datetime | None]  # it is asked nothing before; changes
+    fault: Mapped[str | None] = mapped_column(Text)  # why
+    created_at: Mapped[datetime]
+
+
+class UpstreamAnswer(Table):
+    """What an upstream last said of a revision of a repository. All of it changes."""
+
+    __tablename__ = "upstream_answers"
+    repository_id: Mapped[int] = mapped_column(ForeignKey("repositories.id", ondelete="CASCADE"), primary_key=True)
+    kind: Mapped[str] = mapped_column(String(16), primary_key=True)  # revision | names | commits
+    revision: Mapped[str] = mapped_column(String(128), primary_key=True)
+    commit_id: Mapped[str | None] = mapped_column(ForeignKey("commits.id", ondelete="CASCADE"), index=True)
+    etag: Mapped[str | None] = mapped_column(String(200))
+    said: Mapped[dict[str, Any] | None]  # of names and commits
+    checked_at: Mapped[datetime]
+
+
+class UpstreamFile(Table):
+    """A file of an upstream's commit, known before its bytes are here; then it has a `CommitFile` too."""
+
+    __tablename__ = "upstream_files"
+    commit_id: Mapped[str] = mapped_column(ForeignKey("commits.id", ondelete="CASCADE"), primary_key=True)
+    path: Mapped[str] = mapped_column(String(1024), primary_key=True)
+    size: Mapped[int] = mapped_column(BigInteger)
+    digest: Mapped[str] = mapped_column(String(64))  # sha256 of a large file, git's sha1 of a small one: by its length
+    read_at: Mapped[datetime | None]  # changes, at most once an hour
+
+    __table_args__ = (Index("ix_upstream_files_digest", "digest", "commit_id"),)
+
+
+class UpstreamTransfer(Table):
+    """The bytes of one file on their way from an upstream, by the one process that holds the lease. What is done lies
+    in parts of `part_bytes`, which go on where that process died. All of it changes.
+    """
+
+    __tablename__ = "upstream_transfers"
+    repository_id: Mapped[int] = mapped_column(ForeignKey("repositories.id", ondelete="CASCADE"), primary_key=True)
+    digest: Mapped[str] = mapped_column(String(64), primary_key=True)
+    holder: Mapped[str | None] = mapped_column(String(32))  # random; null: nobody's
+    lease_until: Mapped[datetime | None]  # by the database's clock
+    upload_id: Mapped[str | None] = mapped_column(String(32))  # the folder of its parts
+    part_bytes: Mapped[int] = mapped_column(BigInteger)
+    done: Mapped[int] = mapped_column(BigInteger)  # bytes of finished parts
+    fault: Mapped[dict[str, Any] | None]  # {"code", "message"} of the last attempt
+    retry_at: Mapped[datetime | None]  # nothing is tried before
 
 
 # --- webhooks ---------------------------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from lorahub_registry.core.blobs import service as blobs
 from lorahub_registry.core.blobs.inspection import inspect
 from lorahub_registry.core.blobs.service import Blob
 from lorahub_registry.core.quotas.service import give_back_expired, miscounts
+from lorahub_registry.core.upstreams.service import make_room
 from lorahub_registry.features.events import service as events
 from lorahub_registry.features.merged.service import forget_unused
 from lorahub_registry.features.retention.service import drop_old
@@ -63,6 +64,7 @@ def collect_garbage(backend: Backend, *, grace: timedelta, is_dry_run: bool = Fa
     report = GarbageReport(is_dry_run=is_dry_run)
     if not is_dry_run:
         forget_unused(backend)
+        make_room(backend)
         forget_sessions(backend)
         events.forget_old(backend)
         webhooks.forget_old(backend)
@@ -169,6 +171,8 @@ def _row_problems(session: Session) -> Iterator[str]:
         yield f"repository {repository}: reference {name} is not where its log says"
     for commit in queries.commits_without_audit(session):
         yield f"commit {commit}: no audit row names it"
+    for commit, path in queries.files_unlike_their_listing(session):
+        yield f"commit {commit}: {path} is another file than its upstream announced"
     yield from miscounts(session)
 
 
