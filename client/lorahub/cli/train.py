@@ -42,6 +42,8 @@ def _choice(literal: Any) -> click.Choice[str]:
 @_setting("--rank", int, "Of LoRA (16).")
 @_setting("--alpha", int, "The update is scaled by alpha/rank (twice the rank).")
 @_setting("--targets", str, "Modules by name, with commas; all-linear; q,v (all-linear).")
+@_setting("--add-tokens", str, "New tokens, with commas; their embeddings are trained.")
+@_setting("--save-modules", str, "Modules that are trained and kept whole, with commas.")
 @_setting("--dropout", float, "Before A (0: dropout costs memory).")
 @click.option("--rslora", is_flag=True, default=None, help="Scale by alpha/√rank.")
 @click.option("--dora", is_flag=True, default=None, help="Direction and magnitude apart.")
@@ -139,6 +141,9 @@ def _config(file: Path | None, options: dict[str, Any]) -> TrainConfig:
     if "targets" in given:
         targets = given["targets"]
         given["targets"] = ("q,v",) if targets == "q,v" else tuple(targets.split(","))
+    for name in ("add_tokens", "save_modules"):
+        if name in given:
+            given[name] = tuple(given[name].split(","))
     if "eval_split" in given:
         given["eval_split"] = _share(given["eval_split"])
     return TrainConfig.of(given) if file is None else TrainConfig.from_file(file, given)

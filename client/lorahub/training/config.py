@@ -28,6 +28,7 @@ _MOST: Mapping[str, int] = {
     "threads": 4096,
 }
 """What is read again, and more threads than torch survives."""
+_OF_LORA = ("add_tokens", "save_modules")
 _COLUMN = re.compile(r"[A-Za-z_]+=.{1,900}", re.DOTALL)
 
 
@@ -50,6 +51,10 @@ class TrainConfig:
     """None: twice the rank. The update is scaled by alpha / rank, with rslora by alpha / √rank."""
     targets: tuple[str, ...] = ("all-linear",)
     """Names of modules as PEFT takes them; `all-linear`, or `q,v`: the query and value projections of any model."""
+    add_tokens: tuple[str, ...] = ()
+    """Tokens that the base doesn't have; lora trains their embeddings, and keeps the tokenizer with the adapter."""
+    save_modules: tuple[str, ...] = ()
+    """Modules that lora trains and keeps whole, such as a norm or the head."""
     dropout: float = 0.0
     """Costs 1.6 times the memory of activations."""
     rslora: bool = False
@@ -141,6 +146,10 @@ class TrainConfig:
                 len(self.columns) <= 64 and all(map(_COLUMN.fullmatch, self.columns)),
                 "such as prompt=question",
             ),
+            *(
+                (name, not getattr(self, name) or self._is_new_lora, "of lora alone, without --from")
+                for name in _OF_LORA
+            ),
             *((name, getattr(self, name) > 0, "more than 0") for name in ("lr", "epochs", "clip")),
             *((name, getattr(self, name) >= 0, "0 or more") for name in ("weight_decay", "min_delta")),
             *(
@@ -148,6 +157,10 @@ class TrainConfig:
                 for name in ("alpha", "lora_plus")
             ),
         ]
+
+    @property
+    def _is_new_lora(self) -> bool:
+        return self.method == "lora" and self.start is None
 
     @property
     def scaling_alpha(self) -> int:

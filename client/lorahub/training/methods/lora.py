@@ -33,6 +33,8 @@ class LoraMethod:
 
     def __init__(self, config: TrainConfig) -> None:
         self._config = config
+        self.new_tokens: Sequence[int] = ()
+        """Rows of the embedding and of the head that are trained too."""
         self._start: dict[str, Tensor] = {}
         """A₀ and B₀ by their names in the file, where they were taken from the base."""
 
@@ -68,7 +70,18 @@ class LoraMethod:
             use_dora=wanted.dora,
             init_lora_weights=self._init(model),
             fan_in_fan_out=any(is_conv1d(module) for module in model.modules()),
+            modules_to_save=list(wanted.save_modules) or None,
+            trainable_token_indices=self._rows(model) or None,
         )
+
+    def _rows(self, model: Any) -> dict[str, list[int]]:
+        """By the last names of the embedding and of a head with weights of its own."""
+        if not self.new_tokens:
+            return {}
+        embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
+        places = [embedding] if head is None or head.weight is embedding.weight else [embedding, head]
+        names = {id(module): name.rpartition(".")[2] for name, module in model.named_modules()}
+        return {names[id(place)]: list(self.new_tokens) for place in places}
 
     def _init(self, model: PreTrainedModel) -> Any:
         """Shapes alone have no singular values."""
