@@ -26,13 +26,14 @@ from lorahub.protocol.references import LATEST, Reference
 from lorahub_registry.core.access import OpenedCommit, OpenedRepository, looking, reading
 from lorahub_registry.core.accounts.permissions import Action, Principal
 from lorahub_registry.core.audit.service import record_act
-from lorahub_registry.core.blobs.service import Blob
+from lorahub_registry.core.blobs.service import Blob, known_blobs
 from lorahub_registry.core.repositories.service import (
     Repository,
     permitted,
     repositories_by_id,
     visible_namespaces,
 )
+from lorahub_registry.core.revisions.service import files_of
 from lorahub_registry.features.bases import service as bases
 from lorahub_registry.features.bases.revision_files import ReadableFile, RevisionFiles
 from lorahub_registry.features.bases.service import FoundBase
@@ -592,6 +593,15 @@ def _against(backend: Backend, opened: _Opened, base: str, found: FoundBase) -> 
     if found.id is not None:
         _keep(backend, digest, found.id, made)
     return Checked(opened.name, opened.commit, base, made.verdict, made.report, facts)
+
+
+def verdict_against(backend: Backend, commit_id: CommitId, adapter: str, base: str, found: FoundBase) -> str:
+    """Of a commit of the repository `adapter`, for a worker. Raises as reading an adapter does."""
+    with backend.database.read() as session:
+        files = files_of(session, commit_id)
+        blobs = known_blobs(session, [file.sha256 for file in files.values()])
+    held = RevisionFiles(backend, files, blobs)
+    return _against(backend, _Opened(adapter, commit_id, read_adapter(held), held), base, found).verdict
 
 
 def _keep(backend: Backend, digest: str, base_id: int, verdict: Verdict) -> None:
