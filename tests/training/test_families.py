@@ -23,8 +23,8 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 CAUSAL = sorted({name if isinstance(name, str) else name[0] for name in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()})
-SAMPLE = ("MambaForCausalLM", "Qwen2MoeForCausalLM", "AfmoeForCausalLM")
-"""No attention at all, and two mixtures with routers that are linear layers."""
+SAMPLE = ("MambaForCausalLM", "Qwen2MoeForCausalLM", "Gemma3nForCausalLM")
+"""No attention at all, and routers that are linear layers beside others that go by a number."""
 UNTRAINABLE = ("BertLMHeadModel", "BertForMaskedLM", "T5ForConditionalGeneration")
 FEW = TrainConfig(steps=3, rank=2, lr=1e-2, batch_tokens=128, max_len=48, eval_split=0.3, base_name="acme/tiny")
 
