@@ -53,7 +53,7 @@ def goes_the_whole_way(name: str, folder: Path, registry: Registry, somebody: tu
     base, rows = save(name, folder / "base"), write_rows(folder / "rows.jsonl", completions(16))
     run = lorahub.train(base, rows, FEW, output=folder / "out")
     told = json.loads((run.adapter_dir / "adapter_config.json").read_bytes())
-    assert not [target for target in told["target_modules"] if "router" in target or target.endswith("gate")]
+    assert not [name for name in told["target_modules"] if "router" in name or name.endswith("expert_gate")]
     repository = f"{somebody[0]}/{name.lower()}"
     with Hub(registry.url, token=somebody[1]) as hub:
         (checked,) = lorahub.check(str(run.adapter_dir), str(base))
