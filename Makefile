@@ -184,6 +184,7 @@ bench: .venv/.installed ## the measurements in docs/benchmarks.md
 	$(BIN)/python benchmarks/merge.py --serve
 	$(BIN)/python benchmarks/swap.py
 	$(BIN)/python benchmarks/train.py $(if $(TRL),--trl $(TRL)) # TRL=python of an environment that has it
+	$(BIN)/python benchmarks/as_lora.py
 	$(BIN)/python benchmarks/scale.py
 	$(BIN)/python benchmarks/workers.py
 

@@ -64,6 +64,16 @@ ROLES = MappingProxyType(
         "copied_down": "a module's own copy of shared_down",
         "copied_up": "a module's own copy of shared_up",
         "gamma": "(bases, in or out, whichever is smaller)",
+        "places": "(n), where `values` belong, counted row by row; whole numbers",
+        "down_places": "(rank, in), numbers of the bank's, of UniLoRA",
+        "down_scales": "(rank, in), or what spreads to it",
+        "up_places": "(out, rank)",
+        "up_scales": "(out, rank)",
+        "angles": "(out / 2), of RoAd, or (out) or (2 out) in its variants",
+        "lengths": "as many",
+        "projection": "(out, rank), of DEFT: what it spans is taken away",
+        "left": "(out, rank)",
+        "right": "(rank, in)",
         "weight": "the whole of what is added",
         "double": "a second copy of it",
         "alpha": "a number; the scale has it already",
@@ -120,12 +130,12 @@ class Update:
     transposed: bool = False
     parameters: tuple[str, ...] = ("weight",)
     turn: int = 0
-    terms: int | None = None
-    """How many terms OFT's series has, which stands for Cayley's transform; None for the transform itself. Of VB-LoRA,
-    how many vectors are added up in each place.
+    number: int | None = None
+    """The whole number that the method's formula needs beside its factors: terms of OFT's series, which stands for
+    Cayley's transform (None for the transform itself), vectors added up of VB-LoRA, RoAd's group, FourierFT's seed.
     """
-    is_orthonormal: bool = False
-    """Whether HRA's reflections are made orthogonal to each other."""
+    variant: str = ""
+    """The formula's variant, in the method's own word: HRA's "orthonormal", DEFT's "qr", WaveFT's wavelet."""
 
     @property
     def leaf(self) -> str:

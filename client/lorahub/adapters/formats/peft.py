@@ -7,120 +7,24 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations, islice
-from typing import Any
 
 from lorahub.adapters.adapter import Adapter, BaseClaim, Part, PartKind, Shape, Update
 from lorahub.adapters.adapter_config import AdapterConfig
 from lorahub.adapters.findings import Evidence, shape_text
 from lorahub.adapters.formats import reading as methods
 from lorahub.adapters.formats.opened import Opened
+from lorahub.adapters.formats.peft_methods import METHODS, SHARED, SUFFIXES, TYPES_READ, PeftMethod
 from lorahub.adapters.formats.peft_settings import SETTINGS, TYPES, PeftSettings
 from lorahub.adapters.formats.reading import Reading, Tensors
 from lorahub.adapters.patterns import endings, is_saved
 from lorahub.adapters.safetensors_header import TensorEntry
 from lorahub.adapters.selection import MOST_SAVED
 
-_SUFFIXES = {
-    "lora_A.weight": ("lora", "down"),
-    "lora_B.weight": ("lora", "up"),
-    "lora_B.bias": ("lora", "up_bias"),
-    "lora_A": ("lora", "down"),
-    "lora_B": ("lora", "up"),
-    "lora_E": ("lora", "diagonal"),
-    "lora_diag": ("lora", "diagonal"),
-    "lora_magnitude_vector": ("lora", "magnitude"),
-    "lora_magnitude_vector.weight": ("lora", "magnitude"),
-    "lora_velora_embed": ("lora", "ignored"),
-    "lora_embedding_A": ("embedding", "down"),
-    "lora_embedding_B": ("embedding", "up"),
-    "hada_w1_a": ("loha", "w1_a"),
-    "hada_w1_b": ("loha", "w1_b"),
-    "hada_w2_a": ("loha", "w2_a"),
-    "hada_w2_b": ("loha", "w2_b"),
-    "hada_t1": ("loha", "t1"),
-    "hada_t2": ("loha", "t2"),
-    "lokr_w1": ("lokr", "w1"),
-    "lokr_w1_a": ("lokr", "w1_a"),
-    "lokr_w1_b": ("lokr", "w1_b"),
-    "lokr_w2": ("lokr", "w2"),
-    "lokr_w2_a": ("lokr", "w2_a"),
-    "lokr_w2_b": ("lokr", "w2_b"),
-    "lokr_t2": ("lokr", "t2"),
-    "ia3_l": ("ia3", "factor"),
-    "vera_lambda_b": ("vera", "lambda_b"),
-    "vera_lambda_d": ("vera", "lambda_d"),
-    "oft_R.weight": ("oft", "rotation"),
-    "oft_R": ("oft", "rotation"),
-    "boft_R": ("boft", "rotation"),
-    "boft_s": ("boft", "factor"),
-    "hra_u": ("hra", "reflections"),
-    "hira_A": ("hira", "down"),
-    "hira_B": ("hira", "up"),
-    "fourierft_spectrum": ("fourierft", "spectrum"),
-    "waveft_spectrum": ("waveft", "spectrum"),
-    "delora_A": ("delora", "down"),
-    "delora_B": ("delora", "up"),
-    "delora_lambda": ("delora", "strength"),
-    "delora_w_norm": ("delora", "input_norm"),
-    "miss_block": ("miss", "block"),
-    "gralora_A": ("gralora", "down_blocks"),
-    "gralora_B": ("gralora", "up_blocks"),
-    "gralora_A_general.weight": ("gralora", "down"),
-    "gralora_B_general.weight": ("gralora", "up"),
-    "c3a_kernel": ("c3a", "kernel"),
-    "vblora_logits_A": ("vblora", "down_logits"),
-    "vblora_logits_B": ("vblora", "up_logits"),
-    "vblora_logits_A_topk_indices": ("vblora", "down_choices"),
-    "vblora_logits_A_topk_weights": ("vblora", "down_shares"),
-    "vblora_logits_B_topk_indices": ("vblora", "up_choices"),
-    "vblora_logits_B_topk_weights": ("vblora", "up_shares"),
-    "randlora_A": ("randlora", "copied_down"),
-    "randlora_B": ("randlora", "copied_up"),
-    "randlora_lambda": ("randlora", "lambda_r"),
-    "randlora_gamma": ("randlora", "gamma"),
-    "shira_weight": ("shira", "values"),
-    "shira_indices": ("shira", "indices"),
-    "ln_tuning_layers.weight": ("ln_tuning", "weight"),
-    "ln_tuning_layers.bias": ("ln_tuning", "bias"),
-    "trainable_tokens_delta": ("tokens", "rows"),
-    "adaption_prompt": ("adaption_prompt", "prompt"),
-    "adaption_gate": ("adaption_prompt", "gate"),
-}
-"""What a tensor's name ends in -> (family, role). AdaLoRA's factors have no `.weight`."""
-
 _FLAT_ROLES = frozenset(
     "up_bias magnitude diagonal lambda_b lambda_d spectrum values weight bias gate factor alpha strength "
-    "input_norm".split()
+    "input_norm places bank angles lengths".split()
 )
-_SHARED = {
-    "vera_A": "shared_down",
-    "vera_B": "shared_up",
-    "randlora_A": "shared_down",
-    "randlora_B": "shared_up",
-    "vblora_vector_bank": "bank",
-}
-"""Tensors of no module, for all of them -> role."""
-_OF_SHARED = frozenset({"vera", "randlora", "vblora"})
-_OF_NO_UPDATE = ("pvera_A", "pvera_B")
-"""Tensors of no module, of methods that are known by name only."""
-_METHODS = {
-    "LORA": "lora",
-    "ADALORA": "adalora",
-    "LOHA": "loha",
-    "LOKR": "lokr",
-    "IA3": "ia3",
-    "VERA": "vera",
-    "OFT": "oft",
-    "BOFT": "boft",
-    "HRA": "hra",
-    "HIRA": "hira",
-    "DELORA": "delora",
-    "MISS": "miss",
-    "GRALORA": "gralora",
-    "C3A": "c3a",
-    "VBLORA": "vblora",
-    "RANDLORA": "randlora",
-}
+_NO_METHOD = PeftMethod({})
 _PROMPTS = {"PROMPT_TUNING", "MULTITASK_PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING", "CPT", "CARTRIDGE"}
 _WRAPPERS = frozenset("_orig_mod _fsdp_wrapped_module _fpw_module _checkpoint_wrapped_module _forward_module".split())
 """What torch.compile, FSDP, activation checkpointing and DeepSpeed leave in names, wherever they wrapped a module."""
@@ -159,7 +63,6 @@ class _Reader:
         """Module -> how many LoRAs it has, each in the wrapper of a bare parameter."""
         self.parameters: dict[tuple[str, tuple[str, ...], int], str] = {}
         """Module, parameters and turn of an update -> the full name by which PEFT looks up rank and alpha."""
-        self.beside: dict[str, TensorEntry] = {}
         self.twice: list[Evidence] = []
         self.owners: dict[str, str] = {}
         self.megatron: list[Evidence] = []
@@ -204,18 +107,15 @@ class _Reader:
 
     def _may_be_flat(self, name: str) -> bool:
         found = _suffix(name)
-        return found is None or found.role in _FLAT_ROLES or self.config.peft_type not in _METHODS
+        return found is None or found.role in _FLAT_ROLES or self.config.peft_type not in TYPES_READ
 
     def _sort(self, entry: TensorEntry) -> None:
         name = _unwrapped(entry.name)
         if name == "prompt_embeddings":
             self._prompt(entry)
             return
-        if name in _SHARED:
-            self.shared[_SHARED[name]] = entry
-            return
-        if name in _OF_NO_UPDATE:
-            self.beside[f"shared_{name}"] = entry
+        if name in SHARED:
+            self.shared[SHARED[name]] = entry
             return
         found = _suffix(name)
         if found is None:
@@ -235,7 +135,7 @@ class _Reader:
             self.megatron.append(Evidence(entry.name, shape_text(entry.shape)))
             return
         own = f"{(self.config.peft_type or '').lower()}_"
-        if any(part.startswith(own) for part in name.split(".")) and self.config.peft_type not in _METHODS:
+        if any(part.startswith(own) for part in name.split(".")) and self.config.peft_type not in TYPES_READ:
             module = ".".join(part for part in name.partition(f".{own}")[0].split("."))
             self.groups.setdefault((module, "other", 0), {})[parameter] = entry
         elif parameter in ("weight", "bias") and not any(
@@ -401,28 +301,31 @@ class _Reader:
 
     def _shaped(self, module: str, family: str, tensors: Tensors) -> Update | None:
         """Methods that fix one side of the weight, or none."""
-        shared = self.beside if family == "other" else self.shared if family in _OF_SHARED else {}
-        every = {**tensors, **shared}
-        required = _REQUIRED.get(family, ())
-        if family == "vblora":
-            required = ("bank", *(_spelled(tensors, side) for side in ("down", "up")))
-        if not methods.require(every, module, required, self.reading, {"rotation": 3} if family == "boft" else None):
+        row = METHODS.get(family, _NO_METHOD)
+        every = {**tensors, **(self.shared if row.shared else {})}
+        if not methods.require(every, module, row.required_of(every), self.reading, row.least):
             return None
-        if not all(methods.agree(sizes, module, self.reading) for sizes in _equal_sizes(family, every)):
+        if not all(methods.agree(sizes, module, self.reading) for sizes in row.equal_sizes(every)):
             return None
-        shape, rank = _sides(family, every, self.raw, is_feedforward=self.settings.is_feedforward(module))
-        method = family if family != "other" else (self.config.peft_type or "other").lower()
+        shape, rank = row.sides(every, self.raw)
+        if family == "ia3" and self.settings.is_feedforward(module):
+            shape = shape[::-1]
         return Update(
             module,
-            method,
+            self._method(family, every),
             every,
             shape,
             rank,
             self.settings.scale_of(family, rank),
             transposed=self._is_transposed(),
-            terms=self.settings.terms_of(family),
-            is_orthonormal=family == "hra" and self.raw.get("apply_GS") is True,
+            number=self.settings.number_of(family),
+            variant=self.settings.variant_of(family),
         )
+
+    def _method(self, family: str, tensors: Tensors) -> str:
+        if family == "other":
+            return (self.config.peft_type or "other").lower()
+        return "miss-bat" if family == "miss" and len(tensors["block"].shape) == 3 else family
 
     def _part(self, module: str, family: str, tensors: Tensors) -> None:
         add = self.reading.parts.append
@@ -625,7 +528,7 @@ class _Reader:
         kind, raw = self.config.peft_type, self.raw
         return Adapter(
             format="peft",
-            method=_METHODS.get(kind or "", (kind or "unknown").lower()),
+            method=(kind or "unknown").lower(),
             updates=tuple(self.reading.updates),
             parts=tuple(self.reading.parts),
             claim=BaseClaim(self.config.base_model, self.config.base_revision),
@@ -703,9 +606,9 @@ def _suffix(name: str) -> _Factor | None:
         path, ending = parts[:-count], parts[-count:]
         if not path:
             continue
-        owner, found = "", _SUFFIXES.get(".".join(ending))
+        owner, found = "", SUFFIXES.get(".".join(ending))
         if found is None and count > 1 and ending[1] not in ("weight", "bias"):
-            owner, found = ending[1], _SUFFIXES.get(".".join([ending[0], *ending[2:]]))
+            owner, found = ending[1], SUFFIXES.get(".".join([ending[0], *ending[2:]]))
         if found:
             return _Factor(".".join(path).removesuffix(".token_adapter"), *found, owner)
     return None
@@ -752,107 +655,3 @@ def _choices(parameters: Sequence[str], count: int) -> Iterator[tuple[str, ...]]
 def _place_in_module(parameter: str) -> tuple[int, str]:
     """PEFT wraps bare parameters in the order of the module, which is gate, up, down in every known block."""
     return (_MODULE_ORDER.index(parameter) if parameter in _MODULE_ORDER else len(_MODULE_ORDER), parameter)
-
-
-# --- shapes -----------------------------------------------------------------------------------------------------------
-
-_REQUIRED = {
-    "ia3": ("factor",),
-    "vera": ("lambda_b", "lambda_d"),
-    "oft": ("rotation",),
-    "boft": ("rotation", "factor"),
-    "hra": ("reflections",),
-    "shira": ("values", "indices"),
-    "fourierft": ("spectrum",),
-    "waveft": ("spectrum",),
-    "delora": ("down", "up", "strength", "input_norm"),
-    "miss": ("block",),
-    "gralora": ("down_blocks", "up_blocks"),
-    "c3a": ("kernel",),
-    "randlora": ("lambda_r", "gamma"),
-}
-
-_EQUAL: Mapping[str, tuple[tuple[tuple[str, int], ...], ...]] = {
-    "delora": ((("down", 0), ("up", 1)), (("down", 1), ("input_norm", 0))),
-    "gralora": (
-        (("down_blocks", 0), ("up_blocks", 0)),
-        (("down_blocks", 2), ("up_blocks", 1)),
-        (("down", 0), ("up", 1)),
-    ),
-    "vblora": ((("bank", 0), ("down_logits", 2), ("up_logits", 2)), (("down_logits", 0), ("up_logits", 1))),
-    "randlora": ((("lambda_r", 0), ("shared_down", 0), ("shared_up", 2)), (("lambda_r", 1), ("gamma", 0))),
-}
-"""What has to be one number: (role, dimension)."""
-
-
-def _equal_sizes(family: str, tensors: Tensors) -> Iterator[dict[str, int]]:
-    for group in _EQUAL.get(family, ()):
-        yield {role: tensors[role].shape[axis] for role, axis in group if axis < len(_shape(tensors, role))}
-
-
-def _shape(tensors: Tensors, role: str) -> tuple[int, ...]:
-    return tensors[role].shape if role in tensors else ()
-
-
-Sides = tuple[tuple[int | None, ...], int | None]
-"""((out, in) as far as the method fixes them, rank)."""
-
-
-def _sides(family: str, tensors: Tensors, raw: Mapping[str, Any], *, is_feedforward: bool) -> Sides:
-    if family == "ia3":
-        size = methods.elements(tensors["factor"])
-        return ((None, size) if is_feedforward else (size, None)), None
-    return _SIDES[family](tensors, raw) if family in _SIDES else ((None, None), None)
-
-
-def _sides_of_oft(tensors: Tensors, raw: Mapping[str, Any]) -> Sides:
-    blocks, triangle = tensors["rotation"].shape[0], tensors["rotation"].shape[-1]
-    return (None, None if raw.get("block_share") is True else blocks * methods.rotation_size(triangle)), None
-
-
-def _sides_of_boft(tensors: Tensors, _: Mapping[str, Any]) -> Sides:
-    shape = tensors["rotation"].shape
-    return (tensors["factor"].shape[0], shape[-3] * shape[-1]), None
-
-
-def _sides_of_miss(tensors: Tensors, raw: Mapping[str, Any]) -> Sides:
-    """`block` is (rank, out); "mini" repeats the columns it has; "bat" has (out / rank, rank, rank)."""
-    block = tensors["block"].shape
-    if len(block) == 3:
-        return (block[0] * block[1], None), block[1]
-    return (None if raw.get("init_weights") == "mini" else block[1], None), block[0]
-
-
-def _sides_of_gralora(tensors: Tensors, _: Mapping[str, Any]) -> Sides:
-    count, part, rank = tensors["down_blocks"].shape
-    return (count * tensors["up_blocks"].shape[-1], count * part), rank
-
-
-def _sides_of_c3a(tensors: Tensors, _: Mapping[str, Any]) -> Sides:
-    rows, columns, size = tensors["kernel"].shape
-    return (rows * size, columns * size), None
-
-
-def _sides_of_vblora(tensors: Tensors, _: Mapping[str, Any]) -> Sides:
-    down, up = (tensors[_spelled(tensors, side)].shape for side in ("down", "up"))
-    length = tensors["bank"].shape[1]
-    return (up[0] * length, down[1] * length), down[0]
-
-
-def _spelled(tensors: Tensors, side: str) -> str:
-    """Whether its vectors are told by logits, or by the numbers of those that count."""
-    return f"{side}_choices" if f"{side}_choices" in tensors else f"{side}_logits"
-
-
-_SIDES: Mapping[str, Callable[[Tensors, Mapping[str, Any]], Sides]] = {
-    "vera": lambda tensors, _: ((tensors["lambda_b"].shape[0], None), tensors["lambda_d"].shape[0]),
-    "oft": _sides_of_oft,
-    "boft": _sides_of_boft,
-    "hra": lambda tensors, _: ((None, tensors["reflections"].shape[0]), tensors["reflections"].shape[1]),
-    "delora": lambda tensors, _: ((tensors["up"].shape[0], tensors["down"].shape[1]), tensors["down"].shape[0]),
-    "miss": _sides_of_miss,
-    "gralora": _sides_of_gralora,
-    "c3a": _sides_of_c3a,
-    "randlora": lambda tensors, _: ((None, None), tensors["lambda_r"].shape[0]),
-    "vblora": _sides_of_vblora,
-}

@@ -19,9 +19,10 @@ _DIMENSIONS = {
     **dict.fromkeys(("blocks", "down_blocks", "up_blocks", "kernel"), (3, 3)),
     **dict.fromkeys(("down_logits", "up_logits", "down_choices", "up_choices", "down_shares", "up_shares"), (3, 3)),
     "block": (2, 3),
-    "bank": (2, 2),
-    **dict.fromkeys(("lambda_r", "gamma"), (2, 2)),
-    **dict.fromkeys(("strength", "input_norm"), (1, 1)),
+    "bank": (1, 2),
+    **dict.fromkeys(("lambda_r", "gamma", "projection", "left", "right"), (2, 2)),
+    **dict.fromkeys(("down_places", "up_places"), (2, 2)),
+    **dict.fromkeys(("strength", "input_norm", "places", "angles", "lengths"), (1, 1)),
 }
 """Role -> how many dimensions a factor has at least and at most."""
 
@@ -98,7 +99,7 @@ def check_entries(
             broken.append(Evidence(entry.name, shape_text(entry.shape), "two dimensions or more"))
         else:
             kept.append(entry)
-            if entry.dtype not in WEIGHT_DTYPES and not entry.name.endswith("indices"):
+            if entry.dtype not in WEIGHT_DTYPES and "indices" not in entry.name.rpartition(".")[2]:
                 odd.append(Evidence(entry.name, entry.dtype, "F32, BF16 or F16"))
     if broken:
         reading.add(
