@@ -5,7 +5,7 @@ from alembic import op
 from lorahub_registry.infrastructure.database.tables import BigId, UtcDateTime
 
 revision = "0025"
-down_revision = "0020"
+down_revision = "0022"
 branch_labels = None
 depends_on = None
 

@@ -88,6 +88,29 @@ SHOWN: Mapping[str, HelpEnding] = {
     ),
     "trust ls": _of("trust", "trust ls acme/sql", "trust ls acme/sql --json"),
     "trust rm": _of("trust", "trust rm acme/sql 3", "trust rm acme/sql 4"),
+    "watch": _of("events", "watch", "watch acme/sql --kind alias.moved --json"),
+    "webhook add": _of(
+        "events",
+        "webhook add https://ci.acme.example/hook acme",
+        "webhook add https://ci.acme.example/hook base:acme/llama-7b --kind base.registered",
+    ),
+    "webhook log": _of("events", "webhook log 5a45891811c7a18b6233e274", "webhook log 5a45891811c7a18b6233e274 --json"),
+    "webhook ls": _of("events", "webhook ls", "webhook ls --json"),
+    "webhook pause": _of("events", "webhook pause 5a45891811c7a18b6233e274", "webhook pause 9c1de8a2b5c7d8e9f0a1b2c3"),
+    "webhook replay": _of(
+        "events", "webhook replay 5a45891811c7a18b6233e274 17", "webhook replay 5a45891811c7a18b6233e274 18"
+    ),
+    "webhook resume": _of(
+        "events", "webhook resume 5a45891811c7a18b6233e274", "webhook resume 9c1de8a2b5c7d8e9f0a1b2c3"
+    ),
+    "webhook rm": _of("events", "webhook rm 5a45891811c7a18b6233e274", "webhook rm 9c1de8a2b5c7d8e9f0a1b2c3"),
+    "webhook secret": _of(
+        "events", "webhook secret 5a45891811c7a18b6233e274", "webhook secret 9c1de8a2b5c7d8e9f0a1b2c3"
+    ),
+    "webhook show": _of(
+        "events", "webhook show 5a45891811c7a18b6233e274", "webhook show 5a45891811c7a18b6233e274 --json"
+    ),
+    "webhook test": _of("events", "webhook test 5a45891811c7a18b6233e274", "webhook test 9c1de8a2b5c7d8e9f0a1b2c3"),
     "mirror add": _of(
         "jobs",
         "mirror add acme hf:someone/sql",

@@ -44,6 +44,9 @@ UPSTREAM = Counter(
     "lorahub_upstream_acts", "Questions to upstreams and files of theirs", ["outcome"], registry=REGISTRY
 )
 UPSTREAM_BYTES = Counter("lorahub_upstream_bytes", "Bytes fetched from upstreams", registry=REGISTRY)
+WEBHOOKS = Counter(
+    "lorahub_webhook_deliveries", "Messages of webhooks, by what came of each try", ["outcome"], registry=REGISTRY
+)
 OUTBOUND = Counter("lorahub_outbound_calls", "Calls to other hosts, by how they ended", ["outcome"], registry=REGISTRY)
 
 

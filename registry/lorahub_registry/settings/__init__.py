@@ -289,6 +289,14 @@ class Settings(BaseSettings):
     outbound_authorities: CertificatesFile | None = Field(
         default=None, description="file of certificates in PEM that vouch for such hosts, beside the system's own"
     )
+    events_kept: Duration = Field(
+        default=timedelta(days=30), description="how long the feed keeps what happened (docs/events.md)"
+    )
+    event_readers: Count = Field(
+        default=64,
+        description="most requests of one process that wait for an event, before 503; a quarter of them for callers "
+        "without an account",
+    )
     mirror_interval: Interval = Field(
         default=timedelta(0),
         description="how often a worker looks for a new commit of what is mirrored; needs hosts that may be "

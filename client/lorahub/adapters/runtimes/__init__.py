@@ -4,6 +4,7 @@ To add a runtime: a module with its `RUNTIME`, its place in `RUNTIMES`, and the 
 `lorahub_registry.features.catalog.snippets`. The document docs/runtimes.md is made of the table (`make tables`).
 """
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
@@ -14,9 +15,20 @@ from lorahub.adapters.base_model import BaseLayout
 from lorahub.adapters.findings import Finding
 from lorahub.adapters.runtimes import comfyui, diffusers, llama_cpp, lorax, mlx, ollama, peft, sglang, vllm
 from lorahub.adapters.runtimes.facts import Loads, Reason, RuntimeFacts, reserved_rank
-from lorahub.adapters.runtimes.runtime import Form, Runtime
+from lorahub.adapters.runtimes.runtime import Form, Runtime, RuntimeAtVersion
+from lorahub.errors import InvalidUsage
 
-__all__ = ["RUNTIMES", "Form", "Loads", "Runtime", "RuntimeVerdict", "judge_runtimes", "reserved_rank"]
+__all__ = [
+    "RUNTIMES",
+    "Form",
+    "Loads",
+    "Runtime",
+    "RuntimeAtVersion",
+    "RuntimeVerdict",
+    "judge_runtimes",
+    "parse_runtime",
+    "reserved_rank",
+]
 
 RUNTIMES: Mapping[str, Runtime] = MappingProxyType(
     {
@@ -25,6 +37,33 @@ RUNTIMES: Mapping[str, Runtime] = MappingProxyType(
     }
 )
 """By name, in the order in which they are shown."""
+
+_ASKED = re.compile(r"(?P<name>[^@\s]+)(?:@(?P<version>[0-9][0-9A-Za-z.]*))?(?:\s+on\s+(?P<base>[a-z0-9_-]{1,40}))?")
+
+
+def parse_runtime(text: str) -> RuntimeAtVersion:
+    """`vllm`, `vllm@0.32`, `vllm@0.32 on awq`: without a version, the newest that was measured; 0.32 is its newest.
+
+    Raises `InvalidUsage` for a runtime that isn't known, and for a version that wasn't measured.
+
+    >>> str(parse_runtime("ollama on gguf"))
+    'ollama on gguf'
+    """
+    asked = _ASKED.fullmatch(text.strip())
+    runtime = RUNTIMES.get(asked["name"]) if asked else None
+    if asked is None or runtime is None:
+        raise InvalidUsage(
+            f"no runtime is called {text[:80]!r}",
+            hint=f"there are: {', '.join(RUNTIMES)}; vllm@0.32 is one at a version",
+        )
+    version = asked["version"]
+    if version is None:
+        return RuntimeAtVersion(runtime, next(iter(runtime.versions), None), asked["base"])
+    measured = next((one for one in runtime.versions if f"{one}.".startswith(f"{version}.")), None)
+    if measured is None:
+        known = ", ".join(runtime.versions) or "none yet"
+        raise InvalidUsage(f"{runtime.label} {version} wasn't measured", hint=f"measured are: {known}")
+    return RuntimeAtVersion(runtime, measured, asked["base"])
 
 
 @dataclass(frozen=True, slots=True)

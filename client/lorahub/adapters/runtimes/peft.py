@@ -31,5 +31,5 @@ RUNTIME = Runtime(
     reads="its own directories; every method of PEFT 0.21",
     refuses="drops settings and tensors it doesn't know without an error",
     source="`peft.utils.save_and_load`; peft#2118, #2566, #2699",
-    version="0.21",
+    versions=("0.21.2",),
 )

@@ -16,7 +16,7 @@ class Runtime:
 
     `formats` are those that it reads as they are, `form` the one that it loads right, into which adapters are converted
     for it. `reasons` tells of an adapter why it isn't simply loaded. `reads` and `refuses` say in words what is known,
-    of which `version`, where somebody noted it, and after which `source`: docs/runtimes.md is made of them.
+    after which `source`: docs/runtimes.md is made of them. `versions` are those that were measured, newest first.
     """
 
     name: str
@@ -27,4 +27,21 @@ class Runtime:
     reads: str
     refuses: str
     source: str
+    versions: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class RuntimeAtVersion:
+    """A runtime at a version that was measured, and how its base is quantised; None where nobody said.
+
+    `str` of it is what `parse_runtime` reads: vllm@0.32.0 on awq.
+    """
+
+    runtime: Runtime
     version: str | None = None
+    quantisation: str | None = None
+
+    def __str__(self) -> str:
+        version = f"@{self.version}" if self.version else ""
+        base = f" on {self.quantisation}" if self.quantisation else ""
+        return f"{self.runtime.name}{version}{base}"

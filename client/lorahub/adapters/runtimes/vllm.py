@@ -40,5 +40,5 @@ RUNTIME = Runtime(
         "rsLoRA in experts"
     ),
     source="`vllm.lora.peft_helper`, `LoRAConfig`; vllm#9280, #36501, #55545",
-    version="0.11",
+    versions=("0.11.0",),
 )

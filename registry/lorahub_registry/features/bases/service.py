@@ -20,6 +20,7 @@ from lorahub.protocol.names import RepositoryName
 from lorahub_registry.core.access import reading
 from lorahub_registry.core.accounts.permissions import Action, Principal, may, require, require_site_admin
 from lorahub_registry.core.audit.service import record_act
+from lorahub_registry.core.events.service import happened_to_base
 from lorahub_registry.core.repositories.service import visible_namespaces
 from lorahub_registry.core.revisions import service as revisions
 from lorahub_registry.features.bases import queries
@@ -80,6 +81,17 @@ def register(backend: Backend, principal: Principal, new: NewBase) -> NamedBase:
                 revision=new.revision,
                 layout=stored.layout_digest,
                 weights=stored.weights_digest,
+            )
+            happened_to_base(
+                session,
+                "base.registered",
+                new.name,
+                {
+                    "revision": new.revision or None,
+                    "layout": stored.layout_digest,
+                    "weights": stored.weights_digest,
+                },
+                by=principal.name,
             )
         made = queries.name_row(session, new.name, new.revision)
     assert made is not None

@@ -374,7 +374,7 @@ def yank(backend: Backend, principal: Principal, name: RepositoryName, version: 
         )
         if not reference:
             raise RevisionNotFound(f"Invalid rev id: {version[:200]} is no version of {repository.full_name}")
-        revisions.set_yanked(session, reference, by=None if reason is None else principal.name, reason=reason)
+        revisions.set_yanked(session, reference, by=principal.name, reason=reason)
         latest = _follow_latest(session, principal, repository, reference)
         action = "version.unyank" if reason is None else "version.yank"
         record_act(session, principal, action, repository.full_name, name=version, reason=reason, latest=latest)

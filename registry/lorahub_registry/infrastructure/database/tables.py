@@ -225,6 +225,8 @@ class SpentIdentity(Table):
 
 _SORTED_BY = ("created_at", "updated_at", "downloads", "likes", "trending")
 _IS_GATED = text("gated IS NOT NULL")
+_IS_WANTED = text("status = 'wanted'")
+_IS_FRESH = text("number IS NULL")
 
 
 class Repository(Table):
@@ -732,6 +734,46 @@ class RevisionOrigin(Table):
     remote_commit: Mapped[str] = mapped_column(String(40))
 
 
+# --- what happened ----------------------------------------------------------------------------------------------------
+
+
+class FeedEvent(Table):
+    """One thing that happened, written with the change itself. It is numbered once it is committed, so that no smaller
+    number ever comes after a larger one; rows are in order of their ids as far as one change followed another.
+    """
+
+    __tablename__ = "events"
+    id: Mapped[int] = mapped_column(BigId, primary_key=True)
+    number: Mapped[int | None] = mapped_column(BigInteger, unique=True)  # changes once
+    kind: Mapped[str] = mapped_column(String(32))
+    at: Mapped[datetime]
+    repository: Mapped[str | None] = mapped_column(String(24))  # its public id; null: of a base
+    namespace_id: Mapped[int | None] = mapped_column(BigInteger)  # of the repository, then
+    was_open: Mapped[bool]  # to everybody, then
+    name: Mapped[str] = mapped_column(String(200))
+    name_key: Mapped[str] = mapped_column(String(200))  # lower case
+    actor: Mapped[str] = mapped_column(String(96))
+    audience: Mapped[str] = mapped_column(String(8))  # readers | managers
+    account_id: Mapped[int | None] = mapped_column(BigInteger)  # whom it concerns, who may know beside the managers
+    data: Mapped[dict[str, Any]]
+
+    __table_args__ = (
+        Index("ix_events_fresh", "id", postgresql_where=_IS_FRESH, sqlite_where=_IS_FRESH),
+        Index("ix_events_name_key", "name_key", "number"),
+        Index("ix_events_at", "at"),
+    )
+
+
+class Feed(Table):
+    """One row. Whoever numbers events holds it."""
+
+    __tablename__ = "feed"
+    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    last: Mapped[int] = mapped_column(BigInteger)  # number given out; changes
+    forgotten: Mapped[int] = mapped_column(BigInteger)  # the last number whose event is no longer kept; changes
+    spread: Mapped[int] = mapped_column(BigInteger)  # the last number that webhooks were looked for; changes
+
+
 # --- upstreams --------------------------------------------------------------------------------------------------------
 
 
@@ -788,6 +830,63 @@ class UpstreamTransfer(Table):
     done: Mapped[int] = mapped_column(BigInteger)  # bytes of finished parts
     fault: Mapped[dict[str, Any] | None]  # {"code", "message"} of the last attempt
     retry_at: Mapped[datetime | None]  # nothing is tried before
+
+
+# --- webhooks ---------------------------------------------------------------------------------------------------------
+
+
+class Webhook(Table):
+    """An address that is told what happens, as far as its account may see it."""
+
+    __tablename__ = "webhooks"
+    id: Mapped[str] = mapped_column(String(24), primary_key=True)
+    account_id: Mapped[int] = mapped_column(ForeignKey("accounts.id"), index=True)
+    url: Mapped[str] = mapped_column(String(2000))
+    watched: Mapped[list[dict[str, Any]]] = mapped_column(JSON)  # type, name, and the id of what the name meant
+    kinds: Mapped[list[str]]  # none: all
+    sealed_secret: Mapped[bytes | None] = mapped_column(LargeBinary)  # its key is no row; changes
+    sealed_former: Mapped[bytes | None] = mapped_column(LargeBinary)  # signs beside the new one for a while
+    former_until: Mapped[datetime | None]
+    is_hub: Mapped[bool]  # made by the Hub's clients, whose receivers look for the secret itself
+    domains: Mapped[list[str]]  # as those clients said them
+    created_at: Mapped[datetime]
+    delivered_at: Mapped[datetime | None]  # when a message was last taken
+    paused_at: Mapped[datetime | None]
+    pause_reason: Mapped[str | None] = mapped_column(Text)  # where nobody paused it by hand
+
+
+class WebhookDelivery(Table):
+    """One message for one address. Those of a lane are sent in order of their ids: the first that is wanted is next."""
+
+    __tablename__ = "webhook_deliveries"
+    id: Mapped[int] = mapped_column(BigId, primary_key=True)
+    webhook_id: Mapped[str] = mapped_column(ForeignKey("webhooks.id", ondelete="CASCADE"))
+    event_number: Mapped[int | None] = mapped_column(BigInteger)  # null: somebody tries it
+    lane: Mapped[str] = mapped_column(String(200))  # a repository's id, or a base's name
+    kind: Mapped[str] = mapped_column(String(32))
+    name: Mapped[str] = mapped_column(String(200))
+    status: Mapped[str] = mapped_column(String(16))  # wanted | delivered | failed | withheld; changes
+    attempts: Mapped[int] = mapped_column(Integer, default=0)
+    next_try_at: Mapped[datetime]
+    claimed_by: Mapped[str | None] = mapped_column(String(64))  # the job that sends it
+    claimed_until: Mapped[datetime | None]
+    answer: Mapped[int | None] = mapped_column(Integer)  # the last status that came back
+    said: Mapped[str | None] = mapped_column(Text)  # the beginning of that answer, or why there was none
+    milliseconds: Mapped[int | None] = mapped_column(Integer)
+    created_at: Mapped[datetime] = mapped_column(index=True)
+    tried_at: Mapped[datetime | None]
+
+    __table_args__ = (
+        Index("ix_webhook_deliveries_log", "webhook_id", "id"),
+        Index(
+            "ix_webhook_deliveries_wanted",
+            "webhook_id",
+            "lane",
+            "id",
+            postgresql_where=_IS_WANTED,
+            sqlite_where=_IS_WANTED,
+        ),
+    )
 
 
 # --- workers ----------------------------------------------------------------------------------------------------------

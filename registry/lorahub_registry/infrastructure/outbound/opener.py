@@ -1,5 +1,5 @@
-"""Opens addresses on hosts that an operator named, for reading: bounded in time and bytes, to the address that was
-checked, through no proxy, with a token for nobody but the host that it is meant for.
+"""Opens addresses on hosts that an operator named, to read or to tell them something: bounded in time and bytes, to the
+address that was checked, through no proxy, with a token for nobody but the host that it is meant for.
 """
 
 import re
@@ -101,6 +101,36 @@ class Outbound:
         finally:
             metrics.OUTBOUND.labels(outcome).inc()
 
+    def post(
+        self, text: str, body: bytes, headers: Mapping[str, str], *, most_bytes: int, seconds: float
+    ) -> tuple[int, bytes]:
+        """Whatever status comes back from that very address, and the beginning of what it says.
+
+        Raises `NotSupported`, `NotPermitted`, and `Unavailable` where nothing came back.
+        """
+        end, outcome = time.monotonic() + seconds, "failed"
+        try:
+            address = self.require_open(text)
+            numbers = resolve(address, is_internal=is_named(address, self.internal))
+            with (
+                _TRACER.start_as_current_span(f"POST {address.host}", attributes={"server.address": address.host}),
+                self._ask(address, numbers, end, headers, body) as response,
+            ):
+                said = bytearray()
+                for piece in response.iter_stream():
+                    said += piece
+                    if len(said) >= most_bytes:
+                        break
+            outcome = "answered"
+            return response.status, bytes(said[:most_bytes])
+        except (NotPermitted, NotSupported):
+            outcome = "refused"
+            raise
+        except _FAULTS as error:
+            raise Unavailable(f"{text[:200]!a} can't be reached: {type(error).__name__}") from error
+        finally:
+            metrics.OUTBOUND.labels(outcome).inc()
+
     def get_document(self, text: str, *, most_bytes: int, seconds: float, token: str | None = None) -> bytes:
         """A small one, whole, from that very address. Raises `NotSupported`, `NotPermitted`, `Unavailable`."""
         with self.get(text, most_bytes=most_bytes, seconds=seconds, token=token, redirects=0) as answer:
@@ -129,8 +159,14 @@ class Outbound:
 
     @contextmanager
     def _ask(
-        self, address: Address, numbers: list[str], end: float, headers: Mapping[str, str]
+        self,
+        address: Address,
+        numbers: list[str],
+        end: float,
+        headers: Mapping[str, str],
+        body: bytes | None = None,
     ) -> Iterator[httpcore2.Response]:
+        """With a body a POST, without one a GET."""
         host = f"[{address.host}]" if ":" in address.host else address.host
         url = httpcore2.URL(
             scheme=address.scheme.encode(), host=host.encode(), port=address.port, target=address.target.encode()
@@ -139,7 +175,13 @@ class Outbound:
         sent = {"Accept-Encoding": "identity", "User-Agent": "lorahub", **headers}
         with (
             httpcore2.ConnectionPool(ssl_context=self._certificates(), network_backend=_Pinned(numbers, end)) as pool,
-            pool.stream("GET", url, headers=list(sent.items()), extensions={"timeout": timeouts}) as response,
+            pool.stream(
+                "GET" if body is None else "POST",
+                url,
+                headers=list(sent.items()),
+                content=body,
+                extensions={"timeout": timeouts},
+            ) as response,
         ):
             yield response
 
