@@ -45,7 +45,7 @@ def start(the_hub: StandIn, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         chosen = {
             "LORAHUB_UPSTREAMS": json.dumps([defined]),
             "LORAHUB_OUTBOUND_INTERNAL": json.dumps(the_hub.hosts),
-            "LORAHUB_UPSTREAM_MISSING": "PT1S",
+            "LORAHUB_UPSTREAM_MISSING": "PT10M",
             **(settings or {}),
         }
         key = json.dumps(chosen)
@@ -174,10 +174,10 @@ def test_an_upstream_that_is_away_leaves_what_was_read_once(here: Registry, hub:
         for days in (0.5, 1, 2, 4):
             past_fresh(here, days)
             for path, content in files.items():
-                got = wire.require(client.get(f"/Qwen/Away/resolve/main/{path}"))
-                assert got.content == content
-                assert int(got.headers["Age"]) >= days * 86_000
-                assert got.headers["X-HF-Warning"].startswith("upstream; ")
+                assert wire.require(client.get(f"/Qwen/Away/resolve/main/{path}")).content == content
+                head = wire.require(client.head(f"/Qwen/Away/resolve/main/{path}"))
+                assert int(head.headers["Age"]) >= days * 86_000
+                assert head.headers["X-HF-Warning"].startswith("upstream; ")
             said = wire.require(client.get("/api/models/Qwen/Away/revision/main"))
             assert said.headers["Age"]
         assert client.get("/api/models/Qwen/Away/revision/dev").status_code == 503, "it was never asked for"
@@ -329,6 +329,7 @@ def test_its_page_says_what_it_is_and_an_administrator_keeps_it(here: Registry, 
         page = wire.require(anyone.get("/Qwen/Paged", headers={"Accept": "text/html"})).text
         assert "from hub" in page
         assert "A model" in page, "its card was fetched"
+        eventually(lambda: _is_here(here, "Paged"))
         shown = wire.require(anyone.get("/Qwen/Paged.json")).json()["adapter"]
         assert (shown["upstream"]["name"], shown["upstream"]["filesHere"], shown["mayWrite"]) == ("hub", 1, False)
         for tab in ("tree/main", "commits/main", "versions", "lineage/main", "blob/main/config.json"):
@@ -375,3 +376,15 @@ def _read_long_ago(here: Registry, digest: str) -> None:
 def _is_here(here: Registry, name: str) -> bool:
     with here.client(None) as client:
         return bool(client.get(f"/Qwen/{name}.json").json()["adapter"]["upstream"]["filesHere"])
+
+
+def test_the_name_of_an_organisation_that_is_served_is_kept_for_it(start: Start, hub: StandIn) -> None:
+    here = start(allow=["qwen/small"])  # the settings of another test: the same registry
+    with here.client(here.add_user("squatter")) as anybody:
+        refused = anybody.post("/api/lorahub/v1/organisations", json={"name": "Qwen"})
+        assert (refused.status_code, refused.headers["X-Error-Code"]) == (400, "InvalidName")
+        wire.require(anybody.post("/api/lorahub/v1/organisations", json={"name": "mine"}))
+    with here.client() as admin:
+        said = {"status": admin.get("/api/models/Qwen/Nothing").status_code}
+    assert said == {"status": 404}
+    assert hub.heard == []
