@@ -44,7 +44,7 @@ def give_up(backend: Backend, name_id: int, reason: str) -> None:
 
 
 def fulfil(backend: Backend, subject: str) -> str:
-    """Judges every adapter that names the base; how many. The same result, however often it runs."""
+    """Judges every adapter that names the base; says how many. May be called twice for the same."""
     name_id = int(subject)
     with backend.database.read() as session:
         moved = queries.moved_base(session, name_id)
