@@ -330,9 +330,8 @@ def _outcomes(junit: Path) -> dict[str, str]:
 
 def _run_gitlab(project: Project, *, code: int, **inputs: str) -> dict[str, str]:
     """The component's job, as a runner runs it: inputs filled in, variables set, its lines in one shell."""
-    head, jobs = yaml.safe_load_all((ROOT / "ci/gitlab.yml").read_text())
-    text = yaml.safe_dump(jobs)
-    for name, entry in head["spec"]["inputs"].items():
+    head, _, text = (ROOT / "ci/gitlab.yml").read_text().partition("\n---\n")
+    for name, entry in yaml.safe_load(head)["spec"]["inputs"].items():
         text = text.replace(f"$[[ inputs.{name} ]]", inputs.get(name, entry["default"]))
     assert "$[[" not in text
     job = yaml.safe_load(text)["lorahub-check"]

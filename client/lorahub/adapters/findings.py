@@ -49,7 +49,7 @@ class Finding:
 
     @property
     def count(self) -> int:
-        """Of all its evidence."""
+        """How many pieces of evidence there are, sent or not."""
         return len(self.evidence) + self.more
 
     def as_json(self) -> dict[str, Any]:

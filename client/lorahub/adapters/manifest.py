@@ -11,7 +11,7 @@ from typing import Any
 from lorahub.adapters.adapter import Adapter, BaseClaim
 from lorahub.adapters.base_model import BaseLayout
 from lorahub.adapters.check import check
-from lorahub.adapters.files import Files
+from lorahub.adapters.files import Files, read_whole
 from lorahub.adapters.findings import Evidence, Finding, finding
 from lorahub.adapters.limits import LIMITS
 from lorahub.adapters.strict_json import parse_json
@@ -22,7 +22,7 @@ MANIFEST = "lorahub.json"
 SCHEMA = 1
 ORIGINS = ("trained", "external", "merged", "converted")
 
-_BESIDE = ("config", "tokenizer", "chat_template", "quantisation")
+_BESIDE = ("config", "tokenizer", "chat_template", "special_tokens", "generation", "quantisation")
 _HEX = frozenset("0123456789abcdef")
 
 
@@ -126,7 +126,9 @@ def write_manifest(
 
 
 def _beside(before: Any) -> dict[str, Any]:
-    """What the weights were trained beside: digests of config, tokenizer and chat template; how they were quantised."""
+    """What the weights were trained beside: digests of config, tokenizer and chat template; special tokens and
+    generation defaults; how they were quantised.
+    """
     return {key: before[key] for key in _BESIDE if key in before} if isinstance(before, Mapping) else {}
 
 
@@ -170,6 +172,16 @@ def parse_manifest(raw: bytes) -> AdapterManifest:
         value,
         training_record(value),
     )
+
+
+def read_stated_base(files: Files) -> Mapping[str, Any]:
+    """What lorahub.json says of the base; nothing where there is none that can be read."""
+    raw = read_whole(files, MANIFEST, limit=LIMITS.config_bytes + 1)
+    try:
+        base = None if raw is None else parse_manifest(raw).raw.get("base")
+    except InvalidAdapterConfig:
+        return {}
+    return base if isinstance(base, dict) else {}
 
 
 def _files(value: Any) -> Iterator[StatedFile]:

@@ -10,9 +10,12 @@ from urllib.parse import urlsplit
 
 from lorahub.adapters.adapter import Adapter
 from lorahub.adapters.base_model import BaseLayout
+from lorahub.adapters.beside import differences_beside
 from lorahub.adapters.check import AtRevision, Report, check, closest, meant, recheck
-from lorahub.adapters.files import Files, FolderFiles
+from lorahub.adapters.files import Files, FolderFiles, HashedFolder
 from lorahub.adapters.findings import Evidence, Finding, Verdict, finding, has_errors, worst_first
+from lorahub.adapters.identity import same_weights
+from lorahub.adapters.manifest import read_stated_base
 from lorahub.adapters.reader import read_adapter
 from lorahub.adapters.rules import Severity
 from lorahub.adapters.runtimes import Loads, RuntimeVerdict, parse_runtime
@@ -225,12 +228,12 @@ class Checker:
                     continue
                 against = _told(lambda base=base: self._against(subject, base))  # type: ignore[misc]
                 name = base or asked.locked_base or subject.adapter.claim.name
-                row = (
-                    self._without_base(subject, name, against, environment)
-                    if isinstance(against, Finding)
-                    else self._row(subject, against, environment)
-                )
+                made = against if isinstance(against, Finding) else _told(self._making(subject, against, environment))
+                row = self._without_base(subject, name, made, environment) if isinstance(made, Finding) else made
                 yield self._with_room(row, environment, number)
+
+    def _making(self, subject: _Subject, against: _Against, environment: Environment) -> Callable[[], Checked]:
+        return lambda: self._row(subject, against, environment)
 
     def _unread(self, asked: CheckEntry, base: str | None, found: Finding, environment: Environment) -> Checked:
         report = Report(Verdict.UNDECIDED, (found,), 0, 0)
@@ -431,7 +434,7 @@ class Checker:
         """A folder, a file, a reference of a registry or of the Hub. Raises what `Sources` does."""
         if self.level in _READING:
             fetched = self._sources.fetch(spec, is_of_an_adapter)
-            files, contents = FolderFiles(fetched.folder), fetched.contents
+            files, contents = HashedFolder(fetched.folder), fetched.contents
             return OpenedAdapter(spec, files, _pointed(spec, files), contents)
         opened = self._sources.open(spec)
         if isinstance(opened, FolderFiles):
@@ -453,7 +456,8 @@ class Checker:
         place = local_place(spec)
         try:
             if self.level == "drift" and place is not None:
-                return [OpenedBase(hash_folder(self._sources.fetch(place).folder, self._progress), "folder")]
+                folder = self._sources.fetch(place).folder
+                return [OpenedBase(hash_folder(folder, self._progress), "folder", files=HashedFolder(folder))]
             return self._asking(spec, lambda: self._bases.revisions(spec))
         except Refusal as refusal:
             return refusal
@@ -531,11 +535,23 @@ class Checker:
 
     def _one(self, subject: _Subject, against: _Against, base: BaseLayout | None, environment: Environment) -> Checked:
         adapter, opened = subject.adapter, subject.opened
-        report = check(adapter, base, level=self.level, recorded=self._trained_on(adapter))
-        findings = [*report.findings, *subject.before, *against.findings]
+        trained_on = _told(lambda: self._trained_on(adapter, base))
+        recorded, lacks = (None, [trained_on]) if isinstance(trained_on, Finding) else (trained_on, [])
+        report = check(adapter, base, level=self.level, recorded=recorded)
+        findings = [*report.findings, *subject.before, *against.findings, *lacks]
+        if base is not None and self.level in _READING:
+            findings += self._beside_weights(subject, base)
         if base is not None:
             findings += self._by_running(opened, against.name, base, findings)
         return self._finished(subject, against.name, report, findings, base, environment)
+
+    def _beside_weights(self, subject: _Subject, base: BaseLayout) -> Iterator[Finding]:
+        """What has changed of the base beside its weights, where its files can be read."""
+        opened = (one for found in self._opened.values() if isinstance(found, list) for one in found)
+        files = next((one.files for one in opened if one.base is base), None)
+        if files is not None:
+            stated = read_stated_base(subject.opened.files)
+            yield from differences_beside(stated, subject.opened.files, files)
 
     def _by_running(
         self, opened: OpenedAdapter, name: str | None, base: BaseLayout, before: Sequence[Finding]
@@ -601,14 +617,15 @@ class Checker:
         report = replace(row.report, verdict=verdict, findings=tuple(kept))
         return replace(row, report=report, ignored=tuple(ignored))
 
-    def _trained_on(self, adapter: Adapter) -> BaseLayout | None:
+    def _trained_on(self, adapter: Adapter, base: BaseLayout | None) -> BaseLayout | None:
         """The very base that lorahub.json records, where the registry has its digests: what drift is measured from."""
-        if self.level != "drift" or adapter.claim.weights is None:
+        if self.level != "drift" or adapter.claim.weights is None or base is None or same_weights(adapter, base):
             return None
         try:
-            return self._bases.open(f"sha256:{adapter.claim.weights}").base
+            recorded = self.bases(f"sha256:{adapter.claim.weights}")
         except (NotFound, InvalidUsage):
             return None
+        return recorded[0]
 
     def _split(self, row: Checked, findings: Sequence[Finding]) -> tuple[list[Finding], list[tuple[Finding, str]]]:
         """What counts, and what is set aside with the reason."""

@@ -11,7 +11,7 @@ import logging
 import secrets
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Collection, Iterator
 from contextlib import suppress
 from weakref import WeakKeyDictionary
 
@@ -81,6 +81,19 @@ def read(backend: Backend, wanted: WantedFile, start: int, stop: int) -> bytes:
         else:
             found += piece
     return bytes(found)
+
+
+def fetch(backend: Backend, wanted: Collection[WantedFile]) -> None:
+    """All of these, several at once, until they are stored. Raises as `pieces`."""
+    for one in wanted:
+        begin(backend, one)
+    for one in wanted:
+        read(backend, one, 0, one.file.size)
+        end = time.monotonic() + _PATIENCE
+        while one.file.size and service.transfer_of(backend, one)[0] is None:
+            if time.monotonic() > end:
+                raise Unavailable(f"{one.file.path} came from its upstream, and isn't stored", hint="try again")
+            time.sleep(_PAUSE)
 
 
 def _header(backend: Backend, wanted: WantedFile, start: int, stop: int) -> bytes:
