@@ -137,6 +137,22 @@ def test_the_page_says_what_was_and_what_is(working: Registry, tmp_path: Path) -
     assert repo in notices
 
 
+def test_a_badge_says_what_is(working: Registry, tmp_path: Path) -> None:
+    base = f"{working.admin}/base-{next(_numbers)}"
+    register(working, base, "r1", layout())
+    repo = push(working, tmp_path, base)
+    with working.client(None) as anybody:
+        first = anybody.get(f"/badge/{repo}.svg")
+        assert first.headers["content-type"] == "image/svg+xml"
+        assert "v1 fits" in first.text
+        register(working, base, "r2", layout(width=24))
+        judged(working, base)
+        assert "v1 does not fit" in anybody.get(f"/badge/{repo}.svg").text
+        assert "v1 fits" in anybody.get(f"/badge/{repo}.svg", params={"base": f"{base}@r1"}).text
+        assert anybody.get(f"/badge/{working.admin}/nothing.svg").status_code == 404
+        assert anybody.get(f"/badge/{repo}.svg", params={"base": "</text><script>"}).status_code == 404
+
+
 # --- promotion --------------------------------------------------------------------------------------------------------
 
 
@@ -152,14 +168,14 @@ def test_an_alias_moves_only_to_what_fits(working: Registry, tmp_path: Path, cli
     register(working, base, "r1", layout())
     register(working, base, "r2", layout(width=24))
     repo = push(working, tmp_path, base)
-    refused = cli.json("alias", "set", f"{repo}@v1", "champion", "--if-fits", f"{base}@r2", code=1)
+    refused = cli.json("alias", "set", f"{repo}@v1", "champion", "--if-fits", f"{base}@r2", code=7)
     assert refused["code"] == "AdapterDoesNotFit"
     assert cli.json("alias", "ls", repo)[0]["name"] == "latest"
     assert len(cli.json("alias", "ls", repo)) == 1, "it wasn't made"
     made = cli.json("alias", "set", f"{repo}@v1", "champion", "--if-fits", f"{base}@r1", "--for", "vllm")
     assert (made["name"], made["version"]) == ("champion", "v1")
     unknown = cli.run("alias", "set", f"{repo}@v1", "champion", "--if-fits", "nobody/knows")
-    assert unknown.returncode == 5
+    assert unknown.returncode == 7, "what can't be decided moves nothing"
 
 
 def test_a_base_is_watched_until_something_no_longer_fits(working: Registry, tmp_path: Path, cli: Cli) -> None:

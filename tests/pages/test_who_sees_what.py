@@ -71,7 +71,7 @@ WITHOUT_CONTENT = {
 
 def of_repository(name: str) -> list[str]:
     pages = [f"/{name}{path}" for path in (*OF_A_REPOSITORY, *OF_WRITERS, "/settings")]
-    return [*pages, *(path.format(name) for path in OF_A_REPOSITORYS_API)]
+    return [*pages, f"/badge/{name}.svg", *(path.format(name) for path in OF_A_REPOSITORYS_API)]
 
 
 def places(catalog: Catalog) -> list[str]:

@@ -94,6 +94,21 @@ def adapter_page(opened: OpenedRepository, revision: str | None) -> AdapterPage:
     return AdapterPage(opened.name, asked, model, measured, is_readable, shown)
 
 
+def moved_row(found: JudgedMove | None) -> dict[str, Any] | None:
+    """The verdict then and now; None where the base didn't move."""
+    if found is None:
+        return None
+    return {
+        "adapter": found.adapter,
+        "version": found.version,
+        "base": found.base,
+        "revision": found.revision or None,
+        "before": found.before,
+        "after": found.after,
+        "at": wire_time(found.at),
+    }
+
+
 def _upstream(at: OpenedCommit) -> dict[str, Any] | None:
     """Whose it is, and how much of it is here; None for one of this registry's own."""
     repository = at.repository.repository
@@ -107,21 +122,6 @@ def _upstream(at: OpenedCommit) -> dict[str, Any] | None:
         "filesHere": len(here),
         "bytes": sum(file.size for file in at.files.values()),
         "bytesHere": sum(file.size for file in here),
-    }
-
-
-def moved_row(found: JudgedMove | None) -> dict[str, Any] | None:
-    """The verdict then and now; None where the base didn't move."""
-    if found is None:
-        return None
-    return {
-        "adapter": found.adapter,
-        "version": found.version,
-        "base": found.base,
-        "revision": found.revision or None,
-        "before": found.before,
-        "after": found.after,
-        "at": wire_time(found.at),
     }
 
 
