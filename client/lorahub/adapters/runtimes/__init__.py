@@ -42,7 +42,7 @@ _ASKED = re.compile(r"(?P<name>[^@\s]+)(?:@(?P<version>[0-9][0-9A-Za-z.]*))?(?:\
 
 
 def parse_runtime(text: str) -> RuntimeAtVersion:
-    """`vllm`, `vllm@0.32`, `vllm@0.32 on awq`: without a version, the newest that was measured; 0.32 is the newest 0.32.
+    """`vllm`, `vllm@0.32`, `vllm@0.32 on awq`: the newest that was measured, or the newest 0.32.
 
     Raises `InvalidUsage` for a runtime that isn't known, and for a version that wasn't measured.
 
