@@ -228,6 +228,15 @@ CASES: dict[str, Case] = {
     "c3a": _case("llama", "c3a", peft.C3AConfig, block_size=4, target_modules=["q_proj"]),
     "delora": _case("llama", "delora", peft.DeloraConfig, r=2, target_modules=["q_proj"]),
     "gralora": _case("llama", "gralora", peft.GraloraConfig, r=4, gralora_k=2, target_modules=["q_proj"]),
+    "pvera": _case("llama", "pvera", peft.PveraConfig, r=4, target_modules=["q_proj"]),
+    "unilora": _case(
+        "llama", "unilora", peft.UniLoraConfig, r=2, theta_d_length=40, save_indices=True, target_modules=["q_proj"]
+    ),
+    "waveft": _case("llama", "waveft", peft.WaveFTConfig, n_frequency=20, target_modules=["q_proj"]),
+    "supertuning": _case("llama", "supertuning", peft.SupertuningConfig, sparsity=0.5, target_modules=TARGETS),
+    "deft": _case("llama", "deft", peft.DeftConfig, r=3, target_modules=["q_proj"]),
+    "osf": _case("llama", "osf", peft.OSFConfig, effective_rank=5, target_modules=["q_proj"]),
+    "peanut": _case("llama", "peanut", peft.PeanutConfig, r=3, target_modules=["q_proj", "up_proj"]),
     "prompt": _case("llama", "prompt_tuning", peft.PromptTuningConfig, num_virtual_tokens=4, task_type="CAUSAL_LM"),
     "p-tuning": _case(
         "llama",

@@ -24,7 +24,7 @@ from safetensors.torch import load_file, save_file
 
 EXACT = frozenset(
     "adalora gaussian hra hra-gram-schmidt loha-all lokr-both lokr-conv lokr-factor tokens-with-lora trainable-tokens "
-    "vera pissa olora".split()
+    "vera pissa olora delora miss vblora deft deft-qr deft-para miss-mini peanut peanut-silu pvera unilora".split()
 )
 """What is of a low rank by its own algebra; plain LoRA is too."""
 NO_MATRIX = {

@@ -47,6 +47,33 @@ ROLES = MappingProxyType(
         "values": "(n), at `indices` (2, n)",
         "indices": "rows and columns, whole numbers",
         "spectrum": "(n), of FourierFT and WaveFT",
+        "strength": "(1), of DeLoRA: how far it goes, over the rank",
+        "input_norm": "(in), the norms of the base's columns",
+        "block": "(rank, out) of MiSS, or fewer columns that repeat; (out / rank, rank, rank) of its bat",
+        "down_blocks": "(k, in / k, rank), of GraLoRA",
+        "up_blocks": "(k, rank, out / k)",
+        "kernel": "(out / b, in / b, b), of C3A",
+        "bank": "(n, length), vectors of all modules together, of VB-LoRA",
+        "down_logits": "(rank, in / length, n), over the bank's vectors",
+        "up_logits": "(out / length, rank, n)",
+        "down_choices": "(rank, in / length, k), numbers of vectors in place of logits",
+        "down_shares": "(rank, in / length, k − 1), what each has; the last has the rest",
+        "up_choices": "(out / length, rank, k)",
+        "up_shares": "(out / length, rank, k − 1)",
+        "lambda_r": "(rank, bases), of RandLoRA",
+        "copied_down": "a module's own copy of shared_down",
+        "copied_up": "a module's own copy of shared_up",
+        "gamma": "(bases, in or out, whichever is smaller)",
+        "places": "(n), where `values` belong, counted row by row; whole numbers",
+        "down_places": "(rank, in), numbers of the bank's, of UniLoRA",
+        "down_scales": "(rank, in), or what spreads to it",
+        "up_places": "(out, rank)",
+        "up_scales": "(out, rank)",
+        "angles": "(out / 2), of RoAd, or (out) or (2 out) in its variants",
+        "lengths": "as many",
+        "projection": "(out, rank), of DEFT: what it spans is taken away",
+        "left": "(out, rank)",
+        "right": "(rank, in)",
         "weight": "the whole of what is added",
         "double": "a second copy of it",
         "alpha": "a number; the scale has it already",
@@ -103,10 +130,12 @@ class Update:
     transposed: bool = False
     parameters: tuple[str, ...] = ("weight",)
     turn: int = 0
-    terms: int | None = None
-    """How many terms OFT's series has, which stands for Cayley's transform; None for the transform itself."""
-    is_orthonormal: bool = False
-    """Whether HRA's reflections are made orthogonal to each other."""
+    number: int | None = None
+    """The whole number that the method's formula needs beside its factors: terms of OFT's series, which stands for
+    Cayley's transform (None for the transform itself), vectors added up of VB-LoRA, RoAd's group, FourierFT's seed.
+    """
+    variant: str = ""
+    """The formula's variant, in the method's own word: HRA's "orthonormal", DEFT's "qr", WaveFT's wavelet."""
 
     @property
     def leaf(self) -> str:

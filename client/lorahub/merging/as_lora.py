@@ -144,15 +144,8 @@ def _layer(plan: MergePlan, module: str, pieces: Sequence[_Piece], limit: Limit)
     if not weights:
         raise NotConvertible(f"of {module} only the bias changes, which LoRA can't do", hint="merge the adapter")
     product = _product(plan, weights)
-    if product is not None and (limit.takes(product.left.shape[1]) or _is_thin(product)):
-        found = of_product(product, limit)
-    else:
-        found = _approximated(plan, module, weights, limit)
+    found = of_product(product, limit) if product is not None else _approximated(plan, module, weights, limit)
     return _shaped(module, weights[0].change, found.product, _bias(plan, biases)), found
-
-
-def _is_thin(product: Product) -> bool:
-    return bool(product.left.shape[1] < min(len(product.left), product.right.shape[1]))
 
 
 def _product(plan: MergePlan, weights: Sequence[_Piece]) -> Product | None:
@@ -163,7 +156,9 @@ def _product(plan: MergePlan, weights: Sequence[_Piece]) -> Product | None:
     member = plan.members[0]
     if not is_additive(piece, member.adapter.base_change):
         return None
-    return product_of(step_of(piece, member.factors, member.adapter.base_change, to=target, weight=1.0))
+    product = product_of(step_of(piece, member.factors, member.adapter.base_change, to=target, weight=1.0))
+    is_thin = product is not None and product.left.shape[1] < min(len(product.left), product.right.shape[1])
+    return product if is_thin or piece.method == "lora" else None
 
 
 def _approximated(plan: MergePlan, module: str, weights: Sequence[_Piece], limit: Limit) -> Approximation:

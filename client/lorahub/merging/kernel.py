@@ -7,7 +7,7 @@ ranges can't change a result. Sums are float64, `up` is multiplied by scale · w
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from itertools import count as counter
 from math import prod
 from threading import Lock
@@ -21,10 +21,10 @@ from lorahub.adapters.safetensors_header import TensorEntry
 from lorahub.errors import NotMergeable
 from lorahub.merging.combinations import COMBINATIONS
 from lorahub.merging.factors import STEP
-from lorahub.merging.formulas import arrays_of, at_place, step_of, within, work_of
+from lorahub.merging.formulas import arrays_of, at_place, step_of, turns_bias, within, work_of
 from lorahub.merging.recipe import Recipe
 from lorahub.merging.rounding import FLOATS, narrow, scratch, widen, working_bytes
-from lorahub.merging.steps import Added, Chain, Product, Replaced, RowFactors, Rows, Shifted, Step
+from lorahub.merging.steps import Added, Chain, Product, Replaced, Rows, Shifted, Step
 from lorahub.merging.targets import Change, MergeMember, MergeTarget, is_sum, is_whole, updates_of
 
 if TYPE_CHECKING:
@@ -231,7 +231,7 @@ class Kernels:
             if isinstance(change.piece, Part):
                 yield within(_part_step(change.piece, member, change, target, weight), change.place)
             elif change.is_bias:
-                step = _bias_step(change.piece, member, weight)
+                step = _bias_step(change, member, weight)
                 yield at_place(step, change.target, change.place, target.shape)
             else:
                 step = self._step(change.piece, member, change.target, weight)
@@ -317,9 +317,11 @@ def _part_step(part: Part, member: MergeMember, change: Change, target: MergeTar
     return Shifted(step, rows[0]) if rows is not None and rows[0] else step
 
 
-def _bias_step(update: Update, member: MergeMember, weight: float) -> Step:
-    """IA3 multiplies its module's bias too; a bias of lora_B is added, scaled."""
-    if update.method == "ia3":
-        return RowFactors(member.factors.load(update.tensors["factor"]).reshape(-1))
+def _bias_step(change: Change, member: MergeMember, weight: float) -> Step:
+    """IA3 and RoAd change the outputs, and so their module's bias too; a bias of lora_B is added, scaled."""
+    update = change.piece
+    assert isinstance(update, Update)  # a bias of a part is a part
+    if turns_bias(update):
+        return step_of(replace(update, transposed=False), member.factors, None, to=change.target, weight=1.0)
     entry = update.tensors["up_bias"]
     return Added(member.factors.rows(entry), update.scale * weight)

@@ -80,6 +80,76 @@ class Kronecker:
 
 
 @dataclass(frozen=True, slots=True)
+class BlockProducts:
+    """W + a product of rank r / k for each of k · k blocks (GraLoRA; arXiv:2505.20355).
+
+    `down` is (k, columns / k, r), `up` (k, r, rows / k); block (m, n) has part m of down[n] and part n of up[m].
+    """
+
+    down: "Matrix"
+    up: "Matrix"
+
+    def apply(self, rows: "Matrix", start: int) -> "Matrix":
+        count, width, rank = self.down.shape
+        part, height = rank // count, self.up.shape[2]
+        stop = start + len(rows)
+        for m in range(start // height, -(-stop // height)):
+            first, last = max(start, m * height), min(stop, (m + 1) * height)
+            ups = self.up[m, :, first - m * height : last - m * height].T
+            for n in range(count):
+                own = ups[:, n * part : (n + 1) * part] @ self.down[n, :, m * part : (m + 1) * part].T
+                rows[first - start : last - start, n * width : (n + 1) * width] += own
+        return rows
+
+
+@dataclass(frozen=True, slots=True)
+class Circulant:
+    """W + blocks of which row t is `kernel` (rows / b, columns / b, b) of the block, turned by t (C3A; 2407.19342)."""
+
+    kernel: "Matrix"
+
+    def apply(self, rows: "Matrix", start: int) -> "Matrix":
+        size = self.kernel.shape[2]
+        block, turn = np.divmod(np.arange(start, start + len(rows)), size)
+        places = (np.arange(size)[None] - turn[:, None]) % size
+        rows += np.take_along_axis(self.kernel[block], places[:, None], axis=2).reshape(rows.shape)
+        return rows
+
+
+@dataclass(frozen=True, slots=True)
+class Spectrum:
+    """W + Re(F⁻¹(S)), S of `shape` and zero but for `values` (n,) at (row, column) `at` (2, n)."""
+
+    values: "Matrix"
+    at: "np.typing.NDArray[np.int64]"
+    shape: tuple[int, int]
+
+    def apply(self, rows: "Matrix", start: int) -> "Matrix":
+        height, width = self.shape
+        turns = np.outer(np.arange(start, start + len(rows)), self.at[0]) % height
+        waves = self.values * np.exp(2j * np.pi / height * turns)
+        grid = np.zeros((len(rows), width), np.complex128)
+        np.add.at(grid.T, self.at[1], waves.T)
+        rows += np.fft.ifft(grid, axis=1).real / height
+        return rows
+
+
+@dataclass(frozen=True, slots=True)
+class RunsTurned:
+    """W + W · B + B for runs of b columns, with the block (rows / b, b, b) of the row's own run (MiSS's bat)."""
+
+    blocks: "Matrix"
+
+    def apply(self, rows: "Matrix", start: int) -> "Matrix":
+        size = self.blocks.shape[1]
+        runs, places = np.divmod(np.arange(start, start + len(rows)), size)
+        split = rows.reshape(len(rows), -1, size)
+        turned = np.matmul(split, self.blocks[runs]) + self.blocks[runs, places][:, None]
+        rows += turned.reshape(rows.shape)
+        return rows
+
+
+@dataclass(frozen=True, slots=True)
 class Scaled:
     """W ∘ (1 + left · right) (HiRA; openreview TwJrTz9cRS)."""
 
@@ -147,6 +217,47 @@ class RowRotation:
         count, size, _ = self.blocks.shape
         split = rows.reshape(count, size, -1)
         return np.asarray(np.matmul(self.blocks.transpose(0, 2, 1), split).reshape(rows.shape), np.float64)
+
+
+@dataclass(frozen=True, slots=True)
+class RowPairs:
+    """Row i of each group of `group` with its partner half a group away: kept ∘ W + crossed ∘ (−second, first)."""
+
+    kept: "Matrix"
+    crossed: "Matrix"
+    group: int
+
+    def apply(self, rows: "Matrix", start: int) -> "Matrix":  # noqa: ARG002 (whole weights only)
+        split = rows.reshape(-1, 2, self.group // 2, rows.shape[1])
+        partner = np.stack([-split[:, 1], split[:, 0]], axis=1).reshape(rows.shape)
+        return np.asarray(self.kept[:, None] * rows + self.crossed[:, None] * partner, np.float64)
+
+
+@dataclass(frozen=True, slots=True)
+class Deflated:
+    """W − left · (rightᵀ · W) + left · anew, both factors (rows, r), `anew` (r, columns) (DEFT)."""
+
+    left: "Matrix"
+    right: "Matrix"
+    anew: "Matrix | None"
+
+    def apply(self, rows: "Matrix", start: int) -> "Matrix":  # noqa: ARG002 (whole weights only)
+        taken = self.right.T @ rows
+        rows += self.left @ (-taken if self.anew is None else self.anew - taken)
+        return rows
+
+
+@dataclass(frozen=True, slots=True)
+class Activated:
+    """W + up · f(down · W), down (r, rows), up (rows, r) (PEANuT)."""
+
+    down: "Matrix"
+    up: "Matrix"
+    activation: Callable[["Matrix"], "Matrix"]
+
+    def apply(self, rows: "Matrix", start: int) -> "Matrix":  # noqa: ARG002 (whole weights only)
+        rows += self.up @ self.activation(self.down @ rows)
+        return rows
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ from lorahub.adapters.safetensors_header import TensorEntry
 from lorahub.adapters.shapes import VOCABULARY
 from lorahub.errors import AdapterDoesNotFit, NotMergeable
 from lorahub.merging.factors import FactorReader
-from lorahub.merging.formulas import is_additive, needs_whole, refuse_unmergeable
+from lorahub.merging.formulas import is_additive, needs_whole, refuse_unmergeable, turns_bias
 from lorahub.merging.recipe import Ingredient
 from lorahub.merging.rounding import FLOATS
 
@@ -212,18 +212,16 @@ class _Builder:
     def _take_update(self, number: int, member: MergeMember, update: Update, weight: Weight) -> None:
         is_stack = len(update.shape) == 3 and update.kind is Kind.LINEAR
         refuse_unmergeable(update, member.adapter.base_change, is_stack=is_stack)
-        if update.method == "vera" and not {"shared_down", "shared_up"} <= update.tensors.keys():
+        if update.method in ("vera", "pvera") and not {"shared_down", "shared_up"} <= update.tensors.keys():
             raise NotMergeable(
-                "VeRA's shared projections are not in the file (save_projection=false); they come from torch's random "
-                "numbers, which may differ between versions",
+                f"the projections of {update.method} are not in the file (save_projection=false); they come from "
+                "torch's random numbers, which may differ between versions",
                 hint="save the adapter with save_projection=True",
             )
         self._refuse_pieces(member, update, weight)
         factor = member.weight_of(update.module)
         self._place(number, factor, update, weight)
-        touches_bias = "up_bias" in update.tensors or (
-            update.method == "ia3" and update.shape[0] is not None and "factor" in update.tensors
-        )
+        touches_bias = "up_bias" in update.tensors or turns_bias(update)
         biases = [replace(place, tensor=f"{place.tensor.removesuffix('.weight')}.bias") for place in weight.places]
         if touches_bias and all(place.tensor in self.base.tensors for place in biases):
             target = Weight(f"{weight.name.removesuffix('.weight')}.bias", weight.shape[:1], weight.dtype, ())

@@ -7,86 +7,24 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations, islice
-from typing import Any
 
 from lorahub.adapters.adapter import Adapter, BaseClaim, Part, PartKind, Shape, Update
 from lorahub.adapters.adapter_config import AdapterConfig
 from lorahub.adapters.findings import Evidence, shape_text
 from lorahub.adapters.formats import reading as methods
 from lorahub.adapters.formats.opened import Opened
+from lorahub.adapters.formats.peft_methods import METHODS, SHARED, SUFFIXES, TYPES_READ, PeftMethod
 from lorahub.adapters.formats.peft_settings import SETTINGS, TYPES, PeftSettings
 from lorahub.adapters.formats.reading import Reading, Tensors
 from lorahub.adapters.patterns import endings, is_saved
 from lorahub.adapters.safetensors_header import TensorEntry
 from lorahub.adapters.selection import MOST_SAVED
 
-_SUFFIXES = {
-    "lora_A.weight": ("lora", "down"),
-    "lora_B.weight": ("lora", "up"),
-    "lora_B.bias": ("lora", "up_bias"),
-    "lora_A": ("lora", "down"),
-    "lora_B": ("lora", "up"),
-    "lora_E": ("lora", "diagonal"),
-    "lora_diag": ("lora", "diagonal"),
-    "lora_magnitude_vector": ("lora", "magnitude"),
-    "lora_magnitude_vector.weight": ("lora", "magnitude"),
-    "lora_velora_embed": ("lora", "ignored"),
-    "lora_embedding_A": ("embedding", "down"),
-    "lora_embedding_B": ("embedding", "up"),
-    "hada_w1_a": ("loha", "w1_a"),
-    "hada_w1_b": ("loha", "w1_b"),
-    "hada_w2_a": ("loha", "w2_a"),
-    "hada_w2_b": ("loha", "w2_b"),
-    "hada_t1": ("loha", "t1"),
-    "hada_t2": ("loha", "t2"),
-    "lokr_w1": ("lokr", "w1"),
-    "lokr_w1_a": ("lokr", "w1_a"),
-    "lokr_w1_b": ("lokr", "w1_b"),
-    "lokr_w2": ("lokr", "w2"),
-    "lokr_w2_a": ("lokr", "w2_a"),
-    "lokr_w2_b": ("lokr", "w2_b"),
-    "lokr_t2": ("lokr", "t2"),
-    "ia3_l": ("ia3", "factor"),
-    "vera_lambda_b": ("vera", "lambda_b"),
-    "vera_lambda_d": ("vera", "lambda_d"),
-    "oft_R.weight": ("oft", "rotation"),
-    "oft_R": ("oft", "rotation"),
-    "boft_R": ("boft", "rotation"),
-    "boft_s": ("boft", "factor"),
-    "hra_u": ("hra", "reflections"),
-    "hira_A": ("hira", "down"),
-    "hira_B": ("hira", "up"),
-    "fourierft_spectrum": ("fourierft", "spectrum"),
-    "waveft_spectrum": ("waveft", "spectrum"),
-    "shira_weight": ("shira", "values"),
-    "shira_indices": ("shira", "indices"),
-    "ln_tuning_layers.weight": ("ln_tuning", "weight"),
-    "ln_tuning_layers.bias": ("ln_tuning", "bias"),
-    "trainable_tokens_delta": ("tokens", "rows"),
-    "adaption_prompt": ("adaption_prompt", "prompt"),
-    "adaption_gate": ("adaption_prompt", "gate"),
-}
-"""What a tensor's name ends in -> (family, role). AdaLoRA's factors have no `.weight`."""
-
 _FLAT_ROLES = frozenset(
-    "up_bias magnitude diagonal lambda_b lambda_d spectrum values weight bias gate factor alpha".split()
+    "up_bias magnitude diagonal lambda_b lambda_d spectrum values weight bias gate factor alpha strength "
+    "input_norm places bank angles lengths".split()
 )
-_SHARED = {"vera_A": "shared_down", "vera_B": "shared_up"}
-"""Tensors of no module, for all of them -> role."""
-_OF_NO_UPDATE = ("randlora_A", "randlora_B", "vblora_vector_bank", "pvera_A", "pvera_B")
-"""Tensors of no module, of methods that are known by name only."""
-_METHODS = {
-    "LORA": "lora",
-    "ADALORA": "adalora",
-    "LOHA": "loha",
-    "LOKR": "lokr",
-    "IA3": "ia3",
-    "VERA": "vera",
-    "OFT": "oft",
-    "BOFT": "boft",
-    "HRA": "hra",
-    "HIRA": "hira",
-}
+_NO_METHOD = PeftMethod({})
 _PROMPTS = {"PROMPT_TUNING", "MULTITASK_PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING", "CPT", "CARTRIDGE"}
 _WRAPPERS = frozenset("_orig_mod _fsdp_wrapped_module _fpw_module _checkpoint_wrapped_module _forward_module".split())
 """What torch.compile, FSDP, activation checkpointing and DeepSpeed leave in names, wherever they wrapped a module."""
@@ -125,7 +63,6 @@ class _Reader:
         """Module -> how many LoRAs it has, each in the wrapper of a bare parameter."""
         self.parameters: dict[tuple[str, tuple[str, ...], int], str] = {}
         """Module, parameters and turn of an update -> the full name by which PEFT looks up rank and alpha."""
-        self.beside: dict[str, TensorEntry] = {}
         self.twice: list[Evidence] = []
         self.owners: dict[str, str] = {}
         self.megatron: list[Evidence] = []
@@ -170,18 +107,15 @@ class _Reader:
 
     def _may_be_flat(self, name: str) -> bool:
         found = _suffix(name)
-        return found is None or found.role in _FLAT_ROLES or self.config.peft_type not in _METHODS
+        return found is None or found.role in _FLAT_ROLES or self.config.peft_type not in TYPES_READ
 
     def _sort(self, entry: TensorEntry) -> None:
         name = _unwrapped(entry.name)
         if name == "prompt_embeddings":
             self._prompt(entry)
             return
-        if name in _SHARED:
-            self.shared[_SHARED[name]] = entry
-            return
-        if name in _OF_NO_UPDATE:
-            self.beside[f"shared_{name}"] = entry
+        if name in SHARED:
+            self.shared[SHARED[name]] = entry
             return
         found = _suffix(name)
         if found is None:
@@ -201,7 +135,7 @@ class _Reader:
             self.megatron.append(Evidence(entry.name, shape_text(entry.shape)))
             return
         own = f"{(self.config.peft_type or '').lower()}_"
-        if any(part.startswith(own) for part in name.split(".")) and self.config.peft_type not in _METHODS:
+        if any(part.startswith(own) for part in name.split(".")) and self.config.peft_type not in TYPES_READ:
             module = ".".join(part for part in name.partition(f".{own}")[0].split("."))
             self.groups.setdefault((module, "other", 0), {})[parameter] = entry
         elif parameter in ("weight", "bias") and not any(
@@ -367,22 +301,31 @@ class _Reader:
 
     def _shaped(self, module: str, family: str, tensors: Tensors) -> Update | None:
         """Methods that fix one side of the weight, or none."""
-        required = _REQUIRED.get(family, ())
-        if not methods.require(tensors, module, required, self.reading, {"rotation": 3} if family == "boft" else None):
+        row = METHODS.get(family, _NO_METHOD)
+        every = {**tensors, **(self.shared if row.shared else {})}
+        if not methods.require(every, module, row.required_of(every), self.reading, row.least):
             return None
-        shape, rank = _sides(family, tensors, self.raw, is_feedforward=self.settings.is_feedforward(module))
-        method = family if family != "other" else (self.config.peft_type or "other").lower()
-        shared = {"vera": self.shared, "other": self.beside}.get(family, {})
+        if not all(methods.agree(sizes, module, self.reading) for sizes in row.equal_sizes(every)):
+            return None
+        shape, rank = row.sides(every, self.raw)
+        if family == "ia3" and self.settings.is_feedforward(module):
+            shape = shape[::-1]
         return Update(
             module,
-            method,
-            {**tensors, **shared},
+            self._method(family, every),
+            every,
             shape,
             rank,
+            self.settings.scale_of(family, rank),
             transposed=self._is_transposed(),
-            terms=self.settings.terms if family == "oft" else None,
-            is_orthonormal=family == "hra" and self.raw.get("apply_GS") is True,
+            number=self.settings.number_of(family),
+            variant=self.settings.variant_of(family),
         )
+
+    def _method(self, family: str, tensors: Tensors) -> str:
+        if family == "other":
+            return (self.config.peft_type or "other").lower()
+        return "miss-bat" if family == "miss" and len(tensors["block"].shape) == 3 else family
 
     def _part(self, module: str, family: str, tensors: Tensors) -> None:
         add = self.reading.parts.append
@@ -585,7 +528,7 @@ class _Reader:
         kind, raw = self.config.peft_type, self.raw
         return Adapter(
             format="peft",
-            method=_METHODS.get(kind or "", (kind or "unknown").lower()),
+            method=(kind or "unknown").lower(),
             updates=tuple(self.reading.updates),
             parts=tuple(self.reading.parts),
             claim=BaseClaim(self.config.base_model, self.config.base_revision),
@@ -663,9 +606,9 @@ def _suffix(name: str) -> _Factor | None:
         path, ending = parts[:-count], parts[-count:]
         if not path:
             continue
-        owner, found = "", _SUFFIXES.get(".".join(ending))
+        owner, found = "", SUFFIXES.get(".".join(ending))
         if found is None and count > 1 and ending[1] not in ("weight", "bias"):
-            owner, found = ending[1], _SUFFIXES.get(".".join([ending[0], *ending[2:]]))
+            owner, found = ending[1], SUFFIXES.get(".".join([ending[0], *ending[2:]]))
         if found:
             return _Factor(".".join(path).removesuffix(".token_adapter"), *found, owner)
     return None
@@ -712,38 +655,3 @@ def _choices(parameters: Sequence[str], count: int) -> Iterator[tuple[str, ...]]
 def _place_in_module(parameter: str) -> tuple[int, str]:
     """PEFT wraps bare parameters in the order of the module, which is gate, up, down in every known block."""
     return (_MODULE_ORDER.index(parameter) if parameter in _MODULE_ORDER else len(_MODULE_ORDER), parameter)
-
-
-# --- shapes -----------------------------------------------------------------------------------------------------------
-
-_REQUIRED = {
-    "ia3": ("factor",),
-    "vera": ("lambda_b", "lambda_d"),
-    "oft": ("rotation",),
-    "boft": ("rotation", "factor"),
-    "hra": ("reflections",),
-    "shira": ("values", "indices"),
-    "fourierft": ("spectrum",),
-    "waveft": ("spectrum",),
-}
-
-
-def _sides(
-    family: str, tensors: Tensors, raw: Mapping[str, Any], *, is_feedforward: bool
-) -> tuple[tuple[int | None, ...], int | None]:
-    """((out, in) as far as the method fixes them, rank)."""
-    if family == "ia3":
-        size = methods.elements(tensors["factor"])
-        return ((None, size) if is_feedforward else (size, None)), None
-    if family == "vera":
-        return (tensors["lambda_b"].shape[0], None), tensors["lambda_d"].shape[0]
-    if family == "oft":
-        blocks, triangle = tensors["rotation"].shape[0], tensors["rotation"].shape[-1]
-        width = None if raw.get("block_share") is True else blocks * methods.rotation_size(triangle)
-        return (None, width), None
-    if family == "boft":
-        shape = tensors["rotation"].shape
-        return (tensors["factor"].shape[0], shape[-3] * shape[-1]), None
-    if family == "hra":
-        return (None, tensors["reflections"].shape[0]), tensors["reflections"].shape[1]
-    return (None, None), None

@@ -58,6 +58,20 @@ TYPES = frozenset(
 )
 """Every `peft_type`."""
 
+_NUMBERS = {
+    "vblora": ("topk", 1, 2),
+    "road": ("group_size", 2, 64),
+    "fourierft": ("random_loc_seed", 0, 777),
+    "waveft": ("random_loc_seed", 0, 777),
+}
+"""Family -> the setting that its formula needs, the least that it is, what it is where it isn't said."""
+_VARIANTS = {
+    "deft": ("decomposition_method", "relu"),
+    "waveft": ("wavelet_family", "db1"),
+    "peanut": ("act_fn", "relu"),
+}
+_SCALINGS = {"fourierft": 150.0, "waveft": 25.0, "peanut": 1.0}
+"""Family -> what `scaling` is where it isn't said."""
 _TERMS = 5
 _MOST_LAYERS = 10_000
 _OF_ACTIVATIONS = ("alora_invocation_tokens", "use_qalora", "arrow_config")
@@ -116,6 +130,35 @@ class PeftSettings:
         """Alpha / r, with rsLoRA alpha / √r."""
         root = self.raw.get("use_rslora") is True
         return self.alpha_of(module) / (rank**0.5 if root else rank)
+
+    def scale_of(self, family: str, rank: int | None) -> float:
+        """What methods multiply by that are neither LoRA nor of its kin."""
+        if family == "gralora":
+            hybrid = _number(self.raw.get("hybrid_r"), 0)
+            return _number(self.raw.get("alpha"), 64) / ((rank or self.rank) + hybrid or 1)
+        if family == "randlora":
+            return _number(self.raw.get("randlora_alpha"), 640) / (rank or self.rank or 1)
+        if family == "supertuning" or (family == "deft" and self.raw.get("alpha")):
+            return self.alpha / (rank or 1)
+        return _number(self.raw.get("scaling"), _SCALINGS[family]) if family in _SCALINGS else 1.0
+
+    def number_of(self, family: str) -> int | None:
+        if family == "oft":
+            return self.terms
+        if family in _NUMBERS:
+            setting, least, default = _NUMBERS[family]
+            given = self.raw.get(setting)
+            return given if isinstance(given, int) and given >= least else default
+        return None
+
+    def variant_of(self, family: str) -> str:
+        if family == "hra":
+            return "orthonormal" if self.raw.get("apply_GS") is True else ""
+        if family == "waveft" and self.raw.get("use_idwt", True) is False:
+            return ""
+        setting, default = _VARIANTS.get(family, ("", ""))
+        given = self.raw.get(setting)
+        return given if isinstance(given, str) else default
 
     def is_feedforward(self, module: str) -> bool:
         return bool(self._feedforward.match(module))

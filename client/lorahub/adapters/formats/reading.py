@@ -16,7 +16,13 @@ _DIMENSIONS = {
     **dict.fromkeys(("down", "up", "mid", "w1", "w2", "t1", "t2", "rotation", "prompt"), (2, 5)),
     **dict.fromkeys(("w1_a", "w1_b", "w2_a", "w2_b", "reflections", "rows"), (2, 2)),
     **dict.fromkeys(("factor", "growth", "lambda_b", "lambda_d", "values", "indices", "spectrum", "gate"), (1, 5)),
-    "blocks": (3, 3),
+    **dict.fromkeys(("blocks", "down_blocks", "up_blocks", "kernel"), (3, 3)),
+    **dict.fromkeys(("down_logits", "up_logits", "down_choices", "up_choices", "down_shares", "up_shares"), (3, 3)),
+    "block": (2, 3),
+    "bank": (1, 2),
+    **dict.fromkeys(("lambda_r", "gamma", "projection", "left", "right"), (2, 2)),
+    **dict.fromkeys(("down_places", "up_places"), (2, 2)),
+    **dict.fromkeys(("strength", "input_norm", "places", "angles", "lengths"), (1, 1)),
 }
 """Role -> how many dimensions a factor has at least and at most."""
 
@@ -93,7 +99,7 @@ def check_entries(
             broken.append(Evidence(entry.name, shape_text(entry.shape), "two dimensions or more"))
         else:
             kept.append(entry)
-            if entry.dtype not in WEIGHT_DTYPES and not entry.name.endswith("indices"):
+            if entry.dtype not in WEIGHT_DTYPES and "indices" not in entry.name.rpartition(".")[2]:
                 odd.append(Evidence(entry.name, entry.dtype, "F32, BF16 or F16"))
     if broken:
         reading.add(
