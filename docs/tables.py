@@ -12,6 +12,8 @@ from lorahub.errors import Fault, LorahubError, Refusal, all_errors
 from lorahub.merging.combinations import COMBINATIONS
 from lorahub_registry.settings import Settings
 
+from runtimes.verdicts import table
+
 FOLDER = Path(__file__).parent
 FILLED = ("runtimes.md", "merging.md", "settings.md", "errors.md")
 _TIMES = {"d": timedelta(days=1), "h": timedelta(hours=1), "min": timedelta(minutes=1), "s": timedelta(seconds=1)}
@@ -103,6 +105,7 @@ def documents() -> Mapping[str, str]:
     """Each document with a table, as it should be."""
     made = {
         "runtimes": _runtimes,
+        "measured": table,
         "combinations": _combinations,
         "settings": _settings,
         "refusals": _refusals,

@@ -13,6 +13,7 @@ import pytest
 import yaml
 from builders import lora_weights, safetensors_bytes, write_adapter
 from lorahub import Hub
+from lorahub.adapters.runtimes import parse_runtime
 from lorahub.hub.bases import hash_folder
 from lorahub.hub.progress import Silence
 from registry_process import LORAHUB, Registry
@@ -116,7 +117,7 @@ def test_a_matrix_of_adapters_and_bases(project: Project) -> None:
         "adapters/good", "adapters/bad", "--base", "base", "--base", project.base, "--for", "vllm", code=1
     )
     lines = shown.stdout.splitlines()
-    assert lines[0].split() == ["adapter", "base", project.base, "vllm"]
+    assert lines[0].split() == ["adapter", "base", project.base, str(parse_runtime("vllm"))]
     assert lines[1].split("  ")[0] == "adapters/bad"  # worst first
     assert "4 checks: 1 same, 1 fit, 2 not, 0 undecided" in shown.stdout
 

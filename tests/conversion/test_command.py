@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 from pathlib import Path
 
@@ -45,7 +46,7 @@ def test_pull_for_a_runtime_is_what_it_loads_right(registry: Registry, user: tup
         load_file(tmp_path / "adapter" / "adapter_model.safetensors")
     )
     judged = run(registry, token, tmp_path, "check", "for-vllm", "--for", "vllm", "--fail-on", "incompatible")
-    assert "vllm: ✓" in judged.stdout
+    assert re.search(r"^  vllm@[0-9.]+: ✓$", judged.stdout, re.MULTILINE)
 
 
 def test_what_cannot_be_converted_is_refused_and_nothing_is_written(

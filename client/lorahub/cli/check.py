@@ -26,7 +26,9 @@ from lorahub.hub.showing import size_text
 )
 @click.option("--all-of", metavar="BASE", help="Every adapter that the registry knows for this base.")
 @click.option("--level", type=click.Choice(LEVELS), default="shapes", help="How deep to look.", show_default=True)
-@click.option("--for", "runtimes", multiple=True, metavar="RUNTIME", help="Must load there too: vllm, llama.cpp, …")
+@click.option(
+    "--for", "runtimes", multiple=True, metavar="RUNTIME", help='Must load there too: vllm, vllm@0.32, "peft on awq", …'
+)
 @click.option(
     "--fail-on", type=click.Choice(FAIL_ON), default="incompatible", show_default=True, help="What is exit 1."
 )
@@ -154,8 +156,8 @@ def _human(results: Sequence[Checked], checker: Checker) -> str:
         row = rows.setdefault(checked.adapter, [""] * (len(bases) + len(checker.runtimes)))
         row[bases.index(checked.base or "no base")] = cell(checked)
         for number, runtime in enumerate(checker.runtimes):
-            row[len(bases) + number] = runtime_cell(checked, runtime)
-    shown = table(["adapter", *bases, *checker.runtimes], [[name, *row] for name, row in rows.items()])
+            row[len(bases) + number] = runtime_cell(checked, str(runtime))
+    shown = table(["adapter", *bases, *map(str, checker.runtimes)], [[name, *row] for name, row in rows.items()])
     details = [_findings(checked) for checked in worst_first(results) if checked.report.findings]
     read = f"   (headers only, {size_text(checker.bytes_read)} read)" if checker.bytes_read else ""
     return "\n".join([shown, *(f"\n{text}" for text in details), f"\n{counts(results)}{read}"])

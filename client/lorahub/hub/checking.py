@@ -1,8 +1,8 @@
 """Checks by name: adapters against bases, with what the project sets aside, and what that means for CI."""
 
 import tomllib
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,9 @@ from lorahub.adapters.files import Files, FolderFiles
 from lorahub.adapters.findings import Evidence, Finding, Verdict, finding, has_errors
 from lorahub.adapters.reader import read_adapter
 from lorahub.adapters.rules import RULES, Severity
-from lorahub.adapters.runtimes import RUNTIMES, Loads
+from lorahub.adapters.runtimes import Loads, RuntimeVerdict, judge_runtimes, newest, parse_runtime
 from lorahub.adapters.weights import scan_weights
+from lorahub.conversion import refusal
 from lorahub.errors import InvalidBaseModel, InvalidConfiguration, InvalidUsage, NotFound, TooManyRequests, Unavailable
 from lorahub.hub.bases import Bases, OpenedBase, hash_folder
 from lorahub.hub.configuration import PROJECT_FILE
@@ -74,8 +75,8 @@ class Checked:
     facts: CheckedFacts
     place: str | None = None
     ignored: tuple[tuple[Finding, str], ...] = ()
-    wanted: tuple[str, ...] = ()
-    """Runtimes that were asked for."""
+    wanted: Mapping[str, RuntimeVerdict] = field(default_factory=dict)
+    """The verdicts for the runtimes that were asked for, each by what it was asked as: `vllm@0.32.0 on awq`."""
 
     @property
     def verdict(self) -> Verdict:
@@ -85,16 +86,13 @@ class Checked:
         """Whether CI should be red."""
         if fail_on == "never":
             return False
-        if self.verdict is Verdict.INCOMPATIBLE or any(self._lacks(runtime) for runtime in self.wanted):
+        if self.verdict is Verdict.INCOMPATIBLE or any(
+            judged.loads in (Loads.NO, Loads.WRONG) for judged in self.wanted.values()
+        ):
             return True
         if fail_on == "undecided" and self.verdict is Verdict.UNDECIDED:
             return True
         return fail_on == "warning" and any(f.severity is Severity.WARNING for f in self.report.findings)
-
-    def _lacks(self, runtime: str) -> bool:
-        return any(
-            judged.runtime == runtime and judged.loads in (Loads.NO, Loads.WRONG) for judged in self.report.runtimes
-        )
 
     def as_json(self) -> dict[str, object]:
         return {
@@ -103,6 +101,7 @@ class Checked:
             **self.report.as_json(),
             "facts": asdict(self.facts),
             "place": self.place,
+            "wanted": {asked: judged.as_json() for asked, judged in self.wanted.items()},
             "ignored": [{**found.as_json(), "reason": reason} for found, reason in self.ignored],
         }
 
@@ -152,15 +151,12 @@ class Checker:
         self._opened: dict[str, list[OpenedBase]] = {}
         self._remotes: list[RemoteFiles] = []
         self.level = level
-        self.runtimes = tuple(runtimes)
+        self.runtimes = tuple(map(parse_runtime, runtimes))
         self.ignores = read_ignores(project_file())
         if level == "eval" and evaluate is None:
             raise InvalidUsage(
                 "the level eval needs rows to evaluate on", hint="lorahub check … --level eval --data FILE"
             )
-        unknown = [runtime for runtime in runtimes if runtime not in RUNTIMES]
-        if unknown:
-            raise InvalidUsage(f"no runtime is called {unknown[0]!r}", hint=f"there are: {', '.join(RUNTIMES)}")
 
     @property
     def bytes_read(self) -> int:
@@ -255,14 +251,17 @@ class Checker:
         if self._evaluate is not None and base is not None and name is not None and not has_errors(report.findings):
             more += self._evaluate(opened.name, name)
         kept, ignored = self._without_ignored(opened.name, [*report.findings, *more])
+        report = recheck(report, kept, adapter, base) if more or ignored else report
+        judged = judge_runtimes(adapter, base, report.findings, (*newest(), *self.runtimes), refusal)
+        verdicts = tuple(judged)
         return Checked(
             opened.name,
             name,
-            recheck(report, kept, adapter, base) if more or ignored else report,
+            replace(report, runtimes=verdicts[: len(newest())]),
             facts=CheckedFacts(adapter.format, adapter.method, tuple(adapter.ranks)),
             place=opened.place,
             ignored=tuple(ignored),
-            wanted=self.runtimes,
+            wanted=dict(zip(map(str, self.runtimes), verdicts[len(newest()) :], strict=False)),
         )
 
     def _trained_on(self, adapter: Adapter) -> BaseLayout | None:

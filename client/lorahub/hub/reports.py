@@ -8,7 +8,7 @@ from xml.etree import ElementTree as ET
 
 from lorahub.adapters.findings import Finding, Verdict
 from lorahub.adapters.rules import RULES, Severity
-from lorahub.adapters.runtimes import Loads, RuntimeVerdict
+from lorahub.adapters.runtimes import Loads
 from lorahub.hub.checking import Checked, summary
 
 MARKER = "<!-- lorahub check -->"
@@ -35,16 +35,12 @@ def cell(checked: Checked) -> str:
 
 
 def runtime_cell(checked: Checked, runtime: str) -> str:
-    judged = _judged(checked, runtime)
+    judged = checked.wanted.get(runtime)
     if judged is None:
         return "?"
     return " ".join(
         filter(None, [_LOADS[judged.loads], judged.needs or (judged.reasons[0][0] if judged.reasons else "")])
     )
-
-
-def _judged(checked: Checked, runtime: str) -> RuntimeVerdict | None:
-    return next((judged for judged in checked.report.runtimes if judged.runtime == runtime), None)
 
 
 def worst_first(results: Iterable[Checked]) -> list[Checked]:
