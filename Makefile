@@ -19,7 +19,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PYTHONDONTWRITEBYTECODE := # or each program that a test starts compiles all it imports anew
 
 .PHONY: help demo test fast check site tables format lint types imports clients newest lock audit wheel digests nginx browser \
-	downloaders serve cluster soak sweep runtimes real-models coverage names fuzz goldens bench clean
+	downloaders serve cluster soak sweep runtimes real-models coverage names chat-templates fuzz goldens bench clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -178,6 +178,10 @@ names: .venv/.installed ## write anew what tensors are called, by the installed 
 	$(BIN)/python tools/image_names.py
 	$(BIN)/python tools/gguf_names.py
 
+chat-templates: .venv/clients/trl/.installed ## write anew TRL's templates that mark answers, and what it trains on with them
+	$(BIN)/python tools/chat_templates.py
+	cd tests && ../$(BIN)/python -W ignore -m training.masks
+
 bench: .venv/.installed ## the measurements in docs/benchmarks.md
 	$(BIN)/python benchmarks/transfer.py
 	$(BIN)/python benchmarks/small_files.py
@@ -185,6 +189,7 @@ bench: .venv/.installed ## the measurements in docs/benchmarks.md
 	$(BIN)/python benchmarks/merge.py --serve
 	$(BIN)/python benchmarks/swap.py
 	$(BIN)/python benchmarks/train.py $(if $(TRL),--trl $(TRL)) # TRL=python of an environment that has it
+	$(BIN)/python benchmarks/as_lora.py
 	$(BIN)/python benchmarks/scale.py
 	$(BIN)/python benchmarks/workers.py
 

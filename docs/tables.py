@@ -10,12 +10,13 @@ from typing import Any
 from lorahub.adapters.runtimes import RUNTIMES
 from lorahub.errors import Fault, LorahubError, Refusal, all_errors
 from lorahub.merging.combinations import COMBINATIONS
+from lorahub.protocol.messages.events import KINDS
 from lorahub_registry.settings import Settings
 
 from runtimes.verdicts import table
 
 FOLDER = Path(__file__).parent
-FILLED = ("runtimes.md", "merging.md", "settings.md", "errors.md")
+FILLED = ("runtimes.md", "merging.md", "settings.md", "errors.md", "events.md")
 _TIMES = {"d": timedelta(days=1), "h": timedelta(hours=1), "min": timedelta(minutes=1), "s": timedelta(seconds=1)}
 _SIZES = {"TiB": 1 << 40, "GiB": 1 << 30, "MiB": 1 << 20}
 _BLOCK = re.compile(r"(?<=<!-- made by docs/tables\.py: )(\w+)( -->\n)(.*?)(?=<!-- end -->)", re.DOTALL)
@@ -96,6 +97,10 @@ def _errors(family: type[LorahubError]) -> str:
     )
 
 
+def _events() -> str:
+    return _table(("kind", "`data`"), ((f"`{kind}`", data or "–") for kind, data in KINDS.items()))
+
+
 def _linked(text: str) -> str:
     """Names of documents as links, for a page beside them."""
     return re.sub(r"docs/([a-z-]+\.md)(#[a-z-]+)?", r"[\1](\1\2)", text)
@@ -108,6 +113,7 @@ def documents() -> Mapping[str, str]:
         "measured": table,
         "combinations": _combinations,
         "settings": _settings,
+        "events": _events,
         "refusals": _refusals,
         "faults": _faults,
     }

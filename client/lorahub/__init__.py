@@ -20,8 +20,8 @@ from lorahub import errors  # noqa: E402 (if the rest isn't ours, it is of no us
 from lorahub.errors import InvalidConfiguration, LorahubError  # noqa: E402
 
 if TYPE_CHECKING:
-    from lorahub.hub.checking import Checked
     from lorahub.hub.hub import Hub, Pulled, Pushed
+    from lorahub.hub.outcomes import Checked
     from lorahub.hub.shortcuts import check, merge
     from lorahub.merging.recipe import Ingredient, Recipe
     from lorahub.serving.session import Session
@@ -48,7 +48,7 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Checked": "hub.checking",
+    "Checked": "hub.outcomes",
     "Hub": "hub.hub",
     "Ingredient": "merging.recipe",
     "Pulled": "hub.hub",

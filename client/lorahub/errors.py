@@ -337,6 +337,12 @@ class BaseNotFound(NotFound):
     code = "BaseNotFound"
 
 
+class EventsForgotten(NotFound):
+    """Events after the number that was asked for are no longer kept; `facts["oldest"]` is where the rest begins."""
+
+    code, status = "EventsForgotten", 410
+
+
 class RouteNotFound(NotFound):
     """No such route on this registry."""
 

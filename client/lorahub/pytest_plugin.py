@@ -13,8 +13,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from lorahub.hub.checking import Checked
+    from lorahub.hub.checking import CheckEntry
     from lorahub.hub.hub import Hub
+    from lorahub.hub.lock import Lock
+    from lorahub.hub.outcomes import Checked
+    from lorahub.hub.project_checks import Environment
 
 LOCK = "lorahub.lock"
 
@@ -25,7 +28,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--lorahub-base", action="append", default=[], metavar="BASE", help="check against this base; repeatable"
     )
     group.addoption(
-        "--lorahub-level", default="shapes", choices=["metadata", "shapes", "drift", "load"], help="how deep to look"
+        "--lorahub-level", default=None, choices=["metadata", "shapes", "drift", "load"], help="how deep to look"
+    )
+    group.addoption(
+        "--lorahub-env", action="append", default=[], metavar="NAME", help="for an environment of lorahub.toml"
     )
     group.addoption("--lorahub-offline", action="store_true", help="ask no network; use what was read before")
     group.addoption("--lorahub-strict", action="store_true", help="an undecided check fails")
@@ -41,31 +47,46 @@ class LockFile(pytest.File):
     """lorahub.lock, as a file of tests."""
 
     def collect(self) -> Iterable[pytest.Item]:
-        from lorahub.hub.lock import read_lock
+        from lorahub.hub.checking import asked_in
+        from lorahub.hub.project_checks import Environment, read_checks
+        from lorahub.hub.showing import visible
 
-        for entry in read_lock(self.path):
-            for base in self.config.getoption("--lorahub-base") or [entry.base]:
-                name = f"{entry.reference} × {base or 'its base'}"
-                yield LockedCheck.from_parent(self, name=name, adapter=entry.pinned, base=base)
+        with _hub(offline=self.config.getoption("--lorahub-offline")) as hub:
+            lock, entries = asked_in(self.path, hub.sources, self.config.getoption("--lorahub-base"))
+        environments = read_checks().chosen(self.config.getoption("--lorahub-env")) or [Environment("")]
+        for asked in entries:
+            for environment in environments:
+                for one in asked.each(environment):
+                    where = f" for {environment.name}" if environment.name else ""
+                    base = next(iter(one.bases), None) or asked.locked_base or "its base"
+                    name = visible(f"{asked.adapter} × {base}{where}")
+                    yield LockedCheck.from_parent(self, name=name, asked=one, environment=environment, lock=lock)
 
 
 class LockedCheck(pytest.Item):
     """One adapter against one base."""
 
-    def __init__(self, *, adapter: str, base: str | None, **more: Any) -> None:
+    def __init__(self, *, asked: "CheckEntry", environment: "Environment", lock: "Lock", **more: Any) -> None:
         super().__init__(**more)
-        self.adapter = adapter
-        self.base = base
+        self.asked = asked
+        self.environment = environment
+        self.lock = lock
 
     def runtest(self) -> None:
+        from lorahub.hub.checking import Checker
+        from lorahub.hub.project_checks import deepest
+
         config = self.config
-        checked = _check(
-            self.adapter,
-            self.base,
-            level=config.getoption("--lorahub-level"),
-            offline=config.getoption("--lorahub-offline"),
-        )
-        _require(checked, strict=config.getoption("--lorahub-strict"))
+        levels = [config.getoption("--lorahub-level") or self.lock.level, self.environment.level]
+        with _hub(offline=config.getoption("--lorahub-offline")) as hub:
+            checker = Checker(
+                hub.sources,
+                level=deepest(filter(None, levels)) if any(levels) else None,
+                runtimes=self.lock.runtimes,
+                environments=[self.environment],
+            )
+            for checked in checker.rows([self.asked]):
+                _require(checked, "undecided" if config.getoption("--lorahub-strict") else checker.project.fail_on)
 
     def reportinfo(self) -> tuple[Path, int | None, str]:
         return self.path, None, self.name
@@ -97,14 +118,11 @@ def adapter(tmp_path: Path, lorahub_client: "Hub") -> Callable[[str], Path]:
 
 def assert_fits(adapter: str | Path, base: str | Path, *, level: str = "shapes") -> None:
     """Fails with the findings where the adapter, a folder or a reference, doesn't fit the base."""
-    _require(_check(str(adapter), str(base), level=level, offline=False), strict=True)
+    from lorahub.hub.checking import CheckEntry, Checker
 
-
-def _check(adapter: str, base: str | None, *, level: str, offline: bool) -> "Checked":
-    from lorahub.hub.checking import Checker
-
-    with _hub(offline=offline) as hub:
-        return Checker(hub.sources, level=level).run(adapter, [base] if base else [])[0]
+    with _hub(offline=False) as hub:
+        for checked in Checker(hub.sources, level=level).rows([CheckEntry(str(adapter), str(adapter), (str(base),))]):
+            _require(checked, "undecided")
 
 
 def _hub(*, offline: bool) -> "Hub":
@@ -114,14 +132,16 @@ def _hub(*, offline: bool) -> "Hub":
     return Hub(settings=configuration.load({"offline": "true"} if offline else None))
 
 
-def _require(checked: "Checked", *, strict: bool) -> None:
-    from lorahub.adapters.findings import Verdict
+def _require(checked: "Checked", fail_on: str | None) -> None:
+    """Fails, skips or passes as `lorahub check` would."""
+    from lorahub.hub.outcomes import Outcome, judge
+    from lorahub.hub.reports import told
+    from lorahub.hub.showing import visible
 
-    findings = "\n".join(f"  {found.rule} {found.message}\n    {found.hint}" for found in checked.report.findings)
-    told = f"{checked.adapter} × {checked.base or 'no base'}: {checked.verdict.value}\n{findings}"
-    if checked.verdict is Verdict.INCOMPATIBLE:
-        pytest.fail(told, pytrace=False)
-    if checked.verdict is Verdict.UNDECIDED:
-        if strict:
-            pytest.fail(told, pytrace=False)
-        pytest.skip(told)
+    row = judge(checked, fail_on or "incompatible")
+    findings = "\n".join(f"  {found.rule} {visible(told(found))}" for found in checked.findings)
+    said = f"{visible(f'{checked.adapter} × {checked.target}')}: {checked.verdict.value}\n{findings}"
+    if row.outcome is Outcome.FAILED:
+        pytest.fail(said, pytrace=False)
+    if row.outcome is Outcome.UNDECIDED:
+        pytest.skip(said)

@@ -23,6 +23,8 @@ from lorahub_registry.features.catalog import routes as catalog
 from lorahub_registry.features.catalog.routes import ANY_METHOD
 from lorahub_registry.features.checks import routes as checks
 from lorahub_registry.features.downloads import routes as downloads
+from lorahub_registry.features.events import routes as events
+from lorahub_registry.features.events.waiting import Waiters
 from lorahub_registry.features.merges import routes as merges
 from lorahub_registry.features.mirrors import routes as mirrors
 from lorahub_registry.features.overlaps import routes as overlaps
@@ -33,6 +35,7 @@ from lorahub_registry.features.retention import routes as retention
 from lorahub_registry.features.signatures import routes as signatures
 from lorahub_registry.features.statistics import routes as statistics
 from lorahub_registry.features.uploads import routes as uploads
+from lorahub_registry.features.webhooks import routes as webhooks
 from lorahub_registry.infrastructure import failpoints, threads
 from lorahub_registry.infrastructure.backend import Backend
 from lorahub_registry.infrastructure.database import now
@@ -77,6 +80,7 @@ def create_app(backend: Backend, host: str | None = None) -> FastAPI:
     app.state.backend = backend
     app.state.rates = Rates(backend.settings, backend.database)
     app.state.prober = Prober(backend)
+    app.state.waiters = Waiters(backend.database, backend.settings.event_readers)
     app.state.is_stopping = app.state.has_been_ready = False
     app.openapi = _described_once(app)  # type: ignore[method-assign]  # FastAPI's own way to replace it
     failpoints.arm(backend.settings.failpoint)
@@ -96,6 +100,8 @@ def create_app(backend: Backend, host: str | None = None) -> FastAPI:
         overlaps,
         merges,
         mirrors,
+        events,
+        webhooks,
         publishers,
         uploads,
         repositories,

@@ -22,11 +22,13 @@ from lorahub_registry.core.workers import service as workers  # noqa: E402
 from lorahub_registry.core.workers.service import Badge, NameLost  # noqa: E402
 from lorahub_registry.features.merges import tasks as merges  # noqa: E402
 from lorahub_registry.features.mirrors import tasks as mirrors  # noqa: E402
+from lorahub_registry.features.moves import tasks as moves  # noqa: E402
 from lorahub_registry.features.overlaps import tasks as overlaps  # noqa: E402
 from lorahub_registry.features.statistics import tasks as statistics  # noqa: E402
+from lorahub_registry.features.webhooks import tasks as webhooks  # noqa: E402
 from lorahub_registry.infrastructure import jobs, logs, tracing  # noqa: E402
 from lorahub_registry.infrastructure.backend import Backend  # noqa: E402
-from lorahub_registry.infrastructure.database.bell import Bell  # noqa: E402
+from lorahub_registry.infrastructure.database.bell import Bell, Sound  # noqa: E402
 from lorahub_registry.infrastructure.database.failures import explained  # noqa: E402
 from lorahub_registry.infrastructure.database.migrate import Schema, pending  # noqa: E402
 from lorahub_registry.operations.jobs.service import take_over  # noqa: E402
@@ -51,6 +53,8 @@ _LOOKS = (
     merges.start_wanted,
     maintenance.start_due,
     mirrors.start_due,
+    moves.start_wanted,
+    webhooks.start_due,
     seals.seal,
 )
 
@@ -65,7 +69,7 @@ def run(backend: Backend, *, name: str | None, parent: int | None = None) -> Non
     What is in hand gets `worker_drain_seconds` to come to its end; none where a registry started it beside itself.
     """
     stop = threading.Event()
-    bell = Bell(backend.database)
+    bell = Bell(backend.database, *Sound)
 
     def end(*_: object) -> None:
         stop.set()
@@ -96,7 +100,8 @@ def run(backend: Backend, *, name: str | None, parent: int | None = None) -> Non
 
 def _sign_on(backend: Backend, name: str | None, stop: threading.Event) -> Badge | None:
     """Waits for a database that is away. None where the worker is told to end before that."""
-    queues = [statistics.QUEUE, overlaps.QUEUE, maintenance.QUEUE, mirrors.QUEUE, *merges.queues(backend.settings)]
+    own = [part.QUEUE for part in (statistics, overlaps, maintenance, mirrors, moves, webhooks)]
+    queues = [*own, *merges.queues(backend.settings)]
     badge: Badge | None = None
     while not stop.is_set():
         try:
@@ -114,31 +119,33 @@ def _work(backend: Backend, badge: Badge, bell: Bell, stop: threading.Event, par
     """Heartbeats, and looks for what is wanted: each second while anything is under way, else when the bell rings."""
     pause = backend.settings.worker_lost_after.total_seconds() / _BEATS
     next_beat = next_look = 0.0
-    is_rung = False
+    heard: frozenset[Sound] = frozenset()
     while not stop.is_set() and (parent is None or os.getppid() == parent):
         at = time.monotonic()
         if at >= next_beat:
             next_beat = at + pause
             _try(workers.beat, backend, badge)
-        if is_rung or jobs.is_awake() or at >= next_look:
-            next_look = at + LOOK_SECONDS
-            _look(backend, is_wished=is_rung)
-        woke_nobody = is_rung and not jobs.is_awake()  # the database was away
-        is_rung = (bell.wait(min(pause, POLL_SECONDS)) and not stop.wait(_MORE_SECONDS)) or woke_nobody
+        if heard or jobs.is_awake() or at >= next_look:
+            next_look = at + _look(backend, is_wished=Sound.WISH in heard)
+        woke_nobody = heard & {Sound.WISH} if not jobs.is_awake() else frozenset()  # the database was away
+        heard = bell.wait(min(pause, POLL_SECONDS))
+        if heard:
+            stop.wait(_MORE_SECONDS)
+        heard |= woke_nobody
 
 
-def _look(backend: Backend, *, is_wished: bool) -> None:
+def _look(backend: Backend, *, is_wished: bool) -> float:
     """What is wanted is queued, which wakes the engine. What is under way anywhere keeps it awake, so that a worker
-    which dies leaves nothing to those that rest.
+    which dies leaves nothing to those that rest. Seconds until the next look of one at rest.
     """
     _try(_refuse_outdated, backend)
     if is_wished:
         _try(jobs.wake)
-    for look in _LOOKS:
-        _try(look, backend)
+    said = [_try(look, backend) for look in _LOOKS]
     if jobs.is_awake():
         _try(take_over, backend)
         _try(jobs.rest, REST_AFTER_SECONDS)
+    return min([LOOK_SECONDS, *(seconds for seconds in said if isinstance(seconds, float))])
 
 
 def _refuse_outdated(backend: Backend) -> None:
@@ -146,14 +153,15 @@ def _refuse_outdated(backend: Backend) -> None:
         raise Outdated
 
 
-def _try(look: Callable[..., object], *arguments: object) -> None:
+def _try(look: Callable[..., object], *arguments: object) -> object:
     """A database that is away for a while isn't the end of a worker. Raises `NameLost`, `Outdated`."""
     try:
-        look(*arguments)
+        return look(*arguments)
     except (NameLost, Outdated):
         raise
     except Exception:
         logger.exception("%s.%s failed; it is tried again", look.__module__, look.__name__)
+        return None
 
 
 def main(home: str, parent: str) -> int:

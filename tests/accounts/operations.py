@@ -208,6 +208,30 @@ def _with_mirror_and_token(stage: Stage, repo: str) -> Request:
     return replace(_with_mirror(stage, repo), json={"token": "hf_example"})
 
 
+def _webhook(stage: Stage, _repo: str) -> Request:
+    watched = [{"type": "namespace", "name": stage.organisation}]
+    return Request(json={"url": "https://hub.test/hook", "watched": watched})
+
+
+def _hub_webhook(stage: Stage, _repo: str) -> Request:
+    watched = [{"type": "org", "name": stage.organisation}]
+    return Request(json={"url": "https://hub.test/hook", "watched": watched, "domains": ["repo"]})
+
+
+def _with_webhook(stage: Stage, repo: str) -> Request:
+    """With a message in its log; the ones before go."""
+    for known in stage.as_owner("GET", f"{V1}/webhooks"):
+        stage.as_owner("DELETE", f"{V1}/webhooks/{known['id']}")
+    webhook = stage.as_owner("POST", f"{V1}/webhooks", json=_webhook(stage, repo).json)["id"]
+    stage.as_owner("POST", f"{V1}/webhooks/{webhook}/test")
+    [message] = stage.as_owner("GET", f"{V1}/webhooks/{webhook}/deliveries")
+    return Request({"webhook": webhook, "delivery": str(message["id"]), "act": "disable"})
+
+
+def _with_webhook_changed(stage: Stage, repo: str) -> Request:
+    return replace(_with_webhook(stage, repo), json={"url": "https://hub.test/other"})
+
+
 def _base(stage: Stage, _repo: str) -> Request:
     layout = "lorahub-base-layout-v1\nmodel.embed_tokens.weight\tF32\t4,4\n"
     return Request(json={"names": [f"{stage.organisation}/{stage.fresh('base-')}"], "layout": layout})
@@ -301,6 +325,7 @@ OPERATIONS: dict[str, Operation] = {
     f"GET {V1}/bases/{{namespace}}/{{name}}": Operation("everybody"),
     f"GET {V1}/bases/{{namespace}}/{{name}}/adapters": Operation("everybody"),
     f"GET {V1}/bases/{{namespace}}/{{name}}/revisions": Operation("everybody"),
+    f"GET {V1}/events": Operation("everybody"),
     f"GET {V1}/by-hash/{{sha256}}": Operation("everybody", make=sends(sha256=SHA)),
     f"POST {V1}/by-hash": Operation("everybody", make=sends({"sha256": [SHA]})),
     # a repository, read
@@ -405,7 +430,26 @@ OPERATIONS: dict[str, Operation] = {
     f"POST {V1}/mirrors/{{mirror}}/resume": Operation("own mirror", "mirror.resume", _with_mirror),
     f"PUT {V1}/mirrors/{{mirror}}/token": Operation("own mirror", "mirror.token", _with_mirror_and_token),
     f"DELETE {V1}/mirrors/{{mirror}}": Operation("own mirror", "mirror.remove", _with_mirror),
+    f"POST {V1}/webhooks": Operation("own name", "webhook.add", _webhook),
+    f"PUT {V1}/webhooks/{{webhook}}": Operation("own webhook, written", "webhook.change", _with_webhook_changed),
+    f"DELETE {V1}/webhooks/{{webhook}}": Operation("own webhook, written", "webhook.remove", _with_webhook),
+    f"POST {V1}/webhooks/{{webhook}}/pause": Operation("own webhook, written", "webhook.pause", _with_webhook),
+    f"POST {V1}/webhooks/{{webhook}}/resume": Operation("own webhook, written", "webhook.resume", _with_webhook),
+    f"POST {V1}/webhooks/{{webhook}}/secret": Operation("own webhook, written", "webhook.secret", _with_webhook),
+    f"POST {V1}/webhooks/{{webhook}}/test": Operation("own webhook, written", "webhook.test", _with_webhook),
+    f"POST {V1}/webhooks/{{webhook}}/deliveries/{{delivery}}/replay": Operation(
+        "own webhook, written", "webhook.replay", _with_webhook
+    ),
+    "POST /api/settings/webhooks": Operation("own name", "webhook.add", _hub_webhook),
+    "POST /api/settings/webhooks/{webhook}": Operation("own webhook, written", "webhook.change", _with_webhook_changed),
+    "POST /api/settings/webhooks/{webhook}/{act}": Operation("own webhook, written", "webhook.pause", _with_webhook),
+    "DELETE /api/settings/webhooks/{webhook}": Operation("own webhook, written", "webhook.remove", _with_webhook),
     # an account
+    f"GET {V1}/webhooks": Operation("account"),
+    f"GET {V1}/webhooks/{{webhook}}": Operation("own webhook", make=_with_webhook),
+    f"GET {V1}/webhooks/{{webhook}}/deliveries": Operation("own webhook", make=_with_webhook),
+    "GET /api/settings/webhooks": Operation("account"),
+    "GET /api/settings/webhooks/{webhook}": Operation("own webhook", make=_with_webhook),
     "GET /api/whoami-v2": Operation("account"),
     "GET /api/settings/repositories": Operation("account"),
     "GET /api/organizations/{organisation}/settings/repositories": Operation("account"),
@@ -467,6 +511,7 @@ READERS = _MEMBERS | {"read token", "write token", "token for this namespace", "
 _WRITERS = READERS - {"read member", "read token"}
 _GOVERNORS = frozenset({"owner", "admin member", "token for this namespace", "registry admin"})
 _THEMSELVES = _GOOD - {"read token", "token for this namespace"}  # who may write in his own name
+_OF_THE_OWNER = frozenset({"owner", "write token", "token for another namespace"})
 
 SERVED: dict[str, frozenset[str]] = {
     "open": _GOOD | _BAD | {"anonymous"},
@@ -480,6 +525,8 @@ SERVED: dict[str, frozenset[str]] = {
     "account": _GOOD,
     "manage namespace": _WRITERS - {"write member"},
     "own mirror": _WRITERS - {"write member"},
+    "own webhook": _OF_THE_OWNER | {"read token", "token for this namespace", "registry admin"},
+    "own webhook, written": _OF_THE_OWNER | {"registry admin"},
     "own job": _GOVERNORS - {"admin member"} | {"read token", "write token"},
     "own job, written": _GOVERNORS - {"admin member"} | {"write token"},
     "own account": _THEMSELVES - {"write token"},
@@ -493,6 +540,8 @@ SERVED: dict[str, frozenset[str]] = {
 NOT_THEIRS: dict[str, frozenset[str]] = {
     "own job": _GOOD,
     "own mirror": _GOOD,
+    "own webhook": _GOOD,
+    "own webhook, written": _GOOD - {"read token", "token for this namespace"},
     "own job, written": _GOOD - {"read token"},
     "own token": SERVED["own account"],
 }

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,6 @@ import pytest
 import yaml
 from builders import lora_weights, safetensors_bytes, write_adapter
 from lorahub import Hub
-from lorahub.adapters.runtimes import parse_runtime
 from lorahub.hub.bases import hash_folder
 from lorahub.hub.progress import Silence
 from registry_process import LORAHUB, Registry
@@ -117,7 +117,7 @@ def test_a_matrix_of_adapters_and_bases(project: Project) -> None:
         "adapters/good", "adapters/bad", "--base", "base", "--base", project.base, "--for", "vllm", code=1
     )
     lines = shown.stdout.splitlines()
-    assert lines[0].split() == ["adapter", "base", project.base, str(parse_runtime("vllm"))]
+    assert lines[0].split() == ["adapter", "base", project.base, "vllm"]
     assert lines[1].split("  ")[0] == "adapters/bad"  # worst first
     assert "4 checks: 1 same, 1 fit, 2 not, 0 undecided" in shown.stdout
 
@@ -171,8 +171,9 @@ def test_a_base_that_was_read_before_needs_no_network(project: Project) -> None:
     project.check("adapters/good", "--base", project.base)
     known = project.check("adapters/good", "--base", project.base, "--offline")
     assert f"offline: {project.base} is as the registry knew it, as of 20" in known.stderr
-    told = project.check("adapters/good", "--base", "nobody/knows", "--offline", code=2)
-    assert "was never read on this machine" in told.stderr
+    told = project.check("adapters/good", "--base", "nobody/knows", "--offline")
+    assert "LH506 warning: nobody/knows was never read on this machine" in told.stdout
+    project.check("adapters/good", "--base", "nobody/knows", "--offline", "--fail-on", "undecided", code=1)
 
 
 # --- reports ----------------------------------------------------------------------------------------------------------
@@ -202,7 +203,7 @@ def test_sarif_is_valid_and_points_into_the_project(reports: dict[str, str]) -> 
     assert [result["ruleId"] for result in errors] == ["LH202"]
     place = errors[0]["locations"][0]["physicalLocation"]["artifactLocation"]["uri"]
     assert place == "adapters/bad/adapter_config.json"
-    fingerprints = [result["partialFingerprints"]["lorahub/v1"] for result in run["results"]]
+    fingerprints = [result["partialFingerprints"]["lorahub/v2"] for result in run["results"]]
     assert len(set(fingerprints)) == len(fingerprints)
 
 
@@ -216,7 +217,7 @@ def test_junit_has_a_case_for_each_pair(reports: dict[str, str]) -> None:
 
 def test_annotations_are_escaped_and_point_to_a_file(reports: dict[str, str]) -> None:
     (line,) = reports["github"].splitlines()
-    assert line.startswith("::error file=adapters/bad/adapter_config.json,title=adapters/bad × base::LH202")
+    assert line.startswith("::error file=adapters/bad/adapter_config.json,line=1,title=adapters/bad × base::LH202")
 
 
 def test_markdown_lets_no_markup_through(project: Project) -> None:
@@ -286,6 +287,7 @@ def test_the_action_passes_and_fails(project: Project) -> None:
     assert json.loads(good["matrix"]) == [{"adapter": "adapters/good", "base": "base"}]
     assert json.loads(Path(good["result"]).read_text())["summary"]["fits"] == 1
     both = _run_action(project, code=1, adapters="adapters/good\nadapters/bad\n", bases="base\n", loaders="vllm")
+    assert both["failed"] == "1"
     assert (both["fits"], both["incompatible"]) == ("1", "1")
     Sarif.model_validate(json.loads(Path(both["sarif"]).read_text()))
     assert "lorahub check: 2 checks" in (project.root / "summary.md").read_text()
@@ -301,11 +303,65 @@ def test_inputs_are_never_code(project: Project) -> None:
         INPUT_BASES="base",
         INPUT_LEVEL="shapes",
         INPUT_LOADERS="",
-        INPUT_FAIL_ON="incompatible",
+        INPUT_FAIL_ON="undecided",
         RUNNER_TEMP=str(project.root / "tmp"),
     )
     assert _run_action_code.returncode != 0
     assert not (project.root / "pwned").exists()
+
+
+def test_what_a_runtime_refuses_is_in_no_matrix(project: Project) -> None:
+    config = json.loads((project.good / "adapter_config.json").read_text())
+    (project.good / "adapter_config.json").write_text(json.dumps(config | {"lora_alpha": 8}))
+    found = _run_action(project, code=1, adapters="adapters/good", bases="base", loaders="comfyui")
+    assert (found["fits"], found["failed"], found["matrix"]) == ("1", "1", "[]")
+
+
+# --- GitLab and Jenkins -----------------------------------------------------------------------------------------------
+
+
+def _outcomes(junit: Path) -> dict[str, str]:
+    cases = ET.parse(junit).getroot().iter("testcase")
+    return {
+        str(case.get("classname")): next((part.tag for part in case if part.tag != "system-out"), "passed")
+        for case in cases
+    }
+
+
+def _run_gitlab(project: Project, *, code: int, **inputs: str) -> dict[str, str]:
+    """The component's job, as a runner runs it: inputs filled in, variables set, its lines in one shell."""
+    head, _, text = (ROOT / "ci/gitlab.yml").read_text().partition("\n---\n")
+    for name, entry in yaml.safe_load(head)["spec"]["inputs"].items():
+        text = text.replace(f"$[[ inputs.{name} ]]", inputs.get(name, entry["default"]))
+    assert "$[[" not in text
+    job = yaml.safe_load(text)["lorahub-check"]
+    project.run("sh", "-c", "set -e\n" + "\n".join(job["script"]), code=code, **job["variables"])
+    for place in job["artifacts"]["paths"]:
+        assert (project.root / place).is_file()
+    return _outcomes(project.root / job["artifacts"]["reports"]["junit"])
+
+
+def test_every_system_says_the_same(project: Project) -> None:
+    """Of one lock: the action, GitLab, Jenkins and pytest."""
+    with Hub(project.environment["LORAHUB_ENDPOINT"], token=project.token) as hub:
+        hub.push(project.bad, f"{project.name}/bad", base=project.base, policy="warn")
+        hub.push(write_adapter(project.root / "gone", base=project.base, seed=7), f"{project.name}/gone")
+    names = [f"{project.name}/{name}@v1" for name in ("good", "bad", "gone")]
+    project.run("lorahub", "lock", *names)
+    with Hub(project.environment["LORAHUB_ENDPOINT"], token=project.token) as hub:
+        hub.delete(f"{project.name}/gone")
+    expected = dict(zip(names, ("passed", "failure", "skipped"), strict=True))
+    found = _run_action(project, code=1)
+    assert (found["failed"], found["undecided"]) == ("1", "1")
+    assert _outcomes(project.root / "tmp/lorahub-check/result.xml") == expected
+    assert _run_gitlab(project, code=1) == expected
+    assert _run_gitlab(project, code=0, options="--fail-on never")[names[1]] == "passed"
+    [step] = re.findall(r"sh '([^']+)'", (ROOT / "docs/ci.md").read_text())
+    project.run("sh", "-c", step, code=1)
+    assert _outcomes(project.root / "lorahub.xml") == expected
+    run = (sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "lorahub.lock", "-q")
+    assert "1 failed, 1 passed, 1 skipped" in project.run(*run, code=1).stdout
+    assert "2 failed, 1 passed" in project.run(*run, "--lorahub-strict", code=1).stdout
 
 
 # --- hooks ------------------------------------------------------------------------------------------------------------
@@ -453,8 +509,8 @@ def test_a_project_file_cannot_have_the_hubs_token(project: Project, registry: R
     configuration = project.root / "lorahub.toml"
     configuration.write_text(f'{configuration.read_text()}hf_endpoint = "{registry.url}"\n')
     wanted = ("adapters/good", "--base", f"hf:{project.name}/secret")
-    project.check(*wanted, code=5, HF_TOKEN=project.token)
-    project.check(*wanted, LORAHUB_HF_ENDPOINT=registry.url, HF_TOKEN=project.token)
+    assert "is it private?" in project.check(*wanted, HF_TOKEN=project.token).stdout
+    project.check(*wanted, "--fail-on", "undecided", LORAHUB_HF_ENDPOINT=registry.url, HF_TOKEN=project.token)
 
 
 def test_a_rule_is_explained(project: Project) -> None:

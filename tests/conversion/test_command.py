@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import subprocess
 from pathlib import Path
 
@@ -46,7 +45,7 @@ def test_pull_for_a_runtime_is_what_it_loads_right(registry: Registry, user: tup
         load_file(tmp_path / "adapter" / "adapter_model.safetensors")
     )
     judged = run(registry, token, tmp_path, "check", "for-vllm", "--for", "vllm", "--fail-on", "incompatible")
-    assert re.search(r"^  vllm@[0-9.]+: ✓$", judged.stdout, re.MULTILINE)
+    assert "vllm: ✓" in judged.stdout
 
 
 def test_what_cannot_be_converted_is_refused_and_nothing_is_written(

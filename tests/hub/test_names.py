@@ -323,8 +323,8 @@ def test_only_headers_were_read_before(scene: Scene, tmp_path: Path, unplug: Cal
         assert checked.result["checks"][0]["verdict"] in ("fits", "compatible")
         assert checked.result["bytes_read"] == 0
         assert checked.said == ""
-        refused = cli("check", pinned, "--base", base, "--offline", "--level", "drift", code=2)
-        assert f"{pinned} is here in parts: " in refused.said
+        told = cli("check", pinned, "--base", base, "--offline", "--level", "drift")
+        assert f"{pinned} is here in parts: " in told.result["checks"][0]["findings"][0]["message"]
 
 
 def same_weights(one: Path, other: Path) -> bool:
@@ -399,8 +399,11 @@ def test_a_strangers_word_leads_to_no_other_host(tmp_path: Path) -> None:
 def test_a_registry_that_is_down_is_no_verdict(scene: Scene, tmp_path: Path) -> None:
     cli = scene.cli(tmp_path / "home")
     down = {"LORAHUB_ENDPOINT": "http://127.0.0.1:9"}
-    told = cli("check", scene.folder / "adapter", **down, code=8)
-    assert "--level metadata looks for none" in told.said
+    [row] = cli("check", scene.folder / "adapter", **down).result["checks"]
+    assert (row["verdict"], row["outcome"]) == ("undecided", "undecided")
+    [found] = [one for one in row["findings"] if one["rule"] == "LH506"]
+    assert "--level metadata looks for none" in found["hint"]
+    cli("check", scene.folder / "adapter", "--fail-on", "undecided", **down, code=1)
     assert cli("check", scene.folder / "adapter", "--offline", **down).result["summary"]["undecided"] == 1
     registry = Registry(tmp_path / "registry").start()
     with lorahub.Hub(registry.url, token=registry.token) as hub:
@@ -420,16 +423,17 @@ def test_a_registry_that_is_down_is_no_verdict(scene: Scene, tmp_path: Path) -> 
 def test_what_leads_nowhere_is_said_with_what_is_meant(scene: Scene, tmp_path: Path) -> None:
     cli = scene.cli(tmp_path / "home")
     adapter = scene.folder / "adapter"
-    for base, code, said in (
-        ("gpt2", 5, "the Hub's is called hf:gpt2"),
-        ("./absent", 5, "./absent isn't there"),
-        ("nobody/absent", 5, "no base is called nobody/absent"),
-        (f"{scene.base}@v9", 5, "there are: v1, latest"),
-        ("hub.example/acme/sql", 2, "is written lorahub://hub.example/acme/sql"),
-        ("https://elsewhere.example/acme/sql", 2, "is no repository's address"),
-        (f"{scene.here.url}/{scene.base}/blob/main/config.json", 2, "is no repository's address"),
+    for base, said in (
+        ("gpt2", "the Hub's is called hf:gpt2"),
+        ("./absent", "./absent isn't there"),
+        ("nobody/absent", "no base is called nobody/absent"),
+        (f"{scene.base}@v9", "there are: v1, latest"),
+        ("hub.example/acme/sql", "is written lorahub://hub.example/acme/sql"),
+        ("https://elsewhere.example/acme/sql", "is no repository's address"),
+        (f"{scene.here.url}/{scene.base}/blob/main/config.json", "is no repository's address"),
     ):
-        assert said in cli("check", adapter, "--base", base, code=code).said
+        [row] = cli("check", adapter, "--base", base).result["checks"]
+        assert said in " ".join(f"{one['message']} {one['hint']}" for one in row["findings"])
     assert "is written lorahub://hub.example/acme/sql" in cli("pull", "hub.example/acme/sql", code=2).said
     for command in (("pull",), ("train",), ("chat",), ("merge",)):
         rest = {"train": [scene.folder / "rows.jsonl"], "merge": [adapter, "-o", tmp_path / "x"]}.get(command[0], [])

@@ -12,7 +12,6 @@ import pytest
 import torch
 import transformers
 from lorahub.adapters.files import FolderFiles
-from lorahub.adapters.runtimes import parse_runtime
 from lorahub.cli.main import main
 from lorahub.errors import NotConvertible
 from lorahub.merging.adapters import Made
@@ -151,7 +150,7 @@ def test_a_command_makes_it_in_any_format_and_says_what_it_costs(run: Run, tmp_p
     assert (tmp_path / "gguf" / "adapter.gguf").stat().st_size == result["files"]["adapter.gguf"]
     said = run("convert", adapter, tmp_path / "lora", "--to", "lora", "--base", base, "--keep", 0.9)
     assert "of ‖ΔW‖ is lost, most in model.layers." in said
-    assert f"{parse_runtime('vllm')}: ✓" in run("check", tmp_path / "lora", "--base", base, "--for", "vllm")
+    assert "vllm: ✓" in run("check", tmp_path / "lora", "--base", base, "--for", "vllm")
 
 
 def test_a_refusal_names_the_way_and_leaves_nothing(run: Run, tmp_path: Path) -> None:

@@ -60,7 +60,7 @@ def of_nothing(page: Page, url: str) -> Iterator[str]:
 
 
 def of_somebody_new(page: Page, url: str) -> Iterator[str]:
-    for path in ("/settings", "/tokens", "/notifications", "/merges", "/newcomer", "/new"):
+    for path in ("/settings", "/tokens", "/notifications", "/webhooks", "/merges", "/newcomer", "/new"):
         page.goto(url + path)
         yield f"{path} of somebody new"
     page.goto(f"{url}/settings")

@@ -30,7 +30,10 @@ OF_THE_API = ["/api/lorahub/v1/server", "/livez", "/readyz", "/startupz", "/api/
               "/api/lorahub/v1/whoami", "/api/lorahub/v1/tokens", "/api/lorahub/v1/audit", "/api/lorahub/v1/blocked",
               "/api/lorahub/v1/quarantined", "/api/lorahub/v1/mirrors", "/api/lorahub/v1/merges",
               "/api/lorahub/v1/mirrors/0123456789abcdef",
-              "/api/lorahub/v1/merges/0123456789abcdef", "/api/lorahub/v1/oidc/audience", "/api/lorahub/v1/bases",
+              "/api/lorahub/v1/merges/0123456789abcdef", "/api/lorahub/v1/events?after=0&limit=1000",
+              "/api/lorahub/v1/webhooks", "/api/lorahub/v1/webhooks/0123456789abcdef",
+              "/api/lorahub/v1/webhooks/0123456789abcdef/deliveries", "/api/settings/webhooks",
+              "/api/settings/webhooks/0123456789abcdef", "/api/lorahub/v1/oidc/audience", "/api/lorahub/v1/bases",
               "/api/lorahub/v1/bases/pages-base", "/api/lorahub/v1/bases/pages-base/adapters",
               "/api/lorahub/v1/bases/pages-org/pages-base", "/api/lorahub/v1/bases/pages-org/pages-base/adapters",
               "/api/lorahub/v1/bases/pages-base/revisions", "/api/lorahub/v1/bases/pages-org/pages-base/revisions",
@@ -90,10 +93,12 @@ def test_every_address_is_asked(catalog: Catalog) -> None:
 
 BY_HASH = ("/by-hash", "/api/lorahub/v1/by-hash")
 OF_THE_MOMENT = re.compile(
-    r'request <code>\w+</code>|"(?:time|milliseconds|lastUsedAt|trendingScore)":[^,}]*'
+    r'request <code>\w+</code>|"(?:time|milliseconds|lastUsedAt|trendingScore|next)":[^,}]*'
     r'|(?:cursor=|"cursor":"|value=")[\w.%-]{40,}'
 )
-"""And the secrets of forms and cursors, which no two answers share. What trends sinks by itself; its order stays."""
+"""And the secrets of forms and cursors, which no two answers share. What trends sinks by itself; its order stays. The
+feed's numbers count all that happens (docs/events.md).
+"""
 
 SAYING = ("location", "link", "x-total-count", "x-error-code", "x-error-message", "x-repo-commit")
 """Headers that could say something."""

@@ -14,6 +14,7 @@ LAST_RESORTS = {
     "registry/lorahub_registry/infrastructure/web/problems.py": "every answer of the web",
     "registry/lorahub_registry/features/merges/service.py": "a merge job settles, or is tried again",
     "registry/lorahub_registry/features/mirrors/service.py": "a mirror tries again, each time later",
+    "registry/lorahub_registry/core/upstreams/transfers.py": "a transfer says why it ended, and is tried again",
 }
 """Where everything ends, and so where both families are. The CLI's own, cli/main.py, looks at any `Exception`."""
 

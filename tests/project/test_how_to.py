@@ -73,7 +73,10 @@ def test_what_the_page_shows_is_run(
         builders.write_adapter(tmp_path / folder, seed=seed, base=f"{name}/llama-7b")
     lorahub(["login", registry.url, "--token-file", "token.txt"])
     for kind, text in run_blocks(page, ours):
-        if kind == "python":
+        if kind == "toml":
+            name, _, content = text.partition("\n")
+            (tmp_path / name.removeprefix("# ")).write_text(content)
+        elif kind == "python":
             exec(compile(textwrap.dedent(text), str(page), "exec"), {})
         else:
             assert kind == "sh", f"nothing runs blocks of {kind}"

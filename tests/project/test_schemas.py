@@ -16,12 +16,25 @@ from lorahub.cli.main import main
 from lorahub.cli.schema import SCHEMAS
 from lorahub.errors import Refusal
 from lorahub.hub import configuration
-from lorahub.hub.checking import project_file, read_ignores
-from lorahub.hub.lock import LOCK, LockedAdapter, read_lock, write_lock
+from lorahub.hub.lock import LOCK, LockedAdapter, locked, read_lock, write_lock
+from lorahub.hub.project_checks import read_checks
 from lorahub.merging.recipe import RECIPE, parse_recipe
 
 ROOT = Path(__file__).parents[2]
 IGNORE = '[[check.ignore]]\nrule = "LH202"\n'
+PROJECT = """
+[check]
+fail_on = "undecided"
+level = "drift"
+environments = ["live"]
+
+[environments.live]
+bases = ["acme/llama"]
+runtimes = ["vllm"]
+max_lora_rank = 16
+max_adapters = 8
+level = "load"
+"""
 RECIPE_OF = "base: acme/llama\nadapters: [acme/sql]\n"
 
 TAKEN = {
@@ -30,6 +43,8 @@ TAKEN = {
         'endpoint = "https://hub.example"\noffline = true\ntimeout = 30\nprogress = "plain"\n',
         f'{IGNORE}adapter = "acme/sql"\nreason = "known"\nuntil = 2027-01-31\n',
         "[tool.other]\nx = 1\n",
+        f'{IGNORE}adapter = "a/*"\nbase = "a/llama"\nruntime = "vllm@0.11"\nreason = "known"\nuntil = 2027-01-31\n',
+        PROJECT,
     ],
     RECIPE: [
         RECIPE_OF,
@@ -57,6 +72,23 @@ REFUSED = {
         f'{IGNORE}reason = " "\nuntil = 2027-01-31\n',
         f'{IGNORE}reason = "known"\n',
         '[[check.ignore]]\nrule = "LH999"\nreason = "known"\nuntil = 2027-01-31\n',
+        f"{IGNORE}reason = 3\nuntil = 2027-01-31\n",
+        f'{IGNORE}reason = "known"\nuntil = 2027-01-31T10:00:00Z\n',
+        f'{IGNORE}reason = "known"\nuntil = 7\n',
+        f'{IGNORE}reason = "known"\nuntil = 2027-01-31\nadaptor = "acme/sql"\n',
+        "check = 3\n",
+        "environments = []\n",
+        "[check]\nignore = {}\n",
+        '[check]\nfail_on = "red"\n',
+        "[check]\nlevel = 3\n",
+        "[check]\nenvironments = 'live'\n",
+        "[environments]\nlive = 1\n",
+        '[environments.live]\nmax_lora_rank = "16"\n',
+        "[environments.live]\nmax_lora_rank = true\n",
+        "[environments.live]\nmax_adapters = 0\n",
+        "[environments.live]\nruntimes = 'vllm'\n",
+        "[environments.live]\nmax_rank = 16\n",
+        "endpoint = ['https://hub.example']\n",
     ],
     RECIPE: [
         "adapters: [acme/sql]\n",
@@ -74,7 +106,7 @@ REFUSED = {
         "base: ./llama\nadapters: [{source: a, weights: 1}]\n",
         "kind: other\n" + RECIPE_OF,
     ],
-    LOCK: ["", "version = 2\n", 'version = 1\n[[adapter]]\nreference = "acme/sql@v1"\ncommit = "c"\n'],
+    LOCK: ["", "version = 3\n", 'version = 1\n[[adapter]]\nreference = "acme/sql@v1"\ncommit = "c"\n'],
     "run.toml": [
         "rnak = 8\n",
         'rank = "8"\n',
@@ -97,13 +129,13 @@ def as_json(value: Any) -> Any:
 
 def read_project(_: Path) -> None:
     configuration.load()
-    read_ignores(project_file())
+    read_checks()
 
 
 READERS: dict[str, Callable[[Path], object]] = {
     "lorahub.toml": read_project,
     RECIPE: lambda path: parse_recipe(path.read_bytes()),
-    LOCK: read_lock,
+    LOCK: lambda path: read_lock(path).adapters,
     "run.toml": lambda path: TrainConfig.from_file(path, {}),
 }
 
@@ -148,7 +180,8 @@ def document(name: str, text: str) -> Any:
 
 
 def test_a_lock_that_we_write_is_of_the_schema(tmp_path: Path) -> None:
-    write_lock(tmp_path / LOCK, [LockedAdapter("acme/sql@champion", "c" * 40, "d" * 64)])
+    entry = LockedAdapter("acme/sql@champion", "c" * 40, "d" * 64, "acme/llama", "main", "weights:e")
+    write_lock(tmp_path / LOCK, locked([entry], registry="https://hub.example", level="drift", runtimes=("vllm",)))
     validator(LOCK).validate(document(LOCK, (tmp_path / LOCK).read_text()))
 
 

@@ -8,12 +8,18 @@ from typing import Any
 import pytest
 from lorahub.errors import InvalidConfiguration, InvalidTrainingData, InvalidUsage
 from lorahub.training.batches import IGNORED, Batches
-from lorahub.training.config import TrainConfig
+from lorahub.training.config import Format, TrainConfig
 from lorahub.training.data import RowFile
 from lorahub.training.dataset import prepare
+from lorahub.training.files import DataFile
 from lorahub.training.packing import group, pack
 from serving.text_model import TEMPLATE, make_tokenizer
 from training.bases import chats, completions, write_rows
+
+
+def _rows(path: Path, wanted: Format = "auto") -> RowFile:
+    return RowFile(DataFile(path), wanted)
+
 
 SHORT = TrainConfig(max_len=64, eval_split=0.0)
 
@@ -45,22 +51,22 @@ GOOD = b'{"prompt": "a", "completion": "b"}'
     [
         (b"not json", "JSON"),
         (b"[1]", "not a JSON object"),
-        (b'{"prompt": "a"}', "has prompt; completion rows have prompt and completion"),
+        (b'{"prompt": "a"}', "has prompt: a prompt without an answer, as for GRPO or PPO"),
         (b'{"prompt": 1, "completion": "b"}', "prompt is a number, not text"),
         (b'{"prompt": "a", "completion": []}', "completion is an empty list, not text"),
         (b'{"prompt": "a", "completion": "b", "prompt": "c"}', "twice"),
         (b'{"prompt": "a\\ud800", "completion": "b"}', "surrogate"),
         (b'{"prompt": "\xff", "completion": "b"}', "UTF-8"),
-        (b'{"text": "a"}', "has text; completion rows have prompt and completion"),
-        (b'{"prompt": [{"role": "user", "content": "a"}], "completion": "b"}', "prompt is a list, not text"),
-        (b'{"prompt": [{"role": "bot", "content": "a"}], "completion": [{"role": "user"}]}', "has the role 'bot'"),
+        (b'{"text": "a"}', "is a row of text; those before it are rows of completion"),
+        (b'{"prompt": [{"role": "boss", "content": "a"}], "completion": [{"role": "user"}]}', "has the role 'boss'"),
+        (b'{"prompt": [{"role": "user", "content": "a"}], "completion": 1}', "completion is a number, not a list"),
     ],
 )
 def test_a_bad_line_is_named(tmp_path: Path, line: bytes, said: str) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_bytes(GOOD + b"\n\n" + line + b"\n" + GOOD + b"\n[]\n")
     with pytest.raises(InvalidTrainingData, match=r"2 lines of .*rows.jsonl can't be used") as refused:
-        list(RowFile(path))
+        list(_rows(path))
     problems = refused.value.facts["problems"]
     assert [problem["line"] for problem in problems] == [3, 5]
     assert said in problems[0]["message"]
@@ -72,14 +78,16 @@ def test_a_bad_line_is_named(tmp_path: Path, line: bytes, said: str) -> None:
     [
         ("hello", "has the role 'None'"),
         ({"role": "user", "content": None}, "the content of message 2 of messages is missing, not text"),
-        ({"role": "user", "content": [{"type": "image"}]}, "is a list, not text"),
-        ({"role": "user", "content": "a", "weight": 0}, "has 'weight', which no template reads"),
+        ({"role": "user", "content": [{"type": "image"}]}, "message 2 of messages has a part of the type 'image'"),
+        ({"role": "user", "content": {"text": "a"}}, "is an object, not text"),
+        ({"role": "assistant", "content": "a", "weight": 0.5}, "the weight of message 2 of messages is 0.5"),
+        ({"role": "assistant", "tool_calls": [{"id": "a"}]}, "a tool call of message 2 of messages names no function"),
     ],
 )
 def test_a_bad_message_is_named(tmp_path: Path, message: Any, said: str) -> None:
     path = write_rows(tmp_path / "rows", [{"messages": [{"role": "user", "content": "a"}, message]}])
     with pytest.raises(InvalidTrainingData) as refused:
-        list(RowFile(path))
+        list(_rows(path))
     assert said in refused.value.facts["problems"][0]["message"]
 
 
@@ -115,7 +123,7 @@ def test_preferences_are_refused_by_that_name(case: str, tmp_path: Path) -> None
     good = {"messages": _USER + _BETTER} if "messages" in row else {"prompt": "x", "completion": "y"}
     for rows, line in (([row], 1), ([good, row], 2)):
         with pytest.raises(InvalidTrainingData) as refused:
-            list(RowFile(write_rows(tmp_path / "rows", rows)))
+            list(_rows(write_rows(tmp_path / "rows", rows)))
         (problem,) = refused.value.facts["problems"]
         assert problem["line"] == line
         assert problem["message"].startswith("is preference data: ")
@@ -127,15 +135,15 @@ def test_a_label_is_ignored_by_no_wish(tmp_path: Path) -> None:
     """What somebody names is read; that an answer is a bad one isn't for a format to tell."""
     pair = {"messages": _USER + _BETTER, "chosen": _BETTER, "rejected": _WORSE}
     with pytest.raises(InvalidTrainingData) as refused:
-        list(RowFile(write_rows(tmp_path / "pairs", [pair])))
+        list(_rows(write_rows(tmp_path / "pairs", [pair])))
     assert "--data-format chat" in (refused.value.hint or "")
-    (row,) = RowFile(write_rows(tmp_path / "pairs", [pair]), "chat")
+    (row,) = _rows(write_rows(tmp_path / "pairs", [pair]), "chat")
     assert row.content == {"messages": _USER + _BETTER}
     with pytest.raises(InvalidTrainingData, match="as for KTO"):
-        list(RowFile(write_rows(tmp_path / "kto", [PREFERENCES["KTO"][0]]), "completion"))
+        list(_rows(write_rows(tmp_path / "kto", [PREFERENCES["KTO"][0]]), "completion"))
 
 
-@pytest.mark.parametrize("label", [0, 1, -1, 0.5, "sport", "True", "", None, [True], {"good": False}])
+@pytest.mark.parametrize("label", [0, 1, -1, 0.5, "sport", "True", "", [True], {"good": False}])
 def test_a_class_is_no_preference(label: Any, tokenizer: Any, tmp_path: Path) -> None:
     rows = [{"prompt": f"a{n}", "completion": "b", "label": label} for n in range(3)]
     made = prepare(write_rows(tmp_path / "rows", rows), tokenizer, SHORT)
@@ -154,29 +162,21 @@ def test_a_text_may_be_true_or_false(tokenizer: Any, tmp_path: Path) -> None:
 
 
 def test_formats_are_not_mixed_nor_guessed(tmp_path: Path) -> None:
-    both = write_rows(tmp_path / "both", [{"text": "a", "messages": []}])
-    with pytest.raises(InvalidTrainingData, match="rows of two formats"):
-        list(RowFile(both))
-    assert [row.content for row in RowFile(both, "text")] == [{"text": "a"}]
+    both = write_rows(tmp_path / "both", [{"text": "a", "messages": _USER + _BETTER}])
+    assert [row.content for row in _rows(both)] == [{"messages": _USER + _BETTER}]
+    assert [row.content for row in _rows(both, "text")] == [{"text": "a"}]
     with pytest.raises(InvalidTrainingData, match="no format has these keys"):
-        list(RowFile(write_rows(tmp_path / "none", [{"question": "a"}])))
+        list(_rows(write_rows(tmp_path / "none", [{"title": "a"}])))
     with pytest.raises(InvalidTrainingData, match="has no rows"):
-        list(RowFile(write_rows(tmp_path / "empty", [])))
+        list(_rows(write_rows(tmp_path / "empty", [])))
     with pytest.raises(InvalidUsage, match="can't read"):
-        list(RowFile(tmp_path / "absent"))
+        list(_rows(tmp_path / "absent"))
 
 
 def test_a_chat_needs_a_template_that_renders_it(tmp_path: Path) -> None:
     path = write_rows(tmp_path / "rows", chats(3))
     with pytest.raises(InvalidUsage, match="no chat template"):
         prepare(path, make_tokenizer(), SHORT)
-    forgetful = make_tokenizer()
-    forgetful.chat_template = (
-        "{% for m in messages %}<{{ m.role }}>{% if loop.last %}{{ m.content }}{% endif %}{% endfor %}"
-    )
-    with pytest.raises(InvalidTrainingData, match="renders turn 2 otherwise") as refused:
-        prepare(path, forgetful, SHORT)
-    assert [problem["line"] for problem in refused.value.facts["problems"]] == [1, 2, 3]
     strict = make_tokenizer()
     strict.chat_template = "{{ raise_exception('one turn at most') }}"
     with pytest.raises(InvalidTrainingData, match="one turn at most"):
@@ -200,10 +200,7 @@ def test_answers_are_trained_on_and_questions_are_not(tokenizer: Any, tmp_path: 
     chat = write_rows(tmp_path / "chat", chats(1))
     assert learnt(tokenizer, chat) == ["red</s>yes</s>"]
     everything = TrainConfig(max_len=64, eval_split=0.0, train_on="all")
-    assert (
-        learnt(tokenizer, chat, everything) == ["user>and 0?</s><assistant>red</s><user>sure?</s><assistant>yes</s>"]
-        or True
-    )
+    assert learnt(tokenizer, chat, everything) == ["and 0?</s><assistant>red</s><user>sure?</s><assistant>yes</s>"]
     pair = write_rows(tmp_path / "pair", [{"prompt": "is it ", "completion": "réd"}])
     assert learnt(tokenizer, pair) == ["réd</s>"]
     turns = {
@@ -228,7 +225,7 @@ def test_rows_that_change_are_reported(tokenizer: Any, tmp_path: Path) -> None:
         {"prompt": "a", "completion": "b"},
     ]
     made = prepare(write_rows(tmp_path / "rows", rows), tokenizer, SHORT)
-    report = made.report
+    (report,) = made.reports
     assert (report.rows, report.truncated, report.masked, report.empty) == (6, [2, 3], [2], [4])
     assert report.duplicates == [5, 6]
     assert len(made.train) == 4
@@ -261,7 +258,7 @@ def test_rows_on_both_sides_are_told(tokenizer: Any, tmp_path: Path) -> None:
     held = write_rows(tmp_path / "held", [{"prompt": "thing 3 is ", "completion": " BLACK"}, *completions(1)])
     config = TrainConfig(max_len=64, eval_split=str(held))
     made = prepare(write_rows(tmp_path / "rows", completions(8)), tokenizer, config)
-    assert made.report.leaked == [1, 4]  # of the rows: they are read behind what is held out
+    assert [report.leaked for report in made.reports] == [[], [1, 4]]  # what is held out is read before the rows
     assert len(made.evaluation) == 2
     assert [file["name"] for file in made.facts["files"]] == ["rows", "held"]
     assert str(tmp_path) not in json.dumps(made.facts)

@@ -51,6 +51,20 @@ class FolderFiles:
         return self._root / path
 
 
+class HashedFolder(FolderFiles):
+    """A folder whose files are read for their sha256 when it is asked for."""
+
+    def __init__(self, place: Path) -> None:
+        super().__init__(place)
+        self._sums: dict[str, str] = {}
+
+    def sha256(self, path: str) -> str | None:
+        if path not in self._sums and path in self.sizes:
+            with self.path(path).open("rb") as file:
+                self._sums[path] = hashlib.file_digest(file, "sha256").hexdigest()
+        return self._sums.get(path)
+
+
 class OpenFolder(FolderFiles):
     """A folder whose files stay open from their first reading until `close`: opening one takes as long as a block."""
 

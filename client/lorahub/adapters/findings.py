@@ -34,7 +34,10 @@ class Evidence:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One observation. `rule` is a key of `rules.RULES`, whose page says cause and cure."""
+    """One observation. `rule` is a key of `rules.RULES`, whose page says cause and cure.
+
+    `more` pieces of evidence are not among those that are here: a registry sends the first of many.
+    """
 
     rule: str
     message: str
@@ -42,6 +45,12 @@ class Finding:
     hint: str | None = None
     severity: Severity = Severity.ERROR
     facts: Mapping[str, Any] = field(default_factory=dict)
+    more: int = 0
+
+    @property
+    def count(self) -> int:
+        """How many pieces of evidence there are, sent or not."""
+        return len(self.evidence) + self.more
 
     def as_json(self) -> dict[str, Any]:
         """At most 200 pieces of evidence; `count` says how many there are."""
@@ -51,7 +60,7 @@ class Finding:
             "title": RULES[self.rule].title,
             "message": self.message,
             "hint": self.hint,
-            "count": len(self.evidence),
+            "count": self.count,
             "evidence": [piece.as_json() for piece in self.evidence[:_MOST_SHOWN]],
             **({"facts": dict(self.facts)} if self.facts else {}),
         }

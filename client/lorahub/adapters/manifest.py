@@ -11,7 +11,7 @@ from typing import Any
 from lorahub.adapters.adapter import Adapter, BaseClaim
 from lorahub.adapters.base_model import BaseLayout
 from lorahub.adapters.check import check
-from lorahub.adapters.files import Files
+from lorahub.adapters.files import Files, read_whole
 from lorahub.adapters.findings import Evidence, Finding, finding
 from lorahub.adapters.limits import LIMITS
 from lorahub.adapters.runtimes import AskConverter, judge_runtimes, newest
@@ -23,7 +23,7 @@ MANIFEST = "lorahub.json"
 SCHEMA = 1
 ORIGINS = ("trained", "external", "merged", "converted")
 
-_BESIDE = ("config", "tokenizer", "chat_template", "quantisation")
+_BESIDE = ("config", "tokenizer", "chat_template", "special_tokens", "generation", "quantisation")
 _HEX = frozenset("0123456789abcdef")
 
 
@@ -128,7 +128,9 @@ def write_manifest(
 
 
 def _beside(before: Any) -> dict[str, Any]:
-    """What the weights were trained beside: digests of config, tokenizer and chat template; how they were quantised."""
+    """What the weights were trained beside: digests of config, tokenizer and chat template; special tokens and
+    generation defaults; how they were quantised.
+    """
     return {key: before[key] for key in _BESIDE if key in before} if isinstance(before, Mapping) else {}
 
 
@@ -172,6 +174,16 @@ def parse_manifest(raw: bytes) -> AdapterManifest:
         value,
         training_record(value),
     )
+
+
+def read_stated_base(files: Files) -> Mapping[str, Any]:
+    """What lorahub.json says of the base; nothing where there is none that can be read."""
+    raw = read_whole(files, MANIFEST, limit=LIMITS.config_bytes + 1)
+    try:
+        base = None if raw is None else parse_manifest(raw).raw.get("base")
+    except InvalidAdapterConfig:
+        return {}
+    return base if isinstance(base, dict) else {}
 
 
 def _files(value: Any) -> Iterator[StatedFile]:

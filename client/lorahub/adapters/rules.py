@@ -74,6 +74,24 @@ _TABLE = (
          "Shapes agree, but the digests of tensors that the adapter updates differ from those recorded with it.",
          "evaluate the adapter on this base before using it",
          "224 of 224 target tensors have other bytes"),
+    Rule("LH110", _W, "the tokenizer is another one",
+         "The adapter was trained with a tokenizer that this base no longer has: the same text may become other tokens.",
+         "load the adapter with the tokenizer that lies beside it, or evaluate it on this base",
+         "recorded tokenizer 52ab…, this base has 90cd…"),
+    Rule("LH111", _W, "the chat template is another one",
+         "The adapter was trained on dialogs that were written down in another way than this base's template does now.",
+         "send the recorded template with the request, or train the adapter again with the new one",
+         "it differs from line 12 on"),
+    Rule("LH112", _W, "a special token is another one",
+         "The token that begins or ends a text is another than in training: answers may not stop, or begin unlike any "
+         "text that it was trained on.",
+         "set the recorded token in the tokenizer that is loaded",
+         "eos_token is <|eot_id|> now, and was <|end_of_text|>"),
+    Rule("LH113", _W, "generation defaults are others",
+         "generation_config.json of this base says otherwise than when the adapter was trained; what doesn't say how it "
+         "samples gets the new defaults.",
+         "name the settings in each request",
+         "temperature is 0.6 now, and was 1.0"),
     # --- LH2xx: does it fit --------------------------------------------------------------------------------------------
     Rule("LH201", _E, "a target module isn't in the base",
          "The adapter updates a module that this base doesn't have. Loaders skip it, mostly with a line in the log.",
@@ -306,6 +324,16 @@ _TABLE = (
          "The version has no eval.json, or one of other rows, other weights or other settings.",
          "record one: lorahub eval ADAPTER --data FILE, then push",
          "what is recorded was measured with other rows"),
+    Rule("LH506", _W, "it couldn't be checked",
+         "The adapter or the base couldn't be read: deleted, private, not to be reached, damaged, or never read where no "
+         "network is asked; or the level that was asked for can't be done on it. It has a row all the same, and is "
+         "undecided: --fail-on undecided makes it red.",
+         "read the reason beside it; correct the entry, or the token that the job has",
+         "there is no repository acme/sql, or it is private"),
+    Rule("LH507", _E, "the environment is full",
+         "More adapters are checked for an environment of lorahub.toml than its max_adapters says it has room for.",
+         "take some out, or raise max_adapters where the server has the memory",
+         "production has room for 40 adapters; this is number 41"),
 )  # fmt: skip
 
 RULES = {rule.id: rule for rule in _TABLE}

@@ -28,6 +28,7 @@ SHOWN: Mapping[str, HelpEnding] = {
     "explain": _of("rules/README", "explain LH202", "explain"),
     "base add": _of("format", "base add hf:acme/llama-7b", "base add ./llama acme/llama-7b --headers-only"),
     "base info": _of("format", "base info acme/llama-7b", "base info ./llama"),
+    "base watch": _of("ci", "base watch hf:acme/llama-7b", "base watch acme/llama-7b --once"),
     "base ls": _of("format", "base ls", "base ls llama"),
     "info": _of("cli", "info acme/sql@v3", "info acme/sql --json"),
     "ls": _of("cli", "ls acme/sql", "ls acme/sql@v3"),
@@ -88,6 +89,29 @@ SHOWN: Mapping[str, HelpEnding] = {
     ),
     "trust ls": _of("trust", "trust ls acme/sql", "trust ls acme/sql --json"),
     "trust rm": _of("trust", "trust rm acme/sql 3", "trust rm acme/sql 4"),
+    "watch": _of("events", "watch", "watch acme/sql --kind alias.moved --json"),
+    "webhook add": _of(
+        "events",
+        "webhook add https://ci.acme.example/hook acme",
+        "webhook add https://ci.acme.example/hook base:acme/llama-7b --kind base.registered",
+    ),
+    "webhook log": _of("events", "webhook log 5a45891811c7a18b6233e274", "webhook log 5a45891811c7a18b6233e274 --json"),
+    "webhook ls": _of("events", "webhook ls", "webhook ls --json"),
+    "webhook pause": _of("events", "webhook pause 5a45891811c7a18b6233e274", "webhook pause 9c1de8a2b5c7d8e9f0a1b2c3"),
+    "webhook replay": _of(
+        "events", "webhook replay 5a45891811c7a18b6233e274 17", "webhook replay 5a45891811c7a18b6233e274 18"
+    ),
+    "webhook resume": _of(
+        "events", "webhook resume 5a45891811c7a18b6233e274", "webhook resume 9c1de8a2b5c7d8e9f0a1b2c3"
+    ),
+    "webhook rm": _of("events", "webhook rm 5a45891811c7a18b6233e274", "webhook rm 9c1de8a2b5c7d8e9f0a1b2c3"),
+    "webhook secret": _of(
+        "events", "webhook secret 5a45891811c7a18b6233e274", "webhook secret 9c1de8a2b5c7d8e9f0a1b2c3"
+    ),
+    "webhook show": _of(
+        "events", "webhook show 5a45891811c7a18b6233e274", "webhook show 5a45891811c7a18b6233e274 --json"
+    ),
+    "webhook test": _of("events", "webhook test 5a45891811c7a18b6233e274", "webhook test 9c1de8a2b5c7d8e9f0a1b2c3"),
     "mirror add": _of(
         "jobs",
         "mirror add acme hf:someone/sql",
@@ -152,6 +176,24 @@ SHOWN: Mapping[str, HelpEnding] = {
     ),
     "admin unblock-hash": _of("operating", f"admin unblock-hash {_DIGEST}", f"admin unblock-hash {_DIGEST} --json"),
     "admin unquarantine": _of("operating", "admin unquarantine acme/sql", "admin unquarantine acme/sql --json"),
+    "admin upstream add": _of(
+        "how-to/upstreams",
+        "admin upstream add hub https://huggingface.co --allow 'Qwen/*' --host '*.hf.co'",
+        "admin upstream add lab https://hub.lab.example --allow '*' --private --token-stdin < token.txt",
+    ),
+    "admin upstream check": _of(
+        "how-to/upstreams",
+        "admin upstream check hub Qwen/Qwen3-0.6B",
+        "admin upstream check hub Qwen/Qwen3-0.6B --json",
+    ),
+    "admin upstream keep": _of(
+        "how-to/upstreams", "admin upstream keep Qwen/Qwen3-0.6B", "admin upstream keep Qwen/Qwen3-0.6B --let-go"
+    ),
+    "admin upstream ls": _of("how-to/upstreams", "admin upstream ls", "admin upstream ls --json"),
+    "admin upstream rm": _of("how-to/upstreams", "admin upstream rm hub", "admin upstream rm hub --json"),
+    "admin upstream token": _of(
+        "how-to/upstreams", "admin upstream token hub < token.txt", "admin upstream token hub --none"
+    ),
     "admin user add": _of("operating", "admin user add ada", 'admin user add ada --fullname "Ada" --admin'),
     "admin user disable": _of("operating", "admin user disable ada", "admin user disable ada --undo"),
     "admin user ls": _of("operating", "admin user ls", "admin user ls --json"),

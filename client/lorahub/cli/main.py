@@ -50,6 +50,8 @@ GROUPS: Mapping[str, Mapping[str, tuple[str, str]]] = {
         "import": ("lorahub.cli.import_:import_", "Bring an adapter from the Hub, or a pickle into safetensors."),
     },
     "Between machines": {
+        "watch": ("lorahub.cli.watch:watch", "Say what happens in the registry, as it happens."),
+        "webhook": ("lorahub.cli.webhook:webhook", "Let the registry tell addresses what happens."),
         "trust": ("lorahub.cli.trust:trust", "Let CI jobs publish without a secret."),
         "mirror": ("lorahub.cli.mirror:mirror", "Let the registry follow repositories of another hub."),
         "export": ("lorahub.cli.bundle:export", "Write repositories into a file for a registry without a network."),

@@ -17,6 +17,7 @@ from itertools import pairwise
 from typing import Any, TextIO
 
 from lorahub.errors import LorahubError
+from lorahub.hub.showing import shown_json, shown_line, shown_text
 from lorahub.protocol.documents import document_of, document_of_failure
 from lorahub.protocol.messages.message import wire_time
 
@@ -29,7 +30,8 @@ class Result:
 
     data: Any
     """JSON-ready, but for times."""
-    human: str
+    human: str | Sequence[str]
+    """As lines, where what a line says comes from files: then none of it makes a line of its own."""
     ids: Sequence[str] = ()
     rows: Sequence[Sequence[Any]] = field(default_factory=list)
     notes: Sequence[str] = ()
@@ -55,11 +57,13 @@ class Output:
         if self.format == "json":
             self._write(document_of(self.command, result.data, exit_code=result.exit_code))
         elif self.format == "quiet":
-            _print(plain("\n".join(result.ids)))
+            _print("\n".join(map(shown_line, result.ids)))
         elif self.format == "agent":
-            _print(plain("\n".join("\t".join(_cell(cell) for cell in row) for row in result.rows)))
+            _print("\n".join("\t".join(shown_line(_cell(cell)) for cell in row) for row in result.rows))
+        elif isinstance(result.human, str):
+            _print(self._styled(shown_text(result.human), sys.stdout))
         else:
-            _print(self._styled(plain(result.human), sys.stdout))
+            _print(self._styled("\n".join(map(shown_line, result.human)), sys.stdout))
         return result.exit_code
 
     def failure(self, error: LorahubError) -> int:
@@ -71,7 +75,7 @@ class Output:
             lines.append(f"  Hint: {error.hint}")
         if error.request_id:
             lines.append(f"  Request: {error.request_id}")
-        self.note("\n".join(lines))
+        print(self._styled("\n".join(map(shown_line, lines)), sys.stderr), file=sys.stderr)
         return error.exit_code
 
     @staticmethod
@@ -82,16 +86,17 @@ class Output:
         return [f"    {one.get('path')}: {one.get('message')}" for one in findings if isinstance(one, dict)]
 
     def note(self, text: str) -> None:
-        print(self._styled(plain(text), sys.stderr), file=sys.stderr)
+        print(self._styled(shown_text(text), sys.stderr), file=sys.stderr)
 
     @staticmethod
     def _write(document: dict[str, Any]) -> None:
-        _print(json.dumps(document, default=_as_text))
+        _print(shown_json(json.dumps(document, default=_as_text)))
 
     def _styled(self, text: str, stream: TextIO) -> str:
         if not self._has_color(stream):
             return text
-        return text.replace("✓", "\033[32m✓\033[0m").replace("✗", "\033[31m✗\033[0m")
+        text = text.replace("✓", "\033[32m✓\033[0m").replace("✗", "\033[31m✗\033[0m")
+        return _MARKED.sub(lambda found: f"\033[32m{found[1]}\033[0m", text)
 
     def _has_color(self, stream: TextIO) -> bool:
         if self.color != "auto":
@@ -122,13 +127,8 @@ def _asked_format(arguments: Sequence[str]) -> str:
     return os.environ.get("LORAHUB_FORMAT", "human")
 
 
-_UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
-"""What a terminal obeys instead of showing it, or shows in another order; and halves of characters."""
-
-
-def plain(text: str) -> str:
-    """As it may be written to a terminal, whoever it came from: `ESC` becomes the four characters that stand for it."""
-    return _UNSEEN.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+_MARKED = re.compile("⟦([^⟦⟧]*)⟧")
+"""What a command marks: green where there are colours."""
 
 
 def _print(text: str) -> None:

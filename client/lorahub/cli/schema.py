@@ -15,7 +15,9 @@ import click
 from lorahub.adapters.rules import RULES
 from lorahub.cli.output import Result
 from lorahub.cli.session import Session, command
-from lorahub.hub.lock import LOCK, VERSION, LockedAdapter
+from lorahub.hub.lock import LOCK, READ_VERSIONS, LockedAdapter
+from lorahub.hub.outcomes import FAIL_ON
+from lorahub.hub.project_checks import ENVIRONMENT_NAME, LEVELS
 from lorahub.merging.combinations import COMBINATIONS, PARAMETERS, Parameter
 from lorahub.merging.recipe import DTYPES, KIND, MOST_ADAPTERS, MOST_LAYERS, MOST_TEXT, MOST_WEIGHT, RECIPE
 from lorahub.protocol.client_settings import SETTINGS, Setting
@@ -30,24 +32,65 @@ _DRAFT = "http://json-schema.org/draft-07/schema#"
 
 
 def of_project() -> Schema:
-    ignore = {
-        "type": "object",
-        "description": "A rule that doesn't count for an adapter: why, and until when.",
-        "required": ["rule", "reason", "until"],
-        "properties": {
+    ignore = _table(
+        {
             "rule": {"enum": list(RULES)},
-            "adapter": {"type": "string", "description": "A reference, or a folder; * is every one.", "default": "*"},
+            "adapter": _string("A reference, or a folder; * stands for anything.", default="*"),
+            "base": _string("A base's name; * stands for anything.", default="*"),
+            "runtime": _string("vllm, or vllm@0.32; * stands for anything.", default="*"),
             "reason": {"type": "string", "pattern": r"\S"},
-            "until": {"type": "string", "format": "date"},
+            "until": {"type": "string", "format": "date", "pattern": r"^\d{4}-\d\d-\d\d$"},
         },
-    }
-    check = {"type": "object", "properties": {"ignore": {"type": "array", "items": ignore}}}
+        description="A rule that doesn't count for an adapter: why, and until when.",
+        required=["rule", "reason", "until"],
+    )
+    level = {"enum": list(LEVELS), "description": "How deep to look."}
+    check = _table(
+        {
+            "fail_on": {"enum": list(FAIL_ON), "description": "What is exit 1.", "default": "incompatible"},
+            "level": {**level, "default": "shapes"},
+            "baseline": _string("A file of findings that were there before: lorahub check --write-baseline."),
+            "environments": _strings("Those that are checked where --env names none."),
+            "ignore": {"type": "array", "items": ignore},
+        }
+    )
+    environment = _table(
+        {
+            "bases": _strings("What adapters are checked against here."),
+            "runtimes": _strings("What must load them: vllm@0.32, llama.cpp, …"),
+            "max_lora_rank": _count("The highest rank that the server takes."),
+            "max_adapters": _count("How many adapters it has room for."),
+            "level": {**level, "description": "How deep to look at least."},
+        }
+    )
     settings = {name: _setting(setting) for name, setting in SETTINGS.items()}
+    environments = {
+        "type": "object",
+        "description": "Where adapters are to run, by name.",
+        "propertyNames": {"pattern": f"^{ENVIRONMENT_NAME.pattern}$"},
+        "additionalProperties": environment,
+    }
     return _object(
-        "A project's settings of lorahub, and what its checks set aside",
-        {**settings, "check": check, "token": False},
+        "A project's settings of lorahub, and what its checks ask for and set aside",
+        {**settings, "check": check, "environments": environments, "token": False},
         additionalProperties={"type": "object"},
     )
+
+
+def _table(properties: Schema, **more: Any) -> Schema:
+    return {"type": "object", "properties": properties, "additionalProperties": False, **more}
+
+
+def _string(about: str, **more: Any) -> Schema:
+    return {"type": "string", "description": about, **more}
+
+
+def _strings(about: str) -> Schema:
+    return {"type": "array", "items": {"type": "string", "minLength": 1}, "description": about}
+
+
+def _count(about: str) -> Schema:
+    return {"type": "integer", "minimum": 1, "description": about}
 
 
 def _setting(setting: Setting) -> Schema:
@@ -123,9 +166,15 @@ def of_lock() -> Schema:
         "properties": texts,
         "required": [field.name for field in fields(LockedAdapter) if field.default is MISSING],
     }
+    head = {
+        "version": {"enum": list(READ_VERSIONS)},
+        "registry": _string("Where references without a host are."),
+        "level": _string("How deep to look."),
+        "runtimes": _strings("What must load them."),
+    }
     return _object(
         "Which files the references of a project stand for; written by `lorahub lock`",
-        {"version": {"const": VERSION}, "adapter": {"type": "array", "items": entry}},
+        {**head, "adapter": {"type": "array", "items": entry}},
         required=["version"],
     )
 
@@ -192,6 +241,6 @@ def schema(session: Session, file: str, *, output: Path | None) -> Result:  # no
     """
     document, text = SCHEMAS[file](), text_of(file)
     if output is None:
-        return Result(document, text.rstrip(), ids=[text.rstrip()], rows=[[file, json.dumps(document)]])
+        return Result(document, text.rstrip(), ids=text.rstrip().split("\n"), rows=[[file, json.dumps(document)]])
     output.write_text(text)
     return Result(document, f"✓ {output}", ids=[str(output)], rows=[[file, output]])

@@ -4,6 +4,7 @@ A command is a function of a session that returns a `Result`; `command` turns it
 """
 
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import cache, cached_property
@@ -91,8 +92,14 @@ class Session:
         with ExitStack() as opened:
 
             @cache
+            def hub() -> "Hub":
+                return opened.enter_context(self.hub())
+
+            connecting = threading.Lock()
+
             def connect() -> "Transport":
-                return opened.enter_context(self.hub()).transport
+                with connecting:
+                    return hub().transport
 
             endpoint = self.settings.text("endpoint")
             sources = Sources(self.settings, endpoint, connect, progress=self.progress(), note=self.output.note)

@@ -14,11 +14,12 @@ from lorahub.cli.progress import chosen_for_training
 from lorahub.cli.session import Session, command
 from lorahub.errors import InvalidConfiguration
 from lorahub.hub.showing import size_text
-from lorahub.training.config import PRESETS, Format, Init, MethodName, TrainConfig, TrainOn
+from lorahub.training.config import PRESETS, Format, Init, MethodName, Schedule, TrainConfig, TrainOn
 
 if TYPE_CHECKING:
     from lorahub.hub.hub import Pushed
     from lorahub.training.plan import TrainingPlan
+    from lorahub.training.preview import ShownSample
     from lorahub.training.run import Run
 
 
@@ -33,13 +34,16 @@ def _choice(literal: Any) -> click.Choice[str]:
 
 @command("train")
 @click.argument("base", shell_complete=placed)
-@click.argument("data", type=click.Path(path_type=Path))
+@click.argument("data", nargs=-1, required=True)
 @click.option("-o", "--output", type=click.Path(path_type=Path), default=Path("adapter"), show_default=True)
 @_setting("--method", _choice(MethodName), "How the base is adapted (lora).")
 @_setting("--preset", click.Choice(list(PRESETS)), "Settings by one name.")
+@_setting("--from", str, "Go on with this adapter: a folder, or a reference.", metavar="ADAPTER")
 @_setting("--rank", int, "Of LoRA (16).")
 @_setting("--alpha", int, "The update is scaled by alpha/rank (twice the rank).")
 @_setting("--targets", str, "Modules by name, with commas; all-linear; q,v (all-linear).")
+@_setting("--add-tokens", str, "New tokens, with commas; their embeddings are trained.")
+@_setting("--save-modules", str, "Modules that are trained and kept whole, with commas.")
 @_setting("--dropout", float, "Before A (0: dropout costs memory).")
 @click.option("--rslora", is_flag=True, default=None, help="Scale by alpha/√rank.")
 @click.option("--dora", is_flag=True, default=None, help="Direction and magnitude apart.")
@@ -54,13 +58,19 @@ def _choice(literal: Any) -> click.Choice[str]:
 @_setting("--batch-tokens", int, "Tokens of one forward (4096).")
 @_setting("--accum", int, "Forwards of one step (1).")
 @_setting("--warmup", float, "Share of the steps in which the learning rate rises (0.03).")
+@_setting("--schedule", _choice(Schedule), "Of the learning rate behind that (linear).")
 @_setting("--weight-decay", float, "(0)")
 @_setting("--clip", float, "Largest norm of a gradient (1).")
+@_setting("--neftune", float, "Noise on embeddings while it trains, such as 5.")
 @_setting("--seed", int, "(0)")
 @_setting("--max-len", int, "Tokens of one row; longer ones are cut, and reported (1024).")
 @_setting("--pack", click.Choice(["best-fit", "none"]), "Several rows into one, which don't see each other (best-fit).")
 @click.option("--data-format", "data_format", type=_choice(Format), help="Of the rows (auto).")
-@_setting("--train-on", _choice(TrainOn), "Answers, or every token (completion).")
+@_setting(
+    "--column", str, "What a key stands for: prompt=title, 'prompt=Q: {title}'.", multiple=True, metavar="OURS=THEIRS"
+)
+@_setting("--chat-template", click.Path(dir_okay=False), "Jinja instead of the tokenizer's own.")
+@_setting("--train-on", _choice(TrainOn), "All answers, the last of each row, or every token (assistant).")
 @_setting("--eval-split", str, "A share of the rows, or a file (0.05).")
 @_setting("--eval-every", int, "In steps (ten times).")
 @_setting("--patience", int, "Evaluations without progress until it stops, and keeps the best.")
@@ -74,31 +84,40 @@ def _choice(literal: Any) -> click.Choice[str]:
 @click.option("--compile", is_flag=True, default=None, help="torch.compile: for runs of some hundred steps.")
 @_setting("--threads", int, "Of the CPU.")
 @_setting("--base-name", str, "What the adapter calls its base.", metavar="NAME")
-@click.option("--config", "file", type=click.Path(path_type=Path, dir_okay=False), help="Settings in TOML; flags win.")
+@click.option(
+    "--config", "file", type=click.Path(path_type=Path, dir_okay=False), help="Settings in TOML or YAML; flags win."
+)
 @click.option("--resume", metavar="auto|PATH", help="Go on with a checkpoint.")
 @click.option(
     "--plan", "--dry-run", "is_plan", is_flag=True, help="Show parameters, memory, tokens, steps; run nothing."
+)
+@click.option(
+    "--show", type=click.IntRange(1), metavar="N", help="Show N rows, and what of them is learnt; run nothing."
 )
 @click.option("--push", "reference", metavar="REF", help="Publish the adapter as the next version.")
 def train(
     session: Session,
     base: str,
-    data: Path,
+    data: tuple[str, ...],
     *,
     output: Path,
     file: Path | None,
     resume: str | None,
     is_plan: bool,
+    show: int | None,
     reference: str | None,
     **given: Any,
 ) -> Result:
-    """Train an adapter of BASE on the rows of DATA, a file of JSON lines.
+    """Train an adapter of BASE on the rows of DATA: files or folders of JSON lines, JSON, CSV, Parquet, Arrow or text.
 
     BASE is a folder, hf:org/name[@revision], or a repository of the registry. Rows are {"messages": […]},
-    {"prompt": …, "completion": …} or {"text": …}. Ctrl-C keeps what there is; --resume auto goes on.
+    {"prompt": …, "completion": …}, {"question": …, "answer": …}, {"text": …} and their like; --column names others.
+    Behind a name, :0.5 or :2 is how often its rows are seen. Ctrl-C keeps what there is; --resume auto goes on.
     """
     config = _config(file, given)
     _require_libraries()
+    if show is not None:
+        return _shown(session, base, data, config, show)
     if is_plan:
         return _planned(session, base, data, config)
     from lorahub.training.run import train as trained
@@ -116,12 +135,20 @@ def train(
 
 
 def _config(file: Path | None, options: dict[str, Any]) -> TrainConfig:
-    given = {name: value for name, value in options.items() if value is not None}
+    given = {name: value for name, value in options.items() if value not in (None, ())}
+    if "from" in given:
+        given["start"] = given.pop("from")
+    if "column" in given:
+        given["columns"] = given.pop("column")
     if "data_format" in given:
         given["format"] = given.pop("data_format")  # `--format` is how results are shown
     if "targets" in given:
         targets = given["targets"]
-        given["targets"] = ("q,v",) if targets == "q,v" else tuple(targets.split(","))
+        is_one = targets == "q,v" or targets.startswith("re:")
+        given["targets"] = (targets,) if is_one else tuple(targets.split(","))
+    for name in ("add_tokens", "save_modules"):
+        if name in given:
+            given[name] = tuple(given[name].split(","))
     if "eval_split" in given:
         given["eval_split"] = _share(given["eval_split"])
     return TrainConfig.of(given) if file is None else TrainConfig.from_file(file, given)
@@ -154,11 +181,11 @@ def _require_libraries() -> None:
 # --- a plan -----------------------------------------------------------------------------------------------------------
 
 
-def _planned(session: Session, base: str, data: Path, config: TrainConfig) -> Result:
+def _planned(session: Session, base: str, data: tuple[str, ...], config: TrainConfig) -> Result:
     from lorahub.training.base import find_base
     from lorahub.training.plan import plan
 
-    made = plan(find_base(base, config.base_name, session.hub), data, config)
+    made = plan(find_base(base, config.base_name, session.hub), data, config, session.hub)
     rows = [[name, value] for name, value in made.as_json().items() if isinstance(value, str | int | float)]
     return Result(
         made.as_json(), _told(made), ids=[str(made.trainable)], rows=rows, notes=[f"  {n}" for n in made.notes]
@@ -181,6 +208,33 @@ def _told(plan: "TrainingPlan") -> str:
             f"  {plan.steps:,} steps, {plan.tokens:,} tokens; nothing was run",
         ]
     )
+
+
+# --- some rows --------------------------------------------------------------------------------------------------------
+
+
+def _shown(session: Session, base: str, data: tuple[str, ...], config: TrainConfig, count: int) -> Result:
+    from lorahub.training.base import find_base
+    from lorahub.training.preview import preview
+
+    made = preview(find_base(base, config.base_name, session.hub), data, config, count)
+    return Result(
+        asdict(made),
+        "\n".join(
+            [
+                *(_sample(number, sample) for number, sample in enumerate(made.samples, start=1)),
+                f"  {len(made.samples)} of {made.of:,} samples; what is learnt is ⟦marked⟧; nothing was run",
+            ]
+        ),
+        ids=[str(sample.line) for sample in made.samples],
+        rows=[[sample.line, text, is_learnt] for sample in made.samples for text, is_learnt in sample.parts],
+        notes=[f"  {note}" for note in made.notes],
+    )
+
+
+def _sample(number: int, sample: "ShownSample") -> str:
+    text = "".join(f"⟦{part}⟧" if is_learnt else part for part, is_learnt in sample.parts)
+    return f"{number}  line {sample.line}: {sample.tokens} tokens, {sample.learnt} of them learnt\n{text.rstrip()}\n"
 
 
 # --- a run ------------------------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 from lorahub.adapters.adapter_config import is_hub_id
 from lorahub.adapters.base_model import BaseLayout, base_from_text, places_of, read_base, weight_files
-from lorahub.adapters.files import FolderFiles
+from lorahub.adapters.files import Files, FolderFiles
 from lorahub.errors import (
     BaseNotFound,
     InvalidBaseModel,
@@ -47,6 +47,8 @@ class OpenedBase:
     base: BaseLayout
     origin: str
     bytes_read: int = 0
+    files: Files | None = None
+    """Where it was read from; None where a registry said what it is."""
 
 
 class Bases:
@@ -58,7 +60,8 @@ class Bases:
     def open(self, spec: str) -> OpenedBase:
         """Raises `InvalidBaseModel`, `BaseNotFound`, and what `Sources.open` does."""
         if local_place(spec) is not None:
-            return OpenedBase(read_base(self._sources.open(spec)), "folder")
+            folder = self._sources.open(spec)
+            return OpenedBase(read_base(folder), "folder", files=folder)
         reference = self._reference(spec)
         origin = self._sources.origin_of(reference)
         if origin.is_registry and (known := self._registered(origin, spec, reference)) is not None:
@@ -140,7 +143,7 @@ class Bases:
         files.warm([path for _, path in weight_files(files)])
         base = read_base(files, name=str(reference.repository), digest=files.sha256)
         where = "repository" if origin.is_registry else "hub"
-        return OpenedBase(replace(base, revision=files.commit), where, files.bytes_read)
+        return OpenedBase(replace(base, revision=files.commit), where, files.bytes_read, files)
 
 
 def _registered_as(spec: str, reference: Reference | None) -> str:

@@ -17,6 +17,8 @@ from lorahub.protocol.client_settings import SETTINGS, Setting
 
 SYSTEM_FILE = Path("/etc/lorahub/config.toml")
 PROJECT_FILE = "lorahub.toml"
+TABLES = ("check", "environments")
+"""What a project's file says beside settings; `project_checks` reads it."""
 _WORDS = dict.fromkeys(("1", "yes", "on", "true"), "true") | dict.fromkeys(("0", "no", "off", "false"), "false")
 
 
@@ -129,19 +131,36 @@ def _files() -> Iterator[tuple[Path, tuple[str, ...], bool]]:
 
 def _has_table(path: Path) -> bool:
     try:
-        return b"[tool.lorahub]" in path.read_bytes()
+        return b"[tool.lorahub" in path.read_bytes()
     except OSError:
         return False
 
 
-def _read(path: Path, table: tuple[str, ...]) -> dict[str, str]:
+def project() -> tuple[Path, Mapping[str, Any]] | None:
+    """The project's file and all that it says to lorahub, tables too. Raises `InvalidConfiguration`."""
+    return next(((path, _content(path, table)) for path, table, is_project in _files() if is_project), None)
+
+
+def _content(path: Path, table: tuple[str, ...]) -> Mapping[str, Any]:
     try:
         content: Any = tomllib.loads(path.read_text("utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
         raise InvalidConfiguration(f"can't read {path}: {error}", hint="mend or remove the file") from None
-    for key in table:
+    for number, key in enumerate(table, 1):
         content = content.get(key, {})
-    known = {key: _plain(key, value) for key, value in content.items() if not isinstance(value, dict)}
+        if not isinstance(content, dict):
+            raise InvalidConfiguration(f"{path}: {'.'.join(table[:number])} is no table")
+    return dict(content)
+
+
+def _read(path: Path, table: tuple[str, ...]) -> dict[str, str]:
+    content = _content(path, table)
+    known = {}
+    for key, value in content.items():
+        if key not in TABLES and not isinstance(value, dict):
+            if not isinstance(value, str | int | float):
+                raise InvalidConfiguration(f"{path}: {key} is {str(value)[:80]}; expected text or a number")
+            known[key] = _plain(key, value)
     if "token" in known:
         raise InvalidConfiguration(
             f"{path} has a token; tokens don't belong into configuration files",

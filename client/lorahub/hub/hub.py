@@ -29,6 +29,7 @@ from lorahub.hub.cache import Cache
 from lorahub.hub.checking import Checker, Checks
 from lorahub.hub.contents import Contents
 from lorahub.hub.describe import describe
+from lorahub.hub.events import Events
 from lorahub.hub.folder import Left, Listing, list_folder, list_to_push
 from lorahub.hub.merges import Merges
 from lorahub.hub.mirrors import Mirrors
@@ -42,6 +43,7 @@ from lorahub.hub.signing import sign_files
 from lorahub.hub.sources import Sources, Wanted, is_of_an_adapter, with_what_exists
 from lorahub.hub.transport import RECORD, Transport
 from lorahub.hub.upload import Upload, Wish
+from lorahub.hub.webhooks import Webhooks
 from lorahub.protocol.messages.accounts import Identity
 from lorahub.protocol.messages.bundles import TakenBundle
 from lorahub.protocol.messages.checks import CheckedRevision, FilePlace, Verdicts
@@ -159,10 +161,12 @@ class Hub:
         )
         self._api = Api(self.endpoint, self._transport, self.sources)
         self.bases = RegisteredBases(self._api)
+        self.events = Events(self._api)
         self.merges = Merges(self._api, self._progress)
         self.mirrors = Mirrors(self._api)
         self.organisations = Organisations(self._api)
         self.publishers = Publishers(self._api)
+        self.webhooks = Webhooks(self._api)
 
     def __enter__(self) -> Self:
         return self

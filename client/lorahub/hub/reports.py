@@ -1,41 +1,48 @@
-"""One result of a check, in the forms that CI systems read: annotations, step summary, SARIF, JUnit, Markdown."""
+"""One run of checks, in the forms that CI systems read: annotations, step summary, SARIF, JUnit, Markdown.
 
-import hashlib
+What a row counts is asked of `outcomes` alone. What came from a file, a name or a registry is written by `visible`, and
+then by what the form itself asks to be escaped.
+"""
+
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 from xml.etree import ElementTree as ET
 
 from lorahub.adapters.findings import Finding, Verdict
 from lorahub.adapters.rules import RULES, Severity
 from lorahub.adapters.runtimes import Loads
-from lorahub.hub.checking import Checked, summary
+from lorahub.hub.checking import at_runtime
+from lorahub.hub.lock import LOCK
+from lorahub.hub.outcomes import Checked, Judgement, Outcome, Outcomes, fingerprints, plain_name
+from lorahub.hub.showing import visible
 
 MARKER = "<!-- lorahub check -->"
 """First line of the Markdown report: whoever posts it finds its own comment again, and edits it."""
 
-_SIGNS = {
-    Verdict.COMPATIBLE: "✓ same",
-    Verdict.FITS: "≈ fits",
-    Verdict.INCOMPATIBLE: "✗",
-    Verdict.UNDECIDED: "?",
-}
+_GOOD = {Verdict.COMPATIBLE: "✓ same", Verdict.FITS: "≈ fits"}
 _LOADS = {Loads.YES: "✓", Loads.WITH: "!", Loads.WRONG: "✗ wrong", Loads.NO: "✗", Loads.UNKNOWN: "?"}
-_SEVERITIES = {Severity.ERROR: "error", Severity.WARNING: "warning", Severity.NOTE: "note"}
 _SUMMARY_BYTES = 900_000  # GitHub drops a step's summary whole above 1 MiB
 _ANNOTATIONS = 10  # GitHub shows ten of each kind a step
+_MOST_RESULTS = 25_000  # GitHub refuses a run with more
 
 
-def cell(checked: Checked) -> str:
-    """The verdict in a table: `✓ same`, `≈ fits`, `✗ LH202`, `? LH105`."""
-    sign = _SIGNS[checked.verdict]
-    if checked.verdict in (Verdict.COMPATIBLE, Verdict.FITS) or not checked.report.findings:
-        return sign
-    return f"{sign} {checked.report.findings[0].rule}"
+def cell(row: Judgement) -> str:
+    """What became of it, in a table: `✓ same`, `≈ fits`, `✗ LH202`, `? LH105`."""
+    checked = row.checked
+    if row.outcome is Outcome.PASSED and checked.verdict in _GOOD:
+        return _GOOD[checked.verdict]
+    first = next(iter(row.because or checked.findings), None)
+    sign = "?" if row.outcome is not Outcome.FAILED and checked.is_undecided else "✗"
+    return f"{sign} {first.rule}" if first is not None else sign
 
 
 def runtime_cell(checked: Checked, runtime: str) -> str:
-    judged = checked.wanted.get(runtime)
+    judged = at_runtime(checked.report, runtime)
     if judged is None:
         return "?"
     return " ".join(
@@ -43,58 +50,66 @@ def runtime_cell(checked: Checked, runtime: str) -> str:
     )
 
 
-def worst_first(results: Iterable[Checked]) -> list[Checked]:
-    order = [Verdict.INCOMPATIBLE, Verdict.UNDECIDED, Verdict.FITS, Verdict.COMPATIBLE]
-    return sorted(results, key=lambda checked: (order.index(checked.verdict), checked.adapter))
-
-
-def counts(results: Sequence[Checked]) -> str:
-    """`3 checks: 1 same, 1 fits, 1 does not fit, 0 undecided`."""
-    found = summary(results)
-    plural = "" if len(results) == 1 else "s"
+def counts(outcomes: Outcomes) -> str:
+    """`3 checks: 1 same, 1 fit, 1 not, 0 undecided; 1 fails`."""
+    found, failed = outcomes.summary(), outcomes.outcomes()["failed"]
+    plural = "" if len(outcomes.rows) == 1 else "s"
+    fails = f"; {failed} fail{'s' if failed == 1 else ''}" if failed else ""
     return (
-        f"{len(results)} check{plural}: {found['compatible']} same, {found['fits']} fit, "
-        f"{found['incompatible']} not, {found['undecided']} undecided"
+        f"{len(outcomes.rows)} check{plural}: {found['compatible']} same, {found['fits']} fit, "
+        f"{found['incompatible']} not, {found['undecided']} undecided{fails}"
     )
+
+
+def newer_bases(outcomes: Outcomes) -> Iterator[str]:
+    """What would become of what is locked on bases that came later: nothing of it counts."""
+    for base, (broken, of) in outcomes.breaking().items():
+        yield f"newer base {base}: {broken} of {of} would break"
+
+
+def told(found: Finding) -> str:
+    """A finding as a sentence or two."""
+    end = "" if found.message.endswith((".", "!", "?")) else "."
+    return f"{found.message}{end} {found.hint or ''}".rstrip()
 
 
 # --- GitHub -----------------------------------------------------------------------------------------------------------
 
 
-def annotations(results: Sequence[Checked]) -> str:
-    """Workflow commands, one for each adapter and severity; what is cut is counted in the last line."""
+def annotations(outcomes: Outcomes) -> str:
+    """Workflow commands, one for each row and severity; what is cut is counted in the last line."""
     lines: list[str] = []
     for severity in (Severity.ERROR, Severity.WARNING):
-        worth = [checked for checked in worst_first(results) if _of(checked, severity)]
-        lines += [_annotation(checked, severity) for checked in worth[:_ANNOTATIONS]]
+        worth = [row for row in outcomes.worst_first if _of(row, severity)]
+        lines += [_annotation(row, severity) for row in worth[:_ANNOTATIONS]]
         if len(worth) > _ANNOTATIONS:
             lines.append(f"::{severity.value}::{_data(f'…and {len(worth) - _ANNOTATIONS} more in the summary')}")
     return "\n".join(lines)
 
 
-def _of(checked: Checked, severity: Severity) -> list[Finding]:
-    return [found for found in checked.report.findings if found.severity is severity]
+def _of(row: Judgement, severity: Severity) -> list[Finding]:
+    return [found for found in row.checked.findings if row.level(found) is severity]
 
 
-def _annotation(checked: Checked, severity: Severity) -> str:
-    found = _of(checked, severity)
-    place = f"file={_property(checked.place)}," if checked.place else ""
-    title = _property(f"{checked.adapter} × {checked.base or 'no base'}")
-    text = "\n".join(f"{one.rule} {one.message}. {one.hint}" for one in found[:5])
-    return f"::{severity.value} {place}title={title}::{_data(text)}"
+def _annotation(row: Judgement, severity: Severity) -> str:
+    checked = row.checked
+    place = f"file={_property(checked.at.path)},line={checked.at.number}," if checked.at else ""
+    title = _property(f"{checked.adapter} × {checked.target}")
+    text = "%0A".join(_data(f"{found.rule} {told(found)}") for found in _of(row, severity)[:5])
+    return f"::{severity.value} {place}title={title}::{text}"
 
 
 def _data(text: str) -> str:
-    return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+    return visible(text).replace("%", "%25")
 
 
 def _property(text: str) -> str:
     return _data(text).replace(":", "%3A").replace(",", "%2C")
 
 
-def step_summary(results: Sequence[Checked]) -> str:
+def step_summary(outcomes: Outcomes) -> str:
     """Markdown for $GITHUB_STEP_SUMMARY, worst first, cut below GitHub's limit."""
-    return _cut(markdown(results), _SUMMARY_BYTES)
+    return _cut(markdown(outcomes), _SUMMARY_BYTES)
 
 
 def _cut(text: str, limit: int) -> str:
@@ -109,52 +124,67 @@ def _cut(text: str, limit: int) -> str:
 # --- Markdown ---------------------------------------------------------------------------------------------------------
 
 
-def markdown(results: Sequence[Checked]) -> str:
-    """A table, and the findings behind every verdict that isn't plain."""
+def markdown(outcomes: Outcomes) -> str:
+    """A table, and the findings behind every row that isn't plain."""
     lines = [
         MARKER,
-        f"### lorahub check: {counts(results)}",
+        f"### lorahub check: {counts(outcomes)}",
         "",
-        "| adapter | base | verdict | modules |",
-        "| --- | --- | --- | --- |",
+        "| adapter | base | outcome | verdict | modules |",
+        "| --- | --- | --- | --- | --- |",
     ]
-    ordered = worst_first(results)
-    for checked in ordered:
+    ordered = outcomes.worst_first
+    for row in ordered:
+        checked = row.checked
         matched = f"{checked.report.matched} of {checked.report.of}"
-        lines.append(f"| {_md(checked.adapter)} | {_md(checked.base or '')} | {cell(checked)} | {matched} |")
-    for checked in ordered:
-        if checked.report.findings or checked.ignored:
-            lines += ["", f"<details><summary>{_md(checked.adapter)} × {_md(checked.base or 'no base')}</summary>", ""]
-            lines += [_md_finding(found) for found in checked.report.findings]
+        lines.append(
+            f"| {_md(checked.adapter)} | {_md(checked.target)} | {row.outcome.value} | {cell(row)} | {matched} |"
+        )
+    lines += ["", *(f"- {_md(line)}" for line in newer_bases(outcomes))]
+    for row in ordered:
+        checked = row.checked
+        if checked.findings or checked.ignored:
+            lines += ["", f"<details><summary>{_md(checked.adapter)} × {_md(checked.target)}</summary>", ""]
+            lines += [_md_finding(row.level(found), found) for found in checked.findings]
             lines += [f"- ~~{found.rule}~~ ignored: {_md(reason)}" for found, reason in checked.ignored]
             lines += ["", "</details>"]
     return "\n".join(lines) + "\n"
 
 
-def _md_finding(found: Finding) -> str:
-    return f"- **{found.rule}** {found.severity.value}: {_md(found.message)}  \n  {_md(found.hint or '')}"
+def _md_finding(level: Severity, found: Finding) -> str:
+    return f"- **{found.rule}** {level.value}: {_md(found.message)}  \n  {_md(found.hint or '')}"
+
+
+_MARKUP = re.compile(r"[\\`*_\[\]|~#!]|(?<=:)(?=//)|(?<=www)(?=\.)")
 
 
 def _md(text: str) -> str:
-    """Nothing of an adapter's own words may become markup."""
-    escaped = text.replace("&", "&amp;").replace("<", "&lt;").replace("|", "\\|")
-    return "".join(f"\\{character}" if character in "`*_[]" else character for character in escaped.replace("\n", " "))
+    """Nothing of an adapter's own words may become markup, a link, or call for somebody."""
+    escaped = _MARKUP.sub(lambda found: f"\\{found[0]}", visible(text))
+    return escaped.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace("@", "@<!-- -->")
 
 
 # --- SARIF ------------------------------------------------------------------------------------------------------------
 
 
-def sarif(results: Sequence[Checked]) -> str:
-    """SARIF 2.1.0 with a fingerprint of rule, adapter and base, so that a finding keeps its history."""
-    used = sorted({found.rule for checked in results for found in checked.report.findings})
+def sarif(outcomes: Outcomes) -> str:
+    """SARIF 2.1.0. A finding has the same fingerprint in every run, so that it keeps its history; code scanning reads
+    it under the name of its own, which are hashes of lines and would change with a lock. What is set aside is a result
+    too, suppressed with the reason.
+    """
+    results = [result for row in outcomes.worst_first for result in _sarif_results(row)][:_MOST_RESULTS]
+    used = sorted({result["ruleId"] for result in results})
     run = {
         "tool": {
             "driver": {
                 "name": "lorahub",
+                "version": _version(),
+                "semanticVersion": _version(),
                 "rules": [_sarif_rule(rule) for rule in used],
             }
         },
-        "results": [_sarif_result(checked, found) for checked in results for found in checked.report.findings],
+        "invocations": [{"executionSuccessful": True, "exitCode": outcomes.exit_code}],
+        "results": results,
     }
     document = {
         "$schema": "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json",
@@ -162,6 +192,12 @@ def sarif(results: Sequence[Checked]) -> str:
         "runs": [run],
     }
     return json.dumps(document, indent=2) + "\n"
+
+
+def _version() -> str:
+    from lorahub import __version__
+
+    return __version__
 
 
 def _sarif_rule(rule: str) -> dict[str, Any]:
@@ -172,77 +208,88 @@ def _sarif_rule(rule: str) -> dict[str, Any]:
         "shortDescription": {"text": known.title},
         "fullDescription": {"text": known.cause},
         "help": {"text": f"{known.cause} {known.cure}. Example: {known.example}"},
-        "defaultConfiguration": {"level": _SEVERITIES[known.severity]},
+        "defaultConfiguration": {"level": known.severity.value},
     }
 
 
-def _sarif_result(checked: Checked, found: Finding) -> dict[str, Any]:
-    fingerprint = hashlib.sha256(f"{found.rule}\n{checked.adapter}\n{checked.base}".encode()).hexdigest()
-    place = (checked.place or "lorahub.lock").removeprefix("./")
+def _sarif_results(row: Judgement) -> Iterator[dict[str, Any]]:
+    checked = row.checked
+    set_aside = [found for found, _ in checked.ignored]
+    every = [*checked.findings, *set_aside]
+    reasons = [None] * len(checked.findings) + [reason for _, reason in checked.ignored]
+    for found, fingerprint, reason in zip(every, fingerprints(checked, every), reasons, strict=True):
+        result = _sarif_result(row, found, fingerprint)
+        if reason is not None:
+            why = {"kind": "external", "status": "accepted", "justification": visible(reason)}
+            result["suppressions"] = [why]
+        yield result
+
+
+def _sarif_result(row: Judgement, found: Finding, fingerprint: str) -> dict[str, Any]:
+    checked = row.checked
+    where = f"{plain_name(checked.adapter)} × {checked.target}"
+    place, line = (checked.at.path, checked.at.number) if checked.at else (LOCK, 1)
     return {
         "ruleId": found.rule,
-        "level": _SEVERITIES[found.severity],
-        "message": {"text": f"{checked.adapter} × {checked.base or 'no base'}: {found.message}. {found.hint}"},
+        "level": row.level(found).value,
+        "message": {"text": visible(f"{where}: {told(found)}")},
         "locations": [
-            {"physicalLocation": {"artifactLocation": {"uri": _uri(place)}, "region": {"startLine": 1}}},
+            {
+                "physicalLocation": {"artifactLocation": {"uri": _uri(place)}, "region": {"startLine": line}},
+                "logicalLocations": [{"fullyQualifiedName": visible(where), "kind": "module"}],
+            },
         ],
-        "partialFingerprints": {"lorahub/v1": fingerprint},
+        "partialFingerprints": {"primaryLocationLineHash": fingerprint, "lorahub/v2": fingerprint},
     }
 
 
 def _uri(path: str) -> str:
-    from urllib.parse import quote
-
-    return quote(path)
+    """Of the project where it lies in it, as code scanning asks for."""
+    place = Path(path)
+    if place.is_absolute() and place.is_relative_to(Path.cwd()):
+        place = place.relative_to(Path.cwd())
+    quoted = quote(os.fsencode(place.as_posix()))
+    return f"file://{quoted}" if place.is_absolute() else quoted
 
 
 # --- JUnit ------------------------------------------------------------------------------------------------------------
 
 
-def junit(results: Sequence[Checked]) -> str:
-    """One case for each adapter and base; undecided is skipped, as a test that couldn't run."""
-    found = summary(results)
+def junit(outcomes: Outcomes) -> str:
+    """One case for each row; undecided is skipped, as a test that couldn't run."""
+    found = outcomes.outcomes()
     suite = ET.Element(
         "testsuite",
         name="lorahub check",
-        tests=str(len(results)),
-        failures=str(found["incompatible"]),
+        tests=str(len(outcomes.rows)),
+        failures=str(found["failed"]),
         skipped=str(found["undecided"]),
         errors="0",
     )
-    for checked in results:
-        case = ET.SubElement(suite, "testcase", classname=checked.adapter, name=checked.base or "no base")
-        text = "\n".join(
-            f"{one.rule} {one.severity.value}: {one.message}. {one.hint}" for one in checked.report.findings
-        )
-        if checked.verdict is Verdict.INCOMPATIBLE:
-            ET.SubElement(case, "failure", message=_plain(_first(checked)), type="incompatible").text = _plain(text)
-        elif checked.verdict is Verdict.UNDECIDED:
-            ET.SubElement(case, "skipped", message=_plain(_first(checked)))
+    for row in outcomes.rows:
+        checked = row.checked
+        case = ET.SubElement(suite, "testcase", classname=visible(checked.adapter), name=visible(checked.target))
+        text = "\n".join(visible(f"{one.rule} {row.level(one).value}: {told(one)}") for one in checked.findings)
+        first = next(iter(row.because or checked.findings), None)
+        message = visible(first.message) if first is not None else checked.verdict.value
+        if row.outcome is Outcome.FAILED:
+            ET.SubElement(case, "failure", message=message, type=first.rule if first else "").text = text
+        elif row.outcome is Outcome.UNDECIDED:
+            ET.SubElement(case, "skipped", message=message).text = text
         elif text:
-            ET.SubElement(case, "system-out").text = _plain(text)
+            ET.SubElement(case, "system-out").text = text
     root = ET.Element("testsuites")
     root.append(suite)
     ET.indent(root)
     return ET.tostring(root, encoding="unicode", xml_declaration=True) + "\n"
 
 
-def _first(checked: Checked) -> str:
-    return checked.report.findings[0].message if checked.report.findings else checked.verdict.value
+def as_json(outcomes: Outcomes) -> str:
+    """Every row whole, as `lorahub check --json` has it in `result`."""
+    return json.dumps(outcomes.as_json(), indent=2) + "\n"
 
 
-def _plain(text: str) -> str:
-    """XML has no control characters."""
-    return "".join(character for character in text if character in "\n\t" or character.isprintable())
-
-
-def as_json(results: Sequence[Checked]) -> str:
-    """Every result whole, as `lorahub check --json` has it in `result`."""
-    document = {"checks": [checked.as_json() for checked in results], "summary": summary(results)}
-    return json.dumps(document, indent=2) + "\n"
-
-
-REPORTS: Mapping[str, Callable[[Sequence[Checked]], str]] = {
+REPORTS: Mapping[str, Callable[[Outcomes], str]] = {
     "json": as_json,
     "github": annotations,
     "summary": step_summary,

@@ -1,6 +1,7 @@
 """How people are shown what the SDK and the command line answer: sizes, times, and tables for notebooks."""
 
 import html
+import re
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 
@@ -37,3 +38,39 @@ def html_table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 
 def html_line(text: str) -> str:
     return f"<p>{html.escape(text)}</p>"
+
+
+_UNSEEN = re.compile(
+    "[\x00-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\ufeff\ufff9-\ufffb\ufffe\uffff\ud800-\udfff\U000e0000-\U000e007f]"
+)
+"""What a terminal obeys instead of showing it, what has no width, what turns the order round; halves of characters."""
+_TO_A_RUNNER = re.compile(r"^(\s*):(?=:)|##(?=[a-z]*\[)")
+"""What CI systems take for a command of theirs: `::error` and `##[` GitHub, `##vso[` Azure, `##teamcity[` TeamCity."""
+
+
+def visible(text: str) -> str:
+    r"""In one line, as it may be shown to people, whoever it came from: what isn't seen is written as its escape.
+
+    >>> visible("two\nlines, \x1b[31mred")
+    'two\\nlines, \\x1b[31mred'
+    """
+    return _UNSEEN.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+def shown_line(text: str) -> str:
+    r"""A line as it may be written to a terminal or a CI system's log: it commands neither.
+
+    >>> print(shown_line("::error::forged"))
+    \::error::forged
+    """
+    return _TO_A_RUNNER.sub(lambda found: f"{found[1] or ''}\\:" if ":" in found[0] else "#\\#", visible(text))
+
+
+def shown_text(text: str) -> str:
+    """Several lines, each as `shown_line`, with the tabs that lay them out."""
+    return "\n".join("\t".join(map(shown_line, line.split("\t"))) for line in text.split("\n"))
+
+
+def shown_json(document: str) -> str:
+    """The same document, in which a CI system that reads the log finds no command of its own."""
+    return document.replace("##", "#\\u0023")

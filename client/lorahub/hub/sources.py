@@ -12,6 +12,7 @@ network: then a name is what it was when it was last asked for, and only a revis
 
 import logging
 import re
+import threading
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -106,8 +107,9 @@ class Sources:
         note: Callable[[str], object] | None = None,
     ) -> None:
         self.settings = settings
-        self._endpoint = endpoint.rstrip("/")
+        self.endpoint = endpoint.rstrip("/")
         self._connect = connect
+        self._connecting = threading.Lock()
         self._progress = progress or Silence()
         self._note = note or logging.getLogger("lorahub").warning
         self._opened = ExitStack()
@@ -138,15 +140,24 @@ class Sources:
         return self._of_address(text) if text.startswith(("http://", "https://")) else Reference.parse(text)
 
     def _of_address(self, text: str) -> Reference:
-        for scheme, endpoint in (("", self._endpoint), ("hf:", self._hub_endpoint)):
+        for scheme, endpoint in (("", self.endpoint), ("hf:", self._hub_endpoint)):
             page = _PAGE.fullmatch(text.removeprefix(endpoint)) if text.startswith(f"{endpoint}/") else None
             if page is not None:
                 name, revision = unquote(page[1]), unquote(page[2] or "")
                 return Reference.parse(f"{scheme}{name}@{revision}" if revision else f"{scheme}{name}")
         raise InvalidReference(
-            f"{text[:200]} is no repository's address at {self._endpoint} or {self._hub_endpoint}",
+            f"{text[:200]} is no repository's address at {self.endpoint} or {self._hub_endpoint}",
             hint="a repository of another registry is written lorahub://host/namespace/name",
         )
+
+    def endpoint_of(self, source: str) -> str | None:
+        """The address that is asked for it; None for what is here, and for what is no name."""
+        if local_place(source) is not None:
+            return None
+        try:
+            return self.origin_of(self.reference(source)).endpoint
+        except InvalidReference:
+            return None
 
     # --- its files ----------------------------------------------------------------------------------------------------
 
@@ -219,9 +230,9 @@ class Sources:
             closed_by = settings.why_offline("hf_offline")
             return self._another(self._hub_endpoint, lambda: token_of_the_hub(settings), closed_by, is_registry=False)
         host = None if reference is None else reference.host
-        if host is None or host.lower() == urlsplit(self._endpoint).netloc.lower():
-            cache = Cache(settings.cache_folder, self._endpoint)
-            return Origin(self._endpoint, cache, self._connect, closed_by, is_registry=True)
+        if host is None or host.lower() == urlsplit(self.endpoint).netloc.lower():
+            cache = Cache(settings.cache_folder, self.endpoint)
+            return Origin(self.endpoint, cache, self._connect, closed_by, is_registry=True)
         scheme = "http" if urlsplit(f"//{host}").hostname in LOOPBACK else "https"
         endpoint = f"{scheme}://{host.lower()}"
         return self._another(endpoint, lambda: token_for(endpoint, settings), closed_by, is_registry=True)
@@ -232,10 +243,11 @@ class Sources:
         def connect() -> "Transport":
             from lorahub.hub.transport import Transport
 
-            if (endpoint, is_registry) not in self._transports:
-                transport = Transport(endpoint, token(), timeout=self.settings.timeout, closed_by=closed_by)
-                self._transports[endpoint, is_registry] = self._opened.enter_context(transport)
-            return self._transports[endpoint, is_registry]
+            with self._connecting:
+                if (endpoint, is_registry) not in self._transports:
+                    transport = Transport(endpoint, token(), timeout=self.settings.timeout, closed_by=closed_by)
+                    self._transports[endpoint, is_registry] = self._opened.enter_context(transport)
+                return self._transports[endpoint, is_registry]
 
         cache = Cache(self.settings.cache_folder, endpoint)
         return Origin(endpoint, cache, connect, closed_by, is_registry=is_registry)

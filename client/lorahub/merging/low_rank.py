@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 _NOTHING = 1e-13
 """A share of ‖ΔW‖² that sums of float64 don't tell from none."""
+_PANEL_BYTES = 1 << 28
+"""What columns of a wide ΔW are held at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,8 +157,12 @@ def _gram(shape: tuple[int, int], blocks: "Blocks") -> "Matrix":
 
 
 def _outer_gram(shape: tuple[int, int], blocks: "Blocks") -> "Matrix":
-    """ΔW · ΔWᵀ (rows, rows), for which all of ΔW is held."""
-    whole = np.empty(shape)
-    for start, block in blocks():
-        whole[start : start + len(block)] = block
-    return np.asarray(whole @ whole.T, np.float64)
+    """ΔW · ΔWᵀ (rows, rows), from a panel of columns after another; ΔW is asked for once for each."""
+    rows, columns = shape
+    total, width = np.zeros((rows, rows)), max(1, _PANEL_BYTES // (8 * rows))
+    for first in range(0, columns, width):
+        panel = np.empty((rows, min(width, columns - first)))
+        for start, block in blocks():
+            panel[start : start + len(block)] = block[:, first : first + width]
+        total += panel @ panel.T
+    return total

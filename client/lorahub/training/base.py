@@ -1,13 +1,14 @@
 """The base that is trained on: a folder, `hf:org/name[@revision]`, or a repository here; every byte hashed."""
 
 import hashlib
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from lorahub.adapters.base_model import BaseLayout
+from lorahub.adapters.beside import facts_beside
+from lorahub.adapters.files import FolderFiles
 from lorahub.errors import BaseNotFound, InvalidReference
 from lorahub.hub.bases import hash_folder
 from lorahub.hub.hub import Hub
@@ -33,13 +34,13 @@ class Base:
         names = base.names if self.name is None else frozenset({self.name})
         return replace(base, name=self.name, names=names, revision=self.revision)
 
-    def facts(self) -> dict[str, Any]:
-        """What an adapter depends on beside the weights: sha256 of config and tokenizer, null where there is none."""
-        return {
-            "config": sha256_of(self.folder / "config.json"),
-            "tokenizer": sha256_of(self.folder / "tokenizer.json") or sha256_of(self.folder / "tokenizer.model"),
-            "chat_template": _template(self.folder),
-        }
+    def facts(self, chat_template: str | None = None) -> dict[str, Any]:
+        """What an adapter depends on beside the weights, null where there is none. `chat_template` is a file that
+        stands for the tokenizer's own.
+        """
+        own = {} if chat_template is None else {"chat_template": sha256_of(Path(chat_template))}
+        beside = facts_beside(FolderFiles(self.folder))
+        return {"config": sha256_of(self.folder / "config.json"), **beside, **own}
 
 
 def find_base(spec: str, name: str | None, hub: Callable[[], Hub]) -> Base:
@@ -66,13 +67,3 @@ def sha256_of(path: Path) -> str | None:
         return None
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _template(folder: Path) -> str | None:
-    alone = sha256_of(folder / "chat_template.jinja")
-    try:
-        settings = json.loads((folder / "tokenizer_config.json").read_bytes())
-    except (OSError, ValueError):
-        return alone
-    inside = settings.get("chat_template") if isinstance(settings, dict) else None
-    return alone or (hashlib.sha256(inside.encode()).hexdigest() if isinstance(inside, str) else None)

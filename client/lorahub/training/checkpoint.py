@@ -37,6 +37,8 @@ class Progressed:
     seconds: float = 0.0
     resumed: list[str] = field(default_factory=list)
     """sha256 of the checkpoints it went on from."""
+    planned: int = 0
+    """How many steps the run was to have; 0 where nobody wrote it down."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +93,10 @@ class Checkpoints:
     @property
     def newest(self) -> Path | None:
         return next(reversed(self._all()), None)
+
+    @property
+    def has_best(self) -> bool:
+        return (self._folder / _BEST).is_file()
 
     def best(self) -> Checkpoint:
         return read_checkpoint(self._folder / _BEST)

@@ -3,7 +3,6 @@
 import hashlib
 import math
 import tempfile
-import warnings
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -15,17 +14,16 @@ from torch.nn import functional
 
 from lorahub.adapters.adapter import Adapter
 from lorahub.adapters.adapter_config import parse_adapter_config
-from lorahub.adapters.base_model import BaseLayout, read_base
-from lorahub.adapters.check import check
+from lorahub.adapters.base_model import read_base
 from lorahub.adapters.evaluation import EVALUATION, Evaluation, Score, parse_evaluation, regressions
 from lorahub.adapters.files import FolderFiles
-from lorahub.adapters.findings import Evidence, Finding, Verdict, finding
+from lorahub.adapters.findings import Evidence, Finding, finding
 from lorahub.adapters.reader import CONFIG, read_adapter
-from lorahub.errors import AdapterDoesNotFit, InvalidAdapter, InvalidBaseModel, InvalidUsage, NotMergeable
+from lorahub.errors import InvalidAdapter, InvalidBaseModel, InvalidUsage, NotMergeable
 from lorahub.hub.hub import Hub
 from lorahub.hub.sources import may_look_up
 from lorahub.merging.recipe import Ingredient, Recipe
-from lorahub.serving.failures import reason, within_memory
+from lorahub.serving.failures import within_memory
 from lorahub.serving.models import load_config
 from lorahub.serving.session import Session, folder_of
 from lorahub.training.base import Base, find_base
@@ -33,8 +31,10 @@ from lorahub.training.batches import IGNORED, Batches, TokenBatch
 from lorahub.training.config import TrainConfig
 from lorahub.training.dataset import prepare
 from lorahub.training.devices import DevicePlace, place_of
+from lorahub.training.methods.trained import load_peft
 from lorahub.training.models import dtype_for, load_model, load_tokenizer
 from lorahub.training.run import within
+from lorahub.training.start import require_fit
 from lorahub.training.tokens import Samples
 
 EVALUATED = ("base", "adapter", "merged")
@@ -63,7 +63,7 @@ def evaluate(
     files = FolderFiles(folder)
     read = read_adapter(files)
     found = find_base(base or _named(read, folder), None, hub)
-    _require_fit(read, read_base(FolderFiles(found.folder), name=found.name))
+    require_fit(read, read_base(FolderFiles(found.folder), name=found.name))
     config = TrainConfig.of({**(config or TrainConfig()).as_json(), "eval_split": 0.0, "method": "lora"})
     place, settings = place_of(config), load_config(found.folder)
     config = within(settings, config)
@@ -108,14 +108,6 @@ def weights_of(files: FolderFiles, adapter: Adapter) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _require_fit(adapter: Adapter, base: BaseLayout) -> None:
-    """What a check calls incompatible has no score. Raises `AdapterDoesNotFit`."""
-    report = check(adapter, base)
-    if report.verdict is Verdict.INCOMPATIBLE:
-        worst = report.findings[0]
-        raise AdapterDoesNotFit(worst.message, hint=worst.hint, findings=[found.as_json() for found in report.findings])
-
-
 def _named(adapter: Adapter, folder: Path) -> str:
     if adapter.claim.name is None or not may_look_up(adapter.claim.name):
         raise InvalidUsage(f"the adapter in {folder} names no base", hint="say which: --base BASE")
@@ -137,22 +129,7 @@ def adapted(model: Any, folder: Path) -> nn.Module:
         session.load("adapter", folder)
         session.use("adapter")
         return model  # type: ignore[no-any-return]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            made: Any = peft.PeftModel.from_pretrained(model, folder, autocast_adapter_dtype=False)
-            told = made.load_adapter(folder, "default", autocast_adapter_dtype=False)  # once more: only this one tells
-        except Exception as error:
-            raise InvalidAdapter(
-                f"PEFT can't load {folder}: {reason(error)}", hint="save it again with save_pretrained"
-            ) from error
-    dropped = [] if made.active_peft_config.is_prompt_learning else told.unexpected_keys  # prompts lie elsewhere
-    if dropped:
-        raise InvalidAdapter(
-            f"PEFT drops {len(dropped)} tensors of {folder}, first {dropped[0]}",
-            hint="correct target_modules in adapter_config.json, or save it again with save_pretrained",
-        )
-    return made  # type: ignore[no-any-return]
+    return load_peft(model, folder)
 
 
 def _merged(base: Base, folder: Path, settings: Any, measure: "_Measure", hub: Callable[[], Hub]) -> Score | None:

@@ -27,8 +27,9 @@ def run_facts(
     losses = [step.loss for step in steps if step.loss is not None]
     evaluated = [step.eval_loss for step in steps if step.eval_loss is not None]
     settings = config.as_json()
-    if isinstance(config.eval_split, str):
-        settings["eval_split"] = Path(config.eval_split).name  # where it lies is nobody's business
+    for name in ("start", "eval_split", "chat_template"):
+        if isinstance(path := settings[name], str) and Path(path).exists():
+            settings[name] = Path(path).name  # where it lies is nobody's business
     return {
         "config": settings,
         "seed": config.seed,

@@ -10,6 +10,7 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
+from lorahub.adapters.base_model import BaseLayout
 from lorahub.errors import DiskFull, InvalidUsage
 from lorahub.hub.hub import Hub
 from lorahub.hub.progress import Progress, Silence
@@ -19,21 +20,25 @@ from lorahub.training.base import Base, find_base, sha256_of
 from lorahub.training.batches import Batches
 from lorahub.training.checkpoint import FOLDER, Checkpoint, Checkpoints, Progressed
 from lorahub.training.config import TrainConfig
-from lorahub.training.dataset import Dataset, prepare
-from lorahub.training.devices import place_of
+from lorahub.training.dataset import Data, Dataset, prepare
+from lorahub.training.devices import DevicePlace, place_of
 from lorahub.training.disk import is_full, refusal_of
 from lorahub.training.history import History, TrainingStep
 from lorahub.training.kept import KeptAdapters
 from lorahub.training.loop import Loop, OnStep, steps_of
 from lorahub.training.loss import keeps_samples_apart, loss_of, require_learning
 from lorahub.training.methods import METHODS, Method
+from lorahub.training.methods.continued import Continued
+from lorahub.training.methods.lora import LoraMethod
 from lorahub.training.models import attach, dtype_for, load_model, load_tokenizer
 from lorahub.training.optimizer import FlatAdamW
 from lorahub.training.provenance import code_facts, now
 from lorahub.training.saving import RunRecord, require_room, save_adapter
+from lorahub.training.start import StartAdapter, find_start
 from lorahub.training.tokens import Samples
+from lorahub.training.vocabulary import Vocabulary, vocabulary_of
 
-_MAY_CHANGE = frozenset({"threads", "save_every", "device"})
+_MAY_CHANGE = frozenset({"threads", "device", "steps", "epochs", "save_every", "eval_every", "patience", "min_delta"})
 """Settings that a run may go on with other values of."""
 _FEW_STEPS = 20
 
@@ -56,7 +61,7 @@ class Run:
 
 def train(
     base: str | Path,
-    data: str | Path,
+    data: Data,
     config: TrainConfig | None = None,
     *,
     output: str | Path = "adapter",
@@ -68,57 +73,48 @@ def train(
 ) -> Run:
     """Trains an adapter of `base` on `data` into the folder `output`.
 
-    `base` is a folder, `hf:org/name`, or a repository of the registry; `data` a file of JSON lines. `on_step` is called
-    after every step, `on_note` with what should be looked at, before the first. `resume` goes on with a checkpoint:
-    `auto`, a file or a folder. SIGINT and SIGTERM are taken while it runs. Raises `InvalidTrainingData`,
-    `BaseNotFound`, `InvalidBaseModel`, `InvalidUsage`, `AlreadyExists`; once it has begun, `TrainingDiverged`,
-    `TrainingInterrupted`, `DiskFull` and `LimitExceeded`, whose hints name the adapters that it leaves.
+    `base` is a folder, `hf:org/name`, or a repository of the registry; `data` a file or folder of rows, several, or
+    several with how often each is seen: {"a.jsonl": 1, "b.parquet": 0.5}. `on_step` is called after every step,
+    `on_note` with what should be looked at, before the first. `resume` goes on with a checkpoint: `auto`, a file or a
+    folder. SIGINT and SIGTERM are taken while it runs. Raises `InvalidTrainingData`, `BaseNotFound`,
+    `InvalidBaseModel`, `InvalidUsage`, `AlreadyExists`; once it has begun, `TrainingDiverged`, `TrainingInterrupted`,
+    `DiskFull` and `LimitExceeded`, whose hints name the adapters that it leaves.
 
     >>> import lorahub
     >>> run = lorahub.train("./llama", "rows.jsonl", lorahub.TrainConfig(rank=4, steps=2), output="./out")
     >>> sorted(path.name for path in run.adapter_dir.glob("adapter*"))
     ['adapter_config.json', 'adapter_model.safetensors']
     """
-    begun, config, folder = now(), config or TrainConfig(), Path(output)
+    begun, folder = now(), Path(output)
     require_room(folder, is_resumed=resume is not None)
-    method, place = method_of(config), place_of(config)
-    found = find_base(str(base), config.base_name, hub)
-    settings, tokenizer = load_config(found.folder), load_tokenizer(found.folder)
-    config = within(settings, config)
-    vocabulary = settings.get_text_config().vocab_size
-    dataset = prepare(Path(data), tokenizer, config, vocabulary)
-    described = found.hashed(progress or Silence())
-    checkpoints, kept = (
-        Checkpoints(folder, _fingerprint(config, dataset, described.weights_digest)),
-        KeptAdapters(folder),
-    )
+    known = _known(base, data, config or TrainConfig(), hub, progress or Silence())
+    config, method, dataset, place = known.config, known.method, known.dataset, known.place
+    checkpoints, kept = Checkpoints(folder, known.fingerprint()), KeptAdapters(folder)
     resumed = None if resume is None else checkpoints.open(resume)
 
     with _limits(folder, kept):
-        loaded, dtype = load_model(found.folder, settings, place, config), dtype_for(place, settings, config)
+        dtype = dtype_for(place, known.settings, config)
+        loaded = load_model(known.base.folder, known.settings, place, config)
+        known.vocabulary.grow(loaded.model, config)
         model = attach(method, loaded.model, config, dtype)
-        loss = loss_of(model, vocabulary, config.max_len)
-        require_learning(loss, model, vocabulary, config.max_len)
-        is_packed = config.pack == "best-fit" and keeps_samples_apart(model, vocabulary, config.max_len)
+        tokens = known.vocabulary.size
+        loss = loss_of(model, tokens, config.max_len)
+        require_learning(loss, model, tokens, config.max_len)
+        is_packed = config.pack == "best-fit" and keeps_samples_apart(model, tokens, config.max_len)
         batches, evaluation = both_sides(dataset, config, is_packed=is_packed)
         steps = steps_of(config, len(batches))
-        notes = [*method.notes, *notes_on(dataset, config, found, steps, is_packed=is_packed), *loaded.notes]
+        reached = _progressed(resumed, steps, checkpoints, config)
+        notes = [*method.notes, *notes_on(dataset, config, known.base, steps, is_packed=is_packed), *loaded.notes]
+        notes += _notes_on_going_on(resumed, steps)
         for note in notes:
             (on_note or _nothing)(note)
 
         (folder / FOLDER).mkdir(parents=True, exist_ok=True)
         optimizer = optimizer_of(method, model, config)
-        made = {
-            "origin": "trained",
-            "base": found.facts() | {"quantisation": "nf4" if config.load_4bit else None},
-            "data": dataset.facts,
-            "run": {
-                "began": begun, "packed": is_packed, "lean_loss": loss.is_lean, "parameters": optimizer.parameters,
-            },
-            "code": code_facts(),
-            "hardware": place.facts(dtype),
-        }  # fmt: skip
-        record = RunRecord(folder.resolve().name, method, model, described, config, place, made, len(batches))
+        made = known.facts(dtype, begun, packed=is_packed, lean_loss=loss.is_lean, parameters=optimizer.parameters)
+        record = RunRecord(
+            folder.resolve().name, method, model, known.layout, config, place, made, len(batches), known.vocabulary
+        )
         torch.manual_seed(config.seed)
         loop = Loop(
             config=config,
@@ -133,12 +129,62 @@ def train(
             record=record,
             history=History(folder, until=None if resumed is None else resumed.progress.step),
             on_step=on_step or _nothing,
-            progress=_progressed(resumed),
+            progress=reached,
             steps=steps,
         )
         stopped = loop.run(resumed)
         manifest = save_adapter(folder, kept, lambda part: loop.write(part, stopped))
     return Run(folder, manifest, loop.history.steps, notes)
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """What is known of a run before a weight is loaded."""
+
+    base: Base
+    layout: BaseLayout
+    settings: Any
+    config: TrainConfig
+    method: Method
+    start: StartAdapter | None
+    dataset: Dataset
+    place: DevicePlace
+    vocabulary: Vocabulary
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What has to be the same for a run to go on."""
+        settings = {name: value for name, value in self.config.as_json().items() if name not in _MAY_CHANGE}
+        settings["start"] = None if self.start is None else self.start.parent
+        data = [file["sha256"] for file in self.dataset.facts["files"]]
+        return {**settings, "data": data, "base": self.layout.weights_digest}
+
+    def facts(self, dtype: torch.dtype, begun: str, **run: Any) -> dict[str, Any]:
+        """As lorahub.json has them, by part."""
+        quantised = {"quantisation": "nf4" if self.config.load_4bit else None}
+        return {
+            "origin": "trained",
+            "parents": None if self.start is None else [self.start.parent],
+            "base": self.base.facts(self.config.chat_template) | quantised,
+            "data": self.dataset.facts,
+            "run": {"began": begun, **run},
+            "code": code_facts(),
+            "hardware": self.place.facts(dtype),
+        }
+
+
+def _known(base: str | Path, data: Data, config: TrainConfig, hub: Callable[[], Hub], progress: Progress) -> _Known:
+    place = place_of(config)
+    found = find_base(str(base), config.base_name, hub)
+    start = None if config.start is None else find_start(config.start, hub)
+    method, config = method_of(config, start)
+    settings, tokenizer = load_config(found.folder), load_tokenizer(found.folder)
+    config = within(settings, config)
+    vocabulary = vocabulary_of(tokenizer, settings, config)
+    dataset = prepare(data, tokenizer, config, vocabulary.size)
+    layout = found.hashed(progress)
+    if start is not None:
+        start.require_fit(layout)
+    return _Known(found, layout, settings, config, with_tokens(method, vocabulary), start, dataset, place, vocabulary)
 
 
 @contextmanager
@@ -164,8 +210,19 @@ def _limits(folder: Path, kept: KeptAdapters) -> Iterator[None]:
 # --- the steps of it --------------------------------------------------------------------------------------------------
 
 
-def method_of(config: TrainConfig) -> Method:
-    return METHODS[config.method](config)
+def method_of(config: TrainConfig, start: StartAdapter | None) -> tuple[Method, TrainConfig]:
+    """The method, and the settings with what an adapter that it goes on with has of its own. Raises `InvalidUsage`."""
+    if start is None:
+        return METHODS[config.method](config), config
+    method = Continued(config, start.folder)
+    return method, method.config
+
+
+def with_tokens(method: Method, vocabulary: Vocabulary) -> Method:
+    """The method, which trains the rows of new tokens too."""
+    if isinstance(method, LoraMethod):
+        method.new_tokens = vocabulary.new
+    return method
 
 
 def within(settings: Any, config: TrainConfig) -> TrainConfig:
@@ -210,16 +267,29 @@ def notes_on(dataset: Dataset, config: TrainConfig, base: Base, steps: int, *, i
         yield f"{base.folder} has no name that others know; --base-name NAME writes one into the adapter"
 
 
-def _fingerprint(config: TrainConfig, dataset: Dataset, weights: str | None) -> dict[str, Any]:
-    settings = {name: value for name, value in config.as_json().items() if name not in _MAY_CHANGE}
-    return {**settings, "data": [file["sha256"] for file in dataset.facts["files"]], "base": weights}
-
-
-def _progressed(resumed: Checkpoint | None) -> Progressed:
+def _progressed(resumed: Checkpoint | None, steps: int, checkpoints: Checkpoints, config: TrainConfig) -> Progressed:
+    """Where the run begins. Raises `InvalidUsage` where it would be over before."""
     if resumed is None:
-        return Progressed()
+        return Progressed(planned=steps)
+    before = resumed.progress
+    if before.step >= steps:
+        raise InvalidUsage(
+            f"{resumed.path} is after step {before.step}, and the run is to have {steps}",
+            hint="ask for more --steps or --epochs",
+        )
     digest = sha256_of(resumed.path)
-    return replace(resumed.progress, resumed=[*resumed.progress.resumed, *([digest] if digest else [])])
+    made = replace(before, planned=steps, resumed=[*before.resumed, *([digest] if digest else [])])
+    if config.patience is not None and not checkpoints.has_best:  # it wasn't kept until now
+        made = replace(made, best_loss=None, best_step=0, waited=0)
+    return made
+
+
+def _notes_on_going_on(resumed: Checkpoint | None, steps: int) -> list[str]:
+    before = steps if resumed is None else resumed.progress.planned
+    if resumed is None or before in (0, steps):
+        return []
+    went = f"the run was to have {before} steps and has {steps} now"
+    return [f"{went}: from step {resumed.progress.step + 1} on the learning rate is that of {steps}"]
 
 
 def _nothing(_: object) -> None:

@@ -28,6 +28,7 @@ from lorahub.training.history import HISTORY, TrainingStep, write_history
 from lorahub.training.kept import ROLES, KeptAdapters
 from lorahub.training.methods import Method
 from lorahub.training.provenance import run_facts
+from lorahub.training.vocabulary import Vocabulary
 
 CARD, CURVE = "README.md", "curve.svg"
 
@@ -62,6 +63,7 @@ class RunRecord:
     """As lorahub.json has it, by part."""
     batches: int
     """In one epoch."""
+    vocabulary: Vocabulary
 
     def write(
         self, place: Path, steps: list[TrainingStep], done: Progressed, *, stopped: str, kept: float | None
@@ -69,6 +71,7 @@ class RunRecord:
         """Makes the folder `place`, and returns what its lorahub.json says. `kept` is the evaluation loss."""
         place.mkdir(parents=True)
         self.method.save(self.model, place)
+        self.vocabulary.save(place)
         write_history(place / HISTORY, steps)
         run = run_facts(self.config, place / HISTORY, steps, done, stopped=stopped, kept=kept)
         run["epochs"] = done.step * self.config.accum / self.batches

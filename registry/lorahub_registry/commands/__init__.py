@@ -5,7 +5,7 @@ The client's command line reaches them by name, so that it never imports the reg
 
 import click
 
-from lorahub_registry.commands import circulation, copies, people, records, upkeep
+from lorahub_registry.commands import circulation, copies, people, records, upkeep, upstreams
 from lorahub_registry.commands.serving import asgi, serve, worker
 
 __all__ = ["admin", "asgi", "serve", "worker"]
@@ -35,6 +35,7 @@ for command in (
     circulation.block_hash,
     circulation.unblock_hash,
     circulation.blocked,
+    upstreams.upstream,
     copies.backup,
     copies.list_backups,
     copies.restore,

@@ -23,6 +23,7 @@ from lorahub_registry.core.repositories.service import (
 )
 from lorahub_registry.core.revisions import service as revisions
 from lorahub_registry.core.revisions.service import Commit, Reference, Resolved, RevisionFile
+from lorahub_registry.core.upstreams import service as upstreams
 from lorahub_registry.infrastructure.backend import Backend
 from lorahub_registry.infrastructure.database import Session
 
@@ -60,8 +61,14 @@ def looking(backend: Backend, principal: Principal) -> Iterator[Reader]:
 
 
 @contextmanager
-def reading(backend: Backend, principal: Principal, name: RepositoryName) -> Iterator["OpenedRepository"]:
-    """Raises as `repositories.visible`."""
+def reading(
+    backend: Backend, principal: Principal, name: RepositoryName, revision: str = "main", *, also: str | None = None
+) -> Iterator["OpenedRepository"]:
+    """A repository of an upstream is as the upstream says now, at `revision`; `also` as in `upstreams.follow`.
+
+    Raises as `repositories.visible` and `upstreams.follow`.
+    """
+    upstreams.follow(backend, principal, name, revision, also=also)
     with looking(backend, principal) as reader:
         yield reader.open(name)
 
@@ -99,6 +106,8 @@ class OpenedRepository:
 
     def may(self, action: Action) -> bool:
         """By the role of the principal; that everybody reads a public repository is no part of it."""
+        if action is Action.WRITE and self.repository.upstream is not None:
+            return False
         return may(self.principal, action, self.repository.namespace, self.id)
 
     def require(self, action: Action) -> None:

@@ -1,4 +1,4 @@
-"""Places in a publication or a merge job at which a crash test kills the process: `LORAHUB_FAILPOINT=<name>`."""
+"""Places at which a crash test kills the process: `LORAHUB_FAILPOINT=<name>`."""
 
 import os
 import signal
@@ -25,14 +25,16 @@ PUBLICATION = (
     "transaction-committed",
 )
 MERGE = ("merge-file-computed", "merge-computed", "merge-published")
+UPSTREAM = ("upstream-part", "upstream-fetched")
 
 
 def arm(name: str | None) -> None:
     """Raises `InvalidConfiguration` for a name that no step has."""
     global _armed  # noqa: PLW0603 (one process, one failpoint)
-    if name is not None and name not in PUBLICATION + MERGE:
+    if name is not None and name not in PUBLICATION + MERGE + UPSTREAM:
         raise InvalidConfiguration(
-            f"LORAHUB_FAILPOINT is {name!r}", hint=f"it is the name of a step: {', '.join(PUBLICATION + MERGE)}"
+            f"LORAHUB_FAILPOINT is {name!r}",
+            hint=f"it is the name of a step: {', '.join(PUBLICATION + MERGE + UPSTREAM)}",
         )
     _armed = name
 

@@ -40,6 +40,13 @@ COLLECTIONS = Counter("lorahub_gc_runs", "Garbage collections", registry=REGISTR
 COLLECTED = Counter("lorahub_gc_bytes", "Bytes collected", registry=REGISTRY)
 STORAGE_FAULTS = Counter("lorahub_storage_faults", "Operations that the storage failed", ["fault"], registry=REGISTRY)
 MIRRORED = Counter("lorahub_mirror_runs", "Runs of mirrors, by what came of them", ["outcome"], registry=REGISTRY)
+UPSTREAM = Counter(
+    "lorahub_upstream_acts", "Questions to upstreams and files of theirs", ["outcome"], registry=REGISTRY
+)
+UPSTREAM_BYTES = Counter("lorahub_upstream_bytes", "Bytes fetched from upstreams", registry=REGISTRY)
+WEBHOOKS = Counter(
+    "lorahub_webhook_deliveries", "Messages of webhooks, by what came of each try", ["outcome"], registry=REGISTRY
+)
 OUTBOUND = Counter("lorahub_outbound_calls", "Calls to other hosts, by how they ended", ["outcome"], registry=REGISTRY)
 
 

@@ -89,6 +89,8 @@ class Threads:
 
 
 STORAGE = Threads("the storage", 32)
+UPSTREAM = Threads("files of upstreams", 16)
+"""None of them waits: who has nothing to take yet comes again."""
 COMPUTING = Threads("merged weights", max(1, min(4, (os.cpu_count() or 1) - 1)))
 """One core is left for everybody else. They keep scratch memory, so nothing else runs in them."""
 

@@ -10,11 +10,12 @@ from lorahub_registry.pages import (
     notifications,
     places,
     search,
+    webhooks,
 )
 from lorahub_registry.pages.adapter import images, settings, tabs, uploading
 
 router = PageRouter()
-for part in (accounts, administration, home, search, compare, merging, notifications, places):
+for part in (accounts, administration, home, search, compare, merging, notifications, webhooks, places):
     router.include_router(part.router)
 for part in (settings, uploading, images, tabs):
     router.include_router(part.router)

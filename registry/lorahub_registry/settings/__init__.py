@@ -27,6 +27,9 @@ from lorahub_registry.settings.kinds import (
     Seconds,
     Storage,
 )
+from lorahub_registry.settings.upstreams import Upstream, Upstreams
+
+__all__ = ["Settings", "Upstream", "default_home"]
 
 
 def default_home() -> Path:
@@ -286,10 +289,37 @@ class Settings(BaseSettings):
     outbound_authorities: CertificatesFile | None = Field(
         default=None, description="file of certificates in PEM that vouch for such hosts, beside the system's own"
     )
+    events_kept: Duration = Field(
+        default=timedelta(days=30), description="how long the feed keeps what happened (docs/events.md)"
+    )
+    event_readers: Count = Field(
+        default=64,
+        description="most requests of one process that wait for an event, before 503; a quarter of them for callers "
+        "without an account",
+    )
     mirror_interval: Interval = Field(
         default=timedelta(0),
         description="how often a worker looks for a new commit of what is mirrored; needs hosts that may be "
         "called; `PT0S`: only when somebody asks (docs/jobs.md)",
+    )
+    upstreams: Upstreams = Field(
+        default=[],
+        description="JSON list of the hubs whose repositories are served here under their own names: `name`, "
+        "`endpoint`, `allow` and, where wanted, `licenses`, `hosts`, `private`; none: what isn't here is a 404 "
+        "(docs/how-to/upstreams.md)",
+    )
+    upstream_fresh: Duration = Field(
+        default=timedelta(minutes=5),
+        description="how long what an upstream said of a revision is believed, before it is asked whether that changed",
+    )
+    upstream_missing: Duration = Field(
+        default=timedelta(minutes=1),
+        description="how long it is believed that an upstream hasn't something, refuses it, or is away",
+    )
+    upstream_bytes: Count = Field(
+        default=1 << 40,
+        description="bytes of upstreams' files that are kept; those that were read longest ago make room, but for "
+        "repositories that an administrator keeps and bases of adapters that are here",
     )
     oidc_issuers: Addresses = Field(
         default=[],

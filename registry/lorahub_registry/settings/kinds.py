@@ -83,36 +83,43 @@ def _database(text: str) -> str:
     return text
 
 
+def parsed_json(value: Any) -> Any:
+    """What a text of the environment says; None where it is no JSON. Anything else is left as it is."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except ValueError:
+        return None
+
+
 def _listed(value: Any) -> Any:
     """A list of texts, as JSON in the environment."""
     if isinstance(value, str):
-        try:
-            value = json.loads(value)
-        except ValueError:
-            value = None
+        value = parsed_json(value)
         if not isinstance(value, list) or not all(isinstance(entry, str) for entry in value):
             raise ValueError('a JSON list of texts, such as ["one", "two"]')
     return value
 
 
 def _hosts(entries: list[str]) -> list[str]:
-    return [_host(entry, "host, host:port, or *.host for all below it") for entry in entries]
+    return [as_host(entry, "host, host:port, or *.host for all below it") for entry in entries]
 
 
 def _internal_hosts(entries: list[str]) -> list[str]:
     if any(entry.startswith("*") for entry in entries):
         raise ValueError("a list of host or host:port; each internal one is named")
-    return [_host(entry, "host or host:port") for entry in entries]
+    return [as_host(entry, "host or host:port") for entry in entries]
 
 
 def _host_names(entries: list[str]) -> list[str]:
     expected = "host, or *.host for all below it"
     if any(":" in entry.rpartition("]")[2] for entry in entries):
         raise ValueError(f"a list of {expected}, without a port")
-    return [_host(entry, expected) for entry in entries]
+    return [as_host(entry, expected) for entry in entries]
 
 
-def _host(entry: str, expected: str) -> str:
+def as_host(entry: str, expected: str) -> str:
     match = _HOST.fullmatch(entry)
     if match is None or not 0 < int(match["port"] or 1) < 1 << 16:
         raise ValueError(f"a list of {expected}; {entry[:100]!r} is none")

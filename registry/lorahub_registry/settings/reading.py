@@ -17,7 +17,7 @@ from lorahub_registry.settings import Settings
 _PREFIX = "LORAHUB_"
 _PLACEHOLDER = re.compile(r"change[-_]?me", re.IGNORECASE)
 _CREDENTIALS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
-_HIDDEN = ("LORAHUB_SECRET", "LORAHUB_DATABASE_URL")
+_HIDDEN = ("LORAHUB_SECRET", "LORAHUB_DATABASE_URL", "LORAHUB_UPSTREAMS")
 _MOST_SHOWN = 100
 _LONGEST_ON_S3 = timedelta(days=7)
 

@@ -92,6 +92,13 @@ class RuntimeVerdict:
     reasons: tuple[tuple[str, str], ...] = ()
     needs: str | None = None
     version: str | None = None
+    quantisation: str | None = None
+    """How the base was said to be kept."""
+
+    @property
+    def name(self) -> str:
+        """As `parse_runtime` reads it."""
+        return str(RuntimeAtVersion(RUNTIMES[self.runtime], self.version, self.quantisation))
 
     @property
     def is_usable(self) -> bool:
@@ -163,7 +170,7 @@ def _judged(
         elif refused is not None and rules == {"LH405"}:
             loads = Loads.NO if facts.base is not None else Loads.UNKNOWN  # what the names are may depend on the base
             reasons = (*reasons, (refused.facts.get("rule") or "LH405", refused.message))
-    return RuntimeVerdict(runtime.name, loads, reasons, needs, asked.version)
+    return RuntimeVerdict(runtime.name, loads, reasons, needs, asked.version, asked.quantisation)
 
 
 def _worst(reasons: Iterable[tuple[Loads, str, str]]) -> tuple[Loads, tuple[tuple[str, str], ...]]:

@@ -122,14 +122,29 @@ class CheckedRevision(UnderscoredMessage):
     kept: bool
     revisions: tuple[VerdictAtRevision, ...] = ()
     coverage: CoveredTensors | None = None
+    digest: str | None = None
+    """The revision's; it and `yanked`, the reason, are told where rows were asked for."""
+    yanked: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RefusedCheck(UnderscoredMessage):
+    """An adapter and a base that couldn't be checked, and why."""
+
+    adapter: str
+    base: str | None
+    code: str
+    message: str
+    hint: str | None
 
 
 @dataclass(frozen=True, slots=True)
 class Verdicts(UnderscoredMessage):
-    """`summary` counts the checks by verdict."""
+    """`summary` counts the checks by verdict; `refused` couldn't be checked, where rows were asked for."""
 
     checks: tuple[CheckedRevision, ...]
     summary: dict[str, int]
+    refused: tuple[RefusedCheck, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

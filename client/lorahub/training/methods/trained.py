@@ -6,10 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import peft
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from lorahub.adapters.reader import CONFIG
+from lorahub.errors import InvalidAdapter
+from lorahub.serving.failures import reason
 
 WEIGHTS = "adapter_model.safetensors"
 Named = list[tuple[str, nn.Parameter]]
@@ -26,6 +29,30 @@ def save_peft(model: nn.Module, folder: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         adapted.save_pretrained(folder)
+
+
+def load_peft(model: Any, folder: Path, *, is_trainable: bool = False) -> nn.Module:
+    """The model with an adapter of PEFT's. Raises `InvalidAdapter` where PEFT can't load it, or not all of it."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            made: Any = peft.PeftModel.from_pretrained(
+                model, folder, is_trainable=is_trainable, autocast_adapter_dtype=False
+            )
+            told = made.load_adapter(  # once more: only this one tells
+                folder, "default", is_trainable=is_trainable, autocast_adapter_dtype=False
+            )
+        except Exception as error:
+            raise InvalidAdapter(
+                f"PEFT can't load {folder}: {reason(error)}", hint="save it again with save_pretrained"
+            ) from error
+    dropped = [] if made.active_peft_config.is_prompt_learning else told.unexpected_keys  # prompts lie elsewhere
+    if dropped:
+        raise InvalidAdapter(
+            f"PEFT drops {len(dropped)} tensors of {folder}, first {dropped[0]}",
+            hint="correct target_modules in adapter_config.json, or save it again with save_pretrained",
+        )
+    return made  # type: ignore[no-any-return]
 
 
 def write(folder: Path, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:

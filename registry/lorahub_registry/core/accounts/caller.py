@@ -7,6 +7,7 @@ from lorahub.errors import InvalidToken
 
 from lorahub_registry.core.accounts.permissions import Principal
 from lorahub_registry.core.accounts.service import authenticate, principal_of_session
+from lorahub_registry.infrastructure.backend import Backend
 from lorahub_registry.infrastructure.web.backend import BackendDep
 from lorahub_registry.infrastructure.web.description import authenticates, refuses
 from lorahub_registry.infrastructure.web.rates import RateKind, address_of, admit, kind_of
@@ -40,6 +41,11 @@ def _of_session(request: Request, backend: BackendDep) -> Principal | None:
         return principal_of_session(backend, cookie)
     except InvalidToken:
         return None
+
+
+def caller_again(request: Request, backend: Backend) -> Principal:
+    """Who a request that goes on for long is of by now. Raises `InvalidToken`."""
+    return authenticate(backend, _token(request))
 
 
 def count_address(request: Request) -> None:

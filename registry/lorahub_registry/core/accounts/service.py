@@ -146,6 +146,13 @@ def acting_for(session: Session, account_id: int) -> Principal:
     return Principal(account.id, account.name, account.is_admin, Level.WRITE, roles=_roles(account, roles))
 
 
+def name_of(session: Session, account_id: int) -> str:
+    """Of an account that is there, disabled or not."""
+    account = queries.account_by_id(session, account_id)
+    assert account is not None
+    return account.name
+
+
 def acting_namespaces(session: Session, principal: Principal) -> list[Account]:
     """Those that the principal may write to; its owner's own first."""
     owner = queries.account_by_id(session, principal.require_account())

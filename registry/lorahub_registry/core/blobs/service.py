@@ -367,6 +367,18 @@ def receive_pieces(backend: Backend, upload: Upload, pieces: Iterator[bytes], *,
     return finish_upload(backend, upload)
 
 
+def finish_parts(backend: Backend, upload: Upload, parts: list[str], sha256: Sha256) -> Blob:
+    """Joins what was staged in parts, by their keys in order, and finishes it as what it was found to be while it came.
+
+    May be repeated. Raises as `finish_upload`.
+    """
+    if upload.declared_sha256 == UNKNOWN:
+        with backend.database.write() as session:
+            upload = queries.declare_sha256(session, upload.id, sha256)
+    backend.blobs.join(parts, Staging(upload.id).whole)
+    return finish_upload(backend, upload)
+
+
 # --- many small ones --------------------------------------------------------------------------------------------------
 
 

@@ -46,6 +46,10 @@ class Repository:
     likes: int
     quarantine: Quarantine | None
     trending: float
+    upstream: str | None = None
+    """Whose it is, where it is another hub's; None: this registry's own."""
+    is_kept: bool = False
+    """Of an upstream: whether an administrator keeps its files here."""
 
     @property
     def full_name(self) -> str:
@@ -121,6 +125,7 @@ def insert_repository(
     namespace_id: int,
     is_private: bool,
     public_id: str | None = None,
+    upstream: str | None = None,
 ) -> Repository:
     at = now()
     row = RepositoryRow(
@@ -136,6 +141,7 @@ def insert_repository(
         downloads=0,
         likes=0,
         trending=0,
+        upstream=upstream,
     )
     session.add(row)
     session.flush()
@@ -306,6 +312,8 @@ def to_repository(row: RepositoryRow) -> Repository:
         likes=row.likes,
         quarantine=_quarantine(row),
         trending=row.trending,
+        upstream=row.upstream,
+        is_kept=row.kept_at is not None,
     )
 
 

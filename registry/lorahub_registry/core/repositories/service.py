@@ -15,6 +15,7 @@ from lorahub.errors import (
     InvalidInput,
     NameRetired,
     NotFound,
+    NotPermitted,
     Quarantined,
     RepositoryMoved,
     RepositoryNotFound,
@@ -32,6 +33,7 @@ from lorahub_registry.core.accounts.permissions import (
 from lorahub_registry.core.accounts.service import Account, ensure_namespace, known_accounts, require_known
 from lorahub_registry.core.audit.service import record_act
 from lorahub_registry.core.blobs.service import Blob, release_leases, store_bytes
+from lorahub_registry.core.events.service import happened
 from lorahub_registry.core.quotas import service as quotas
 from lorahub_registry.core.repositories import queries
 from lorahub_registry.core.repositories.queries import AccessRequest, Liker, Repository
@@ -73,7 +75,9 @@ def name_key(name: RepositoryName) -> str:
 
 
 def is_visible(principal: Principal, repository: Repository) -> bool:
-    is_open = not repository.is_private and repository.quarantine is None
+    """A private one of an upstream is for everybody who has an account here."""
+    is_for_accounts = repository.upstream is not None and not principal.is_anonymous
+    is_open = (not repository.is_private or is_for_accounts) and repository.quarantine is None
     return is_open or may(principal, Action.READ, repository.namespace, repository.id)
 
 
@@ -140,6 +144,11 @@ def require_permitted(principal: Principal, repository: Repository, action: Acti
     if action is not Action.READ:
         require(principal, action, repository.namespace, repository.id)
         require_unlocked(principal, repository)
+    if action is Action.WRITE and repository.upstream is not None:
+        raise NotPermitted(
+            f"{repository.full_name} is of the upstream {repository.upstream}: what it holds is decided there",
+            hint="push to a name of your own",
+        )
 
 
 def readable(session: Session, principal: Principal, name: RepositoryName) -> Repository:
@@ -248,6 +257,7 @@ def _insert(
         ),
     )
     quotas.occupy(session, namespace.id, [first.sha256])
+    happened(session, "repository.created", repository.id, {"private": is_private}, by=principal.name)
     create_reference(
         session,
         repository_id=repository.id,
@@ -286,8 +296,19 @@ def take_in(
     _require_free(session, principal, name)
     namespace = ensure_namespace(session, principal, name.namespace)
     named = RepositoryName(namespace.name, name.name)
-    return queries.insert_repository(
+    repository = queries.insert_repository(
         session, named, key=name_key(named), namespace_id=namespace.id, is_private=is_private, public_id=public_id
+    )
+    happened(session, "repository.created", repository.id, {"private": is_private}, by=principal.name)
+    return repository
+
+
+def insert_of_upstream(
+    session: Session, name: RepositoryName, *, namespace_id: int, upstream: str, is_private: bool
+) -> Repository:
+    """One of another hub, without a commit yet. Whoever asks has made sure that the name is nobody's."""
+    return queries.insert_repository(
+        session, name, key=name_key(name), namespace_id=namespace_id, is_private=is_private, upstream=upstream
     )
 
 
@@ -311,7 +332,7 @@ def delete(backend: Backend, principal: Principal, name: RepositoryName) -> None
     """
     with backend.database.write() as session:
         repository = _held(session, principal, name)
-        if is_published(session, repository.id):
+        if repository.upstream is None and is_published(session, repository.id):
             queries.retire_name(session, name_key(name), repository.full_name, repository_id=None)
         _remove(session, principal, repository, "repository.delete")
 
@@ -330,6 +351,7 @@ def withdraw(backend: Backend, principal: Principal, name: RepositoryName) -> bo
 
 
 def _remove(session: Session, principal: Principal, repository: Repository, act: str) -> None:
+    happened(session, "repository.deleted", repository.id, {}, by=principal.name)
     with quotas.leaving(session, repository.namespace_id, repository.id):
         queries.delete_repository(session, repository.id)
     record_act(session, principal, act, repository.full_name)
@@ -353,7 +375,7 @@ def move(backend: Backend, principal: Principal, name: RepositoryName, to: Repos
     Raises `AlreadyExists`, `NameRetired`, `NotPermitted`, `QuotaExceeded`.
     """
     with backend.database.write() as session:
-        permitted(session, principal, name, Action.MANAGE)
+        require_permitted(principal, permitted(session, principal, name, Action.MANAGE), Action.WRITE)
         require(principal, Action.WRITE, to.namespace)
         namespace = require_known(session, to.namespace)
         repository = _held(session, principal, name, namespace.id)
@@ -367,6 +389,7 @@ def move(backend: Backend, principal: Principal, name: RepositoryName, to: Repos
             queries.rename_repository(session, repository.id, target, key=name_key(target), namespace_id=namespace.id)
             quotas.occupy_all(session, namespace.id, repository.id)
         record_act(session, principal, "repository.move", repository.full_name, to=str(target))
+        happened(session, "repository.renamed", repository.id, {"from": repository.full_name}, by=principal.name)
         return queries.repository_by_id(session, repository.id) or repository
 
 
@@ -401,6 +424,8 @@ def change_settings(
         if changes:
             queries.change_repository(session, repository.id, **changes)
             record_act(session, principal, "repository.settings", repository.full_name, **changes)
+            shown = {"private" if name == "is_private" else name: value for name, value in changes.items()}
+            happened(session, "repository.changed", repository.id, shown, by=principal.name)
         return queries.repository_by_id(session, repository.id) or repository
 
 
@@ -439,6 +464,8 @@ def _set_quarantine(
             record_act(session, principal, "repository.quarantine", repository.full_name, reason=reason)
         else:
             record_act(session, principal, "repository.release", repository.full_name)
+        is_in = {"quarantined": reason is not None}
+        happened(session, "repository.changed", repository.id, is_in, by=principal.name)
         return queries.repository_by_id(session, repository.id) or repository
 
 
@@ -496,6 +523,7 @@ def ask_for_access(backend: Backend, principal: Principal, name: RepositoryName)
         if before is None:
             queries.set_access(session, repository.id, user_id, status=status)
             record_act(session, principal, "access.request", repository.full_name, status=status)
+            _tell_of_access(session, principal, repository, "access.asked", (user_id, principal.name), status)
         return status
 
 
@@ -530,6 +558,7 @@ def handle_access(
             raise NotFound(f"there is no such access request to {repository.full_name}")
         queries.set_access(session, repository.id, account.id, status=status, reason=reason)
         record_act(session, principal, "access.handle", repository.full_name, user=account.name, status=status)
+        _tell_of_access(session, principal, repository, "access.decided", (account.id, account.name), status)
 
 
 def grant_access(backend: Backend, principal: Principal, name: RepositoryName, user: str) -> None:
@@ -543,6 +572,16 @@ def grant_access(backend: Backend, principal: Principal, name: RepositoryName, u
             raise InvalidInput(f"{account.name} has access to {repository.full_name} already")
         queries.set_access(session, repository.id, account.id, status="accepted")
         record_act(session, principal, "access.grant", repository.full_name, user=account.name)
+        _tell_of_access(session, principal, repository, "access.decided", (account.id, account.name), "accepted")
+
+
+def _tell_of_access(
+    session: Session, principal: Principal, repository: Repository, kind: str, user: tuple[int, str], status: str
+) -> None:
+    """Managers hear of it, and the `user`, by id and name."""
+    account_id, name = user
+    data = {"user": name, "status": status}
+    happened(session, kind, repository.id, data, by=principal.name, concerns=account_id, for_managers=True)
 
 
 # --- likes ------------------------------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from lorahub.protocol.digests import CommitId, GitSha1, Sha256
+from lorahub.protocol.digests import CommitId, GitSha1, Sha256, sha256_of
 from lorahub.protocol.references import LATEST
 from sqlalchemy import delete, exists, func, insert, literal, select, update
 from sqlalchemy.exc import IntegrityError
@@ -14,13 +14,22 @@ from sqlalchemy.orm import aliased
 from lorahub_registry.infrastructure.database import Session, now
 from lorahub_registry.infrastructure.database.paging import pages
 from lorahub_registry.infrastructure.database.tables import Blob as BlobRow
-from lorahub_registry.infrastructure.database.tables import CatalogEntry, CommitFile, RefMove, RevisionOrigin
+from lorahub_registry.infrastructure.database.tables import (
+    CatalogEntry,
+    CommitFile,
+    RefMove,
+    RevisionOrigin,
+    UpstreamAnswer,
+    UpstreamFile,
+)
 from lorahub_registry.infrastructure.database.tables import Commit as CommitRow
 from lorahub_registry.infrastructure.database.tables import Reference as ReferenceRow
 
 __all__ = ["Commit", "IntegrityError", "Move", "Reference", "RevisionFile"]
 
 _Other = aliased(ReferenceRow)
+_UNKNOWN = "0" * 64
+_EMPTY = sha256_of(b"")
 _MOST_ALIASES = 50
 """Of a repository, that a search finds it by."""
 
@@ -51,6 +60,15 @@ class RevisionFile:
     git_sha1: GitSha1
     is_lfs: bool
     changed_in: CommitId
+    is_here: bool = True
+    """Whether its bytes are; those of an upstream's file come when they are first read. Until then one of the digests
+    is known: sha256 of a large file, git's sha1 of a small one.
+    """
+
+    @property
+    def digest(self) -> str:
+        """What is known of the content in any case: clients tell the two apart by length, and check both."""
+        return self.sha256 if self.is_lfs else self.git_sha1
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +131,21 @@ _IS_KEPT = CommitRow.dropped_at.is_(None)
 
 def commit_by_id(session: Session, repository_id: int, commit_id: str) -> Commit | None:
     statement = select(CommitRow).where(CommitRow.repository_id == repository_id, CommitRow.id == commit_id, _IS_KEPT)
+    row = session.scalar(statement)
+    return None if row is None else _commit(row)
+
+
+def commit_answered(session: Session, repository_id: int, revision: str) -> Commit | None:
+    """What an upstream last said that a revision of its repository is."""
+    statement = (
+        select(CommitRow)
+        .join(UpstreamAnswer, UpstreamAnswer.commit_id == CommitRow.id)
+        .where(
+            UpstreamAnswer.repository_id == repository_id,
+            UpstreamAnswer.kind == "revision",
+            UpstreamAnswer.revision == revision,
+        )
+    )
     row = session.scalar(statement)
     return None if row is None else _commit(row)
 
@@ -225,31 +258,53 @@ def sizes_of(session: Session, ids: Iterable[str]) -> dict[str, int]:
 # --- files ------------------------------------------------------------------------------------------------------------
 
 
-def _files_statement(commit_id: str) -> Any:
-    return (
-        select(CommitFile, BlobRow.size, BlobRow.git_sha1)
+def _files_statement(commit_id: str, *paths: str) -> Any:
+    """Files whose bytes are here, and those of an upstream's commit whose aren't."""
+    here = (
+        select(
+            CommitFile.path,
+            CommitFile.blob_sha256.label("digest"),
+            BlobRow.size,
+            BlobRow.git_sha1,
+            CommitFile.is_lfs,
+            CommitFile.changed_in,
+            literal(True).label("is_here"),
+        )
         .join(BlobRow, BlobRow.sha256 == CommitFile.blob_sha256)
         .where(CommitFile.commit_id == commit_id)
     )
+    has_bytes = exists().where(CommitFile.commit_id == UpstreamFile.commit_id, CommitFile.path == UpstreamFile.path)
+    known = UpstreamFile.digest
+    elsewhere = select(
+        UpstreamFile.path,
+        known,
+        UpstreamFile.size,
+        known,
+        func.length(known) == 64,
+        UpstreamFile.commit_id,
+        literal(False),
+    ).where(UpstreamFile.commit_id == commit_id, ~has_bytes)
+    if paths:
+        here, elsewhere = here.where(CommitFile.path.in_(paths)), elsewhere.where(UpstreamFile.path.in_(paths))
+    return here.union_all(elsewhere)
 
 
 def files_of(session: Session, commit_id: CommitId) -> dict[str, RevisionFile]:
     """Every file of the revision by path, in order of path."""
     found = session.execute(_files_statement(commit_id)).all()
-    ordered = sorted(found, key=lambda each: each[0].path)  # here: databases sort text by rules of their own
-    return {row.path: _file(row, size, git_sha1) for row, size, git_sha1 in ordered}
+    ordered = sorted(found, key=lambda row: row.path)  # here: databases sort text by rules of their own
+    return {row.path: _file(row) for row in ordered}
 
 
 def file_at(session: Session, commit_id: CommitId, path: str) -> RevisionFile | None:
-    found = session.execute(_files_statement(commit_id).where(CommitFile.path == path)).first()
-    return None if found is None else _file(*found)
+    found = session.execute(_files_statement(commit_id, path)).first()
+    return None if found is None else _file(found)
 
 
 def files_at(session: Session, commit_id: CommitId, paths: Iterable[str]) -> dict[str, RevisionFile]:
     found: dict[str, RevisionFile] = {}
     for page in pages(paths):
-        statement = _files_statement(commit_id).where(CommitFile.path.in_(page))
-        found.update((row.path, _file(row, size, git_sha1)) for row, size, git_sha1 in session.execute(statement))
+        found.update((row.path, _file(row)) for row in session.execute(_files_statement(commit_id, *page)))
     return found
 
 
@@ -288,7 +343,9 @@ def lfs_files(session: Session, repository_id: int) -> list[tuple[RevisionFile, 
     )
     found: dict[tuple[str, str], tuple[RevisionFile, Commit]] = {}
     for row, size, git_sha1, commit in session.execute(statement):
-        found.setdefault((row.path, row.blob_sha256), (_file(row, size, git_sha1), _commit(commit)))
+        sha256, changed_in = Sha256(row.blob_sha256), CommitId(row.changed_in)
+        file = RevisionFile(row.path, sha256, size, GitSha1(git_sha1), row.is_lfs, changed_in)
+        found.setdefault((row.path, row.blob_sha256), (file, _commit(commit)))
     return list(found.values())
 
 
@@ -528,14 +585,16 @@ def insert_origin(session: Session, commit_id: str, origin: Origin) -> None:
         session.flush()
 
 
-def _file(row: CommitFile, size: int, git_sha1: str) -> RevisionFile:
+def _file(row: Any) -> RevisionFile:
+    """An upstream says one of the digests; the other one is known with the bytes."""
     return RevisionFile(
         path=row.path,
-        sha256=Sha256(row.blob_sha256),
-        size=size,
-        git_sha1=GitSha1(git_sha1),
+        sha256=Sha256(row.digest if row.is_here or row.is_lfs else _UNKNOWN if row.size else _EMPTY),
+        size=row.size,
+        git_sha1=GitSha1(row.git_sha1 if row.is_here or not row.is_lfs else ""),
         is_lfs=row.is_lfs,
         changed_in=CommitId(row.changed_in),
+        is_here=row.is_here,
     )
 
 

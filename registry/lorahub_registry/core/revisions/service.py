@@ -13,6 +13,7 @@ from datetime import datetime
 from lorahub.errors import ParentMoved, RevisionNotFound, VersionYanked
 from lorahub.protocol.digests import CommitId, FileEntry, Sha256, commit_id, is_commit_id, revision_digest
 
+from lorahub_registry.core.events.service import happened, name_moved
 from lorahub_registry.core.revisions import queries
 from lorahub_registry.core.revisions.queries import (
     Commit,
@@ -100,6 +101,8 @@ def look_up(session: Session, repository_id: int, revision: str) -> Resolved:
         candidates = queries.commits_by_prefix(session, repository_id, revision)
         if len(candidates) == 1:
             return Resolved(candidates[0], None)
+    if (answered := queries.commit_answered(session, repository_id, revision)) is not None:
+        return Resolved(answered, None)
     raise _not_found(session, repository_id, revision)
 
 
@@ -228,7 +231,7 @@ def create_reference(
     )
     if not is_made:
         _require_kept(session, commit_id)
-    queries.insert_move(session, reference, from_commit=None, to_commit=commit_id, by=by)
+    _log_move(session, reference, before=None, after=commit_id, by=by)
     _tell_the_catalog(session, reference)
     return reference
 
@@ -243,7 +246,12 @@ def move_reference(session: Session, reference: Reference, *, to: str, by: str, 
         raise branch_moved()
     if not is_made:
         _require_kept(session, to)
-    queries.insert_move(session, reference, from_commit=reference.commit_id, to_commit=to, by=by)
+    _log_move(session, reference, before=reference.commit_id, after=to, by=by)
+
+
+def _log_move(session: Session, reference: Reference, *, before: str | None, after: str | None, by: str) -> None:
+    queries.insert_move(session, reference, from_commit=before, to_commit=after, by=by)
+    name_moved(session, reference.repository_id, reference.kind, reference.name, before=before, after=after, by=by)
 
 
 def _require_kept(session: Session, commit_id: str) -> None:
@@ -254,7 +262,7 @@ def _require_kept(session: Session, commit_id: str) -> None:
 
 def delete_reference(session: Session, reference: Reference, *, by: str) -> None:
     queries.delete_reference(session, reference.id)
-    queries.insert_move(session, reference, from_commit=reference.commit_id, to_commit=None, by=by)
+    _log_move(session, reference, before=reference.commit_id, after=None, by=by)
     _tell_the_catalog(session, reference)
 
 
@@ -272,10 +280,11 @@ def set_protected(session: Session, reference: Reference, *, is_protected: bool)
     queries.set_protected(session, reference.id, is_protected=is_protected)
 
 
-def set_yanked(session: Session, version: Reference, *, by: str | None, reason: str | None) -> None:
+def set_yanked(session: Session, version: Reference, *, by: str, reason: str | None) -> None:
     """`by` None undoes it."""
-    queries.set_yanked(session, version.id, by=by, reason=reason)
-    _tell_the_catalog(session, version)
+    queries.set_yanked(session, version.id, by=None if reason is None else by, reason=reason)
+    act, why = ("version.unyanked", {}) if reason is None else ("version.yanked", {"reason": reason})
+    happened(session, act, version.repository_id, {"version": version.name, "commit": version.commit_id, **why}, by=by)
 
 
 def newest_moves(session: Session, repository_id: int, *, limit: int) -> list[Move]:
@@ -315,6 +324,37 @@ def insert_commit(session: Session, new: NewCommit) -> Commit:
     before = _before(session, new)
     queries.insert_commit(session, commit, [_row(path, file, before, made_id) for path, file in new.files.items()])
     return commit
+
+
+def insert_listed(
+    session: Session,
+    *,
+    repository_id: int,
+    commit_id: CommitId,
+    digest: Sha256,
+    title: str,
+    author_id: int,
+    author: str,
+    created_at: datetime,
+    size: int,
+) -> None:
+    """A commit of an upstream, under the id that it has there; its files come one by one. Raises `IntegrityError`."""
+    commit = Commit(
+        id=commit_id,
+        repository_id=repository_id,
+        parent_id=None,
+        depth=0,
+        digest=digest,
+        title=title,
+        message="",
+        author_id=author_id,
+        author=author,
+        created_at=created_at,
+        request_key=None,
+        request_digest=None,
+        size=size,
+    )
+    queries.insert_commit(session, commit, [])
 
 
 def _before(session: Session, new: NewCommit) -> Mapping[str, RevisionFile]:

@@ -1,16 +1,16 @@
 """Rows of workers."""
 
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
-from sqlalchemy import delete, func, insert, select, update
+from sqlalchemy import delete, insert, select, update
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.sql.functions import FunctionElement
 
-from lorahub_registry.infrastructure.database import Session, now
+from lorahub_registry.infrastructure.database import Session
+from lorahub_registry.infrastructure.database.clock import clock, moment
 from lorahub_registry.infrastructure.database.tables import Worker as WorkerRow
 
-__all__ = ["IntegrityError"]
+__all__ = ["IntegrityError", "clock"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,17 +22,6 @@ class Worker:
     pid: int
     started_at: datetime
     heartbeat_at: datetime
-
-
-def clock(session: Session) -> datetime:
-    """The database's: machines' own differ. SQLite's is this machine's."""
-    moment = _moment(session)
-    return moment if isinstance(moment, datetime) else session.execute(select(moment)).scalar_one().astimezone(UTC)
-
-
-def _moment(session: Session) -> "datetime | FunctionElement[datetime]":
-    """`clock`, for a statement that needs it."""
-    return now() if session.get_bind().dialect.name == "sqlite" else func.now()
 
 
 def all_workers(session: Session) -> list[Worker]:
@@ -65,7 +54,7 @@ def beat(session: Session, worker: Worker) -> bool:
     changed = session.execute(
         update(WorkerRow)
         .where(WorkerRow.name == worker.name, WorkerRow.instance == worker.instance)
-        .values(heartbeat_at=_moment(session))
+        .values(heartbeat_at=moment(session))
         .returning(WorkerRow.name)
     )
     return changed.first() is not None

@@ -20,6 +20,7 @@ from lorahub.protocol.names import RepositoryName
 from lorahub_registry.core.access import reading
 from lorahub_registry.core.accounts.permissions import Action, Principal, may, require, require_site_admin
 from lorahub_registry.core.audit.service import record_act
+from lorahub_registry.core.events.service import happened_to_base
 from lorahub_registry.core.repositories.service import visible_namespaces
 from lorahub_registry.core.revisions import service as revisions
 from lorahub_registry.features.bases import queries
@@ -81,6 +82,17 @@ def register(backend: Backend, principal: Principal, new: NewBase) -> NamedBase:
                 layout=stored.layout_digest,
                 weights=stored.weights_digest,
             )
+            happened_to_base(
+                session,
+                "base.registered",
+                new.name,
+                {
+                    "revision": new.revision or None,
+                    "layout": stored.layout_digest,
+                    "weights": stored.weights_digest,
+                },
+                by=principal.name,
+            )
         made = queries.name_row(session, new.name, new.revision)
     assert made is not None
     return made
@@ -120,16 +132,16 @@ class _Layouts:
     """The layouts used last: parsing one of 723 tensors takes milliseconds, and a base has many adapters."""
 
     def __init__(self) -> None:
-        self._kept: OrderedDict[tuple[str, int | CommitId], BaseLayout] = OrderedDict()
+        self._kept: OrderedDict[tuple[str, int | str], BaseLayout] = OrderedDict()
         self._lock = Lock()
 
-    def get(self, key: tuple[str, int | CommitId]) -> BaseLayout | None:
+    def get(self, key: tuple[str, int | str]) -> BaseLayout | None:
         with self._lock:
             if key in self._kept:
                 self._kept.move_to_end(key)
             return self._kept.get(key)
 
-    def put(self, key: tuple[str, int | CommitId], base: BaseLayout) -> None:
+    def put(self, key: tuple[str, int | str], base: BaseLayout) -> None:
         with self._lock:
             self._kept[key] = base
             while len(self._kept) > _KEPT_LAYOUTS:
@@ -222,6 +234,10 @@ def next_of(
     return None, None
 
 
+def stored_base(session: Session, base_id: int) -> StoredBase:
+    return queries.stored_base(session, base_id)
+
+
 def load(backend: Backend, stored: StoredBase, *, revision: str | None = None) -> FoundBase:
     """The stored base with its layout and all its names."""
     key = (str(backend.database), stored.id)
@@ -241,13 +257,14 @@ def load(backend: Backend, stored: StoredBase, *, revision: str | None = None) -
 def _of_repository(backend: Backend, principal: Principal, name: str, revision: str | None) -> BaseLayout:
     try:
         parsed = RepositoryName.parse(name)
-        with reading(backend, principal, parsed) as opened:
+        with reading(backend, principal, parsed, revision or "main") as opened:
             at = opened.readable_at(revision or "main")
             held = RevisionFiles.of(at)
-        base = _layouts.get((str(backend.database), at.commit.id))
+        key = (str(backend.database), f"{at.commit.id}{'' if held.is_here else ' upstream'}")
+        base = _layouts.get(key)
         if base is None:
             base = read_base(held, digest=held.sha256)
-            _layouts.put((str(backend.database), at.commit.id), base)
+            _layouts.put(key, base)
     except InvalidBaseModel as error:
         raise BaseNotFound(f"{name} is no base model: {error.message}", hint=error.hint) from None
     except Refusal:

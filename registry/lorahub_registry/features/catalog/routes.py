@@ -36,6 +36,7 @@ from lorahub_registry.features.catalog.search import (
 )
 from lorahub_registry.features.catalog.service import Model
 from lorahub_registry.features.catalog.trending import score
+from lorahub_registry.infrastructure.web.ages import age_headers
 from lorahub_registry.infrastructure.web.backend import BackendDep, PublicUrl
 from lorahub_registry.infrastructure.web.bodies import json_model
 from lorahub_registry.infrastructure.web.description import answers, refuses
@@ -166,7 +167,7 @@ def info_at(
     backend: BackendDep, caller: Caller, repo: Repo, rev: Revision, query: Annotated[InfoQuery, Query()]
 ) -> Response:
     properties = _expanded(query.expand) or INFO
-    with reading(backend, caller, repo) as opened:
+    with reading(backend, caller, repo, rev) as opened:
         model = service.model(opened, rev, wanted=properties)
     shown = _shown(model, properties)
     if query.blobs and "siblings" in shown:
@@ -177,6 +178,7 @@ def info_at(
     headers: dict[str, str] = {"X-Repo-Commit": model.commit.id}
     if model.warning is not None:
         headers["X-HF-Warning"] = f"yanked; {_ascii_line(model.warning)}"
+    headers |= age_headers(model.age)
     return JSONResponse(shown, headers=headers)
 
 

@@ -7,7 +7,7 @@ a commit that came another way (the first of a repository, a squash) gets them w
 import logging
 from collections import Counter
 from collections.abc import Collection, Container, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Protocol
 
@@ -25,6 +25,7 @@ from lorahub_registry.core.repositories.service import (
 )
 from lorahub_registry.core.revisions import service as revisions
 from lorahub_registry.core.revisions.service import Commit, RevisionFile
+from lorahub_registry.core.upstreams import service as upstreams
 from lorahub_registry.features.catalog import facets, queries
 from lorahub_registry.features.catalog.facts import Facts, derive, gather
 from lorahub_registry.features.catalog.queries import TRAINING_LOG, Derivative, Entry, Measured, Position
@@ -69,6 +70,8 @@ class Model:
     measured: Recorded | None = None
     warning: str | None = None
     """Said of a yanked version that was named exactly."""
+    age: int | None = None
+    """Seconds since the upstream, which can't be asked, said what the revision is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,7 +216,8 @@ def model(opened: OpenedRepository, revision: str, *, wanted: Collection[str]) -
     at = opened.at(revision)
     yank = at.version and yank_of(at.version)
     warning = f"{at.version.name} was yanked: {yank.reason}" if at.version and yank else None
-    return _describe(opened.reader, [(opened.repository, at.commit)], wanted, warning=warning)[0]
+    age = upstreams.age_of(opened.backend, opened.session, opened.repository, revision)
+    return replace(_describe(opened.reader, [(opened.repository, at.commit)], wanted, warning=warning)[0], age=age)
 
 
 def _describe_merged(merged: MergedModel) -> Model:

@@ -133,6 +133,18 @@ def verdicts_of(
     return {(digest, int(base_id)): verdict for digest, base_id, verdict in rows if base_id is not None}
 
 
+def reports_of(
+    session: Session, adapter_digests: Sequence[str], base_ids: Sequence[int], rule_set: int
+) -> dict[tuple[str, int], Verdict]:
+    """What is known of these adapters and bases, whole."""
+    rows = session.execute(
+        select(Check.adapter_digest, Check.base_id, Check.verdict, Check.report).where(
+            Check.adapter_digest.in_(adapter_digests), Check.base_id.in_(base_ids), Check.rule_set == rule_set
+        )
+    )
+    return {(digest, base_id): Verdict(verdict, report) for digest, base_id, verdict, report in rows}
+
+
 def insert_verdict(session: Session, adapter_digest: str, base_id: int, rule_set: int, verdict: Verdict) -> None:
     if session.get(Check, (adapter_digest, base_id, rule_set)) is None:
         session.add(

@@ -1,5 +1,6 @@
 """Checks over HTTP: one adapter, many against many, adapters of a base, and look-up by content."""
 
+from collections.abc import Collection, Sequence
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request, Response
@@ -16,7 +17,8 @@ from lorahub.errors import (
 )
 from lorahub.protocol.digests import Sha256, parse_sha256
 from lorahub.protocol.messages.bases import AdapterOfBase
-from lorahub.protocol.messages.checks import CheckedRevision, CheckPolicy, FilePlace, Verdicts
+from lorahub.protocol.messages.checks import CheckedRevision, CheckPolicy, FilePlace, RefusedCheck, Verdicts
+from lorahub.protocol.messages.message import as_json
 from lorahub.protocol.references import LATEST, Reference
 from pydantic import BaseModel, Field
 
@@ -38,11 +40,17 @@ Text = Annotated[str, Field(min_length=1, max_length=300)]
 
 
 class AskedChecks(BaseModel):
-    """`all_of` adds every adapter that names this base; `@next` among the bases is another revision of it."""
+    """`all_of` adds every adapter that names this base; `@next` among the bases is another revision of it.
+
+    `in_rows`: what can't be checked is in `refused`, and ends nothing; of `runtimes`, only those are told of that are
+    named, of facts those that were measured, and of a finding's evidence the first.
+    """
 
     adapters: list[Text] = Field(default_factory=list, max_length=1000)
     bases: list[Text] = Field(default_factory=list, max_length=100)
     all_of: Text | None = None
+    in_rows: bool = False
+    runtimes: list[Text] = Field(default_factory=list, max_length=100)
 
 
 class Digests(BaseModel):
@@ -79,6 +87,8 @@ def set_policy(
 @refuses(AdapterDoesNotFit, BaseNotFound, GatedRepository, NotAuthenticated, NotFound, VersionYanked)
 @STORAGE.serves
 def check_all(backend: BackendDep, caller: Caller, body: Annotated[AskedChecks, json_model(AskedChecks)]) -> Response:
+    if body.in_rows and body.all_of is None:
+        return _in_rows(service.check_rows(backend, caller, body.adapters, body.bases), set(body.runtimes))
     wanted = [Reference.parse(text) for text in body.adapters]
     pairs = [(reference.repository, reference.revision or LATEST) for reference in wanted]
     bases = body.bases
@@ -129,6 +139,31 @@ def by_hashes(
         raise InvalidInput("no digest is asked for")
     found = service.places_of(backend, caller, digests)
     return {digest: [_place(place) for place in places] for digest, places in found.items()}
+
+
+def _in_rows(rows: Sequence[Checked | service.RefusedPair], runtimes: Collection[str]) -> Response:
+    checks, refused = [], []
+    for row in rows:
+        if isinstance(row, service.RefusedPair):
+            error = row.refusal
+            refused.append(RefusedCheck(row.adapter, row.base, error.code, error.message, error.hint))
+        else:
+            told = [one for one in row.report["runtimes"] if one["runtime"] in runtimes]
+            facts = {key: value for key, value in row.facts.items() if key in _MEASURED} | {"training": None}
+            short = {"runtimes": told, "facts": facts, "findings": list(map(_cut, row.report["findings"]))}
+            checks.append(_shown(row) | short | {"digest": row.digest, "yanked": row.yanked})
+    verdicts = [one["verdict"] for one in checks]
+    summary = {verdict: verdicts.count(verdict) for verdict in sorted(set(verdicts))}
+    return JSONResponse({"checks": checks, "summary": summary, "refused": as_json(refused)})
+
+
+def _cut(finding: dict[str, Any]) -> dict[str, Any]:
+    """Its `count` says how many pieces of evidence there are."""
+    return finding | {"evidence": finding["evidence"][:_EVIDENCE_OF_A_ROW]}
+
+
+_EVIDENCE_OF_A_ROW = 8
+_MEASURED = frozenset("format method rank ranks scales targets modules parts dtypes parameters".split())
 
 
 def _shown(checked: Checked) -> dict[str, Any]:

@@ -20,20 +20,22 @@ from lorahub.adapters.rules import RULE_SET, Severity
 from lorahub.adapters.runtimes import every, judge_runtimes, newest
 from lorahub.adapters.weights import weight_findings
 from lorahub.conversion import refusal
-from lorahub.errors import AdapterDoesNotFit, BaseNotFound, InvalidAdapter, InvalidInput, NotFound
+from lorahub.errors import AdapterDoesNotFit, BaseNotFound, InvalidAdapter, InvalidInput, NotFound, Refusal
 from lorahub.protocol.digests import CommitId, Sha256
 from lorahub.protocol.names import RepositoryName
+from lorahub.protocol.references import LATEST, Reference
 
-from lorahub_registry.core.access import OpenedRepository, reading
+from lorahub_registry.core.access import OpenedCommit, OpenedRepository, looking, reading
 from lorahub_registry.core.accounts.permissions import Action, Principal
 from lorahub_registry.core.audit.service import record_act
-from lorahub_registry.core.blobs.service import Blob
+from lorahub_registry.core.blobs.service import Blob, known_blobs
 from lorahub_registry.core.repositories.service import (
     Repository,
     permitted,
     repositories_by_id,
     visible_namespaces,
 )
+from lorahub_registry.core.revisions.service import files_of
 from lorahub_registry.features.bases import service as bases
 from lorahub_registry.features.bases.revision_files import ReadableFile, RevisionFiles
 from lorahub_registry.features.bases.service import FoundBase
@@ -300,6 +302,10 @@ class Checked:
     report: dict[str, Any]
     facts: Mapping[str, Any]
     is_kept: bool = False
+    digest: str | None = None
+    """The revision's."""
+    yanked: str | None = None
+    """Why, where it was."""
 
 
 def check_revision(
@@ -349,6 +355,180 @@ def check_all(
     _refuse_too_many(len(references), sum(len(named) for _, named in found))
     opened = [_open(backend, principal, name, revision) for name, revision in references]
     return [_against_all(backend, adapter, base, named) for adapter in opened for base, named in found]
+
+
+@dataclass(frozen=True, slots=True)
+class RefusedPair:
+    """An adapter and a base that couldn't be checked, and why."""
+
+    adapter: str
+    base: str | None
+    refusal: Refusal
+
+
+@dataclass(frozen=True, slots=True)
+class _Held:
+    """An adapter of a row: as it was asked for, what is known of it, and its files, where they have to be read."""
+
+    asked: str
+    name: str
+    commit: CommitId
+    digest: Sha256
+    yanked: str | None
+    recorded: Recorded | None
+    files: RevisionFiles
+
+
+def check_rows(
+    backend: Backend, principal: Principal, references: Sequence[str], wanted: Sequence[str]
+) -> list[Checked | RefusedPair]:
+    """As `check_all`, with a row for each pair, whatever it is. Only what isn't known yet is read and checked.
+
+    Raises `NotAuthenticated`, `InvalidInput` for more than `MOST_PAIRS`.
+    """
+    principal.require_account()
+    _refuse_too_many(len(references), max(1, len(wanted)))
+    known = {base: _bases_or_refusal(backend, principal, base) for base in dict.fromkeys(wanted)}
+    held = _hold(backend, principal, references)
+    rows = _Rows(backend, known)
+    for asked, one in zip(references, held, strict=True):
+        if isinstance(one, Refusal):
+            rows.refuse(asked, wanted, one)
+            continue
+        for base in wanted:
+            rows.ask(one, base, known[base])
+        if not wanted:
+            rows.ask(one, *_own_bases(backend, principal, one))
+    return rows.answered()
+
+
+def _bases_or_refusal(backend: Backend, principal: Principal, name: str) -> list[FoundBase] | Refusal:
+    try:
+        return _bases_called(backend, principal, name)
+    except Refusal as refusal:
+        return refusal
+
+
+def _hold(backend: Backend, principal: Principal, references: Sequence[str]) -> list[_Held | Refusal]:
+    """Of each reference what is recorded, in one state of the database."""
+    found: list[OpenedCommit | Refusal] = []
+    with looking(backend, principal) as reader:
+        for text in references:
+            try:
+                reference = Reference.parse(text)
+                found.append(reader.open(reference.repository).readable_at(reference.revision or LATEST))
+            except Refusal as refusal:
+                found.append(refusal)
+        commits = [at.commit.id for at in found if not isinstance(at, Refusal)]
+        recorded = queries.recorded_of(reader.session, commits)
+        return [
+            at if isinstance(at, Refusal) else _held(text, at, recorded.get(at.commit.id))
+            for text, at in zip(references, found, strict=True)
+        ]
+
+
+def _held(asked: str, at: OpenedCommit, recorded: Recorded | None) -> _Held:
+    version = at.version
+    yanked = None if version is None or version.yanked_at is None else version.yank_reason or ""
+    name = at.repository.repository.full_name
+    return _Held(asked, name, at.commit.id, at.commit.digest, yanked, recorded, RevisionFiles.of(at))
+
+
+def _own_bases(backend: Backend, principal: Principal, held: _Held) -> tuple[str | None, list[FoundBase] | Refusal]:
+    """Those that the adapter may mean, by what was recorded of it when it was pushed."""
+    said = held.recorded.facts.get("base") if held.recorded is not None else None
+    claim = BaseClaim(**said) if isinstance(said, dict) else read_adapter(held.files).claim
+    return claim.name, bases_of(backend, principal, claim)
+
+
+class _Rows:
+    """The rows of one request: what is known is asked for at once, and what has to be found out is kept at once."""
+
+    def __init__(self, backend: Backend, known: Mapping[str, list[FoundBase] | Refusal]) -> None:
+        self._backend = backend
+        self._known = known
+        self._rows: list[RefusedPair | tuple[_Held, str | None, list[FoundBase]]] = []
+        self._read: dict[CommitId, Adapter] = {}
+        self._made: dict[tuple[str, int], Verdict] = {}
+
+    def refuse(self, adapter: str, bases: Sequence[str], refusal: Refusal) -> None:
+        self._rows += [RefusedPair(adapter, base, refusal) for base in bases] or [RefusedPair(adapter, None, refusal)]
+
+    def ask(self, held: _Held, base: str | None, found: list[FoundBase] | Refusal) -> None:
+        if isinstance(found, Refusal):
+            self._rows.append(RefusedPair(held.asked, base, found))
+        else:
+            self._rows.append((held, base, found))
+
+    def answered(self) -> list[Checked | RefusedPair]:
+        pairs = sum(max(1, len(row[2])) for row in self._rows if not isinstance(row, RefusedPair))
+        _refuse_too_many(1, pairs)
+        kept = self._kept()
+        answers = [row if isinstance(row, RefusedPair) else self._answer(*row, kept) for row in self._rows]
+        self._keep_made()
+        return answers
+
+    def _kept(self) -> dict[tuple[str, int], Verdict]:
+        asked = [row for row in self._rows if not isinstance(row, RefusedPair)]
+        digests = sorted({held.recorded.digest for held, _, _ in asked if held.recorded is not None})
+        base_ids = sorted({one.id for _, _, found in asked for one in found if one.id is not None})
+        with self._backend.database.read() as session:
+            return queries.reports_of(session, digests, base_ids, RULE_SET)
+
+    def _answer(
+        self, held: _Held, base: str | None, found: Sequence[FoundBase], kept: Mapping[tuple[str, int], Verdict]
+    ) -> Checked | RefusedPair:
+        try:
+            verdicts = [self._verdict(held, one, kept) for one in found] or [self._verdict(held, None, kept)]
+            facts = self._facts(held)
+        except Refusal as refusal:
+            return RefusedPair(held.asked, base, refusal)
+        judged = [
+            AtRevision(one.base.revision, VerdictOf(made.verdict), made.report["matched"], made.report["of"])
+            for one, (made, _) in zip(found, verdicts, strict=False)
+        ]
+        best, is_kept = verdicts[closest(judged) if judged else 0]
+        several = {"revisions": [one.as_json() for one in judged]} if len(found) > 1 else {}
+        return Checked(
+            held.asked, held.commit, base, best.verdict, best.report | several, facts, is_kept, held.digest, held.yanked
+        )
+
+    def _verdict(
+        self, held: _Held, found: FoundBase | None, kept: Mapping[tuple[str, int], Verdict]
+    ) -> tuple[Verdict, bool]:
+        """And whether it was known."""
+        recorded = held.recorded
+        key = None if recorded is None or found is None or found.id is None else (recorded.digest, found.id)
+        if key is not None and key in kept:
+            return kept[key], True
+        adapter = self._adapter(held)
+        report = _report(adapter, held.files, None if found is None else found.base)
+        made = Verdict(report.verdict.value, report.as_json())
+        if found is not None and found.id is not None:
+            self._made[adapter_digest(held.files, adapter), found.id] = made
+        return made, False
+
+    def _adapter(self, held: _Held) -> Adapter:
+        """Raises `NotFound` where it is none."""
+        if held.commit not in self._read:
+            adapter = read_adapter(held.files)
+            if not _is_adapter(adapter, held.files):
+                raise NotFound(f"{held.name} has no adapter at {held.commit[:12]}", hint="is it a base model?")
+            self._read[held.commit] = adapter
+        return self._read[held.commit]
+
+    def _facts(self, held: _Held) -> Mapping[str, Any]:
+        return held.recorded.facts if held.recorded is not None else _shown_facts(self._adapter(held))
+
+    def _keep_made(self) -> None:
+        if not self._made:
+            return
+        try:
+            with self._backend.database.write() as session:
+                for (digest, base_id), verdict in self._made.items():
+                    queries.insert_verdict(session, digest, base_id, RULE_SET, verdict)
+        except (queries.IntegrityError, *queries.UNAVAILABLE):
+            logger.info("%d verdicts were not kept; they are made again when needed", len(self._made))
 
 
 def _refuse_too_many(adapters: int, bases_: int) -> None:
@@ -419,6 +599,15 @@ def _against(backend: Backend, opened: _Opened, base: str, found: FoundBase) -> 
     if found.id is not None:
         _keep(backend, digest, found.id, made)
     return Checked(opened.name, opened.commit, base, made.verdict, made.report, facts)
+
+
+def verdict_against(backend: Backend, commit_id: CommitId, adapter: str, base: str, found: FoundBase) -> str:
+    """Of a commit of the repository `adapter`, for a worker. Raises as reading an adapter does."""
+    with backend.database.read() as session:
+        files = files_of(session, commit_id)
+        blobs = known_blobs(session, [file.sha256 for file in files.values()])
+    held = RevisionFiles(backend, files, blobs)
+    return _against(backend, _Opened(adapter, commit_id, read_adapter(held), held), base, found).verdict
 
 
 def _keep(backend: Backend, digest: str, base_id: int, verdict: Verdict) -> None:

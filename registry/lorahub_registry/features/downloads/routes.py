@@ -33,6 +33,7 @@ from lorahub_registry.core.accounts.permissions import Action, Principal
 from lorahub_registry.features.downloads import service
 from lorahub_registry.features.downloads.service import Entry, Folder, Listing, OpenFile, TreePage
 from lorahub_registry.infrastructure.backend import Backend
+from lorahub_registry.infrastructure.web.ages import age_headers
 from lorahub_registry.infrastructure.web.backend import BackendDep, PublicUrl
 from lorahub_registry.infrastructure.web.conditions import is_ours_to_judge, is_unchanged
 from lorahub_registry.infrastructure.web.description import answers, refuses
@@ -71,7 +72,7 @@ def head_file(
     path: PathInRevision,
     url: PublicUrl,
 ) -> Response:
-    with reading(backend, caller, repo) as opened:
+    with reading(backend, caller, repo, rev) as opened:
         file = service.open_file(opened, rev, path)
     headers = _file_headers(file)
     if is_unchanged(request.headers, headers["ETag"]):
@@ -113,7 +114,7 @@ def _found(
     request: Request, backend: Backend, caller: Principal, repo: RepositoryName, rev: str, path: FilePath
 ) -> Response | tuple[OpenFile, ByteRange, dict[str, str]]:
     """The answer where it has no bytes; else the file, what is wanted of it, and headers."""
-    with reading(backend, caller, repo) as opened:
+    with reading(backend, caller, repo, rev) as opened:
         file = service.open_file(opened, rev, path)
     headers = _file_headers(file)
     if is_unchanged(request.headers, headers["ETag"]):
@@ -122,6 +123,7 @@ def _found(
     service.require_made(backend, file, wanted.start, wanted.stop)
     if wanted.start == 0:
         service.count_download(backend, file)
+    service.mark_read(backend, file)
     address = None if is_ours_to_judge(request.headers) else file.address(backend)
     if address is not None:
         return Response(status_code=302, headers=headers | {"Location": address, "Cache-Control": "no-store"})
@@ -148,7 +150,7 @@ def _file_headers(file: OpenFile) -> dict[str, str]:
         version, yank = file.yanked
         reason = yank.reason.encode("ascii", "replace").decode().replace("\n", " ")
         headers["X-HF-Warning"] = f"yanked; {version} was yanked: {reason}"
-    return headers
+    return headers | age_headers(file.age)
 
 
 def _body_headers(file: OpenFile, wanted: ByteRange) -> dict[str, str]:
@@ -228,7 +230,7 @@ def tree(
         after=cursor,
         limit=EXPANDED_TREE_PAGE if expand else TREE_PAGE,
     )
-    with reading(backend, caller, repo) as opened:
+    with reading(backend, caller, repo, rev) as opened:
         listing = service.list_tree(opened, rev, wanted)
     rows = [_entry(entry, listing, is_expanded=expand) for entry in listing.entries]
     response = page(rows, request=request, public_url=url, cursor=listing.following)
@@ -248,7 +250,7 @@ def paths_info(
 ) -> list[TreeEntry]:
     if len(paths or []) > MAX_PATHS:
         raise MalformedBody(f"{len(paths or [])} paths in one request; at most {MAX_PATHS}")
-    with reading(backend, caller, repo) as opened:
+    with reading(backend, caller, repo, rev) as opened:
         listing = service.paths_info(opened, rev, paths or [], is_expanded=expand)
     return [_entry(entry, listing, is_expanded=expand) for entry in listing.entries]
 

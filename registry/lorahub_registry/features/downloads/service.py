@@ -20,6 +20,9 @@ from lorahub_registry.core.blobs.service import Blob, known_blobs, open_blob, re
 from lorahub_registry.core.repositories.service import Repository
 from lorahub_registry.core.revisions import service as revisions
 from lorahub_registry.core.revisions.service import Commit, RevisionFile
+from lorahub_registry.core.upstreams import service as upstreams
+from lorahub_registry.core.upstreams import transfers
+from lorahub_registry.core.upstreams.service import WantedFile
 from lorahub_registry.features.downloads import queries
 from lorahub_registry.features.merged import service as merges
 from lorahub_registry.features.merged.service import MergedModel
@@ -49,11 +52,15 @@ class OpenFile:
     yanked: tuple[str, Yank] | None
     """Name and reason of the version, where the revision is a yanked one."""
     merged: MergedModel | None = None
+    wanted: WantedFile | None = None
+    """Of an upstream's file whose bytes may not be here yet."""
+    age: int | None = None
+    """Seconds since the upstream, which can't be asked, said what the revision is."""
 
     @property
     def etag(self) -> str:
         """sha256 of a large file, git's sha1 of a small one: clients tell them apart by length and check both."""
-        return self.file.sha256 if self.file.is_lfs else self.file.git_sha1
+        return self.file.digest
 
     @property
     def sha256(self) -> Sha256 | None:
@@ -75,6 +82,8 @@ class OpenFile:
 
     def read(self, backend: Backend, start: int, stop: int) -> Iterator[bytes]:
         """Of a file that isn't computed."""
+        if self.wanted is not None:
+            return iter([transfers.read(backend, self.wanted, start, stop)])
         if self.blob is not None:
             return open_blob(backend, self.blob, start, stop, path=self.file.path)
         assert self.merged is not None  # an ordinary revision's files are stored
@@ -86,6 +95,8 @@ class OpenFile:
         if self.is_computed:
             assert self.merged is not None
             return await _begun(merges.read(backend, self.merged, self.file.path, start, stop))
+        if self.wanted is not None:
+            return await _begun(transfers.pieces(backend, self.wanted, start, stop))
         return await _begun(STORAGE.each(await STORAGE.begin(self.read, backend, start, stop)))
 
 
@@ -132,6 +143,10 @@ def open_file(opened: OpenedRepository, revision: str, path: FilePath) -> OpenFi
     file = at.file(path)
     if file is None:
         raise entry_not_found(path, at.commit)
+    age = upstreams.age_of(opened.backend, opened.session, opened.repository, revision)
+    if not file.is_here:
+        wanted = upstreams.wanted(opened.repository, at.commit.id, file)
+        return OpenFile(opened.repository, at.commit, file, blob=None, yanked=None, wanted=wanted, age=age)
     blob = known_blobs(opened.session, [file.sha256])[file.sha256]
     require_servable(blob, path)
     yank = at.version and yank_of(at.version)
@@ -141,6 +156,7 @@ def open_file(opened: OpenedRepository, revision: str, path: FilePath) -> OpenFi
         file=file,
         blob=blob,
         yanked=(at.version.name, yank) if at.version and yank else None,
+        age=age,
     )
 
 
@@ -166,6 +182,14 @@ def count_download(backend: Backend, file: OpenFile) -> None:
             queries.count_download(session, file.repository.id)
     except queries.UNAVAILABLE as error:
         logger.warning("a download was not counted", exc_info=error)
+
+
+def mark_read(backend: Backend, file: OpenFile) -> None:
+    """Of an upstream's file: those that were read longest ago make room for others."""
+    try:
+        upstreams.mark_read(backend, file.repository, file.commit.id, file.file.path)
+    except queries.UNAVAILABLE as error:
+        logger.warning("that a file was read was not written down", exc_info=error)
 
 
 def large_files(opened: OpenedRepository) -> list[tuple[RevisionFile, Commit]]:
@@ -256,7 +280,7 @@ def _folders(files: Sequence[RevisionFile], prefix: str) -> list[Folder]:
 
 
 def _folder(path: str, files: Sequence[RevisionFile]) -> Folder:
-    lines = "".join(f"{file.path[len(path) :]}\0{file.sha256}\n" for file in files)
+    lines = "".join(f"{file.path[len(path) :]}\0{file.digest}\n" for file in files)
     return Folder(path, git_blob_sha1(b"tree\n" + lines.encode()), tuple(files))
 
 

@@ -26,7 +26,6 @@ from lorahub.protocol.names import RepositoryName
 from lorahub.protocol.references import Reference
 
 from lorahub_registry.core.accounts.permissions import Principal
-from lorahub_registry.core.blobs.service import known_blobs
 from lorahub_registry.core.repositories.service import Repository, readable, repositories_by_id
 from lorahub_registry.core.revisions import service as revisions
 from lorahub_registry.features.bases.revision_files import RevisionFiles
@@ -205,8 +204,7 @@ def plan_of(
 
 
 def _files(backend: Backend, session: Session, commit_id: CommitId) -> RevisionFiles:
-    files = revisions.files_of(session, commit_id)
-    return RevisionFiles(backend, files, known_blobs(session, [file.sha256 for file in files.values()]))
+    return RevisionFiles.at(backend, session, commit_id, revisions.files_of(session, commit_id))
 
 
 def _digests(files: RevisionFiles) -> dict[str, str | None]:

@@ -24,10 +24,11 @@ from lorahub.protocol.messages.merges import MergeCost, PlannedMerge
 from lorahub.protocol.names import RepositoryName
 
 from lorahub_registry.core.accounts.permissions import Action, Principal, is_site_admin, may, require
-from lorahub_registry.core.accounts.service import acting_for
+from lorahub_registry.core.accounts.service import acting_for, name_of
 from lorahub_registry.core.audit.service import record as record_audit
 from lorahub_registry.core.audit.service import record_act
 from lorahub_registry.core.blobs.service import known_blobs, lease_known
+from lorahub_registry.core.events.service import happened
 from lorahub_registry.core.quotas.service import require_room
 from lorahub_registry.core.repositories import service as repositories
 from lorahub_registry.core.repositories.service import Repository
@@ -264,6 +265,17 @@ def count_fault(backend: Backend, job_id: str) -> None:
 def fail(backend: Backend, job_id: str, reason: str) -> None:
     with backend.database.write() as session:
         is_new = queries.settle(session, job_id, "failed", error=reason[:2000])
+        job = queries.job_by_id(session, job_id) if is_new else None
+        if job is not None:
+            happened(
+                session,
+                "merge.failed",
+                job.repository_id,
+                {"job": job_id, "error": reason[:2000]},
+                by=name_of(session, job.account_id),
+                concerns=job.account_id,
+                for_managers=True,
+            )
     if is_new:
         merged.forget_unused(backend)
 
@@ -300,9 +312,15 @@ def publish_result(backend: Backend, job_id: str) -> None:
         published = _publish(backend, work, large)
         reach("merge-published")
         with backend.database.write() as session:
-            queries.settle(
-                session, job_id, "done", commit_id=published.commit.id, version=published.version, done=work.job.bytes
-            )
+            commit, version = published.commit.id, published.version
+            if queries.settle(session, job_id, "done", commit_id=commit, version=version, done=work.job.bytes):
+                happened(
+                    session,
+                    "merge.finished",
+                    work.target.id,
+                    {"job": job_id, "commit": commit, "version": version},
+                    by=work.principal.name,
+                )
         merged.forget_unused(backend)  # the commit has them
 
 

@@ -14,7 +14,7 @@ from datetime import datetime, timedelta
 from typing import IO
 
 from lorahub.adapters.content import Content
-from lorahub.adapters.file_kinds import check_file
+from lorahub.adapters.file_kinds import check_file, fault_of_name
 from lorahub.errors import (
     AlreadyExists,
     InvalidConfiguration,
@@ -34,9 +34,9 @@ from lorahub_registry.core.blobs.service import read_range, store_stream
 from lorahub_registry.core.repositories import service as repositories
 from lorahub_registry.core.repositories.service import Repository, name_key
 from lorahub_registry.core.revisions import service as revisions
+from lorahub_registry.core.upstreams.hub import RemoteFile, RemoteHub, RemoteRevision, verified
 from lorahub_registry.features.mirrors import queries
 from lorahub_registry.features.mirrors.queries import Mirror
-from lorahub_registry.features.mirrors.remote import RemoteFile, RemoteRevision, list_files, read_file
 from lorahub_registry.features.publishing.service import WEIGHTS, Published, publish
 from lorahub_registry.infrastructure import metrics
 from lorahub_registry.infrastructure.backend import Backend
@@ -46,8 +46,6 @@ from lorahub_registry.infrastructure.outbound import Outbound
 __all__ = ["Mirror"]
 
 MOST_MIRRORS = 1000  # of one namespace
-_FILE_SECONDS = 60.0
-_LEAST_BYTES_A_SECOND = 1 << 20
 _MOST_REASON = 1000
 _MOST_LEFT = 2000  # characters
 _LONGEST_PAUSE = timedelta(days=1)
@@ -240,14 +238,13 @@ def run(backend: Backend, mirror_id: int, *, go_on: Callable[[], None]) -> str:
 
 
 def _follow(backend: Backend, mirror: Mirror, go_on: Callable[[], None]) -> str:
-    settings, outbound = backend.settings, Outbound.of(backend.settings)
+    settings = backend.settings
     with backend.database.read() as session:
         principal = _acting(session, mirror)
     require(principal, Action.MANAGE, mirror.namespace)
-    token = _token(backend, mirror)
-    listing = list_files(
-        outbound, mirror.endpoint, mirror.source, mirror.revision, most_bytes=settings.json_body_bytes, token=token
-    )
+    hub = RemoteHub(Outbound.of(settings), mirror.endpoint, _token(backend, mirror))
+    listing = hub.revision(mirror.source, mirror.revision, most_bytes=settings.json_body_bytes)
+    assert listing is not None  # no tag was sent
     if listing.commit == mirror.remote_commit:
         with backend.database.write() as session:
             queries.settle_published(session, mirror, remote_commit=listing.commit, version=mirror.version)
@@ -255,7 +252,7 @@ def _follow(backend: Backend, mirror: Mirror, go_on: Callable[[], None]) -> str:
     if len(listing.files) > settings.revision_files:
         raise InvalidInput(f"the revision has {len(listing.files)} files; at most {settings.revision_files}")
     repository = _target(backend, principal, mirror)
-    fetched = _Fetch(backend, outbound, mirror, repository, listing, token, go_on)
+    fetched = _Fetch(backend, hub, mirror, repository, listing, go_on)
     published = _publish(backend, principal, mirror, repository, fetched)
     with backend.database.write() as session:
         revisions.record_origin(
@@ -301,29 +298,27 @@ class _Fetch:
     def __init__(
         self,
         backend: Backend,
-        outbound: Outbound,
+        hub: RemoteHub,
         mirror: Mirror,
         repository: Repository,
         listing: RemoteRevision,
-        token: str | None,
         go_on: Callable[[], None],
     ) -> None:
         self._backend = backend
-        self._outbound = outbound
+        self._hub = hub
         self._mirror = mirror
         self._repository = repository
-        self._listing = listing
-        self._token = token
+        self._files = [file for file in listing.files if fault_of_name(file.path) is None]
         self._go_on = go_on
         self.commit = listing.commit
-        self.left = list(listing.left)
+        self.left = [file.path for file in listing.files if file not in self._files]
         """What can't be published here: named in the commit instead. Complete when all lines were given."""
         with backend.database.read() as session:
             head = revisions.resolve(session, repository.id, "main").commit
             self._here = {file.sha256 for file in revisions.files_of(session, head.id).values()}
 
     def lines(self) -> Iterator[Mapping[str, object]]:
-        for file in self._listing.files:
+        for file in self._files:
             self._go_on()
             try:
                 line = self._line(file)
@@ -361,19 +356,8 @@ class _Fetch:
             check_file(file.path, content, taken=self._backend.settings.ordinary_files)
 
     def _bytes(self, file: RemoteFile) -> Iterator[bytes]:
-        seconds = _FILE_SECONDS + file.size / _LEAST_BYTES_A_SECOND
-        mirror = self._mirror
-        for piece in read_file(
-            self._outbound,
-            mirror.endpoint,
-            mirror.source,
-            self._listing.commit,
-            file,
-            seconds=seconds,
-            token=self._token,
-        ):
-            self._go_on()
-            yield piece
+        pieces = self._hub.stream(self._mirror.source, self.commit, file, go_on=self._go_on)
+        return verified(file, pieces)
 
 
 def _publish(

@@ -26,6 +26,7 @@ from pydantic import BaseModel, Field
 
 from lorahub_registry.core.access import reading
 from lorahub_registry.core.accounts.caller import Caller
+from lorahub_registry.core.upstreams import transfers
 from lorahub_registry.features.references import service
 from lorahub_registry.features.references.service import Commit, Reference
 from lorahub_registry.infrastructure.web.backend import BackendDep, PublicUrl
@@ -69,7 +70,7 @@ class YankReason(BaseModel):
 
 @router.get(MODEL + "/refs")
 def refs(backend: BackendDep, caller: Caller, repo: Repo) -> HubReferences:
-    with reading(backend, caller, repo) as opened:
+    with reading(backend, caller, repo, also="names") as opened:
         found = service.references_of(opened)
     return HubReferences(
         branches=tuple(_ref(ref, "heads") for ref in found if ref.kind == "branch"),
@@ -97,7 +98,7 @@ def commits(
     expand: Annotated[list[str] | None, Query(alias="expand[]")] = None,
     cursor: str | None = None,
 ) -> Response:
-    with reading(backend, caller, repo) as opened:
+    with reading(backend, caller, repo, rev, also="commits") as opened:
         found, following = service.commits_page(opened, cursor or rev, limit=COMMITS_PAGE)
     rows = [_commit(commit, is_formatted="formatted" in (expand or [])) for commit in found]
     return page(rows, request=request, public_url=url, cursor=None if following is None else following.id)
@@ -173,8 +174,13 @@ def squash(
 @router.get(OWN + "/revisions/{rev}")
 @refuses(GatedRepository)
 def revision(backend: BackendDep, caller: Caller, repo: Repo, rev: Revision, response: Response) -> StoredRevision:
-    with reading(backend, caller, repo) as opened:
+    with reading(backend, caller, repo, rev) as opened:
         found = service.revision_of(opened, rev)
+        unread = service.unread_of(opened, found)
+    if unread:
+        transfers.fetch(backend, unread)
+        with reading(backend, caller, repo, found.commit.id) as opened:
+            found = service.revision_of(opened, found.commit.id)
     response.headers["X-Repo-Commit"] = found.commit.id
     commit, origin = found.commit, found.origin
     return StoredRevision(

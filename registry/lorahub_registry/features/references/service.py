@@ -4,7 +4,7 @@ Versions and aliases, and the Hub's tags, share one name space. A version never 
 an alias moves unless it is protected.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from lorahub.errors import (
     AlreadyExists,
@@ -14,7 +14,7 @@ from lorahub.errors import (
     RevisionNotFound,
     VersionYanked,
 )
-from lorahub.protocol.digests import CommitId
+from lorahub.protocol.digests import CommitId, FileEntry, revision_digest
 from lorahub.protocol.messages.revisions import Alias, Yank
 from lorahub.protocol.names import RepositoryName, is_version, parse_alias, parse_reference_name
 
@@ -32,6 +32,8 @@ from lorahub_registry.core.revisions.service import (
     Reference,
     RevisionFile,
 )
+from lorahub_registry.core.upstreams import service as upstreams
+from lorahub_registry.core.upstreams.service import WantedFile
 from lorahub_registry.infrastructure.backend import Backend
 from lorahub_registry.infrastructure.database import Session
 
@@ -70,28 +72,50 @@ class Revision:
 
 def references_of(opened: OpenedRepository) -> list[Reference]:
     """Oldest first."""
-    return revisions.references_of(opened.session, opened.id)
+    known = revisions.references_of(opened.session, opened.id)
+    names = upstreams.names_of(opened.session, opened.repository)
+    if names is None:
+        return known
+    return [replace(known[0], kind=one.kind, name=one.name, commit_id=one.commit, message="") for one in names]
 
 
 def commits_page(opened: OpenedRepository, revision: str, *, limit: int) -> tuple[list[Commit], Commit | None]:
     """The newest commits of the revision, and the one that the next page starts with."""
-    found = revisions.history(opened.session, opened.at(revision).commit, limit=limit + 1)
+    head = opened.at(revision).commit
+    said = upstreams.commits_of(opened.session, opened.repository, revision)
+    if said is not None:
+        commits = (
+            replace(head, id=one.id, title=one.title, message=one.message, author=one.author, created_at=one.at)
+            for one in said
+        )
+        return list(commits)[:limit], None
+    found = revisions.history(opened.session, head, limit=limit + 1)
     return found[:limit], found[limit] if len(found) > limit else None
 
 
 def revision_of(opened: OpenedRepository, revision: str) -> Revision:
     """Raises as `readable_at`."""
     at = opened.readable_at(revision)
+    commit = at.commit
+    if opened.repository.upstream is not None:  # when it was listed, not all that makes the digest was known
+        entries = [FileEntry(file.path, file.size, file.sha256) for file in at.files.values()]
+        commit = replace(commit, digest=revision_digest(entries))
     return Revision(
         repository=opened.repository,
         asked=revision,
-        commit=at.commit,
+        commit=commit,
         version=None if at.version is None else at.version.name,
         aliases=[alias.name for alias in at.aliases],
         yanked=None if at.version is None else yank_of(at.version),
         files=list(at.files.values()),
         origin=revisions.origin_of(opened.session, at.commit.id),
     )
+
+
+def unread_of(opened: OpenedRepository, found: Revision) -> list[WantedFile]:
+    """Small files of an upstream's revision that nobody has read: their sha256 is known when they are."""
+    unread = [file for file in found.files if not file.is_here and not file.is_lfs and file.size]
+    return [upstreams.wanted(opened.repository, found.commit.id, file) for file in unread]
 
 
 def versions_of(opened: OpenedRepository) -> list[Version]:
@@ -350,7 +374,7 @@ def yank(backend: Backend, principal: Principal, name: RepositoryName, version: 
         )
         if not reference:
             raise RevisionNotFound(f"Invalid rev id: {version[:200]} is no version of {repository.full_name}")
-        revisions.set_yanked(session, reference, by=None if reason is None else principal.name, reason=reason)
+        revisions.set_yanked(session, reference, by=principal.name, reason=reason)
         latest = _follow_latest(session, principal, repository, reference)
         action = "version.unyank" if reason is None else "version.yank"
         record_act(session, principal, action, repository.full_name, name=version, reason=reason, latest=latest)

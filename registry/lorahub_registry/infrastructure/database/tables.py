@@ -109,6 +109,7 @@ class Account(Table):
     byte_quota: Mapped[int | None] = mapped_column(BigInteger)  # null: the registry's; 0: none
     repository_quota: Mapped[int | None] = mapped_column(Integer)  # the same
     made_by: Mapped[int | None] = mapped_column(BigInteger, index=True)  # of an organisation: whose quota it counts for
+    upstream: Mapped[str | None] = mapped_column(String(32))  # for whose repositories it was made; null: nobody's
 
 
 class NamespaceBlob(Table):
@@ -224,6 +225,8 @@ class SpentIdentity(Table):
 
 _SORTED_BY = ("created_at", "updated_at", "downloads", "likes", "trending")
 _IS_GATED = text("gated IS NOT NULL")
+_IS_WANTED = text("status = 'wanted'")
+_IS_FRESH = text("number IS NULL")
 
 
 class Repository(Table):
@@ -245,6 +248,8 @@ class Repository(Table):
     quarantined_at: Mapped[datetime | None]  # changes: quarantine and its undo
     quarantined_by: Mapped[str | None] = mapped_column(String(96))
     quarantine_reason: Mapped[str | None] = mapped_column(Text)
+    upstream: Mapped[str | None] = mapped_column(String(32))  # whose it is; null: this registry's own
+    kept_at: Mapped[datetime | None]  # of an upstream: since when an administrator keeps its files; changes
 
     __table_args__ = (
         *(Index(f"ix_repositories_by_{key}", key, "id") for key in _SORTED_BY),  # a page is a range of one of these
@@ -547,8 +552,26 @@ class BaseName(Table):
     revision: Mapped[str] = mapped_column(String(64), default="")
     added_by: Mapped[str] = mapped_column(String(96))
     added_at: Mapped[datetime]
+    judged_at: Mapped[datetime | None] = mapped_column()  # when what names it was judged against it; changes once
+    judge_fault: Mapped[str | None] = mapped_column(Text)  # why it wasn't
 
-    __table_args__ = (UniqueConstraint("name_key", "revision", name="uq_base_names_name"),)
+    __table_args__ = (
+        UniqueConstraint("name_key", "revision", name="uq_base_names_name"),
+        Index("ix_base_names_judged_at", "judged_at"),
+    )
+
+
+class MovedVerdict(Table):
+    """What the registration of a base made of the verdict on a commit that names it."""
+
+    __tablename__ = "moved_verdicts"
+    base_name_id: Mapped[int] = mapped_column(ForeignKey("base_names.id"), primary_key=True)
+    commit_id: Mapped[str] = mapped_column(ForeignKey("commits.id", ondelete="CASCADE"), primary_key=True, index=True)
+    repository_id: Mapped[int] = mapped_column(ForeignKey("repositories.id", ondelete="CASCADE"), index=True)
+    version: Mapped[str | None] = mapped_column(String(32))
+    before: Mapped[str] = mapped_column(String(16))  # against what the name meant then, or when it was pushed
+    after: Mapped[str] = mapped_column(String(16))
+    at: Mapped[datetime]
 
 
 class AdapterFacts(Table):
@@ -727,6 +750,161 @@ class RevisionOrigin(Table):
     endpoint: Mapped[str] = mapped_column(String(300))
     repository: Mapped[str] = mapped_column(String(200))
     remote_commit: Mapped[str] = mapped_column(String(40))
+
+
+# --- what happened ----------------------------------------------------------------------------------------------------
+
+
+class FeedEvent(Table):
+    """One thing that happened, written with the change itself. It is numbered once it is committed, so that no smaller
+    number ever comes after a larger one; rows are in order of their ids as far as one change followed another.
+    """
+
+    __tablename__ = "events"
+    id: Mapped[int] = mapped_column(BigId, primary_key=True)
+    number: Mapped[int | None] = mapped_column(BigInteger, unique=True)  # changes once
+    kind: Mapped[str] = mapped_column(String(32))
+    at: Mapped[datetime]
+    repository: Mapped[str | None] = mapped_column(String(24))  # its public id; null: of a base
+    namespace_id: Mapped[int | None] = mapped_column(BigInteger)  # of the repository, then
+    was_open: Mapped[bool]  # to everybody, then
+    name: Mapped[str] = mapped_column(String(200))
+    name_key: Mapped[str] = mapped_column(String(200))  # lower case
+    actor: Mapped[str] = mapped_column(String(96))
+    audience: Mapped[str] = mapped_column(String(8))  # readers | managers
+    account_id: Mapped[int | None] = mapped_column(BigInteger)  # whom it concerns, who may know beside the managers
+    data: Mapped[dict[str, Any]]
+
+    __table_args__ = (
+        Index("ix_events_fresh", "id", postgresql_where=_IS_FRESH, sqlite_where=_IS_FRESH),
+        Index("ix_events_name_key", "name_key", "number"),
+        Index("ix_events_at", "at"),
+    )
+
+
+class Feed(Table):
+    """One row. Whoever numbers events holds it."""
+
+    __tablename__ = "feed"
+    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    last: Mapped[int] = mapped_column(BigInteger)  # number given out; changes
+    forgotten: Mapped[int] = mapped_column(BigInteger)  # the last number whose event is no longer kept; changes
+    spread: Mapped[int] = mapped_column(BigInteger)  # the last number that webhooks were looked for; changes
+
+
+# --- upstreams --------------------------------------------------------------------------------------------------------
+
+
+class Upstream(Table):
+    """A hub whose repositories are served here. Without a definition it is one of LORAHUB_UPSTREAMS."""
+
+    __tablename__ = "upstreams"
+    name: Mapped[str] = mapped_column(String(32), primary_key=True)
+    definition: Mapped[dict[str, Any] | None]
+    sealed_token: Mapped[bytes | None] = mapped_column(LargeBinary)  # for the hub; its key is no row
+    quiet_until: Mapped[datetime | None]  # it is asked nothing before; changes
+    fault: Mapped[str | None] = mapped_column(Text)  # why
+    created_at: Mapped[datetime]
+
+
+class UpstreamAnswer(Table):
+    """What an upstream last said of a revision of a repository. All of it changes."""
+
+    __tablename__ = "upstream_answers"
+    repository_id: Mapped[int] = mapped_column(ForeignKey("repositories.id", ondelete="CASCADE"), primary_key=True)
+    kind: Mapped[str] = mapped_column(String(16), primary_key=True)  # revision | names | commits
+    revision: Mapped[str] = mapped_column(String(128), primary_key=True)
+    commit_id: Mapped[str | None] = mapped_column(ForeignKey("commits.id", ondelete="CASCADE"), index=True)
+    etag: Mapped[str | None] = mapped_column(String(200))
+    said: Mapped[dict[str, Any] | None]  # of names and commits
+    checked_at: Mapped[datetime]
+
+
+class UpstreamFile(Table):
+    """A file of an upstream's commit, known before its bytes are here; then it has a `CommitFile` too."""
+
+    __tablename__ = "upstream_files"
+    commit_id: Mapped[str] = mapped_column(ForeignKey("commits.id", ondelete="CASCADE"), primary_key=True)
+    path: Mapped[str] = mapped_column(String(1024), primary_key=True)
+    size: Mapped[int] = mapped_column(BigInteger)
+    digest: Mapped[str] = mapped_column(String(64))  # sha256 of a large file, git's sha1 of a small one: by its length
+    read_at: Mapped[datetime | None]  # changes, at most once an hour
+
+    __table_args__ = (Index("ix_upstream_files_digest", "digest", "commit_id"),)
+
+
+class UpstreamTransfer(Table):
+    """The bytes of one file on their way from an upstream, by the one process that holds the lease. What is done lies
+    in parts of `part_bytes`, which go on where that process died. All of it changes.
+    """
+
+    __tablename__ = "upstream_transfers"
+    repository_id: Mapped[int] = mapped_column(ForeignKey("repositories.id", ondelete="CASCADE"), primary_key=True)
+    digest: Mapped[str] = mapped_column(String(64), primary_key=True)
+    holder: Mapped[str | None] = mapped_column(String(32))  # random; null: nobody's
+    lease_until: Mapped[datetime | None]  # by the database's clock
+    upload_id: Mapped[str | None] = mapped_column(String(32))  # the folder of its parts
+    part_bytes: Mapped[int] = mapped_column(BigInteger)
+    done: Mapped[int] = mapped_column(BigInteger)  # bytes of finished parts
+    fault: Mapped[dict[str, Any] | None]  # {"code", "message"} of the last attempt
+    retry_at: Mapped[datetime | None]  # nothing is tried before
+
+
+# --- webhooks ---------------------------------------------------------------------------------------------------------
+
+
+class Webhook(Table):
+    """An address that is told what happens, as far as its account may see it."""
+
+    __tablename__ = "webhooks"
+    id: Mapped[str] = mapped_column(String(24), primary_key=True)
+    account_id: Mapped[int] = mapped_column(ForeignKey("accounts.id"), index=True)
+    url: Mapped[str] = mapped_column(String(2000))
+    watched: Mapped[list[dict[str, Any]]] = mapped_column(JSON)  # type, name, and the id of what the name meant
+    kinds: Mapped[list[str]]  # none: all
+    sealed_secret: Mapped[bytes | None] = mapped_column(LargeBinary)  # its key is no row; changes
+    sealed_former: Mapped[bytes | None] = mapped_column(LargeBinary)  # signs beside the new one for a while
+    former_until: Mapped[datetime | None]
+    is_hub: Mapped[bool]  # made by the Hub's clients, whose receivers look for the secret itself
+    domains: Mapped[list[str]]  # as those clients said them
+    created_at: Mapped[datetime]
+    delivered_at: Mapped[datetime | None]  # when a message was last taken
+    paused_at: Mapped[datetime | None]
+    pause_reason: Mapped[str | None] = mapped_column(Text)  # where nobody paused it by hand
+
+
+class WebhookDelivery(Table):
+    """One message for one address. Those of a lane are sent in order of their ids: the first that is wanted is next."""
+
+    __tablename__ = "webhook_deliveries"
+    id: Mapped[int] = mapped_column(BigId, primary_key=True)
+    webhook_id: Mapped[str] = mapped_column(ForeignKey("webhooks.id", ondelete="CASCADE"))
+    event_number: Mapped[int | None] = mapped_column(BigInteger)  # null: somebody tries it
+    lane: Mapped[str] = mapped_column(String(200))  # a repository's id, or a base's name
+    kind: Mapped[str] = mapped_column(String(32))
+    name: Mapped[str] = mapped_column(String(200))
+    status: Mapped[str] = mapped_column(String(16))  # wanted | delivered | failed | withheld; changes
+    attempts: Mapped[int] = mapped_column(Integer, default=0)
+    next_try_at: Mapped[datetime]
+    claimed_by: Mapped[str | None] = mapped_column(String(64))  # the job that sends it
+    claimed_until: Mapped[datetime | None]
+    answer: Mapped[int | None] = mapped_column(Integer)  # the last status that came back
+    said: Mapped[str | None] = mapped_column(Text)  # the beginning of that answer, or why there was none
+    milliseconds: Mapped[int | None] = mapped_column(Integer)
+    created_at: Mapped[datetime] = mapped_column(index=True)
+    tried_at: Mapped[datetime | None]
+
+    __table_args__ = (
+        Index("ix_webhook_deliveries_log", "webhook_id", "id"),
+        Index(
+            "ix_webhook_deliveries_wanted",
+            "webhook_id",
+            "lane",
+            "id",
+            postgresql_where=_IS_WANTED,
+            sqlite_where=_IS_WANTED,
+        ),
+    )
 
 
 # --- workers ----------------------------------------------------------------------------------------------------------

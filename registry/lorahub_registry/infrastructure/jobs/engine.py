@@ -26,7 +26,7 @@ from lorahub_registry.infrastructure.jobs.shift import shift
 from lorahub_registry.settings import Settings
 
 _TRACER = trace.get_tracer("lorahub")  # of spans that go nowhere, unless somebody exports them
-VERSION = "2"
+VERSION = "3"
 """The version of the workflows: a new one whenever one is added (a worker keeps what it doesn't know) or its steps
 change. What is wanted is in our own tables, so that workers of the new version start it under new ids, and go on from
 the last finished file. See docs/decisions/0008.

@@ -1,12 +1,14 @@
-"""Opens addresses on hosts that an operator named, for reading: bounded in time and bytes, to the address that was
-checked, through no proxy, with a token for nobody but the host that it is meant for.
+"""Opens addresses on hosts that an operator named, to read or to tell them something: bounded in time and bytes, to the
+address that was checked, through no proxy, with a token for nobody but the host that it is meant for.
 """
 
+import re
 import ssl
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 from urllib.parse import urljoin
 
@@ -22,6 +24,7 @@ _TRACER = trace.get_tracer("lorahub")  # of spans that go nowhere, unless somebo
 MOST_REDIRECTS = 3
 _CONNECT_SECONDS = 5.0
 _SILENT_SECONDS = 20.0
+_MOST_WAIT = 86_400
 _REDIRECTS = (301, 302, 303, 307, 308)
 _FAULTS = (httpcore2.NetworkError, httpcore2.TimeoutException, httpcore2.ProtocolError, OSError)
 
@@ -63,7 +66,7 @@ class Outbound:
             )
         if address.scheme == "http" and not is_named(address, self.internal):
             raise NotPermitted(
-                f"{str(address)[:200]} is not encrypted",
+                f"{_shown(address)} is not encrypted",
                 hint="use https; an internal host is named in LORAHUB_OUTBOUND_INTERNAL",
             )
         return address
@@ -77,22 +80,54 @@ class Outbound:
         seconds: float,
         token: str | None = None,
         redirects: int = MOST_REDIRECTS,
+        headers: Mapping[str, str] = MappingProxyType({}),
+        statuses: Collection[int] = (200,),
     ) -> Iterator["OutboundAnswer"]:
-        """A 200, after at most so many redirects, to hosts that may be called too.
+        """One of `statuses`, after at most so many redirects, to hosts that may be called too.
 
         Raises `NotSupported`, `NotPermitted`, and `Unavailable` for anything that isn't an answer; `facts["status"]`
-        is what the host said instead of 200.
+        is what the host said instead, `facts["retry_after"]` the seconds after which it wants to be asked again.
         """
         end, outcome = time.monotonic() + seconds, "failed"
         try:
-            with self._follow(text, end, token, redirects) as (address, response):
-                yield _checked(OutboundAnswer(address, response, most_bytes))
+            with self._follow(text, end, token, redirects, headers) as (address, response):
+                yield _checked(OutboundAnswer(address, response, most_bytes), statuses)
             outcome = "answered"
         except (NotPermitted, NotSupported):
             outcome = "refused"
             raise
         except _FAULTS as error:
-            raise Unavailable(f"{text[:200]!a} can't be read: {type(error).__name__}") from error
+            raise Unavailable(f"{text.partition('?')[0][:200]!a} can't be read: {type(error).__name__}") from error
+        finally:
+            metrics.OUTBOUND.labels(outcome).inc()
+
+    def post(
+        self, text: str, body: bytes, headers: Mapping[str, str], *, most_bytes: int, seconds: float
+    ) -> tuple[int, bytes]:
+        """Whatever status comes back from that very address, and the beginning of what it says.
+
+        Raises `NotSupported`, `NotPermitted`, and `Unavailable` where nothing came back.
+        """
+        end, outcome = time.monotonic() + seconds, "failed"
+        try:
+            address = self.require_open(text)
+            numbers = resolve(address, is_internal=is_named(address, self.internal))
+            with (
+                _TRACER.start_as_current_span(f"POST {address.host}", attributes={"server.address": address.host}),
+                self._ask(address, numbers, end, headers, body) as response,
+            ):
+                said = bytearray()
+                for piece in response.iter_stream():
+                    said += piece
+                    if len(said) >= most_bytes:
+                        break
+            outcome = "answered"
+            return response.status, bytes(said[:most_bytes])
+        except (NotPermitted, NotSupported):
+            outcome = "refused"
+            raise
+        except _FAULTS as error:
+            raise Unavailable(f"{text[:200]!a} can't be reached: {type(error).__name__}") from error
         finally:
             metrics.OUTBOUND.labels(outcome).inc()
 
@@ -103,7 +138,7 @@ class Outbound:
 
     @contextmanager
     def _follow(
-        self, text: str, end: float, token: str | None, redirects: int
+        self, text: str, end: float, token: str | None, redirects: int, headers: Mapping[str, str]
     ) -> Iterator[tuple[Address, httpcore2.Response]]:
         first = address = self.require_open(text)
         for left in range(redirects, -1, -1):
@@ -111,7 +146,7 @@ class Outbound:
             if is_internal and not is_named(first, self.internal):
                 raise NotPermitted(f"{first.host} leads to {address.host}, which is internal")
             is_for_it = token is not None and address.origin == first.origin
-            sent = {"Authorization": f"Bearer {token}"} if is_for_it else {}
+            sent = {**headers, "Authorization": f"Bearer {token}"} if is_for_it else headers
             with (
                 _TRACER.start_as_current_span(f"GET {address.host}", attributes={"server.address": address.host}),
                 self._ask(address, resolve(address, is_internal=is_internal), end, sent) as response,
@@ -124,8 +159,14 @@ class Outbound:
 
     @contextmanager
     def _ask(
-        self, address: Address, numbers: list[str], end: float, headers: Mapping[str, str]
+        self,
+        address: Address,
+        numbers: list[str],
+        end: float,
+        headers: Mapping[str, str],
+        body: bytes | None = None,
     ) -> Iterator[httpcore2.Response]:
+        """With a body a POST, without one a GET."""
         host = f"[{address.host}]" if ":" in address.host else address.host
         url = httpcore2.URL(
             scheme=address.scheme.encode(), host=host.encode(), port=address.port, target=address.target.encode()
@@ -134,7 +175,13 @@ class Outbound:
         sent = {"Accept-Encoding": "identity", "User-Agent": "lorahub", **headers}
         with (
             httpcore2.ConnectionPool(ssl_context=self._certificates(), network_backend=_Pinned(numbers, end)) as pool,
-            pool.stream("GET", url, headers=list(sent.items()), extensions={"timeout": timeouts}) as response,
+            pool.stream(
+                "GET" if body is None else "POST",
+                url,
+                headers=list(sent.items()),
+                content=body,
+                extensions={"timeout": timeouts},
+            ) as response,
         ):
             yield response
 
@@ -151,22 +198,41 @@ class OutboundAnswer:
     response: httpcore2.Response
     most_bytes: int
 
+    @property
+    def status(self) -> int:
+        return self.response.status
+
+    def header(self, name: str) -> str | None:
+        return _header(self.response, name.lower().encode())
+
     def pieces(self) -> Iterator[bytes]:
         """Raises `Unavailable` where there is more than was asked for."""
         received = 0
         for piece in self.response.iter_stream():
             received += len(piece)
             if received > self.most_bytes:
-                raise Unavailable(f"{str(self.address)[:200]} sends more than {self.most_bytes} bytes")
+                raise Unavailable(f"{_shown(self.address)} sends more than {self.most_bytes} bytes")
             yield piece
 
 
-def _checked(answer: OutboundAnswer) -> OutboundAnswer:
-    if (status := answer.response.status) != 200:
-        raise Unavailable(f"{str(answer.address)[:200]} answers {status}", status=status)
-    if _header(answer.response, b"content-encoding") not in (None, "identity"):
-        raise Unavailable(f"{str(answer.address)[:200]} sends compressed bytes that nobody asked for")
+def _checked(answer: OutboundAnswer, statuses: Collection[int]) -> OutboundAnswer:
+    if answer.status not in statuses:
+        facts: dict[str, Any] = {"status": answer.status, **_wait(answer)}
+        raise Unavailable(f"{_shown(answer.address)} answers {answer.status}", **facts)
+    if answer.header("content-encoding") not in (None, "identity"):
+        raise Unavailable(f"{_shown(answer.address)} sends compressed bytes that nobody asked for")
     return answer
+
+
+def _wait(answer: OutboundAnswer) -> dict[str, int]:
+    """Seconds; a date, which RFC 9110 allows too, no hub sends."""
+    text = answer.header("retry-after") or ""
+    return {"retry_after": min(int(text), _MOST_WAIT)} if re.fullmatch(r"[0-9]{1,9}", text) else {}
+
+
+def _shown(address: Address) -> str:
+    """Without its query, which may be a signature."""
+    return str(address).partition("?")[0][:200]
 
 
 def _header(response: httpcore2.Response, wanted: bytes) -> str | None:

@@ -29,6 +29,7 @@ SENTENCES: Mapping[str, str] = {
     "organisation": "The organisation {} is made.",
     "disabled": "{} is disabled.",
     "enabled": "{} may log in again.",
+    "told": "A worker sends it; reload the page to see what comes back.",
     "queued": "The job is queued again.",
     "cancelled": "The merge is cancelled.",
     "quarantined": "{} is in quarantine.",

@@ -16,6 +16,7 @@ from lorahub_registry.infrastructure.database.tables import (
     Reference,
     RefMove,
     Repository,
+    UpstreamFile,
 )
 
 MOST = 1000  # problems listed of one kind
@@ -91,14 +92,34 @@ def commits_without_audit(session: Session) -> list[str]:
 
 
 def all_commits(session: Session, *, after: str, limit: int) -> list[tuple[str, str, int | None]]:
-    """Id, digest and size, in order of id; not of those that retention has dropped."""
+    """Id, digest and size, in order of id; not of those that retention has dropped, nor of an upstream's, whose bytes
+    come one by one.
+    """
+    is_listed = exists().where(UpstreamFile.commit_id == Commit.id)
     statement = (
         select(Commit.id, Commit.digest, Commit.size)
-        .where(Commit.id > after, Commit.dropped_at.is_(None))
+        .where(Commit.id > after, Commit.dropped_at.is_(None), ~is_listed)
         .order_by(Commit.id)
         .limit(limit)
     )
     return [(commit, digest, size) for commit, digest, size in session.execute(statement)]
+
+
+def files_unlike_their_listing(session: Session) -> list[tuple[str, str]]:
+    """Commit and path of files whose bytes are others than their upstream announced."""
+    statement = (
+        select(UpstreamFile.commit_id, UpstreamFile.path)
+        .join(CommitFile, (CommitFile.commit_id == UpstreamFile.commit_id) & (CommitFile.path == UpstreamFile.path))
+        .join(Blob, Blob.sha256 == CommitFile.blob_sha256)
+        .where(
+            or_(
+                Blob.size != UpstreamFile.size,
+                (Blob.sha256 != UpstreamFile.digest) & (Blob.git_sha1 != UpstreamFile.digest),
+            )
+        )
+        .limit(MOST)
+    )
+    return [(commit, path) for commit, path in session.execute(statement)]
 
 
 def files_of(session: Session, commit_id: str) -> list[tuple[str, int, str]]:

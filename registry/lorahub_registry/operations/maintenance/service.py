@@ -17,9 +17,12 @@ from lorahub_registry.core.blobs import service as blobs
 from lorahub_registry.core.blobs.inspection import inspect
 from lorahub_registry.core.blobs.service import Blob
 from lorahub_registry.core.quotas.service import give_back_expired, miscounts
+from lorahub_registry.core.upstreams.service import make_room
+from lorahub_registry.features.events import service as events
 from lorahub_registry.features.merged.service import forget_unused
 from lorahub_registry.features.retention.service import drop_old
 from lorahub_registry.features.uploads.service import collect_sessions, is_known_xorb
+from lorahub_registry.features.webhooks import service as webhooks
 from lorahub_registry.infrastructure import metrics
 from lorahub_registry.infrastructure.backend import Backend
 from lorahub_registry.infrastructure.database import Session, now
@@ -61,7 +64,10 @@ def collect_garbage(backend: Backend, *, grace: timedelta, is_dry_run: bool = Fa
     report = GarbageReport(is_dry_run=is_dry_run)
     if not is_dry_run:
         forget_unused(backend)
+        make_room(backend)
         forget_sessions(backend)
+        events.forget_old(backend)
+        webhooks.forget_old(backend)
     report.versions = drop_old(backend, is_dry_run=is_dry_run)
     _collect_uploads(backend, report)
     _collect_blobs(backend, grace, report)
@@ -165,6 +171,8 @@ def _row_problems(session: Session) -> Iterator[str]:
         yield f"repository {repository}: reference {name} is not where its log says"
     for commit in queries.commits_without_audit(session):
         yield f"commit {commit}: no audit row names it"
+    for commit, path in queries.files_unlike_their_listing(session):
+        yield f"commit {commit}: {path} is another file than its upstream announced"
     yield from miscounts(session)
 
 
