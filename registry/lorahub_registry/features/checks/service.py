@@ -17,7 +17,9 @@ from lorahub.adapters.findings import Verdict as VerdictOf
 from lorahub.adapters.manifest import MANIFEST, measured_facts
 from lorahub.adapters.reader import CONFIG, read_adapter
 from lorahub.adapters.rules import RULE_SET, Severity
+from lorahub.adapters.runtimes import every, judge_runtimes, newest
 from lorahub.adapters.weights import weight_findings
+from lorahub.conversion import refusal
 from lorahub.errors import AdapterDoesNotFit, BaseNotFound, InvalidAdapter, InvalidInput, NotFound, Refusal
 from lorahub.protocol.digests import CommitId, Sha256
 from lorahub.protocol.names import RepositoryName
@@ -122,7 +124,7 @@ def _judged(adapter: Adapter, files: RevisionFiles, bases_of_it: Sequence[FoundB
         rule_set=RULE_SET,
         facts=facts,
         report=report.as_json(),
-        labels=list(_labels(adapter, report)),
+        labels=list(_labels(adapter, report, None if found is None else found.base)),
     )
 
 
@@ -147,7 +149,8 @@ def _report(adapter: Adapter, files: RevisionFiles, base: BaseLayout | None) -> 
         nonfinite=nonfinite if isinstance(nonfinite, dict) else {},
         zero=zero if isinstance(zero, list) else [],
     )
-    return recheck(report, [*report.findings, *more], adapter, base)
+    report = recheck(report, [*report.findings, *more], adapter, base)
+    return replace(report, runtimes=tuple(judge_runtimes(adapter, base, report.findings, newest(), refusal)))
 
 
 def adapter_digest(files: RevisionFiles, adapter: Adapter) -> str:
@@ -192,7 +195,7 @@ def _shown_facts(adapter: Adapter) -> dict[str, Any]:
     return {**measured_facts(adapter), "training": None if adapter.training is None else dict(adapter.training)}
 
 
-def _labels(adapter: Adapter, report: Report) -> Iterator[str]:
+def _labels(adapter: Adapter, report: Report, base: BaseLayout | None) -> Iterator[str]:
     yield f"method:{adapter.method}"
     yield f"format:{adapter.format}"
     yield f"verdict:{report.verdict.value}"
@@ -201,12 +204,15 @@ def _labels(adapter: Adapter, report: Report) -> Iterator[str]:
     for judged in report.runtimes:
         if judged.is_usable:
             yield f"fits:{judged.runtime}"
+    for judged in judge_runtimes(adapter, base, report.findings, every(), refusal):
+        if judged.is_usable and judged.version is not None:
+            yield f"fits:{judged.runtime}@{judged.version}"
 
 
 def tags_of(judged: Judged) -> list[str]:
     """What the catalog shows of it as tags: rank and who can load it."""
     ranks = [f"rank:{rank}" for rank in list(judged.ranks)[:8]]
-    return [*ranks, *(label for label in judged.labels if label.startswith("fits:"))]
+    return [*ranks, *(label for label in judged.labels if label.startswith("fits:") and "@" not in label)]
 
 
 # --- the gate ---------------------------------------------------------------------------------------------------------
