@@ -1,6 +1,7 @@
 """Modules whose docstrings have examples that need more than Python; tests/hub/test_sdk.py runs them with it."""
 
 NEED_A_REGISTRY = (
+    "lorahub.hub.events",
     "lorahub.hub.outcomes",
     "lorahub.hub.hub",
     "lorahub.hub.organisations",

@@ -27,7 +27,7 @@ PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
 FENCE = re.compile(
     r"(?P<reason><!-- not run: \w[^\n]+ -->\n)?^ *```(?P<kind>[^\n]*)\n.*?^ *```$", re.MULTILINE | re.DOTALL
 )
-TESTED = ("console", "json", "python", "sh", "toml", "yaml")
+TESTED = ("console", "groovy", "json", "python", "sh", "toml", "yaml")
 BLOCKS = [
     pytest.param(kind, text, id=f"{page.relative_to(ROOT)}-{number}")
     for page in PAGES
@@ -76,6 +76,9 @@ def test_blocks_of_documents_are_what_they_claim(
             assert "✗" in text or read(tmp_path)
             for command in _commands_in(kind, text):
                 _check_command(command)
+        case "groovy":
+            for command in re.findall(r"sh '([^']+)'", text):
+                _check_command(shlex.split(command))
         case _:
             pytest.fail(f"nothing tests blocks of {kind}")
 
@@ -117,7 +120,7 @@ def _commands_in(kind: str, text: str) -> Iterator[list[str]]:
         while words and re.fullmatch(r"\w+=.*", words[0]):
             words = words[1:]
         if words:
-            yield words
+            yield words[: words.index("<")] if "<" in words else words
 
 
 def _check_command(words: list[str]) -> None:

@@ -2,6 +2,9 @@
 
 import json
 import re
+import shutil
+import subprocess
+import sys
 import tomllib
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
@@ -142,6 +145,25 @@ def test_a_release_is_tested_and_signed_with_as_few_rights_as_it_takes() -> None
     for job in steps.values():
         for step in job:
             assert "${{" not in step.get("run", ""), "what somebody else wrote is never part of a program"
+
+
+def test_notes_of_a_release_are_its_section_of_the_changelog(tmp_path: Path) -> None:
+    (tmp_path / "ci").mkdir()
+    script = shutil.copy(ROOT / "ci/release_notes.py", tmp_path / "ci")
+    changelog = tmp_path / "CHANGELOG.md"
+
+    def notes(text: str) -> subprocess.CompletedProcess[str]:
+        changelog.write_text(text)
+        return subprocess.run([sys.executable, script, "1.2.3"], capture_output=True, text=True, check=False)
+
+    sections = ("## Unreleased", "- Later.", "## 1.2.3 (2026-12-01)", "- Now.", "## 1.2.2 (2026-11-01)", "- Then.")
+    dated = notes("\n\n".join(("# Changelog", *sections)) + "\n")
+    assert (dated.returncode, dated.stdout) == (0, "- Now.\n")
+    for text in ("# Changelog\n\n## Unreleased\n\n- Now.\n", "# Changelog\n\n## 1.2.3\n\n- Now.\n"):
+        refused = notes(text)
+        assert refused.returncode == 1
+        assert "## 1.2.3 (" in refused.stderr
+    assert re.match(r"# Changelog\n\n## (Unreleased|\S+ \(\d{4}-\d\d-\d\d\))\n", (ROOT / "CHANGELOG.md").read_text())
 
 
 def test_the_version_is_one_everywhere() -> None:

@@ -5,12 +5,17 @@ on. The hub is played by a server that answers like the public one, and by a sec
 import json
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import httpx2
+import numpy as np
 import pytest
+import sqlalchemy
 import wire
+from builders import safetensors_bytes, write_adapter
 from hub_stand_in import StandIn, sha256, weights
+from lorahub.hub.hub import Hub
 from registry_process import Registry, eventually, serve
 
 Start = Callable[..., Registry]
@@ -40,7 +45,7 @@ def start(the_hub: StandIn, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         chosen = {
             "LORAHUB_UPSTREAMS": json.dumps([defined]),
             "LORAHUB_OUTBOUND_INTERNAL": json.dumps(the_hub.hosts),
-            "LORAHUB_UPSTREAM_MISSING": "PT1S",
+            "LORAHUB_UPSTREAM_MISSING": "PT10M",
             **(settings or {}),
         }
         key = json.dumps(chosen)
@@ -169,10 +174,10 @@ def test_an_upstream_that_is_away_leaves_what_was_read_once(here: Registry, hub:
         for days in (0.5, 1, 2, 4):
             past_fresh(here, days)
             for path, content in files.items():
-                got = wire.require(client.get(f"/Qwen/Away/resolve/main/{path}"))
-                assert got.content == content
-                assert int(got.headers["Age"]) >= days * 86_000
-                assert got.headers["X-HF-Warning"].startswith("upstream; ")
+                assert wire.require(client.get(f"/Qwen/Away/resolve/main/{path}")).content == content
+                head = wire.require(client.head(f"/Qwen/Away/resolve/main/{path}"))
+                assert int(head.headers["Age"]) >= days * 86_000
+                assert head.headers["X-HF-Warning"].startswith("upstream; ")
             said = wire.require(client.get("/api/models/Qwen/Away/revision/main"))
             assert said.headers["Age"]
         assert client.get("/api/models/Qwen/Away/revision/dev").status_code == 503, "it was never asked for"
@@ -290,3 +295,96 @@ def test_a_gated_repository_is_gated_here_too(here: Registry, hub: StandIn) -> N
         assert anyone.get("/Qwen/Gated/resolve/main/model.safetensors").headers["X-Error-Code"] == "GatedRepo"
         refused = admin.get("/Qwen/Gated/resolve/main/model.safetensors")
         assert (refused.status_code, "without access" in refused.json()["error"]) == (403, True)
+
+
+def test_our_own_client_pulls_it_and_judges_by_it(
+    here: Registry, hub: StandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LORAHUB_HOME", str(tmp_path / "home"))
+    files = {**model(14), "model.safetensors": llama(), "empty": b""}
+    hub.put("Qwen/Pulled", files)
+    with Hub(here.url, token=here.token) as ours:
+        ours.pull("Qwen/Pulled", tmp_path / "pulled")
+    assert {path: (tmp_path / "pulled" / path).read_bytes() for path in files} == files
+    hub.forget()
+    hub.put("Qwen/Judged", {**files, "README.md": b"judged", "empty": b""})
+    with Hub(here.url, token=here.token) as ours:
+        ours.push(write_adapter(tmp_path / "adapter", base="Qwen/Judged"), "owner/judged")
+    with here.client() as client:
+        judged = client.get("/api/models/owner/judged", params={"expand": "adapter"}).json()["adapter"]
+    assert (judged["base"], judged["verdict"]) == ("Qwen/Judged", "fits")
+    assert hub.sent["model.safetensors"] < 10_000, "its header is read, and not its weights"
+
+
+def llama() -> bytes:
+    """Weights that the small adapter fits."""
+    shapes = {"model.embed_tokens.weight": (20_000, 16)}
+    shapes |= {f"model.layers.{layer}.self_attn.q_proj.weight": (16, 16) for layer in range(2)}
+    return safetensors_bytes({name: np.zeros(shape, np.float32) for name, shape in shapes.items()})
+
+
+def test_its_page_says_what_it_is_and_an_administrator_keeps_it(here: Registry, hub: StandIn) -> None:
+    hub.put("Qwen/Paged", model(15))
+    with here.client(None) as anyone:
+        page = wire.require(anyone.get("/Qwen/Paged", headers={"Accept": "text/html"})).text
+        assert "from hub" in page
+        assert "A model" in page, "its card was fetched"
+        eventually(lambda: _is_here(here, "Paged"))
+        shown = wire.require(anyone.get("/Qwen/Paged.json")).json()["adapter"]
+        assert (shown["upstream"]["name"], shown["upstream"]["filesHere"], shown["mayWrite"]) == ("hub", 1, False)
+        for tab in ("tree/main", "commits/main", "versions", "lineage/main", "blob/main/config.json"):
+            wire.require(anyone.get(f"/Qwen/Paged/{tab}", headers={"Accept": "text/html"}))
+        found = wire.require(anyone.get("/api/models", params={"search": "Paged"})).json()
+        assert [one["id"] for one in found] == ["Qwen/Paged"]
+    assert here.admin_command("upstream", "keep", "Qwen/Paged") == {"repository": "Qwen/Paged", "kept": True}
+    with here.client() as admin:
+        assert admin.get("/Qwen/Paged.json").json()["adapter"]["upstream"]["kept"]
+        settings = wire.require(admin.get("/Qwen/Paged/settings", headers={"Accept": "text/html"})).text
+        assert "Let it go when others need room" in settings
+    refused = here.admin_command("upstream", "keep", "owner/nothing")
+    assert refused["error"]["code"] == "RepoNotFound"
+
+
+def test_what_was_read_longest_ago_makes_room(start: Start, hub: StandIn) -> None:
+    here = start({"LORAHUB_UPSTREAM_BYTES": str(3 << 20), "LORAHUB_BLOB_GRACE": "PT0S"})
+    contents = {name: weights(number) for number, name in enumerate(("kept", "first", "second", "third"), 20)}
+    with here.client(None) as client:
+        for name, content in contents.items():
+            hub.put(f"Qwen/{name}", {"model.safetensors": content})
+            assert client.get(f"/Qwen/{name}/resolve/main/model.safetensors").content == content
+            if name == "kept":
+                eventually(lambda: _is_here(here, "kept"))
+                here.admin_command("upstream", "keep", "Qwen/kept")
+            if name == "second":
+                eventually(lambda: _is_here(here, "second"))
+                _read_long_ago(here, wire.sha256(content))
+        eventually(lambda: [name for name in contents if _is_here(here, name)] == ["kept", "first", "third"])
+        assert client.get("/Qwen/second/resolve/main/model.safetensors").content == contents["second"]
+        hub.put("Qwen/large", {"model.safetensors": weights(25, 4)})
+        refused = client.get("/Qwen/large/resolve/main/model.safetensors")
+        assert refused.headers["X-Error-Code"] == "QuotaExceeded"
+    held = here.admin_command("upstream", "ls")[0]
+    assert held["bytes"] <= 3 << 20
+
+
+def _read_long_ago(here: Registry, digest: str) -> None:
+    with here.database() as connection:
+        statement = "UPDATE upstream_files SET read_at = '2026-01-02 03:04:05' WHERE digest = :digest"
+        connection.execute(sqlalchemy.text(statement), {"digest": digest})
+
+
+def _is_here(here: Registry, name: str) -> bool:
+    with here.client(None) as client:
+        return bool(client.get(f"/Qwen/{name}.json").json()["adapter"]["upstream"]["filesHere"])
+
+
+def test_the_name_of_an_organisation_that_is_served_is_kept_for_it(start: Start, hub: StandIn) -> None:
+    here = start(allow=["qwen/small"])  # the settings of another test: the same registry
+    with here.client(here.add_user("squatter")) as anybody:
+        refused = anybody.post("/api/lorahub/v1/organisations", json={"name": "Qwen"})
+        assert (refused.status_code, refused.headers["X-Error-Code"]) == (400, "InvalidName")
+        wire.require(anybody.post("/api/lorahub/v1/organisations", json={"name": "mine"}))
+    with here.client() as admin:
+        said = {"status": admin.get("/api/models/Qwen/Nothing").status_code}
+    assert said == {"status": 404}
+    assert hub.heard == []

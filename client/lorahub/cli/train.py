@@ -14,7 +14,7 @@ from lorahub.cli.progress import chosen_for_training
 from lorahub.cli.session import Session, command
 from lorahub.errors import InvalidConfiguration
 from lorahub.hub.showing import size_text
-from lorahub.training.config import PRESETS, Format, Init, MethodName, TrainConfig, TrainOn
+from lorahub.training.config import PRESETS, Format, Init, MethodName, Schedule, TrainConfig, TrainOn
 
 if TYPE_CHECKING:
     from lorahub.hub.hub import Pushed
@@ -42,6 +42,8 @@ def _choice(literal: Any) -> click.Choice[str]:
 @_setting("--rank", int, "Of LoRA (16).")
 @_setting("--alpha", int, "The update is scaled by alpha/rank (twice the rank).")
 @_setting("--targets", str, "Modules by name, with commas; all-linear; q,v (all-linear).")
+@_setting("--add-tokens", str, "New tokens, with commas; their embeddings are trained.")
+@_setting("--save-modules", str, "Modules that are trained and kept whole, with commas.")
 @_setting("--dropout", float, "Before A (0: dropout costs memory).")
 @click.option("--rslora", is_flag=True, default=None, help="Scale by alpha/√rank.")
 @click.option("--dora", is_flag=True, default=None, help="Direction and magnitude apart.")
@@ -56,8 +58,10 @@ def _choice(literal: Any) -> click.Choice[str]:
 @_setting("--batch-tokens", int, "Tokens of one forward (4096).")
 @_setting("--accum", int, "Forwards of one step (1).")
 @_setting("--warmup", float, "Share of the steps in which the learning rate rises (0.03).")
+@_setting("--schedule", _choice(Schedule), "Of the learning rate behind that (linear).")
 @_setting("--weight-decay", float, "(0)")
 @_setting("--clip", float, "Largest norm of a gradient (1).")
+@_setting("--neftune", float, "Noise on embeddings while it trains, such as 5.")
 @_setting("--seed", int, "(0)")
 @_setting("--max-len", int, "Tokens of one row; longer ones are cut, and reported (1024).")
 @_setting("--pack", click.Choice(["best-fit", "none"]), "Several rows into one, which don't see each other (best-fit).")
@@ -80,7 +84,9 @@ def _choice(literal: Any) -> click.Choice[str]:
 @click.option("--compile", is_flag=True, default=None, help="torch.compile: for runs of some hundred steps.")
 @_setting("--threads", int, "Of the CPU.")
 @_setting("--base-name", str, "What the adapter calls its base.", metavar="NAME")
-@click.option("--config", "file", type=click.Path(path_type=Path, dir_okay=False), help="Settings in TOML; flags win.")
+@click.option(
+    "--config", "file", type=click.Path(path_type=Path, dir_okay=False), help="Settings in TOML or YAML; flags win."
+)
 @click.option("--resume", metavar="auto|PATH", help="Go on with a checkpoint.")
 @click.option(
     "--plan", "--dry-run", "is_plan", is_flag=True, help="Show parameters, memory, tokens, steps; run nothing."
@@ -138,7 +144,11 @@ def _config(file: Path | None, options: dict[str, Any]) -> TrainConfig:
         given["format"] = given.pop("data_format")  # `--format` is how results are shown
     if "targets" in given:
         targets = given["targets"]
-        given["targets"] = ("q,v",) if targets == "q,v" else tuple(targets.split(","))
+        is_one = targets == "q,v" or targets.startswith("re:")
+        given["targets"] = (targets,) if is_one else tuple(targets.split(","))
+    for name in ("add_tokens", "save_modules"):
+        if name in given:
+            given[name] = tuple(given[name].split(","))
     if "eval_split" in given:
         given["eval_split"] = _share(given["eval_split"])
     return TrainConfig.of(given) if file is None else TrainConfig.from_file(file, given)

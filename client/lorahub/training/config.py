@@ -9,12 +9,15 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, Self, Union, get_args, get_origin, get_type_hints
 
+import yaml
+
 from lorahub.adapters.limits import LIMITS
 from lorahub.errors import InvalidConfiguration
 
 MethodName = Literal["lora", "prefix", "prompt", "bottleneck", "bitfit", "ia3", "full"]
 Format = Literal["auto", "chat", "completion", "text"]
 TrainOn = Literal["auto", "assistant", "completion", "last", "all"]
+Schedule = Literal["linear", "cosine", "constant", "wsd"]
 Init = Literal["default", "gaussian", "pissa", "olora"]
 
 PRESETS: Mapping[str, Mapping[str, Any]] = {
@@ -28,6 +31,7 @@ _MOST: Mapping[str, int] = {
     "threads": 4096,
 }
 """What is read again, and more threads than torch survives."""
+_OF_LORA = ("add_tokens", "save_modules")
 _COLUMN = re.compile(r"[A-Za-z_]+=.{1,900}", re.DOTALL)
 
 
@@ -49,7 +53,12 @@ class TrainConfig:
     alpha: int | None = None
     """None: twice the rank. The update is scaled by alpha / rank, with rslora by alpha / √rank."""
     targets: tuple[str, ...] = ("all-linear",)
-    """Names of modules as PEFT takes them; `all-linear`, or `q,v`: the query and value projections of any model."""
+    """Names of modules as PEFT takes them; `all-linear`, or `q,v`: the query and value projections of any model; one
+    regular expression for whole names behind `re:`."""
+    add_tokens: tuple[str, ...] = ()
+    """Tokens that the base doesn't have; lora trains their embeddings, and keeps the tokenizer with the adapter."""
+    save_modules: tuple[str, ...] = ()
+    """Modules that lora trains and keeps whole, such as a norm or the head."""
     dropout: float = 0.0
     """Costs 1.6 times the memory of activations."""
     rslora: bool = False
@@ -72,10 +81,14 @@ class TrainConfig:
     accum: int = 1
     """Forwards of one step."""
     warmup: float = 0.03
-    """Share of the steps in which the learning rate rises; then it falls to 0 in a line."""
+    """Share of the steps in which the learning rate rises."""
+    schedule: Schedule = "linear"
+    """What it does then: fall to 0 in a line or by a cosine, stay, or stay and fall in the last fifth (wsd)."""
     weight_decay: float = 0.0
     clip: float = 1.0
     """The largest norm of a step's gradient."""
+    neftune: float | None = None
+    """NEFTune: noise on the embeddings of what is trained on, scaled by this over √(tokens · width)."""
     seed: int = 0
 
     max_len: int = 1024
@@ -141,13 +154,21 @@ class TrainConfig:
                 len(self.columns) <= 64 and all(map(_COLUMN.fullmatch, self.columns)),
                 "such as prompt=question",
             ),
+            *(
+                (name, not getattr(self, name) or self._is_new_lora, "of lora alone, without --from")
+                for name in _OF_LORA
+            ),
             *((name, getattr(self, name) > 0, "more than 0") for name in ("lr", "epochs", "clip")),
             *((name, getattr(self, name) >= 0, "0 or more") for name in ("weight_decay", "min_delta")),
             *(
                 (name, getattr(self, name) is None or getattr(self, name) > 0, "more than 0")
-                for name in ("alpha", "lora_plus")
+                for name in ("alpha", "lora_plus", "neftune")
             ),
         ]
+
+    @property
+    def _is_new_lora(self) -> bool:
+        return self.method == "lora" and self.start is None
 
     @property
     def scaling_alpha(self) -> int:
@@ -172,16 +193,32 @@ class TrainConfig:
 
     @classmethod
     def from_file(cls, path: Path, given: Mapping[str, object]) -> Self:
-        """A TOML file of settings; what is `given` beside it wins. Raises `InvalidConfiguration`."""
+        """A file of settings, TOML or YAML; what is `given` beside it wins. Raises `InvalidConfiguration`."""
+        is_yaml = path.suffix.lower() in (".yaml", ".yml")
         try:
-            content = tomllib.loads(path.read_text("utf-8"))
-        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-            raise InvalidConfiguration(f"can't read {path}: {error}", hint="lines such as: lr = 1e-4") from None
+            text = path.read_text("utf-8")
+            content = yaml.load(text, _Yaml) if is_yaml else tomllib.loads(text)  # noqa: S506 (it is a safe loader)
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, yaml.YAMLError) as error:
+            wanted = "lr: 1e-4" if is_yaml else "lr = 1e-4"
+            raise InvalidConfiguration(f"can't read {path}: {error}", hint=f"lines such as: {wanted}") from None
+        if content is None:  # an empty file
+            content = {}
+        if not isinstance(content, dict) or not all(isinstance(name, str) for name in content):
+            raise InvalidConfiguration(f"{path} is no list of settings", hint="lines such as: lr: 1e-4")
         return cls.of({**{name.replace("-", "_"): value for name, value in content.items()}, **given})
 
     def as_json(self) -> dict[str, object]:
         """JSON-ready; `TrainConfig.of` takes it back."""
         return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+
+
+class _Yaml(yaml.SafeLoader):
+    """YAML in which 1e-4 is a number, as it is in YAML 1.2 and in TOML."""
+
+
+_Yaml.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+"), list("-+0123456789.")
+)
 
 
 def _options(hint: Any) -> tuple[Any, ...]:

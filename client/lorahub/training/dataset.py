@@ -13,7 +13,7 @@ from lorahub.training.files import files_of
 from lorahub.training.templates import ChatTemplate
 from lorahub.training.tokens import MOST_TOKENS, RowReport, Samples, Tokens
 
-Data: TypeAlias = "str | Path | Sequence[str | Path] | Mapping[str, float]"
+Data: TypeAlias = str | Path | Sequence[str | Path] | Mapping[str, float]
 """A file or folder, several, or several with weights: how often each of their rows is seen in an epoch.
 
 A weight may also stand behind a name: `rows.jsonl:2`.

@@ -96,7 +96,7 @@ class Loop:
         norm = self.optimizer.grad_norm()
         if not math.isfinite(norm):
             raise self._diverged("gradient of", number + 1, (number + 1) * self.config.accum - 1, *batches)
-        factor = schedule(number, self.steps, self.config.warmup)
+        factor = schedule(number, self.steps, self.config.warmup, self.config.schedule)
         self.optimizer.step(factor, norm)
         tokens = sum(batch.tokens for batch in batches)
         seconds = time.perf_counter() - begun

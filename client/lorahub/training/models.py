@@ -2,12 +2,13 @@
 
 import importlib.util
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lorahub.errors import InvalidConfiguration, InvalidUsage
 from lorahub.serving import models
@@ -67,11 +68,25 @@ def attach(method: Method, model: Any, config: TrainConfig, dtype: torch.dtype) 
     for parameter in adapted.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.to(dtype)
+    if config.neftune is not None:
+        model.get_input_embeddings().register_forward_hook(_noisy(config.neftune))
     if not config.compile:  # which fuses by itself
         fuse(adapted)
     if config.attention == "auto" and model.device.type == "cpu" and dtype is torch.bfloat16:
         use_short_rows(model)
     return adapted
+
+
+def _noisy(size: float) -> Callable[[nn.Module, Any, Tensor], Tensor]:
+    """NEFTune (arXiv 2310.05914): what the embedding gives, with noise while the model trains."""
+
+    def add(module: nn.Module, _: Any, embedded: Tensor) -> Tensor:
+        if not module.training:
+            return embedded
+        most = size / (embedded.shape[-2] * embedded.shape[-1]) ** 0.5
+        return embedded + torch.empty_like(embedded).uniform_(-most, most)
+
+    return add
 
 
 def _frozen(model: Any) -> Any:

@@ -4,11 +4,15 @@ A bf16 parameter loses steps smaller than 1/256 of itself; its master doesn't. P
 become views of the buffers, so that a step is a handful of operations whatever the number of tensors.
 """
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
+from lorahub.training.config import Schedule
+
+_DECAY = 0.2  # of the steps of warm-up, stable, decay
 Groups = Sequence[tuple[Sequence[tuple[str, nn.Parameter]], float]]
 
 
@@ -126,9 +130,20 @@ def _by_kind(parameters: Iterable[nn.Parameter]) -> list[list[nn.Parameter]]:
     return list(kinds.values())
 
 
-def schedule(step: int, steps: int, warmup: float) -> float:
-    """The factor on the learning rate at step 0 … steps − 1: up in a line over `warmup` of them, then down to 0."""
+def schedule(step: int, steps: int, warmup: float, shape: Schedule = "linear") -> float:
+    """The factor on the learning rate at step 0 … steps − 1: up in a line over `warmup` of them, then by `shape`.
+
+    linear     down to 0 in a line
+    cosine     down to 0 by half a wave (arXiv 1608.03983)
+    constant   as it is
+    wsd        as it is, and down to 0 in a line over the last fifth (arXiv 2404.06395)
+    """
     rising = max(round(steps * warmup), 0)
     if step < rising:
         return (step + 1) / (rising + 1)
-    return (steps - step) / max(steps - rising, 1)
+    left = (steps - step) / max(steps - rising, 1)
+    if shape == "cosine":
+        return (1 - math.cos(math.pi * left)) / 2
+    if shape == "wsd":
+        return min((steps - step) / max(round(steps * _DECAY), 1), 1.0)
+    return 1.0 if shape == "constant" else left

@@ -19,8 +19,9 @@ from lorahub.training.loop import steps_of
 from lorahub.training.loss import CHUNK_NUMBERS
 from lorahub.training.methods import Method
 from lorahub.training.models import attach, dtype_for, load_tokenizer, shape_model
-from lorahub.training.run import both_sides, method_of, notes_on, within
+from lorahub.training.run import both_sides, method_of, notes_on, with_tokens, within
 from lorahub.training.start import find_start
+from lorahub.training.vocabulary import vocabulary_of
 
 _NF4 = 4.127 / 8
 """Bytes of a weight in 4 bits with the scales of double quantisation (arXiv 2305.14314, section 3)."""
@@ -78,7 +79,8 @@ def plan(base: Base, data: Data, config: TrainConfig, hub: Callable[[], Hub] = H
     method, config = method_of(config, None if config.start is None else find_start(config.start, hub))
     settings, tokenizer = load_config(base.folder), load_tokenizer(base.folder)
     config = within(settings, config)
-    dataset = prepare(data, tokenizer, config, settings.get_text_config().vocab_size)
+    vocabulary = vocabulary_of(tokenizer, settings, config)
+    dataset = prepare(data, tokenizer, config, vocabulary.size)
     dtype = dtype_for(place, settings, config)
     is_packed = config.pack == "best-fit"
     batches, _ = both_sides(dataset, config, is_packed=is_packed)
@@ -86,7 +88,8 @@ def plan(base: Base, data: Data, config: TrainConfig, hub: Callable[[], Hub] = H
     shapes = [batch.ids.shape for batch in batches]
     rows, width = max(((shape[0], shape[1]) for shape in shapes), key=lambda shape: shape[0] * shape[1])
     frozen = shape_model(base.folder, settings).to(dtype)
-    memory, trainable, parameters = _memory(method, frozen, config, dtype, rows, width)
+    vocabulary.grow(frozen, config)
+    memory, trainable, parameters = _memory(with_tokens(method, vocabulary), frozen, config, dtype, rows, width)
     return TrainingPlan(
         method=method.name,
         device=str(place.device),

@@ -12,6 +12,7 @@ from lorahub.training.dataset import Data, prepare
 from lorahub.training.models import load_tokenizer
 from lorahub.training.run import within
 from lorahub.training.tokens import Samples
+from lorahub.training.vocabulary import vocabulary_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +37,7 @@ def preview(base: Base, data: Data, config: TrainConfig, count: int) -> Preview:
     """The first `count` samples. Reads all rows and no weight; raises what `prepare` raises."""
     settings, tokenizer = load_config(base.folder), load_tokenizer(base.folder)
     config = within(settings, config)
-    dataset = prepare(data, tokenizer, config, settings.get_text_config().vocab_size)
+    dataset = prepare(data, tokenizer, config, vocabulary_of(tokenizer, settings, config).size)
     shown = list(_shown(dataset.train, tokenizer, min(count, len(dataset.train))))
     return Preview(shown, len(dataset.train), list(dataset.notes()))
 

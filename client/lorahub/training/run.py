@@ -29,12 +29,14 @@ from lorahub.training.loop import Loop, OnStep, steps_of
 from lorahub.training.loss import keeps_samples_apart, loss_of, require_learning
 from lorahub.training.methods import METHODS, Method
 from lorahub.training.methods.continued import Continued
+from lorahub.training.methods.lora import LoraMethod
 from lorahub.training.models import attach, dtype_for, load_model, load_tokenizer
 from lorahub.training.optimizer import FlatAdamW
 from lorahub.training.provenance import code_facts, now
 from lorahub.training.saving import RunRecord, require_room, save_adapter
 from lorahub.training.start import StartAdapter, find_start
 from lorahub.training.tokens import Samples
+from lorahub.training.vocabulary import Vocabulary, vocabulary_of
 
 _MAY_CHANGE = frozenset({"threads", "device", "steps", "epochs", "save_every", "eval_every", "patience", "min_delta"})
 """Settings that a run may go on with other values of."""
@@ -93,10 +95,12 @@ def train(
     with _limits(folder, kept):
         dtype = dtype_for(place, known.settings, config)
         loaded = load_model(known.base.folder, known.settings, place, config)
+        known.vocabulary.grow(loaded.model, config)
         model = attach(method, loaded.model, config, dtype)
-        loss = loss_of(model, known.vocabulary, config.max_len)
-        require_learning(loss, model, known.vocabulary, config.max_len)
-        is_packed = config.pack == "best-fit" and keeps_samples_apart(model, known.vocabulary, config.max_len)
+        tokens = known.vocabulary.size
+        loss = loss_of(model, tokens, config.max_len)
+        require_learning(loss, model, tokens, config.max_len)
+        is_packed = config.pack == "best-fit" and keeps_samples_apart(model, tokens, config.max_len)
         batches, evaluation = both_sides(dataset, config, is_packed=is_packed)
         steps = steps_of(config, len(batches))
         reached = _progressed(resumed, steps, checkpoints, config)
@@ -108,7 +112,9 @@ def train(
         (folder / FOLDER).mkdir(parents=True, exist_ok=True)
         optimizer = optimizer_of(method, model, config)
         made = known.facts(dtype, begun, packed=is_packed, lean_loss=loss.is_lean, parameters=optimizer.parameters)
-        record = RunRecord(folder.resolve().name, method, model, known.layout, config, place, made, len(batches))
+        record = RunRecord(
+            folder.resolve().name, method, model, known.layout, config, place, made, len(batches), known.vocabulary
+        )
         torch.manual_seed(config.seed)
         loop = Loop(
             config=config,
@@ -143,11 +149,7 @@ class _Known:
     start: StartAdapter | None
     dataset: Dataset
     place: DevicePlace
-
-    @property
-    def vocabulary(self) -> int:
-        size: int = self.settings.get_text_config().vocab_size
-        return size
+    vocabulary: Vocabulary
 
     def fingerprint(self) -> dict[str, Any]:
         """What has to be the same for a run to go on."""
@@ -177,11 +179,12 @@ def _known(base: str | Path, data: Data, config: TrainConfig, hub: Callable[[], 
     method, config = method_of(config, start)
     settings, tokenizer = load_config(found.folder), load_tokenizer(found.folder)
     config = within(settings, config)
-    dataset = prepare(data, tokenizer, config, settings.get_text_config().vocab_size)
+    vocabulary = vocabulary_of(tokenizer, settings, config)
+    dataset = prepare(data, tokenizer, config, vocabulary.size)
     layout = found.hashed(progress)
     if start is not None:
         start.require_fit(layout)
-    return _Known(found, layout, settings, config, method, start, dataset, place)
+    return _Known(found, layout, settings, config, with_tokens(method, vocabulary), start, dataset, place, vocabulary)
 
 
 @contextmanager
@@ -213,6 +216,13 @@ def method_of(config: TrainConfig, start: StartAdapter | None) -> tuple[Method, 
         return METHODS[config.method](config), config
     method = Continued(config, start.folder)
     return method, method.config
+
+
+def with_tokens(method: Method, vocabulary: Vocabulary) -> Method:
+    """The method, which trains the rows of new tokens too."""
+    if isinstance(method, LoraMethod):
+        method.new_tokens = vocabulary.new
+    return method
 
 
 def within(settings: Any, config: TrainConfig) -> TrainConfig:

@@ -16,6 +16,7 @@ from lorahub.adapters.files import FolderFiles
 from lorahub.adapters.formats.own import BITFIT, BOTTLENECK
 from lorahub.adapters.manifest import MANIFEST, StatedFile, write_manifest
 from lorahub.adapters.reader import CONFIG, read_adapter
+from lorahub.conversion import refusal
 from lorahub.errors import AlreadyExists, InvalidUsage
 from lorahub.hub.describe import stated_files
 from lorahub.training.base import sha256_of
@@ -27,6 +28,7 @@ from lorahub.training.history import HISTORY, TrainingStep, write_history
 from lorahub.training.kept import ROLES, KeptAdapters
 from lorahub.training.methods import Method
 from lorahub.training.provenance import run_facts
+from lorahub.training.vocabulary import Vocabulary
 
 CARD, CURVE = "README.md", "curve.svg"
 
@@ -61,6 +63,7 @@ class RunRecord:
     """As lorahub.json has it, by part."""
     batches: int
     """In one epoch."""
+    vocabulary: Vocabulary
 
     def write(
         self, place: Path, steps: list[TrainingStep], done: Progressed, *, stopped: str, kept: float | None
@@ -68,6 +71,7 @@ class RunRecord:
         """Makes the folder `place`, and returns what its lorahub.json says. `kept` is the evaluation loss."""
         place.mkdir(parents=True)
         self.method.save(self.model, place)
+        self.vocabulary.save(place)
         write_history(place / HISTORY, steps)
         run = run_facts(self.config, place / HISTORY, steps, done, stopped=stopped, kept=kept)
         run["epochs"] = done.step * self.config.accum / self.batches
@@ -81,7 +85,7 @@ class RunRecord:
         adapter = read_adapter(files)
         is_model = CONFIG not in files.sizes
         stated = _weights(files) if is_model else stated_files(files, adapter)
-        told: dict[str, Any] = json.loads(write_manifest(adapter, self.base, files=stated, before=made))
+        told: dict[str, Any] = json.loads(write_manifest(adapter, self.base, refusal, files=stated, before=made))
         if is_model:
             told |= {"adapter": None, "compatibility": {}}
         (place / MANIFEST).write_text(json.dumps(told, indent=2, sort_keys=True) + "\n")

@@ -106,6 +106,8 @@ class OpenedRepository:
 
     def may(self, action: Action) -> bool:
         """By the role of the principal; that everybody reads a public repository is no part of it."""
+        if action is Action.WRITE and self.repository.upstream is not None:
+            return False
         return may(self.principal, action, self.repository.namespace, self.id)
 
     def require(self, action: Action) -> None:

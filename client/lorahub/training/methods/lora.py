@@ -18,11 +18,18 @@ from transformers import PreTrainedModel
 from lorahub.adapters.reader import CONFIG
 from lorahub.errors import InvalidUsage
 from lorahub.training.config import TrainConfig
-from lorahub.training.methods.trained import Named, is_conv1d, save_peft, trained, write
+from lorahub.training.methods.trained import Named, is_conv1d, is_linear, save_peft, trained, write
 
 _QUERIES_AND_VALUES = ("q_proj", "v_proj", "query", "value", "c_attn", "query_key_value", "qkv_proj", "Wqkv")
 """What the projections are called, or the one that holds both, across the models of transformers."""
 _FROM_BASE = ("pissa", "olora")
+_ROUTERS = frozenset("router modality_router shared_expert_gate moe_gate gating_network".split())
+_GATES = frozenset("gate layer classifier".split())
+_MIXTURES = frozenset("mlp moe block_sparse_moe feed_forward ffn mixture".split())
+"""Modules whose gate chooses experts."""
+_MOST_EXPERTS = 1024
+_PATTERN = "re:"
+_MAMBAS = frozenset("falcon_h1 falcon_mamba mamba mamba2 nemotron_h".split())  # as PEFT lists them
 _DOWN, _UP = ".lora_A.weight", ".lora_B.weight"
 
 
@@ -33,6 +40,8 @@ class LoraMethod:
 
     def __init__(self, config: TrainConfig) -> None:
         self._config = config
+        self.new_tokens: Sequence[int] = ()
+        """Rows of the embedding and of the head that are trained too."""
         self._start: dict[str, Tensor] = {}
         """A₀ and B₀ by their names in the file, where they were taken from the base."""
 
@@ -68,7 +77,18 @@ class LoraMethod:
             use_dora=wanted.dora,
             init_lora_weights=self._init(model),
             fan_in_fan_out=any(is_conv1d(module) for module in model.modules()),
+            modules_to_save=list(wanted.save_modules) or None,
+            trainable_token_indices=self._rows(model) or None,
         )
+
+    def _rows(self, model: Any) -> dict[str, list[int]]:
+        """By the last names of the embedding and of a head with weights of its own."""
+        if not self.new_tokens:
+            return {}
+        embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
+        places = [embedding] if head is None or head.weight is embedding.weight else [embedding, head]
+        names = {id(module): name.rpartition(".")[2] for name, module in model.named_modules()}
+        return {names[id(place)]: list(self.new_tokens) for place in places}
 
     def _init(self, model: PreTrainedModel) -> Any:
         """Shapes alone have no singular values."""
@@ -113,9 +133,41 @@ class LoraMethod:
         return made
 
 
+def _all_linear(model: PreTrainedModel) -> str | list[str]:
+    """Every linear layer but the head, routers of mixtures, and what PEFT can't adapt; by their last names, as far as
+    these are nobody else's.
+
+    A router that changes sends tokens to experts that never learnt them, and runtimes take no LoRA on it.
+    """
+    asked: Any = model
+    head = asked.get_output_embeddings()
+    linear = {name: module for name, module in model.named_modules() if is_linear(module) and module is not head}
+    left = {name for name, module in linear.items() if is_router(name, module) or _is_refused(model, name)}
+    if not left:
+        return "all-linear"
+    kept = linear.keys() - left
+    taken = {name.rpartition(".")[2] for name, _ in model.named_modules() if name not in kept}
+    return sorted({name if (leaf := name.rpartition(".")[2]) in taken else leaf for name in kept})
+
+
+def is_router(name: str, module: nn.Module) -> bool:
+    """Whether a linear layer of this name weighs the experts of a mixture, or a shared one."""
+    *path, leaf = name.split(".")
+    weight: Any = module.weight
+    few = min(weight.shape) <= _MOST_EXPERTS
+    return few and (leaf in _ROUTERS or (leaf in _GATES and bool(path) and path[-1] in _ROUTERS | _MIXTURES))
+
+
+def _is_refused(model: PreTrainedModel, name: str) -> bool:
+    """PEFT refuses what a fused kernel of Mamba reads behind its back."""
+    return model.config.model_type in _MAMBAS and name.rpartition(".")[2] in ("out_proj", "conv1d")
+
+
 def _targets(model: PreTrainedModel, targets: tuple[str, ...]) -> str | list[str]:
     if targets == ("all-linear",):
-        return "all-linear"
+        return _all_linear(model)
+    if len(targets) == 1 and targets[0].startswith(_PATTERN):
+        return targets[0].removeprefix(_PATTERN)
     if targets != ("q,v",):
         return list(targets)
     leaves = {name.rpartition(".")[2] for name, _ in model.named_modules()}

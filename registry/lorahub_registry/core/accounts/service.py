@@ -256,6 +256,8 @@ def create_organisation(backend: Backend, principal: Principal, name: str, fulln
     """The caller becomes its first admin. Raises `InvalidName`, `AlreadyExists`, `NotPermitted`, `QuotaExceeded`."""
     creator = principal.require_account()
     require(principal, Action.GOVERN, principal.name)
+    if not is_site_admin(principal):
+        _require_nobody_elses(backend, name)
     with backend.database.write() as session:
         if not is_site_admin(principal):
             _require_another(session, creator, limit=backend.settings.quota_organisations)
@@ -263,6 +265,19 @@ def create_organisation(backend: Backend, principal: Principal, name: str, fulln
         queries.set_member(session, organisation.id, creator, "admin")
         record_act(session, principal, "organisation.create", organisation.name)
         return organisation
+
+
+def _require_nobody_elses(backend: Backend, name: str) -> None:
+    """Whoever took the name of an organisation that is served from an upstream would take its place. Raises
+    `InvalidName`.
+    """
+    key = similarity_key(name)
+    served = {pattern.partition("/")[0] for upstream in backend.settings.upstreams for pattern in upstream.allow}
+    if key in {similarity_key(namespace) for namespace in served if namespace != "*"}:
+        raise InvalidName(
+            f"the name {name!r} is kept for an organisation of an upstream",
+            hint="choose another name, or ask the registry's administrators",
+        )
 
 
 def _require_another(session: Session, account_id: int, *, limit: int) -> None:

@@ -304,12 +304,14 @@ def take_in(
 
 
 def insert_of_upstream(
-    session: Session, name: RepositoryName, *, namespace_id: int, upstream: str, is_private: bool
+    session: Session, name: RepositoryName, *, namespace_id: int, upstream: str, is_private: bool, by: str
 ) -> Repository:
     """One of another hub, without a commit yet. Whoever asks has made sure that the name is nobody's."""
-    return queries.insert_repository(
+    repository = queries.insert_repository(
         session, name, key=name_key(name), namespace_id=namespace_id, is_private=is_private, upstream=upstream
     )
+    happened(session, "repository.created", repository.id, {"private": is_private}, by=by)
+    return repository
 
 
 def _require_free(session: Session, principal: Principal, name: RepositoryName) -> None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from lorahub.protocol.digests import CommitId, GitSha1, Sha256
+from lorahub.protocol.digests import CommitId, GitSha1, Sha256, sha256_of
 from lorahub.protocol.references import LATEST
 from sqlalchemy import delete, exists, func, insert, literal, select, update
 from sqlalchemy.exc import IntegrityError
@@ -29,6 +29,7 @@ __all__ = ["Commit", "IntegrityError", "Move", "Reference", "RevisionFile"]
 
 _Other = aliased(ReferenceRow)
 _UNKNOWN = "0" * 64
+_EMPTY = sha256_of(b"")
 _MOST_ALIASES = 50
 """Of a repository, that a search finds it by."""
 
@@ -588,7 +589,7 @@ def _file(row: Any) -> RevisionFile:
     """An upstream says one of the digests; the other one is known with the bytes."""
     return RevisionFile(
         path=row.path,
-        sha256=Sha256(row.digest if row.is_here or row.is_lfs else _UNKNOWN),
+        sha256=Sha256(row.digest if row.is_here or row.is_lfs else _UNKNOWN if row.size else _EMPTY),
         size=row.size,
         git_sha1=GitSha1(row.git_sha1 if row.is_here or not row.is_lfs else ""),
         is_lfs=row.is_lfs,

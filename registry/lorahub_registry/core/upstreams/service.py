@@ -12,6 +12,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from copy import copy
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
@@ -208,10 +209,10 @@ class _Question:
         self.revision = revision
         self.key = name_key(name)
         self.memory = _memory(backend)
-        self.place = self._look()
+        self.place = self.look()
         self.upstream = self._whose(principal, upstreams)
 
-    def _look(self) -> KnownName:
+    def look(self) -> KnownName:
         with self.backend.database.read() as session:
             return queries.place_of(session, self.name, self.key, self.revision)
 
@@ -248,12 +249,12 @@ class _Question:
             return
         if self.place.repository_id is None and self.revision != "main":
             self._at("main").answer()  # each repository has one
-            self.place = self._look()
+            self.place = self.look()
             if self.place.repository_id is None or self._is_fresh:
                 return
         with self._turn(self.revision) as is_first:
             if not is_first:
-                self.place = self._look()
+                self.place = self.look()
             if is_first or not self._is_fresh:
                 error = self._refusal() or self._asked()
                 if error is not None:
@@ -269,9 +270,9 @@ class _Question:
         return None
 
     def _at(self, revision: str) -> "_Question":
-        other = object.__new__(_Question)
-        other.__dict__ = {**self.__dict__, "revision": revision}
-        other.place = other._look()
+        other = copy(self)
+        other.revision = revision
+        other.place = other.look()
         return other
 
     @contextmanager
@@ -401,12 +402,12 @@ class _Question:
         name = RepositoryName(namespace[1], found.name.name)
         is_private = self.upstream.private
         return repositories.insert_of_upstream(
-            session, name, namespace_id=namespace[0], upstream=self.upstream.name, is_private=is_private
+            session, name, namespace_id=namespace[0], upstream=self.upstream.name, is_private=is_private, by=ACTOR
         ), True
 
     def answer_also(self, kind: str) -> None:
         """Its `names`, or the `commits` of the revision. Where they can't be had, what is here says enough."""
-        place = self._look()
+        place = self.look()
         if place.repository_id is None or self.upstream is None or not self._is_askable:
             return
         revision = self.revision if kind == "commits" else ""
@@ -619,12 +620,14 @@ def claim(backend: Backend, wanted: WantedFile, *, holder: str, part_bytes: int)
         return None
 
 
-def resume(backend: Backend, wanted: WantedFile, transfer: Transfer, *, holder: str) -> tuple[Upload, int]:
-    """Where its parts are stored, and how many bytes of it are.
+def resume(
+    backend: Backend, wanted: WantedFile, transfer: Transfer, *, holder: str, anew: bool = False
+) -> tuple[Upload, int]:
+    """Where its parts are stored, and how many bytes of it are; none where it begins `anew`.
 
     Raises `QuotaExceeded`, `ContentBlocked`, `DiskFull`.
     """
-    upload = blobs.find_upload(backend, transfer.upload_id) if transfer.upload_id else None
+    upload = blobs.find_upload(backend, transfer.upload_id) if transfer.upload_id and not anew else None
     if upload is not None and upload.blob_sha256 is None:
         with suppress(BlobVanished):
             return blobs.renew(backend, upload), transfer.done

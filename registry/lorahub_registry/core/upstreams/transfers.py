@@ -11,7 +11,7 @@ import logging
 import secrets
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Collection, Iterator
 from contextlib import suppress
 from weakref import WeakKeyDictionary
 
@@ -81,6 +81,19 @@ def read(backend: Backend, wanted: WantedFile, start: int, stop: int) -> bytes:
         else:
             found += piece
     return bytes(found)
+
+
+def fetch(backend: Backend, wanted: Collection[WantedFile]) -> None:
+    """All of these, several at once, until they are stored. Raises as `pieces`."""
+    for one in wanted:
+        begin(backend, one)
+    for one in wanted:
+        read(backend, one, 0, one.file.size)
+        end = time.monotonic() + _PATIENCE
+        while one.file.size and service.transfer_of(backend, one)[0] is None:
+            if time.monotonic() > end:
+                raise Unavailable(f"{one.file.path} came from its upstream, and isn't stored", hint="try again")
+            time.sleep(_PAUSE)
 
 
 def _header(backend: Backend, wanted: WantedFile, start: int, stop: int) -> bytes:
@@ -280,27 +293,33 @@ def _beat(backend: Backend, live: _Live) -> None:
 def _fetch(backend: Backend, live: _Live, transfer: Transfer) -> None:
     wanted = live.wanted
     hub = service.hub_of(backend, service.upstream_of(backend, wanted.repository))
-    live.upload, done = service.resume(backend, wanted, transfer, holder=live.holder)
-    staging, digester = Staging(live.upload.id), Digester(wanted.file)
-    keys = [staging.part(number) for number in range(1, -(-done // live.part_bytes) + 1)]
-    for key in keys:  # of whoever began it, and died
-        for piece in backend.blobs.open_range(key, 0, live.part_bytes):
-            digester.feed(piece)
-    live.begin(done)
+    upload, keys, digester, done = _begun(backend, live, transfer)
     for piece in _coming(hub, live, done):
         digester.feed(piece)
         live.add(piece)
-        while (part := live.full_part()) is not None and live.upload is not None:
-            if done + len(part) < wanted.file.size:
-                done = _store(backend, live, live.upload, keys, staging, part)
-            else:
-                break
+        while (part := live.full_part()) is not None and done + len(part) < wanted.file.size:
+            done = _store(backend, live, upload, keys, part)
     sha256 = digester.finish()
     live.verified()
-    if done < wanted.file.size or not keys:
-        _store(backend, live, live.upload, keys, staging, live.rest())
+    if done < wanted.file.size:
+        _store(backend, live, upload, keys, live.rest())
     reach("upstream-fetched")
-    service.settle(backend, wanted, live.upload, keys, sha256)
+    service.settle(backend, wanted, upload, keys, sha256)
+
+
+def _begun(backend: Backend, live: _Live, transfer: Transfer) -> tuple[Upload, list[str], Digester, int]:
+    """What whoever began it and died has stored: its upload, the parts' keys, what hashes them, and their bytes."""
+    for is_anew in (False, True):
+        upload, done = service.resume(backend, live.wanted, transfer, holder=live.holder, anew=is_anew)
+        live.upload, digester = upload, Digester(live.wanted.file)
+        keys = [Staging(upload.id).part(number) for number in range(1, -(-done // live.part_bytes) + 1)]
+        with suppress(ObjectNotFound):  # of a storage that was restored without them
+            for key in keys:
+                for piece in backend.blobs.open_range(key, 0, live.part_bytes):
+                    digester.feed(piece)
+            live.begin(done)
+            return upload, keys, digester, done
+    raise AssertionError("an upload that begins anew has no parts")
 
 
 def _coming(hub: RemoteHub, live: _Live, start: int) -> Iterator[bytes]:
@@ -312,8 +331,9 @@ def _coming(hub: RemoteHub, live: _Live, start: int) -> Iterator[bytes]:
     return hub.stream(wanted.repository.full_name, wanted.commit_id, wanted.file, start=start, go_on=go_on)
 
 
-def _store(backend: Backend, live: _Live, upload: Upload, keys: list[str], staging: Staging, part: bytes) -> int:
-    key = staging.part(len(keys) + 1)
+def _store(backend: Backend, live: _Live, upload: Upload, keys: list[str], part: bytes) -> int:
+    """How many bytes are stored then."""
+    key = Staging(upload.id).part(len(keys) + 1)
     with receiving(backend, upload, key) as file:
         file.write(part)
     keys.append(key)

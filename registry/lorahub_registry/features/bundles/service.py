@@ -52,6 +52,11 @@ def record_of(opened: OpenedRepository, revision: str | None) -> Record:
     """
     opened.require_readable()
     session, repository = opened.session, opened.repository
+    if repository.upstream is not None:
+        raise NotSupported(
+            f"{repository.full_name} is of the upstream {repository.upstream}: its ids can't be proved",
+            hint="pull it, and push it under a name of your own",
+        )
     names = revisions.references_of(session, repository.id)
     if revision is None:
         heads = {reference.commit_id for reference in names}

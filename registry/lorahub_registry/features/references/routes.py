@@ -26,6 +26,7 @@ from pydantic import BaseModel, Field
 
 from lorahub_registry.core.access import reading
 from lorahub_registry.core.accounts.caller import Caller
+from lorahub_registry.core.upstreams import transfers
 from lorahub_registry.features.references import service
 from lorahub_registry.features.references.service import Commit, Reference
 from lorahub_registry.infrastructure.web.backend import BackendDep, PublicUrl
@@ -175,6 +176,11 @@ def squash(
 def revision(backend: BackendDep, caller: Caller, repo: Repo, rev: Revision, response: Response) -> StoredRevision:
     with reading(backend, caller, repo, rev) as opened:
         found = service.revision_of(opened, rev)
+        unread = service.unread_of(opened, found)
+    if unread:
+        transfers.fetch(backend, unread)
+        with reading(backend, caller, repo, found.commit.id) as opened:
+            found = service.revision_of(opened, found.commit.id)
     response.headers["X-Repo-Commit"] = found.commit.id
     commit, origin = found.commit, found.origin
     return StoredRevision(

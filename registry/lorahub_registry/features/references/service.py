@@ -14,7 +14,7 @@ from lorahub.errors import (
     RevisionNotFound,
     VersionYanked,
 )
-from lorahub.protocol.digests import CommitId
+from lorahub.protocol.digests import CommitId, FileEntry, revision_digest
 from lorahub.protocol.messages.revisions import Alias, Yank
 from lorahub.protocol.names import RepositoryName, is_version, parse_alias, parse_reference_name
 
@@ -33,6 +33,7 @@ from lorahub_registry.core.revisions.service import (
     RevisionFile,
 )
 from lorahub_registry.core.upstreams import service as upstreams
+from lorahub_registry.core.upstreams.service import WantedFile
 from lorahub_registry.infrastructure.backend import Backend
 from lorahub_registry.infrastructure.database import Session
 
@@ -95,16 +96,26 @@ def commits_page(opened: OpenedRepository, revision: str, *, limit: int) -> tupl
 def revision_of(opened: OpenedRepository, revision: str) -> Revision:
     """Raises as `readable_at`."""
     at = opened.readable_at(revision)
+    commit = at.commit
+    if opened.repository.upstream is not None:  # when it was listed, not all that makes the digest was known
+        entries = [FileEntry(file.path, file.size, file.sha256) for file in at.files.values()]
+        commit = replace(commit, digest=revision_digest(entries))
     return Revision(
         repository=opened.repository,
         asked=revision,
-        commit=at.commit,
+        commit=commit,
         version=None if at.version is None else at.version.name,
         aliases=[alias.name for alias in at.aliases],
         yanked=None if at.version is None else yank_of(at.version),
         files=list(at.files.values()),
         origin=revisions.origin_of(opened.session, at.commit.id),
     )
+
+
+def unread_of(opened: OpenedRepository, found: Revision) -> list[WantedFile]:
+    """Small files of an upstream's revision that nobody has read: their sha256 is known when they are."""
+    unread = [file for file in found.files if not file.is_here and not file.is_lfs and file.size]
+    return [upstreams.wanted(opened.repository, found.commit.id, file) for file in unread]
 
 
 def versions_of(opened: OpenedRepository) -> list[Version]:

@@ -19,7 +19,7 @@ from lorahub.protocol.messages.message import as_json, wire_time
 from lorahub.protocol.names import RepositoryName
 from lorahub.protocol.paths import parse_path
 
-from lorahub_registry.core.access import OpenedRepository
+from lorahub_registry.core.access import OpenedCommit, OpenedRepository
 from lorahub_registry.core.accounts.permissions import Action
 from lorahub_registry.core.revisions.service import Commit, RevisionFile
 from lorahub_registry.core.workers import service as workers
@@ -29,6 +29,8 @@ from lorahub_registry.features.checks import service as checks
 from lorahub_registry.features.checks.service import Recorded
 from lorahub_registry.features.downloads import service as downloads
 from lorahub_registry.features.downloads.service import Entry, Folder, OpenFile, TreePage
+from lorahub_registry.features.moves import service as moves
+from lorahub_registry.features.moves.service import JudgedMove
 from lorahub_registry.features.references import service as references
 from lorahub_registry.features.references.service import LATEST
 from lorahub_registry.features.statistics import service as statistics
@@ -83,11 +85,44 @@ def adapter_page(opened: OpenedRepository, revision: str | None) -> AdapterPage:
         "parts": model.facts.safetensors,
         "readable": is_readable,
         "closedBecause": why,
+        "moved": moved_row(moves.move_of(opened.session, commit.id)) if measured else None,
         "quarantine": repository.quarantine.reason if repository.quarantine and is_readable else None,
+        "upstream": None if at is None else _upstream(at),
         "mayWrite": opened.may(Action.WRITE),
         "mayManage": opened.may(Action.MANAGE),
     }
     return AdapterPage(opened.name, asked, model, measured, is_readable, shown)
+
+
+def moved_row(found: JudgedMove | None) -> dict[str, Any] | None:
+    """The verdict then and now; None where the base didn't move."""
+    if found is None:
+        return None
+    return {
+        "adapter": found.adapter,
+        "version": found.version,
+        "base": found.base,
+        "revision": found.revision or None,
+        "before": found.before,
+        "after": found.after,
+        "at": wire_time(found.at),
+    }
+
+
+def _upstream(at: OpenedCommit) -> dict[str, Any] | None:
+    """Whose it is, and how much of it is here; None for one of this registry's own."""
+    repository = at.repository.repository
+    if repository.upstream is None:
+        return None
+    here = [file for file in at.files.values() if file.is_here]
+    return {
+        "name": repository.upstream,
+        "kept": repository.is_kept,
+        "files": len(at.files),
+        "filesHere": len(here),
+        "bytes": sum(file.size for file in at.files.values()),
+        "bytesHere": sum(file.size for file in here),
+    }
 
 
 def _usual(opened: OpenedRepository) -> str:
@@ -190,7 +225,7 @@ def _entry(entry: Entry, commit: Commit | None) -> dict[str, Any]:
         "path": entry.path,
         "name": entry.path.rpartition("/")[2],
         "size": sum(file.size for file in entry.files) if isinstance(entry, Folder) else entry.size,
-        "sha256": entry.sha256 if isinstance(entry, RevisionFile) else None,
+        "sha256": entry.sha256 if isinstance(entry, RevisionFile) and (entry.is_here or entry.is_lfs) else None,
         "large": isinstance(entry, RevisionFile) and entry.is_lfs,
         "lastCommit": _commit(commit) if commit else None,
     }
@@ -201,7 +236,7 @@ def file_of(backend: Backend, file: OpenFile) -> dict[str, Any]:
     return {
         "path": file.file.path,
         "size": file.file.size,
-        "sha256": file.file.sha256,
+        "sha256": file.file.sha256 if file.file.is_here or file.file.is_lfs else None,
         "large": file.file.is_lfs,
         "commit": file.commit.id,
         "text": _short_text(backend, file),

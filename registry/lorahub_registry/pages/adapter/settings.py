@@ -8,6 +8,7 @@ from lorahub.protocol.names import RepositoryName
 from lorahub_registry.core.accounts.permissions import Action
 from lorahub_registry.core.accounts.viewer import FormDep, View, ViewDep
 from lorahub_registry.core.repositories import service as repositories
+from lorahub_registry.core.upstreams import service as upstreams
 from lorahub_registry.features.checks import service as checks
 from lorahub_registry.features.references import service as references
 from lorahub_registry.infrastructure.web.pages import PageRouter
@@ -41,6 +42,12 @@ def change(form: FormDep, repo: Repo) -> Response:
     is_private = form.text("visibility") == "private"
     repositories.change_settings(view.backend, view.principal, repo, is_private=is_private, gated=gated)  # type: ignore[arg-type]  # False opens it
     return _back(view, repo)
+
+
+@router.form(ADAPTER + "/settings/keep")
+def keep(form: FormDep, repo: Repo) -> Response:
+    upstreams.keep(form.view.backend, form.view.principal, repo, is_kept=form.text("keep") == "1")
+    return _back(form.view, repo)
 
 
 @router.form(ADAPTER + "/settings/policy")
