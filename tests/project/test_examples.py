@@ -140,7 +140,9 @@ def _check_command(words: list[str]) -> None:
 
 def _without_files(words: list[str]) -> list[str]:
     """Files that a command wants to see are none of the document's."""
-    return [str(ROOT / "README.md") if word.endswith((".bin", ".safetensors", ".tar")) else word for word in words]
+    return [
+        str(ROOT / "README.md") if word.endswith((".bin", ".md", ".safetensors", ".tar")) else word for word in words
+    ]
 
 
 def test_the_readme_shows_what_a_check_says(
