@@ -54,6 +54,23 @@ def test_the_real_loader_agrees_or_says_what_it_drops(registry: Registry, tmp_pa
     assert bad.verdict == "incompatible"
 
 
+def test_what_the_real_loader_cant_be_run_on_is_undecided(registry: Registry, tmp_path: Path) -> None:
+    """Never skipped in silence: files that aren't PEFT's, and a base of which nobody has the configuration."""
+    llama().save_pretrained(tmp_path / "base")
+    write(CASES["lora"], tmp_path / "adapter")
+    (tmp_path / "bare").mkdir()
+    weights = (tmp_path / "base" / "model.safetensors").read_bytes()
+    (tmp_path / "bare" / "model.safetensors").write_bytes(weights)
+    with Hub(registry.url) as hub:
+        (unknown,) = hub.check(str(tmp_path / "adapter"), str(tmp_path / "bare"), level="load")
+        (tmp_path / "adapter" / "adapter_config.json").unlink()
+        (foreign,) = hub.check(str(tmp_path / "adapter"), str(tmp_path / "base"), level="load")
+    for row in (unknown, foreign):
+        assert "LH506" in {one.rule for one in row.report.findings}
+        assert row.verdict in ("undecided", "incompatible")
+    assert unknown.verdict == "undecided"
+
+
 def test_metadata_reads_no_header_of_the_base(tmp_path: Path) -> None:
     llama(hidden_size=32).save_pretrained(tmp_path / "wide")
     write(CASES["lora"], tmp_path / "adapter")

@@ -16,7 +16,7 @@ _LOADED = ("adapter_config.json", "adapter_model.safetensors")
 
 
 def load_findings(files: Files, base: BaseLayout) -> list[Finding]:
-    """LH310 for every tensor that PEFT drops, or makes anew because the file has none.
+    """LH310 for every tensor that PEFT drops, or makes anew because the file has none; LH506 for what isn't PEFT's.
 
     The base is built from its config.json on torch's meta device, so it needs no memory. Raises
     `InvalidConfiguration` where peft isn't installed, `InvalidBaseModel` where nobody knows that config.json.
@@ -41,7 +41,7 @@ def load_findings(files: Files, base: BaseLayout) -> list[Finding]:
         for name in copies:
             (Path(folder) / name).write_bytes(files.read(name, 0, files.sizes[name]))
         if len(copies) < len(_LOADED):
-            return []
+            return [finding("LH506", f"PEFT reads {' and '.join(_LOADED)}, and they are not both there")]
         try:
             with torch.device("meta"):
                 model = _model(transformers, base)
