@@ -42,7 +42,7 @@ def vocabulary_of(tokenizer: Any, settings: Any, config: TrainConfig) -> Vocabul
 
 
 def vocabulary_with(adapter: Path, base: Path, settings: Any) -> Vocabulary:
-    """Of a base with an adapter, which may have brought a tokenizer of more tokens."""
+    """The tokens of a base and an adapter, which may have brought a tokenizer that knows more."""
     size: int = settings.get_text_config().vocab_size
     if not (adapter / "tokenizer.json").is_file():
         return Vocabulary(load_tokenizer(base), size, ())
