@@ -427,6 +427,7 @@ def test_several_files_have_weights(base: Path, tmp_path: Path, lorahub_command:
     assert 35 <= made.facts["train"]["rows"] - 20 <= 65
     again = prepare([f"{one}:0.5", f"{other}:2"], tokenizer, config)
     assert again.train.ids == made.train.ids
+    assert {made.train.place(0), made.train.place(len(made.train) - 1)} == {made.train.lines[0], "2:10"}
     assert [(file["rows"], file["weight"]) for file in made.facts["files"]] == [(100, 0.5), (10, 2)]
     assert made.facts["format"] == "completion, text"
     assert "a second time" not in "".join(made.notes())

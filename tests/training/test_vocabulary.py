@@ -1,5 +1,6 @@
 """New tokens, whose embeddings are trained, and modules that are trained whole."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 import transformers
 from lorahub import TrainConfig
 from lorahub.errors import InvalidConfiguration, TrainingInterrupted
+from lorahub.training.evaluation import evaluate
 from training.bases import save_base, write_rows
 from training.test_stopped import loss_on, stopped_by
 
@@ -44,7 +46,8 @@ def loaded(folder: Path, adapter: Path) -> Any:
 @pytest.mark.parametrize("kind", ["spare", "tied", "untied"])
 def test_new_tokens_are_trained_and_load_with_the_adapter(kind: str, tmp_path: Path) -> None:
     folder, rows = base(kind, tmp_path / "base"), write_rows(tmp_path / "rows.jsonl", ROWS)
-    run = lorahub.train(folder, rows, NEW, output=tmp_path / "out")
+    config = replace(NEW, eval_split=str(rows))
+    run = lorahub.train(folder, rows, config, output=tmp_path / "out")
     tokenizer = transformers.AutoTokenizer.from_pretrained(run.adapter_dir)
     assert tokenizer.encode("<call>7</call>") == [259, *tokenizer.encode("7"), 260]
     model = loaded(folder, run.adapter_dir)
@@ -54,11 +57,12 @@ def test_new_tokens_are_trained_and_load_with_the_adapter(kind: str, tmp_path: P
     assert sum(name.endswith("trainable_tokens_delta") for name in files) >= (2 if kind != "tied" else 1)
     (checked,) = lorahub.check(str(run.adapter_dir), str(folder))
     assert checked.verdict.value == "fits"
-    model.save_pretrained(tmp_path / "again")
+    scores = evaluate(run.adapter_dir, rows, NEW, base=str(folder), models=["base", "adapter"]).scores
+    assert scores["adapter"].loss == pytest.approx(run.history[-1].eval_loss, rel=1e-3)
     whole = tmp_path / "whole"
     model.merge_and_unload().save_pretrained(whole)
     tokenizer.save_pretrained(whole)
-    found = loss_on(transformers.AutoModelForCausalLM.from_pretrained(whole), run.adapter_dir, rows, NEW)
+    found = loss_on(transformers.AutoModelForCausalLM.from_pretrained(whole), run.adapter_dir, rows, config)
     assert found == pytest.approx(run.history[-1].eval_loss, rel=1e-3)
 
 

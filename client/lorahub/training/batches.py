@@ -26,7 +26,7 @@ class TokenBatch:
     tokens: int
     """Without padding."""
     supervised: int
-    lines: tuple[int, ...]
+    lines: tuple[int | str, ...]
 
     def to(self, device: torch.device) -> "TokenBatch":
         positions = None if self.positions is None else self.positions.to(device, non_blocking=True)
@@ -84,7 +84,7 @@ class Batches:
             positions if len(samples) > len(rows) else None,
             sum(self._length(sample) for sample in samples),
             int((labels != IGNORED).sum()),
-            tuple(self._samples.lines[sample] for sample in samples),
+            tuple(self._samples.place(sample) for sample in samples),
         )
 
     def _length(self, sample: int) -> int:

@@ -11,7 +11,7 @@ from lorahub.training.config import TrainConfig
 from lorahub.training.data import MOST_PROBLEMS, DataRow, Problem, RowFile
 from lorahub.training.files import files_of
 from lorahub.training.templates import ChatTemplate
-from lorahub.training.tokens import MOST_TOKENS, RowReport, Samples, Tokens
+from lorahub.training.tokens import FILE, MOST_TOKENS, RowReport, Samples, Tokens
 
 Data: TypeAlias = str | Path | Sequence[str | Path] | Mapping[str, float]
 """A file or folder, several, or several with weights: how often each of their rows is seen in an epoch.
@@ -60,8 +60,8 @@ def prepare(data: Data, tokenizer: Any, config: TrainConfig, embeddings: int = M
     if isinstance(config.eval_split, str):
         parts = [*_parts(Path(config.eval_split), config, 1.0, 1.0), *parts]
     sides = _Sides(tokenizer, config, embeddings)
-    for part in parts:
-        sides.read(part)
+    for number, part in enumerate(parts, start=named - len(parts)):
+        sides.read(part, max(number, 0))
     of_training = parts[len(parts) - named :]
     if not len(sides.train):
         shown = ", ".join(str(part.file.file.path) for part in of_training)
@@ -107,9 +107,10 @@ class _Sides:
         self._tokens = Tokens(tokenizer, self._template, config, embeddings)
         self._seen: tuple[set[bytes], set[bytes]] = (set(), set())
 
-    def read(self, part: _Part) -> None:
+    def read(self, part: _Part, number: int) -> None:
+        """`number` counts the files of one side."""
         problems: list[Problem] = []
-        report = RowReport(part.file.name, part.file.file.unit)
+        report = RowReport(part.file.name, part.file.file.unit, first=number * FILE)
         self.reports.append(report)
         for row in part.file:
             try:

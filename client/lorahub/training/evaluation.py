@@ -32,10 +32,11 @@ from lorahub.training.config import TrainConfig
 from lorahub.training.dataset import prepare
 from lorahub.training.devices import DevicePlace, place_of
 from lorahub.training.methods.trained import load_peft
-from lorahub.training.models import dtype_for, load_model, load_tokenizer
+from lorahub.training.models import dtype_for, load_model
 from lorahub.training.run import within
 from lorahub.training.start import require_fit
 from lorahub.training.tokens import Samples
+from lorahub.training.vocabulary import vocabulary_with
 
 EVALUATED = ("base", "adapter", "merged")
 _RECORDED = ("max_len", "train_on", "dtype", "batch_tokens")
@@ -67,11 +68,13 @@ def evaluate(
     config = TrainConfig.of({**(config or TrainConfig()).as_json(), "eval_split": 0.0, "method": "lora"})
     place, settings = place_of(config), load_config(found.folder)
     config = within(settings, config)
-    dataset = prepare(Path(data), load_tokenizer(found.folder), config, settings.get_text_config().vocab_size)
+    vocabulary = vocabulary_with(folder, found.folder, settings)
+    dataset = prepare(Path(data), vocabulary.tokenizer, config, vocabulary.size)
     measure = _Measure(dataset.train, config, place)
 
     with within_memory(lambda: "try a smaller --batch-tokens, --no-merged, or --device cpu"):
         model = load_model(found.folder, settings, place, config).model
+        vocabulary.grow(model, config)
         scores = {"base": measure("base", model)} if "base" in wanted else {}
         if "adapter" in wanted:
             scores["adapter"] = measure("adapter", adapted(model, folder))

@@ -19,7 +19,7 @@ from lorahub.training.vocabulary import vocabulary_of
 class ShownSample:
     """`parts` are texts, one after the other, and whether each is learnt."""
 
-    line: int
+    line: int | str
     tokens: int
     learnt: int
     parts: list[tuple[str, bool]]
@@ -46,7 +46,7 @@ def _shown(samples: Samples, tokenizer: Any, count: int) -> Iterator[ShownSample
     for number in range(count):
         start, stop = samples.bounds(number)
         ids, learnt = samples.ids[start:stop].tolist(), samples.supervised[start:stop]
-        yield ShownSample(samples.lines[number], len(ids), sum(learnt), list(_parts(tokenizer, ids, learnt)))
+        yield ShownSample(samples.place(number), len(ids), sum(learnt), list(_parts(tokenizer, ids, learnt)))
 
 
 def _parts(tokenizer: Any, ids: list[int], learnt: bytearray) -> Iterator[tuple[str, bool]]:

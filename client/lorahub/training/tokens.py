@@ -14,6 +14,7 @@ from lorahub.training.templates import ChatRow, ChatTemplate
 Span = tuple[int, int]
 Sample = tuple[list[int], list[int]]
 """Ids, and 1 for each that is trained on."""
+FILE = 1 << 40
 MOST_TOKENS = 1 << 31
 """Ids are kept in 4 bytes."""
 
@@ -26,7 +27,7 @@ class Samples:
     supervised: bytearray = field(default_factory=bytearray)
     ends: "array[int]" = field(default_factory=lambda: array("q"))
     lines: "array[int]" = field(default_factory=lambda: array("q"))
-    """Where in the file each came from."""
+    """Where in its file each came from; behind the first file they go on from the next multiple of `FILE`."""
 
     def __len__(self) -> int:
         return len(self.ends)
@@ -39,6 +40,11 @@ class Samples:
 
     def bounds(self, index: int) -> Span:
         return (self.ends[index - 1] if index else 0), self.ends[index]
+
+    def place(self, index: int) -> int | str:
+        """The line of a sample; `2:17` is line 17 of the second file."""
+        file, line = divmod(self.lines[index], FILE)
+        return f"{file + 1}:{line}" if file else line
 
     @property
     def lengths(self) -> list[int]:
@@ -55,6 +61,8 @@ class RowReport:
 
     name: str = ""
     unit: Unit = "line"
+    first: int = 0
+    """What the lines of its samples begin behind."""
     rows: int = 0
     truncated: list[int] = field(default_factory=list)
     empty: list[int] = field(default_factory=list)
@@ -121,7 +129,9 @@ class Tokens:
             is_empty = all(len(ids) < 2 for ids, _ in kept)
             (report.empty if is_empty else report.masked).append(row.line)
         for ids, supervised in learnt * times:
-            samples.add(ids, [0, *supervised[1:]], row.line)  # nothing stands before the first token to predict it from
+            samples.add(
+                ids, [0, *supervised[1:]], report.first + row.line
+            )  # nothing stands before the first token to predict it from
 
     def _cut(self, ids: list[int], supervised: list[int], row: DataRow, report: RowReport) -> Sample:
         if len(ids) > self._most:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from lorahub.training.config import TrainConfig
+from lorahub.training.models import load_tokenizer
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,3 +39,12 @@ def vocabulary_of(tokenizer: Any, settings: Any, config: TrainConfig) -> Vocabul
     tokenizer.add_tokens(list(config.add_tokens), special_tokens=True)
     ids = tuple(tokenizer.convert_tokens_to_ids(list(config.add_tokens)))
     return Vocabulary(tokenizer, max(size, max(ids) + 1), ids)
+
+
+def vocabulary_with(adapter: Path, base: Path, settings: Any) -> Vocabulary:
+    """The tokens of a base and an adapter, which may have brought a tokenizer that knows more."""
+    size: int = settings.get_text_config().vocab_size
+    if not (adapter / "tokenizer.json").is_file():
+        return Vocabulary(load_tokenizer(base), size, ())
+    tokenizer = load_tokenizer(adapter)
+    return Vocabulary(tokenizer, max(size, len(tokenizer)), ())

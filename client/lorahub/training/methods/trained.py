@@ -47,6 +47,8 @@ def load_peft(model: Any, folder: Path, *, is_trainable: bool = False) -> nn.Mod
                 f"PEFT can't load {folder}: {reason(error)}", hint="save it again with save_pretrained"
             ) from error
     dropped = [] if made.active_peft_config.is_prompt_learning else told.unexpected_keys  # prompts lie elsewhere
+    if getattr(made.config, "tie_word_embeddings", False):  # rows of the head that are those of the embedding
+        dropped = [name for name in dropped if not name.endswith("token_adapter.trainable_tokens_delta")]
     if dropped:
         raise InvalidAdapter(
             f"PEFT drops {len(dropped)} tensors of {folder}, first {dropped[0]}",
