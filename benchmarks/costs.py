@@ -165,6 +165,7 @@ CARD = "---\n" + "".join(f"key{n}: [a, b]\n" for n in range(1500)) + "---\n"
 CHECKED = [f"stage-org/checked-{n}" for n in range(16)]
 
 DEAR: dict[tuple[str, str], Make] = {
+    (f"GET {V1}/events", "1,000 of them"): asks("?after=0&limit=1000"),
     ("GET /api/models", "the longest page"): asks("?limit=1000"),
     ("GET /api/models", "a page of 100 with everything"): asks(f"?limit=100&{ALL}"),
     ("GET /api/models", "16 words"): asks(f"?{TERMS}"),

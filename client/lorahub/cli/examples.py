@@ -94,7 +94,7 @@ SHOWN: Mapping[str, HelpEnding] = {
     "webhook add": _of(
         "events",
         "webhook add https://ci.acme.example/hook acme",
-        "webhook add https://ci.acme.example/hook base:acme/llama-7b --kind base.registered",
+        "webhook add https://ci.acme.example/ base:acme/llama --kind base.*",
     ),
     "webhook log": _of("events", "webhook log 5a45891811c7a18b6233e274", "webhook log 5a45891811c7a18b6233e274 --json"),
     "webhook ls": _of("events", "webhook ls", "webhook ls --json"),
