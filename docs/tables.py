@@ -13,6 +13,8 @@ from lorahub.merging.combinations import COMBINATIONS
 from lorahub.protocol.messages.events import KINDS
 from lorahub_registry.settings import Settings
 
+from runtimes.verdicts import table
+
 FOLDER = Path(__file__).parent
 FILLED = ("runtimes.md", "merging.md", "settings.md", "errors.md", "events.md")
 _TIMES = {"d": timedelta(days=1), "h": timedelta(hours=1), "min": timedelta(minutes=1), "s": timedelta(seconds=1)}
@@ -108,6 +110,7 @@ def documents() -> Mapping[str, str]:
     """Each document with a table, as it should be."""
     made = {
         "runtimes": _runtimes,
+        "measured": table,
         "combinations": _combinations,
         "settings": _settings,
         "events": _events,

@@ -22,6 +22,7 @@ from lorahub_registry.core.workers import service as workers  # noqa: E402
 from lorahub_registry.core.workers.service import Badge, NameLost  # noqa: E402
 from lorahub_registry.features.merges import tasks as merges  # noqa: E402
 from lorahub_registry.features.mirrors import tasks as mirrors  # noqa: E402
+from lorahub_registry.features.moves import tasks as moves  # noqa: E402
 from lorahub_registry.features.overlaps import tasks as overlaps  # noqa: E402
 from lorahub_registry.features.statistics import tasks as statistics  # noqa: E402
 from lorahub_registry.features.webhooks import tasks as webhooks  # noqa: E402
@@ -52,6 +53,7 @@ _LOOKS = (
     merges.start_wanted,
     maintenance.start_due,
     mirrors.start_due,
+    moves.start_wanted,
     webhooks.start_due,
     seals.seal,
 )
@@ -98,7 +100,7 @@ def run(backend: Backend, *, name: str | None, parent: int | None = None) -> Non
 
 def _sign_on(backend: Backend, name: str | None, stop: threading.Event) -> Badge | None:
     """Waits for a database that is away. None where the worker is told to end before that."""
-    own = [part.QUEUE for part in (statistics, overlaps, maintenance, mirrors, webhooks)]
+    own = [part.QUEUE for part in (statistics, overlaps, maintenance, mirrors, moves, webhooks)]
     queues = [*own, *merges.queues(backend.settings)]
     badge: Badge | None = None
     while not stop.is_set():

@@ -82,7 +82,7 @@ def test_every_filter_must_match(registry: Registry, publisher: Publisher) -> No
         {"dataset": "dataset:acme/chats"},
         {"other": "sql"},
         {"apps": "vllm"},
-        {"apps": ["ollama", "mlx-lm"]},
+        {"apps": ["vllm", "mlx-lm"]},
         {"pipeline_tag": "text-generation"},
         {"gated": "false", "direction": "-1"},
         {
@@ -293,7 +293,7 @@ def test_what_info_shows(publisher: Publisher) -> None:
         f"base_model:adapter:{publisher.base}",
         "license:mit",
         "rank:4",
-        *(f"fits:{runtime}" for runtime in ("peft", "vllm", "sglang", "lorax", "llama.cpp", "ollama", "mlx")),
+        *(f"fits:{runtime}" for runtime in ("peft", "transformers", "vllm", "lorax", "mlx")),
     ]
     assert (info.pipeline_tag, info.base_models) == ("text-generation", [publisher.base])
     assert info.safetensors is not None

@@ -14,6 +14,7 @@ from lorahub import Hub
 from lorahub.adapters.files import FolderFiles
 from lorahub.adapters.manifest import write_manifest
 from lorahub.adapters.reader import read_adapter
+from lorahub.conversion import refusal
 from lorahub.errors import AdapterDoesNotFit, AlreadyExists, InvalidAdapter, NotPermitted, RepositoryNotFound
 from lorahub.hub.bases import hash_folder, read_folder
 from lorahub.hub.progress import Silence
@@ -257,7 +258,7 @@ def test_a_private_base_is_unknown_to_others(scene: Scene, new_user: NewUser, re
 def test_a_digest_that_its_maker_recorded_makes_it_the_same_base(scene: Scene, by: str) -> None:
     folder, known = scene.adapter(), hash_folder(scene.folder, Silence())
     if by == "its trainer":
-        (folder / "lorahub.json").write_bytes(write_manifest(read_adapter(FolderFiles(folder)), known))
+        (folder / "lorahub.json").write_bytes(write_manifest(read_adapter(FolderFiles(folder)), known, refusal))
     pushed = scene.hub.push(folder, f"{scene.name}/sql", base=None if by == "its trainer" else scene.base)
     assert scene.own(f"/models/{scene.name}/sql/check/{pushed.version}").json()["verdict"] == "compatible"
     manifest = json.loads((scene.hub.pull(f"{scene.name}/sql").path / "lorahub.json").read_text())

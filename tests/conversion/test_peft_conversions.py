@@ -270,7 +270,7 @@ def test_what_is_not_exact_is_refused(name: str, target: Any, why: str, llama: B
 
 
 def test_a_language_model_is_no_image_model(llama: BaseLayout, tmp_path: Path) -> None:
-    with pytest.raises(NotConvertible, match="that is no name of diffusers"):
+    with pytest.raises(NotConvertible, match="the base is a language model"):
         convert(files_of("lora", tmp_path / "llama"), "kohya", llama)
     with pytest.raises(NotConvertible, match=r"transformer.h.0.attn.c_attn can't be named without the base"):
         convert(files_of("lora-gpt2", tmp_path / "gpt2"), "diffusers")

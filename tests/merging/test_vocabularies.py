@@ -16,7 +16,8 @@ from lorahub.adapters.base_model import read_base
 from lorahub.adapters.check import Report, check
 from lorahub.adapters.files import FolderFiles
 from lorahub.adapters.reader import read_adapter
-from lorahub.conversion import convert
+from lorahub.adapters.runtimes import RuntimeVerdict, judge_runtimes, newest
+from lorahub.conversion import convert, refusal
 from lorahub.errors import AdapterDoesNotFit, NotConvertible, NotMergeable
 from lorahub.merging.folder import write_model
 from lorahub.merging.plan import Ingredients, MergePlan
@@ -86,6 +87,11 @@ class Made:
 
     def check(self, base: Path) -> Report:
         return check(read_adapter(FolderFiles(self.adapter)), read_base(FolderFiles(base)))
+
+    def runtimes(self, base: Path) -> dict[str, RuntimeVerdict]:
+        found = self.check(base).findings
+        adapter, layout = read_adapter(FolderFiles(self.adapter)), read_base(FolderFiles(base))
+        return {one.runtime: one for one in judge_runtimes(adapter, layout, found, newest(), refusal)}
 
     def plan(self, base: Path, **recipe: Any) -> MergePlan:
         made = Recipe("base", (Ingredient("adapter", recipe.pop("weight", 1.0)),), **recipe)
@@ -160,10 +166,10 @@ def test_a_resized_vocabulary_is_all_or_nothing(tmp_path: Path) -> None:
 
 def test_what_has_to_be_resized_first_is_said_of_each_runtime(tmp_path: Path) -> None:
     made = Made(CASES["lora-both"], tmp_path)
-    said = {one.runtime: one for one in made.check(made.published).runtimes}
+    said = made.runtimes(made.published)
     assert (said["peft"].loads, said["vllm"].loads) == ("with", "no")
     assert "resize_token_embeddings(70)" in str(said["peft"].as_json())
-    assert {one.runtime: one for one in made.check(made.resized).runtimes}["peft"].loads == "yes"
+    assert made.runtimes(made.resized)["peft"].loads == "yes"
 
 
 @pytest.mark.parametrize("name", ["saved", "lora-both", "tokens-tied"])

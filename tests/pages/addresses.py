@@ -41,6 +41,7 @@ NO_PAGES = {
     "/favicon.ico": "an image",
     "/robots.txt": "for programs",
     "/search.atom": "a feed",
+    "/badge/{namespace}/{name}.svg": "an image",
     "/{namespace:namespace}/{name}/image/{rev}/{path:path}": "a picture of a repository",
 }
 """Routes that the API doesn't describe and that answer no page, and what they do answer."""

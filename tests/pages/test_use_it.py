@@ -94,7 +94,7 @@ def test_lorahub_and_hf_fetch_what_was_pushed(registry: Registry, place: Path, w
 
 def test_peft_and_transformers_load_the_same_model(registry: Registry, place: Path, ways: dict[str, str]) -> None:
     pull = next(line[2:] for line in ways["peft"].splitlines() if line.startswith("# lorahub pull"))
-    script = "seen = []\n" + ways["peft"] + AFTER + ways["transformers"] + AFTER
+    script = "seen = []\n" + ways["peft"] + AFTER + ways["merged"] + AFTER
     script += "assert torch.allclose(*seen, atol=1e-4), (seen[0] - seen[1]).abs().max()\n"
     own = environment(place, registry.url)
     subprocess.run(["bash", "-c", pull], cwd=place, env=own, check=True, capture_output=True, timeout=120)

@@ -71,7 +71,7 @@ WITHOUT_CONTENT = {
 
 def of_repository(name: str) -> list[str]:
     pages = [f"/{name}{path}" for path in (*OF_A_REPOSITORY, *OF_WRITERS, "/settings")]
-    return [*pages, *(path.format(name) for path in OF_A_REPOSITORYS_API)]
+    return [*pages, f"/badge/{name}.svg", *(path.format(name) for path in OF_A_REPOSITORYS_API)]
 
 
 def places(catalog: Catalog) -> list[str]:
@@ -93,10 +93,12 @@ def test_every_address_is_asked(catalog: Catalog) -> None:
 
 BY_HASH = ("/by-hash", "/api/lorahub/v1/by-hash")
 OF_THE_MOMENT = re.compile(
-    r'request <code>\w+</code>|"(?:time|milliseconds|lastUsedAt|trendingScore)":[^,}]*'
+    r'request <code>\w+</code>|"(?:time|milliseconds|lastUsedAt|trendingScore|next)":[^,}]*'
     r'|(?:cursor=|"cursor":"|value=")[\w.%-]{40,}'
 )
-"""And the secrets of forms and cursors, which no two answers share. What trends sinks by itself; its order stays."""
+"""And the secrets of forms and cursors, which no two answers share. What trends sinks by itself; its order stays. The
+feed's numbers count all that happens (docs/events.md).
+"""
 
 SAYING = ("location", "link", "x-total-count", "x-error-code", "x-error-message", "x-repo-commit")
 """Headers that could say something."""

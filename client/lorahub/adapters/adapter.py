@@ -237,6 +237,8 @@ class Adapter:
     """The base's layers [start, stop) that the adapter's model is built of, one range after the other."""
     ties_weights: bool = False
     """Whether what is done to the embedding is meant for a head that is tied to it too."""
+    asks_for_biases: bool = False
+    """Whether its configuration says that biases were trained, though the base may have none."""
     is_block_diagonal: bool = False
     """Whether its factors are stacks of diagonal blocks (BD-LoRA)."""
     obstacle: str | None = None

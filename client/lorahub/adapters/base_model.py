@@ -134,6 +134,11 @@ class BaseLayout:
         return first if isinstance(first, str) else None
 
     @property
+    def is_language_model(self) -> bool:
+        """By its architecture."""
+        return (self.architecture or "").endswith(_OF_LANGUAGE)
+
+    @property
     def quantisation(self) -> str | None:
         """How the weights are kept, as config.json says it: gptq, fp8, gguf."""
         said = self.config.get("quantization_config")
@@ -157,6 +162,7 @@ class BaseLayout:
         return replace(self, name=self.name or names[0], revision=revision, names=self.names | set(names))
 
 
+_OF_LANGUAGE = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration", "ForSequenceClassification")
 _FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
 
 

@@ -15,8 +15,8 @@ from lorahub.adapters.coverage import NOTHING, Coverage, coverage_of
 from lorahub.adapters.findings import Evidence, Finding, Verdict, finding, has_errors, worst_first
 from lorahub.adapters.identity import identity, same_weights
 from lorahub.adapters.names.weight import Weight
-from lorahub.adapters.rules import RULE_SET, Severity
-from lorahub.adapters.runtimes import RuntimeVerdict, judge_runtimes, loaded_by_none
+from lorahub.adapters.rules import RULE_SET
+from lorahub.adapters.runtimes import RuntimeVerdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ class Report:
 
     `bound` has each update with the base weight it adds to, `placed` each part that has one. `revisions` are those of
     the base that were compared, where its name stands for several; the rest of the report is of the closest. `coverage`
-    counts the file's tensors.
+    counts the file's tensors. `runtimes` is filled in by who may ask the converter (`judge_runtimes`).
     """
 
     verdict: Verdict
@@ -108,17 +108,9 @@ def _by_shapes(adapter: Adapter, base: BaseLayout, level: str, recorded: BaseLay
         tuple(worst_first(findings)),
         comparison.agreeing,
         len(comparison.matched) + len(comparison.unmatched) + len(comparison.unclear),
-        _runtimes(adapter, base, findings),
-        tuple((update, weight) for update, weight in comparison.matched if isinstance(update, Update)),
-        tuple((part, weight) for part, weight in comparison.matched if isinstance(part, Part)),
+        bound=tuple((update, weight) for update, weight in comparison.matched if isinstance(update, Update)),
+        placed=tuple((part, weight) for part, weight in comparison.matched if isinstance(part, Part)),
     )
-
-
-def _runtimes(adapter: Adapter, base: BaseLayout | None, findings: Iterable[Finding]) -> tuple[RuntimeVerdict, ...]:
-    """What doesn't fit is loaded right by none of them."""
-    judged = tuple(judge_runtimes(adapter, base))
-    worst = next((found for found in worst_first(findings) if found.severity is Severity.ERROR), None)
-    return judged if worst is None else loaded_by_none(judged, worst)
 
 
 def recheck(report: Report, findings: Iterable[Finding], adapter: Adapter, base: BaseLayout | None) -> Report:
@@ -131,7 +123,7 @@ def recheck(report: Report, findings: Iterable[Finding], adapter: Adapter, base:
         known = base is not None and is_understood(adapter, kept)
         same = base is not None and same_weights(adapter, base)
         verdict = (Verdict.COMPATIBLE if same else Verdict.FITS) if known else Verdict.UNDECIDED
-    return replace(report, findings=tuple(kept), verdict=verdict, runtimes=_runtimes(adapter, base, kept))
+    return replace(report, findings=tuple(kept), verdict=verdict)
 
 
 def _by_name(adapter: Adapter, base: BaseLayout) -> Report:
@@ -140,7 +132,7 @@ def _by_name(adapter: Adapter, base: BaseLayout) -> Report:
     if verdict is Verdict.UNDECIDED and same_weights(adapter, base):
         verdict = Verdict.COMPATIBLE
     total = len(adapter.updates)
-    return Report(verdict, tuple(worst_first(findings)), 0, total, _runtimes(adapter, base, findings))
+    return Report(verdict, tuple(worst_first(findings)), 0, total)
 
 
 def _drift(comparison: Comparison, recorded: BaseLayout | None) -> list[Finding]:
@@ -167,7 +159,7 @@ def _without_base(adapter: Adapter) -> Report:
         )
     verdict = Verdict.INCOMPATIBLE if has_errors(findings) else Verdict.UNDECIDED
     total = len(adapter.updates)
-    return Report(verdict, tuple(worst_first(findings)), 0, total, _runtimes(adapter, None, findings))
+    return Report(verdict, tuple(worst_first(findings)), 0, total)
 
 
 def _causes(findings: list[Finding]) -> list[Finding]:

@@ -14,6 +14,7 @@ from lorahub.adapters.check import check
 from lorahub.adapters.files import Files, read_whole
 from lorahub.adapters.findings import Evidence, Finding, finding
 from lorahub.adapters.limits import LIMITS
+from lorahub.adapters.runtimes import AskConverter, judge_runtimes, newest
 from lorahub.adapters.strict_json import parse_json
 from lorahub.adapters.training_record import training_record
 from lorahub.errors import InvalidAdapterConfig
@@ -97,6 +98,7 @@ def measured_facts(adapter: Adapter) -> dict[str, Any]:
 def write_manifest(
     adapter: Adapter,
     base: BaseLayout | None,
+    converter: AskConverter,
     *,
     files: Iterable[StatedFile] = (),
     before: Mapping[str, Any] | None = None,
@@ -118,7 +120,7 @@ def write_manifest(
                 "needs": judged.needs,
                 "reasons": [r for r, _ in judged.reasons],
             }
-            for judged in check(adapter, base).runtimes
+            for judged in judge_runtimes(adapter, base, check(adapter, base).findings, newest(), converter)
         },
         **{key: known.get(key) for key in ("data", "run", "code", "hardware", "parents")},
     }

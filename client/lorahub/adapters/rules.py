@@ -6,7 +6,7 @@ LH1xx which base it is · LH2xx whether it fits · LH3xx what the files are · L
 from dataclasses import dataclass
 from enum import StrEnum
 
-RULE_SET = 2
+RULE_SET = 3
 """Raised whenever a rule changes what it finds: stored verdicts of an older set are made anew."""
 
 
@@ -295,6 +295,14 @@ _TABLE = (
          "LoRAX drops a layer type if one of its layers has no tensors.",
          "train all layers, or use another runtime",
          "q_proj in layers 16 to 31 only"),
+    Rule("LH412", _N, "the runtime doesn't find the names",
+         "The runtime looks modules up by the names in the file alone; those that it doesn't find it leaves out.",
+         "train on the model that is served, or rename the tensors",
+         "language_model. in the names, on a base without it"),
+    Rule("LH413", _N, "nobody measured it",
+         "What the runtime does with it wasn't measured, or can't be told from the files.",
+         "try it, and compare with PEFT",
+         "experts on vLLM"),
     # --- LH5xx: terms and locks ----------------------------------------------------------------------------------------
     Rule("LH501", _W, "the licences don't go together",
          "The base's licence restricts what the adapter's licence allows.",

@@ -1,5 +1,6 @@
 """`lorahub base`: the base models that adapters are checked against."""
 
+import time
 from dataclasses import asdict
 from typing import Any
 
@@ -9,11 +10,12 @@ from lorahub.adapters.base_model import BaseLayout
 from lorahub.cli.completing import placed
 from lorahub.cli.output import Result, table
 from lorahub.cli.session import Session, command
-from lorahub.errors import InvalidUsage
+from lorahub.errors import BaseNotFound, InvalidUsage
 from lorahub.hub.bases import Bases, OpenedBase, hash_folder
+from lorahub.hub.hub import Hub
 from lorahub.hub.showing import size_text
 from lorahub.hub.sources import local_place
-from lorahub.protocol.messages.bases import CountedBase
+from lorahub.protocol.messages.bases import CountedBase, KnownBase
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -78,6 +80,71 @@ def list_bases(session: Session, text: str | None) -> Result:
     rows = [_row(entry) for entry in found]
     human = table(header, rows) if rows else "no base is registered; lorahub base add hf:org/name, or a folder"
     return Result([asdict(entry) for entry in found], human, ids=[entry.name for entry in found], rows=rows)
+
+
+@command("watch")
+@click.argument("source", shell_complete=placed)
+@click.argument("name", required=False)
+@click.option("--every", type=click.FloatRange(min=1), default=3600, show_default=True, help="Seconds between looks.")
+@click.option("--once", is_flag=True, help="Look once; exit 1 if an adapter doesn't fit.")
+def watch(session: Session, source: str, name: str | None, *, every: float, once: bool) -> Result:
+    """Look at SOURCE for a new revision, register it, and say which adapters still fit.
+
+    SOURCE is hf:org/name, or a base that this registry knows. NAME is what it is called here. The registry judges every
+    adapter that names it, tells their owners, and says so in its feed (`lorahub watch --kind check.changed`).
+    """
+    seen: str | None = None
+    while True:
+        with session.hub() as hub:
+            known = _followed(session, hub, source, name)
+            if known.layout_digest + (known.revision or "") != seen:
+                seen = known.layout_digest + (known.revision or "")
+                result = _judged(hub, known)
+                if once:
+                    return result
+                session.output.success(result)
+        time.sleep(every)
+
+
+def _followed(session: Session, hub: Hub, source: str, name: str | None) -> KnownBase | CountedBase:
+    """The base as it is there now, registered here where it wasn't. Raises `BaseNotFound`."""
+    if source.startswith("hf:"):
+        opened = _open(session, source, hashing=False).base
+        called = name or opened.name or source.removeprefix("hf:")
+        newest = _newest(hub, called)
+        if newest is not None and newest.revision == opened.revision:
+            return newest
+        return hub.bases.add(opened, called)
+    found = _newest(hub, source)
+    if found is None:
+        raise BaseNotFound(f"no base is called {source} here", hint=f"lorahub base add hf:{source}")
+    return found
+
+
+def _newest(hub: Hub, name: str) -> CountedBase | None:
+    return next((one for one in hub.bases.search(name) if one.name.lower() == name.lower()), None)
+
+
+def _judged(hub: Hub, known: KnownBase | CountedBase) -> Result:
+    """The registry's verdicts on what names it, against this very revision."""
+    at = f"@{known.revision}" if known.revision else ""
+    adapters = [one.reference for one in hub.bases.adapters(known.name)]
+    checks = hub.check_all(adapters, [f"{known.name}{at}"]).checks if adapters else ()
+    bad = [one for one in checks if one.verdict not in ("compatible", "fits")]
+    lines = [f"{known.name}{_at(known.revision)}: {len(checks) - len(bad)} of {len(checks)} adapters fit"]
+    for one in bad:
+        worst = next((found for found in one.findings if found.severity == "error"), None)
+        lines.append(f"✗ {one.adapter} {one.verdict}{f': {worst.rule} {worst.message}' if worst else ''}")
+    verdicts = [one.verdict for one in checks]
+    data = {
+        "base": known.name,
+        "revision": known.revision,
+        "layout_digest": known.layout_digest,
+        "summary": {verdict: verdicts.count(verdict) for verdict in sorted(set(verdicts))},
+        "unfit": [{"adapter": one.adapter, "commit": one.commit, "verdict": one.verdict} for one in bad],
+    }
+    rows = [[one.adapter, one.commit, one.verdict] for one in checks]
+    return Result(data, lines, ids=[one.adapter for one in bad], rows=rows, exit_code=1 if bad else 0)
 
 
 def _row(entry: CountedBase) -> list[Any]:
@@ -148,3 +215,4 @@ def _count(number: int) -> str:
 base.add_command(add)
 base.add_command(info)
 base.add_command(list_bases)
+base.add_command(watch)

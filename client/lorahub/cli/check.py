@@ -31,7 +31,7 @@ fail_on_option = click.option("--fail-on", type=click.Choice(FAIL_ON), help="Wha
 )
 @click.option("--all-of", metavar="BASE", help="Every adapter that the registry knows for this base.")
 @click.option("--level", type=click.Choice(LEVELS), help="How deep to look.  [default: shapes]")
-@click.option("--for", "runtimes", multiple=True, metavar="RUNTIME", help="Must load there too: vllm, llama.cpp, …")
+@click.option("--for", "runtimes", multiple=True, metavar="RUNTIME", help="Must load there too: vllm, vllm@0.32, …")
 @click.option("--env", "environments", multiple=True, metavar="NAME", help="For an environment of lorahub.toml.")
 @fail_on_option
 @click.option("--data", type=click.Path(path_type=Path), help="Rows to evaluate on, with --level eval.")

@@ -6,10 +6,13 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 
+import click
+
 from lorahub.cli.output import Result
 from lorahub.cli.session import Session, command
 from lorahub.errors import AccessRefused, NotFound, Refusal, RegistryFailed, Unavailable
 from lorahub.hub import configuration
+from lorahub.hub.engines import judge_engine, read_engine
 from lorahub.hub.hub import Hub
 from lorahub.protocol.tokens import redact
 
@@ -25,9 +28,17 @@ class HealthCheck:
 
 
 @command("doctor")
-def doctor(session: Session) -> Result:
-    """Check configuration, registry, clock and token; print what a bug report needs, without secrets."""
+@click.option("--engine", metavar="URL", help="Also look at an inference server: its base, and its adapters.")
+@click.option("--engine-base", metavar="BASE", help="What its base is called in the registry, if not as it says.")
+def doctor(session: Session, *, engine: str | None, engine_base: str | None) -> Result:
+    """Check configuration, registry, clock and token; print what a bug report needs, without secrets.
+
+    Of an engine (vLLM, SGLang, llama-server) the adapters that it serves are held against what the registry says of
+    them and of its base.
+    """
     checks = [*_here(session), *_registry(session)]
+    if engine is not None:
+        checks += _engine(session, engine, engine_base)
     worst = next((check.exit_code for check in checks if not check.ok), 0)
     human = "\n".join(f"{'✓' if check.ok else '✗'} {check.name:12} {check.text}" for check in checks)
     return Result(
@@ -37,6 +48,22 @@ def doctor(session: Session) -> Result:
         rows=[[check.name, "ok" if check.ok else "bad", check.text] for check in checks],
         exit_code=worst,
     )
+
+
+def _engine(session: Session, url: str, base: str | None) -> Iterator[HealthCheck]:
+    try:
+        found = read_engine(url, timeout=session.settings.timeout)
+    except (Refusal, RegistryFailed, Unavailable) as error:
+        yield HealthCheck("engine", False, f"{error.message} ({error.hint})", exit_code=error.exit_code)
+        return
+    length = "" if found.max_length is None else f", {found.max_length} tokens at most"
+    yield HealthCheck("engine", True, f"{url} serves {found.base}{length}, {len(found.adapters)} adapters")
+    try:
+        with session.hub() as hub:
+            for judged in judge_engine(hub, found, base):
+                yield HealthCheck(judged.name, judged.is_good, judged.said, exit_code=0 if judged.is_good else 1)
+    except (Refusal, RegistryFailed, Unavailable) as error:
+        yield HealthCheck("engine", False, f"{error.message} ({error.hint})", exit_code=error.exit_code)
 
 
 def _here(session: Session) -> Iterator[HealthCheck]:

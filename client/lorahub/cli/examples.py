@@ -28,6 +28,8 @@ SHOWN: Mapping[str, HelpEnding] = {
     "explain": _of("rules/README", "explain LH202", "explain"),
     "base add": _of("format", "base add hf:acme/llama-7b", "base add ./llama acme/llama-7b --headers-only"),
     "base info": _of("format", "base info acme/llama-7b", "base info ./llama"),
+    "ci comment": _of("ci", "ci comment check.md", "ci comment check.md --name gate"),
+    "base watch": _of("ci", "base watch hf:acme/llama-7b", "base watch acme/llama-7b --once"),
     "base ls": _of("format", "base ls", "base ls llama"),
     "info": _of("cli", "info acme/sql@v3", "info acme/sql --json"),
     "ls": _of("cli", "ls acme/sql", "ls acme/sql@v3"),

@@ -81,14 +81,30 @@ def lock(
 @command("verify")
 @click.argument("place", metavar="[FILE|FOLDER|REFERENCE]", default=LOCK, shell_complete=placed)
 @click.option("--key", type=click.Path(path_type=Path), metavar="PUBLIC_KEY", help="Verify a signature by this key.")
+@click.option("--base", metavar="BASE", help="Verify a merged checkpoint: what it was merged from.")
+@click.option("--adapter", "adapters", multiple=True, metavar="ADAPTER[=WEIGHT]", help="What was merged; repeatable.")
 @fail_on_option
 @report_option
-def verify(session: Session, place: str, *, key: Path | None, fail_on: str | None, reports: Sequence[str]) -> Result:
-    """Compare a lock file with the registry, or with --key a folder or a reference with its signature.
+def verify(
+    session: Session,
+    place: str,
+    *,
+    key: Path | None,
+    base: str | None,
+    adapters: tuple[str, ...],
+    fail_on: str | None,
+    reports: Sequence[str],
+) -> Result:
+    """Compare a lock file with the registry, with --key a folder or a reference with its signature, or with --base and
+    --adapter a merged checkpoint with what it was merged from.
 
-    Exit 1 where a reference of the lock file leads to other files now; 7 where the key has not signed exactly these
-    files. A signature says who vouched for the bytes, not that they are harmless.
+    Exit 1 where a reference of the lock file leads to other files now, or a tensor isn't base plus adapters; 7 where
+    the key has not signed exactly these files. A signature says who vouched for the bytes, not that they are harmless.
     """
+    if base is not None or adapters:
+        from lorahub.cli.proof import verify_merge
+
+        return verify_merge(session, place, base, adapters)
     if key is not None:
         return _verify_signature(session, place, key)
     return _compare_lock(session, Path(place), fail_on, wanted_reports(reports))

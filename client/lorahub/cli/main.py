@@ -34,6 +34,7 @@ GROUPS: Mapping[str, Mapping[str, tuple[str, str]]] = {
         "identify": ("lorahub.cli.identify:identify", "Find out what files are, by their bytes."),
         "base": ("lorahub.cli.base:base", "Register base models, and show what is known of them."),
         "policy": ("lorahub.cli.policy:policy", "Choose what happens to adapters that don't fit."),
+        "ci": ("lorahub.cli.ci:ci", "Help jobs of a CI to report."),
         "lock": ("lorahub.cli.lock:lock", "Write down which files references stand for."),
         "verify": ("lorahub.cli.lock:verify", "Compare a lock file with the registry."),
     },

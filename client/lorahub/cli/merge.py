@@ -1,6 +1,7 @@
 """`lorahub merge`."""
 
 import time
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -85,6 +86,11 @@ def _recipe(base: str | None, adapters: tuple[str, ...], file: Path | None, opti
         if file.stat().st_size > MOST_BYTES:
             raise InvalidUsage(f"{file} is no recipe: it is longer than {MOST_BYTES >> 10} KiB")
         return parse_recipe(file.read_bytes())
+    return recipe_from(base, adapters, options)
+
+
+def recipe_from(base: str | None, adapters: tuple[str, ...], options: Mapping[str, Any]) -> Recipe:
+    """As it is written on a command line. Raises `InvalidUsage`, `InvalidRecipe`."""
     if base is None or not adapters:
         raise InvalidUsage("a base and an adapter are missing", hint="lorahub merge ./llama acme/sql=0.7 -o ./merged")
     given = {key: value for key, value in options.items() if value is not None}

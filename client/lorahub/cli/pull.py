@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from lorahub.adapters.runtimes import RUNTIMES
+from lorahub.adapters.runtimes import parse_runtime
 from lorahub.cli.completing import stored
 from lorahub.cli.output import Result
 from lorahub.cli.session import Session, command
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 @click.option("--include", multiple=True, metavar="PATTERN", help="Only files like this; repeatable.")
 @click.option("--exclude", multiple=True, metavar="PATTERN", help="Not files like this; repeatable.")
 @click.option(
-    "--for", "runtime", type=click.Choice(list(RUNTIMES)), help="Convert into what this runtime loads, if need be."
+    "--for", "runtime", metavar="RUNTIME", help="Convert into what it loads, if need be: vllm, vllm@0.32, llama.cpp, …"
 )
 @click.option(
     "--lossy",
@@ -94,12 +94,11 @@ def _pull_for(
     from lorahub.cli.convert import converted_result
     from lorahub.hub.converting import convert_for
 
+    asked = parse_runtime(runtime)
     with session.hub() as hub:
         pulled = hub.pull(reference)
-        target = folder or Path(f"{pulled.contents.repository.replace('/', '-')}-{runtime}")
-        made = convert_for(
-            hub.sources, pulled.path, target, RUNTIMES[runtime], base, lossy=lossy, progress=session.progress()
-        )
+        target = folder or Path(f"{pulled.contents.repository.replace('/', '-')}-{asked.runtime.name}")
+        made = convert_for(hub.sources, pulled.path, target, asked, base, lossy=lossy, progress=session.progress())
     return converted_result(made)
 
 

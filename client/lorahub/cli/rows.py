@@ -110,7 +110,7 @@ def _one(row: Judgement) -> Iterator[str]:
     yield from map(_at_revision, checked.report.revisions)
     yield from _findings(row)
     yield from (f"  ignored {found.rule}: {reason}" for found, reason in checked.ignored)
-    usable = [judged.runtime for judged in checked.report.runtimes if judged.is_usable]
+    usable = dict.fromkeys(judged.runtime for judged in checked.report.runtimes if judged.is_usable)
     if usable and checked.verdict.value != "incompatible":
         yield f"  loads in: {', '.join(usable)}"
     yield from (f"  {runtime}: {runtime_cell(checked, runtime)}" for runtime in checked.wanted)

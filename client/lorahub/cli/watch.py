@@ -36,4 +36,4 @@ def _shown(event: Event) -> Result:
     data = ", ".join(f"{key} {value}" for key, value in event.data.items() if value is not None)
     line = f"{event.number}  {time_text(event.at)}  {event.kind}  {event.name}  by {event.by}{data and f'  {data}'}"
     row = [event.number, event.at, event.kind, event.name, event.by, data]
-    return Result(asdict(event), line, ids=[str(event.number)], rows=[row])
+    return Result(asdict(event), [line], ids=[str(event.number)], rows=[row])

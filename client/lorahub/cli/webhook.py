@@ -42,7 +42,7 @@ def list_webhooks(session: Session) -> Result:
     with session.hub() as hub:
         found = hub.webhooks.all()
     rows = [[one.id, one.url, _watched(one), _state(one)] for one in found]
-    return _listed(found, [table(["id", "tells", "of", ""], rows) if rows else "there are no webhooks"])
+    return _listed(found, table(["id", "tells", "of", ""], rows).split("\n") if rows else ["there are no webhooks"])
 
 
 @command("show")
@@ -66,7 +66,7 @@ def log(session: Session, webhook_id: str) -> Result:
     rows = [[str(one.id), one.kind, one.name, one.status, _answer(one)] for one in found]
     return Result(
         [asdict(one) for one in found],
-        table(["id", "kind", "of", "", "answer"], rows) if rows else "nothing was told yet",
+        table(["id", "kind", "of", "", "answer"], rows).split("\n") if rows else ["nothing was told yet"],
         ids=[str(one.id) for one in found],
         rows=[[one.id, one.event, one.kind, one.name, one.status, one.attempts, one.answer] for one in found],
     )
@@ -84,7 +84,7 @@ def test(session: Session, webhook_id: str) -> Result:
         return _listed([asked], [f"a worker will send it{f': {asked.note}' if asked.note else ''}"])
     is_taken = sent.status == "delivered"
     said = f"{'✓' if is_taken else '✗'} {asked.url}: {_answer(sent)}"
-    return Result(asdict(sent), said, ids=[str(sent.id)], rows=[[sent.id, sent.status]], exit_code=not is_taken)
+    return Result(asdict(sent), [said], ids=[str(sent.id)], rows=[[sent.id, sent.status]], exit_code=not is_taken)
 
 
 def _awaited(hub: Hub, webhook_id: str, before: int) -> Delivery | None:
@@ -148,7 +148,7 @@ def remove(session: Session, webhook_id: str) -> Result:
 def _listed(found: list[Webhook], lines: list[str]) -> Result:
     return Result(
         [asdict(one) for one in found],
-        "\n".join(lines),
+        lines,
         ids=[one.id for one in found],
         rows=[[one.id, one.url, _watched(one), one.paused, one.waiting] for one in found],
     )

@@ -15,9 +15,9 @@ from lorahub.adapters.reader import CONFIG, read_adapter
 from lorahub.adapters.runtimes import Form
 from lorahub.conversion.gguf import from_gguf, write_gguf_adapter
 from lorahub.conversion.image import place, write_diffusers, write_kohya
-from lorahub.conversion.lora import LoraAdapter, read_lora, refuse_broken
+from lorahub.conversion.lora import LoraAdapter, lora_of, outlines, read_lora, refuse_broken
 from lorahub.conversion.mlx import write_mlx
-from lorahub.conversion.peft import normalize, write_peft
+from lorahub.conversion.peft import normal_tensors, normalize, write_peft
 from lorahub.errors import NotConvertible
 
 Target = Form
@@ -50,6 +50,21 @@ def convert(files: Files, target: Target, base: BaseLayout | None = None) -> dic
     return write(read_lora(files, adapter), adapter.format, target, base)
 
 
+def refusal(adapter: Adapter, target: Target, base: BaseLayout | None) -> NotConvertible | None:
+    """Why `convert` would refuse it, from headers alone: the same steps are taken, with outlines for tensors."""
+    try:
+        refuse_broken(adapter)
+        load = outlines(adapter)
+        row = format_of(adapter)
+        if target == "peft-normalized" and adapter.format == "peft":
+            normal_tensors(adapter, base, load)
+        elif row is None or row.name != target or row.has_spellings:
+            write(lora_of(adapter, load), adapter.format, "peft" if target == "peft-normalized" else target, base)
+    except NotConvertible as refused:
+        return refused
+    return None
+
+
 def write(lora: LoraAdapter, source: str, target: Target, base: BaseLayout | None) -> dict[str, bytes]:
     """The target's files; `source` is the format whose names the modules have. Raises `NotConvertible`."""
     if target == "peft-normalized":
@@ -66,4 +81,4 @@ def _own_files(files: Files, adapter: Adapter) -> dict[str, bytes]:
     return {path: files.read(path, 0, files.sizes[path]) for path in own}
 
 
-__all__ = ["TARGETS", "NotConvertible", "Target", "convert", "write"]
+__all__ = ["TARGETS", "NotConvertible", "Target", "convert", "refusal", "write"]

@@ -1,6 +1,9 @@
 """Tensors as they lie in files, BF16 among them, which numpy doesn't know; and the safetensors files made of them.
 
 Rearranging keeps every bit and the dtype. Multiplying is done in float64 and rounded once, to F32.
+
+An **outline** is an array of which only dtype and shape are known: it goes through a conversion as any other, takes no
+memory, and nothing is written of it. So one learns whether an adapter can be converted, by the converter itself.
 """
 
 import json
@@ -38,6 +41,8 @@ class Array:
         """`height` rows: of each (from, to, count) some of these, the others zeros."""
         import numpy as np
 
+        if self.is_outline:
+            return self.like((height, *self.shape[1:]))
         values = np.zeros((height, *self.shape[1:]), self.values.dtype)
         for source, target, count in rows:
             values[target : target + count] = self.values[source : source + count]
@@ -47,6 +52,8 @@ class Array:
         """With zeros behind, `size` along `axis`; the bits of +0 are zeros in every dtype."""
         import numpy as np
 
+        if self.is_outline:
+            return self.like((*self.shape[:axis], size, *self.shape[axis + 1 :]))
         widths = [(0, 0)] * self.values.ndim
         widths[axis] = (0, size - self.shape[axis])
         return replace(self, values=np.pad(self.values, widths))
@@ -57,6 +64,8 @@ class Array:
 
         if factor == 1:
             return self
+        if self.is_outline:
+            return self.like(self.shape, "F64" if self.dtype == "F64" else "F32")
         with np.errstate(over="ignore"):
             product = self.wide() * factor
             values = product if self.dtype == "F64" else product.astype("<f4")
@@ -74,20 +83,42 @@ class Array:
             return (self.values.astype("<u4") << 16).view("<f4").astype(np.float64)
         return self.values.astype(np.float64)
 
+    @property
+    def is_outline(self) -> bool:
+        """Numbers that are all one and the same, at one place: numpy's way to have a shape without memory."""
+        return self.values.size > 1 and not any(self.values.strides)
+
+    def like(self, shape: Sequence[int], dtype: str | None = None) -> "Array":
+        return outline(dtype or self.dtype, shape)
+
     def tobytes(self) -> bytes:
         import numpy as np
 
+        if self.is_outline:
+            return b""
         return np.ascontiguousarray(self.values, dtype=_NUMPY[self.dtype]).tobytes()
+
+
+def outline(dtype: str, shape: Sequence[int]) -> Array:
+    """See above. Raises `NotConvertible` as reading it would."""
+    import numpy as np
+
+    return Array(dtype, np.broadcast_to(np.zeros((), _numpy(dtype, "the tensor")), tuple(shape)))
+
+
+def _numpy(dtype: str, name: str) -> str:
+    if dtype not in _NUMPY:
+        raise NotConvertible(f"{name} is {dtype}", hint="convert factors of F32, BF16, F16 or F64")
+    return _NUMPY[dtype]
 
 
 def read_array(files: Files, path: str, entry: TensorEntry, *, data_start: int) -> Array:
     """One tensor of a file whose data begin at `data_start`."""
     import numpy as np
 
-    if entry.dtype not in _NUMPY:
-        raise NotConvertible(f"{entry.name} is {entry.dtype}", hint="convert factors of F32, BF16, F16 or F64")
+    kind = _numpy(entry.dtype, entry.name)
     raw = files.read(path, data_start + entry.start, data_start + entry.stop)
-    stored = Array(entry.dtype, np.frombuffer(raw, _NUMPY[entry.dtype]).reshape(entry.stored_shape))
+    stored = Array(entry.dtype, np.frombuffer(raw, kind).reshape(entry.stored_shape))
     return stored.transposed if entry.is_turned else stored
 
 

@@ -71,9 +71,21 @@ def write_gguf_adapter(lora: LoraAdapter, base: BaseLayout | None) -> dict[str, 
         "adapter.lora.alpha": float(alpha),
         **({"general.base_model.count": 1, "general.base_model.0.name": lora.base_name} if lora.base_name else {}),
     }
+    _refuse_absent(lora, base)
+    if any(array.is_outline for array in tensors.values()):
+        return {WEIGHTS: b""}
     file = io.BytesIO()
     write_gguf(file, metadata, [(name, array.values) for name, array in sorted(tensors.items())])
     return {WEIGHTS: file.getvalue()}
+
+
+def _refuse_absent(lora: LoraAdapter, base: BaseLayout | None) -> None:
+    """The names of GGUF are short, so that a module of another model would find a place in this one."""
+    names = [layer.module for layer in lora.layers]
+    resolved = {} if base is None else BaseNames(base).resolve(names, lora.naming).modules
+    absent = [name for name in names if name not in resolved]
+    if base is not None and absent:
+        raise NotConvertible(f"{len(absent)} modules aren't in the base, first {absent[0]}", hint="name another base")
 
 
 def from_gguf(lora: LoraAdapter, base: BaseLayout | None) -> LoraAdapter:
@@ -148,6 +160,8 @@ def _rows(layer: Layer, architecture: str, config: Mapping[str, Any], *, forward
             f"{layer.module} has {out} rows, the base's config.json has {heads} heads: the rows can't be ordered",
             hint="name the base with its config.json",
         )
+    if layer.up.is_outline:
+        return layer.up
     half = out // heads // 2
     split = (heads, 2, half, rank) if forwards else (heads, half, 2, rank)
     return replace(layer.up, values=layer.up.values.reshape(split).swapaxes(1, 2).reshape(out, rank))

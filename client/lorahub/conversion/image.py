@@ -30,6 +30,10 @@ _CLIP = ("text_encoder", "text_encoder_2")
 
 def place(lora: LoraAdapter, base: BaseLayout | None) -> LoraAdapter:
     """Every layer under diffusers' name of its module, part first. Raises `NotConvertible`."""
+    if base is not None and base.is_language_model:
+        raise NotConvertible(
+            f"the base is a language model, {str(base.architecture)[:60]}", hint="these files are for image models"
+        )
     layers = tuple(_by_form(lora) if base is None else _looked_up(lora, BaseNames(base)))
     names = [layer.module for layer in layers]
     twice = next((name for name in names if names.count(name) > 1), None) if len(set(names)) < len(names) else None

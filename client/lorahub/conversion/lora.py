@@ -14,7 +14,7 @@ from lorahub.adapters.formats import SOURCES
 from lorahub.adapters.gguf_file import read_gguf
 from lorahub.adapters.rules import Severity
 from lorahub.adapters.safetensors_header import TensorEntry
-from lorahub.conversion.arrays import Array, read_array
+from lorahub.conversion.arrays import Array, outline, read_array
 from lorahub.errors import NotConvertible
 
 _ROLES = frozenset({"down", "up", "magnitude", "input_magnitude", "up_bias", "alpha"})
@@ -146,9 +146,13 @@ def refuse_beside(adapter: Adapter) -> None:
 
 def read_lora(files: Files, adapter: Adapter) -> LoraAdapter:
     """The factors in memory, every module under the adapter's own name for it. Raises `NotConvertible`."""
+    return lora_of(adapter, loader(files, adapter))
+
+
+def lora_of(adapter: Adapter, load: Load) -> LoraAdapter:
+    """The factors as `load` gives them."""
     refuse_special(adapter)
     refuse_beside(adapter)
-    load = loader(files, adapter)
     return LoraAdapter(
         tuple(_layer(update, load) for update in adapter.updates),
         adapter.naming,
@@ -158,12 +162,22 @@ def read_lora(files: Files, adapter: Adapter) -> LoraAdapter:
     )
 
 
+def outlines(adapter: Adapter) -> Load:
+    """Gives the tensors' shapes, and no numbers."""
+    _refuse_quantised(adapter)
+    return lambda entry: outline(entry.dtype, entry.shape)
+
+
+def _refuse_quantised(adapter: Adapter) -> None:
+    if "Q8_0" in adapter.dtypes:
+        raise NotConvertible("the factors are quantised (Q8_0)", hint="convert the adapter that they were made from")
+
+
 def loader(files: Files, adapter: Adapter) -> Load:
     """Reads tensors of the adapter's file."""
     path = adapter.weights_file
     assert path is not None  # an adapter without weights is broken
-    if "Q8_0" in adapter.dtypes:
-        raise NotConvertible("the factors are quantised (Q8_0)", hint="convert the adapter that they were made from")
+    _refuse_quantised(adapter)
     if path.endswith(".gguf"):
         start = read_gguf(lambda start, stop: files.read(path, start, stop), size=files.sizes[path]).data_start
     else:

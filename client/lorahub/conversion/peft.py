@@ -137,21 +137,32 @@ def _of_one_model(lora: LoraAdapter) -> tuple[Layer, ...]:
 def normalize(files: Files, base: BaseLayout | None) -> dict[str, bytes]:
     """A PEFT adapter with its scales in lora_B and one rank; all else stays. Copies of the base's weights go."""
     adapter = read_adapter(files)
-    if adapter.method != "lora":
-        raise NotConvertible(f"the method is {adapter.method}; only LoRA has a normal form", hint="use it as it is")
-    refuse_special(adapter)
+    changed, dropped = normal_tensors(adapter, base, loader(files, adapter))
     raw = dict(parse_adapter_config(read_whole(files, CONFIG, limit=LIMITS.config_bytes) or b"").raw)
-    rank = max(update.rank or 0 for update in adapter.updates)
-    load, content = loader(files, adapter), _content(files, adapter)
-    changed = {entry.name: array for update in adapter.updates for entry, array in _normal(update, rank, load)}
-    dropped = set(_base_copies(adapter, base))
+    rank, content = _most_rank(adapter), _content(files, adapter)
     tensors: dict[str, Array | Raw] = {
         as_saved(entry.name): changed.get(entry.name) or content(entry)
         for entry in header_of(files, adapter.weights_file or WEIGHTS).tensors
         if entry.name not in dropped
     }
+    if not any(part.kind is PartKind.BIAS for part in adapter.parts):
+        raw["bias"] = "none"  # which servers go by, whether there are any or not
     raw |= {"r": rank, "lora_alpha": rank, "use_rslora": False, "rank_pattern": {}, "alpha_pattern": {}}
     return {CONFIG: write_json(raw), WEIGHTS: write_safetensors(tensors, _METADATA)}
+
+
+def normal_tensors(adapter: Adapter, base: BaseLayout | None, load: Load) -> tuple[dict[str, Array], set[str]]:
+    """Those that become others, by name, and the names of those that go. Raises `NotConvertible`."""
+    if adapter.method != "lora":
+        raise NotConvertible(f"the method is {adapter.method}; only LoRA has a normal form", hint="use it as it is")
+    refuse_special(adapter)
+    rank = _most_rank(adapter)
+    changed = {entry.name: array for update in adapter.updates for entry, array in _normal(update, rank, load)}
+    return changed, set(_base_copies(adapter, base))
+
+
+def _most_rank(adapter: Adapter) -> int:
+    return max(update.rank or 0 for update in adapter.updates)
 
 
 def _normal(update: Update, rank: int, load: Load) -> Iterator[tuple[TensorEntry, Array]]:

@@ -18,8 +18,9 @@ from lorahub.adapters.identity import same_weights
 from lorahub.adapters.manifest import read_stated_base
 from lorahub.adapters.reader import read_adapter
 from lorahub.adapters.rules import Severity
-from lorahub.adapters.runtimes import Loads, RuntimeVerdict, parse_runtime
+from lorahub.adapters.runtimes import Loads, RuntimeVerdict, judge_runtimes, newest, parse_runtime
 from lorahub.adapters.weights import scan_weights
+from lorahub.conversion import refusal
 from lorahub.errors import (
     BaseNotFound,
     BlobDamaged,
@@ -256,15 +257,16 @@ class Checker:
 
     def _from_the_registry(self, asked: Sequence[CheckEntry]) -> dict[int, list[Checked]]:
         """By their numbers, the rows of entries that the registry tells of: one request for all of the same bases."""
-        if self.level != "shapes":
-            return {}
+        wanted = {parse_runtime(text) for one in self.environments for text in one.runtimes}
+        if self.level != "shapes" or not wanted.issubset(newest()):
+            return {}  # it tells of the newest versions alone
         questions = {number: found for number, one in enumerate(asked) if (found := self._questions(one))}
         if len(questions) < MANY:
             return {}
         groups: dict[tuple[str, ...], dict[str, None]] = {}
         for one in (one for of_one in questions.values() for one in of_one):
             groups.setdefault(one.bases, {})[one.adapter] = None
-        runtimes = {parse_runtime(text).runtime.name for one in self.environments for text in one.runtimes}
+        runtimes = {one.runtime.name for one in wanted}
         answers = {bases: ask(self._sources, list(adapters), bases, runtimes) for bases, adapters in groups.items()}
         rows = {
             number: [self._answered(asked[number], number, one, answers[one.bases]) for one in of_one]
@@ -588,6 +590,9 @@ class Checker:
             report = recheck(report, kept, subject.adapter, base)
         if report.verdict is not Verdict.INCOMPATIBLE and any(found.rule == "LH506" for found in kept):
             report = replace(report, verdict=Verdict.UNDECIDED)
+        runtimes = (*newest(), *map(parse_runtime, environment.runtimes))
+        judged = judge_runtimes(subject.adapter, base, report.findings, runtimes, refusal)
+        report = replace(report, runtimes=tuple(dict.fromkeys(judged)))
         return self._completed(replace(row, ignored=tuple(ignored)), report, environment)
 
     def _begun(
@@ -746,5 +751,5 @@ def _of_runtime(asked: str, report: Report) -> Iterator[Finding]:
 
 def at_runtime(report: Report, asked: str) -> RuntimeVerdict | None:
     """What the report says of a runtime, asked for as people write it: vllm@0.32."""
-    name = parse_runtime(asked).runtime.name
-    return next((judged for judged in report.runtimes if judged.runtime == name), None)
+    name = str(parse_runtime(asked))
+    return next((judged for judged in report.runtimes if judged.name == name), None)

@@ -8,8 +8,8 @@ from pathlib import Path
 from lorahub.adapters.base_model import BaseLayout
 from lorahub.adapters.files import BytesFiles, FolderFiles
 from lorahub.adapters.reader import read_adapter
-from lorahub.adapters.runtimes import Loads, Runtime, judge_runtimes
-from lorahub.conversion import convert
+from lorahub.adapters.runtimes import Loads, RuntimeAtVersion, judge_runtimes
+from lorahub.conversion import convert, refusal
 from lorahub.conversion.lora import AS_LORA
 from lorahub.errors import InvalidInput, NotConvertible, Refusal, Unavailable
 from lorahub.hub.bases import Bases
@@ -64,7 +64,7 @@ def convert_for(
     sources: Sources,
     source: str | Path,
     folder: Path,
-    runtime: Runtime,
+    asked: RuntimeAtVersion,
     base: str | None,
     *,
     lossy: float | None = None,
@@ -75,17 +75,17 @@ def convert_for(
     Raises `NotConvertible` for what the runtime wouldn't load, or would load wrong.
     """
     files = FolderFiles(sources.fetch(source, is_of_an_adapter).folder)
-    form = runtime.form
+    form = asked.runtime.form
     try:
         made = _converted(files, form, base, Bases(sources))
-        _refuse_unloadable(made, runtime)
+        _refuse_unloadable(made, asked)
     except NotConvertible:
         if lossy is None:
             raise
     else:
         return Converted(folder, form, _written(made, folder))
     lora = _approximated(sources, files, form, base, Limit(keep=1 - lossy**2), progress or Silence())
-    _refuse_unloadable(lora.files, runtime)
+    _refuse_unloadable(lora.files, asked)
     return Converted(folder, form, _written(lora.files, folder), lora)
 
 
@@ -111,9 +111,9 @@ def _approximated(
     return made
 
 
-def _refuse_unloadable(made: Mapping[str, bytes], runtime: Runtime) -> None:
-    judged = judge_runtimes(read_adapter(BytesFiles(made)), None)
-    verdict = next(one for one in judged if one.runtime == runtime.name)
+def _refuse_unloadable(made: Mapping[str, bytes], asked: RuntimeAtVersion) -> None:
+    adapter, runtime = read_adapter(BytesFiles(made)), asked.runtime
+    verdict = next(judge_runtimes(adapter, None, adapter.findings, (asked,), refusal))
     if verdict.loads in (Loads.NO, Loads.WRONG):
         rule, message = verdict.reasons[0]
         raise NotConvertible(

@@ -10,6 +10,7 @@ from lorahub.adapters.base_model import BaseLayout
 from lorahub.adapters.files import FolderFiles
 from lorahub.adapters.manifest import MANIFEST, AdapterManifest, StatedFile, parse_manifest, write_manifest
 from lorahub.adapters.reader import CONFIG, read_adapter
+from lorahub.conversion import refusal
 from lorahub.errors import InvalidAdapterConfig
 
 
@@ -34,7 +35,7 @@ def describe(folder: Path, bases: Sequence[BaseLayout], parents: Sequence[str] |
         adapter = replace(adapter, claim=BaseClaim(bases[0].name))
     if parents is not None:
         raw["parents"] = list(parents)
-    return write_manifest(adapter, bases[0] if len(bases) == 1 else None, files=stated, before=raw)
+    return write_manifest(adapter, bases[0] if len(bases) == 1 else None, refusal, files=stated, before=raw)
 
 
 def _before(place: Path) -> AdapterManifest | None:

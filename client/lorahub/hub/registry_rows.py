@@ -86,7 +86,11 @@ def report_of(row: CheckedRevision) -> Report | None:
             row.of,
             tuple(
                 RuntimeVerdict(
-                    one.runtime, Loads(one.loads), tuple((r.rule, r.message) for r in one.reasons), one.needs
+                    one.runtime,
+                    Loads(one.loads),
+                    tuple((r.rule, r.message) for r in one.reasons),
+                    one.needs,
+                    one.version,
                 )
                 for one in row.runtimes
                 if one.runtime in RUNTIMES

@@ -15,6 +15,7 @@ RESERVED_NAMESPACES = frozenset(
     [
         "admin",
         "api",
+        "badge",
         "base",
         "blob",
         "bases",
@@ -46,6 +47,7 @@ RESERVED_NAMESPACES = frozenset(
         "static",
         "tokens",
         "models",
+        "webhooks",
     ]
 )
 """Path elements that the registry's own pages and routes need."""

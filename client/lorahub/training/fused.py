@@ -60,10 +60,11 @@ class _Fused(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, scale: float) -> Tensor:
         rows = x.reshape(-1, x.shape[-1])
         low = rows @ a.t()
-        out = functional.linear(rows, weight, bias).addmm_(low, b.t(), alpha=scale)
+        out = functional.linear(rows.view(x.shape), weight, bias)
+        out.view(len(rows), -1).addmm_(low, b.t(), alpha=scale)
         ctx.save_for_backward(rows, weight, a, b, low)
         ctx.scale, ctx.shape = scale, x.shape
-        return out.view(*x.shape[:-1], -1)
+        return out  # itself, no view of it: models change it in place
 
     @staticmethod
     def backward(ctx: Any, given: Tensor) -> tuple[Tensor | None, None, None, Tensor, Tensor, None]:

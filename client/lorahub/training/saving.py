@@ -16,6 +16,7 @@ from lorahub.adapters.files import FolderFiles
 from lorahub.adapters.formats.own import BITFIT, BOTTLENECK
 from lorahub.adapters.manifest import MANIFEST, StatedFile, write_manifest
 from lorahub.adapters.reader import CONFIG, read_adapter
+from lorahub.conversion import refusal
 from lorahub.errors import AlreadyExists, InvalidUsage
 from lorahub.hub.describe import stated_files
 from lorahub.training.base import sha256_of
@@ -84,7 +85,7 @@ class RunRecord:
         adapter = read_adapter(files)
         is_model = CONFIG not in files.sizes
         stated = _weights(files) if is_model else stated_files(files, adapter)
-        told: dict[str, Any] = json.loads(write_manifest(adapter, self.base, files=stated, before=made))
+        told: dict[str, Any] = json.loads(write_manifest(adapter, self.base, refusal, files=stated, before=made))
         if is_model:
             told |= {"adapter": None, "compatibility": {}}
         (place / MANIFEST).write_text(json.dumps(told, indent=2, sort_keys=True) + "\n")

@@ -4,6 +4,7 @@ from lorahub_registry.infrastructure.web.pages import PageRouter
 from lorahub_registry.pages import (
     accounts,
     administration,
+    badges,
     compare,
     home,
     merging,
@@ -15,7 +16,7 @@ from lorahub_registry.pages import (
 from lorahub_registry.pages.adapter import images, settings, tabs, uploading
 
 router = PageRouter()
-for part in (accounts, administration, home, search, compare, merging, notifications, webhooks, places):
+for part in (accounts, administration, home, search, compare, merging, notifications, webhooks, badges, places):
     router.include_router(part.router)
 for part in (settings, uploading, images, tabs):
     router.include_router(part.router)

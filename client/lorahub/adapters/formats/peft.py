@@ -222,11 +222,32 @@ class _Reader:
                 scale=lambda rank: self.settings.alpha / (rank + 1e-5),
                 transposed=self._is_transposed(),
             )
+        if self.settings.blocks_of(module) != (1, 1):
+            return self._blocks(module, tensors)
         parameters, turn, likeliest = self._parameters(module, nesting, tensors)
         if parameters:
             return self._parameter(f"{module}.{likeliest}", module, parameters, turn, tensors)
         return methods.low_rank(
             module, tensors, self.reading, scale=self._scale(module), transposed=self._is_transposed()
+        )
+
+    def _blocks(self, module: str, tensors: Tensors) -> Update | None:
+        """BD-LoRA's: one factor has the diagonal blocks alone, one above the other."""
+        if not methods.require(tensors, module, ("down", "up"), self.reading):
+            return None
+        in_down, in_up = self.settings.blocks_of(module)
+        down, up = tensors["down"], tensors["up"]
+        rank = down.shape[0]
+        if not methods.agree({"down": rank, "up": up.shape[1] * in_up}, module, self.reading):
+            return None
+        return Update(
+            module,
+            "lora",
+            tensors,
+            (up.shape[0], down.shape[1] * in_down),
+            rank,
+            self.settings.scale(module, rank),
+            transposed=self._is_transposed(),
         )
 
     def _is_transposed(self) -> bool:
@@ -537,6 +558,7 @@ class _Reader:
             scaling=self.settings.scaling,
             replication=self.settings.replication,
             ties_weights=raw.get("ensure_weight_tying") is True,
+            asks_for_biases=raw.get("bias", "none") != "none",
             is_block_diagonal=bool(raw.get("use_bdlora")),
             obstacle=self.settings.obstacle,
             start=self.settings.start,

@@ -74,7 +74,8 @@ _SCALINGS = {"fourierft": 150.0, "waveft": 25.0, "peanut": 1.0}
 """Family -> what `scaling` is where it isn't said."""
 _TERMS = 5
 _MOST_LAYERS = 10_000
-_OF_ACTIVATIONS = ("alora_invocation_tokens", "use_qalora", "arrow_config")
+_MOST_BLOCKS = 1024
+_OF_ACTIVATIONS = ("alora_invocation_tokens", "use_qalora", "arrow_config", "use_bdlora")
 
 
 class PeftSettings:
@@ -119,6 +120,18 @@ class PeftSettings:
     def obstacle(self) -> str | None:
         """The setting by which the adapter acts on activations."""
         return next((key for key in _OF_ACTIVATIONS if self.raw.get(key)), None)
+
+    def blocks_of(self, module: str) -> tuple[int, int]:
+        """BD-LoRA's diagonal blocks in lora_A and in lora_B; 1 where the factor is a whole one."""
+        said = self.raw.get("use_bdlora")
+        told = said if isinstance(said, dict) else {}
+        count = told.get("nblocks")
+        blocks = count if isinstance(count, int) and 0 < count <= _MOST_BLOCKS else 1
+
+        def of(key: str) -> int:
+            return blocks if any(name in module for name in _list(told.get(key))) else 1
+
+        return of("target_modules_bd_a"), of("target_modules_bd_b")
 
     def rank_of(self, module: str) -> float:
         return self.ranks.value(module, self.rank)

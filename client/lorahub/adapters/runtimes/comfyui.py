@@ -3,13 +3,13 @@
 from collections.abc import Iterator
 
 from lorahub.adapters.runtimes.facts import IMAGES, Reason, RuntimeFacts, of_an_image_model, of_another_format
-from lorahub.adapters.runtimes.runtime import Runtime
+from lorahub.adapters.runtimes.runtime import Runtime, Version
 
 
-def _reasons(facts: RuntimeFacts) -> Iterator[Reason]:
+def _reasons(facts: RuntimeFacts, _: Version) -> Iterator[Reason]:
     yield from of_an_image_model(facts, "ComfyUI")
-    if facts.adapter.format not in IMAGES:
-        yield of_another_format(facts, "ComfyUI reads kohya's files and diffusers'", is_convertible=facts.is_lora)
+    if facts.format not in IMAGES:
+        yield of_another_format(facts, "ComfyUI reads kohya's files and diffusers'")
 
 
 RUNTIME = Runtime(

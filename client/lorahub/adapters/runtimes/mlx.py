@@ -3,25 +3,17 @@
 from collections.abc import Iterator
 
 from lorahub.adapters.runtimes.facts import Loads, Reason, RuntimeFacts, of_a_language_model, of_another_format
-from lorahub.adapters.runtimes.runtime import Runtime
+from lorahub.adapters.runtimes.runtime import Runtime, Version
 
 FORMATS = frozenset({"mlx"})
 
 
-def _reasons(facts: RuntimeFacts) -> Iterator[Reason]:
+def _reasons(facts: RuntimeFacts, _: Version) -> Iterator[Reason]:
     yield from of_a_language_model(facts, "MLX")
     if not facts.is_lora and facts.adapter.method != "full":
         yield Loads.NO, "LH409", f"MLX loads LoRA and DoRA, this is {facts.adapter.method}"
-    if facts.has_saved or facts.has_rows:
-        yield Loads.NO, "LH403", "MLX has no whole modules beside LoRA"
-    if facts.has_bias:
-        yield Loads.NO, "LH404", "MLX has no biases in adapters"
-    if facts.adapter.format not in FORMATS:
-        yield of_another_format(
-            facts,
-            "MLX reads adapters.safetensors with factors the other way round",
-            is_convertible=facts.is_lora and len(facts.adapter.ranks) == 1,
-        )
+    if facts.format not in FORMATS:
+        yield of_another_format(facts, "MLX reads adapters.safetensors with factors the other way round")
 
 
 RUNTIME = Runtime(
@@ -30,7 +22,8 @@ RUNTIME = Runtime(
     form="mlx",
     formats=FORMATS,
     reasons=_reasons,
-    reads="its own directories; one rank",
-    refuses="biases, saved modules",
+    reads="its own directories",
+    refuses="biases, saved modules, embeddings, experts",
     source="`mlx_lm.tuner.utils.linear_to_lora_layers`",
+    versions=("0.32.2", "0.28.4"),
 )

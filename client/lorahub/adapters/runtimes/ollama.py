@@ -2,11 +2,12 @@
 
 from collections.abc import Iterator
 
-from lorahub.adapters.runtimes.facts import GGUF, Reason, RuntimeFacts, of_gguf
-from lorahub.adapters.runtimes.runtime import Runtime
+from lorahub.adapters.runtimes.facts import GGUF, Reason, RuntimeFacts
+from lorahub.adapters.runtimes.llama_cpp import of_gguf
+from lorahub.adapters.runtimes.runtime import Runtime, Version
 
 
-def _reasons(facts: RuntimeFacts) -> Iterator[Reason]:
+def _reasons(facts: RuntimeFacts, _: Version) -> Iterator[Reason]:
     yield from of_gguf(facts, "Ollama")
 
 

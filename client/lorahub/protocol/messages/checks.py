@@ -37,12 +37,15 @@ class RuntimeReason(UnderscoredMessage):
 
 @dataclass(frozen=True, slots=True)
 class RuntimeLoads(UnderscoredMessage):
-    """Whether a runtime loads it: yes, with (what it `needs`), wrong, no or unknown."""
+    """Whether a runtime loads it: yes, with (what it `needs`), wrong, no or unknown. `version` is the one that this was
+    measured of, the newest that was.
+    """
 
     runtime: str
     loads: str
     reasons: tuple[RuntimeReason, ...]
     needs: str | None
+    version: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -145,9 +145,9 @@ def _all_linear(model: PreTrainedModel) -> str | list[str]:
     left = {name for name, module in linear.items() if is_router(name, module) or _is_refused(model, name)}
     if not left:
         return "all-linear"
-    taken = {name.rpartition(".")[2] for name in left}
-    names = {name: name.rpartition(".")[2] for name in linear.keys() - left}
-    return sorted({name if leaf in taken else leaf for name, leaf in names.items()})
+    kept = linear.keys() - left
+    taken = {name.rpartition(".")[2] for name, _ in model.named_modules() if name not in kept}
+    return sorted({name if (leaf := name.rpartition(".")[2]) in taken else leaf for name in kept})
 
 
 def is_router(name: str, module: nn.Module) -> bool:

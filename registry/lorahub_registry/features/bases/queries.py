@@ -11,6 +11,7 @@ from sqlalchemy import func, or_, select
 from sqlalchemy.exc import IntegrityError
 
 from lorahub_registry.infrastructure.database import Session, now
+from lorahub_registry.infrastructure.database.bell import ring
 from lorahub_registry.infrastructure.database.listed import is_listed
 from lorahub_registry.infrastructure.database.tables import AdapterFacts, Commit, Repository
 from lorahub_registry.infrastructure.database.tables import BaseModel as BaseRow
@@ -103,6 +104,11 @@ def insert_name(session: Session, base_id: int, name: str, revision: str, by: st
         NameRow(base_id=base_id, name=name, name_key=name.lower(), revision=revision, added_by=by, added_at=now())
     )
     session.flush()
+    ring(session)  # whatever names it is judged against it
+
+
+def stored_base(session: Session, base_id: int) -> StoredBase:
+    return _stored(session.get_one(BaseRow, base_id))
 
 
 def names_of(session: Session, base_ids: Iterable[int]) -> dict[int, list[str]]:

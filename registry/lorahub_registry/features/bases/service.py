@@ -234,6 +234,10 @@ def next_of(
     return None, None
 
 
+def stored_base(session: Session, base_id: int) -> StoredBase:
+    return queries.stored_base(session, base_id)
+
+
 def load(backend: Backend, stored: StoredBase, *, revision: str | None = None) -> FoundBase:
     """The stored base with its layout and all its names."""
     key = (str(backend.database), stored.id)

@@ -27,6 +27,7 @@ from lorahub_registry.features.catalog import service
 from lorahub_registry.features.catalog.search import (
     Search,
     parse_apps,
+    parse_fits,
     parse_parameters,
     parse_ranks,
     parse_sort,
@@ -257,7 +258,7 @@ class ListQuery(BaseModel):
     def _labels(self) -> tuple[str, ...]:
         asked = {
             "target": parse_terms(self.target, what="target"),
-            "fits": (*parse_terms(self.fits, what="fits"), *parse_apps(self.apps)),
+            "fits": (*parse_fits(self.fits), *parse_apps(self.apps)),
             "method": parse_terms([self.method or ""], what="method"),
             "verdict": parse_terms([self.verdict or ""], what="verdict"),
             "language": parse_terms(map(str.lower, self.language), what="language"),

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
-from lorahub.adapters.runtimes import RUNTIMES
+from lorahub.adapters.runtimes import RUNTIMES, parse_runtime
 from lorahub.errors import InvalidInput
 
 MAX_TERMS = 20
@@ -105,6 +105,18 @@ def parse_apps(values: Iterable[str]) -> tuple[str, ...]:
             hint=f"it takes: {', '.join(RUNTIMES)}",
         )
     return runtimes
+
+
+def parse_fits(values: Iterable[str]) -> tuple[str, ...]:
+    """Runtimes, at a version where one is named: as `vllm@0.32.0` in the catalog. Raises `InvalidUsage`."""
+    return tuple(_at_version(term) if "@" in term else term for term in parse_terms(values, what="fits"))
+
+
+def _at_version(term: str) -> str:
+    asked = parse_runtime(term)
+    if asked.quantisation is not None:
+        raise InvalidInput("the catalog knows no quantised bases", hint=f"search for {asked.runtime.name} alone")
+    return str(asked)
 
 
 def parse_terms(values: Iterable[str], *, what: str) -> tuple[str, ...]:

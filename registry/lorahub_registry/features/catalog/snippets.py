@@ -13,6 +13,8 @@ from lorahub.adapters.runtimes import RUNTIMES, Runtime, reserved_rank
 
 _USUAL_RANK = 16
 _UNCHECKED = "nobody checked whether this runtime takes it"
+_NO_BASE = "the adapter names no base"
+_PIPELINE = "AutoPipelineForText2Image"
 _CLASSES = {
     "text-generation": "AutoModelForCausalLM",
     "text2text-generation": "AutoModelForSeq2SeqLM",
@@ -50,8 +52,11 @@ class Subject:
         return self.repository.rpartition("/")[2]
 
     @property
-    def base_or_place(self) -> str:
-        return self.base or "BASE"
+    def is_of_images(self) -> bool:
+        """Whether the one runtime that has no other models was found to have its kind."""
+        verdict = self.verdicts.get("diffusers")
+        rules = {reason["rule"] for reason in verdict["reasons"]} if verdict is not None else {"LH406"}
+        return "LH406" not in rules
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +94,8 @@ class Way:
     language: str = "shell"
     key: str | None = None
     label: str | None = None
+    needs_base: bool = True
+    """Whether the base is named in it."""
 
 
 def snippets(subject: Subject) -> list[Snippet]:
@@ -105,6 +112,8 @@ def _of_runtimes(subject: Subject) -> Iterator[Snippet]:
 def _made(subject: Subject, runtime: Runtime, way: Way) -> Snippet:
     verdict = subject.verdicts.get(runtime.name)
     snippet = Snippet(way.key or runtime.name, way.label or runtime.label, way.language, way.write(subject))
+    if way.needs_base and subject.base is None:
+        return replace(snippet, loads="no", reasons=(_NO_BASE,))
     if verdict is None:
         return replace(snippet, loads="unknown", reasons=(_UNCHECKED,))
     return replace(snippet, loads=verdict["loads"], reasons=tuple(reason["message"] for reason in verdict["reasons"]))
@@ -128,19 +137,15 @@ def _hub(subject: Subject) -> Snippet:
 
 
 def _merged(subject: Subject) -> Snippet:
+    library, kind = ("diffusers", _PIPELINE) if subject.is_of_images else ("transformers", _class(subject))
+    name, revision = json.dumps(subject.repository), json.dumps(f"merged/{subject.revision}")
     text = (
-        "from transformers import {kind}\n\n"
-        "# {environment}\n"
-        "model = {kind}.from_pretrained({name}, revision={revision})"
-    ).format(
-        kind=_class(subject),
-        environment=_environment(subject),
-        name=json.dumps(subject.repository),
-        revision=json.dumps(f"merged/{subject.revision}"),
+        f"# {_environment(subject)}\n"
+        f"from {library} import {kind}\n\n"
+        f"model = {kind}.from_pretrained({name}, revision={revision})"
     )
-    if subject.is_mergeable:
-        return Snippet("transformers", "transformers, merged", "python", text)
-    return Snippet("transformers", "transformers, merged", "python", text, "no", ("this adapter can't be folded in",))
+    merged = Snippet("merged", f"{library}, merged", "python", text)
+    return merged if subject.is_mergeable else replace(merged, loads="no", reasons=("this adapter can't be folded in",))
 
 
 # --- runtimes ---------------------------------------------------------------------------------------------------------
@@ -152,13 +157,22 @@ def _pull(subject: Subject, runtime: str) -> str:
 
 def _peft(subject: Subject) -> str:
     revision = f", revision={json.dumps(subject.base_revision)}" if subject.base_revision else ""
-    here = f"# {_environment(subject)}\n" if subject.is_base_here else ""
     return (
-        f"# {_pull(subject, 'peft')}\n{here}"
+        f"# {_pull(subject, 'peft')}\n{_here(subject)}"
         f"from peft import PeftModel\n"
         f"from transformers import {_class(subject)}\n\n"
-        f"base = {_class(subject)}.from_pretrained({json.dumps(subject.base_or_place)}{revision})\n"
+        f"base = {_class(subject)}.from_pretrained({json.dumps(subject.base)}{revision})\n"
         f"model = PeftModel.from_pretrained(base, {json.dumps('./' + subject.short_name)})"
+    )
+
+
+def _transformers(subject: Subject) -> str:
+    revision = f", revision={json.dumps(subject.base_revision)}" if subject.base_revision else ""
+    return (
+        f"# {_pull(subject, 'transformers')}\n{_here(subject)}"
+        f"from transformers import {_class(subject)}\n\n"
+        f"model = {_class(subject)}.from_pretrained({json.dumps(subject.base)}{revision})\n"
+        f"model.load_adapter({json.dumps('./' + subject.short_name)})"
     )
 
 
@@ -166,17 +180,20 @@ def _vllm(subject: Subject) -> str:
     revision = f" --revision {_word(subject.base_revision)}" if subject.base_revision else ""
     return (
         f"{_pull(subject, 'vllm')}\n"
-        f"vllm serve {_word(subject.base_or_place)}{revision} --enable-lora{_option(subject)} \\\n"
+        f"{_at_home(subject)}vllm serve {_word(subject.base)}{revision} --enable-lora{_option(subject)} \\\n"
         f"  --lora-modules {_word(f'{subject.short_name}=./{subject.short_name}')}"
     )
 
 
 def _vllm_runtime(subject: Subject) -> str:
-    body = json.dumps({"lora_name": subject.short_name, "lora_path": f"/path/to/{subject.short_name}"})
+    """The server asks for the path of a folder that it sees."""
+    name = json.dumps(subject.short_name)
+    before, after = f'{{"lora_name": {name}, "lora_path": "', f'/{name[1:-1]}"}}'
     return (
         f"{_pull(subject, 'vllm')}\n"
         f"# the server: VLLM_ALLOW_RUNTIME_LORA_UPDATING=True vllm serve … --enable-lora{_option(subject)}\n"
-        f"curl http://localhost:8000/v1/load_lora_adapter -H 'Content-Type: application/json' -d {shlex.quote(body)}"
+        f"curl http://localhost:8000/v1/load_lora_adapter -H 'Content-Type: application/json' \\\n"
+        f'  -d {shlex.quote(before)}"$PWD"{shlex.quote(after)}'
     )
 
 
@@ -184,7 +201,7 @@ def _sglang(subject: Subject) -> str:
     revision = f" --revision {_word(subject.base_revision)}" if subject.base_revision else ""
     return (
         f"{_pull(subject, 'sglang')}\n"
-        f"python -m sglang.launch_server --model-path {_word(subject.base_or_place)}{revision} \\\n"
+        f"{_at_home(subject)}python -m sglang.launch_server --model-path {_word(subject.base)}{revision} \\\n"
         f"  --enable-lora{_option(subject)} --lora-paths {_word(f'{subject.short_name}=./{subject.short_name}')}"
     )
 
@@ -203,7 +220,10 @@ def _lorax(subject: Subject) -> str:
 
 def _llama_cpp(subject: Subject) -> str:
     folder = _folder(subject)
-    return f"{_pull(subject, 'llama.cpp')}\nllama-server -m base.gguf --lora {folder}/*.gguf"
+    return (
+        f"{_pull(subject, 'llama.cpp')}\n# base.gguf: the base in llama.cpp's format\n"
+        f"llama-server -m base.gguf --lora {folder}/*.gguf"
+    )
 
 
 def _ollama(subject: Subject) -> str:
@@ -220,9 +240,9 @@ def _diffusers(subject: Subject) -> str:
     file = subject.weights_file or "pytorch_lora_weights.safetensors"
     prompt = ", ".join(subject.triggers) or "a photo"
     return (
-        f"# {_pull(subject, 'diffusers')}\n"
-        f"from diffusers import AutoPipelineForText2Image\n\n"
-        f"pipe = AutoPipelineForText2Image.from_pretrained({json.dumps(subject.base_or_place)})\n"
+        f"# {_pull(subject, 'diffusers')}\n{_here(subject)}"
+        f"from diffusers import {_PIPELINE}\n\n"
+        f"pipe = {_PIPELINE}.from_pretrained({json.dumps(subject.base)})\n"
         f"pipe.load_lora_weights({json.dumps('./' + subject.short_name)}, weight_name={json.dumps(file)},"
         f" adapter_name={json.dumps('one')})\n"
         f"pipe.set_adapters({json.dumps('one')}, 0.8)\n"
@@ -241,7 +261,8 @@ def _comfyui(subject: Subject) -> str:
 def _mlx(subject: Subject) -> str:
     return (
         f"{_pull(subject, 'mlx')}\n"
-        f"mlx_lm.generate --model {_word(subject.base_or_place)} --adapter-path {_folder(subject)} --prompt Hello"
+        f"{_at_home(subject)}mlx_lm.generate --model {_word(subject.base)}"
+        f" --adapter-path {_folder(subject)} --prompt Hello"
     )
 
 
@@ -254,13 +275,14 @@ def _option(subject: Subject) -> str:
 
 _WAYS: Mapping[str, tuple[Way, ...]] = {
     "peft": (Way(_peft, "python"),),
-    "vllm": (Way(_vllm), Way(_vllm_runtime, key="vllm-runtime", label="vLLM, running")),
+    "transformers": (Way(_transformers, "python"),),
+    "vllm": (Way(_vllm), Way(_vllm_runtime, key="vllm-runtime", label="vLLM, running", needs_base=False)),
     "sglang": (Way(_sglang),),
-    "lorax": (Way(_lorax),),
-    "llama.cpp": (Way(_llama_cpp),),
-    "ollama": (Way(_ollama),),
+    "lorax": (Way(_lorax, needs_base=False),),
+    "llama.cpp": (Way(_llama_cpp, needs_base=False),),
+    "ollama": (Way(_ollama, needs_base=False),),
     "diffusers": (Way(_diffusers, "python"),),
-    "comfyui": (Way(_comfyui),),
+    "comfyui": (Way(_comfyui, needs_base=False),),
     "mlx": (Way(_mlx),),
 }
 """By the runtime's name."""
@@ -276,6 +298,16 @@ def _class(subject: Subject) -> str:
 def _environment(subject: Subject) -> str:
     """Only for one command: it is the address of base models too."""
     return f'HF_ENDPOINT={_word(subject.url)} HF_TOKEN="$LORAHUB_TOKEN" HF_HOME="$HOME/.cache/lorahub-hf"'
+
+
+def _here(subject: Subject) -> str:
+    """A line of Python's above what reads the base from this registry."""
+    return f"# {_environment(subject)}\n" if subject.is_base_here else ""
+
+
+def _at_home(subject: Subject) -> str:
+    """The same before a command."""
+    return f"{_environment(subject)} \\\n  " if subject.is_base_here else ""
 
 
 def _folder(subject: Subject) -> str:

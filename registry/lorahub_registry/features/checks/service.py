@@ -17,7 +17,9 @@ from lorahub.adapters.findings import Verdict as VerdictOf
 from lorahub.adapters.manifest import MANIFEST, measured_facts
 from lorahub.adapters.reader import CONFIG, read_adapter
 from lorahub.adapters.rules import RULE_SET, Severity
+from lorahub.adapters.runtimes import every, judge_runtimes, newest
 from lorahub.adapters.weights import weight_findings
+from lorahub.conversion import refusal
 from lorahub.errors import AdapterDoesNotFit, BaseNotFound, InvalidAdapter, InvalidInput, NotFound, Refusal
 from lorahub.protocol.digests import CommitId, Sha256
 from lorahub.protocol.names import RepositoryName
@@ -26,13 +28,14 @@ from lorahub.protocol.references import LATEST, Reference
 from lorahub_registry.core.access import OpenedCommit, OpenedRepository, looking, reading
 from lorahub_registry.core.accounts.permissions import Action, Principal
 from lorahub_registry.core.audit.service import record_act
-from lorahub_registry.core.blobs.service import Blob
+from lorahub_registry.core.blobs.service import Blob, known_blobs
 from lorahub_registry.core.repositories.service import (
     Repository,
     permitted,
     repositories_by_id,
     visible_namespaces,
 )
+from lorahub_registry.core.revisions.service import files_of
 from lorahub_registry.features.bases import service as bases
 from lorahub_registry.features.bases.revision_files import ReadableFile, RevisionFiles
 from lorahub_registry.features.bases.service import FoundBase
@@ -121,7 +124,7 @@ def _judged(adapter: Adapter, files: RevisionFiles, bases_of_it: Sequence[FoundB
         rule_set=RULE_SET,
         facts=facts,
         report=report.as_json(),
-        labels=list(_labels(adapter, report)),
+        labels=list(_labels(adapter, report, None if found is None else found.base)),
     )
 
 
@@ -146,7 +149,8 @@ def _report(adapter: Adapter, files: RevisionFiles, base: BaseLayout | None) -> 
         nonfinite=nonfinite if isinstance(nonfinite, dict) else {},
         zero=zero if isinstance(zero, list) else [],
     )
-    return recheck(report, [*report.findings, *more], adapter, base)
+    report = recheck(report, [*report.findings, *more], adapter, base)
+    return replace(report, runtimes=tuple(judge_runtimes(adapter, base, report.findings, newest(), refusal)))
 
 
 def adapter_digest(files: RevisionFiles, adapter: Adapter) -> str:
@@ -191,7 +195,7 @@ def _shown_facts(adapter: Adapter) -> dict[str, Any]:
     return {**measured_facts(adapter), "training": None if adapter.training is None else dict(adapter.training)}
 
 
-def _labels(adapter: Adapter, report: Report) -> Iterator[str]:
+def _labels(adapter: Adapter, report: Report, base: BaseLayout | None) -> Iterator[str]:
     yield f"method:{adapter.method}"
     yield f"format:{adapter.format}"
     yield f"verdict:{report.verdict.value}"
@@ -200,12 +204,15 @@ def _labels(adapter: Adapter, report: Report) -> Iterator[str]:
     for judged in report.runtimes:
         if judged.is_usable:
             yield f"fits:{judged.runtime}"
+    for judged in judge_runtimes(adapter, base, report.findings, every(), refusal):
+        if judged.is_usable and judged.version is not None:
+            yield f"fits:{judged.runtime}@{judged.version}"
 
 
 def tags_of(judged: Judged) -> list[str]:
     """What the catalog shows of it as tags: rank and who can load it."""
     ranks = [f"rank:{rank}" for rank in list(judged.ranks)[:8]]
-    return [*ranks, *(label for label in judged.labels if label.startswith("fits:"))]
+    return [*ranks, *(label for label in judged.labels if label.startswith("fits:") and "@" not in label)]
 
 
 # --- the gate ---------------------------------------------------------------------------------------------------------
@@ -592,6 +599,15 @@ def _against(backend: Backend, opened: _Opened, base: str, found: FoundBase) -> 
     if found.id is not None:
         _keep(backend, digest, found.id, made)
     return Checked(opened.name, opened.commit, base, made.verdict, made.report, facts)
+
+
+def verdict_against(backend: Backend, commit_id: CommitId, adapter: str, base: str, found: FoundBase) -> str:
+    """Of a commit of the repository `adapter`, for a worker. Raises as reading an adapter does."""
+    with backend.database.read() as session:
+        files = files_of(session, commit_id)
+        blobs = known_blobs(session, [file.sha256 for file in files.values()])
+    held = RevisionFiles(backend, files, blobs)
+    return _against(backend, _Opened(adapter, commit_id, read_adapter(held), held), base, found).verdict
 
 
 def _keep(backend: Backend, digest: str, base_id: int, verdict: Verdict) -> None:

@@ -552,8 +552,26 @@ class BaseName(Table):
     revision: Mapped[str] = mapped_column(String(64), default="")
     added_by: Mapped[str] = mapped_column(String(96))
     added_at: Mapped[datetime]
+    judged_at: Mapped[datetime | None] = mapped_column()  # when what names it was judged against it; changes once
+    judge_fault: Mapped[str | None] = mapped_column(Text)  # why it wasn't
 
-    __table_args__ = (UniqueConstraint("name_key", "revision", name="uq_base_names_name"),)
+    __table_args__ = (
+        UniqueConstraint("name_key", "revision", name="uq_base_names_name"),
+        Index("ix_base_names_judged_at", "judged_at"),
+    )
+
+
+class MovedVerdict(Table):
+    """What the registration of a base made of the verdict on a commit that names it."""
+
+    __tablename__ = "moved_verdicts"
+    base_name_id: Mapped[int] = mapped_column(ForeignKey("base_names.id"), primary_key=True)
+    commit_id: Mapped[str] = mapped_column(ForeignKey("commits.id", ondelete="CASCADE"), primary_key=True, index=True)
+    repository_id: Mapped[int] = mapped_column(ForeignKey("repositories.id", ondelete="CASCADE"), index=True)
+    version: Mapped[str | None] = mapped_column(String(32))
+    before: Mapped[str] = mapped_column(String(16))  # against what the name meant then, or when it was pushed
+    after: Mapped[str] = mapped_column(String(16))
+    at: Mapped[datetime]
 
 
 class AdapterFacts(Table):

@@ -29,6 +29,8 @@ from lorahub_registry.features.checks import service as checks
 from lorahub_registry.features.checks.service import Recorded
 from lorahub_registry.features.downloads import service as downloads
 from lorahub_registry.features.downloads.service import Entry, Folder, OpenFile, TreePage
+from lorahub_registry.features.moves import service as moves
+from lorahub_registry.features.moves.service import JudgedMove
 from lorahub_registry.features.references import service as references
 from lorahub_registry.features.references.service import LATEST
 from lorahub_registry.features.statistics import service as statistics
@@ -83,12 +85,28 @@ def adapter_page(opened: OpenedRepository, revision: str | None) -> AdapterPage:
         "parts": model.facts.safetensors,
         "readable": is_readable,
         "closedBecause": why,
+        "moved": moved_row(moves.move_of(opened.session, commit.id)) if measured else None,
         "quarantine": repository.quarantine.reason if repository.quarantine and is_readable else None,
         "upstream": None if at is None else _upstream(at),
         "mayWrite": opened.may(Action.WRITE),
         "mayManage": opened.may(Action.MANAGE),
     }
     return AdapterPage(opened.name, asked, model, measured, is_readable, shown)
+
+
+def moved_row(found: JudgedMove | None) -> dict[str, Any] | None:
+    """The verdict then and now; None where the base didn't move."""
+    if found is None:
+        return None
+    return {
+        "adapter": found.adapter,
+        "version": found.version,
+        "base": found.base,
+        "revision": found.revision or None,
+        "before": found.before,
+        "after": found.after,
+        "at": wire_time(found.at),
+    }
 
 
 def _upstream(at: OpenedCommit) -> dict[str, Any] | None:
