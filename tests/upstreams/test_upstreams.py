@@ -388,3 +388,33 @@ def test_the_name_of_an_organisation_that_is_served_is_kept_for_it(start: Start,
         said = {"status": admin.get("/api/models/Qwen/Nothing").status_code}
     assert said == {"status": 404}
     assert hub.heard == []
+
+
+def test_an_upstream_is_added_and_taken_away_while_the_registry_runs(hub: StandIn, tmp_path: Path) -> None:
+    files = model(16)
+    commit = hub.put("lab/Added", files)
+    here = serve(tmp_path / "here", {"LORAHUB_OUTBOUND_INTERNAL": json.dumps(hub.hosts)})
+    hosts = [argument for host in hub.hosts for argument in ("--host", host)]
+    with here.client() as admin, here.client(None) as anyone:
+        assert admin.get("/api/models/lab/Added").status_code == 404
+        added = here.admin_command("upstream", "add", "lab", hub.url, "--allow", "lab/*", "--private", *hosts)
+        assert (added["name"], added["allow"], added["private"]) == ("lab", ["lab/*"], True)
+        assert here.admin_command("upstream", "check", "lab", "lab/Added")["commit"] == commit
+        assert here.admin_command("upstream", "check", "lab", "evil/Added")["error"]["code"] == "NotPermitted"
+        assert here.admin_command("upstream", "add", "x", "ftp://x", "--allow", "*")["error"]["code"] == "InvalidInput"
+        asked = len(hub.heard)
+        eventually(lambda: anyone.get("/api/models/lab/Added").status_code == 404 and _is_known(admin), 20)
+        assert len(hub.heard) == asked + 1, "who has no account here makes it ask for nothing"
+        assert admin.get("/lab/Added/resolve/main/model.safetensors").content == files["model.safetensors"]
+        assert anyone.get("/lab/Added/resolve/main/model.safetensors").status_code == 404
+        [listed] = here.admin_command("upstream", "ls")
+        assert (listed["repositories"], listed["has_token"], listed["by_settings"]) == (1, False, False)
+        here.admin_command("upstream", "rm", "lab")
+        eventually(lambda: admin.get("/api/models/lab/Other").status_code == 404)
+        assert admin.get("/lab/Added/resolve/main/model.safetensors").content == files["model.safetensors"]
+    here.stop()
+    here.assert_sound()
+
+
+def _is_known(client: httpx2.Client) -> bool:
+    return client.get("/api/models/lab/Added").status_code == 200

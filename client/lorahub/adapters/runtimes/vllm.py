@@ -82,5 +82,5 @@ RUNTIME = Runtime(
         "whole adapter (patterns), and PiSSA, activated LoRA and replication as plain LoRA, without a word"
     ),
     source="`vllm.lora.peft_helper`, `LoRAConfig`; vllm#9280, #36501, #55545",
-    versions=("0.32.0", "0.27.1", "0.20.2", "0.15.1"),
+    versions=("0.33.0", "0.32.0", "0.27.1", "0.20.2", "0.15.1"),
 )

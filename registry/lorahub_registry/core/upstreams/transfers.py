@@ -207,7 +207,10 @@ class _Live:
     def full_part(self) -> bytes | None:
         """The part in the making, where all of it is here."""
         is_full = len(self._buffer) >= self.part_bytes
-        return bytes(self._buffer[: self.part_bytes]) if is_full else None
+        if not is_full:
+            return None
+        with self._lock, memoryview(self._buffer) as view:
+            return bytes(view[: self.part_bytes])
 
     def rest(self) -> bytes:
         return bytes(self._buffer)
@@ -228,7 +231,8 @@ class _Live:
             if not self._start <= start < known:
                 return None
             end = min(stop, known, start + _PIECE_BYTES)
-            return bytes(self._buffer[start - self._start : end - self._start])
+            with memoryview(self._buffer) as view:
+                return bytes(view[start - self._start : end - self._start])
 
 
 _lives: "WeakKeyDictionary[Database, dict[tuple[int, str], _Live]]" = WeakKeyDictionary()
