@@ -16,9 +16,14 @@ OF_THE_REGISTRY = ["/", "/search", "/search?search=sql", "/search?rank=..4&licen
                    "/compare?a=pages-org/sql-writer%40v1&b=pages-org/poet",
                    "/merges?base=pages-org/pages-base&adapter1=pages-org/sql-writer&adapter2=pages-org/poet",
                    "/docs/rules/LH202", "/login"]  # fmt: skip
-OF_SOMEBODY = ["/settings", "/tokens", "/notifications", "/webhooks", "/webhooks/0123456789abcdef",
-               "/organizations/pages-org/members",
-               "/new?namespace=pages-org"]  # fmt: skip
+OF_SOMEBODY = [
+    "/settings",
+    "/tokens",
+    "/notifications",
+    "/webhooks",
+    "/organizations/pages-org/members",
+    "/new?namespace=pages-org",
+]
 OF_ADMINISTRATORS = ["/admin", "/admin/users", "/admin/jobs", "/admin/quarantine", "/admin/audit"]
 OF_WRITERS = ["/upload", "/card"]
 OF_A_REPOSITORY = ["", "/v/v1", "/versions", "/commits/main", "/tree/main", "/tree/main/notes",

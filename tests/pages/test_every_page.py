@@ -2,10 +2,13 @@
 
 import gzip
 from collections.abc import Iterator
+from datetime import UTC, datetime
 
 import brotli
 import httpx2
 import pytest
+import sqlalchemy
+from lorahub_registry.infrastructure.database.tables import Account, Webhook
 from pages.addresses import (
     OF_A_REPOSITORY,
     OF_ADMINISTRATORS,
@@ -37,6 +40,7 @@ def addresses(catalog: Catalog) -> list[str]:
         *of_adapter,
         *OF_PLACES,
         a_merge(catalog),
+        a_webhook(catalog),
     ]
 
 
@@ -47,6 +51,16 @@ def a_merge(catalog: Catalog) -> str:
         job = {"recipe": recipe, "target": f"{catalog.registry.admin}/looked-at", "private": True}
         answer = admin.post("/api/lorahub/v1/merges", json=job)
         return f"/merges/{answer.raise_for_status().json()['id']}"
+
+
+def a_webhook(catalog: Catalog) -> str:
+    """The page of one of the administrator's; written here, since this registry may call no host."""
+    webhook = {"id": "a" * 24, "url": "https://hooks.test/in", "watched": [{"type": "registry", "name": ""}]}
+    with catalog.registry.database() as connection:
+        admin = connection.scalar(sqlalchemy.select(Account.id).where(Account.name == catalog.registry.admin))
+        rest = {"account_id": admin, "kinds": [], "is_hub": False, "domains": [], "created_at": datetime.now(UTC)}
+        connection.execute(sqlalchemy.insert(Webhook).values(**webhook, **rest))
+    return f"/webhooks/{webhook['id']}"
 
 
 def test_these_are_all_pages_there_are(addresses: list[str]) -> None:

@@ -48,6 +48,7 @@ SEARCHES = ["/api/models?author=pages-owner", "/api/models?search=zebra", "/api/
             "/search?tag=zebra-tag", "/search?base=pages-org/zebra-base", "/search?sort=trendingScore",
             "/search.atom?search=zebra", "/search.atom?author=pages-owner", "/bases?text=zebra",
             "/base/pages-org/zebra-base", "/api/lorahub/v1/bases?search=zebra", "/merges/0123456789abcdef",
+            "/webhooks/0123456789abcdef",
             "/compare?a=pages-org/sql-writer&b=pages-owner/zebra-hidden",
             "/merges?base=pages-org/pages-base&adapter1=pages-owner/zebra-hidden"]  # fmt: skip
 OF_A_REPOSITORYS_API = [*("/api/models/{}" + path for path in (

@@ -179,8 +179,8 @@ SHOWN: Mapping[str, HelpEnding] = {
     "admin unquarantine": _of("operating", "admin unquarantine acme/sql", "admin unquarantine acme/sql --json"),
     "admin upstream add": _of(
         "how-to/upstreams",
-        "admin upstream add hub https://huggingface.co --allow 'Qwen/*' --host '*.hf.co'",
-        "admin upstream add lab https://hub.lab.example --allow '*' --private --token-stdin < token.txt",
+        "admin upstream add hub https://huggingface.co --allow 'Qwen/*'",
+        "admin upstream add lab https://hub.lab.example --allow '*' --private",
     ),
     "admin upstream check": _of(
         "how-to/upstreams",
