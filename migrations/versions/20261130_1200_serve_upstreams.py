@@ -4,7 +4,7 @@ import sqlalchemy as sa
 from alembic import op
 from lorahub_registry.infrastructure.database.tables import BigId, UtcDateTime
 
-revision = "0025"
+revision = "0023"
 down_revision = "0022"
 branch_labels = None
 depends_on = None
