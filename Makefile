@@ -19,7 +19,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PYTHONDONTWRITEBYTECODE := # or each program that a test starts compiles all it imports anew
 
 .PHONY: help demo test fast check site tables format lint types imports clients newest lock audit wheel digests nginx browser \
-	downloaders serve cluster soak sweep runtimes real-models coverage names chat-templates fuzz goldens bench clean
+	downloaders serve cluster soak sweep runtimes snippets real-models coverage names chat-templates fuzz goldens bench clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -162,6 +162,9 @@ real-models: .venv/models/smollm2/.installed .venv/models/minilm/.installed ## f
 runtimes: .venv/.installed .venv/tools/.installed ## load a corpus of adapters into the real runtimes, and print what the verdicts were worth; gigabytes, an hour
 	$(BIN)/python -W ignore -m runtimes.corpus
 	$(BIN)/python -m runtimes $(ONLY)
+
+snippets: .venv/.installed ## run what the pages say to copy, in the environments of `make runtimes`
+	PYTHONPATH=tests:. $(BIN)/python -m runtimes.snippets $(ONLY)
 
 coverage: .venv/.installed ## the same, written into docs/coverage.md
 	PYTHONPATH=tests $(BIN)/python -W ignore -m sweep.coverage

@@ -30,3 +30,29 @@ def test_every_runtime_that_is_judged_is_shown_by_its_name() -> None:
         assert made[runtime.name].label == runtime.label
         assert f"--for {runtime.name}" in made[runtime.name].text
     assert made["mlx"].text.splitlines()[1] == "mlx_lm.generate --model m/base --adapter-path ./a --prompt Hello"
+
+
+def test_a_base_of_this_registry_is_asked_for_here_and_an_absent_one_of_nobody() -> None:
+    here = {one.key: one.text for one in snippets(Subject("o/a", "v2", "https://r", base="m/base", is_base_here=True))}
+    for key in ("peft", "transformers", "vllm", "sglang", "mlx", "diffusers"):
+        assert here[key].count("HF_ENDPOINT=https://r") == 1, key
+    without = {one.key: one for one in snippets(Subject("o/a", "v2", "https://r"))}
+    assert not without["vllm"].is_usable
+    assert without["vllm"].reasons == ("the adapter names no base",)
+    assert not [one for one in without.values() if "/path/to" in one.text or "BASE" in one.text]
+
+
+def test_an_image_adapter_is_merged_by_diffusers_and_what_is_pulled_for_a_runtime_is_cured() -> None:
+    verdicts = {
+        "diffusers": {"loads": "yes", "reasons": [], "needs": None},
+        "sglang": {
+            "loads": "wrong",
+            "reasons": [{"rule": "LH408", "message": "…"}],
+            "needs": "lorahub pull --for sglang",
+        },
+    }
+    subject = Subject("o/a", "v2", "https://r", base="m/base", is_mergeable=True, verdicts=verdicts)
+    made = {one.key: one for one in snippets(subject)}
+    assert made["merged"].label == "diffusers, merged"
+    assert "AutoPipelineForText2Image.from_pretrained" in made["merged"].text
+    assert made["sglang"].loads == "with"

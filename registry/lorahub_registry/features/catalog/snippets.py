@@ -116,7 +116,12 @@ def _made(subject: Subject, runtime: Runtime, way: Way) -> Snippet:
         return replace(snippet, loads="no", reasons=(_NO_BASE,))
     if verdict is None:
         return replace(snippet, loads="unknown", reasons=(_UNCHECKED,))
-    return replace(snippet, loads=verdict["loads"], reasons=tuple(reason["message"] for reason in verdict["reasons"]))
+    is_cured = verdict["loads"] == "wrong" and bool(verdict["needs"])  # the snippet itself pulls it for the runtime
+    return replace(
+        snippet,
+        loads="with" if is_cured else verdict["loads"],
+        reasons=tuple(reason["message"] for reason in verdict["reasons"]),
+    )
 
 
 # --- the registry's own -----------------------------------------------------------------------------------------------
