@@ -35,7 +35,7 @@ _PROGRAMS = {
 }
 """The command of a snippet → whose it is, and how its environment starts it."""
 _SERVERS = {"vllm": "http://127.0.0.1:8000/v1/models", "llama.cpp": "http://127.0.0.1:8080/lora-adapters"}
-_SOURCES = {"sglang": "sglang/srt/server_args.py"}
+_SOURCES = {"sglang": "sglang/srt/arg_groups/fields"}
 _MOST_SECONDS = 240
 _AFTER = "\nimport torch\nprint(model(torch.tensor([[3, 17, 5]])).logits.shape)\n"
 
@@ -156,8 +156,8 @@ def _answer(url: str) -> str | None:
 
 def _held(name: str, text: str) -> str:
     python = python_of(_newest(name))
-    [source] = python.parent.parent.glob(f"lib/*/site-packages/{_SOURCES[name]}")
-    own = source.read_text()
+    sources = python.parent.parent.glob(f"lib/*/site-packages/{_SOURCES[name]}/*.py")
+    own = "".join(source.read_text() for source in sources)
     asked = set(re.findall(r"(?<= )--[a-z-]+", text.split("\n", 1)[1]))
     fields = {option for option in asked if option in own or option[2:].replace("-", "_") in own}
     if asked - fields:
