@@ -6,7 +6,7 @@ from lorahub.adapters.runtimes.facts import PEFT, Loads, Reason, RuntimeFacts, o
 from lorahub.adapters.runtimes.runtime import Runtime, Version
 
 _LORA_ONLY = frozenset({"awq", "gptq", "aqlm", "eetq", "hqq"})
-"""Quantised layers that PEFT has LoRA for, and neither DoRA nor another method (`peft.tuners.lora.gptq`, …)."""
+"""Quantised layers that PEFT has few methods for beside LoRA (`peft.tuners.lora.gptq`, …; read, not run)."""
 
 
 def _reasons(facts: RuntimeFacts, version: Version) -> Iterator[Reason]:
@@ -17,10 +17,16 @@ def _reasons(facts: RuntimeFacts, version: Version) -> Iterator[Reason]:
         yield Loads.WRONG, "LH412", "PEFT warns of missing keys, and leaves the base as it is"
     if not facts.adapter.is_known:
         yield Loads.UNKNOWN, "LH306", "the method isn't known here"
-    if facts.quantisation in _LORA_ONLY and (not facts.is_lora or facts.has_dora):
-        yield Loads.NO, "LH409", f"PEFT loads plain LoRA only on a base in {facts.quantisation.upper()}"
+    if facts.quantisation in _LORA_ONLY and not _has_layer(facts):
+        yield Loads.NO, "LH409", f"PEFT has no such layer on a base in {facts.quantisation.upper()}"
     yield from of_stacked_experts(facts, are_single=version < (0, 19))
     yield from _of_its_age(facts, version)
+
+
+def _has_layer(facts: RuntimeFacts) -> bool:
+    if facts.adapter.method == "adalora":
+        return facts.quantisation == "gptq"
+    return facts.is_lora and (not facts.has_dora or facts.quantisation == "hqq")
 
 
 def of_a_grown_base(facts: RuntimeFacts) -> Iterator[Reason]:

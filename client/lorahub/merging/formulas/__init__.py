@@ -196,7 +196,7 @@ def step_of(
         return sums.experts(update, roles, update.scale * weight, is_turned=to.turns(update.shape))
     step = _MAKERS[update.method](Case(update, roles, factors, change, to.shape, update.scale * weight))
     step = oriented(step) if update.transposed and update.kind is Kind.LINEAR else step
-    if isinstance(step, Product):
+    if isinstance(step, Product) and None in update.shape:  # the check has held all others against the weight
         _refuse_another_shape(update, step, to)
     return step
 
