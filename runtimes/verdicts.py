@@ -17,7 +17,7 @@ from lorahub.adapters.check import check
 from lorahub.adapters.files import BytesFiles
 from lorahub.adapters.reader import read_adapter
 from lorahub.adapters.rules import RULES, Severity
-from lorahub.adapters.runtimes import RuntimeVerdict, every, judge_runtimes
+from lorahub.adapters.runtimes import RuntimeVerdict, judge_runtimes, newest, older
 from lorahub.conversion import refusal
 
 HERE = Path(__file__).parent
@@ -74,7 +74,7 @@ def judged() -> Mapping[tuple[str, str], RuntimeVerdict]:
     for name, told in known["adapters"].items():
         adapter, base = read_adapter(files_of(told["files"])), bases[told["base"]]
         report = check(adapter, base)
-        for one in judge_runtimes(adapter, base, report.findings, every(), refusal):
+        for one in judge_runtimes(adapter, base, report.findings, (*newest(), *older()), refusal):
             found[name, f"{one.runtime}@{one.version}"] = one
     return found
 

@@ -123,9 +123,9 @@ def newest() -> tuple[RuntimeAtVersion, ...]:
     return tuple(RuntimeAtVersion(one, next(iter(one.versions), None)) for one in RUNTIMES.values())
 
 
-def every() -> tuple[RuntimeAtVersion, ...]:
-    """Every runtime at every version that was measured, newest first."""
-    return tuple(RuntimeAtVersion(one, version) for one in RUNTIMES.values() for version in one.versions or (None,))
+def older() -> tuple[RuntimeAtVersion, ...]:
+    """Every runtime at every other version that was measured, newest first."""
+    return tuple(RuntimeAtVersion(one, version) for one in RUNTIMES.values() for version in one.versions[1:])
 
 
 def judge_runtimes(
@@ -142,9 +142,10 @@ def judge_runtimes(
         return
     found = tuple(findings)
     error = next((one for one in worst_first(found) if one.severity is Severity.ERROR), None)
+    facts_on = cache(lambda quantisation: RuntimeFacts(adapter, base, found, quantisation))
+    refusal = cache(lambda form: converter(adapter, form, base))
     for one in asked:
-        facts = RuntimeFacts(adapter, base, found, one.quantisation)
-        judged = _judged(one, facts, cache(lambda form: converter(adapter, form, base)))
+        judged = _judged(one, facts_on(one.quantisation), refusal)
         if error is not None:
             reasons = ((error.rule, error.message), *judged.reasons)
             judged = replace(judged, loads=Loads.NO, reasons=reasons, needs=None)

@@ -17,7 +17,7 @@ from lorahub.adapters.findings import Verdict as VerdictOf
 from lorahub.adapters.manifest import MANIFEST, measured_facts
 from lorahub.adapters.reader import CONFIG, read_adapter
 from lorahub.adapters.rules import RULE_SET, Severity
-from lorahub.adapters.runtimes import every, judge_runtimes, newest
+from lorahub.adapters.runtimes import judge_runtimes, newest, older
 from lorahub.adapters.weights import weight_findings
 from lorahub.conversion import refusal
 from lorahub.errors import AdapterDoesNotFit, BaseNotFound, InvalidAdapter, InvalidInput, NotFound, Refusal
@@ -201,10 +201,8 @@ def _labels(adapter: Adapter, report: Report, base: BaseLayout | None) -> Iterat
     yield f"verdict:{report.verdict.value}"
     for target in measured_facts(adapter)["targets"]:
         yield f"target:{target}"
-    for judged in report.runtimes:
-        if judged.is_usable:
-            yield f"fits:{judged.runtime}"
-    for judged in judge_runtimes(adapter, base, report.findings, every(), refusal):
+    yield from (f"fits:{judged.runtime}" for judged in report.runtimes if judged.is_usable)
+    for judged in (*report.runtimes, *judge_runtimes(adapter, base, report.findings, older(), refusal)):
         if judged.is_usable and judged.version is not None:
             yield f"fits:{judged.runtime}@{judged.version}"
 
