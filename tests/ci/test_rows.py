@@ -327,6 +327,17 @@ def test_a_lock_keeps_what_cant_be_renewed(scene: Scene, run: Run, tmp_path: Pat
     assert "is as it was" in ran.out
 
 
+def test_where_nothing_could_be_read_the_run_is_red(scene: Scene, run: Run) -> None:
+    """A mistyped name alone, a registry that is down; beside something that was read it is a row like any other."""
+    for entry in ("./nothere", NOWHERE):
+        ran = run("check", entry, "--base", str(scene.root / "base"))
+        assert (ran.code, ran.rows[entry]["outcome"]) == (1, "failed")
+        assert "nothing was checked" in ran.err
+        require_agreement(ran, "incompatible")
+        assert run("check", entry, "--base", str(scene.root / "base"), "--fail-on", "never").code == 0
+        assert run("check", entry, str(scene.root / "good"), "--base", str(scene.root / "base")).code == 0
+
+
 def test_the_registry_tells_of_many_in_one_request(scene: Scene, run: Run, tmp_path: Path) -> None:
     """And says what is found out here, where they are few; of a lock with a newer base too."""
     names = ["good@v1", "dora@v1", "wide@v1", "yanked@v1", "removed", "absent@v1"]
@@ -334,7 +345,7 @@ def test_the_registry_tells_of_many_in_one_request(scene: Scene, run: Run, tmp_p
     against = ("--base", scene.base)
 
     def rows(*entries: str) -> dict[str, dict[str, Any]]:
-        ran = run("check", *entries, *against, "--for", "vllm")
+        ran = run("check", *entries, *against, "--for", "vllm", "--fail-on", "undecided")
         found = json.loads(ran.reports["json"])["checks"]
         kept = ("adapter", "base", "verdict", "outcome", "matched", "of", "facts", "coverage", "failed_by")
         for row in found:

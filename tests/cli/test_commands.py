@@ -333,7 +333,7 @@ def test_what_was_meant_as_a_path_is_told_so(cli: Cli) -> None:
         assert said["message"] == "there is no file or folder out here, and it is no reference either"
 
     def hint_of(reference: str) -> str:
-        [row] = cli.json("check", reference)["checks"]
+        [row] = json.loads(cli.run("--json", "check", reference).stdout)["result"]["checks"]
         return str(row["findings"][0]["hint"])
 
     assert hint_of("some/where").endswith("no folder is called some/where here either")

@@ -323,7 +323,7 @@ def test_only_headers_were_read_before(scene: Scene, tmp_path: Path, unplug: Cal
         assert checked.result["checks"][0]["verdict"] in ("fits", "compatible")
         assert checked.result["bytes_read"] == 0
         assert checked.said == ""
-        told = cli("check", pinned, "--base", base, "--offline", "--level", "drift")
+        told = cli("check", pinned, "--base", base, "--offline", "--level", "drift", code=1)
         assert f"{pinned} is here in parts: " in told.result["checks"][0]["findings"][0]["message"]
 
 

@@ -177,7 +177,11 @@ class Outcomes:
 
     @classmethod
     def of(cls, results: Iterable[Checked], fail_on: str) -> "Outcomes":
-        return cls(tuple(judge(checked, fail_on) for checked in results), fail_on)
+        """Where nothing at all could be read, nothing was checked: that is never green, unless nothing is to fail."""
+        rows = tuple(results)
+        is_blind = all(row.facts is None and row.is_undecided for row in rows)
+        strict = "undecided" if is_blind and fail_on == "incompatible" else fail_on
+        return cls(tuple(judge(checked, strict) for checked in rows), fail_on)
 
     @property
     def exit_code(self) -> int:
