@@ -11,6 +11,7 @@ import pytest
 import sqlalchemy
 from builders import write_adapter
 from jobs.worker_process import Worker
+from lorahub_registry.infrastructure.jobs.engine import VERSION
 from registry_process import Registry, eventually
 from services import production
 
@@ -57,17 +58,17 @@ def test_two_workers_do_it_once_in_an_interval(
 def test_the_engine_forgets_what_is_old_until_nothing_is_left(shared: Registry, hire: Callable[..., Worker]) -> None:
     """Also where nothing else is done on schedule. More than one batch, and what nobody would ever end."""
     month = timedelta(days=30)
-    this_month = f"2/scrub/{(datetime.now(UTC) - datetime.fromtimestamp(0, UTC)) // month}/0"
+    this_month = f"{VERSION}/scrub/{(datetime.now(UTC) - datetime.fromtimestamp(0, UTC)) // month}/0"
     with _engine(shared) as rows:
-        rows.insert([f"2/old/{number}" for number in range(1200)], days=61)
-        rows.insert(["2/old/0/part"], days=61, parent_workflow_id="2/old/0")
-        rows.insert(["2/young"], days=59)
+        rows.insert([f"{VERSION}/old/{number}" for number in range(1200)], days=61)
+        rows.insert([f"{VERSION}/old/0/part"], days=61, parent_workflow_id=f"{VERSION}/old/0")
+        rows.insert([f"{VERSION}/young"], days=59)
         rows.insert([this_month], days=40)
         rows.insert(["1/stranded"], days=61, status="ENQUEUED", application_version="1", completed_at=None)
-        rows.insert(["2/waits"], days=61, status="ENQUEUED", completed_at=None)
+        rows.insert([f"{VERSION}/waits"], days=61, status="ENQUEUED", completed_at=None)
         hire(shared, "one", LORAHUB_SCRUB_INTERVAL="P30D").start()
-        eventually(lambda: not any(name.startswith(("2/old", "1/")) for name in rows.ids()), 60)
-        assert {"2/young", "2/waits", this_month} <= rows.ids()
+        eventually(lambda: not any(name.startswith((f"{VERSION}/old", "1/")) for name in rows.ids()), 60)
+        assert {f"{VERSION}/young", f"{VERSION}/waits", this_month} <= rows.ids()
 
 
 class _Rows:
@@ -81,7 +82,7 @@ class _Rows:
         """Ended so many days ago."""
         at = int((datetime.now(UTC) - timedelta(days=days)).timestamp() * 1000)
         times = {"created_at": at, "updated_at": at, "completed_at": at}
-        row = {"status": "SUCCESS", "name": "x", "application_version": "2", "application_name": "lorahub", **times}
+        row = {"status": "SUCCESS", "name": "x", "application_version": VERSION, "application_name": "lorahub", **times}
         with self._connection.begin():
             self._connection.execute(self._table.insert(), [{**row, **values, "workflow_uuid": one} for one in ids])
 

@@ -43,6 +43,8 @@ def _made(shape: Any) -> Any:
         return shape(**{field.name: _made(hints[field.name]) for field in fields(shape)})
     if origin is tuple:
         return (_made(inner[0]),)
+    if origin is list:
+        return [_made(inner[0])]
     if origin is dict:
         return {"key": _made(inner[1])}
     if origin is not None:

@@ -1,4 +1,4 @@
-"""Which tokens TRL trains on, for every template that it ships and some chats: tests/golden/masks.json.
+"""Which tokens TRL trains on, for every template that it ships and some chats: tests/training/masks.json.
 
 Written by TRL itself, which `make clients` puts beside the environment. Run: make chat-templates
 """
@@ -13,7 +13,7 @@ from serving.text_model import make_tokenizer
 
 ROOT = Path(__file__).parents[2]
 TRL = ROOT / ".venv" / "clients" / "trl"
-GOLDEN = ROOT / "tests" / "golden" / "masks.json"
+GOLDEN = ROOT / "tests" / "training" / "masks.json"
 PARTS = frozenset({"idefics3", "llava_next", "smolvlm"})
 """Templates that take contents as parts alone: TRL hands them over so."""
 

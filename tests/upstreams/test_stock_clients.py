@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -98,6 +99,7 @@ def test_base_and_private_adapter_by_one_endpoint(hub: Registry, here: Registry,
         page = wire.require(client.get("/maker/base", headers={"Accept": "text/html"})).text
         assert "maker/base" in page
     hub.stop()
+    time.sleep(1)  # what the hub said is no longer fresh
     environment |= {"HF_HOME": str(tmp_path / "cold")}
     loaded = subprocess.run(
         [str(BIN / "hf"), "download", "maker/base"], env=environment, capture_output=True, text=True, check=False

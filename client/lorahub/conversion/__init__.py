@@ -32,6 +32,10 @@ _WRITERS: dict[str, Callable[[LoraAdapter, BaseLayout | None], dict[str, bytes]]
 }
 
 
+_BEFORE: dict[Target, Target] = {"peft-normalized": "peft"}
+"""What a form is made of, where it isn't made of the adapter itself."""
+
+
 def convert(files: Files, target: Target, base: BaseLayout | None = None) -> dict[str, bytes]:
     """All files of the adapter in the target's format, by path; the same bytes for the same input.
 
@@ -56,10 +60,11 @@ def refusal(adapter: Adapter, target: Target, base: BaseLayout | None) -> NotCon
         refuse_broken(adapter)
         load = outlines(adapter)
         row = format_of(adapter)
-        if target == "peft-normalized" and adapter.format == "peft":
+        form: Target = _BEFORE.get(target, target)
+        if row is None or row.name != form or row.has_spellings:
+            write(lora_of(adapter, load), adapter.format, form, base)
+        elif form != target:
             normal_tensors(adapter, base, load)
-        elif row is None or row.name != target or row.has_spellings:
-            write(lora_of(adapter, load), adapter.format, "peft" if target == "peft-normalized" else target, base)
     except NotConvertible as refused:
         return refused
     return None
