@@ -14,6 +14,7 @@ from lorahub.adapters.comparison import Comparison
 from lorahub.adapters.coverage import NOTHING, Coverage, coverage_of
 from lorahub.adapters.findings import Evidence, Finding, Verdict, finding, has_errors, worst_first
 from lorahub.adapters.identity import identity, same_weights
+from lorahub.adapters.names.base_names import BaseNames
 from lorahub.adapters.names.weight import Weight
 from lorahub.adapters.rules import RULE_SET
 from lorahub.adapters.runtimes import RuntimeVerdict
@@ -83,22 +84,30 @@ class Report:
 
 
 def check(
-    adapter: Adapter, base: BaseLayout | None, *, level: str = "shapes", recorded: BaseLayout | None = None
+    adapter: Adapter,
+    base: BaseLayout | None,
+    *,
+    level: str = "shapes",
+    recorded: BaseLayout | None = None,
+    names: BaseNames | None = None,
 ) -> Report:
     """The verdict on an adapter for a base; without a base, on the adapter alone.
 
     `level`: `metadata` compares names, revisions and digests; `shapes` the layout too; `drift` also the bytes of the
-    weights that the adapter updates, against `recorded`, the base it was trained on, where both are known.
+    weights that the adapter updates, against `recorded`, the base it was trained on, where both are known. `names` are
+    the base's, for who checks many adapters with it.
     """
     if base is None:
         report = _without_base(adapter)
     else:
-        report = _by_name(adapter, base) if level == "metadata" else _by_shapes(adapter, base, level, recorded)
+        report = _by_name(adapter, base) if level == "metadata" else _by_shapes(adapter, base, level, recorded, names)
     return replace(report, coverage=coverage_of(adapter, report.findings))
 
 
-def _by_shapes(adapter: Adapter, base: BaseLayout, level: str, recorded: BaseLayout | None) -> Report:
-    comparison = Comparison(adapter, base)
+def _by_shapes(
+    adapter: Adapter, base: BaseLayout, level: str, recorded: BaseLayout | None, names: BaseNames | None
+) -> Report:
+    comparison = Comparison(adapter, base, names or BaseNames(base))
     findings = _causes([*adapter.findings, *comparison.findings()])
     if level == "drift":
         findings += _drift(comparison, recorded)

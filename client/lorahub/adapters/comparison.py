@@ -29,10 +29,10 @@ _DAMAGED = frozenset({"LH206", "LH208", "LH209", "LH220"})
 class Comparison:
     """One adapter laid on one base."""
 
-    def __init__(self, adapter: Adapter, base: BaseLayout) -> None:
+    def __init__(self, adapter: Adapter, base: BaseLayout, names: BaseNames) -> None:
         self.adapter = adapter
         self.base = base
-        self.names = BaseNames(base)
+        self.names = names
         self.matched: list[tuple[Update | Part, Weight]] = []
         self.unmatched: list[Update | Part] = []
         self.packed: list[str] = []

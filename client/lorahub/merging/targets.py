@@ -13,6 +13,7 @@ from lorahub.adapters.base_model import BaseLayout
 from lorahub.adapters.check import Report, check
 from lorahub.adapters.findings import Verdict
 from lorahub.adapters.formats import format_of
+from lorahub.adapters.names.base_names import BaseNames
 from lorahub.adapters.names.weight import Weight, WeightPlace
 from lorahub.adapters.patterns import Patterns, layer_index
 from lorahub.adapters.rules import Severity
@@ -105,7 +106,7 @@ def _is_linear(piece: Update | Part) -> bool:
     return isinstance(piece, Update) and piece.kind is Kind.LINEAR
 
 
-def fit(member: MergeMember, base: BaseLayout) -> Report:
+def fit(member: MergeMember, base: BaseLayout, names: BaseNames) -> Report:
     """Raises `AdapterDoesNotFit` or `NotMergeable`."""
     adapter, name = member.adapter, member.ingredient.source
     if base.is_quantised:
@@ -114,7 +115,7 @@ def fit(member: MergeMember, base: BaseLayout) -> Report:
             "merging into such weights isn't supported yet",
             hint="merge into the 16-bit model it was made from",
         )
-    report = check(adapter, base)
+    report = check(adapter, base, names=names)
     errors = [found for found in report.findings if found.severity is Severity.ERROR]
     if errors or report.verdict is Verdict.UNDECIDED:
         worst = errors[0] if errors else min(report.findings, key=lambda found: found.rule != "LH306")
@@ -155,8 +156,9 @@ class _Builder:
         self.head: list[Change] = []
 
     def build(self) -> OutputModel:
+        names = BaseNames(self.base)
         for number, member in enumerate(self.members):
-            report = fit(member, self.base)
+            report = fit(member, self.base, names)
             self._take(number, member, report)
         self._separate_head()
         for target in self.by_name.values():
