@@ -132,7 +132,7 @@ def test_a_digest_that_is_a_lie_reaches_nobody_to_its_end(here: Registry, hub: S
     hub.listed = _changed(sha256="ab" * 32)
     hub.leads_to = f"http://127.0.0.1:{hub.cdn_port}/{sha256(content)}?name=model.safetensors"
     got, response = _begin(here, "/evil/digest/resolve/main/model.safetensors")
-    assert response == "it broke"
+    assert response in ("it broke", "503"), "the whole was here, and refused, before the answer began"
     assert got < len(content)
     assert nothing_is_stored(here, "evil/digest")
     again = read(here, "evil/digest")
