@@ -1,15 +1,17 @@
 """What one block of a merged tensor takes, in a process of its own: `python measuring.py KIND MEMBERS ROWS×COLUMNS…`.
 
 Prints [{"measured": bytes, "stated": bytes}, …]. KIND is a recipe's method, or one of `pissa` and
-`dora`, adapters that are more than sums.
+`dora`, adapters that are more than sums, or of `OTHERS`.
 """
 
 import ctypes
 import gc
 import json
 import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from threading import Thread
+from typing import Any
 
 import numpy as np
 from builders import safetensors_bytes
@@ -33,9 +35,28 @@ def base(rows: int, columns: int) -> BytesFiles:
     )
 
 
+OTHERS: dict[str, Callable[[int, int], dict[str, tuple[int, ...]]]] = {
+    "fourierft": lambda *_: {"fourierft_spectrum": (3000,)},
+    "fourierft-long": lambda *_: {"fourierft_spectrum": (100_000,)},
+    "osf": lambda rows, columns: {
+        "osf_svd_params.U_low": (rows, RANK),
+        "osf_svd_params.S_low": (RANK,),
+        "osf_svd_params.V_low": (RANK, columns),
+    },
+    "deft": lambda rows, columns: {"deft_P": (rows, RANK), "deft_R": (RANK, columns)},
+    "peanut": lambda rows, _: {"peanut_A.weight": (RANK, rows), "peanut_B.weight": (rows, RANK)},
+    "road": lambda rows, _: {"road_theta": (rows // 2,), "road_alpha": (rows // 2,)},
+}
+"""Methods that are no LoRA: what they have of a module."""
+
+
 def adapter(kind: str, rows: int, columns: int, seed: int) -> BytesFiles:
     chosen = np.random.default_rng(seed)
     name = f"base_model.model.{WEIGHT}"
+    if kind in OTHERS:
+        others = {f"{name}.{end}": chosen.standard_normal(shape) for end, shape in OTHERS[kind](rows, columns).items()}
+        settings = {"peft_type": kind.partition("-")[0].upper(), "target_modules": ["gate_proj"], "group_size": 64}
+        return _files(settings, others)
     tensors = {
         f"{name}.lora_A.weight": chosen.standard_normal((RANK, columns), np.float32),
         f"{name}.lora_B.weight": chosen.standard_normal((rows, RANK), np.float32),
@@ -46,6 +67,10 @@ def adapter(kind: str, rows: int, columns: int, seed: int) -> BytesFiles:
     if kind == "dora":
         config["use_dora"] = True
         tensors[f"{name}.lora_magnitude_vector"] = np.ones(rows, np.float32)
+    return _files(config, tensors)
+
+
+def _files(config: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> BytesFiles:
     return BytesFiles(
         {"adapter_config.json": json.dumps(config).encode(), "adapter_model.safetensors": safetensors_bytes(tensors)}
     )

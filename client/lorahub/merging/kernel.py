@@ -173,14 +173,17 @@ class Kernels:
         numbers = [*self._numbers(target)]
         is_one_product = self.recipe.method == "sum" and len(updates) == 1 == len(target.changes)
         copies = 1 if is_one_product and numbers and _is_laid_out(updates[0][0]) else 2
-        count = self.block_rows(target) * target.matrix[1]
+        columns = max(1, target.matrix[1])
+        count = self.block_rows(target) * columns
         most = max([1, *(arrays_of(*update) for update in updates)])
         members = len({change.member for change in target.changes})
         matrices = most + 1
         if self.recipe.method != "sum" or not self._is_plain(target):
             matrices = 1 + members + max(most, COMBINATIONS[self.recipe.method].arrays)
         block = int(count * (8 * matrices + working_bytes(source, target.dtype)))
-        each, once = (sum(part) for part in zip(*(work_of(update) for update, _ in updates), (1, 0), strict=True))
+        each, once = (
+            sum(part) for part in zip(*(work_of(update, columns) for update, _ in updates), (1, 0), strict=True)
+        )
         read = 16 * min(STEP, max(numbers, default=0))
         return Effort(8 * copies * sum(numbers) + max(block, read), each * count + once)
 

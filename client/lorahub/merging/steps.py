@@ -118,7 +118,10 @@ class Circulant:
 
 @dataclass(frozen=True, slots=True)
 class Spectrum:
-    """W + Re(F⁻¹(S)), S of `shape` and zero but for `values` (n,) at (row, column) `at` (2, n)."""
+    """W + Re(F⁻¹(S)), S of `shape` and zero but for `values` (n,) at (row, column) `at` (2, n).
+
+    However many they are, a row's width of them is computed at once.
+    """
 
     values: "Matrix"
     at: "np.typing.NDArray[np.int64]"
@@ -126,10 +129,11 @@ class Spectrum:
 
     def apply(self, rows: "Matrix", start: int) -> "Matrix":
         height, width = self.shape
-        turns = np.outer(np.arange(start, start + len(rows)), self.at[0]) % height
-        waves = self.values * np.exp(2j * np.pi / height * turns)
-        grid = np.zeros((len(rows), width), np.complex128)
-        np.add.at(grid.T, self.at[1], waves.T)
+        numbers, grid = np.arange(start, start + len(rows)), np.zeros((len(rows), width), np.complex128)
+        for first in range(0, len(self.values), width):
+            row, column = self.at[:, first : first + width]
+            waves = np.exp(2j * np.pi / height * (np.outer(numbers, row) % height))
+            np.add.at(grid.T, column, (self.values[first : first + width] * waves).T)
         rows += np.fft.ifft(grid, axis=1).real / height
         return rows
 

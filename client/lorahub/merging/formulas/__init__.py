@@ -99,6 +99,10 @@ _BETWEEN_ROWS = frozenset({"road", "deft", "osf", "peanut"})
 """Methods where a row of the result depends on other rows."""
 _OF_WHOLE_ROWS = frozenset("oft boft hra lokr gralora c3a fourierft miss-bat supertuning".split())
 """Methods whose step goes row by row and has no twin for the transposed weight."""
+_SPARSE = {"shira": "values", "supertuning": "values", "waveft": "spectrum", "fourierft": "spectrum"}
+"""Methods whose numbers belong to places -> the role that has them."""
+_WORK_OF_A_WAVE = 32
+_WORK_OF_A_PLACE = 4000  # drawn one after another, in Python
 _CONVERT = "save it with PEFT's path_initial_model_for_weight_conversion, which makes a plain LoRA of it"
 
 
@@ -150,8 +154,8 @@ def exact_rank(update: Update, change: BaseChange | None) -> int | None:
     return update.rank if change is None else 2 * update.rank  # what is taken away has the same rank
 
 
-def work_of(update: Update) -> tuple[int, int]:
-    """Multiplications: for each number of the weight, and once, to make the step. From headers alone."""
+def work_of(update: Update, columns: int) -> tuple[int, int]:
+    """Multiplications for each number of a weight of so many columns, and once for the step. From headers alone."""
     rank = update.rank or 1
     if update.method in ("oft", "boft"):
         shape = update.tensors["blocks" if "blocks" in update.tensors else "rotation"].shape
@@ -160,8 +164,11 @@ def work_of(update: Update) -> tuple[int, int]:
         return side * (shape[0] if len(shape) == 4 else 1), 8 * count * side**3
     if update.method == "osf":
         return 8 * min(size or 1 for size in update.shape), 0
-    if update.method == "fourierft":
-        return 128, 0
+    if update.method in _SPARSE:
+        count = prod(update.tensors[_SPARSE[update.method]].shape)
+        waves = _WORK_OF_A_WAVE if update.method == "fourierft" else 0
+        drawn = _WORK_OF_A_PLACE if "spectrum" in update.tensors else 0
+        return rank + waves + (4 + waves) * count // columns, drawn * count
     if update.method == "hra":
         return 8 * rank, 2 * rank * prod(update.tensors["reflections"].shape)
     width = update.shape[-1] or 1
@@ -171,10 +178,12 @@ def work_of(update: Update) -> tuple[int, int]:
 
 def arrays_of(update: Update, change: BaseChange | None) -> float:
     """Memory that its step takes beside the rows it changes, as a number of such matrices of float64."""
-    if change is not None:
+    if change is not None or update.method == "osf":
         return 8  # a decomposition of the weight
-    if update.method in ("osf", "fourierft"):
-        return 8
+    if update.method == "fourierft":
+        return 10  # complex numbers
+    if update.method in ("deft", "peanut"):
+        return 2
     turned = 2 if update.transposed and needs_whole(update, change) else 0
     return turned + (1 if update.method in _PLAIN else 3)
 

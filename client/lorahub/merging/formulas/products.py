@@ -60,12 +60,11 @@ def road(case: Case) -> Step:
     per_group = len(angles) * group // out
     if per_group * out != len(angles) * group or per_group not in (group // 2, group, 2 * group):
         raise case.refused(f"{len(angles)} angles don't fit {out} outputs")
-    of_groups = angles.reshape(-1, per_group), lengths.reshape(-1, per_group)
-    if per_group == group // 2:
-        of_groups = np.tile(of_groups[0], 2), np.tile(of_groups[1], 2)
-    own, other = (slice(group), slice(-group, None))
-    kept = of_groups[1][:, own] * np.cos(of_groups[0][:, own])
-    crossed = of_groups[1][:, other] * np.sin(of_groups[0][:, other])
+    times = 2 if per_group == group // 2 else 1  # both of a pair have the same
+    turned, stretched = (np.tile(part.reshape(-1, per_group), times) for part in (angles, lengths))
+    first, last = slice(group), slice(-group, None)  # one and the same, but where each number has two of its own
+    kept = stretched[:, first] * np.cos(turned[:, first])
+    crossed = stretched[:, last] * np.sin(turned[:, last])
     return RowPairs(kept.reshape(-1), crossed.reshape(-1), group)
 
 
@@ -74,7 +73,8 @@ def deft(case: Case) -> Step:
     factor = case.roles["projection"]
     if case.update.variant not in ("relu", "qr"):
         raise case.refused(f"the decomposition {case.update.variant[:20]} isn't merged here", hint="merge it with PEFT")
-    left, right = (factor, np.maximum(factor, 0)) if case.update.variant == "relu" else 2 * (np.linalg.qr(factor)[0],)
+    left = factor if case.update.variant == "relu" else np.linalg.qr(factor)[0]
+    right = np.maximum(left, 0) if case.update.variant == "relu" else left
     anew = case.roles.get("right")
     if len(left) != case.out_in[0] or (anew is not None and anew.shape != (left.shape[1], case.out_in[1])):
         raise case.refused("its factors don't fit the weight")
@@ -94,7 +94,8 @@ def osf(case: Case) -> Step:
 def peanut(case: Case) -> Step:
     """ΔW = s · B · f(A · W), without layers between (arXiv:2410.01870)."""
     down, up = case.roles["down"], case.roles["up"]
-    if (down.ndim, up.ndim) != (2, 2) or (down.shape[1], len(up), up.shape[1]) != (*2 * (case.out_in[0],), len(down)):
+    out, rank = case.out_in[0], len(down)
+    if (down.shape, up.shape) != ((rank, out), (out, rank)):
         raise case.refused("its factors don't fit the weight")
     if case.update.variant not in _ACTIVATIONS:
         raise case.refused(f"the activation {case.update.variant[:20]} isn't merged here", hint="merge it with PEFT")
