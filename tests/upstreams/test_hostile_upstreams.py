@@ -21,18 +21,6 @@ LOG = "registry.log"
 
 
 @pytest.fixture(scope="module")
-def the_hub() -> Iterator[StandIn]:
-    with StandIn() as running:
-        yield running
-
-
-@pytest.fixture
-def hub(the_hub: StandIn) -> StandIn:
-    the_hub.forget()
-    return the_hub
-
-
-@pytest.fixture(scope="module")
 def here(the_hub: StandIn, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
     defined = {"name": "hub", "endpoint": the_hub.url, "allow": ["*"], "hosts": the_hub.hosts}
     settings = {

@@ -24,18 +24,6 @@ pytestmark = pytest.mark.xdist_group("upstreams")
 
 
 @pytest.fixture(scope="module")
-def the_hub() -> Iterator[StandIn]:
-    with StandIn() as running:
-        yield running
-
-
-@pytest.fixture
-def hub(the_hub: StandIn) -> StandIn:
-    the_hub.forget()
-    return the_hub
-
-
-@pytest.fixture(scope="module")
 def start(the_hub: StandIn, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Start]:
     """A registry that may ask the hub for what `rules` say; the same for the same rules and settings."""
     started: dict[str, Registry] = {}

@@ -7,7 +7,7 @@ from typing import Any
 
 from lorahub.protocol.digests import CommitId, Sha256
 from lorahub.protocol.names import RepositoryName, similarity_key
-from sqlalchemy import delete, exists, func, insert, or_, select, update
+from sqlalchemy import Select, delete, exists, func, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
 from lorahub_registry.infrastructure.database import Session, now
@@ -398,17 +398,20 @@ def last_read(session: Session, commit_id: str, path: str) -> datetime | None:
     return None if row is None else row.read_at
 
 
-def bytes_here(session: Session) -> int:
-    """Of all upstreams' files, once for each namespace and content."""
-    held = (
-        select(Repository.namespace_id, CommitFile.blob_sha256, Blob.size)
+def _bytes_by(*columns: Any) -> Select[Any]:
+    """Of repositories, their blobs' digests and sizes, behind these columns."""
+    return (
+        select(*columns, CommitFile.blob_sha256, Blob.size)
+        .select_from(Repository)
         .join(Commit, Commit.repository_id == Repository.id)
         .join(CommitFile, CommitFile.commit_id == Commit.id)
         .join(Blob, Blob.sha256 == CommitFile.blob_sha256)
-        .where(Repository.upstream.is_not(None))
-        .distinct()
-        .subquery()
     )
+
+
+def bytes_here(session: Session) -> int:
+    """Of all upstreams' files, once for each namespace and content."""
+    held = _bytes_by(Repository.namespace_id).where(Repository.upstream.is_not(None)).distinct().subquery()
     return int(session.scalar(select(func.coalesce(func.sum(held.c.size), 0))) or 0)
 
 
@@ -426,10 +429,7 @@ def least_read(session: Session, *, limit: int) -> list[MayGo]:
     """Those that were read longest ago; not of repositories that are kept, nor of bases that an adapter here names."""
     is_named = exists().where(AdapterFacts.base_key == func.lower(Repository.namespace + "/" + Repository.name))
     statement = (
-        select(Repository.id, Repository.namespace_id, CommitFile.blob_sha256, Blob.size)
-        .join(Commit, Commit.repository_id == Repository.id)
-        .join(CommitFile, CommitFile.commit_id == Commit.id)
-        .join(Blob, Blob.sha256 == CommitFile.blob_sha256)
+        _bytes_by(Repository.id, Repository.namespace_id)
         .join(UpstreamFile, (UpstreamFile.commit_id == CommitFile.commit_id) & (UpstreamFile.path == CommitFile.path))
         .where(Repository.upstream.is_not(None), Repository.kept_at.is_(None), ~is_named)
         .group_by(Repository.id, Repository.namespace_id, CommitFile.blob_sha256, Blob.size)
@@ -453,15 +453,7 @@ def kept_of(session: Session, names: Collection[str]) -> list[tuple[str, int, in
     """Of each upstream: its name, how many repositories are here, how many bytes of them."""
     found = []
     for page in pages(names):
-        held = (
-            select(Repository.upstream, CommitFile.blob_sha256, Blob.size)
-            .join(Commit, Commit.repository_id == Repository.id)
-            .join(CommitFile, CommitFile.commit_id == Commit.id)
-            .join(Blob, Blob.sha256 == CommitFile.blob_sha256)
-            .where(Repository.upstream.in_(page))
-            .distinct()
-            .subquery()
-        )
+        held = _bytes_by(Repository.upstream).where(Repository.upstream.in_(page)).distinct().subquery()
         sizes = dict(
             tuple(row) for row in session.execute(select(held.c.upstream, func.sum(held.c.size)).group_by(held.c[0]))
         )
