@@ -69,10 +69,7 @@ def tries(row: Row, only: Sequence[str] = ()) -> Iterator[Try]:
                 yield Try(name, "with", base, folder, one, "resized")
         layout = layouts.setdefault(one["base"], read_base(FolderFiles(base)))
         converted = KEPT / "converted" / runtime.form / name
-        worth = (runtime.form != one["format"] or runtime.form == "diffusers") and (
-            runtime.form != "peft-normalized" or _is_uneven(folder)
-        )
-        if worth and _converted(folder, converted, runtime.form, layout):
+        if _is_worth(runtime.form, one["format"], folder) and _converted(folder, converted, runtime.form, layout):
             yield Try(name, "converted", base, converted, one)
 
 

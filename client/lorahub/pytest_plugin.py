@@ -22,6 +22,38 @@ if TYPE_CHECKING:
 LOCK = "lorahub.lock"
 
 
+_READ = "lorahub_read"
+"""Property of a check: whether anything of it could be read."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if not hasattr(config, "workerinput"):  # whose results the main process has
+        config.pluginmanager.register(_BlindRuns(), "lorahub-blind-runs")
+
+
+class _BlindRuns:
+    """A run in which nothing of any lock could be read is red, as that of `lorahub check` is."""
+
+    def __init__(self) -> None:
+        self._read: list[object] = []
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.when == "call":
+            self._read += [value for name, value in report.user_properties if name == _READ]
+
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        if self._is_blind and session.exitstatus == pytest.ExitCode.OK:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+    def pytest_terminal_summary(self, terminalreporter: Any) -> None:
+        if self._is_blind:
+            terminalreporter.write_line("lorahub: nothing could be read, and so nothing was checked", red=True)
+
+    @property
+    def _is_blind(self) -> bool:
+        return bool(self._read) and not any(self._read)
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("lorahub", "adapters and their base models")
     group.addoption(
@@ -54,39 +86,45 @@ class LockFile(pytest.File):
         with _hub(offline=self.config.getoption("--lorahub-offline")) as hub:
             lock, entries = asked_in(self.path, hub.sources, self.config.getoption("--lorahub-base"))
         environments = read_checks().chosen(self.config.getoption("--lorahub-env")) or [Environment("")]
-        for asked in entries:
+        for number, asked in enumerate(entries):
             for environment in environments:
                 for one in asked.each(environment):
                     where = f" for {environment.name}" if environment.name else ""
                     base = next(iter(one.bases), None) or asked.locked_base or "its base"
                     name = visible(f"{asked.adapter} × {base}{where}")
-                    yield LockedCheck.from_parent(self, name=name, asked=one, environment=environment, lock=lock)
+                    more = {"asked": one, "number": number, "environment": environment, "lock": lock}
+                    yield LockedCheck.from_parent(self, name=name, **more)
 
 
 class LockedCheck(pytest.Item):
     """One adapter against one base."""
 
-    def __init__(self, *, asked: "CheckEntry", environment: "Environment", lock: "Lock", **more: Any) -> None:
+    def __init__(
+        self, *, asked: "CheckEntry", number: int, environment: "Environment", lock: "Lock", **more: Any
+    ) -> None:
         super().__init__(**more)
         self.asked = asked
+        self.number = number
         self.environment = environment
         self.lock = lock
 
     def runtest(self) -> None:
         from lorahub.hub.checking import Checker
-        from lorahub.hub.project_checks import deepest
+        from lorahub.hub.outcomes import is_unread
 
         config = self.config
-        levels = [config.getoption("--lorahub-level") or self.lock.level, self.environment.level]
         with _hub(offline=config.getoption("--lorahub-offline")) as hub:
             checker = Checker(
                 hub.sources,
-                level=deepest(filter(None, levels)) if any(levels) else None,
+                level=config.getoption("--lorahub-level") or self.lock.level,
                 runtimes=self.lock.runtimes,
                 environments=[self.environment],
             )
-            for checked in checker.rows([self.asked]):
-                _require(checked, "undecided" if config.getoption("--lorahub-strict") else checker.project.fail_on)
+            fail_on = "undecided" if config.getoption("--lorahub-strict") else checker.project.fail_on
+            for checked in checker.rows([self.asked], first=self.number):
+                if fail_on != "never":
+                    self.user_properties.append((_READ, not is_unread(checked)))
+                _require(checked, fail_on)
 
     def reportinfo(self) -> tuple[Path, int | None, str]:
         return self.path, None, self.name

@@ -1,6 +1,7 @@
 """`lorahub check`."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,8 +15,8 @@ from lorahub.cli.session import Session, command
 from lorahub.errors import InvalidConfiguration, InvalidUsage, Refusal, Unavailable
 from lorahub.hub.checking import CheckEntry, Checker, Evaluate, asked_in
 from lorahub.hub.lock import LOCK, Lock, is_lock
-from lorahub.hub.outcomes import FAIL_ON, Outcomes, ProjectLine
-from lorahub.hub.project_checks import LEVELS, ProjectChecks, deepest, read_checks, write_baseline
+from lorahub.hub.outcomes import FAIL_ON, Outcomes, ProjectLine, is_unread
+from lorahub.hub.project_checks import LEVELS, ProjectChecks, read_checks, write_baseline
 from lorahub.hub.showing import size_text
 
 if TYPE_CHECKING:
@@ -55,24 +56,20 @@ def check(session: Session, adapters: Sequence[str], **wishes: Any) -> Result:
     """
     reports = wanted_reports(wishes["reports"])
     project = read_checks()
+    if wishes["write_baseline"] and project.baseline and not project.baseline.is_file():
+        project = replace(project, baseline=None)  # it is made now
     environments = project.chosen(wishes["environments"])
     fail_on = wishes["fail_on"] or project.fail_on or "incompatible"
     with session.sources() as sources:
         asked, locks = _asked(session, sources, adapters, list(wishes["bases"]), wishes["all_of"])
-        level = deepest(
-            [
-                wishes["level"] or next((one.level for one in locks if one.level), None) or project.level or "shapes",
-                *(one.level for one in environments if one.level),
-            ]
-        )
         runtimes = wishes["runtimes"] or tuple(runtime for one in locks for runtime in one.runtimes)
         checker = Checker(
             sources,
-            level=level,
+            level=wishes["level"] or next((one.level for one in locks if one.level), None),
             runtimes=runtimes,
             environments=environments,
             progress=session.progress(),
-            evaluate=_evaluation(session, wishes["data"], wishes["tolerance"]) if level == "eval" else None,
+            evaluate=_evaluation(session, wishes["data"], wishes["tolerance"]),
             project=project,
         )
         outcomes = Outcomes.of(checker.rows(asked), fail_on)
@@ -162,7 +159,7 @@ def _expired(project: ProjectChecks) -> list[str]:
 
 
 def _of_nothing(outcomes: Outcomes) -> list[str]:
-    is_blind = all(row.checked.facts is None for row in outcomes.rows)
+    is_blind = all(is_unread(row.checked) for row in outcomes.rows)
     return ["! nothing could be read, and so nothing was checked"] if is_blind else []
 
 

@@ -51,13 +51,18 @@ def lock(
         raise InvalidUsage("there is nothing to lock", hint="lorahub lock acme/sql@champion")
     chosen = tuple(str(parse_runtime(one)) for one in runtimes) or before.runtimes
     with session.sources() as sources:
+        if references and before.entries and before.registry not in (None, sources.endpoint):
+            raise InvalidUsage(
+                f"{place} is of {before.registry}, and this is {sources.endpoint}",
+                hint=f"lorahub --endpoint {before.registry} lock …, or name another --file",
+            )
         if references:
             named = [str(sources.reference(one)) for one in references]
             asked = [CheckEntry(one, one, locked=before.entry(one)) for one in dict.fromkeys(named)]
         else:
             asked = asked_in(place, sources, pinned=False)[1]
         made = Checker(sources, level="shapes").locks(asked, base)
-        registry = before.registry if before.registry and not references else sources.endpoint
+        registry = before.registry or sources.endpoint
     known = {entry.reference: entry for _, entry in before.entries if isinstance(entry, LockedAdapter)}
     known |= {entry.reference: entry for _, entry in made if entry is not None}
     outcomes = Outcomes.of((row for row, _ in made), "undecided")
@@ -130,15 +135,16 @@ def _compare_lock(session: Session, place: Path, fail_on: str | None, reports: S
     outcomes = Outcomes.of(rows, fail_on or project.fail_on or "incompatible")
     moved = [row.checked for row in outcomes.rows if any(found.rule == "LH503" for found in row.checked.findings)]
     written = write_reports(outcomes, reports)
+    if not outcomes.rows:
+        raise InvalidUsage(f"{place} locks nothing", hint="lorahub lock acme/sql@champion")
     shown = [[row.checked.adapter, row.checked.base or "", cell(row)] for row in outcomes.worst_first]
     human = table(["reference", "base", "now"], shown).split("\n")
     human += [line for row in outcomes.worst_first if row.checked.findings for line in finding_lines(row)]
     if moved:
         human.append(f"✗ LH503: {len(moved)} of {len(outcomes.rows)} references lead to other files now")
     else:
-        human.append(
-            f"✓ {outcomes.summary()['compatible']} of {len(outcomes.rows)} references lead to the locked files"
-        )
+        same, of = outcomes.summary()["compatible"], len(outcomes.rows)
+        human.append(f"{'✗' if outcomes.exit_code else '✓'} {same} of {of} references lead to the locked files")
     result = result_of(outcomes, human, written, moved=[one.adapter for one in moved], checked=len(outcomes.rows))
     return replace(result, ids=[one.adapter for one in moved], rows=shown)
 

@@ -81,8 +81,9 @@ def lines_of(outcomes: Outcomes, runtimes: Sequence[str], read: str) -> list[str
     for row in ordered:
         line = shown.setdefault(row.checked.adapter, [""] * (len(targets) + len(runtimes)))
         line[targets.index(row.checked.target)] = cell(row)
-        for number, runtime in enumerate(runtimes):
-            line[len(targets) + number] = runtime_cell(row.checked, runtime)
+        for place, runtime in enumerate(runtimes, len(targets)):
+            if runtime in row.checked.wanted:
+                line[place] = line[place] or runtime_cell(row.checked, runtime)  # the worst is told
     lines = table(["adapter", *targets, *runtimes], [[name, *line] for name, line in shown.items()]).split("\n")
     for row in ordered:
         if row.checked.findings:

@@ -38,7 +38,15 @@ from lorahub.hub.contents import Contents
 from lorahub.hub.lock import BrokenEntry, Lock, LockedAdapter, digest_of, digest_of_base, is_digest_of, read_lock
 from lorahub.hub.outcomes import Checked, CheckedFacts, Checks, ProjectLine, fingerprints, obstacle
 from lorahub.hub.progress import Progress, Silence
-from lorahub.hub.project_checks import IN_THE_BASELINE, LEVELS, Environment, ProjectChecks, read_baseline, read_checks
+from lorahub.hub.project_checks import (
+    IN_THE_BASELINE,
+    LEVELS,
+    Environment,
+    ProjectChecks,
+    deepest,
+    read_baseline,
+    read_checks,
+)
 from lorahub.hub.registry_rows import MANY, Answers, ask, refused_finding, registry_reference, report_of
 from lorahub.hub.remote_files import RemoteFiles
 from lorahub.hub.sources import Sources, is_of_an_adapter, local_place, may_look_up
@@ -167,7 +175,8 @@ class Checker:
         self._opening = threading.RLock()
         self._remotes: list[RemoteFiles] = []
         self.project = read_checks() if project is None else project
-        self.level = level or self.project.level or "shapes"
+        asked = level or self.project.level or "shapes"
+        self.level = deepest([asked, *(one.level for one in environments if one.level)])
         self.runtimes = tuple(dict.fromkeys(runtimes))
         self.environments = [replace(one, runtimes=(*one.runtimes, *self.runtimes)) for one in environments] or [
             Environment("", runtimes=self.runtimes)
@@ -206,13 +215,15 @@ class Checker:
             for base in subject.asked.against(environment)
         ]
 
-    def rows(self, asked: Sequence[CheckEntry]) -> list[Checked]:
-        """Of every entry, whatever it is: one for each environment and base."""
+    def rows(self, asked: Sequence[CheckEntry], *, first: int = 0) -> list[Checked]:
+        """Of every entry, whatever it is: one for each environment and base. `first` is how many others there are
+        before them.
+        """
         found = self._from_the_registry(asked)
         left = [number for number in range(len(asked)) if number not in found]
 
         def act(number: int) -> None:
-            found[number] = list(self._rows_of(asked[number], number))
+            found[number] = list(self._rows_of(asked[number], first + number))
 
         alone = left if self.level in _ALONE else left[:1]
         for number in alone:
@@ -251,7 +262,8 @@ class Checker:
         if environment.max_adapters is None or number < environment.max_adapters:
             return row
         told = f"{environment.name} has room for {environment.max_adapters} adapters; this is number {number + 1}"
-        return replace(row, unmet=(*row.unmet, finding("LH507", told)))
+        kept, ignored = self._split(row, [finding("LH507", told)])
+        return replace(row, unmet=(*row.unmet, *kept), ignored=(*row.ignored, *ignored))
 
     # --- rows that the registry knows ---------------------------------------------------------------------------------
 

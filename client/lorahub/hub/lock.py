@@ -26,6 +26,7 @@ from typing import Any
 from lorahub.adapters.base_model import BaseLayout
 from lorahub.errors import InvalidConfiguration
 from lorahub.hub.contents import Contents
+from lorahub.hub.project_checks import LEVELS
 
 LOCK = "lorahub.lock"
 VERSION = 2
@@ -113,12 +114,15 @@ def read_lock(path: Path) -> Lock:
     entries, runtimes = content.get("adapter", []), content.get("runtimes", [])
     if not isinstance(entries, list) or not isinstance(runtimes, list):
         raise InvalidConfiguration(f"{path}: adapter and runtimes are lists")
+    level = _text(content, "level", path)
+    if level is not None and level not in LEVELS:
+        raise InvalidConfiguration(f"{path}: level is {level[:80]!r}; there are {', '.join(LEVELS)}")
     lines = [number for number, line in enumerate(text.split("\n"), 1) if _ENTRY.match(line)]
     placed = lines if len(lines) == len(entries) else [1] * len(entries)
     return Lock(
         tuple((line, _entry(entry, path)) for line, entry in zip(placed, entries, strict=True)),
         _text(content, "registry", path),
-        _text(content, "level", path),
+        level,
         tuple(str(one) for one in runtimes),
     )
 

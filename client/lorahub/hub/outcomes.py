@@ -13,7 +13,7 @@ from typing import Any
 from lorahub.adapters.check import AtRevision, Report
 from lorahub.adapters.findings import Evidence, Finding, Verdict, finding, worst_first
 from lorahub.adapters.rules import Severity
-from lorahub.errors import LorahubError
+from lorahub.errors import InvalidUsage, LorahubError
 from lorahub.hub.showing import html_table
 from lorahub.protocol.references import is_local
 
@@ -179,12 +179,14 @@ class Outcomes:
     def of(cls, results: Iterable[Checked], fail_on: str) -> "Outcomes":
         """Where nothing at all could be read, nothing was checked: that is never green, unless nothing is to fail."""
         rows = tuple(results)
-        is_blind = all(row.facts is None and row.is_undecided for row in rows)
-        strict = "undecided" if is_blind and fail_on == "incompatible" else fail_on
+        strict = "undecided" if all(map(is_unread, rows)) and fail_on == "incompatible" else fail_on
         return cls(tuple(judge(checked, strict) for checked in rows), fail_on)
 
     @property
     def exit_code(self) -> int:
+        """2 where there was nothing to check."""
+        if not self.rows:
+            return InvalidUsage.exit_code
         return 1 if any(row.outcome is Outcome.FAILED for row in self.rows) else 0
 
     @property
@@ -227,6 +229,11 @@ class Outcomes:
 
 
 # --- rows of what can't be checked ------------------------------------------------------------------------------------
+
+
+def is_unread(checked: Checked) -> bool:
+    """Whether nothing of it could be read."""
+    return checked.facts is None and checked.is_undecided
 
 
 def obstacle(error: LorahubError | OSError) -> Finding:

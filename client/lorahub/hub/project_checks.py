@@ -279,7 +279,7 @@ def read_baseline(path: Path) -> frozenset[str]:
     found = value.get("findings") if isinstance(value, dict) else None
     known = [one.get("fingerprint") for one in found if isinstance(one, dict)] if isinstance(found, list) else [None]
     if not all(isinstance(one, str) for one in known):
-        raise InvalidConfiguration(f"{path} is no baseline", hint="write it again: lorahub check … --write-baseline")
+        raise InvalidConfiguration(f"{path} is no baseline", hint="remove it, then lorahub check … --write-baseline")
     return frozenset(known)  # type: ignore[arg-type]  # all are text
 
 

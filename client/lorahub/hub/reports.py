@@ -81,9 +81,10 @@ def annotations(outcomes: Outcomes) -> str:
     lines: list[str] = []
     for severity in (Severity.ERROR, Severity.WARNING):
         worth = [row for row in outcomes.worst_first if _of(row, severity)]
-        lines += [_annotation(row, severity) for row in worth[:_ANNOTATIONS]]
-        if len(worth) > _ANNOTATIONS:
-            lines.append(f"::{severity.value}::{_data(f'…and {len(worth) - _ANNOTATIONS} more in the summary')}")
+        most = _ANNOTATIONS if len(worth) <= _ANNOTATIONS else _ANNOTATIONS - 1
+        lines += [_annotation(row, severity) for row in worth[:most]]
+        if len(worth) > most:
+            lines.append(f"::{severity.value}::{_data(f'…and {len(worth) - most} more in the summary')}")
     return "\n".join(lines)
 
 
@@ -225,6 +226,11 @@ def _sarif_results(row: Judgement) -> Iterator[dict[str, Any]]:
         yield result
 
 
+def _without_links(text: str) -> str:
+    """Brackets of a message make a link of it (SARIF 2.1.0, 3.11.6), unless they are escaped."""
+    return re.sub(r"[\\\[\]]", r"\\\g<0>", visible(text))
+
+
 def _sarif_result(row: Judgement, found: Finding, fingerprint: str) -> dict[str, Any]:
     checked = row.checked
     where = f"{plain_name(checked.adapter)} × {checked.target}"
@@ -232,7 +238,7 @@ def _sarif_result(row: Judgement, found: Finding, fingerprint: str) -> dict[str,
     return {
         "ruleId": found.rule,
         "level": row.level(found).value,
-        "message": {"text": visible(f"{where}: {told(found)}")},
+        "message": {"text": _without_links(f"{where}: {told(found)}")},
         "locations": [
             {
                 "physicalLocation": {"artifactLocation": {"uri": _uri(place)}, "region": {"startLine": line}},

@@ -16,9 +16,10 @@ import numpy as np
 from lorahub.adapters.base_model import places_of, weight_files
 from lorahub.adapters.files import Files, header_of
 from lorahub.adapters.safetensors_header import DTYPE_BITS
+from lorahub.errors import NotMergeable
 from lorahub.merging.layout import Extent, Location
 from lorahub.merging.plan import MergePlan
-from lorahub.merging.rounding import FLOATS, widen
+from lorahub.merging.rounding import FLOATS, narrow, widen
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -116,6 +117,14 @@ def _of_base(plan: MergePlan, extent: Extent, start: int, size: int) -> "NDArray
     return widen(raw, source.dtype).astype(np.float64)
 
 
+def _rounded(base: "NDArray[np.float64]", dtype: str) -> "NDArray[np.float64]":
+    """As a checkpoint of this dtype has them; NaN where it has no place for one of them."""
+    try:
+        return widen(narrow(base, dtype), dtype).astype(np.float64)
+    except NotMergeable:
+        return np.full_like(base, np.nan)
+
+
 class _Sums:
     """What is seen of a tensor, piece by piece."""
 
@@ -138,7 +147,7 @@ class _Sums:
         self._is_exact &= expected == found
         self._is_near &= bool((np.abs(held - wanted) <= room).all())
         if base is not None:
-            self._is_base &= bool((held == base).all())
+            self._is_base &= bool((held == _rounded(base, self._dtype)).all())
             self._along += float((held - base) @ update)
             self._whole += float(update @ update)
 

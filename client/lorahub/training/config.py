@@ -198,7 +198,7 @@ class TrainConfig:
         try:
             text = path.read_text("utf-8")
             content = yaml.load(text, _Yaml) if is_yaml else tomllib.loads(text)  # noqa: S506 (it is a safe loader)
-        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, yaml.YAMLError) as error:
+        except (OSError, ValueError, yaml.YAMLError) as error:  # of TOML, UTF-8, or a date that there isn't
             wanted = "lr: 1e-4" if is_yaml else "lr = 1e-4"
             raise InvalidConfiguration(f"can't read {path}: {error}", hint=f"lines such as: {wanted}") from None
         if content is None:  # an empty file

@@ -42,6 +42,7 @@ _COMPRESSED: Mapping[str, Callable[[BufferedReader], Any]] = {
 _DELIMITERS = (",", "\t", ";", "|")
 _MARKS = {codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
 _WRAPPERS = ("data", "rows", "train", "examples", "instances")
+_EACH_WRAPPER = [[name] for name in _WRAPPERS]
 """What a JSON document calls the list of its rows."""
 _TRAINING = re.compile(r"(^|[^a-z])train", re.IGNORECASE)
 _HELD_OUT = re.compile(r"(^|[^a-z])(test|valid|validation|val|eval|dev)([^a-z]|$)", re.IGNORECASE)
@@ -150,6 +151,9 @@ def _json(file: DataFile) -> Iterator[Numbered]:
         if first.lstrip()[:1] == b"[" or _goes_on(first):
             yield from enumerate(_listed(file.path, first + b"".join(lines)), start=1)
             return
+        if _wrapped(first) and not any(line.strip() for line in lines):
+            yield from enumerate(_listed(file.path, first), start=1)
+            return
     with file.opened() as raw:
         yield from enumerate(_in_utf8(raw), start=1)
 
@@ -171,6 +175,15 @@ def _goes_on(first: bytes) -> bool:
     except ValueError as error:
         return first.lstrip()[:1] == b"{" and getattr(error, "pos", 0) >= len(first.rstrip().decode(errors="replace"))
     return False
+
+
+def _wrapped(line: bytes) -> bool:
+    """Whether it is an object that holds the rows, rather than a row: nothing in it is a list but the rows."""
+    try:
+        value = parse_json(line, error=InvalidTrainingData)
+    except InvalidTrainingData:
+        return False
+    return isinstance(value, dict) and [name for name in value if isinstance(value[name], list)] in _EACH_WRAPPER
 
 
 def _listed(path: Path, content: bytes) -> list[Any]:
@@ -274,7 +287,7 @@ _READERS: Mapping[str, Callable[[DataFile], Iterator[Numbered]]] = {
 def _reading(path: Path) -> Iterator[None]:
     try:
         yield
-    except (OSError, EOFError, lzma.LZMAError, zlib.error) as error:
+    except (OSError, EOFError, UnicodeDecodeError, lzma.LZMAError, zlib.error) as error:
         said = getattr(error, "strerror", None) or str(error)
         raise InvalidUsage(f"can't read {path}: {said}", hint="name a file of rows, or a folder of some") from None
 
